@@ -1,0 +1,1 @@
+"""The user's side: entities, and their Dagster definitions."""

@@ -1,0 +1,1 @@
+"""One file an entity, found by itself; files that begin with an underscore are shared parts."""

@@ -1,0 +1,43 @@
+"""What text, video and audio share: all three live in the monolith's table `content`."""
+
+import pandas as pd
+import pyarrow as pa
+
+from sync_pipeline.sources.watermark import Watermark
+
+ADDRESS = ["country", "city", "street", "zip"]
+
+CHANGES = (
+    Watermark("content", column="updated_at", key=("id",)),
+    Watermark("media_files", column="updated_at", key=("content_id",)),
+)
+
+
+def query(kind: str) -> str:
+    """The monolith's rows of one kind, with author, tags and files folded in."""
+    return f"""
+        SELECT c.id, c.title, c.body, c.country, c.city, c.street, c.zip, c.status, c.price, c.rating,
+               c.attrs, c.attrs ->> 'duration' AS duration, c.version, c.created_at, c.updated_at,
+               a.name AS author,
+               ARRAY(SELECT t.tag FROM content_tags t WHERE t.content_id = c.id
+                     ORDER BY t.tag COLLATE "C") AS tags,
+               ARRAY(SELECT m.bucket_key FROM media_files m WHERE m.content_id = c.id
+                     AND m.kind = 'cover' ORDER BY m.id LIMIT 1) AS cover,
+               ARRAY(SELECT m.bucket_key FROM media_files m WHERE m.content_id = c.id
+                     AND m.kind <> 'cover' ORDER BY m.id) AS files,
+               (SELECT max(m.updated_at) FROM media_files m WHERE m.content_id = c.id) AS files_changed_at
+        FROM content c LEFT JOIN authors a ON a.id = c.author_id
+        WHERE c.kind = '{kind}' AND c.deleted_at IS NULL"""
+
+
+def address(legacy: pd.DataFrame) -> pd.Series:
+    """The flat address columns as one structure; NULL where all of them are."""
+    parts = [pa.array(legacy[name], pa.string()) for name in ADDRESS]
+    empty = pa.array(legacy[ADDRESS].isna().all(axis=1))
+    struct = pa.StructArray.from_arrays(parts, names=ADDRESS, mask=empty)
+    return pd.Series(struct, index=legacy.index, dtype=pd.ArrowDtype(struct.type))
+
+
+def whole_number(text: pd.Series) -> pd.Series:
+    """Text to int64; raises for anything that is not a whole number."""
+    return text.astype(pd.ArrowDtype(pa.int64()))

@@ -1,0 +1,126 @@
+"""Entity: the declaration of one thing to keep in step. One file an entity; no I/O at import."""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+import re
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+import pandas as pd
+
+from sync_pipeline.errors import DeclarationError, SettingError
+from sync_pipeline.partitions import Partitions
+from sync_pipeline.sinks.media_bucket import MediaBucket
+from sync_pipeline.sinks.relational import RelationalTable
+from sync_pipeline.sinks.search_index import SearchIndex
+from sync_pipeline.sources.watermark import Watermark
+
+Adapter = Callable[[pd.DataFrame], pd.DataFrame]
+Sink = RelationalTable | SearchIndex | MediaBucket
+
+
+@dataclass(frozen=True)
+class LegacyQuery:
+    """The legacy rows of an entity: any SELECT whose output columns are all that adapter and digest see.
+
+    `key` names the output columns that identify a row. What is filtered out by the query does not exist.
+    """
+
+    sql: str
+    key: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Entity:
+    """One thing to keep in step.
+
+    `adapt` takes legacy columns (Arrow-backed, one row per key) and returns read-side columns with the same
+    index: each row on its own, no I/O. Raise `version` when `adapt` or a sink's columns change: rows written
+    by an older version count as outdated until they are synced again.
+    """
+
+    name: str
+    owner: str
+    origin: LegacyQuery
+    changes: tuple[Watermark, ...]
+    adapt: Adapter
+    sinks: tuple[Sink, ...]
+    partitions: Partitions
+    version: int = 1
+    description: str = ""
+
+    def __post_init__(self) -> None:
+        if not re.fullmatch(r"[a-z][a-z0-9_]{0,40}", self.name):
+            raise DeclarationError(f"entity {self.name!r}: a name is lower-case letters, digits and underscores")
+        if self.version < 1:
+            raise DeclarationError(f"entity {self.name}: version counts from 1")
+        if not self.origin.key:
+            raise DeclarationError(f"entity {self.name}: origin.key names no column")
+        for kind in (RelationalTable, SearchIndex, MediaBucket):
+            if sum(isinstance(sink, kind) for sink in self.sinks) > 1:
+                raise DeclarationError(f"entity {self.name}: more than one {kind.__name__}")
+        if self.table is None:
+            raise DeclarationError(f"entity {self.name}: a RelationalTable is required; documents and media follow it")
+        if len(self.table.key) != len(self.origin.key):
+            raise DeclarationError(f"entity {self.name}: {self.table.name} and the origin differ in key columns")
+        for change in self.changes:
+            if len(change.key) != len(self.origin.key):
+                raise DeclarationError(f"entity {self.name}: Watermark({change.table!r}).key must give the root's key")
+
+    @property
+    def table(self) -> RelationalTable:
+        """The relational sink."""
+        return next((sink for sink in self.sinks if isinstance(sink, RelationalTable)), None)  # type: ignore[return-value]
+
+    @property
+    def index(self) -> SearchIndex | None:
+        """The search sink, if there is one."""
+        return next((sink for sink in self.sinks if isinstance(sink, SearchIndex)), None)
+
+    @property
+    def media(self) -> MediaBucket | None:
+        """The media sink, if there is one."""
+        return next((sink for sink in self.sinks if isinstance(sink, MediaBucket)), None)
+
+
+def load_entities(package: str) -> dict[str, Entity]:
+    """Every `entity` in the modules of `package`, by name.
+
+    Raises SettingError when there is no such package, DeclarationError naming the file at fault.
+    """
+    try:
+        root = importlib.import_module(package)
+    except ModuleNotFoundError as error:
+        raise SettingError(f"SYNC_ENTITIES={package}: {error}") from error
+    found: dict[str, Entity] = {}
+    for module in pkgutil.iter_modules(root.__path__, f"{package}."):
+        if module.name.rpartition(".")[2].startswith("_"):
+            continue
+        entity = _entity_of(module.name)
+        if entity.name in found:
+            raise DeclarationError(f"{module.name}: a second entity is called {entity.name!r}")
+        found[entity.name] = entity
+    if not found:
+        raise SettingError(f"SYNC_ENTITIES={package}: the package holds no entity file")
+    return found
+
+
+def pick(entities: dict[str, Entity], names: Iterable[str]) -> list[Entity]:
+    """The named entities; all of them when no name is given. Raises SettingError for an unknown name."""
+    wanted = list(names) or list(entities)
+    unknown = [name for name in wanted if name not in entities]
+    if unknown:
+        raise SettingError(f"no entity {', '.join(unknown)}; there are {', '.join(entities)}")
+    return [entities[name] for name in wanted]
+
+
+def _entity_of(module: str) -> Entity:
+    try:
+        entity = getattr(importlib.import_module(module), "entity", None)
+    except DeclarationError as error:
+        raise DeclarationError(f"{module}: {error}") from error
+    if not isinstance(entity, Entity):
+        raise DeclarationError(f"{module}: an entity file ends with `entity = Entity(…)`")
+    return entity

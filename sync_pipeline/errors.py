@@ -1,0 +1,37 @@
+"""Errors, grouped by what to do next: mend a setting, mend a declaration, try again, or park a row."""
+
+
+class SyncError(Exception):
+    """Base of everything the engine raises on purpose; its text says what to do."""
+
+
+class SettingError(SyncError):
+    """A setting is missing or wrong. Stop; the operator mends the environment."""
+
+
+class DeclarationError(SyncError):
+    """An entity's file says something that cannot be. Stop; the entity's owner mends it."""
+
+
+class LegacySchemaError(DeclarationError):
+    """The legacy query no longer runs or has changed its columns. Stop this entity."""
+
+
+class LeaseLostError(SyncError):
+    """Another worker follows this entity now. Give way; nothing is lost."""
+
+
+class UnreachableError(SyncError):
+    """A store does not answer. Try again later; what is owed stays in `due`."""
+
+
+class BrakeError(SyncError):
+    """A sweep would delete more than the brake allows. Stop until a person has looked."""
+
+
+class RowRejectedError(SyncError):
+    """One row cannot be adapted or written. Park it; the others go on."""
+
+
+class MediaMissingError(RowRejectedError):
+    """A row names a file that the legacy bucket does not hold."""

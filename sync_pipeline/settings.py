@@ -1,0 +1,139 @@
+"""Settings, read from the environment once and checked by name."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from urllib.parse import urlsplit
+
+from sync_pipeline.errors import SettingError
+
+
+@dataclass(frozen=True)
+class Bucket:
+    """An S3 bucket; `endpoint` is None for AWS itself."""
+
+    endpoint: str | None
+    name: str
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Everything the engine is told from outside. Times are in seconds."""
+
+    legacy_db: str
+    target_db: str
+    search_url: str
+    legacy_bucket: Bucket
+    target_bucket: Bucket
+    entities: str = "assets.entities"
+    poll_seconds: float = 0.2
+    margin_seconds: float = 2.0
+    blind_lookback_seconds: float = 900.0
+    window_alert_seconds: float = 300.0
+    sweep_seconds: float = 300.0
+    chunk_rows: int = 10_000
+    due_limit_seconds: float = 300.0
+    recheck_seconds: float = 3.0
+    brake_fraction: float = 0.2
+    brake_rows: int = 1_000
+    garbage_grace_seconds: float = 86_400.0
+    media_workers: int = 8
+    multipart_bytes: int = 8 * 1024 * 1024
+    retry_limit: int = 8
+
+    @classmethod
+    def from_env(cls, env: Mapping[str, str] | None = None) -> Settings:
+        """Read `SYNC_*`; raises SettingError naming every setting that is missing or wrong."""
+        return _Reader(os.environ if env is None else env).settings()
+
+
+_NUMBERS = {
+    "SYNC_POLL_SECONDS": "poll_seconds",
+    "SYNC_MARGIN_SECONDS": "margin_seconds",
+    "SYNC_BLIND_LOOKBACK_SECONDS": "blind_lookback_seconds",
+    "SYNC_WINDOW_ALERT_SECONDS": "window_alert_seconds",
+    "SYNC_SWEEP_SECONDS": "sweep_seconds",
+    "SYNC_CHUNK_ROWS": "chunk_rows",
+    "SYNC_DUE_LIMIT_SECONDS": "due_limit_seconds",
+    "SYNC_RECHECK_SECONDS": "recheck_seconds",
+    "SYNC_BRAKE_FRACTION": "brake_fraction",
+    "SYNC_BRAKE_ROWS": "brake_rows",
+    "SYNC_GARBAGE_GRACE_SECONDS": "garbage_grace_seconds",
+    "SYNC_MEDIA_WORKERS": "media_workers",
+    "SYNC_MULTIPART_BYTES": "multipart_bytes",
+    "SYNC_RETRY_LIMIT": "retry_limit",
+}
+_AT_LEAST_ONE = {"SYNC_CHUNK_ROWS", "SYNC_MEDIA_WORKERS", "SYNC_RETRY_LIMIT"}
+_S3_PART_MINIMUM = 5 * 1024 * 1024
+
+
+class _Reader:
+    """Collects every fault before it raises, so that one run shows them all."""
+
+    def __init__(self, env: Mapping[str, str]) -> None:
+        self.env = env
+        self.faults: list[str] = []
+
+    def settings(self) -> Settings:
+        legacy_db = self._database("SYNC_LEGACY_DB")
+        target_db = self._database("SYNC_TARGET_DB")
+        search_url = self._url("SYNC_SEARCH_URL")
+        legacy_bucket = self._bucket("SYNC_LEGACY_S3")
+        target_bucket = self._bucket("SYNC_TARGET_S3")
+        numbers = {field: self._number(name, field) for name, field in _NUMBERS.items() if self.env.get(name)}
+        if legacy_bucket == target_bucket and legacy_bucket.name:
+            self.faults.append("SYNC_TARGET_S3_BUCKET is the legacy bucket itself: name another one")
+        if self.faults:
+            raise SettingError("\n".join(self.faults) + "\n.env.example lists every setting.")
+        return Settings(
+            legacy_db,
+            target_db,
+            search_url,
+            legacy_bucket,
+            target_bucket,
+            entities=self.env.get("SYNC_ENTITIES") or "assets.entities",
+            **numbers,  # type: ignore[arg-type]
+        )
+
+    def _required(self, name: str) -> str:
+        value = self.env.get(name, "").strip()
+        if not value:
+            self.faults.append(f"{name} is not set")
+        return value
+
+    def _database(self, name: str) -> str:
+        value = self._required(name)
+        scheme, _, rest = value.partition("://")
+        if value and (scheme.split("+")[0] not in {"postgresql", "postgres"} or not rest):
+            self.faults.append(f"{name} must read postgresql://USER:PASSWORD@HOST:PORT/DATABASE")
+        # the engine speaks psycopg2, whatever SQLAlchemy takes for the default
+        return f"postgresql+psycopg2://{rest}"
+
+    def _url(self, name: str) -> str:
+        value = self._required(name)
+        if value and (urlsplit(value).scheme not in {"http", "https"} or not urlsplit(value).netloc):
+            self.faults.append(f"{name} must be an http or https URL, not {value!r}")
+        return value
+
+    def _bucket(self, prefix: str) -> Bucket:
+        endpoint = self.env.get(f"{prefix}_ENDPOINT", "").strip() or None
+        if endpoint and urlsplit(endpoint).scheme not in {"http", "https"}:
+            self.faults.append(f"{prefix}_ENDPOINT must be an http or https URL, not {endpoint!r}")
+        return Bucket(endpoint, self._required(f"{prefix}_BUCKET"))
+
+    def _number(self, name: str, field: str) -> float | int:
+        kind = type(getattr(Settings, field))
+        try:
+            value = kind(self.env[name])
+        except ValueError:
+            self.faults.append(
+                f"{name} must be {'a whole number' if kind is int else 'a number'}, not {self.env[name]!r}"
+            )
+            return 0
+        if value < 0 or (name in _AT_LEAST_ONE and value < 1):
+            self.faults.append(f"{name} is {value}: too small")
+        if field == "multipart_bytes" and value < _S3_PART_MINIMUM:
+            self.faults.append(f"{name} is {value}: S3 takes no part under {_S3_PART_MINIMUM}")
+        return kind(value)
