@@ -1,0 +1,34 @@
+"""S3 buckets and the client that reaches them."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import boto3
+from botocore.config import Config
+
+from demo.servers.object_store import REGION, ObjectStore
+
+if TYPE_CHECKING:
+    from mypy_boto3_s3 import S3Client
+
+
+def s3_client(endpoint: str, access_key: str, secret_key: str, connections: int = 32) -> S3Client:
+    """A client for a loopback server: never by way of a proxy."""
+    return boto3.client(
+        "s3",
+        endpoint_url=endpoint,
+        aws_access_key_id=access_key,
+        aws_secret_access_key=secret_key,
+        region_name=REGION,
+        config=Config(
+            proxies={}, max_pool_connections=connections, s3={"addressing_style": "path"}, retries={"max_attempts": 5}
+        ),
+    )
+
+
+def create_bucket(store: ObjectStore, name: str) -> None:
+    """Make a bucket unless it is there."""
+    client = store.client()
+    if name not in {bucket["Name"] for bucket in client.list_buckets()["Buckets"]}:
+        client.create_bucket(Bucket=name)

@@ -1,0 +1,75 @@
+"""`sync-pipeline demo …`: servers to try the pipeline on, a monolith full of content, and people who edit it."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Annotated, ParamSpec
+
+import typer
+
+from demo.errors import DemoError
+
+# Imports of the servers wait for a command: their packages are an extra, and a missing one is told in a sentence.
+
+app = typer.Typer(no_args_is_help=True, help="Servers, content and editors to try the pipeline on, here.")
+P = ParamSpec("P")
+
+
+def tells(command: Callable[P, None]) -> Callable[P, None]:
+    """Turn what the machine lacks into one sentence and exit code 2."""
+
+    @functools.wraps(command)
+    def told(*args: P.args, **kwargs: P.kwargs) -> None:
+        from demo.machine import check_extra
+
+        try:
+            check_extra()
+            command(*args, **kwargs)
+        except DemoError as error:
+            typer.echo(str(error), err=True)
+            raise typer.Exit(2) from error
+
+    return told
+
+
+@app.command()
+@tells
+def up() -> None:
+    """Start the servers and wait until they are healthy; what runs already is left alone."""
+    from demo.fleet import up as start
+    from demo.home import Home
+
+    home = Home()
+    start(home)
+    typer.echo(f'The demo is up in {home.root}. For its environment: eval "$(sync-pipeline demo env)"')
+
+
+@app.command()
+@tells
+def down(
+    keep_data: Annotated[
+        bool, typer.Option("--keep-data", help="Keep what the servers wrote for the next up.")
+    ] = False,
+    wipe: Annotated[bool, typer.Option("--wipe", help="Remove the downloaded jars and the ports too.")] = False,
+) -> None:
+    """Stop the servers and remove what they wrote; the downloaded jars stay."""
+    from demo.fleet import down as stop
+    from demo.home import Home
+
+    home = Home()
+    stop(home, keep_rows=keep and not wipe)
+    if wipe:
+        home.remove()
+    typer.echo("The demo is down.")
+
+
+@app.command()
+@tells
+def env() -> None:
+    """Print the environment for the engine and Dagster, for a shell to evaluate."""
+    from demo.environment import exports
+    from demo.fleet import running
+    from demo.home import Home
+
+    typer.echo(exports(running(Home()).addresses()))
