@@ -48,9 +48,7 @@ def up() -> None:
 @app.command()
 @tells
 def down(
-    keep_data: Annotated[
-        bool, typer.Option("--keep-data", help="Keep what the servers wrote for the next up.")
-    ] = False,
+    keep: Annotated[bool, typer.Option("--keep-data", help="Keep what the servers wrote for the next up.")] = False,
     wipe: Annotated[bool, typer.Option("--wipe", help="Remove the downloaded jars and the ports too.")] = False,
 ) -> None:
     """Stop the servers and remove what they wrote; the downloaded jars stay."""
@@ -73,3 +71,23 @@ def env() -> None:
     from demo.home import Home
 
     typer.echo(exports(running(Home()).addresses()))
+
+
+@app.command("load")
+@tells
+def fill(
+    contents: Annotated[int, typer.Option(min=1, help="Rows of content.")],
+    media: Annotated[int, typer.Option(min=0, help="Files in the legacy bucket.")],
+    poison: Annotated[int, typer.Option(min=0, help="Rows that no adapter takes.")] = 0,
+    seed: Annotated[int, typer.Option(help="The same seed makes the same content.")] = 1,
+) -> None:
+    """Fill the monolith with content and files."""
+    from demo.fleet import LEGACY_BUCKET, running
+    from demo.home import Home
+    from demo.load import load
+
+    fleet = running(Home())
+    admin_url = fleet.addresses().monolith.admin_url
+    client = fleet.objects.client()
+    done = load(admin_url, client, LEGACY_BUCKET, contents=contents, files=media, poison=poison, seed=seed)
+    typer.echo(f"Loaded {done.contents} contents from id {done.first_id} on, and {done.files} files.")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import http.client
+import os
 import secrets
 from pathlib import Path
 from typing import Any
@@ -72,6 +73,10 @@ class ObjectStore(Server):
 
     def marks(self) -> set[str]:
         return {"org.gaul.s3proxy.Main", str(self._properties)}
+
+    def spawn_options(self) -> dict[str, Any]:
+        """Keys become file names: Java spells them by the locale."""
+        return {"env": {**os.environ, "LC_ALL": "C.UTF-8"}}
 
     def prepare(self) -> None:
         files = self.folder / "files"
