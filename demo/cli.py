@@ -91,3 +91,27 @@ def fill(
     client = fleet.objects.client()
     done = load(admin_url, client, LEGACY_BUCKET, contents=contents, files=media, poison=poison, seed=seed)
     typer.echo(f"Loaded {done.contents} contents from id {done.first_id} on, and {done.files} files.")
+
+
+@app.command()
+@tells
+def edit(
+    rate: Annotated[float, typer.Option(min=0.1, help="Committed transactions a second.")],
+    seconds: Annotated[float, typer.Option(min=0.1, help="How long.")],
+    workers: Annotated[int, typer.Option(min=1, max=100, help="Connections side by side.")] = 8,
+    poison: Annotated[int, typer.Option(min=0, help="New rows among them that no adapter takes.")] = 0,
+    seed: Annotated[int, typer.Option(help="Another seed, other edits.")] = 1,
+) -> None:
+    """Edit the monolith as its editors would; ends early, and in order, on Ctrl-C or SIGTERM."""
+    from demo.edit import Editors
+    from demo.fleet import LEGACY_BUCKET, running
+    from demo.home import Home
+    from demo.signals import on_signal
+
+    fleet = running(Home())
+    admin_url = fleet.addresses().monolith.admin_url
+    client = fleet.objects.client()
+    editors = Editors(admin_url, client, LEGACY_BUCKET, rate, seconds, workers=workers, poison=poison, seed=seed)
+    with on_signal(editors.halt):
+        tally = editors.run()
+    typer.echo(tally.line())

@@ -26,6 +26,11 @@ _BLOCK_ROWS = 5_000
 _BLOCK_STRIDE = 8
 
 
+def spread(few: int, many: int) -> list[int]:
+    """`few` numbers below `many`, evenly apart."""
+    return [int((number + 0.5) * many / few) for number in range(few)]
+
+
 @dataclass(frozen=True)
 class Span:
     """What one load makes: ids from `first_id` on, by authors from `first_author` on."""
@@ -39,7 +44,7 @@ class Span:
 
     def poisoned(self) -> frozenset[int]:
         """Offsets of the rows no adapter takes, spread over the whole."""
-        return frozenset(int((k + 0.5) * self.contents / self.poison) for k in range(self.poison))
+        return frozenset(spread(self.poison, self.contents))
 
 
 class ContentMaker:
