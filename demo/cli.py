@@ -115,3 +115,41 @@ def edit(
     with on_signal(editors.halt):
         tally = editors.run()
     typer.echo(tally.line())
+
+
+@app.command()
+@tells
+def lag(
+    seconds: Annotated[float, typer.Option(min=0.0, help="How long to watch; 0: until Ctrl-C.")] = 0.0,
+    wait: Annotated[float, typer.Option(min=0.0, help="How long to wait at the end for what is under way.")] = 10.0,
+) -> None:
+    """Measure how long edits take to show in the new tables, from commit to commit."""
+    from threading import Event
+
+    from demo.fleet import running
+    from demo.home import Home
+    from demo.lag import Observer
+    from demo.signals import on_signal
+
+    at = running(Home()).addresses()
+    enough = Event()
+    with on_signal(enough.set), Observer(at.monolith.admin_url, at.catalog_url) as observer:
+        enough.wait(seconds or None)
+        typer.echo(observer.finish(wait).line())
+
+
+@app.command()
+@tells
+def status() -> None:
+    """Show the servers and how much is in them."""
+    from demo.fleet import Fleet
+    from demo.home import Home
+    from demo.status import count_lines, server_lines
+
+    home = Home()
+    if not home.has_ports():
+        raise DemoError("No demo here. Start one with: sync-pipeline demo up")
+    fleet = Fleet(home)
+    typer.echo("\n".join(server_lines(fleet)))
+    if fleet.legacy.healthy() and fleet.target.healthy():
+        typer.echo("\n".join(count_lines(fleet.addresses())))

@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from demo.buckets import create_bucket
 from demo.databases import DAGSTER, Monolith, create_monolith, create_target
 from demo.errors import DemoError
-from demo.home import Home
+from demo.home import SERVERS, Home
 from demo.jars import Jars
 from demo.locks import locked
-from demo.machine import check_disk, port_is_free
+from demo.machine import check_disk, free_port, port_is_free
 from demo.servers import LEGACY_OPTIONS, ObjectStore, PostgresServer, SearchServer, Server
 
 MONOLITH_DATABASE, CATALOG_DATABASE = "monolith", "catalog"
@@ -34,10 +34,10 @@ class Addresses:
 class Fleet:
     """The servers of one home."""
 
-    def __init__(self, home: Home) -> None:
+    def __init__(self, home: Home, ports: dict[str, int] | None = None) -> None:
         self.home = home
         self.jars = Jars(home.jars)
-        ports = home.ports()
+        ports = ports or home.ports()
         self.legacy = PostgresServer(home.root, "legacy", ports["legacy"], LEGACY_OPTIONS)
         self.target = PostgresServer(home.root, "target", ports["target"])
         self.search = SearchServer(home.root, "search", ports["search"], self.jars)
@@ -93,6 +93,8 @@ def up(home: Home) -> Fleet:
     check_disk(home.root)
     with locked(home.lock):
         Jars(home.jars).fetch()
+        if not home.has_ports():
+            _portless(home).stop()  # of a home that was removed under its servers
         fleet = Fleet(home)
         if _move_from_taken_ports(fleet):
             fleet = Fleet(home)
@@ -102,10 +104,11 @@ def up(home: Home) -> Fleet:
 
 def down(home: Home, keep_rows: bool = False) -> None:
     """Stop everything; what the servers wrote goes too, unless kept."""
-    if not home.has_ports():
+    if not home.root.exists():
+        _portless(home).stop()
         return
     with locked(home.lock):
-        Fleet(home).stop()
+        _portless(home).stop()
         if not keep_rows:
             home.remove_servers()
 
@@ -123,10 +126,13 @@ def _start(server: Server) -> None:
     server.wait_healthy()
 
 
+def _portless(home: Home) -> Fleet:
+    """A fleet that is only good for stopping: servers are recognised by their folders."""
+    return Fleet(home, dict.fromkeys(SERVERS, 0))
+
+
 def _move_from_taken_ports(fleet: Fleet) -> bool:
     """Give servers that are down another port where somebody else took theirs."""
-    from demo.machine import free_port
-
     ports = fleet.home.ports()
     taken = [s.name for s in fleet.servers if not s.alive() and not port_is_free(s.port)]
     for name in taken:

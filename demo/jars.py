@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
+import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -84,9 +85,11 @@ class Jars:
         maven = shutil.which("mvn")
         if maven is None:
             raise DemoError("mvn is not on the PATH: install Maven, the demo fetches its Java servers with it.")
-        fresh = self.root / f"{bundle.name}.new"
-        shutil.rmtree(fresh, ignore_errors=True)
-        fresh.mkdir()
+        for left in self.root.glob(f"{bundle.name}.new-*"):
+            shutil.rmtree(left, ignore_errors=True)
+        # its own name each time: a Maven left by a killed fetch may still be writing
+        fresh = Path(tempfile.mkdtemp(prefix=f"{bundle.name}.new-", dir=self.root))
+        fresh.chmod(0o755)
         pom = fresh / "pom.xml"
         pom.write_text(bundle.pom())
         command = [maven, "--batch-mode", "--quiet", f"--file={pom}", _COPY, f"-DoutputDirectory={fresh}"]

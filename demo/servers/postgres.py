@@ -80,8 +80,9 @@ class PostgresServer(Server):
         return {**self.account.options, "cwd": self.folder}
 
     def is_part(self, candidate: psutil.Process) -> bool:
-        """Children carry another title, but run in the server's folder."""
-        return bool(candidate.name() == "postgres" and candidate.cwd() == str(self.pgdata))
+        """Children carry another title, and an initdb may be left, but all of them work in the server's folder."""
+        at_home = Path(candidate.cwd()).is_relative_to(self.folder)
+        return candidate.name() in {"postgres", "initdb"} and at_home
 
     def ask_to_stop(self, leader: psutil.Process) -> None:
         """A fast shutdown: open transactions are rolled back."""
