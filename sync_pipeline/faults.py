@@ -1,0 +1,48 @@
+"""Crash points and guards, named in one place. Only tests set them; without them nothing here acts."""
+
+from __future__ import annotations
+
+import os
+import signal
+
+# before and after every boundary of a batch, in the order in which it passes them
+CRASH_POINTS = (
+    "claim.before",
+    "claim.after",
+    "read.before",
+    "read.after",
+    "media.before",
+    "media.after",
+    "rows.before",
+    "rows.after",
+    "documents.before",
+    "documents.after",
+    "close.before",
+    "close.after",
+    "acknowledge.before",
+    "acknowledge.after",
+)
+
+# rows of hazards that a test may switch off, to see that it would notice
+GUARDS = frozenset({1, 17, 19, 28, 45})
+
+_passed: dict[str, int] = {}
+
+
+def crash_point(name: str) -> None:
+    """Die here, as by `kill -9`, when SYNC_TEST_CRASH_AT names this point (`point` or `point:nth pass`)."""
+    wanted = os.environ.get("SYNC_TEST_CRASH_AT")
+    if not wanted:
+        return
+    point, _, nth = wanted.partition(":")
+    if point != name:
+        return
+    _passed[name] = _passed.get(name, 0) + 1
+    if _passed[name] >= int(nth or 1):
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+def guarded(hazard: int) -> bool:
+    """Whether the answer to a hazard is in place; always, unless SYNC_TEST_GUARDS_OFF lists it."""
+    off = os.environ.get("SYNC_TEST_GUARDS_OFF")
+    return not off or str(hazard) not in off.split(",")

@@ -1,0 +1,127 @@
+"""Keys: one or several typed columns that identify an entity's row, rendered for SQL."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import orjson
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from sync_pipeline.columns import array_literal, arrow_type, json_of, text_of
+from sync_pipeline.errors import SettingError
+from sync_pipeline.stores import Cursor, bind, quote
+
+_TEXTS = {"text", "character varying", "character", "name", "citext"}
+
+
+@dataclass(frozen=True)
+class Key:
+    """Key columns and their PostgreSQL types. Text keys compare by byte, under any locale."""
+
+    columns: tuple[str, ...]
+    types: tuple[str, ...]
+
+    @property
+    def schema(self) -> pa.Schema:
+        """Arrow schema of a table of keys."""
+        return pa.schema([(name, arrow_type(kind)) for name, kind in zip(self.columns, self.types, strict=True)])
+
+    def named(self, columns: Sequence[str]) -> Key:
+        """The same key under other column names, as a sink's table has it."""
+        return Key(tuple(columns), self.types)
+
+    def plain(self, alias: str = "") -> str:
+        """`a.x, a.y`."""
+        return ", ".join(self._references(alias))
+
+    def ordered(self, alias: str = "") -> str:
+        """The same, collated by byte, for ORDER BY and for comparing with positions."""
+        parts = zip(self._references(alias), self.types, strict=True)
+        return ", ".join(f'{name} COLLATE "C"' if _is_text(kind) else name for name, kind in parts)
+
+    def ddl(self) -> str:
+        """Column definitions of a table of ours."""
+        return ", ".join(
+            f"{quote(name)} {_own_type(kind)}{' COLLATE "C"' if _is_text(kind) else ''} NOT NULL"
+            for name, kind in zip(self.columns, self.types, strict=True)
+        )
+
+    def joins(self, alias: str, other: Key, other_alias: str) -> str:
+        """`a.x = b.x AND a.y = b.y`."""
+        pairs = zip(self._references(alias), other._references(other_alias), strict=True)
+        return " AND ".join(f"{left} = {right}" for left, right in pairs)
+
+    def is_in(self, cursor: Cursor, alias: str, keys: pa.Table) -> str:
+        """A condition: the row's key is one of `keys`."""
+        arrays = [
+            f"{bind(cursor, array_literal(keys.column(n)))}::{_own_type(kind)}[]" for n, kind in enumerate(self.types)
+        ]
+        if len(arrays) == 1:
+            return f"{self.plain(alias)} = ANY({arrays[0]})"
+        return f"({self.plain(alias)}) IN (SELECT * FROM unnest({', '.join(arrays)}))"
+
+    def after(self, cursor: Cursor, alias: str, position: Sequence[str] | None) -> str:
+        """A condition: the row's key is above a position (None is below everything)."""
+        return f"({self.ordered(alias)}) > ({self._position(cursor, position)})" if position else "true"
+
+    def until(self, cursor: Cursor, alias: str, position: Sequence[str] | None) -> str:
+        """A condition: the row's key is at or below a position (None is above everything)."""
+        return f"({self.ordered(alias)}) <= ({self._position(cursor, position)})" if position else "true"
+
+    def texts(self, keys: pa.Table) -> pa.Array:
+        """Each key as one text: the value itself, or a JSON array of a composite's values."""
+        parts = [text_of(keys.column(n)) for n in range(len(self.columns))]
+        if len(parts) == 1:
+            return parts[0]
+        joined = pc.binary_join_element_wise(*[json_of(part) for part in parts], ",")
+        return pc.binary_join_element_wise("[", joined, "]", "")
+
+    def parse(self, texts: Iterable[str]) -> pa.Table:
+        """Texts back to a table of keys. Raises SettingError for a text that is no key."""
+        rows = [self._split(text) for text in texts]
+        try:
+            arrays = [
+                pa.array([row[n] for row in rows], pa.string()).cast(field.type) for n, field in enumerate(self.schema)
+            ]
+        except pa.ArrowInvalid as error:
+            raise SettingError(f"not a key of type {', '.join(self.types)}: {error}") from error
+        return pa.Table.from_arrays(arrays, schema=self.schema)
+
+    def position(self, keys: pa.Table, row: int = -1) -> list[str]:
+        """One key of a table as a position."""
+        at = row % keys.num_rows
+        return [text_of(keys.column(n).slice(at, 1))[0].as_py() for n in range(len(self.columns))]
+
+    def text_expression(self, alias: str) -> str:
+        """SQL that writes a key as `texts` does."""
+        parts = [f"{name}::text" for name in self._references(alias)]
+        return parts[0] if len(parts) == 1 else f"jsonb_build_array({', '.join(parts)})::text"
+
+    def _split(self, text: str) -> list[str]:
+        if len(self.columns) == 1:
+            return [text]
+        try:
+            parts = orjson.loads(text)
+        except orjson.JSONDecodeError:
+            parts = None
+        if not isinstance(parts, list) or len(parts) != len(self.columns):
+            raise SettingError(f'{text!r} is not a key: write ["…", "…"] for {", ".join(self.columns)}')
+        return [str(part) for part in parts]
+
+    def _references(self, alias: str) -> list[str]:
+        prefix = f"{alias}." if alias else ""
+        return [prefix + quote(name) for name in self.columns]
+
+    def _position(self, cursor: Cursor, position: Sequence[str] | None) -> str:
+        values = zip(position or (), self.types, strict=True)
+        return ", ".join(f"{bind(cursor, value)}::{_own_type(kind)}" for value, kind in values)
+
+
+def _is_text(kind: str) -> bool:
+    return kind.split("(")[0] in _TEXTS
+
+
+def _own_type(kind: str) -> str:
+    return "text" if _is_text(kind) else kind

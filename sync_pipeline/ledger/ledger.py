@@ -1,0 +1,208 @@
+"""The ledger of one entity: which revision saw and wrote each key, under which digest.
+
+`seen` is the last revision that looked at a key, `written` the last that wrote it; documents carry the
+latter. A NULL digest is a tombstone. `held` says which sinks may hold something for the key.
+"""
+
+from __future__ import annotations
+
+import importlib.resources
+from dataclasses import dataclass
+
+import pyarrow as pa
+
+from sync_pipeline.errors import DeclarationError
+from sync_pipeline.faults import guarded
+from sync_pipeline.keys import Key
+from sync_pipeline.origin import DIGEST
+from sync_pipeline.stores import Cursor, Stores, copy_in, copy_out, quote
+
+HELD_ROW = 1
+HELD_DOCUMENT = 2
+
+# actions of a plan
+PARK = -1
+KEEP = 0
+WRITE = 1
+
+PLAN_COLUMNS = ("n", "action", DIGEST, "held")
+PRIOR = pa.schema([(DIGEST, pa.int64()), ("basis", pa.int32()), ("written", pa.int64())])
+APPLIED = pa.schema(
+    [("n", pa.int32()), ("held_before", pa.int16()), ("written", pa.int64()), ("overtaken", pa.bool_())]
+)
+_MIGRATION_LOCK = 0x53594E43
+
+
+@dataclass(frozen=True)
+class Ledger:
+    """One entity's keys in the ledger."""
+
+    entity: str
+    key: Key
+    basis: int
+
+    @property
+    def table(self) -> str:
+        """The entity's table of keys."""
+        return f"sync.{quote('ledger_' + self.entity)}"
+
+    @classmethod
+    def open(cls, cursor: Cursor, entity: str, key: Key, entity_version: int, digest_version: str) -> Ledger:
+        """Make the entity's table if it is not there, and its basis. Raises DeclarationError on another key."""
+        ledger = cls(entity, key, _basis(cursor, entity, entity_version, digest_version))
+        cursor.execute("SELECT to_regclass(%s) IS NOT NULL", (ledger.table,))
+        if not cursor.fetchone()[0]:
+            cursor.execute(f"SELECT pg_advisory_xact_lock({_MIGRATION_LOCK})")
+            cursor.execute(
+                f"CREATE TABLE IF NOT EXISTS {ledger.table} ({key.ddl()}, seen bigint NOT NULL, written bigint NOT NULL,"
+                f" digest bigint, basis integer NOT NULL, held smallint NOT NULL, PRIMARY KEY ({key.plain()}))"
+                " WITH (fillfactor = 80)"
+            )
+            cursor.execute("INSERT INTO sync.cursor (entity) VALUES (%s) ON CONFLICT DO NOTHING", (entity,))
+        ledger._check_key(cursor)
+        return ledger
+
+    def prior(self, cursor: Cursor, keys: pa.Table) -> pa.Table:
+        """What the ledger holds of these keys: key columns, `_digest`, `basis`, `written`; unknown keys are absent."""
+        schema = pa.schema([*self.key.schema, *PRIOR])
+        query = f"SELECT {self.key.plain('l')}, digest, basis, written FROM {self.table} l"
+        return copy_out(cursor, f"{query} WHERE {self.key.is_in(cursor, 'l', keys)}", schema)
+
+    def append(self, cursor: Cursor, keys: pa.Table, revision: int, digests: pa.Array, held: pa.Array) -> None:
+        """First load: plain COPY of keys the ledger does not have. Raises UniqueViolation when it has one."""
+        rows = len(digests)
+        table = keys.append_column("seen", pa.repeat(pa.scalar(revision, pa.int64()), rows))
+        table = table.append_column("written", pa.repeat(pa.scalar(revision, pa.int64()), rows))
+        table = table.append_column("digest", digests)
+        table = table.append_column("basis", pa.repeat(pa.scalar(self.basis, pa.int32()), rows))
+        table = table.append_column("held", held)
+        copy_in(cursor, self.table, f"{self.key.plain()}, seen, written, digest, basis, held", table)
+
+    def apply(self, cursor: Cursor, plan: pa.Table, revision: int) -> pa.Table:
+        """Upsert a plan's keys in key order, and give back the part this revision may write (APPLIED).
+
+        `plan` has the key columns, then n, action, _digest (NULL: gone) and held. Keys that a higher
+        revision has looked at are left alone; `overtaken` marks keys believed unchanged that are not.
+        It stays in `pg_temp.plan` and `pg_temp.applied` for the sinks until the transaction ends.
+        """
+        self._stage(cursor, plan)
+        order = self.key.plain("p")
+        cursor.execute(
+            f"INSERT INTO {self.table} ({self.key.plain()}, seen, written, digest, basis, held)"
+            f" SELECT {order}, 0, 0, NULL, 0, 0 FROM {self._plan} p ORDER BY {order} ON CONFLICT DO NOTHING"
+        )
+        newer = "l.seen < %(revision)s" if guarded(17) else "true"
+        cursor.execute(
+            f"""
+            WITH locked AS MATERIALIZED (
+                SELECT p.n, l.held, l.digest, l.basis FROM {self._plan} p
+                JOIN {self.table} l ON {self.key.joins("p", self.key, "l")}
+                WHERE {newer} ORDER BY {self.key.plain("l")} FOR UPDATE OF l
+            ), written AS (
+                UPDATE {self.table} l SET seen = %(revision)s,
+                    written = CASE p.action WHEN {WRITE} THEN %(revision)s ELSE l.written END,
+                    digest = CASE p.action WHEN {WRITE} THEN p.{DIGEST} ELSE l.digest END,
+                    basis = CASE p.action WHEN {WRITE} THEN %(basis)s ELSE l.basis END,
+                    held = CASE p.action WHEN {WRITE} THEN p.held ELSE l.held END
+                FROM {self._plan} p JOIN locked USING (n) WHERE {self.key.joins("p", self.key, "l")}
+                RETURNING p.n, p.action, p.{DIGEST} AS digest, l.written
+            )
+            INSERT INTO {self._applied}
+            SELECT n, locked.held, written.written, action = {KEEP} AND
+                (written.digest IS DISTINCT FROM locked.digest
+                 OR (locked.basis <> %(basis)s AND written.digest IS NOT NULL))
+            FROM written JOIN locked USING (n)
+            """,
+            {"revision": revision, "basis": self.basis},
+        )
+        return copy_out(cursor, f"SELECT n, held_before, written, overtaken FROM {self._applied}", APPLIED)
+
+    def later_than(self, cursor: Cursor, keys: pa.Table, written: pa.Array) -> pa.Table:
+        """Those of `keys` that have been written since, by a revision above their `written`."""
+        self._stage(
+            cursor,
+            keys.append_column("n", pa.array(range(keys.num_rows), pa.int32()))
+            .append_column("action", pa.repeat(pa.scalar(KEEP, pa.int16()), keys.num_rows))
+            .append_column(DIGEST, written)
+            .append_column("held", pa.repeat(pa.scalar(0, pa.int16()), keys.num_rows)),
+        )
+        return copy_out(
+            cursor,
+            f"SELECT {self.key.plain('p')} FROM {self._plan} p JOIN {self.table} l ON {self.key.joins('p', self.key, 'l')}"
+            f" WHERE l.written > p.{DIGEST}",
+            self.key.schema,
+        )
+
+    @property
+    def _plan(self) -> str:
+        return f"pg_temp.{quote('plan_' + self.entity)}"
+
+    @property
+    def _applied(self) -> str:
+        return f"pg_temp.{quote('applied_' + self.entity)}"
+
+    def _stage(self, cursor: Cursor, plan: pa.Table) -> None:
+        cursor.execute(
+            f"CREATE TEMP TABLE IF NOT EXISTS {quote('plan_' + self.entity)}"
+            f" ({self.key.ddl()}, n integer, action smallint, {DIGEST} bigint, held smallint) ON COMMIT DELETE ROWS;"
+            f"CREATE TEMP TABLE IF NOT EXISTS {quote('applied_' + self.entity)}"
+            " (n integer, held_before smallint, written bigint, overtaken boolean) ON COMMIT DELETE ROWS"
+        )
+        copy_in(cursor, self._plan, f"{self.key.plain()}, {', '.join(PLAN_COLUMNS)}", plan)
+
+    def _check_key(self, cursor: Cursor) -> None:
+        cursor.execute(
+            "SELECT array_agg(a.attname::text ORDER BY k.n) FROM pg_index i,"
+            " unnest(i.indkey) WITH ORDINALITY k(attnum, n), pg_attribute a"
+            " WHERE i.indrelid = %s::regclass AND i.indisprimary AND a.attrelid = i.indrelid AND a.attnum = k.attnum",
+            (self.table,),
+        )
+        found = tuple(cursor.fetchone()[0])
+        if found != self.key.columns:
+            raise DeclarationError(
+                f"entity {self.entity}: its key is {self.key.columns}, but its ledger was opened with {found};"
+                f" drop {self.table} and backfill again, or give the entity another name"
+            )
+
+
+def next_revision(stores: Stores) -> int:
+    """One number for a batch, taken after its keys were pulled and before its rows are read."""
+    with stores.target() as cursor:
+        cursor.execute("SELECT nextval('sync.revision')")
+        return int(cursor.fetchone()[0])
+
+
+def migrate(stores: Stores) -> None:
+    """Bring the ledger's schema up to date, one file of `migrations` at a time."""
+    files = sorted(importlib.resources.files("sync_pipeline.ledger").joinpath("migrations").iterdir(), key=str)
+    with stores.target() as cursor:
+        cursor.execute("SELECT to_regclass('sync.migration') IS NOT NULL")
+        if cursor.fetchone()[0]:
+            cursor.execute("SELECT count(*) FROM sync.migration")
+            if cursor.fetchone()[0] == len([file for file in files if file.name.endswith(".sql")]):
+                return
+        cursor.execute(f"SELECT pg_advisory_xact_lock({_MIGRATION_LOCK})")
+        cursor.execute("CREATE SCHEMA IF NOT EXISTS sync")
+        cursor.execute("CREATE TABLE IF NOT EXISTS sync.migration (name text PRIMARY KEY, applied_at timestamptz)")
+        cursor.execute("SELECT name FROM sync.migration")
+        applied = {name for (name,) in cursor.fetchall()}
+        for file in files:
+            if file.name.endswith(".sql") and file.name not in applied:
+                cursor.execute(file.read_text(encoding="utf-8"))
+                cursor.execute("INSERT INTO sync.migration VALUES (%s, now())", (file.name,))
+
+
+def _basis(cursor: Cursor, entity: str, entity_version: int, digest_version: str) -> int:
+    values = (entity, entity_version, digest_version)
+    query = "SELECT id FROM sync.basis WHERE (entity, entity_version, digest_version) = (%s, %s, %s)"
+    cursor.execute(query, values)
+    found = cursor.fetchone()
+    if not found:
+        cursor.execute(
+            "INSERT INTO sync.basis (entity, entity_version, digest_version) VALUES (%s, %s, %s)"
+            " ON CONFLICT (entity, entity_version, digest_version) DO NOTHING",
+            values,
+        )
+        cursor.execute(query, values)
+        found = cursor.fetchone()
+    return int(found[0])

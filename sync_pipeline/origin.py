@@ -1,0 +1,213 @@
+"""The origin: an entity's legacy rows as they are now, by key or by range, each with its digest.
+
+A digest is PostgreSQL's own `hash_record_extended` over the declared columns: it is computed where the row
+is, equal for equal values whatever their text (1.0 = 1.00), and stable within a major version, which is why
+the ledger remembers the version it was made under.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import psycopg2
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from sync_pipeline.columns import arrow_type
+from sync_pipeline.entity import Entity
+from sync_pipeline.errors import LegacySchemaError
+from sync_pipeline.keys import Key
+from sync_pipeline.partitions import UNDATED, Monthly
+from sync_pipeline.stores import Cursor, Stores, bind, copy_out, copy_text, quote
+
+DIGEST = "_digest"
+# no hash of their own in PostgreSQL: hashed as jsonb, or as their text
+_HASHED_AS = {"json": "jsonb", "xml": "text", "point": "text", "box": "text", "polygon": "text", "path": "text"}
+
+
+@dataclass(frozen=True)
+class Reject:
+    """A row that cannot go on: where it stopped and why."""
+
+    key: str
+    step: str
+    error: str
+    message: str
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Legacy rows of one read: declared columns and `_digest` (int64), and what could not be read."""
+
+    table: pa.Table
+    rejects: tuple[Reject, ...] = ()
+
+
+@dataclass(frozen=True)
+class Origin:
+    """An entity's legacy query, with the column types the server gave it."""
+
+    stores: Stores
+    sql: str
+    key: Key
+    schema: pa.Schema  # the declared columns and the digest
+    select: str
+    digest: str
+    digest_version: str
+
+    @classmethod
+    def open(cls, entity: Entity, stores: Stores) -> Origin:
+        """Ask the server what the query returns. Raises LegacySchemaError naming entity and fault."""
+        with stores.legacy() as cursor:
+            try:
+                cursor.execute(f"SELECT * FROM ({entity.origin.sql}) q LIMIT 0")
+            except psycopg2.ProgrammingError as error:
+                raise LegacySchemaError(f"entity {entity.name}: the legacy query fails: {error}".strip()) from error
+            types = {column.name: _type_name(cursor, column) for column in cursor.description}
+            cursor.execute("SHOW server_version_num")
+            major = int(cursor.fetchone()[0]) // 10_000
+        missing = [name for name in entity.origin.key if name not in types]
+        if missing:
+            raise LegacySchemaError(f"entity {entity.name}: the legacy query returns no key column {missing[0]!r}")
+        digest = f"hash_record_extended(ROW({', '.join(_hashed(n, t) for n, t in types.items())}), 0)"
+        return cls(
+            stores,
+            entity.origin.sql,
+            Key(entity.origin.key, tuple(types[name] for name in entity.origin.key)),
+            pa.schema([(name, arrow_type(kind)) for name, kind in types.items()] + [(DIGEST, pa.int64())]),
+            ", ".join(_selected(name, kind) for name, kind in types.items()) + f", {digest} AS {DIGEST}",
+            digest,
+            f"1/{major}/{_fingerprint(types)}",
+        )
+
+    def by_keys(self, keys: pa.Table) -> Rows:
+        """The rows of these keys; a key without a row is gone."""
+        if keys.num_rows == 0:
+            return Rows(self.schema.empty_table())
+        with self.stores.legacy() as cursor:
+            return self._read(cursor, f"SELECT {self.select} FROM ({self.sql}) q WHERE {self.key.is_in(cursor, 'q', keys)}")
+
+    def page(self, after: Sequence[str] | None, until: Sequence[str] | None, within: str, limit: int) -> Rows:
+        """The next `limit` rows in key order above `after`, at or below `until`, of a condition on q."""
+        with self.stores.legacy() as cursor:
+            where = f"{within} AND {self.key.after(cursor, 'q', after)} AND {self.key.until(cursor, 'q', until)}"
+            order = self.key.ordered("q")
+            return self._read(
+                cursor, f"SELECT {self.select} FROM ({self.sql}) q WHERE {where} ORDER BY {order} LIMIT {limit}"
+            )
+
+    def digests(self, after: Sequence[str] | None, limit: int) -> pa.Table:
+        """The next `limit` keys with their digests, in key order."""
+        with self.stores.legacy() as cursor:
+            schema = self.key.schema.append(pa.field(DIGEST, pa.int64()))
+            return copy_out(
+                cursor,
+                f"SELECT {self.key.plain('q')}, {self.digest} FROM ({self.sql}) q"
+                f" WHERE {self.key.after(cursor, 'q', after)} ORDER BY {self.key.ordered('q')} LIMIT {limit}",
+                schema,
+            )
+
+    def within_month(self, partition: Monthly, name: str) -> str:
+        """The condition on q of a monthly partition."""
+        column = f"q.{quote(partition.column)}"
+        if name == UNDATED:
+            return f"{column} IS NULL"
+        with self.stores.legacy() as cursor:
+            first, end = (bind(cursor, instant) for instant in partition.bounds(name))
+        lower = "true" if first == "NULL" else f"{column} >= {first}"
+        upper = f"{column} IS NOT NULL" if end == "NULL" else f"{column} < {end}"
+        return f"{lower} AND {upper}"
+
+    def cuts(self, count: int) -> list[list[str]]:
+        """`count - 1` keys that cut all rows into ranges of about one size."""
+        with self.stores.legacy() as cursor:
+            order = self.key.ordered("q")
+            cursor.execute(
+                f"SELECT {self.key.plain('k')} FROM (SELECT {self.key.plain('q')}, row_number() OVER (ORDER BY {order}) AS n,"
+                f" count(*) OVER () AS total FROM ({self.sql}) q) k"
+                f" WHERE n % greatest(1, (total + {count - 1}) / {count}) = 0 ORDER BY n LIMIT {count - 1}"
+            )
+            return [[str(value) for value in row] for row in cursor.fetchall()]
+
+    def _read(self, cursor: Cursor, query: str) -> Rows:
+        try:
+            text = copy_text(cursor, query)
+        except psycopg2.ProgrammingError as error:
+            raise LegacySchemaError(f"the legacy query no longer runs: {error}".strip()) from error
+        from sync_pipeline.columns import read_copy
+
+        try:
+            return Rows(read_copy(text, self.schema))
+        except pa.ArrowInvalid:
+            return self._read_leniently(read_copy(text, pa.schema([(name, pa.string()) for name in self.schema.names])))
+
+    def _read_leniently(self, texts: pa.Table) -> Rows:
+        """Cast column by column and set aside the rows that hold what no Arrow type can (infinity, year 20000)."""
+        keys = self.key.texts(texts.select(list(self.key.columns)))
+        rejects: dict[int, Reject] = {}
+        columns = []
+        for field in self.schema:
+            column, faults = _cast(texts.column(field.name), field)
+            columns.append(column)
+            for row, message in faults:
+                rejects.setdefault(row, Reject(keys[row].as_py(), "read", "UnreadableValue", message))
+        keep = pa.array([row for row in range(texts.num_rows) if row not in rejects], pa.int64())
+        return Rows(pa.Table.from_arrays(columns, schema=self.schema).take(keep), tuple(rejects.values()))
+
+
+def _cast(column: pa.ChunkedArray, field: pa.Field) -> tuple[pa.Array, list[tuple[int, str]]]:
+    from sync_pipeline.columns import read_copy, write_copy
+
+    schema = pa.schema([field])
+
+    def cast(part: pa.ChunkedArray) -> pa.Array:
+        return read_copy(write_copy(pa.table({field.name: part})), schema).column(0).combine_chunks()
+
+    try:
+        return cast(column), []
+    except pa.ArrowInvalid:
+        pass
+    parts, faults = [], []
+    for row in range(len(column)):
+        try:
+            parts.append(cast(column.slice(row, 1)))
+        except pa.ArrowInvalid:
+            parts.append(pa.nulls(1, field.type))
+            faults.append((row, f"column {field.name}: {column[row].as_py()!r} does not fit {field.type}"))
+    return pa.concat_arrays(parts), faults
+
+
+def _type_name(cursor: Cursor, column: psycopg2.extensions.Column) -> str:
+    scale = ((column.precision << 16) | (column.scale & 0x7FF)) + 4 if column.precision else -1
+    with cursor.connection.cursor() as other:
+        other.execute("SELECT format_type(%s, %s)", (column.type_code, scale if column.type_code == 1700 else -1))
+        return str(other.fetchone()[0])
+
+
+def _selected(name: str, kind: str) -> str:
+    if not kind.endswith("[]"):
+        return f"q.{quote(name)}"
+    element = arrow_type(kind).value_type
+    value = f"q.{quote(name)}::text[]" if pa.types.is_string(element) else f"q.{quote(name)}"
+    return f"to_json({value})"
+
+
+def _hashed(name: str, kind: str) -> str:
+    other = _HASHED_AS.get(kind)
+    return f"q.{quote(name)}::{other}" if other else f"q.{quote(name)}"
+
+
+def _fingerprint(types: dict[str, str]) -> str:
+    """Which columns of which types a digest covers, in short."""
+    import hashlib
+
+    return hashlib.sha256(repr(sorted(types.items())).encode()).hexdigest()[:12]
+
+
+def distinct(table: pa.Table) -> pa.Table:
+    """A table without double rows."""
+    return table.group_by(table.column_names).aggregate([]) if table.num_rows else table
+
+
+__all__ = ["DIGEST", "Origin", "Reject", "Rows", "distinct", "pc"]

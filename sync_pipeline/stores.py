@@ -1,0 +1,167 @@
+"""Stores: the connections to both sides, opened lazily and closed together."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+import boto3
+import psycopg2
+import pyarrow as pa
+from botocore.config import Config
+from elasticsearch import Elasticsearch
+from sqlalchemy import Engine, create_engine
+from sqlalchemy.exc import OperationalError
+
+from sync_pipeline.columns import read_copy, write_copy
+from sync_pipeline.errors import UnreachableError
+from sync_pipeline.settings import Bucket, Settings
+
+if TYPE_CHECKING:
+    from mypy_boto3_s3 import S3Client
+
+Cursor = Any  # psycopg2's cursor
+
+APPLICATION = "sync-pipeline"
+# text forms that digests and COPY depend on
+_PINS = "-c timezone=UTC -c datestyle=ISO,YMD -c intervalstyle=postgres -c extra_float_digits=1 -c bytea_output=hex"
+# shorter than any index.gc_deletes, so that no write outlives the tombstone that refuses it
+SEARCH_SECONDS = 30
+
+
+class Stores:
+    """Both databases, the search cluster and both buckets of one deployment."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+
+    @cached_property
+    def legacy_engine(self) -> Engine:
+        """The monolith's database: read only, one statement a transaction."""
+        return _engine(self.settings.legacy_db, f"{_PINS} -c default_transaction_read_only=on -c jit=off")
+
+    @cached_property
+    def target_engine(self) -> Engine:
+        """The new side's database, which holds the ledger too."""
+        return _engine(self.settings.target_db, f"{_PINS} -c jit=off")
+
+    @cached_property
+    def search(self) -> Elasticsearch:
+        """The search cluster; retries are ours, since what is owed stays in `due`."""
+        return Elasticsearch(self.settings.search_url, request_timeout=SEARCH_SECONDS, max_retries=0)
+
+    @cached_property
+    def legacy_s3(self) -> S3Client:
+        """The monolith's bucket; only read."""
+        return self._s3(self.settings.legacy_bucket)
+
+    @cached_property
+    def target_s3(self) -> S3Client:
+        """The new side's bucket."""
+        return self._s3(self.settings.target_bucket)
+
+    def _s3(self, bucket: Bucket) -> S3Client:
+        return boto3.client(
+            "s3",
+            endpoint_url=bucket.endpoint,
+            config=Config(
+                max_pool_connections=4 * self.settings.media_workers,
+                connect_timeout=5,
+                read_timeout=30,
+                retries={"max_attempts": 3, "mode": "standard"},
+                s3={"addressing_style": "path" if bucket.endpoint else "auto"},
+                request_checksum_calculation="when_required",
+                response_checksum_validation="when_required",
+            ),
+        )
+
+    @contextmanager
+    def legacy(self) -> Iterator[Cursor]:
+        """A cursor at the monolith; every statement is its own read-only transaction and snapshot."""
+        with _session(self.legacy_engine, "SYNC_LEGACY_DB") as connection:
+            connection.autocommit = True
+            with connection.cursor() as cursor:
+                yield cursor
+
+    @contextmanager
+    def target(self) -> Iterator[Cursor]:
+        """One transaction at the new side: commits at the end, rolls back on any error."""
+        with _session(self.target_engine, "SYNC_TARGET_DB") as connection, connection, connection.cursor() as cursor:
+            yield cursor
+
+    def close(self) -> None:
+        """Close what was opened."""
+        for name in ("legacy_engine", "target_engine"):
+            if name in self.__dict__:
+                self.__dict__[name].dispose()
+        for name in ("search", "legacy_s3", "target_s3"):
+            if name in self.__dict__:
+                self.__dict__[name].close()
+
+
+def copy_out(cursor: Cursor, query: str, schema: pa.Schema) -> pa.Table:
+    """The rows of `query` as a table of `schema`. Raises pa.ArrowInvalid where a value does not fit."""
+    return read_copy(copy_text(cursor, query), schema)
+
+
+def copy_text(cursor: Cursor, query: str) -> bytes:
+    """The rows of `query` as COPY's CSV."""
+    buffer = io.BytesIO()
+    cursor.copy_expert(f"COPY ({query}) TO STDOUT (FORMAT csv)", buffer)
+    return buffer.getvalue()
+
+
+def copy_in(cursor: Cursor, relation: str, columns: str, table: pa.Table) -> None:
+    """Append a table's rows to `relation (columns)`."""
+    if table.num_rows:
+        cursor.copy_expert(
+            f"COPY {relation} ({columns}) FROM STDIN (FORMAT csv)", io.BytesIO(write_copy(table)), 1 << 20
+        )
+
+
+def bind(cursor: Cursor, value: object) -> str:
+    """A value as an SQL literal, quoted by the driver: COPY takes no parameters."""
+    return str(cursor.mogrify("%s", (value,)).decode())
+
+
+def quote(name: str) -> str:
+    """An identifier, quoted."""
+    return '"' + name.replace('"', '""') + '"'
+
+
+def _engine(url: str, options: str) -> Engine:
+    return create_engine(
+        url,
+        pool_size=4,
+        max_overflow=28,
+        pool_pre_ping=True,
+        connect_args={
+            "options": options,
+            "application_name": APPLICATION,
+            "connect_timeout": 5,
+            "keepalives_idle": 30,
+            "client_encoding": "UTF8",
+        },
+    )
+
+
+@contextmanager
+def _session(engine: Engine, setting: str) -> Iterator[Any]:
+    try:
+        pooled = engine.raw_connection()
+    except (OperationalError, psycopg2.OperationalError) as error:
+        raise UnreachableError(f"{setting}: {_first_line(error)}") from error
+    try:
+        yield pooled.driver_connection
+    except (psycopg2.OperationalError, psycopg2.InterfaceError) as error:
+        pooled.invalidate()
+        raise UnreachableError(f"{setting}: {_first_line(error)}") from error
+    finally:
+        pooled.close()
+
+
+def _first_line(error: BaseException) -> str:
+    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__

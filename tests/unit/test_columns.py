@@ -1,0 +1,98 @@
+"""Columns against the standard library's own JSON, and against values that break naive encoders."""
+
+import datetime as dt
+import decimal
+import json
+import math
+
+import pyarrow as pa
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from sync_pipeline import columns
+
+TEXT = st.one_of(st.none(), st.text(st.characters(exclude_categories=["Cs"])))
+
+
+@given(st.lists(TEXT, max_size=20))
+def test_json_text_equals_the_standard_library(values: list[str | None]) -> None:
+    assert [json.loads(v) for v in columns.json_of(pa.array(values, pa.string())).to_pylist()] == values
+
+
+@given(st.lists(st.one_of(st.none(), st.lists(TEXT, max_size=4)), max_size=12))
+def test_json_lists_keep_nulls_and_emptiness(values: list[list[str | None] | None]) -> None:
+    array = pa.array(values, pa.list_(pa.string()))
+    assert [json.loads(v) for v in columns.json_of(array).to_pylist()] == values
+
+
+def test_sliced_lists_are_not_shifted() -> None:
+    array = pa.array([["a"], None, ["b", "c"], []], pa.list_(pa.string())).slice(1)
+    assert [json.loads(v) for v in columns.json_of(array).to_pylist()] == [None, ["b", "c"], []]
+
+
+@given(st.lists(st.one_of(st.none(), st.fixed_dictionaries({"a": TEXT, "b": st.integers(-(2**62), 2**62)}))))
+def test_json_structures(values: list[dict[str, object] | None]) -> None:
+    array = pa.array(values, pa.struct([("a", pa.string()), ("b", pa.int64())]))
+    assert [json.loads(v) for v in columns.json_of(array).to_pylist()] == values
+
+
+def test_json_objects_splice_raw_json_and_keep_instants() -> None:
+    at = dt.datetime(2020, 2, 3, 4, 5, 6, 789, tzinfo=dt.UTC)
+    table = pa.table(
+        {
+            "j": pa.array(['{"a": [1]}', None]),
+            "t": pa.array([at, None], pa.timestamp("us", "UTC")),
+            "n": pa.array([decimal.Decimal("1.50"), None], pa.decimal128(5, 2)),
+            "f": pa.array([1.5, math.nan]),
+            "b": pa.array([True, None]),
+        }
+    )
+    first, second = (json.loads(v) for v in columns.json_objects(table, frozenset({"j"})).to_pylist())
+    assert dt.datetime.fromisoformat(first["t"]) == at
+    assert first == {"j": {"a": [1]}, "t": first["t"], "n": 1.5, "f": 1.5, "b": True}
+    assert set(second.values()) == {None}
+
+
+def test_instants_before_1970_keep_their_fraction() -> None:
+    at = dt.datetime(1955, 2, 3, 4, 5, 6, 789, tzinfo=dt.UTC)
+    token = columns.json_of(pa.array([at], pa.timestamp("us", "UTC"))).to_pylist()[0]
+    assert dt.datetime.fromisoformat(json.loads(token)) == at
+
+
+def test_copy_tells_null_from_empty_and_keeps_lookalikes() -> None:
+    schema = pa.schema([("a", pa.string()), ("n", pa.int64()), ("l", pa.list_(pa.string()))])
+    text = b'"",,"[""x"",null]"\n,9007199254740993,\nNA,1,[]\n"a\nb",2,"[""null""]"\n"\\N",3,[]\n'
+    assert columns.read_copy(text, schema).to_pylist() == [
+        {"a": "", "n": None, "l": ["x", None]},
+        {"a": None, "n": 9007199254740993, "l": None},
+        {"a": "NA", "n": 1, "l": []},
+        {"a": "a\nb", "n": 2, "l": ["null"]},
+        {"a": "\\N", "n": 3, "l": []},
+    ]
+
+
+def test_integers_beside_nulls_stay_exact_in_pandas() -> None:
+    frame = columns.frame(pa.table({"n": pa.array([9007199254740993, None])}))
+    assert frame["n"][0] == 9007199254740993
+
+
+def test_array_literals_escape() -> None:
+    values = pa.array([["a,b", 'q"', "back\\slash", None, ""], None, []], pa.list_(pa.string()))
+    assert columns.write_copy(pa.table({"v": values})) == b'"{""a,b"",""q\\"""",""back\\\\slash"",NULL,""""}"\n\n"{}"\n'
+
+
+@pytest.mark.parametrize(
+    ("pg", "arrow"),
+    [
+        ("numeric", pa.string()),
+        ("numeric(10,2)", pa.decimal128(10, 2)),
+        ("numeric(10)", pa.decimal128(10, 0)),
+        ("numeric(60,2)", pa.string()),
+        ("bigint[]", pa.list_(pa.int64())),
+        ("jsonb", pa.string()),
+        ("uuid", pa.string()),
+    ],
+)
+def test_types(pg: str, arrow: pa.DataType) -> None:
+    assert columns.arrow_type(pg) == arrow
