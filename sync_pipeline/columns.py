@@ -12,8 +12,8 @@ from collections.abc import Sequence
 import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.csv as csv
 import pyarrow.json as ndjson
+from pyarrow import csv
 
 # types read as themselves; every other one is read as its text
 ARROW_TYPES: dict[str, pa.DataType] = {
@@ -75,7 +75,8 @@ def write_copy(table: pa.Table) -> bytes:
 
 def frame(table: pa.Table) -> pd.DataFrame:
     """Arrow-backed pandas: integers beside NULLs stay exact."""
-    return table.to_pandas(types_mapper=pd.ArrowDtype)
+    result: pd.DataFrame = table.to_pandas(types_mapper=pd.ArrowDtype)
+    return result
 
 
 def text_of(column: pa.ChunkedArray | pa.Array) -> pa.Array:

@@ -44,7 +44,7 @@ class Key:
     def ddl(self) -> str:
         """Column definitions of a table of ours."""
         return ", ".join(
-            f"{quote(name)} {_own_type(kind)}{' COLLATE "C"' if _is_text(kind) else ''} NOT NULL"
+            quote(name) + " " + _own_type(kind) + (' COLLATE "C"' if _is_text(kind) else "") + " NOT NULL"
             for name, kind in zip(self.columns, self.types, strict=True)
         )
 
@@ -120,7 +120,7 @@ class Key:
 
 
 def _is_text(kind: str) -> bool:
-    return kind.split("(")[0] in _TEXTS
+    return kind.split("(", maxsplit=1)[0] in _TEXTS
 
 
 def _own_type(kind: str) -> str:

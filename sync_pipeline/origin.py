@@ -7,14 +7,14 @@ the ledger remembers the version it was made under.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import psycopg2
 import pyarrow as pa
-import pyarrow.compute as pc
 
-from sync_pipeline.columns import arrow_type
+from sync_pipeline.columns import arrow_type, read_copy, write_copy
 from sync_pipeline.entity import Entity
 from sync_pipeline.errors import LegacySchemaError
 from sync_pipeline.keys import Key
@@ -86,7 +86,9 @@ class Origin:
         if keys.num_rows == 0:
             return Rows(self.schema.empty_table())
         with self.stores.legacy() as cursor:
-            return self._read(cursor, f"SELECT {self.select} FROM ({self.sql}) q WHERE {self.key.is_in(cursor, 'q', keys)}")
+            return self._read(
+                cursor, f"SELECT {self.select} FROM ({self.sql}) q WHERE {self.key.is_in(cursor, 'q', keys)}"
+            )
 
     def page(self, after: Sequence[str] | None, until: Sequence[str] | None, within: str, limit: int) -> Rows:
         """The next `limit` rows in key order above `after`, at or below `until`, of a condition on q."""
@@ -124,7 +126,8 @@ class Origin:
         with self.stores.legacy() as cursor:
             order = self.key.ordered("q")
             cursor.execute(
-                f"SELECT {self.key.plain('k')} FROM (SELECT {self.key.plain('q')}, row_number() OVER (ORDER BY {order}) AS n,"
+                f"SELECT {self.key.plain('k')} FROM (SELECT {self.key.plain('q')},"
+                f" row_number() OVER (ORDER BY {order}) AS n,"
                 f" count(*) OVER () AS total FROM ({self.sql}) q) k"
                 f" WHERE n % greatest(1, (total + {count - 1}) / {count}) = 0 ORDER BY n LIMIT {count - 1}"
             )
@@ -135,8 +138,6 @@ class Origin:
             text = copy_text(cursor, query)
         except psycopg2.ProgrammingError as error:
             raise LegacySchemaError(f"the legacy query no longer runs: {error}".strip()) from error
-        from sync_pipeline.columns import read_copy
-
         try:
             return Rows(read_copy(text, self.schema))
         except pa.ArrowInvalid:
@@ -157,8 +158,6 @@ class Origin:
 
 
 def _cast(column: pa.ChunkedArray, field: pa.Field) -> tuple[pa.Array, list[tuple[int, str]]]:
-    from sync_pipeline.columns import read_copy, write_copy
-
     schema = pa.schema([field])
 
     def cast(part: pa.ChunkedArray) -> pa.Array:
@@ -200,14 +199,4 @@ def _hashed(name: str, kind: str) -> str:
 
 def _fingerprint(types: dict[str, str]) -> str:
     """Which columns of which types a digest covers, in short."""
-    import hashlib
-
-    return hashlib.sha256(repr(sorted(types.items())).encode()).hexdigest()[:12]
-
-
-def distinct(table: pa.Table) -> pa.Table:
-    """A table without double rows."""
-    return table.group_by(table.column_names).aggregate([]) if table.num_rows else table
-
-
-__all__ = ["DIGEST", "Origin", "Reject", "Rows", "distinct", "pc"]
+    return hashlib.sha256(repr(list(types.items())).encode()).hexdigest()[:12]

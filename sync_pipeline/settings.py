@@ -124,7 +124,7 @@ class _Reader:
         return Bucket(endpoint, self._required(f"{prefix}_BUCKET"))
 
     def _number(self, name: str, field: str) -> float | int:
-        kind = type(getattr(Settings, field))
+        kind: type[int] | type[float] = type(getattr(Settings, field))
         try:
             value = kind(self.env[name])
         except ValueError:

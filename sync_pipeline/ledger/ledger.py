@@ -54,8 +54,9 @@ class Ledger:
         if not cursor.fetchone()[0]:
             cursor.execute(f"SELECT pg_advisory_xact_lock({_MIGRATION_LOCK})")
             cursor.execute(
-                f"CREATE TABLE IF NOT EXISTS {ledger.table} ({key.ddl()}, seen bigint NOT NULL, written bigint NOT NULL,"
-                f" digest bigint, basis integer NOT NULL, held smallint NOT NULL, PRIMARY KEY ({key.plain()}))"
+                f"CREATE TABLE IF NOT EXISTS {ledger.table} ({key.ddl()}, seen bigint NOT NULL,"
+                f" written bigint NOT NULL, digest bigint, basis integer NOT NULL, held smallint NOT NULL,"
+                f" PRIMARY KEY ({key.plain()}))"
                 " WITH (fillfactor = 80)"
             )
             cursor.execute("INSERT INTO sync.cursor (entity) VALUES (%s) ON CONFLICT DO NOTHING", (entity,))
@@ -128,8 +129,8 @@ class Ledger:
         )
         return copy_out(
             cursor,
-            f"SELECT {self.key.plain('p')} FROM {self._plan} p JOIN {self.table} l ON {self.key.joins('p', self.key, 'l')}"
-            f" WHERE l.written > p.{DIGEST}",
+            f"SELECT {self.key.plain('p')} FROM {self._plan} p JOIN {self.table} l"
+            f" ON {self.key.joins('p', self.key, 'l')} WHERE l.written > p.{DIGEST}",
             self.key.schema,
         )
 

@@ -1,0 +1,31 @@
+# Everything a new machine needs beside Python 3.11+, make and Maven is installed into .venv.
+VENV := .venv
+BIN := $(VENV)/bin
+
+.PHONY: setup check test clean pins
+setup: $(VENV)/.ready
+
+$(VENV)/.ready: requirements/dev.txt pyproject.toml
+	python3 -m venv $(VENV)
+	$(BIN)/python -m pip install -q uv==0.13.8
+	$(BIN)/uv pip install -q --python $(BIN)/python -r requirements/dev.txt
+	$(BIN)/uv pip install -q --python $(BIN)/python --no-deps -e .
+	@touch $@
+
+check: setup
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+test: setup
+	$(BIN)/python -m pytest
+
+clean:
+	-test -x $(BIN)/sync-pipeline && $(BIN)/sync-pipeline demo down
+	rm -rf $(VENV) .demo .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
+
+# Renew the pinned versions. Registry addresses stay out of the file.
+pins:
+	uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-annotate \
+	    --no-header --extra demo --extra dev pyproject.toml -o requirements/dev.txt
