@@ -141,11 +141,11 @@ def _copy_column(column: pa.ChunkedArray) -> pa.ChunkedArray | pa.Array:
 
 def _array_literals(lists: pa.Array) -> pa.Array:
     items = pc.fill_null(_quoted(text_of(lists.flatten())), "NULL")
-    joined = pc.binary_join(_relist(lists, items), ",")
+    joined = pc.binary_join(relist(lists, items), ",")
     return _whole(pc.binary_join_element_wise("{", joined, "}", ""))
 
 
-def _relist(lists: pa.Array, items: pa.Array) -> pa.Array:
+def relist(lists: pa.Array, items: pa.Array) -> pa.Array:
     """The same lists over other items; `flatten` has dropped what offsets of slices and NULLs hide."""
     lengths = pc.fill_null(pc.list_value_length(lists), 0)
     offsets = pa.concat_arrays([pa.array([0], pa.int64()), pc.cumulative_sum(pc.cast(lengths, pa.int64()))])
@@ -188,7 +188,7 @@ def _json_struct(array: pa.StructArray) -> pa.Array:
 
 
 def _json_list(array: pa.Array) -> pa.Array:
-    joined = pc.binary_join(_relist(array, json_of(array.flatten())), ",")
+    joined = pc.binary_join(relist(array, json_of(array.flatten())), ",")
     return pc.fill_null(_whole(pc.binary_join_element_wise("[", joined, "]", "")), "null")
 
 

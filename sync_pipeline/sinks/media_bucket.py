@@ -1,17 +1,167 @@
-"""The media sink: files of an entity, copied between buckets by content identity."""
+"""The media sink: files of an entity, copied between buckets by content identity.
+
+The new key contains the source's key and ETag and is never overwritten by other content, so a late copy harms
+nobody. Equality is proven by the SHA-256 taken while the bytes pass, never by comparing ETags of two buckets:
+a multipart copy's ETag differs from its source's.
+"""
 
 from __future__ import annotations
 
+import hashlib
+import posixpath
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from boto3.s3.transfer import TransferConfig
+from botocore.exceptions import BotoCoreError, ClientError, HTTPClientError
+
+from sync_pipeline.errors import MediaMissingError, UnreachableError
+from sync_pipeline.stores import Stores
+
+if TYPE_CHECKING:
+    from mypy_boto3_s3 import S3Client
+
+_MISSING = {"404", "NoSuchKey", "NotFound"}
+_CHANGED = {"412", "PreconditionFailed"}
+_UNSUPPORTED = {"NotImplemented", "501", "AccessDenied", "403"}
+_TRIES = 5
+
+
+@dataclass(frozen=True)
+class Source:
+    """A legacy object as it is now: its identity is (key, etag)."""
+
+    key: str
+    etag: str
+
+
+@dataclass(frozen=True)
+class Copied:
+    """An object in the new bucket; size in bytes, sha256 in hex."""
+
+    source: Source
+    target_key: str
+    size: int
+    sha256: str
+    target_etag: str
 
 
 @dataclass(frozen=True)
 class MediaBucket:
     """Files named by the adapted frame's `columns` (a key, or a list of keys, in the legacy bucket).
 
-    Each is copied to `{prefix}/{identity}{extension}` in the new bucket, never overwritten; rows and documents
-    then name the new key in that column.
+    Each is copied to `{prefix}/{identity}{extension}` in the new bucket, never overwritten; rows and
+    documents then name the new key in that column.
     """
 
     columns: tuple[str, ...]
     prefix: str
+
+    def target_key(self, source: Source) -> str:
+        """The new bucket's key of a source's present content."""
+        identity = hashlib.sha256(f"{source.key}\0{source.etag}".encode()).hexdigest()[:40]
+        extension = posixpath.splitext(source.key)[1]
+        return f"{self.prefix}/{identity}{extension if extension.isascii() and len(extension) <= 10 else ''}"
+
+    def sources(self, stores: Stores, keys: Iterable[str]) -> dict[str, Source | MediaMissingError]:
+        """Each key's present identity, or why it has none. Raises UnreachableError."""
+        return dict(_each(stores, sorted(set(keys)), lambda key: (key, _head(stores, key))))
+
+    def copy(self, stores: Stores, sources: Iterable[Source]) -> list[Copied | MediaMissingError]:
+        """Copy each source's content under its target key. Raises UnreachableError."""
+        return _each(stores, list(sources), lambda source: self._copy_one(stores, source))
+
+    def _copy_one(self, stores: Stores, source: Source) -> Copied | MediaMissingError:
+        """One object; overwritten in mid-copy, it is looked at again and its new content copied instead."""
+        for _ in range(_TRIES):
+            try:
+                return _stream(stores, source, self.target_key(source))
+            except ClientError as error:
+                if _code(error) not in _CHANGED | _MISSING:
+                    raise _unreachable(error) from error
+            except (BotoCoreError, HTTPClientError) as error:
+                raise _unreachable(error) from error
+            again = _head(stores, source.key)
+            if isinstance(again, MediaMissingError):
+                return again
+            source = again
+        raise UnreachableError(f"{source.key} changed {_TRIES} times while it was copied")
+
+
+class _Hashing:
+    """A body that is hashed as it is read."""
+
+    def __init__(self, body: Any) -> None:
+        self.body = body
+        self.sha256 = hashlib.sha256()
+        self.size = 0
+
+    def read(self, amount: int | None = None) -> bytes:
+        part: bytes = self.body.read(amount)
+        self.sha256.update(part)
+        self.size += len(part)
+        return part
+
+
+def _stream(stores: Stores, source: Source, target_key: str) -> Copied:
+    bucket = stores.settings.legacy_bucket.name
+    found = stores.legacy_s3.get_object(Bucket=bucket, Key=source.key, IfMatch=source.etag)
+    body = _Hashing(found["Body"])
+    extra: dict[str, Any] = {"Metadata": found.get("Metadata", {})}
+    for name in ("ContentType", "CacheControl", "ContentDisposition", "ContentEncoding", "ContentLanguage"):
+        if name in found:
+            extra[name] = found[name]
+    tags = _tags(stores.legacy_s3, bucket, source.key) if found.get("TagCount") else ""
+    if tags:
+        extra["Tagging"] = tags
+    part = stores.settings.multipart_bytes
+    config = TransferConfig(multipart_threshold=part, multipart_chunksize=part, max_concurrency=2)
+    target = stores.settings.target_bucket.name
+    stores.target_s3.upload_fileobj(body, target, target_key, ExtraArgs=extra, Config=config)  # type: ignore[arg-type]
+    there = stores.target_s3.head_object(Bucket=target, Key=target_key)
+    if not body.size == found["ContentLength"] == there["ContentLength"]:
+        raise UnreachableError(
+            f"{source.key}: promised {found['ContentLength']} bytes, read {body.size}, kept {there['ContentLength']}"
+        )
+    return Copied(source, target_key, body.size, body.sha256.hexdigest(), there["ETag"])
+
+
+def _tags(client: S3Client, bucket: str, key: str) -> str:
+    from urllib.parse import urlencode
+
+    try:
+        found = client.get_object_tagging(Bucket=bucket, Key=key)["TagSet"]
+    except ClientError as error:
+        if _code(error) in _UNSUPPORTED:
+            return ""
+        raise
+    return urlencode({tag["Key"]: tag["Value"] for tag in found})
+
+
+def _head(stores: Stores, key: str) -> Source | MediaMissingError:
+    try:
+        found = stores.legacy_s3.head_object(Bucket=stores.settings.legacy_bucket.name, Key=key)
+    except ClientError as error:
+        if _code(error) in _MISSING:
+            return MediaMissingError(f"the legacy bucket holds no file {key!r}")
+        raise _unreachable(error) from error
+    except (BotoCoreError, HTTPClientError) as error:
+        raise _unreachable(error) from error
+    return Source(key, found["ETag"])
+
+
+def _each(stores: Stores, items: list[Any], act: Any) -> list[Any]:
+    if len(items) <= 1:
+        return [act(item) for item in items]
+    with ThreadPoolExecutor(min(stores.settings.media_workers, len(items)), "media") as pool:
+        return list(pool.map(act, items))
+
+
+def _code(error: ClientError) -> str:
+    return str(error.response.get("Error", {}).get("Code", ""))
+
+
+def _unreachable(error: Exception) -> UnreachableError:
+    return UnreachableError(f"S3 (SYNC_LEGACY_S3_*, SYNC_TARGET_S3_*): {error}")

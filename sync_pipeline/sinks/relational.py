@@ -5,7 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+import psycopg2
+import pyarrow as pa
+
 from sync_pipeline.errors import DeclarationError
+from sync_pipeline.keys import Key
+from sync_pipeline.stores import Cursor, Stores, copy_in, quote
 
 
 @dataclass(frozen=True)
@@ -27,3 +32,104 @@ class RelationalTable:
         missing = [column for column in self.key if column not in self.columns]
         if missing:
             raise DeclarationError(f"RelationalTable({self.name!r}): key column {missing[0]!r} is not in columns")
+
+    def ensure(self, cursor: Cursor) -> None:
+        """Make schema and table where they are not there. Raises DeclarationError for a column that differs."""
+        schema, table = self.name.split(".")
+        cursor.execute("SELECT to_regclass(%s) IS NOT NULL", (self.quoted,))
+        if not cursor.fetchone()[0]:
+            cursor.execute("SELECT pg_advisory_xact_lock(hashtext('sync.table'))")
+            columns = ", ".join(f"{quote(name)} {kind}" for name, kind in self.columns.items())
+            keys = ", ".join(quote(name) for name in self.key)
+            cursor.execute(f"CREATE SCHEMA IF NOT EXISTS {quote(schema)}")
+            cursor.execute(f"CREATE TABLE IF NOT EXISTS {self.quoted} ({columns}, PRIMARY KEY ({keys}))")
+        cursor.execute(
+            "SELECT column_name FROM information_schema.columns WHERE table_schema = %s AND table_name = %s",
+            (schema, table),
+        )
+        found = {name for (name,) in cursor.fetchall()}
+        missing = [name for name in self.columns if name not in found]
+        if missing:
+            raise DeclarationError(f"{self.name} has no column {missing[0]!r}: migrate the table, then sync again")
+
+    @property
+    def quoted(self) -> str:
+        """The table's name, quoted."""
+        return ".".join(quote(part) for part in self.name.split("."))
+
+    def rows(self, adapted: pa.Table) -> pa.Table:
+        """This sink's columns of adapted rows. Raises DeclarationError naming a column adapt does not return."""
+        return select(adapted, list(self.columns), f"table {self.name}")
+
+    def append(self, cursor: Cursor, rows: pa.Table) -> None:
+        """First load: plain COPY. Raises UniqueViolation where the table has a key already."""
+        copy_in(cursor, self.quoted, self._list(), rows)
+
+    def write(self, cursor: Cursor, entity: str, key: Key, rows: pa.Table) -> None:
+        """Write staged rows (with `n` of the plan), and delete what the plan no longer wants.
+
+        Only what the ledger let through (`pg_temp.applied_ENTITY`) is touched.
+        """
+        stage, plan, applied = (f"pg_temp.{quote(f'{part}_{entity}')}" for part in ("stage", "plan", "applied"))
+        target = key.named(self.key)
+        cursor.execute(
+            f"CREATE TEMP TABLE IF NOT EXISTS {quote(f'stage_{entity}')} (LIKE {self.quoted}, n integer)"
+            " ON COMMIT DELETE ROWS"
+        )
+        copy_in(cursor, stage, f"{self._list()}, n", rows)
+        cursor.execute(
+            f"DELETE FROM {self.quoted} t USING {plan} p JOIN {applied} a USING (n)"
+            f" WHERE {target.joins('t', key, 'p')} AND p.action = 1 AND p.held & 1 = 0"
+        )
+        applied_rows = (
+            f"(SELECT s.* FROM {stage} s JOIN {applied} a USING (n) JOIN {plan} p USING (n) WHERE p.action = 1)"
+        )
+        cursor.execute(self._upsert(f"{applied_rows} s"))
+
+    def refused(self, stores: Stores, rows: pa.Table) -> list[tuple[int, Exception]]:
+        """Which rows (by number) the table does not take, and why: tried for real, then rolled back."""
+        found: list[tuple[int, Exception]] = []
+        connection = stores.target_engine.raw_connection()
+        try:
+            self._probe(connection.cursor(), rows, 0, found)
+        finally:
+            connection.rollback()
+            connection.close()
+        return found
+
+    def _probe(self, cursor: Cursor, rows: pa.Table, first: int, found: list[tuple[int, Exception]]) -> None:
+        """Halve until only bad rows are left; good ones stay, so that a clash between two rows shows as well."""
+        cursor.execute("SAVEPOINT probe")
+        try:
+            cursor.execute(f"CREATE TEMP TABLE probe (LIKE {self.quoted}) ON COMMIT DROP")
+            copy_in(cursor, "pg_temp.probe", self._list(), rows)
+            cursor.execute(self._upsert("pg_temp.probe s"))
+            cursor.execute("DROP TABLE pg_temp.probe")
+        except (psycopg2.DataError, psycopg2.IntegrityError) as error:
+            cursor.execute("ROLLBACK TO SAVEPOINT probe")
+            if rows.num_rows == 1:
+                found.append((first, error))
+                return
+            half = rows.num_rows // 2
+            self._probe(cursor, rows.slice(0, half), first, found)
+            self._probe(cursor, rows.slice(half), first + half, found)
+
+    def _upsert(self, source: str) -> str:
+        names = [quote(name) for name in self.columns]
+        keys = [quote(name) for name in self.key]
+        updates = ", ".join(f"{name} = excluded.{name}" for name in names if name not in keys)
+        return (
+            f"INSERT INTO {self.quoted} ({self._list()}) SELECT {', '.join(f's.{name}' for name in names)}"
+            f" FROM {source} ON CONFLICT ({', '.join(keys)}) DO {f'UPDATE SET {updates}' if updates else 'NOTHING'}"
+        )
+
+    def _list(self) -> str:
+        return ", ".join(quote(name) for name in self.columns)
+
+
+def select(adapted: pa.Table, columns: list[str], sink: str) -> pa.Table:
+    """Columns of adapted rows by name. Raises DeclarationError naming the first that is not there."""
+    missing = [name for name in columns if name not in adapted.column_names]
+    if missing:
+        raise DeclarationError(f"adapt returns no column {missing[0]!r}, which {sink} declares")
+    return adapted.select(columns)

@@ -1,10 +1,38 @@
-"""The search sink: documents of an entity behind an Elasticsearch alias."""
+"""The search sink: documents of an entity behind an Elasticsearch alias.
+
+Every document carries the ledger's revision as its external version, so that a late request of a dead worker
+is refused. A delete's tombstone lives only for `index.gc_deletes` and dies with its node: whoever sends a bulk
+looks afterwards whether its keys were overtaken meanwhile, and owes those again (pipeline.py).
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+from elasticsearch import ApiError, Elasticsearch, TransportError
+
+from sync_pipeline.columns import json_objects, json_of
+from sync_pipeline.errors import UnreachableError
+from sync_pipeline.sinks.relational import select
+
+_BULK_BYTES = 8 << 20
+_CONFLICT = 409
+_TOO_MANY = 429
+_SERVER = 500
+_NOT_FOUND = 404
+
+
+@dataclass(frozen=True)
+class BulkResult:
+    """What became of the documents that were not simply taken; positions count in the order they were sent."""
+
+    conflicts: list[int] = field(default_factory=list)  # a higher version is there
+    retriable: list[int] = field(default_factory=list)
+    rejected: dict[int, tuple[str, str]] = field(default_factory=dict)  # position -> error class, message
 
 
 @dataclass(frozen=True)
@@ -19,3 +47,94 @@ class SearchIndex:
     fields: Mapping[str, Mapping[str, Any]]
     json_fields: frozenset[str] = frozenset()
     where: str | None = None
+
+    def ensure(self, client: Elasticsearch) -> None:
+        """Make an index behind the alias where there is none. Raises UnreachableError."""
+        with reaching():
+            if client.indices.exists_alias(name=self.alias):
+                return
+            index = f"{self.alias}-000001"
+            settings = {"number_of_replicas": 0} if _single_node(client) else {}
+            try:
+                client.indices.create(
+                    index=index,
+                    settings=settings,
+                    mappings={"dynamic": False, "properties": {name: dict(m) for name, m in self.fields.items()}},
+                    aliases={self.alias: {}},
+                )
+            except ApiError as error:
+                if error.error != "resource_already_exists_exception":
+                    raise
+
+    def documents(self, adapted: pa.Table) -> pa.Array:
+        """Each adapted row's document, as JSON text."""
+        return json_objects(select(adapted, list(self.fields), f"index {self.alias}"), self.json_fields)
+
+    def write(self, client: Elasticsearch, ids: pa.Array, versions: pa.Array, documents: pa.Array) -> BulkResult:
+        """Index each document under its id and version, or delete where the document is NULL.
+
+        Raises UnreachableError when the cluster does not answer; what it has taken by then may be sent again.
+        """
+        result = BulkResult()
+        sent = 0
+        for body, count in _bodies(ids, versions, documents):
+            with reaching():
+                answer = client.bulk(
+                    operations=body,  # type: ignore[arg-type]
+                    require_alias=True,
+                    index=self.alias,
+                    filter_path="errors,items.*.status,items.*.error.type,items.*.error.reason",
+                )
+            _classify(answer.body, sent, result)
+            sent += count
+        return result
+
+
+class reaching:  # noqa: N801 - reads as a phrase
+    """Turns the client's connection errors into UnreachableError."""
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        if isinstance(error, TransportError) or (
+            isinstance(error, ApiError) and (error.status_code >= _SERVER or error.status_code == _TOO_MANY)
+        ):
+            raise UnreachableError(f"SYNC_SEARCH_URL: {error}") from error
+
+
+def _single_node(client: Elasticsearch) -> bool:
+    return bool(client.cluster.health()["number_of_data_nodes"] == 1)
+
+
+def _bodies(ids: pa.Array, versions: pa.Array, documents: pa.Array) -> Iterator[tuple[bytes, int]]:
+    """Bulk bodies of about 8 MB each, with the number of their operations."""
+    verb = pc.if_else(documents.is_valid(), '{"index":', '{"delete":')
+    head = pc.binary_join_element_wise(
+        verb, '{"_id":', json_of(ids), ',"version_type":"external_gte","version":', pc.cast(versions, pa.string()), ""
+    )
+    body = pc.fill_null(pc.binary_join_element_wise("\n", documents, ""), "")
+    lines = pc.binary_join_element_wise(head, "}}", body, "\n", "")
+    sizes = pc.cumulative_sum(pc.cast(pc.binary_length(lines), pa.int64()))
+    first, spent = 0, 0
+    while first < len(lines):
+        over = pc.index(pc.greater(sizes, spent + _BULK_BYTES), True).as_py()
+        end = len(lines) if over == -1 else max(over, first + 1)
+        part = lines.slice(first, end - first)
+        text = pc.binary_join(pa.ListArray.from_arrays(pa.array([0, len(part)], pa.int32()), part), "")[0].as_py()
+        yield text.encode(), end - first
+        first, spent = end, sizes[end - 1].as_py()
+
+
+def _classify(answer: Mapping[str, Any], offset: int, result: BulkResult) -> None:
+    if not answer["errors"]:
+        return
+    for n, item in enumerate(answer["items"], offset):
+        (verb, outcome), *_ = item.items()
+        status = outcome["status"]
+        if status == _CONFLICT:
+            result.conflicts.append(n)
+        elif status == _TOO_MANY or status >= _SERVER:
+            result.retriable.append(n)
+        elif "error" in outcome and not (verb == "delete" and status == _NOT_FOUND):
+            result.rejected[n] = outcome["error"]["type"], outcome["error"]["reason"]

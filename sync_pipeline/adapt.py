@@ -1,0 +1,106 @@
+"""Adapting: legacy rows through the entity's adapter, with the bad ones set aside by halving."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from sync_pipeline.columns import frame, text_of
+from sync_pipeline.entity import Entity
+from sync_pipeline.errors import DeclarationError, RowRejectedError
+from sync_pipeline.keys import Key
+from sync_pipeline.ledger.ledger import HELD_DOCUMENT, HELD_ROW
+from sync_pipeline.origin import DIGEST, Reject
+
+
+@dataclass(frozen=True)
+class Adapted:
+    """Legacy rows and what the adapter made of them, row by row; `held` says which sinks want each."""
+
+    legacy: pa.Table
+    table: pa.Table
+    held: pa.Array  # int16
+
+    def take(self, keep: pa.Array) -> Adapted:
+        """Some of the rows."""
+        return Adapted(self.legacy.take(keep), self.table.take(keep), self.held.take(keep))
+
+
+def adapt(entity: Entity, key: Key, legacy: pa.Table) -> tuple[Adapted, list[Reject]]:
+    """Adapt all rows; a row the adapter cannot take is rejected alone.
+
+    Raises DeclarationError when the adapter breaks its contract whatever the row.
+    """
+    rejects: list[Reject] = []
+    pieces: list[tuple[pa.Table, pa.Table]] = []
+
+    def attempt(part: pa.Table) -> None:
+        try:
+            pieces.append((part, _convert(entity, key, part)))
+        except DeclarationError:
+            raise
+        except Exception as error:  # whatever an adapter raises is its verdict on the row
+            if part.num_rows > 1:
+                half = part.num_rows // 2
+                attempt(part.slice(0, half))
+                attempt(part.slice(half))
+            else:
+                text = key.texts(part)[0].as_py()
+                rejects.append(Reject(text, "adapt", type(error).__name__, str(error)))
+
+    attempt(legacy)
+    if not pieces:
+        empty = legacy.slice(0, 0)
+        pieces.append((empty, _convert(entity, key, empty)))
+    table = pa.concat_tables([adapted for _, adapted in pieces], promote_options="permissive")
+    rows = pa.concat_tables([part for part, _ in pieces])
+    return Adapted(rows, table, _held(entity, table)), rejects
+
+
+def _convert(entity: Entity, key: Key, legacy: pa.Table) -> pa.Table:
+    given = frame(legacy.drop_columns([DIGEST]))
+    made = entity.adapt(given)
+    if len(made) != len(given) or not made.index.equals(given.index):
+        raise DeclarationError(f"entity {entity.name}: adapt must return one row for each legacy row, in order")
+    table = pa.Table.from_pandas(made, preserve_index=False).replace_schema_metadata(None)
+    _check_key(entity, key, legacy, table)
+    return table
+
+
+def _check_key(entity: Entity, key: Key, legacy: pa.Table, table: pa.Table) -> None:
+    for ours, theirs in zip(key.columns, entity.table.key, strict=True):
+        if theirs not in table.column_names:
+            raise DeclarationError(f"entity {entity.name}: adapt returns no key column {theirs!r}")
+        if (
+            legacy.num_rows
+            and not pc.all(pc.equal(text_of(legacy.column(ours)), text_of(table.column(theirs)))).as_py()
+        ):
+            raise RowRejectedError(f"adapt changed the key column {theirs!r}")
+
+
+def _held(entity: Entity, table: pa.Table) -> pa.Array:
+    row = _wanted(entity, table, entity.table.where)
+    document = _wanted(entity, table, entity.index.where) if entity.index else pa.repeat(False, table.num_rows)
+    both = pc.add(
+        pc.multiply(pc.cast(row, pa.int16()), HELD_ROW), pc.multiply(pc.cast(document, pa.int16()), HELD_DOCUMENT)
+    )
+    return pc.cast(both, pa.int16())
+
+
+def _wanted(entity: Entity, table: pa.Table, where: str | None) -> pa.Array:
+    if where is None:
+        return pa.repeat(True, table.num_rows)
+    if where not in table.column_names:
+        raise DeclarationError(f"entity {entity.name}: a sink's where names {where!r}, which adapt does not return")
+    return pc.fill_null(pc.cast(table.column(where), pa.bool_()), False).combine_chunks()
+
+
+def without(adapted: Adapted, key: Key, texts: Sequence[str]) -> Adapted:
+    """The rows whose keys are not among `texts`."""
+    if not texts:
+        return adapted
+    out = pc.is_in(key.texts(adapted.legacy), value_set=pa.array(texts, pa.string()))
+    return adapted.take(pc.indices_nonzero(pc.invert(out)))

@@ -1,0 +1,98 @@
+"""Documents of a batch: owed in the rows' transaction, sent after it, closed when the cluster has them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import pyarrow as pa
+
+from sync_pipeline import due
+from sync_pipeline.errors import UnreachableError
+from sync_pipeline.faults import crash_point
+from sync_pipeline.lane import Lane
+from sync_pipeline.origin import Reject
+from sync_pipeline.sinks.search_index import BulkResult, SearchIndex, reaching
+from sync_pipeline.stores import Cursor
+
+
+@dataclass
+class Operations:
+    """Documents to index (JSON text) or delete (NULL), with their keys and versions."""
+
+    keys: pa.Table
+    ids: pa.Array
+    versions: pa.Array
+    documents: pa.Array
+    owed: list[int] = field(default_factory=list)
+
+    @classmethod
+    def none(cls, lane: Lane) -> Operations:
+        """Nothing to send."""
+        empty = pa.array([], pa.string())
+        return cls(lane.origin.key.schema.empty_table(), empty, pa.array([], pa.int64()), empty)
+
+    def filter(self, mask: pa.Array) -> Operations:
+        """Those of a mask."""
+        return Operations(
+            self.keys.filter(mask), self.ids.filter(mask), self.versions.filter(mask), self.documents.filter(mask)
+        )
+
+    def owe(self, cursor: Cursor, entity: str, revision: int) -> None:
+        """Record them as due, claimed by this worker, in the rows' transaction."""
+        self.owed = due.owe(cursor, entity, "documents", self.ids.to_pylist(), revision, claimed=True)
+
+
+def send(lane: Lane, operations: Operations) -> tuple[int, int]:
+    """Send and close; gives (sent, left owed). What is not taken stays due, nothing is raised for it."""
+    index, total = lane.entity.index, len(operations.ids)
+    if index is None or not total:
+        return 0, 0
+    crash_point("documents.before")
+    try:
+        result = index.write(lane.stores.search, operations.ids, operations.versions, operations.documents)
+    except UnreachableError as error:
+        with lane.stores.target() as cursor:
+            due.postpone(cursor, operations.owed, error)
+        return 0, total
+    crash_point("documents.after")
+    foreign = _foreign(lane, index, operations, result.conflicts)
+    crash_point("close.before")
+    with lane.stores.target() as cursor:
+        _close(lane, cursor, operations, result, foreign)
+    crash_point("close.after")
+    return total - len(result.retriable) - len(result.rejected), len(result.retriable)
+
+
+def _close(lane: Lane, cursor: Cursor, operations: Operations, result: BulkResult, foreign: list[str]) -> None:
+    name = lane.entity.name
+    due.close(cursor, operations.owed)
+    # a delete's tombstone may be gone by the time a late bulk arrives: what was overtaken is owed again
+    later = lane.origin.key.texts(lane.ledger.later_than(cursor, operations.keys, operations.versions)).to_pylist()
+    due.owe(cursor, name, "documents", later, 0)
+    due.owe(cursor, name, "overtaken", foreign, 0)
+    if result.retriable:
+        texts = [operations.ids[n].as_py() for n in result.retriable]
+        due.postpone(cursor, due.owe(cursor, name, "documents", texts, 0), UnreachableError("the cluster is busy"))
+    rejects = [Reject(operations.ids[n].as_py(), "document", *why) for n, why in result.rejected.items()]
+    due.park(cursor, name, rejects, 0)
+
+
+def _foreign(lane: Lane, index: SearchIndex, operations: Operations, conflicts: list[int]) -> list[str]:
+    """Documents whose version is above the ledger's: written by somebody else. Our sequence is raised above them."""
+    if not conflicts:
+        return []
+    keys = operations.keys.take(pa.array(conflicts, pa.int64()))
+    with lane.stores.target() as cursor:
+        prior = lane.ledger.prior(cursor, keys)
+    texts = lane.origin.key.texts(prior).to_pylist()
+    written = dict(zip(texts, prior.column("written").to_pylist(), strict=True))
+    with reaching():
+        found = lane.stores.search.mget(index=index.alias, ids=list(written), source=False)["docs"]
+    above = {doc["_id"]: doc["_version"] for doc in found if doc.get("_version", 0) > written[doc["_id"]]}
+    if above:
+        with lane.stores.target() as cursor:
+            cursor.execute(
+                "SELECT setval('sync.revision', greatest(%s, (SELECT last_value FROM sync.revision)))",
+                (max(above.values()),),
+            )
+    return sorted(above)

@@ -1,0 +1,102 @@
+"""What is owed: documents of open batches, files to copy, keys found by a sweep, parked rows."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from psycopg2.extras import execute_values
+
+from sync_pipeline.origin import Reject
+from sync_pipeline.stores import Cursor
+
+PRIORITY = {"overtaken": 0, "documents": 1, "media": 2, "rejected": 5, "sweep": 7}
+CLAIM_SECONDS = 120
+_KEYS_A_RECORD = 2_000
+
+
+@dataclass(frozen=True)
+class Owed:
+    """A claimed record: keys (as text) that are owed, and why."""
+
+    id: int
+    reason: str
+    keys: list[str]
+    attempts: int
+
+
+def owe(
+    cursor: Cursor, entity: str, reason: str, keys: Sequence[str], revision: int, *, claimed: bool = False
+) -> list[int]:
+    """Record keys as owed, in the caller's transaction; `claimed` keeps them to the caller for a while."""
+    until = f"now() + interval '{CLAIM_SECONDS} s'" if claimed else "NULL"
+    ids = []
+    for first in range(0, len(keys), _KEYS_A_RECORD):
+        cursor.execute(
+            "INSERT INTO sync.due (entity, reason, keys, revision, priority, claimed_until)"
+            f" VALUES (%s, %s, %s, %s, %s, {until}) RETURNING id",
+            (entity, reason, list(keys[first : first + _KEYS_A_RECORD]), revision, PRIORITY[reason]),
+        )
+        ids.append(int(cursor.fetchone()[0]))
+    return ids
+
+
+def park(cursor: Cursor, entity: str, rejects: Iterable[Reject], revision: int) -> None:
+    """Park rows with their reason; they wait for a change of the row or for a replay."""
+    rows = [(entity, r.key, revision, r.step, r.error, r.message[:2000]) for r in rejects]
+    if not rows:
+        return
+    execute_values(
+        cursor,
+        "INSERT INTO sync.due (entity, reason, key, revision, priority, not_before, attempts, step, error, message)"
+        " VALUES %s ON CONFLICT (entity, key, reason) WHERE key IS NOT NULL DO UPDATE SET revision = excluded.revision,"
+        " not_before = 'infinity', attempts = due.attempts + 1, step = excluded.step, error = excluded.error,"
+        " message = excluded.message, last_at = now(), claimed_until = NULL",
+        sorted(rows),
+        template=f"(%s, 'rejected', %s, %s, {PRIORITY['rejected']}, 'infinity', 1, %s, %s, %s)",
+    )
+
+
+def release(cursor: Cursor, entity: str, keys: Sequence[str]) -> None:
+    """Rows that went through are parked no longer."""
+    cursor.execute(
+        "DELETE FROM sync.due WHERE entity = %s AND reason = 'rejected' AND key = ANY(%s)", (entity, list(keys))
+    )
+
+
+def claim(cursor: Cursor, entity: str, limit: int = 4) -> list[Owed]:
+    """Claim the most urgent records by lease, so that no lock is held while they are worked on."""
+    cursor.execute(
+        f"UPDATE sync.due SET claimed_until = now() + interval '{CLAIM_SECONDS} s' WHERE id IN ("
+        " SELECT id FROM sync.due WHERE entity = %s AND not_before <= now()"
+        " AND (claimed_until IS NULL OR claimed_until < now())"
+        " ORDER BY priority, not_before LIMIT %s FOR UPDATE SKIP LOCKED)"
+        " RETURNING id, reason, coalesce(keys, ARRAY[key]), attempts",
+        (entity, limit),
+    )
+    return [Owed(*row) for row in cursor.fetchall()]
+
+
+def close(cursor: Cursor, ids: Sequence[int]) -> None:
+    """What was owed is done."""
+    cursor.execute("DELETE FROM sync.due WHERE id = ANY(%s)", (list(ids),))
+
+
+def postpone(cursor: Cursor, ids: Sequence[int], error: Exception) -> None:
+    """What was owed could not be done: again after 1, 2, 4 … 60 s, with jitter."""
+    cursor.execute(
+        "UPDATE sync.due SET attempts = attempts + 1, claimed_until = NULL, last_at = now(), error = %s, message = %s,"
+        " not_before = now() + least(60, power(2, least(attempts, 6))) * (0.75 + random() / 2) * interval '1 s'"
+        " WHERE id = ANY(%s)",
+        (type(error).__name__, str(error)[:2000], list(ids)),
+    )
+
+
+def replay(cursor: Cursor, entity: str | None, key: str | None) -> int:
+    """Make what waits due at once; the number of records."""
+    cursor.execute(
+        "UPDATE sync.due SET not_before = now(), claimed_until = NULL WHERE (%(e)s IS NULL OR entity = %(e)s)"
+        " AND (%(k)s IS NULL OR key = %(k)s OR %(k)s = ANY(keys))",
+        {"e": entity, "k": key},
+    )
+    return int(cursor.rowcount)

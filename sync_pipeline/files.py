@@ -1,0 +1,131 @@
+"""Files of adapted rows: found, copied where they must be, and named by their new keys."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from sync_pipeline.adapt import Adapted, without
+from sync_pipeline.columns import relist
+from sync_pipeline.errors import DeclarationError, MediaMissingError, UnreachableError
+from sync_pipeline.faults import crash_point
+from sync_pipeline.keys import Key
+from sync_pipeline.ledger import media as ledger
+from sync_pipeline.origin import Reject
+from sync_pipeline.sinks.media_bucket import Copied, MediaBucket, Source
+from sync_pipeline.stores import Stores
+
+
+@dataclass
+class Placed:
+    """Rows whose files are in the new bucket, what they refer to, and what must wait or was rejected."""
+
+    adapted: Adapted
+    references: list[tuple[str, str, str]] = field(default_factory=list)  # (key text, source key, target key)
+    waiting: list[str] = field(default_factory=list)  # key texts
+    rejects: list[Reject] = field(default_factory=list)
+    copied: int = 0
+    copied_bytes: int = 0
+
+
+def place(sink: MediaBucket, stores: Stores, key: Key, adapted: Adapted, *, wait: bool) -> Placed:
+    """Bring the rows' files over. With `wait`, rows that need a copy are put off instead of copied now.
+
+    Raises UnreachableError when a bucket does not answer, unless the rows may wait.
+    """
+    names = _named(sink, key, adapted)
+    placed = Placed(adapted)
+    if not names:
+        return placed
+    try:
+        targets = _targets(sink, stores, names, placed, wait=wait)
+    except UnreachableError:
+        if not wait:
+            raise
+        targets = {}
+        placed.waiting = sorted({text for text, _ in names})
+    gone = [reject.key for reject in placed.rejects] + placed.waiting
+    placed.adapted = _renamed(sink, without(adapted, key, gone), targets)
+    left = set(gone)
+    placed.references = sorted({(text, name, targets[name]) for text, name in names if text not in left})
+    return placed
+
+
+def _named(sink: MediaBucket, key: Key, adapted: Adapted) -> list[tuple[str, str]]:
+    """(key text, legacy file key) of every file a row names."""
+    texts = key.texts(adapted.legacy)
+    found: list[tuple[str, str]] = []
+    for name in sink.columns:
+        if name not in adapted.table.column_names:
+            raise DeclarationError(f"MediaBucket names {name!r}, which adapt does not return")
+        rows, values = _flat(adapted.table.column(name))
+        keep = values.is_valid()
+        found += zip(texts.take(rows.filter(keep)).to_pylist(), values.filter(keep).to_pylist(), strict=True)
+    return found
+
+
+def _targets(
+    sink: MediaBucket, stores: Stores, names: list[tuple[str, str]], placed: Placed, *, wait: bool
+) -> dict[str, str]:
+    """Each file's key in the new bucket, copied there if it was not."""
+    looked = sink.sources(stores, {name for _, name in names})
+    missing = {name: found for name, found in looked.items() if isinstance(found, MediaMissingError)}
+    sources = {name: found for name, found in looked.items() if isinstance(found, Source)}
+    targets = {name: sink.target_key(source) for name, source in sources.items()}
+    with stores.target() as cursor:
+        known = ledger.known(cursor, list(targets.values()))
+    absent = [source for name, source in sources.items() if targets[name] not in known]
+    if wait:
+        owed = {source.key for source in absent}
+        placed.waiting = sorted({text for text, name in names if name in owed})
+    elif absent:
+        _copy(sink, stores, absent, targets, missing, placed)
+    for text, name in names:
+        if name in missing:
+            placed.rejects.append(Reject(text, "media", "MediaMissing", str(missing[name])))
+    return targets
+
+
+def _copy(
+    sink: MediaBucket,
+    stores: Stores,
+    absent: list[Source],
+    targets: dict[str, str],
+    missing: dict[str, MediaMissingError],
+    placed: Placed,
+) -> None:
+    crash_point("media.before")
+    outcomes = sink.copy(stores, absent)
+    copies = [outcome for outcome in outcomes if isinstance(outcome, Copied)]
+    for source, outcome in zip(absent, outcomes, strict=True):
+        if isinstance(outcome, Copied):
+            targets[source.key] = outcome.target_key
+        else:
+            missing[source.key] = outcome
+    with stores.target() as cursor:
+        ledger.record(cursor, copies)
+    crash_point("media.after")
+    placed.copied = len(copies)
+    placed.copied_bytes = sum(copy.size for copy in copies)
+
+
+def _renamed(sink: MediaBucket, adapted: Adapted, targets: dict[str, str]) -> Adapted:
+    names, keys = pa.array(list(targets), pa.string()), pa.array(list(targets.values()), pa.string())
+    table = adapted.table
+    for name in sink.columns:
+        column = table.column(name).combine_chunks()
+        _, values = _flat(column)
+        renamed = keys.take(pc.index_in(values, value_set=names))
+        made = relist(column, renamed) if pa.types.is_list(column.type) else renamed
+        table = table.set_column(table.column_names.index(name), name, made)
+    return replace(adapted, table=table)
+
+
+def _flat(column: pa.ChunkedArray | pa.Array) -> tuple[pa.Array, pa.Array]:
+    """(row numbers, values) of a column of keys or lists of keys."""
+    array = column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
+    if pa.types.is_list(array.type):
+        return pc.list_parent_indices(array), pc.cast(array.flatten(), pa.string())
+    return pa.array(range(len(array)), pa.int64()), pc.cast(array, pa.string())

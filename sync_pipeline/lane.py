@@ -1,0 +1,35 @@
+"""A lane: one entity with its stores open, its legacy columns known and its ledger there."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from sync_pipeline.entity import Entity
+from sync_pipeline.ledger.ledger import Ledger, migrate
+from sync_pipeline.origin import Origin
+from sync_pipeline.stores import Stores
+
+
+@dataclass(frozen=True)
+class Lane:
+    """An entity ready to move."""
+
+    entity: Entity
+    stores: Stores
+    origin: Origin
+    ledger: Ledger
+
+    @classmethod
+    def open(cls, entity: Entity, stores: Stores) -> Lane:
+        """Look at the legacy query; make ledger, table and index where they are not there.
+
+        Raises UnreachableError, LegacySchemaError, DeclarationError.
+        """
+        migrate(stores)
+        origin = Origin.open(entity, stores)
+        with stores.target() as cursor:
+            ledger = Ledger.open(cursor, entity.name, origin.key, entity.version, origin.digest_version)
+            entity.table.ensure(cursor)
+        if entity.index:
+            entity.index.ensure(stores.search)
+        return cls(entity, stores, origin, ledger)

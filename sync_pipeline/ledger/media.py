@@ -1,0 +1,77 @@
+"""The ledger of media: which objects were copied, and which rows name them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import pyarrow as pa
+from psycopg2.extras import execute_values
+
+from sync_pipeline.keys import Key
+from sync_pipeline.sinks.media_bucket import Copied
+from sync_pipeline.stores import Cursor, copy_in, quote
+
+REFERENCES = pa.schema([("n", pa.int32()), ("source_key", pa.string()), ("target_key", pa.string())])
+
+
+def known(cursor: Cursor, target_keys: Sequence[str]) -> set[str]:
+    """Those of the objects that were copied already and are not about to be deleted."""
+    cursor.execute(
+        "SELECT target_key FROM sync.media WHERE target_key = ANY(%s) AND NOT deleting", (list(target_keys),)
+    )
+    return {key for (key,) in cursor.fetchall()}
+
+
+def record(cursor: Cursor, copies: Sequence[Copied]) -> None:
+    """Remember copies; one that was about to be deleted lives again."""
+    rows = sorted(
+        (c.target_key, c.source.key, c.source.etag, c.size, c.sha256, c.target_etag)
+        for c in {c.target_key: c for c in copies}.values()
+    )
+    execute_values(
+        cursor,
+        "INSERT INTO sync.media (target_key, source_key, source_etag, size, sha256, target_etag) VALUES %s"
+        " ON CONFLICT (target_key) DO UPDATE SET size = excluded.size, sha256 = excluded.sha256,"
+        " target_etag = excluded.target_etag, copied_at = now(), unused_since = NULL, deleting = false",
+        rows,
+    )
+
+
+def refer(cursor: Cursor, entity: str, key: Key, references: pa.Table) -> bool:
+    """Replace what the applied rows refer to; False when an object among them is being deleted."""
+    stage, plan, applied = (f"pg_temp.{quote(f'{part}_{entity}')}" for part in ("refs", "plan", "applied"))
+    cursor.execute(
+        f"CREATE TEMP TABLE IF NOT EXISTS {quote(f'refs_{entity}')}"
+        " (n integer, source_key text, target_key text) ON COMMIT DELETE ROWS"
+    )
+    copy_in(cursor, stage, "n, source_key, target_key", references)
+    cursor.execute(
+        f"DELETE FROM sync.media_ref r USING {plan} p JOIN {applied} a USING (n)"
+        f" WHERE r.entity = %s AND r.key = {key.text_expression('p')} AND p.action = 1",
+        (entity,),
+    )
+    cursor.execute(
+        f"WITH named AS (SELECT DISTINCT s.n, s.source_key, s.target_key FROM {stage} s JOIN {applied} a USING (n)),"
+        " alive AS MATERIALIZED (SELECT m.target_key FROM sync.media m WHERE NOT m.deleting"
+        "   AND m.target_key IN (SELECT target_key FROM named) ORDER BY 1 FOR SHARE)"
+        " INSERT INTO sync.media_ref (entity, key, source_key, target_key)"
+        f" SELECT %s, {key.text_expression('p')}, source_key, target_key FROM named JOIN {plan} p USING (n)"
+        "   JOIN alive USING (target_key)"
+        " ON CONFLICT (entity, key, source_key) DO UPDATE SET target_key = excluded.target_key",
+        (entity,),
+    )
+    inserted = cursor.rowcount
+    cursor.execute(
+        f"SELECT count(*) FROM (SELECT DISTINCT s.n, s.source_key FROM {stage} s JOIN {applied} a USING (n)) d"
+    )
+    return bool(inserted == cursor.fetchone()[0])
+
+
+def refer_new(cursor: Cursor, entity: str, references: Sequence[tuple[str, str, str]]) -> None:
+    """First load: what new rows (key text, source key, target key) refer to."""
+    execute_values(
+        cursor,
+        "INSERT INTO sync.media_ref (entity, key, source_key, target_key) VALUES %s",
+        [(entity, *reference) for reference in references],
+        page_size=1000,
+    )
