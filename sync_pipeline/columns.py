@@ -54,7 +54,12 @@ def read_copy(text: bytes, schema: pa.Schema) -> pa.Table:
         read_options=csv.ReadOptions(column_names=flat.names, block_size=max(1 << 20, min(len(text) + 1, 1 << 26))),
         parse_options=csv.ParseOptions(newlines_in_values=True, ignore_empty_lines=False),
         convert_options=csv.ConvertOptions(
-            column_types=flat, null_values=[""], strings_can_be_null=True, quoted_strings_can_be_null=False
+            column_types=flat,
+            null_values=[""],
+            true_values=["t"],
+            false_values=["f"],
+            strings_can_be_null=True,
+            quoted_strings_can_be_null=False,
         ),
     )
     columns = [

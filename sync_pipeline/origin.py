@@ -22,6 +22,8 @@ from sync_pipeline.partitions import UNDATED, Monthly
 from sync_pipeline.stores import Cursor, Stores, bind, copy_out, copy_text, quote
 
 DIGEST = "_digest"
+_NUMERIC = 1700
+_UNCONSTRAINED = 0xFFFF
 # no hash of their own in PostgreSQL: hashed as jsonb, or as their text
 _HASHED_AS = {"json": "jsonb", "xml": "text", "point": "text", "box": "text", "polygon": "text", "path": "text"}
 
@@ -178,9 +180,11 @@ def _cast(column: pa.ChunkedArray, field: pa.Field) -> tuple[pa.Array, list[tupl
 
 
 def _type_name(cursor: Cursor, column: psycopg2.extensions.Column) -> str:
-    scale = ((column.precision << 16) | (column.scale & 0x7FF)) + 4 if column.precision else -1
+    modifier = -1
+    if column.type_code == _NUMERIC and column.precision != _UNCONSTRAINED:
+        modifier = ((column.precision << 16) | (column.scale & 0x7FF)) + 4
     with cursor.connection.cursor() as other:
-        other.execute("SELECT format_type(%s, %s)", (column.type_code, scale if column.type_code == 1700 else -1))
+        other.execute("SELECT format_type(%s::oid, %s)", (column.type_code, modifier))
         return str(other.fetchone()[0])
 
 

@@ -1,0 +1,135 @@
+"""Backfill: one partition of an entity's history, chunk by chunk, resuming where it was cut off."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from psycopg2.extras import execute_values
+
+from sync_pipeline.errors import DeclarationError
+from sync_pipeline.lane import Lane
+from sync_pipeline.ledger.cursor import Lease, window_of
+from sync_pipeline.partitions import KeyRanges, Monthly
+from sync_pipeline.pipeline import Order, Outcome, sync_page
+from sync_pipeline.sources.watermark import Reader
+from sync_pipeline.stores import Cursor
+
+Report = Callable[[Outcome], None]
+
+
+@dataclass(frozen=True)
+class Filled:
+    """A finished partition: rows read, written, parked; files and bytes copied by this call."""
+
+    partition: str
+    rows: int
+    written: int
+    parked: int
+    files: int
+    file_bytes: int
+
+
+def backfill(lane: Lane, partition: str, report: Report = lambda _: None) -> Filled:
+    """Fill one partition. Overlaps freely with the live delta and with other partitions.
+
+    Raises DeclarationError for a partition that is not declared, UnreachableError.
+    """
+    if partition not in lane.entity.partitions.names():
+        raise DeclarationError(f"entity {lane.entity.name} has no partition {partition!r}")
+    open_cursor(lane)
+    low, high, position = _begin(lane, partition)
+    kind = lane.entity.partitions
+    within = lane.origin.within_month(kind, partition) if isinstance(kind, Monthly) else "true"
+    files = file_bytes = 0
+    position = position or low
+    while True:
+        order = Order(commit=lambda cursor, outcome: _progress(lane, partition, cursor, outcome))
+        outcome = sync_page(lane, position, high, within, order)
+        files, file_bytes = files + outcome.files, file_bytes + outcome.file_bytes
+        report(outcome)
+        if outcome.position is None:
+            return Filled(partition, *_totals(lane, partition), files, file_bytes)
+        position = outcome.position
+
+
+def open_cursor(lane: Lane) -> None:
+    """Take the first window before the first snapshot of history, so that nothing falls between the two."""
+    if window_of(lane.stores, lane.entity.name) is not None:
+        return
+    lease = Lease.take(lane.stores, lane.entity.name)
+    if lease is None:
+        return  # whoever holds it has opened it, or is about to before it reads
+    window, _ = Reader(lane.stores, lane.origin.key, (), None).look()
+    with lane.stores.target() as cursor:
+        lease.move(cursor, window, lane.stores.settings.margin_seconds)
+    lease.give_back(lane.stores)
+
+
+def _begin(lane: Lane, partition: str) -> tuple[list[str] | None, list[str] | None, list[str] | None]:
+    """(low, high, position) of a partition: where it was cut off, or from its start."""
+    name, basis = lane.entity.name, lane.ledger.basis
+    if isinstance(lane.entity.partitions, KeyRanges):
+        _freeze(lane, lane.entity.partitions)
+    with lane.stores.target() as cursor:
+        cursor.execute(
+            "INSERT INTO sync.backfill AS b (entity, partition, basis) VALUES (%s, %s, %s)"
+            " ON CONFLICT (entity, partition) DO UPDATE SET basis = excluded.basis, done = false, finished_at = NULL,"
+            " position = CASE WHEN b.done OR b.basis <> excluded.basis THEN NULL ELSE b.position END,"
+            " rows = CASE WHEN b.done OR b.basis <> excluded.basis THEN 0 ELSE b.rows END,"
+            " written = CASE WHEN b.done OR b.basis <> excluded.basis THEN 0 ELSE b.written END,"
+            " parked = CASE WHEN b.done OR b.basis <> excluded.basis THEN 0 ELSE b.parked END,"
+            " started_at = CASE WHEN b.done OR b.basis <> excluded.basis THEN now() ELSE b.started_at END"
+            " RETURNING low, high, position",
+            (name, partition, basis),
+        )
+        low, high, position = cursor.fetchone()
+    return low, high, position
+
+
+def _freeze(lane: Lane, ranges: KeyRanges) -> None:
+    """Cut the key ranges once; they never move afterwards."""
+    with lane.stores.target() as cursor:
+        cursor.execute("SELECT pg_advisory_xact_lock(hashtext(%s))", (f"sync.freeze {lane.entity.name}",))
+        cursor.execute("SELECT count(*) FROM sync.backfill WHERE entity = %s", (lane.entity.name,))
+        if cursor.fetchone()[0]:
+            return
+        cuts: list[list[str] | None] = [None, *lane.origin.cuts(ranges.count)]
+        edges = cuts + [cuts[-1]] * (ranges.count - len(cuts)) + [None]
+        execute_values(
+            cursor,
+            "INSERT INTO sync.backfill (entity, partition, basis, low, high) VALUES %s",
+            [
+                (lane.entity.name, name, lane.ledger.basis, edges[n], edges[n + 1])
+                for n, name in enumerate(ranges.names())
+            ],
+            template="(%s, %s, %s, %s::text[], %s::text[])",
+        )
+
+
+def _progress(lane: Lane, partition: str, cursor: Cursor, outcome: Outcome) -> None:
+    done = outcome.position is None
+    cursor.execute(
+        "UPDATE sync.backfill SET position = %s, rows = rows + %s, written = written + %s, parked = parked + %s,"
+        " done = %s, finished_at = CASE WHEN %s THEN now() END WHERE entity = %s AND partition = %s",
+        (
+            outcome.position,
+            outcome.read,
+            outcome.written,
+            outcome.parked,
+            done,
+            done,
+            lane.entity.name,
+            partition,
+        ),
+    )
+
+
+def _totals(lane: Lane, partition: str) -> tuple[int, int, int]:
+    with lane.stores.target() as cursor:
+        cursor.execute(
+            "SELECT rows, written, parked FROM sync.backfill WHERE entity = %s AND partition = %s",
+            (lane.entity.name, partition),
+        )
+        rows, written, parked = cursor.fetchone()
+    return int(rows), int(written), int(parked)

@@ -1,0 +1,87 @@
+"""The cursor of one entity: where its live delta stands, and the lease of who follows it."""
+
+from __future__ import annotations
+
+import os
+import socket
+import uuid
+from dataclasses import dataclass
+
+from psycopg2.extras import Json
+
+from sync_pipeline.errors import LeaseLostError
+from sync_pipeline.sources.window import Window
+from sync_pipeline.stores import Cursor, Stores
+
+LEASE_SECONDS = 30
+
+
+@dataclass(frozen=True)
+class Lease:
+    """The right to move an entity's cursor; the epoch tells a former holder apart from the present one."""
+
+    entity: str
+    owner: str
+    epoch: int
+
+    @classmethod
+    def take(cls, stores: Stores, entity: str) -> Lease | None:
+        """The lease, when nobody holds it or its holder has gone quiet; else None."""
+        owner = f"{socket.gethostname()}/{os.getpid()}/{uuid.uuid4().hex[:8]}"
+        with stores.target() as cursor:
+            cursor.execute(
+                "UPDATE sync.cursor SET owner = %s, epoch = epoch + 1, lease_until = now() + %s * interval '1 s'"
+                " WHERE entity = %s AND (owner IS NULL OR lease_until < now()) RETURNING epoch",
+                (owner, LEASE_SECONDS, entity),
+            )
+            found = cursor.fetchone()
+        return cls(entity, owner, int(found[0])) if found else None
+
+    def renew(self, stores: Stores) -> None:
+        """Hold it for longer. Raises LeaseLostError."""
+        with stores.target() as cursor:
+            cursor.execute(
+                "UPDATE sync.cursor SET lease_until = now() + %s * interval '1 s' WHERE entity = %s AND epoch = %s",
+                (LEASE_SECONDS, self.entity, self.epoch),
+            )
+            self._check(cursor)
+
+    def give_back(self, stores: Stores) -> None:
+        """Let a successor take it at once."""
+        with stores.target() as cursor:
+            cursor.execute(
+                "UPDATE sync.cursor SET owner = NULL, lease_until = NULL WHERE entity = %s AND epoch = %s",
+                (self.entity, self.epoch),
+            )
+
+    def move(self, cursor: Cursor, window: Window, margin_seconds: float) -> None:
+        """Move the cursor in the caller's transaction. Raises LeaseLostError."""
+        cursor.execute(
+            "UPDATE sync.cursor SET state = %s, applied_through = greatest(applied_through, %s::timestamptz"
+            " - %s * interval '1 s'), window_since = %s, window_holder = %s, blind = %s,"
+            " lease_until = now() + %s * interval '1 s', updated_at = now() WHERE entity = %s AND epoch = %s",
+            (
+                Json(window.as_state()),
+                window.low,
+                margin_seconds,
+                min(window.holders.values(), default=None),
+                window.oldest,
+                f"{window.hidden} sessions hide their transactions: the sweep is required" if window.hidden else None,
+                LEASE_SECONDS,
+                self.entity,
+                self.epoch,
+            ),
+        )
+        self._check(cursor)
+
+    def _check(self, cursor: Cursor) -> None:
+        if cursor.rowcount != 1:
+            raise LeaseLostError(f"entity {self.entity}: another worker follows it now")
+
+
+def window_of(stores: Stores, entity: str) -> Window | None:
+    """The window the last applied poll left, if there was one."""
+    with stores.target() as cursor:
+        cursor.execute("SELECT state FROM sync.cursor WHERE entity = %s", (entity,))
+        found = cursor.fetchone()
+    return Window.from_state(found[0]) if found and found[0] else None
