@@ -100,3 +100,14 @@ def replay(cursor: Cursor, entity: str | None, key: str | None) -> int:
         {"e": entity, "k": key},
     )
     return int(cursor.rowcount)
+
+
+def listed(cursor: Cursor, entity: str, limit: int = 1000) -> list[dict[str, object]]:
+    """Records of what is owed, the most urgent first."""
+    cursor.execute(
+        "SELECT reason, coalesce(key, cardinality(keys) || ' keys') AS key, step, error, message, attempts, first_at,"
+        " last_at FROM sync.due WHERE entity = %s ORDER BY priority, not_before LIMIT %s",
+        (entity, limit),
+    )
+    names = [column.name for column in cursor.description]
+    return [dict(zip(names, row, strict=True)) for row in cursor.fetchall()]

@@ -134,6 +134,11 @@ class Ledger:
             self.key.schema,
         )
 
+    def stage_digests(self, cursor: Cursor, digests: pa.Table) -> None:
+        """Put keys and `_digest` into `pg_temp.plan_ENTITY` until the transaction ends."""
+        zero = pa.repeat(pa.scalar(0, pa.int16()), digests.num_rows)
+        self._stage(cursor, digests.append_column("n", zero).append_column("action", zero).append_column("held", zero))
+
     @property
     def _plan(self) -> str:
         return f"pg_temp.{quote('plan_' + self.entity)}"
@@ -149,7 +154,8 @@ class Ledger:
             f"CREATE TEMP TABLE IF NOT EXISTS {quote('applied_' + self.entity)}"
             " (n integer, held_before smallint, written bigint, overtaken boolean) ON COMMIT DELETE ROWS"
         )
-        copy_in(cursor, self._plan, f"{self.key.plain()}, {', '.join(PLAN_COLUMNS)}", plan)
+        staged = plan.select([*self.key.columns, *PLAN_COLUMNS])
+        copy_in(cursor, self._plan, f"{self.key.plain()}, {', '.join(PLAN_COLUMNS)}", staged)
 
     def _check_key(self, cursor: Cursor) -> None:
         cursor.execute(

@@ -1,0 +1,141 @@
+"""The sweep: keys and digests of both sides compared, to find what no source reports.
+
+Hard deletes, renamed authors, bulk updates without a stamp, and files overwritten under one key (by listing).
+What it finds is owed in `due`, behind fresh edits; it writes nothing else.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+from botocore.exceptions import BotoCoreError, ClientError
+
+from sync_pipeline import due
+from sync_pipeline.errors import BrakeError, UnreachableError
+from sync_pipeline.lane import Lane
+from sync_pipeline.origin import DIGEST
+from sync_pipeline.stores import bind, copy_out
+
+_PAGE = 50_000
+_SIDES = pa.schema([("found", pa.int64()), ("kept", pa.int64()), ("basis", pa.int32())])
+
+
+@dataclass
+class Swept:
+    """What a whole sweep found, in keys."""
+
+    compared: int = 0
+    changed: int = 0
+    gone: int = 0
+    outdated: int = 0  # written under another version of adapter or digest: a backfill is due
+    files: int = 0
+
+
+def sweep(lane: Lane) -> Swept:
+    """Compare all keys, and owe what differs.
+
+    Raises BrakeError when it would delete more than the brake allows, UnreachableError when a side could not be
+    read to its end: nothing is derived from a part.
+    """
+    with lane.stores.legacy() as cursor:
+        cursor.execute("SELECT statement_timestamp()")
+        began = cursor.fetchone()[0]
+    swept = Swept()
+    changed: list[str] = []
+    gone: list[str] = []
+    for table in _differences(lane, swept):
+        texts = lane.origin.key.texts(table)
+        away = table.column("found").is_null()
+        gone += texts.filter(away.combine_chunks()).to_pylist()
+        changed += texts.filter(pc.invert(away).combine_chunks()).to_pylist()
+    _brake(lane, swept.compared, len(gone))
+    rewritten = _rewritten_files(lane) if lane.entity.media else []
+    swept.changed, swept.gone, swept.files = len(changed), len(gone), len(rewritten)
+    keys = sorted({*changed, *gone, *rewritten})
+    with lane.stores.target() as cursor:
+        cursor.execute("DELETE FROM sync.due WHERE entity = %s AND reason = 'sweep'", (lane.entity.name,))
+        due.owe(cursor, lane.entity.name, "sweep", keys, 0)
+        cursor.execute(
+            "UPDATE sync.cursor SET swept_from = %s, swept_at = now(), sweep_error = NULL WHERE entity = %s",
+            (began, lane.entity.name),
+        )
+    return swept
+
+
+def _differences(lane: Lane, swept: Swept) -> Iterator[pa.Table]:
+    """Key ranges that hold `_PAGE` legacy keys each, compared in the target's database."""
+    after: list[str] | None = None
+    while True:
+        legacy = lane.origin.digests(after, _PAGE)
+        last = legacy.num_rows < _PAGE
+        until = None if last else lane.origin.key.position(legacy)
+        found = _compare_range(lane, legacy, after, until)
+        swept.compared += legacy.num_rows
+        outdated = pc.and_kleene(
+            pc.and_kleene(found.column("found").is_valid(), found.column("kept").is_valid()),
+            pc.not_equal(found.column("basis"), lane.ledger.basis),
+        )
+        outdated = pc.fill_null(outdated, False)
+        swept.outdated += pc.sum(outdated).as_py() or 0
+        yield found.filter(pc.invert(outdated))
+        if last:
+            return
+        after = until
+
+
+def _compare_range(lane: Lane, legacy: pa.Table, after: list[str] | None, until: list[str] | None) -> pa.Table:
+    key, name = lane.origin.key, lane.entity.name
+    with lane.stores.target() as cursor:
+        lane.ledger.stage_digests(cursor, legacy)
+        within = f"{key.after(cursor, 'l', after)} AND {key.until(cursor, 'l', until)}"
+        columns = ", ".join(f"coalesce(s.{c}, l.{c}) AS {c}" for c in key.plain().split(", "))
+        return copy_out(
+            cursor,
+            f'SELECT {columns}, s.{DIGEST}, l.digest, l.basis FROM pg_temp."plan_{name}" s FULL JOIN'
+            f" (SELECT * FROM {lane.ledger.table} l WHERE {within} AND digest IS NOT NULL) l"
+            f" ON {key.joins('s', key, 'l')}"
+            f" WHERE s.{DIGEST} IS DISTINCT FROM l.digest OR l.basis <> {lane.ledger.basis}",
+            pa.schema([*key.schema, *_SIDES]),
+        )
+
+
+def _brake(lane: Lane, compared: int, gone: int) -> None:
+    settings = lane.stores.settings
+    if gone > settings.brake_rows and gone > settings.brake_fraction * (compared + gone):
+        message = (
+            f"entity {lane.entity.name}: {gone} of {compared + gone} rows are gone from the monolith;"
+            " if that is meant, raise SYNC_BRAKE_FRACTION or SYNC_BRAKE_ROWS"
+        )
+        with lane.stores.target() as cursor:
+            cursor.execute("UPDATE sync.cursor SET sweep_error = %s WHERE entity = %s", (message, lane.entity.name))
+        raise BrakeError(message)
+
+
+def _rewritten_files(lane: Lane) -> list[str]:
+    """Keys of rows whose file in the legacy bucket is no longer the one that was copied."""
+    with lane.stores.target() as cursor:
+        cursor.execute("CREATE TEMP TABLE IF NOT EXISTS listing (source_key text, etag text) ON COMMIT DELETE ROWS")
+        for page in _listing(lane):
+            values = ",".join(bind(cursor, (item["Key"], item["ETag"])) for item in page)
+            cursor.execute(f"INSERT INTO listing VALUES {values}")
+        cursor.execute(
+            "SELECT DISTINCT r.key FROM sync.media_ref r JOIN sync.media m USING (target_key)"
+            " LEFT JOIN listing l ON l.source_key = r.source_key"
+            " WHERE r.entity = %s AND l.etag IS DISTINCT FROM m.source_etag",
+            (lane.entity.name,),
+        )
+        return [key for (key,) in cursor.fetchall()]
+
+
+def _listing(lane: Lane) -> Iterator[list[Any]]:
+    pages = lane.stores.legacy_s3.get_paginator("list_objects_v2")
+    try:
+        for page in pages.paginate(Bucket=lane.stores.settings.legacy_bucket.name):
+            if page.get("Contents"):
+                yield list(page["Contents"])
+    except (BotoCoreError, ClientError) as error:
+        raise UnreachableError(f"SYNC_LEGACY_S3_BUCKET could not be listed to its end: {error}") from error
