@@ -47,6 +47,8 @@ def adapt(entity: Entity, key: Key, legacy: pa.Table) -> tuple[Adapted, list[Rej
                 half = part.num_rows // 2
                 attempt(part.slice(0, half))
                 attempt(part.slice(half))
+            elif part.num_rows == 0:
+                raise DeclarationError(f"entity {entity.name}: adapt fails on an empty frame: {error}") from error
             else:
                 text = key.texts(part)[0].as_py()
                 rejects.append(Reject(text, "adapt", type(error).__name__, str(error)))

@@ -2,6 +2,7 @@
 
 import pandas as pd
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from sync_pipeline.sources.watermark import Watermark
 
@@ -32,9 +33,9 @@ def query(kind: str) -> str:
 
 def address(legacy: pd.DataFrame) -> pd.Series:
     """The flat address columns as one structure; NULL where all of them are."""
-    parts = [pa.array(legacy[name], pa.string()) for name in ADDRESS]
-    empty = pa.array(legacy[ADDRESS].isna().all(axis=1))
-    struct = pa.StructArray.from_arrays(parts, names=ADDRESS, mask=empty)
+    parts = pa.Table.from_pandas(legacy[ADDRESS], preserve_index=False).to_struct_array().combine_chunks()
+    empty = pa.array(legacy[ADDRESS].isna().all(axis=1).to_numpy(bool))
+    struct = pc.if_else(empty, pa.scalar(None, parts.type), parts)
     return pd.Series(struct, index=legacy.index, dtype=pd.ArrowDtype(struct.type))
 
 
