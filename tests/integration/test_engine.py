@@ -1,0 +1,215 @@
+"""The engine on real servers: history, live delta, sweep, and rows nobody can take."""
+
+import datetime as dt
+import json
+import os
+import threading
+import urllib.request
+from pathlib import Path
+
+import psycopg2
+import pytest
+
+from demo.edit import Editors
+from demo.environment import variables
+from demo.fleet import LEGACY_BUCKET, down, up
+from demo.home import JARS_SETTING, Home
+from demo.load import load
+from sync_pipeline import live
+from sync_pipeline.backfill import backfill
+from sync_pipeline.entity import load_entities
+from sync_pipeline.lane import Lane
+from sync_pipeline.pipeline import Order, sync_keys
+from sync_pipeline.settings import Settings
+from sync_pipeline.stores import Stores
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+CONTENTS, FILES, POISON = 3000, 40, 3
+EXPECTED = """
+    SELECT c.id, c.title, c.version, a.name, c.price, c.attrs, c.status = 'published',
+           ARRAY(SELECT tag FROM content_tags t WHERE t.content_id = c.id ORDER BY tag COLLATE "C"), c.updated_at,
+           (SELECT count(*) FROM media_files m WHERE m.content_id = c.id)
+    FROM content c LEFT JOIN authors a ON a.id = c.author_id
+    WHERE kind = %s AND deleted_at IS NULL AND (c.attrs ->> 'duration' IS NULL OR c.attrs ->> 'duration' ~ '^[0-9]+$')
+"""
+FOUND = """
+    SELECT id, header, version, author, price, attrs, is_public, tags, updated_at,
+           cardinality(cover) + cardinality(files)
+    FROM catalog.{}
+"""
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv(JARS_SETTING, os.environ.get(JARS_SETTING) or str(REPOSITORY / ".demo" / "jars"))
+        home = Home(tmp_path_factory.mktemp("engine"))
+        fleet = up(home)
+        for name, value in variables(fleet.addresses()).items():
+            patch.setenv(name, value)
+        client = fleet.objects.client()
+        admin = fleet.addresses().monolith.admin_url
+        load(admin, client, LEGACY_BUCKET, contents=CONTENTS, files=FILES, poison=POISON)
+        stores = Stores(Settings.from_env())
+        try:
+            yield stores, admin, client
+        finally:
+            stores.close()
+            client.close()
+            down(home)
+
+
+@pytest.fixture(scope="module")
+def lanes(world):
+    opened = [Lane.open(entity, world[0]) for entity in load_entities("assets.entities").values()]
+    for lane in opened:
+        for partition in lane.entity.partitions.names():
+            backfill(lane, partition)
+    return opened
+
+
+def rows(url, query, values=()):
+    with psycopg2.connect(url) as connection, connection.cursor() as cursor:
+        cursor.execute(query, values)
+        return {row[0]: row for row in cursor.fetchall()}
+
+
+def differences(stores, admin):
+    """Keys whose row is not what the monolith holds, and entities whose documents are too many or too few."""
+    found = []
+    for name in ("text", "video", "audio"):
+        legacy = rows(admin, EXPECTED, (name,))
+        target = rows(stores.settings.target_db.replace("+psycopg2", ""), FOUND.format(name))
+        found += [(name, key) for key in legacy.keys() | target.keys() if legacy.get(key) != target.get(key)]
+        base = f"{stores.settings.search_url}/{name}"
+        urllib.request.urlopen(urllib.request.Request(f"{base}/_refresh", method="POST")).close()
+        with urllib.request.urlopen(f"{base}/_count") as answer:
+            documents = json.load(answer)["count"]
+        public = sum(row[6] for row in legacy.values())
+        if documents != public:
+            found.append((name, f"{documents} documents, {public} public rows"))
+    return found
+
+
+def catch_up(stores, lanes):
+    since = live.legacy_now(stores)
+    stop = threading.Event()
+
+    def watch():
+        while not stop.wait(0.1):
+            if all(live.caught_up(lane, since) for lane in lanes):
+                stop.set()
+
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    live.follow([lane.entity for lane in lanes], stores, stop)
+    watcher.join()
+
+
+def owed(stores):
+    with stores.target() as cursor:
+        cursor.execute("SELECT reason, error FROM sync.due ORDER BY 1, 2")
+        return cursor.fetchall()
+
+
+def test_history_arrives_and_poison_is_parked(world, lanes):
+    stores, admin, _ = world
+    assert differences(stores, admin) == []
+    assert [reason for reason, _ in owed(stores)] == ["rejected"] * POISON
+
+
+def test_a_second_backfill_writes_nothing(world, lanes):
+    stores, _, _ = world
+    lane = lanes[0]
+    before = written(stores, lane)
+    for partition in lane.entity.partitions.names():
+        assert backfill(lane, partition).written == 0
+    assert written(stores, lane) == before
+
+
+def written(stores, lane):
+    with stores.target() as cursor:
+        cursor.execute(f"SELECT count(*), max(xmin::text::bigint) FROM {lane.entity.table.name}")
+        return cursor.fetchone()
+
+
+def test_the_live_delta_under_editors(world, lanes):
+    stores, admin, client = world
+    stop = threading.Event()
+    editors = Editors(
+        admin, client, LEGACY_BUCKET, rate=60, seconds=5, workers=8, poison=0, seed=7, late_seconds=(1, 2)
+    )
+    follower = threading.Thread(target=live.follow, args=([lane.entity for lane in lanes], stores, stop))
+    follower.start()
+    tally = editors.run()
+    stop.set()
+    follower.join()
+    assert tally.committed > 200
+    catch_up(stores, lanes)
+    assert differences(stores, admin) == []
+
+
+def test_the_sweep_finds_what_no_stamp_reports(world, lanes):
+    stores, admin, _ = world
+    with psycopg2.connect(admin) as connection, connection.cursor() as cursor:
+        cursor.execute("UPDATE authors SET name = name || ' II' WHERE id = (SELECT min(author_id) FROM content)")
+        cursor.execute("DELETE FROM content WHERE id IN (SELECT id FROM content WHERE deleted_at IS NULL LIMIT 5)")
+    assert differences(stores, admin) != []
+    catch_up(stores, lanes)
+    assert differences(stores, admin) == []
+
+
+def test_a_commit_later_than_the_poll_is_not_lost(world, lanes):
+    """Hazard 1, with the sweep off: the stamp is older than anything the next polls read."""
+    stores, admin, _ = world
+    lane = next(lane for lane in lanes if lane.entity.name == "video")
+    key = next(iter(rows(stores.settings.target_db.replace("+psycopg2", ""), FOUND.format("video"))))
+    lease = live.Lease.take(stores, "video")
+    reader = live.Reader(stores, lane.origin.key, lane.entity.changes, live.window_of(stores, "video"))
+
+    def poll():
+        live.poll(lane, lease, reader, lambda *_: None, keep_idle=True)
+
+    late = psycopg2.connect(admin)
+    with late.cursor() as cursor:
+        cursor.execute(
+            "UPDATE content SET title = 'late', updated_at = now(), version = version + 1 WHERE id = %s", (key,)
+        )
+        poll()
+        # pass the margin without waiting: the clock the window saw is moved on
+        window = reader.window
+        reader.keep(type(window)(window.seen_at + dt.timedelta(seconds=60), window.holders, window.who))
+        poll()
+    late.commit()
+    late.close()
+    poll()
+    lease.give_back(stores)
+    found = rows(stores.settings.target_db.replace("+psycopg2", ""), FOUND.format("video"))
+    assert found[key][1] == "late"
+
+
+def test_a_stalled_older_batch_does_not_overwrite_a_newer_one(world, lanes):
+    """Hazard 17: the older revision's rows are refused."""
+    stores, admin, _ = world
+    lane = next(lane for lane in lanes if lane.entity.name == "text")
+    target = stores.settings.target_db.replace("+psycopg2", "")
+    key = next(iter(rows(target, FOUND.format("text"))))
+    keys = lane.origin.key.parse([str(key)])
+    older, stale = live_revision(stores), lane.origin.by_keys(keys)
+    with psycopg2.connect(admin) as connection, connection.cursor() as cursor:
+        cursor.execute("UPDATE content SET title = 'newer', updated_at = now() WHERE id = %s", (key,))
+    sync_keys(lane, keys, Order())
+    settle(lane, older, keys, stale)
+    assert rows(target, FOUND.format("text"))[key][1] == "newer"
+
+
+def live_revision(stores):
+    with stores.target() as cursor:
+        cursor.execute("SELECT nextval('sync.revision')")
+        return cursor.fetchone()[0]
+
+
+def settle(lane, revision, keys, rows_read):
+    from sync_pipeline import pipeline
+
+    pipeline._settle(lane, revision, keys, rows_read, Order(force=True))
