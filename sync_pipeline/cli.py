@@ -19,6 +19,8 @@ from sync_pipeline.entity import Entity, load_entities, pick
 from sync_pipeline.errors import SettingError, SyncError
 from sync_pipeline.lane import Lane
 from sync_pipeline.pipeline import Order, Outcome, sync_keys
+from sync_pipeline.reconcile.reconcile import reconcile as compare
+from sync_pipeline.reconcile.verdict import overall
 from sync_pipeline.settings import Settings
 from sync_pipeline.status import status_of
 from sync_pipeline.stores import Stores
@@ -80,6 +82,16 @@ def status(name: Name = None, output: Format = "text") -> None:
     """Where each entity stands."""
     stores, entities = _open(name, everything=True)
     _print({entity.name: status_of(stores, entity.name) for entity in entities}, output)
+
+
+@app.command()
+def reconcile(name: Name = None, everything: All = False, output: Format = "text") -> None:
+    """Compare every row, document and file of both sides. Exit 0 clean, 1 drift, 2 unknown."""
+    stores, entities = _open(name, everything)
+    verdicts = [compare(Lane.open(entity, stores)) for entity in entities]
+    word = overall(verdicts)
+    _print({"verdict": word, "entities": {verdict.entity: verdict.as_dict() for verdict in verdicts}}, output)
+    raise typer.Exit({"clean": 0, "drift": 1, "unknown": 2}[word])
 
 
 @due_app.command("list")

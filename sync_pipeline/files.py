@@ -129,3 +129,11 @@ def _flat(column: pa.ChunkedArray | pa.Array) -> tuple[pa.Array, pa.Array]:
     if pa.types.is_list(array.type):
         return pc.list_parent_indices(array), pc.cast(array.flatten(), pa.string())
     return pa.array(range(len(array)), pa.int64()), pc.cast(array, pa.string())
+
+
+def name_known(sink: MediaBucket, stores: Stores, entity: str, key: Key, adapted: Adapted) -> Adapted:
+    """Rows as they read when their files are named by the keys the ledger gives them; unknown files are NULL."""
+    names = _named(sink, key, adapted)
+    with stores.target() as cursor:
+        targets = ledger.named(cursor, entity, [name for _, name in names])
+    return _renamed(sink, adapted, targets)

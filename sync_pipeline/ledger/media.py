@@ -75,3 +75,12 @@ def refer_new(cursor: Cursor, entity: str, references: Sequence[tuple[str, str, 
         [(entity, *reference) for reference in references],
         page_size=1000,
     )
+
+
+def named(cursor: Cursor, entity: str, source_keys: Sequence[str]) -> dict[str, str]:
+    """Legacy file keys to the new keys that the entity's rows give them."""
+    cursor.execute(
+        "SELECT DISTINCT source_key, target_key FROM sync.media_ref WHERE entity = %s AND source_key = ANY(%s)",
+        (entity, list(source_keys)),
+    )
+    return dict(cursor.fetchall())

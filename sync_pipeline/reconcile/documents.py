@@ -1,0 +1,123 @@
+"""Documents: the expected ones fetched by id (realtime), the others found by walking the whole index."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import orjson
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from sync_pipeline.adapt import Adapted
+from sync_pipeline.errors import SettingError
+from sync_pipeline.lane import Lane
+from sync_pipeline.origin import DIGEST
+from sync_pipeline.reconcile.verdict import Finding
+from sync_pipeline.sinks.search_index import SearchIndex, reaching
+
+_MGET = 1_000
+_WALK = 5_000
+
+
+def compare_documents(
+    lane: Lane, index: SearchIndex, expected: Adapted, asked: pa.Table | None = None
+) -> list[Finding]:
+    """Mismatches of the documents of expected rows; with `asked`, also of keys that should have none."""
+    wanted = pc.not_equal(pc.bit_wise_and(expected.held, pa.scalar(2, pa.int16())), 0)
+    public = expected.take(pc.indices_nonzero(wanted))
+    texts = lane.origin.key.texts(public.legacy).to_pylist()
+    digests = dict(zip(texts, public.legacy.column(DIGEST).to_pylist(), strict=True))
+    documents = dict(zip(texts, index.documents(public.table).to_pylist(), strict=True))
+    ids = texts if asked is None else sorted({*texts, *lane.origin.key.texts(asked).to_pylist()})
+    found: list[Finding] = []
+    for first in range(0, len(ids), _MGET):
+        part = ids[first : first + _MGET]
+        ledger = _ledger(lane, part)
+        with reaching():
+            answer = lane.stores.search.mget(index=index.alias, ids=part)["docs"]
+        for doc in answer:
+            kind = _kind(doc, documents.get(doc["_id"]), digests.get(doc["_id"]), *ledger.get(doc["_id"], (None, 0, 0)))
+            if kind:
+                found.append(Finding("search", kind, doc["_id"]))
+    return found
+
+
+def extra_documents(lane: Lane, index: SearchIndex) -> list[Finding]:
+    """Documents whose key the ledger does not hold as wanting one. Refreshes once, then walks the index."""
+    found: list[Finding] = []
+    for ids in _walk(lane, index):
+        known, bad = _parsed(lane, ids)
+        with lane.stores.target() as cursor:
+            cursor.execute(
+                f"SELECT {lane.origin.key.text_expression('l')} FROM {lane.ledger.table} l"
+                f" WHERE {lane.origin.key.is_in(cursor, 'l', known)} AND l.held & 2 <> 0"
+            )
+            held = {text for (text,) in cursor.fetchall()}
+        found += [Finding("search", "extra", text) for text in ids if text in bad or text not in held]
+    return found
+
+
+def _parsed(lane: Lane, ids: list[str]) -> tuple[pa.Table, set[str]]:
+    """Ids as keys, and those that are none."""
+    try:
+        return lane.origin.key.parse(ids), set()
+    except SettingError:
+        pass
+    good: list[str] = []
+    for text in ids:
+        try:
+            lane.origin.key.parse([text])
+            good.append(text)
+        except SettingError:
+            continue
+    return lane.origin.key.parse(good), set(ids) - set(good)
+
+
+def _kind(
+    doc: dict[str, Any], wanted: str | None, digest: int | None, kept: int | None, written: int, basis_ok: int
+) -> str:
+    if not doc.get("found"):
+        return "missing" if wanted is not None else ""
+    if wanted is None:
+        return "extra"
+    if orjson.dumps(doc["_source"], option=orjson.OPT_SORT_KEYS) == orjson.dumps(
+        orjson.loads(wanted), option=orjson.OPT_SORT_KEYS
+    ):
+        return ""
+    return "stale" if doc["_version"] < written or kept != digest or not basis_ok else "corrupt"
+
+
+def _ledger(lane: Lane, texts: list[str]) -> dict[str, tuple[int | None, int, int]]:
+    with lane.stores.target() as cursor:
+        prior = lane.ledger.prior(cursor, lane.origin.key.parse(texts))
+    basis = [int(b == lane.ledger.basis) for b in prior.column("basis").to_pylist()]
+    values = zip(prior.column(DIGEST).to_pylist(), prior.column("written").to_pylist(), basis, strict=True)
+    return dict(zip(lane.origin.key.texts(prior).to_pylist(), values, strict=True))
+
+
+def _walk(lane: Lane, index: SearchIndex) -> Iterator[list[str]]:
+    client = lane.stores.search
+    with reaching():
+        client.indices.refresh(index=index.alias)
+        pit = client.open_point_in_time(index=index.alias, keep_alive="2m")["id"]
+    try:
+        after: list[Any] | None = None
+        while True:
+            with reaching():
+                answer = client.search(
+                    pit={"id": pit, "keep_alive": "2m"},
+                    size=_WALK,
+                    sort=["_shard_doc"],
+                    source=False,
+                    track_total_hits=False,
+                    search_after=after,
+                )
+            hits = answer["hits"]["hits"]
+            if not hits:
+                return
+            yield [hit["_id"] for hit in hits]
+            after = hits[-1]["sort"]
+    finally:
+        with reaching():
+            client.close_point_in_time(id=pit)

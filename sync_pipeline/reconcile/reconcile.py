@@ -1,0 +1,115 @@
+"""A whole comparison of one entity: walk both sides in key order, then look at the suspects again."""
+
+from __future__ import annotations
+
+import threading
+from dataclasses import replace
+
+import pyarrow as pa
+
+from sync_pipeline.adapt import Adapted, adapt
+from sync_pipeline.errors import SettingError, SyncError
+from sync_pipeline.files import name_known
+from sync_pipeline.keys import Key
+from sync_pipeline.lane import Lane
+from sync_pipeline.origin import Rows
+from sync_pipeline.reconcile.documents import compare_documents, extra_documents
+from sync_pipeline.reconcile.files import compare_files
+from sync_pipeline.reconcile.rows import compare_rows
+from sync_pipeline.reconcile.verdict import Finding, Verdict
+from sync_pipeline.stores import Cursor
+
+
+def reconcile(lane: Lane) -> Verdict:
+    """Compare every row, document and file. Writes nothing; what could not be looked at is unknown, never clean."""
+    verdict = Verdict(lane.entity.name)
+    suspects: list[Finding] = []
+    try:
+        suspects += _walk(lane, verdict)
+        if lane.entity.index:
+            suspects += extra_documents(lane, lane.entity.index)
+    except SyncError as error:
+        verdict.findings.append(Finding("relational", "unknown", "", str(error)))
+    if suspects:
+        verdict.findings += _look_again(lane, suspects, verdict)
+    if lane.entity.media:
+        try:
+            verdict.findings += compare_files(lane, lane.entity.media)
+        except SyncError as error:
+            verdict.findings.append(Finding("media", "unknown", "", str(error)))
+    return verdict
+
+
+def _walk(lane: Lane, verdict: Verdict) -> list[Finding]:
+    found: list[Finding] = []
+    after: list[str] | None = None
+    limit = lane.stores.settings.chunk_rows
+    while True:
+        rows = lane.origin.page(after, None, "true", limit)
+        last = rows.table.num_rows + len(rows.rejects) < limit or not rows.table.num_rows
+        until = None if last else lane.origin.key.position(rows.table.select(list(lane.origin.key.columns)))
+
+        def within(
+            cursor: Cursor, alias: str, key: Key, low: list[str] | None = after, high: list[str] | None = until
+        ) -> str:
+            return f"{key.after(cursor, alias, low)} AND {key.until(cursor, alias, high)}"
+
+        expected, _ = _expected(lane, rows)
+        found += compare_rows(lane, expected, within)
+        if lane.entity.index:
+            found += compare_documents(lane, lane.entity.index, expected)
+        verdict.compared += rows.table.num_rows
+        if last:
+            return found
+        after = until
+
+
+def _look_again(lane: Lane, suspects: list[Finding], verdict: Verdict) -> list[Finding]:
+    """What still differs after the grace time, against a fresh read; what is owed is pending."""
+    threading.Event().wait(lane.stores.settings.recheck_seconds)
+    foreign = [finding for finding in suspects if not _is_key(lane, finding.key)]
+    keys = lane.origin.key.parse(sorted({f.key for f in suspects} - {f.key for f in foreign}))
+    try:
+        expected, rejected = _expected(lane, lane.origin.by_keys(keys))
+        found = compare_rows(lane, expected, lambda cursor, alias, key: key.is_in(cursor, alias, keys))
+        if lane.entity.index:
+            found += compare_documents(lane, lane.entity.index, expected, keys)
+    except SyncError as error:
+        return [replace(finding, kind="unknown", detail=str(error)) for finding in suspects]
+    owed = _owed(lane, [finding.key for finding in found] + rejected)
+    verdict.overdue = sum(owed.values())
+    settled = [replace(f, kind="pending") if f.key in owed else f for f in found]
+    return foreign + settled
+
+
+def _expected(lane: Lane, rows: Rows) -> tuple[Adapted, list[str]]:
+    """Legacy rows as the new side must hold them, and keys of those that no adapter takes."""
+    adapted, rejects = adapt(lane.entity, lane.origin.key, rows.table)
+    rejected = [reject.key for reject in (*rows.rejects, *rejects)]
+    if lane.entity.media:
+        adapted = name_known(lane.entity.media, lane.stores, lane.entity.name, lane.origin.key, adapted)
+    return adapted, rejected
+
+
+def _owed(lane: Lane, keys: list[str]) -> dict[str, bool]:
+    """Those of the keys that are owed, and whether for longer than the limit."""
+    with lane.stores.target() as cursor:
+        cursor.execute(
+            "SELECT k, bool_or(first_at < now() - %s * interval '1 s') FROM sync.due d,"
+            " unnest(coalesce(d.keys, ARRAY[d.key])) k WHERE d.entity = %s AND k = ANY(%s) GROUP BY k",
+            (lane.stores.settings.due_limit_seconds, lane.entity.name, keys),
+        )
+        return {key: bool(late) for key, late in cursor.fetchall()}
+
+
+def _is_key(lane: Lane, text: str) -> bool:
+    try:
+        return bool(lane.origin.key.parse([text]).num_rows)
+    except SettingError:
+        return False
+
+
+def keys_of(lane: Lane, findings: list[Finding]) -> pa.Table:
+    """The keys of row and document findings, once each."""
+    texts = {f.key for f in findings if f.sink != "media" and f.kind != "unknown"}
+    return lane.origin.key.parse(sorted(text for text in texts if _is_key(lane, text)))

@@ -1,0 +1,72 @@
+"""Rows: legacy rows adapted again and compared by PostgreSQL itself, type by type, with the table's rows.
+
+Staged beside the table, so that 1.0 equals 1.00, JSON compares as JSON and instants as instants, without any
+text form of ours in between.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from sync_pipeline.adapt import Adapted
+from sync_pipeline.keys import Key
+from sync_pipeline.lane import Lane
+from sync_pipeline.origin import DIGEST
+from sync_pipeline.reconcile.verdict import Finding
+from sync_pipeline.stores import Cursor, copy_in, quote
+
+Within = Callable[[Cursor, str, Key], str]
+
+
+def compare_rows(lane: Lane, expected: Adapted, within: Within) -> list[Finding]:
+    """Mismatches of the table's rows whose key is `within` a condition."""
+    table, key = lane.entity.table, lane.origin.key
+    target = key.named(table.key)
+    wanted = pc.not_equal(pc.bit_wise_and(expected.held, pa.scalar(1, pa.int16())), 0)
+    rows = table.rows(expected.table).append_column(DIGEST, expected.legacy.column(DIGEST)).filter(wanted)
+    with lane.stores.target() as cursor:
+        stage = f"check_{lane.entity.name}"
+        cursor.execute(f"CREATE TEMP TABLE {quote(stage)} (LIKE {table.quoted}, {DIGEST} bigint) ON COMMIT DROP")
+        copy_in(cursor, f"pg_temp.{quote(stage)}", ", ".join([*map(quote, table.columns), DIGEST]), rows)
+        cursor.execute(_query(lane, stage, within(cursor, "t", target), target))
+        return [Finding("relational", kind, text, detail or "") for text, kind, detail in cursor.fetchall()]
+
+
+def _query(lane: Lane, stage: str, within: str, target: Key) -> str:
+    table = lane.entity.table
+    differs = " OR ".join(f"{_value('s', c, k)} IS DISTINCT FROM {_value('t', c, k)}" for c, k in table.columns.items())
+    detail = ", ".join(
+        f"CASE WHEN {_value('s', c, k)} IS DISTINCT FROM {_value('t', c, k)} THEN"
+        f" {_text(c)} || ': ' || {_short('s', c)} || ' here, ' || {_short('t', c)} || ' there' END"
+        for c, k in table.columns.items()
+    )
+    here, there = f"s.{quote(target.columns[0])}", f"t.{quote(target.columns[0])}"
+    either = ", ".join(f"coalesce(s.{quote(c)}, t.{quote(c)}) AS {quote(c)}" for c in target.columns)
+    return (
+        f"SELECT {target.text_expression('d')}, CASE WHEN NOT d.is_there THEN 'missing' WHEN NOT d.is_here THEN 'extra'"
+        f" WHEN l.digest IS DISTINCT FROM d.{DIGEST} OR l.basis IS DISTINCT FROM {lane.ledger.basis} THEN 'stale'"
+        " ELSE 'corrupt' END, d.detail FROM ("
+        f" SELECT {either}, {here} IS NOT NULL AS is_here, {there} IS NOT NULL AS is_there, s.{DIGEST},"
+        f" CASE WHEN {here} IS NOT NULL AND {there} IS NOT NULL THEN concat_ws('; ', {detail}) END AS detail"
+        f" FROM pg_temp.{quote(stage)} s FULL JOIN (SELECT * FROM {table.quoted} t WHERE {within}) t"
+        f" ON {target.joins('s', target, 't')} WHERE {here} IS NULL OR {there} IS NULL OR {differs}"
+        f") d LEFT JOIN {lane.ledger.table} l ON {target.joins('d', lane.origin.key, 'l')}"
+    )
+
+
+def _value(alias: str, column: str, kind: str) -> str:
+    """json and xml have no equality of their own."""
+    first = kind.split(maxsplit=1)[0].lower()
+    cast = {"json": "::jsonb", "xml": "::text"}.get(first, "")
+    return f"{alias}.{quote(column)}{cast}"
+
+
+def _short(alias: str, column: str) -> str:
+    return f"coalesce(left({alias}.{quote(column)}::text, 80), 'NULL')"
+
+
+def _text(value: str) -> str:
+    return "'" + value.replace("'", "''") + "'"

@@ -1,0 +1,60 @@
+"""Findings and verdicts of a reconciliation.
+
+missing: should be there and is not. extra: is there and should not be. stale: as we once wrote it, but the
+monolith has moved on. corrupt: neither what the monolith holds nor what we wrote. pending: differs, and is owed
+in `due`. unknown: could not be looked at.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, field
+from typing import Any
+
+KINDS = ("missing", "stale", "extra", "corrupt", "pending", "unknown")
+SINKS = ("relational", "search", "media")
+_SAMPLES = 100
+
+
+@dataclass(frozen=True, order=True)
+class Finding:
+    """One mismatch: in which sink, of which kind, at which key, and how."""
+
+    sink: str
+    kind: str
+    key: str
+    detail: str = ""
+
+
+@dataclass
+class Verdict:
+    """What a whole comparison of one entity found."""
+
+    entity: str
+    compared: int = 0
+    findings: list[Finding] = field(default_factory=list)
+    overdue: int = 0  # pending for longer than the limit: that is drift
+
+    @property
+    def word(self) -> str:
+        """clean, drift or unknown."""
+        kinds = {finding.kind for finding in self.findings}
+        if "unknown" in kinds:
+            return "unknown"
+        return "drift" if kinds - {"pending"} or self.overdue else "clean"
+
+    def as_dict(self) -> dict[str, Any]:
+        """For JSON: counts by sink and kind, and samples."""
+        counts = Counter((finding.sink, finding.kind) for finding in self.findings)
+        report: dict[str, Any] = {"compared": self.compared}
+        for sink in SINKS:
+            report[sink] = {kind: counts[sink, kind] for kind in KINDS}
+        report["overdue"] = self.overdue
+        report["samples"] = [vars(finding) for finding in sorted(self.findings)[:_SAMPLES]]
+        return report
+
+
+def overall(verdicts: list[Verdict]) -> str:
+    """The verdict over several entities: unknown before drift before clean."""
+    words = {verdict.word for verdict in verdicts}
+    return next((word for word in ("unknown", "drift") if word in words), "clean")
