@@ -21,6 +21,7 @@ from sync_pipeline.lane import Lane
 from sync_pipeline.pipeline import Order, Outcome, sync_keys
 from sync_pipeline.reconcile.reconcile import reconcile as compare
 from sync_pipeline.reconcile.verdict import overall
+from sync_pipeline.repair import repair as mend
 from sync_pipeline.settings import Settings
 from sync_pipeline.status import status_of
 from sync_pipeline.stores import Stores
@@ -92,6 +93,25 @@ def reconcile(name: Name = None, everything: All = False, output: Format = "text
     word = overall(verdicts)
     _print({"verdict": word, "entities": {verdict.entity: verdict.as_dict() for verdict in verdicts}}, output)
     raise typer.Exit({"clean": 0, "drift": 1, "unknown": 2}[word])
+
+
+@app.command()
+def repair(
+    name: Annotated[str, typer.Argument(help="The entity.")],
+    key: Annotated[list[str] | None, typer.Option(help="Only this key, whether it drifts or not.")] = None,
+    output: Format = "text",
+) -> None:
+    """Write again what reconciliation finds drifting."""
+    stores, entities = _open(name, everything=False)
+    lane = Lane.open(entities[0], stores)
+    if key:
+        outcomes = [sync_keys(lane, lane.origin.key.parse(key), Order(force=True))]
+    else:
+        outcomes = mend(lane, compare(lane).findings)
+    total = Outcome()
+    for outcome in outcomes:
+        _add(total, outcome)
+    _print({name: asdict(total)}, output)
 
 
 @due_app.command("list")
