@@ -197,11 +197,10 @@ def plant(stores):
             " WHERE entity = 'audio' ORDER BY size LIMIT 2"
         )
         (gone, _), (spoilt, size) = cursor.fetchall()
-    # an older version is taken only once the delete's tombstone is gone
-    call(f"{base}/_settings", "PUT", {"index.gc_deletes": "0s"})
-    call(f"{base}/_doc/{stale}", "DELETE")
-    call(f"{base}/_refresh", "POST")
-    call(f"{base}/_doc/{stale}?version=1&version_type=external_gte", "PUT", {"header": "older"})
+    # the ledger says that a later version was written than the one that is there
+    call(f"{base}/_doc/{stale}", "PUT", {"header": "older"})
+    with stores.target() as cursor:
+        cursor.execute("UPDATE sync.ledger_audio SET written = nextval('sync.revision') WHERE id = %s", (stale,))
     call(f"{base}/_doc/{missing}", "DELETE")
     call(f"{base}/_doc/{corrupt}", "PUT", {"header": "by hand"})
     call(f"{base}/_doc/88888888", "PUT", {"header": "a draft"})
