@@ -74,7 +74,6 @@ def _bulk_mode(connection: Connection) -> None:
     """No triggers and no foreign-key checks: the rows are made to fit."""
     with connection.cursor() as cursor:
         cursor.execute("SET session_replication_role = replica")
-        cursor.execute("SET synchronous_commit = off")
     connection.commit()
 
 
