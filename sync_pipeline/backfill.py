@@ -57,7 +57,7 @@ def open_cursor(lane: Lane) -> None:
     """Take the first window before the first snapshot of history, so that nothing falls between the two."""
     if window_of(lane.stores, lane.entity.name) is not None:
         return
-    lease = Lease.take(lane.stores, lane.entity.name)
+    lease = Lease.take(lane.stores, lane.entity.name, "backfill")
     if lease is None:
         return  # whoever holds it has opened it, or is about to before it reads
     window, _ = Reader(lane.stores, lane.origin.key, (), None).look()

@@ -16,7 +16,8 @@ from sync_pipeline import due as owed
 from sync_pipeline import live
 from sync_pipeline.backfill import backfill as fill
 from sync_pipeline.entity import Entity, load_entities, pick
-from sync_pipeline.errors import SettingError, SyncError
+from sync_pipeline.errors import SettingError, StoppedError, SyncError
+from sync_pipeline.follower import Follower
 from sync_pipeline.lane import Lane
 from sync_pipeline.pipeline import Order, Outcome, sync_keys
 from sync_pipeline.reconcile.reconcile import reconcile as compare
@@ -160,16 +161,19 @@ def _follow(stores: Stores, entities: list[Entity], totals: dict[str, Outcome], 
     stop = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: stop.set())
+    follower = Follower(entities, stores, lambda entity, outcome: _add(totals[entity], outcome))
     if until_caught_up:
         lanes = [Lane.open(entity, stores) for entity in entities]
-        threading.Thread(target=_watch, args=(lanes, stop), daemon=True).start()
-    live.follow(entities, stores, stop, lambda entity, outcome: _add(totals[entity], outcome))
+        threading.Thread(target=_watch, args=(lanes, follower, stop), daemon=True).start()
+    follower.run(stop)
+    if follower.failures:
+        raise StoppedError(*(f"entity {name}: {error}" for name, error in follower.failures.items()))
 
 
-def _watch(lanes: list[Lane], stop: threading.Event) -> None:
-    since = live.legacy_now(lanes[0].stores)
+def _watch(lanes: list[Lane], follower: Follower, stop: threading.Event) -> None:
+    since = live.mark(lanes)
     while not stop.wait(0.2):
-        if all(live.caught_up(lane, since) for lane in lanes):
+        if all(lane.entity.name in follower.failures or live.caught_up(lane, since) for lane in lanes):
             stop.set()
 
 

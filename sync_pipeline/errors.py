@@ -25,6 +25,13 @@ class UnreachableError(SyncError):
     """A store does not answer. Try again later; what is owed stays in `due`."""
 
 
+class StoppedError(SyncError):
+    """Entities could not be followed. Their errors say why; the others went on."""
+
+    def __str__(self) -> str:
+        return "\n".join(map(str, self.args))
+
+
 class BrakeError(SyncError):
     """A sweep would delete more than the brake allows. Stop until a person has looked."""
 

@@ -1,58 +1,22 @@
-"""The live delta of one entity: poll, apply, and do what is owed, until told to stop."""
+"""One step of the live delta: a poll applied, a piece of what is owed done, and whether an entity has caught up."""
 
 from __future__ import annotations
 
-import logging
-import threading
-import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from functools import partial
 
 from sync_pipeline import due
-from sync_pipeline.backfill import open_cursor
-from sync_pipeline.entity import Entity
-from sync_pipeline.errors import BrakeError, LeaseLostError, UnreachableError
+from sync_pipeline.errors import UnreachableError
 from sync_pipeline.faults import crash_point
 from sync_pipeline.lane import Lane
-from sync_pipeline.ledger.cursor import Lease, window_of
+from sync_pipeline.ledger.cursor import Lease
 from sync_pipeline.pipeline import Order, Outcome, sync_keys
 from sync_pipeline.sources.watermark import Reader
-from sync_pipeline.stores import Cursor, Stores
-from sync_pipeline.sweep import sweep
-
-log = logging.getLogger(__name__)
+from sync_pipeline.stores import Cursor
+from sync_pipeline.sweep import ask_for_sweep
 
 Report = Callable[[str, Outcome], None]
 _PULL_ROWS = 5_000
-_IDLE_WRITE_SECONDS = 1.0
-
-
-def follow(entities: Iterable[Entity], stores: Stores, stop: threading.Event, report: Report = lambda *_: None) -> None:
-    """Follow entities until `stop` is set: polls, owed work and sweeps, each in a thread of its own.
-
-    A store that does not answer is tried again; any other error ends all and is raised.
-    """
-    lanes = [Lane.open(entity, stores) for entity in entities]
-    errors: list[BaseException] = []
-
-    def guard(work: Callable[[], None]) -> None:
-        try:
-            work()
-        except BaseException as error:
-            errors.append(error)
-            stop.set()
-
-    threads = [
-        threading.Thread(target=guard, args=(partial(act, lane, stop, report),), daemon=True)
-        for lane in lanes
-        for act in (_poll_on, _work_on, _sweep_on)
-    ]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    if errors:
-        raise errors[0]
 
 
 def poll(lane: Lane, lease: Lease, reader: Reader, report: Report, *, keep_idle: bool) -> None:
@@ -109,63 +73,11 @@ def caught_up(lane: Lane, since: object) -> bool:
         return bool(cursor.fetchone()[0])
 
 
-def legacy_now(stores: Stores) -> object:
-    """The monolith's clock."""
-    with stores.legacy() as cursor:
+def mark(lanes: list[Lane]) -> object:
+    """The monolith's clock now, for `caught_up`; a sweep that begins after it is asked for."""
+    with lanes[0].stores.legacy() as cursor:
         cursor.execute("SELECT statement_timestamp()")
-        return cursor.fetchone()[0]
-
-
-def _poll_on(lane: Lane, stop: threading.Event, report: Report) -> None:
-    open_cursor(lane)
-    while not stop.is_set():
-        lease = Lease.take(lane.stores, lane.entity.name)
-        if lease is None:
-            stop.wait(1)
-            continue
-        try:
-            _poll_under(lane, lease, stop, report)
-        except LeaseLostError:
-            log.warning("lease lost", extra={"entity": lane.entity.name})
-        except UnreachableError as error:
-            log.warning("store unreachable", extra={"entity": lane.entity.name, "error": str(error)})
-            stop.wait(1)
-        finally:
-            _quietly(partial(lease.give_back, lane.stores))
-
-
-def _poll_under(lane: Lane, lease: Lease, stop: threading.Event, report: Report) -> None:
-    reader = Reader(lane.stores, lane.origin.key, lane.entity.changes, window_of(lane.stores, lane.entity.name))
-    kept = 0.0
-    while not stop.is_set():
-        idle_write = time.monotonic() - kept >= _IDLE_WRITE_SECONDS
-        poll(lane, lease, reader, report, keep_idle=idle_write)
-        kept = time.monotonic() if idle_write else kept
-        stop.wait(lane.stores.settings.poll_seconds)
-
-
-def _work_on(lane: Lane, stop: threading.Event, report: Report) -> None:
-    while not stop.is_set():
-        try:
-            busy = work(lane, report)
-        except UnreachableError as error:
-            log.warning("store unreachable", extra={"entity": lane.entity.name, "error": str(error)})
-            busy = False
-        if not busy:
-            stop.wait(lane.stores.settings.poll_seconds)
-
-
-def _sweep_on(lane: Lane, stop: threading.Event, report: Report) -> None:
-    while not stop.is_set():
-        try:
-            sweep(lane)
-        except (UnreachableError, BrakeError) as error:
-            log.warning("sweep stopped", extra={"entity": lane.entity.name, "error": str(error)})
-        stop.wait(lane.stores.settings.sweep_seconds)
-
-
-def _quietly(act: Callable[[], None]) -> None:
-    try:
-        act()
-    except UnreachableError:
-        log.warning("lease not given back: it runs out by itself")
+        since = cursor.fetchone()[0]
+    for lane in lanes:
+        ask_for_sweep(lane, since)
+    return since

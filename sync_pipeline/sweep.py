@@ -66,6 +66,23 @@ def sweep(lane: Lane) -> Swept:
     return swept
 
 
+def sweep_is_due(lane: Lane) -> bool:
+    """Whether the last whole sweep is too long ago, or somebody waits for a newer one."""
+    with lane.stores.target() as cursor:
+        cursor.execute(
+            "SELECT swept_at IS NULL OR swept_at < now() - %s * interval '1 s' OR coalesce(sweep_wanted > swept_from,"
+            " false) FROM sync.cursor WHERE entity = %s",
+            (lane.stores.settings.sweep_seconds, lane.entity.name),
+        )
+        return bool(cursor.fetchone()[0])
+
+
+def ask_for_sweep(lane: Lane, since: object) -> None:
+    """Have whoever follows the entity sweep again, unless the last sweep began after `since` (legacy time)."""
+    with lane.stores.target() as cursor:
+        cursor.execute("UPDATE sync.cursor SET sweep_wanted = %s WHERE entity = %s", (since, lane.entity.name))
+
+
 def _differences(lane: Lane, swept: Swept) -> Iterator[pa.Table]:
     """Key ranges that hold `_PAGE` legacy keys each, compared in the target's database."""
     after: list[str] | None = None

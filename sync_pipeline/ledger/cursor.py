@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import socket
-import uuid
 from dataclasses import dataclass
 
 from psycopg2.extras import Json
@@ -13,7 +10,8 @@ from sync_pipeline.errors import LeaseLostError
 from sync_pipeline.sources.window import Window
 from sync_pipeline.stores import Cursor, Stores
 
-LEASE_SECONDS = 30
+# a follower renews its leases every few seconds
+LEASE_SECONDS = 15
 
 
 @dataclass(frozen=True)
@@ -25,9 +23,8 @@ class Lease:
     epoch: int
 
     @classmethod
-    def take(cls, stores: Stores, entity: str) -> Lease | None:
+    def take(cls, stores: Stores, entity: str, owner: str) -> Lease | None:
         """The lease, when nobody holds it or its holder has gone quiet; else None."""
-        owner = f"{socket.gethostname()}/{os.getpid()}/{uuid.uuid4().hex[:8]}"
         with stores.target() as cursor:
             cursor.execute(
                 "UPDATE sync.cursor SET owner = %s, epoch = epoch + 1, lease_until = now() + %s * interval '1 s'"

@@ -4,7 +4,9 @@ import datetime as dt
 import json
 import os
 import threading
+import time
 import urllib.request
+from dataclasses import replace
 from pathlib import Path
 
 import psycopg2
@@ -17,8 +19,10 @@ from demo.home import JARS_SETTING, Home
 from demo.load import load
 from sync_pipeline import live
 from sync_pipeline.backfill import backfill
-from sync_pipeline.entity import load_entities
+from sync_pipeline.entity import LegacyQuery, load_entities
+from sync_pipeline.follower import Follower, seconds_unseen
 from sync_pipeline.lane import Lane
+from sync_pipeline.ledger.cursor import window_of
 from sync_pipeline.pipeline import Order, sync_keys
 from sync_pipeline.reconcile.reconcile import reconcile
 from sync_pipeline.repair import repair
@@ -94,7 +98,7 @@ def differences(stores, admin):
 
 
 def catch_up(stores, lanes):
-    since = live.legacy_now(stores)
+    since = live.mark(lanes)
     stop = threading.Event()
 
     def watch():
@@ -104,8 +108,15 @@ def catch_up(stores, lanes):
 
     watcher = threading.Thread(target=watch)
     watcher.start()
-    live.follow([lane.entity for lane in lanes], stores, stop)
+    Follower([lane.entity for lane in lanes], stores).run(stop)
     watcher.join()
+
+
+def wait_until(condition, seconds=30):
+    limit = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < limit
+        time.sleep(0.05)
 
 
 def owed(stores):
@@ -141,7 +152,7 @@ def test_the_live_delta_under_editors(world, lanes):
     editors = Editors(
         admin, client, LEGACY_BUCKET, rate=60, seconds=5, workers=8, poison=0, seed=7, late_seconds=(1, 2)
     )
-    follower = threading.Thread(target=live.follow, args=([lane.entity for lane in lanes], stores, stop))
+    follower = threading.Thread(target=Follower([lane.entity for lane in lanes], stores).run, args=(stop,))
     follower.start()
     tally = editors.run()
     stop.set()
@@ -149,6 +160,25 @@ def test_the_live_delta_under_editors(world, lanes):
     assert tally.committed > 200
     catch_up(stores, lanes)
     assert differences(stores, admin) == []
+
+
+def test_what_stops_one_entity_does_not_stop_the_others(world, lanes):
+    stores, _, _ = world
+    text, video = (lane.entity for lane in lanes if lane.entity.name != "audio")
+    broken = replace(text, origin=LegacyQuery("SELECT id, no_such_column FROM content", key=("id",)))
+    stop = threading.Event()
+    follower = Follower([broken, video], stores, name="a follower")
+    running = threading.Thread(target=follower.run, args=(stop,))
+    running.start()
+    lane = next(lane for lane in lanes if lane.entity is video)
+    since = live.mark([lane])
+    wait_until(lambda: live.caught_up(lane, since) and follower.failures)
+    assert seconds_unseen(stores)["a follower"] < 30
+    stop.set()
+    running.join()
+    assert list(follower.failures) == ["text"]
+    assert "no_such_column" in str(follower.failures["text"])
+    assert seconds_unseen(stores) == {}
 
 
 def test_the_sweep_finds_what_no_stamp_reports(world, lanes):
@@ -233,8 +263,8 @@ def test_a_commit_later_than_the_poll_is_not_lost(world, lanes):
     stores, admin, _ = world
     lane = next(lane for lane in lanes if lane.entity.name == "video")
     key = next(iter(rows(stores.settings.target_db.replace("+psycopg2", ""), FOUND.format("video"))))
-    lease = live.Lease.take(stores, "video")
-    reader = live.Reader(stores, lane.origin.key, lane.entity.changes, live.window_of(stores, "video"))
+    lease = live.Lease.take(stores, "video", "test")
+    reader = live.Reader(stores, lane.origin.key, lane.entity.changes, window_of(stores, "video"))
 
     def poll():
         live.poll(lane, lease, reader, lambda *_: None, keep_idle=True)
