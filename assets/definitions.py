@@ -1,0 +1,32 @@
+"""The composition root: everything Dagster shows, made from the entity files. Loads with no server reachable."""
+
+from __future__ import annotations
+
+import os
+
+import dagster as dg
+
+from assets.automation import automation
+from assets.history import history_asset
+from assets.lineage import legacy_specs, sink_keys
+from assets.live import live_asset
+from assets.resources import Engine
+from checks.reconciliation import reconciliation_check
+from sync_pipeline.entity import load_entities
+
+
+@dg.definitions
+def definitions() -> dg.Definitions:
+    """Assets, checks, jobs, the sensor and schedules of all entities in SYNC_ENTITIES."""
+    entities = load_entities(os.environ.get("SYNC_ENTITIES") or "assets.entities")
+    live = live_asset(entities)
+    checks = [reconciliation_check(entity, sink_keys(entity)) for entity in entities.values()]
+    return dg.Definitions.merge(
+        dg.Definitions(
+            assets=[*legacy_specs(entities.values()), live, *map(history_asset, entities.values())],
+            asset_checks=checks,
+            resources={"engine": Engine()},
+            executor=dg.in_process_executor,
+        ),
+        automation(dg.AssetSelection.assets(live).without_checks(), dg.AssetSelection.checks(*checks)),
+    )

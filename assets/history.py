@@ -1,0 +1,82 @@
+"""History: an entity's backfill by partition, as a partitioned asset."""
+
+import time
+from dataclasses import asdict
+
+import dagster as dg
+
+from assets.lineage import LEGACY_BUCKET, history_key, legacy_tables
+from assets.resources import Engine
+from sync_pipeline.backfill import Filled, backfill
+from sync_pipeline.entity import Entity
+from sync_pipeline.errors import SyncError, UnreachableError
+from sync_pipeline.lane import Lane
+
+POOL = "history"
+_TRIES = 6
+_FIRST_PAUSE_SECONDS = 2.0
+
+
+def history_asset(entity: Entity) -> dg.AssetsDefinition:
+    """All chosen partitions in one run; a partition that fails is told and left, the others go on."""
+    key = history_key(entity)
+    deps = legacy_tables(entity) + ([LEGACY_BUCKET] if entity.media else [])
+    spec = dg.AssetSpec(
+        key,
+        deps=deps,
+        group_name=entity.name,
+        owners=[entity.owner],
+        kinds={"postgres"},
+        description=f"History of {entity.name}, filled by partition. Overlaps freely with the live delta.",
+        partitions_def=dg.StaticPartitionsDefinition(entity.partitions.names()),
+        skippable=True,
+    )
+
+    @dg.multi_asset(
+        name=f"history_{entity.name}", specs=[spec], backfill_policy=dg.BackfillPolicy.single_run(), pool=POOL
+    )
+    def fill(context: dg.AssetExecutionContext, engine: Engine) -> None:
+        failures: dict[str, SyncError] = {}
+        with engine.stores() as stores:
+            lane = Lane.open(entity, stores)
+            for partition in context.partition_keys:
+                began = time.monotonic()
+                try:
+                    filled = _fill(context, lane, partition)
+                except SyncError as error:
+                    failures[partition] = error
+                    context.log.error(f"partition {partition}: {error}")
+                    continue
+                metadata = _metadata(filled, time.monotonic() - began)
+                context.log_event(dg.AssetMaterialization(key, partition=partition, metadata=metadata))
+        if failures:
+            raise _failure(entity, failures)
+
+    return fill
+
+
+def _fill(context: dg.AssetExecutionContext, lane: Lane, partition: str) -> Filled:
+    """Fill a partition; a store that does not answer is waited for, then the partition goes on where it was."""
+    pause = _FIRST_PAUSE_SECONDS
+    for _ in range(_TRIES - 1):
+        try:
+            return backfill(lane, partition)
+        except UnreachableError as error:
+            context.log.warning(f"partition {partition}: {error}; again in {pause:.0f} s")
+            time.sleep(pause)
+            pause *= 2
+    return backfill(lane, partition)
+
+
+def _metadata(filled: Filled, seconds: float) -> dict[str, int | float]:
+    counts = {name: count for name, count in asdict(filled).items() if name not in {"partition", "rows"}}
+    return {"dagster/partition_row_count": filled.rows, **counts, "seconds": round(seconds, 2)}
+
+
+def _failure(entity: Entity, failures: dict[str, SyncError]) -> dg.Failure:
+    lines = "\n".join(f"- {partition}: {error}" for partition, error in failures.items())
+    return dg.Failure(
+        f"{len(failures)} partitions of {entity.name} are not filled: run these again.",
+        metadata={"partitions": dg.MetadataValue.md(lines)},
+        allow_retries=False,
+    )

@@ -1,0 +1,179 @@
+"""The live delta: one run follows all entities for a while, and says every half minute what it moved."""
+
+import datetime as dt
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+import dagster as dg
+from pydantic import Field
+
+from assets.lineage import sink_keys, sink_specs
+from assets.resources import Engine
+from sync_pipeline.entity import Entity
+from sync_pipeline.errors import UnreachableError
+from sync_pipeline.follower import Follower
+from sync_pipeline.lane import Lane
+from sync_pipeline.live import caught_up, mark
+from sync_pipeline.pipeline import Outcome
+from sync_pipeline.status import status_of
+from sync_pipeline.stores import Stores
+
+_TELL_SECONDS = 30.0
+_LOOK_SECONDS = 0.5
+_COUNTS = {
+    "relational": ("written", "deleted", "parked"),
+    "search": ("documents",),
+    "media": ("files", "file_bytes"),
+}
+_COUNTED = [count for counts in _COUNTS.values() for count in counts]
+
+
+class Live(dg.Config):
+    """How long a run follows."""
+
+    minutes: float = Field(0, ge=0, description="Follow for so long; 0: until all that is committed now has arrived.")
+
+
+class Moved:
+    """What moved since it was last told, per entity; many threads add to it."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._outcomes: dict[str, Outcome] = {}
+
+    def add(self, entity: str, outcome: Outcome) -> None:
+        """Count a batch."""
+        with self._lock:
+            total = self._outcomes.setdefault(entity, Outcome())
+            for count in _COUNTED:
+                setattr(total, count, getattr(total, count) + getattr(outcome, count))
+
+    @property
+    def names(self) -> set[str]:
+        """Entities of which something moved."""
+        with self._lock:
+            return set(self._outcomes)
+
+    def take(self) -> dict[str, Outcome]:
+        """The counts since the last call."""
+        with self._lock:
+            taken, self._outcomes = self._outcomes, {}
+        return taken
+
+
+def live_asset(entities: dict[str, Entity]) -> dg.AssetsDefinition:
+    """All sinks of all entities; a run may be asked for some of them."""
+
+    @dg.multi_asset(
+        name="live", specs=[spec for entity in entities.values() for spec in sink_specs(entity)], can_subset=True
+    )
+    def live(context: dg.AssetExecutionContext, engine: Engine, config: Live) -> Iterator[dg.MaterializeResult[None]]:
+        chosen = [entity for entity in entities.values() if context.selected_asset_keys & {*sink_keys(entity).values()}]
+        moved = Moved()
+        with engine.stores() as stores:
+            follower = Follower(chosen, stores, moved.add, name=context.run_id)
+            watch = Watch(context, stores, follower, moved)
+            with _following(follower):
+                watch.for_minutes(config.minutes) if config.minutes else watch.until_caught_up()
+            for key, metadata in watch.told(follower.entities):
+                if key in context.selected_asset_keys:
+                    yield dg.MaterializeResult(asset_key=key, metadata=metadata)
+        if follower.failures:
+            raise _failure(follower.failures)
+
+    return live
+
+
+@contextmanager
+def _following(follower: Follower) -> Iterator[None]:
+    stop = threading.Event()
+    thread = threading.Thread(target=follower.run, args=(stop,), name="follower")
+    thread.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        thread.join()
+
+
+@dataclass
+class Watch:
+    """Looks after a follower, and tells Dagster what it moves."""
+
+    context: dg.AssetExecutionContext
+    stores: Stores
+    follower: Follower
+    moved: Moved
+    _stopped: dict[str, str] = field(default_factory=dict)
+
+    def for_minutes(self, minutes: float) -> None:
+        """Tell every half minute what moved, until the time is up."""
+        end = time.monotonic() + minutes * 60
+        next_time = time.monotonic() + _TELL_SECONDS
+        while time.monotonic() < end:
+            self._look()
+            if time.monotonic() >= next_time:
+                self._tell()
+                next_time += _TELL_SECONDS
+
+    def until_caught_up(self) -> None:
+        """Until everything that is committed now has arrived, in all entities that can be followed."""
+        lanes = [Lane.open(entity, self.stores) for entity in self.follower.entities]
+        since = mark(lanes)
+        while lanes:
+            self._look()
+            with self._patience():
+                lanes = [lane for lane in lanes if not (self._has_stopped(lane) or caught_up(lane, since))]
+
+    def told(self, entities: list[Entity]) -> Iterator[tuple[dg.AssetKey, dict[str, float | int]]]:
+        """What moved into each sink since it was told last, and how far behind it is."""
+        moved = self.moved.take()
+        for entity in entities:
+            outcome = moved.get(entity.name, Outcome())
+            standing = _standing(self.stores, entity)
+            for sink, key in sink_keys(entity).items():
+                yield key, {name.replace("_", " "): getattr(outcome, name) for name in _COUNTS[sink]} | standing
+
+    def _look(self) -> None:
+        time.sleep(_LOOK_SECONDS)
+        now = {name: str(error) for name, error in self.follower.failures.items()}
+        for name in now.keys() - self._stopped.keys():
+            self.context.log.error(f"entity {name} stopped, and is tried again: {now[name]}")
+        self._stopped = now
+
+    def _tell(self) -> None:
+        moving = [entity for entity in self.follower.entities if entity.name in self.moved.names]
+        with self._patience():
+            for key, metadata in self.told(moving):
+                self.context.log_event(dg.AssetMaterialization(key, metadata=metadata))
+
+    def _has_stopped(self, lane: Lane) -> bool:
+        return lane.entity.name in self.follower.failures
+
+    @contextmanager
+    def _patience(self) -> Iterator[None]:
+        """The follower itself waits for a store that does not answer; so do its watchers."""
+        try:
+            yield
+        except UnreachableError as error:
+            self.context.log.warning(str(error))
+
+
+def _standing(stores: Stores, entity: Entity) -> dict[str, float | int]:
+    """How far behind the entity is, and what it owes."""
+    status = status_of(stores, entity.name)
+    through = status.get("applied_through")
+    behind = (dt.datetime.now(dt.UTC) - through).total_seconds() if through else float("nan")
+    return {"seconds behind": round(behind, 2), "due": sum(map(int, status.get("due", {}).values()))}
+
+
+def _failure(failures: dict[str, Exception]) -> dg.Failure:
+    lines = "\n".join(f"- {name}: {error}" for name, error in failures.items())
+    return dg.Failure(
+        f"{', '.join(failures)} could not be followed; the other entities went on.",
+        metadata={"entities": dg.MetadataValue.md(lines)},
+        allow_retries=False,
+    )

@@ -1,0 +1,69 @@
+"""Reconciliation as asset checks: one for each sink of an entity, all from one comparison."""
+
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager
+from typing import Protocol, cast
+
+import dagster as dg
+
+from sync_pipeline.entity import Entity
+from sync_pipeline.lane import Lane
+from sync_pipeline.reconcile.reconcile import reconcile
+from sync_pipeline.reconcile.verdict import KINDS, Finding, Verdict
+from sync_pipeline.stores import Stores
+
+NAME = "reconciliation"
+_SAMPLES = 50
+_THINGS = {"relational": "rows", "search": "documents", "media": "files"}
+
+
+class OpensStores(Protocol):
+    """The engine's resource."""
+
+    def stores(self) -> AbstractContextManager[Stores]:
+        """Both sides."""
+
+
+def reconciliation_check(entity: Entity, keys: Mapping[str, dg.AssetKey]) -> dg.AssetChecksDefinition:
+    """One check on each sink's asset; `keys` maps a sink's name in a verdict to its asset."""
+    specs = [
+        dg.AssetCheckSpec(
+            NAME,
+            asset=key,
+            description=f"Every one of the {_THINGS[sink]} is compared with what the monolith holds now.",
+        )
+        for sink, key in keys.items()
+    ]
+
+    @dg.multi_asset_check(specs=specs, name=f"reconcile_{entity.name}", required_resource_keys={"engine"})
+    def compare(context: dg.AssetCheckExecutionContext) -> Iterator[dg.AssetCheckResult]:
+        engine = cast(OpensStores, context.resources.engine)
+        with engine.stores() as stores:
+            verdict = reconcile(Lane.open(entity, stores))
+        for sink, key in keys.items():
+            yield _result(key, sink, verdict)
+
+    return compare
+
+
+def _result(key: dg.AssetKey, sink: str, verdict: Verdict) -> dg.AssetCheckResult:
+    found = [finding for finding in verdict.findings if finding.sink == sink or finding.kind == "unknown"]
+    counts = {kind: sum(finding.kind == kind for finding in found) for kind in KINDS}
+    overdue = verdict.overdue if counts["pending"] else 0
+    wrong = {kind: count for kind, count in counts.items() if count and (kind != "pending" or overdue)}
+    said = ", ".join(f"{count} {kind}" for kind, count in wrong.items()) or "no mismatch"
+    return dg.AssetCheckResult(
+        passed=not wrong,
+        asset_key=key,
+        check_name=NAME,
+        severity=dg.AssetCheckSeverity.ERROR,
+        description=f"{said}; {verdict.compared:,} legacy rows compared",
+        metadata={"compared": verdict.compared, **counts, **_samples(found)},
+    )
+
+
+def _samples(found: list[Finding]) -> dict[str, dg.TableMetadataValue]:
+    if not found:
+        return {}
+    records = [dg.TableRecord({"kind": f.kind, "key": f.key, "detail": f.detail}) for f in sorted(found)[:_SAMPLES]]
+    return {"samples": dg.MetadataValue.table(records)}
