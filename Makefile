@@ -2,7 +2,8 @@
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: setup check test clean pins
+# The demo runs the whole move on this machine and leaves nothing running.
+.PHONY: setup demo check test clean pins
 setup: $(VENV)/.ready
 
 $(VENV)/.ready: requirements/dev.txt pyproject.toml
@@ -11,6 +12,9 @@ $(VENV)/.ready: requirements/dev.txt pyproject.toml
 	$(BIN)/uv pip install -q --python $(BIN)/python -r requirements/dev.txt
 	$(BIN)/uv pip install -q --python $(BIN)/python --no-deps -e .
 	@touch $@
+
+demo: setup
+	$(BIN)/sync-pipeline demo run
 
 check: setup
 	$(BIN)/ruff check .

@@ -57,7 +57,7 @@ def _keep_live() -> dg.SensorDefinition:
             return dg.SkipReason(str(error))
         if any(_seconds_left(record) > _HANDOVER_SECONDS for record in alive):
             return dg.SkipReason("A run follows the live delta.")
-        config = dg.RunConfig(ops={"live": {"config": {"minutes": WINDOW_MINUTES}}})
+        config = dg.RunConfig(ops={"follow": {"config": {"minutes": WINDOW_MINUTES}}})
         longest = WINDOW_MINUTES * 60 + _START_SECONDS + _HANDOVER_SECONDS
         return dg.RunRequest(run_config=config, tags={**_KEPT, "dagster/max_runtime": str(int(longest))})
 

@@ -68,7 +68,7 @@ def live_asset(entities: dict[str, Entity]) -> dg.AssetsDefinition:
     """All sinks of all entities; a run may be asked for some of them."""
 
     @dg.multi_asset(
-        name="live", specs=[spec for entity in entities.values() for spec in sink_specs(entity)], can_subset=True
+        name="follow", specs=[spec for entity in entities.values() for spec in sink_specs(entity)], can_subset=True
     )
     def live(context: dg.AssetExecutionContext, engine: Engine, config: Live) -> Iterator[dg.MaterializeResult[None]]:
         chosen = [entity for entity in entities.values() if context.selected_asset_keys & {*sink_keys(entity).values()}]

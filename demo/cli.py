@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import functools
+import time
 from collections.abc import Callable
 from typing import Annotated, ParamSpec
 
 import typer
+from rich.console import Console
 
 from demo.errors import DemoError
 
@@ -31,6 +33,18 @@ def tells(command: Callable[P, None]) -> Callable[P, None]:
             raise typer.Exit(2) from error
 
     return told
+
+
+class Clock:
+    """Says what came about, and when."""
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+        self._began = time.monotonic()
+
+    def __call__(self, line: str) -> None:
+        """Print a line with the seconds since the start."""
+        self._console.print(f"{time.monotonic() - self._began:6.1f} s  {line}")
 
 
 @app.command()
@@ -136,6 +150,37 @@ def lag(
     with on_signal(enough.set), Observer(at.monolith.admin_url, at.catalog_url) as observer:
         enough.wait(seconds or None)
         typer.echo(observer.finish(wait).line())
+
+
+@app.command("run")
+@tells
+def run_all(
+    contents: Annotated[int, typer.Option(min=1, help="Rows of content.")] = 20_000,
+    media: Annotated[int, typer.Option(min=0, help="Files in the legacy bucket.")] = 2_000,
+    rate: Annotated[float, typer.Option(min=0.1, help="Transactions a second of the editors.")] = 55.0,
+    seconds: Annotated[float, typer.Option(min=0.1, help="How long editors work at least.")] = 60.0,
+) -> None:
+    """Play the whole move once, from nothing to a verdict, and leave nothing running."""
+    from demo.fleet import down as stop
+    from demo.fleet import up as start
+    from demo.home import Home
+    from demo.run.screen import faults, screen
+    from demo.run.story import Plan, play
+    from demo.signals import ending_on_signal
+
+    console = Console(width=100, highlight=False)
+    say = Clock(console)
+    home = Home()
+    with ending_on_signal():
+        try:
+            stop(home)
+            fleet = start(home)
+            say("PostgreSQL twice, Elasticsearch and S3 are up")
+            played = play(fleet, Plan(contents, media, rate, seconds), say)
+        finally:
+            stop(home)
+    console.print(screen(played))
+    raise typer.Exit(1 if faults(played) else 0)
 
 
 @app.command()

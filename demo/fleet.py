@@ -1,18 +1,20 @@
-"""The four servers of the demo together: up, down, how they are."""
+"""The demo's servers together, and Dagster beside them: up, down, how they are."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 from demo.buckets import create_bucket
 from demo.databases import DAGSTER, Monolith, create_monolith, create_target
 from demo.errors import DemoError
+from demo.home import DAGSTER as PAGES
 from demo.home import SERVERS, Home
 from demo.jars import Jars
 from demo.locks import locked
 from demo.machine import check_disk, free_port, port_is_free
-from demo.servers import LEGACY_OPTIONS, ObjectStore, PostgresServer, SearchServer, Server
+from demo.servers import LEGACY_OPTIONS, Daemon, ObjectStore, PostgresServer, SearchServer, Server, Webserver
 
 MONOLITH_DATABASE, CATALOG_DATABASE = "monolith", "catalog"
 LEGACY_BUCKET, TARGET_BUCKET = "monolith-media", "catalog-media"
@@ -42,10 +44,12 @@ class Fleet:
         self.target = PostgresServer(home.root, "target", ports["target"])
         self.search = SearchServer(home.root, "search", ports["search"], self.jars)
         self.objects = ObjectStore(home.root, "objects", ports["objects"], self.jars)
+        self.webserver = Webserver(home.root, "webserver", ports[PAGES])
+        self.daemon = Daemon(home.root, "daemon", 0)
 
     @property
     def servers(self) -> tuple[Server, ...]:
-        """All four."""
+        """All four that are brought up; Dagster is started on its own."""
         return (self.legacy, self.target, self.search, self.objects)
 
     def start(self) -> None:
@@ -54,8 +58,17 @@ class Fleet:
             list(pool.map(_start, self.servers))
             list(pool.map(lambda make: make(), (self._make_monolith, self._make_catalog, self._make_buckets)))
 
+    def start_dagster(self, environment: Mapping[str, str]) -> None:
+        """Start daemon and webserver over the repository's definitions, and wait until they answer."""
+        for server in (self.daemon, self.webserver):
+            server.environment = environment
+            server.start()
+        self.webserver.wait_healthy()
+
     def stop(self) -> None:
-        """Stop all, side by side."""
+        """Stop Dagster, then all others side by side."""
+        self.webserver.stop()
+        self.daemon.stop()
         with ThreadPoolExecutor(len(self.servers)) as pool:
             list(pool.map(lambda server: server.stop(), self.servers))
 
@@ -128,7 +141,7 @@ def _start(server: Server) -> None:
 
 def _portless(home: Home) -> Fleet:
     """A fleet that is only good for stopping: servers are recognised by their folders."""
-    return Fleet(home, dict.fromkeys(SERVERS, 0))
+    return Fleet(home, dict.fromkeys((*SERVERS, PAGES), 0))
 
 
 def _move_from_taken_ports(fleet: Fleet) -> bool:

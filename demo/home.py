@@ -12,6 +12,7 @@ from demo.machine import free_port
 
 HOME_SETTING, JARS_SETTING = "SYNC_DEMO_HOME", "SYNC_DEMO_JARS"
 SERVERS = ("legacy", "target", "search", "objects")
+DAGSTER = "dagster"
 
 
 class Home:
@@ -40,14 +41,14 @@ class Home:
         return self._ports_file.exists()
 
     def ports(self) -> dict[str, int]:
-        """The port of each server; chosen the first time."""
-        if not self.has_ports():
-            chosen: dict[str, int] = {}
-            for name in SERVERS:
-                chosen[name] = free_port(set(chosen.values()))
-            self.keep_ports(chosen)
-        kept: dict[str, int] = json.loads(self._ports_file.read_text())
-        return kept
+        """The port of each server and of Dagster's pages; chosen the first time."""
+        ports: dict[str, int] = json.loads(self._ports_file.read_text()) if self.has_ports() else {}
+        missing = [name for name in (*SERVERS, DAGSTER) if name not in ports]
+        for name in missing:
+            ports[name] = free_port(set(ports.values()))
+        if missing:
+            self.keep_ports(ports)
+        return ports
 
     def keep_ports(self, ports: dict[str, int]) -> None:
         """Keep the ports; a killed writer leaves the old ones."""
@@ -57,7 +58,7 @@ class Home:
 
     def remove_servers(self) -> None:
         """Remove what the servers wrote; jars and ports stay."""
-        for name in SERVERS:
+        for name in (*SERVERS, DAGSTER):
             shutil.rmtree(self.root / name, ignore_errors=True)
 
     def remove(self) -> None:

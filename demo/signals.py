@@ -6,6 +6,8 @@ import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
+from demo.errors import DemoError
+
 _WANTED = (signal.SIGTERM, signal.SIGINT)
 
 
@@ -18,3 +20,16 @@ def on_signal(end: Callable[[], None]) -> Iterator[None]:
     finally:
         for number, action in before.items():
             signal.signal(number, action)
+
+
+@contextmanager
+def ending_on_signal() -> Iterator[None]:
+    """Make a signal an exception, so that what was started is stopped on the way out; further ones are ignored."""
+
+    def end() -> None:
+        for number in _WANTED:
+            signal.signal(number, signal.SIG_IGN)
+        raise DemoError("Interrupted; everything was stopped.")
+
+    with on_signal(end):
+        yield

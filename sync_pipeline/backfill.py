@@ -123,6 +123,12 @@ def _progress(lane: Lane, partition: str, cursor: Cursor, outcome: Outcome) -> N
             partition,
         ),
     )
+    if done:
+        cursor.execute(
+            "UPDATE sync.cursor SET filled_at = now() WHERE entity = %(e)s AND filled_at IS NULL AND %(p)s <@"
+            " (SELECT array_agg(partition) FROM sync.backfill WHERE entity = %(e)s AND done)",
+            {"e": lane.entity.name, "p": lane.entity.partitions.names()},
+        )
 
 
 def _totals(lane: Lane, partition: str) -> tuple[int, int, int]:

@@ -12,7 +12,8 @@ from sync_pipeline.stores import Cursor
 
 PRIORITY = {"overtaken": 0, "documents": 1, "media": 2, "rejected": 5, "sweep": 7}
 CLAIM_SECONDS = 120
-_KEYS_A_RECORD = 2_000
+# few enough that fresh work never waits long behind a record
+_KEYS_A_RECORD = 500
 
 
 @dataclass(frozen=True)
@@ -64,7 +65,7 @@ def release(cursor: Cursor, entity: str, keys: Sequence[str]) -> None:
     )
 
 
-def claim(cursor: Cursor, entity: str, limit: int = 4) -> list[Owed]:
+def claim(cursor: Cursor, entity: str, limit: int = 1) -> list[Owed]:
     """Claim the most urgent records by lease, so that no lock is held while they are worked on."""
     cursor.execute(
         f"UPDATE sync.due SET claimed_until = now() + interval '{CLAIM_SECONDS} s' WHERE id IN ("

@@ -32,6 +32,7 @@ class Swept:
     changed: int = 0
     gone: int = 0
     outdated: int = 0  # written under another version of adapter or digest: a backfill is due
+    unfilled: int = 0  # not in the ledger, and the history is not all in: the backfill brings them
     files: int = 0
 
 
@@ -41,13 +42,17 @@ def sweep(lane: Lane) -> Swept:
     Raises BrakeError when it would delete more than the brake allows, UnreachableError when a side could not be
     read to its end: nothing is derived from a part.
     """
+    filled = _is_filled(lane)
     with lane.stores.legacy() as cursor:
         cursor.execute("SELECT statement_timestamp()")
         began = cursor.fetchone()[0]
     swept = Swept()
     changed: list[str] = []
     gone: list[str] = []
-    for table in _differences(lane, swept):
+    for found in _differences(lane, swept):
+        known = found.column("basis").is_valid()
+        table = found if filled else found.filter(known)
+        swept.unfilled += found.num_rows - table.num_rows
         texts = lane.origin.key.texts(table)
         away = table.column("found").is_null()
         gone += texts.filter(away.combine_chunks()).to_pylist()
@@ -81,6 +86,12 @@ def ask_for_sweep(lane: Lane, since: object) -> None:
     """Have whoever follows the entity sweep again, unless the last sweep began after `since` (legacy time)."""
     with lane.stores.target() as cursor:
         cursor.execute("UPDATE sync.cursor SET sweep_wanted = %s WHERE entity = %s", (since, lane.entity.name))
+
+
+def _is_filled(lane: Lane) -> bool:
+    with lane.stores.target() as cursor:
+        cursor.execute("SELECT filled_at IS NOT NULL FROM sync.cursor WHERE entity = %s", (lane.entity.name,))
+        return bool(cursor.fetchone()[0])
 
 
 def _differences(lane: Lane, swept: Swept) -> Iterator[pa.Table]:

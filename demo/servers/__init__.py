@@ -1,8 +1,9 @@
 """The demo's servers, one class each; the tests use them too."""
 
+from demo.servers.dagster import Daemon, Webserver
 from demo.servers.object_store import ObjectStore
 from demo.servers.postgres import LEGACY_OPTIONS, PostgresServer
 from demo.servers.search import SearchServer
 from demo.servers.server import Server
 
-__all__ = ["LEGACY_OPTIONS", "ObjectStore", "PostgresServer", "SearchServer", "Server"]
+__all__ = ["LEGACY_OPTIONS", "Daemon", "ObjectStore", "PostgresServer", "SearchServer", "Server", "Webserver"]

@@ -27,7 +27,9 @@ from sync_pipeline.pipeline import Order, sync_keys
 from sync_pipeline.reconcile.reconcile import reconcile
 from sync_pipeline.repair import repair
 from sync_pipeline.settings import Settings
+from sync_pipeline.sinks.relational import RelationalTable
 from sync_pipeline.stores import Stores
+from sync_pipeline.sweep import sweep
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 CONTENTS, FILES, POISON = 3000, 40, 3
@@ -179,6 +181,23 @@ def test_what_stops_one_entity_does_not_stop_the_others(world, lanes):
     assert list(follower.failures) == ["text"]
     assert "no_such_column" in str(follower.failures["text"])
     assert seconds_unseen(stores) == {}
+
+
+def test_the_sweep_leaves_history_to_the_backfill(world, lanes):
+    stores, _, _ = world
+    text = next(lane.entity for lane in lanes if lane.entity.name == "text")
+    table = RelationalTable("catalog.swept", key=("id",), columns={"id": "bigint", "header": "text"})
+    lane = Lane.open(replace(text, name="swept", sinks=(table,)), stores)
+    before = sweep(lane)
+    assert (before.compared, before.changed) == (before.unfilled, 0)
+    for partition in lane.entity.partitions.names():
+        backfill(lane, partition)
+    with stores.target() as cursor:
+        cursor.execute("DELETE FROM sync.ledger_swept WHERE id = (SELECT min(id) FROM catalog.swept)")
+        cursor.execute("SELECT count(*) FROM sync.due WHERE entity = 'swept' AND reason = 'rejected'")
+        parked = cursor.fetchone()[0]  # tried again by every sweep
+    after = sweep(lane)
+    assert (after.changed, after.unfilled) == (1 + parked, 0)
 
 
 def test_the_sweep_finds_what_no_stamp_reports(world, lanes):

@@ -9,3 +9,6 @@ CREATE TABLE sync.follower (
 
 -- A sweep that somebody waits for: one that begins after this instant of legacy time.
 ALTER TABLE sync.cursor ADD COLUMN sweep_wanted timestamptz;
+
+-- When the whole history was in for the first time: from then on a key that the ledger lacks was missed.
+ALTER TABLE sync.cursor ADD COLUMN filled_at timestamptz;
