@@ -1,6 +1,7 @@
 """History: an entity's backfill by partition, as a partitioned asset."""
 
 import time
+from collections.abc import Iterator
 from dataclasses import asdict
 
 import dagster as dg
@@ -35,7 +36,7 @@ def history_asset(entity: Entity) -> dg.AssetsDefinition:
     @dg.multi_asset(
         name=f"history_{entity.name}", specs=[spec], backfill_policy=dg.BackfillPolicy.single_run(), pool=POOL
     )
-    def fill(context: dg.AssetExecutionContext, engine: Engine) -> None:
+    def fill(context: dg.AssetExecutionContext, engine: Engine) -> Iterator[dg.MaterializeResult[None]]:
         failures: dict[str, SyncError] = {}
         with engine.stores() as stores:
             lane = Lane.open(entity, stores)
@@ -51,6 +52,7 @@ def history_asset(entity: Entity) -> dg.AssetsDefinition:
                 context.log_event(dg.AssetMaterialization(key, partition=partition, metadata=metadata))
         if failures:
             raise _failure(entity, failures)
+        yield from ()  # each partition has been told above, as it was done
 
     return fill
 

@@ -9,7 +9,6 @@ import sqlglot
 from sqlglot import exp
 
 from sync_pipeline.entity import Entity
-from sync_pipeline.reconcile.verdict import SINKS
 
 LEGACY = "legacy"
 LEGACY_BUCKET = dg.AssetKey([LEGACY, "bucket"])
@@ -56,13 +55,12 @@ def history_key(entity: Entity) -> dg.AssetKey:
 
 
 def sink_keys(entity: Entity) -> dict[str, dg.AssetKey]:
-    """The asset of each sink the entity has, by the name it has in a verdict."""
-    there = {
-        "relational": entity.table.name.split("."),
-        "search": ["search", entity.index.alias] if entity.index else None,
-        "media": ["media", entity.media.prefix] if entity.media else None,
-    }
-    return {sink: dg.AssetKey(path) for sink in SINKS if (path := there[sink])}
+    """The asset of each sink the entity has, by its name in a verdict, in the order in which they are written."""
+    keys = {"media": dg.AssetKey(["media", entity.media.prefix])} if entity.media else {}
+    keys["relational"] = dg.AssetKey(entity.table.name.split("."))
+    if entity.index:
+        keys["search"] = dg.AssetKey(["search", entity.index.alias])
+    return keys
 
 
 def sink_specs(entity: Entity) -> list[dg.AssetSpec]:

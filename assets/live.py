@@ -74,7 +74,7 @@ def live_asset(entities: dict[str, Entity]) -> dg.AssetsDefinition:
         chosen = [entity for entity in entities.values() if context.selected_asset_keys & {*sink_keys(entity).values()}]
         moved = Moved()
         with engine.stores() as stores:
-            follower = Follower(chosen, stores, moved.add, name=context.run_id)
+            follower = Follower(chosen, stores, moved.add, name=context.run.run_id)
             watch = Watch(context, stores, follower, moved)
             with _following(follower):
                 watch.for_minutes(config.minutes) if config.minutes else watch.until_caught_up()
