@@ -2,21 +2,15 @@
 
 import datetime as dt
 import json
-import os
 import threading
 import time
 import urllib.request
 from dataclasses import replace
-from pathlib import Path
 
 import psycopg2
 import pytest
 
 from demo.edit import Editors
-from demo.environment import variables
-from demo.fleet import LEGACY_BUCKET, down, up
-from demo.home import JARS_SETTING, Home
-from demo.load import load
 from sync_pipeline import live
 from sync_pipeline.backfill import backfill
 from sync_pipeline.entity import LegacyQuery, load_entities
@@ -26,12 +20,9 @@ from sync_pipeline.ledger.cursor import window_of
 from sync_pipeline.pipeline import Order, sync_keys
 from sync_pipeline.reconcile.reconcile import reconcile
 from sync_pipeline.repair import repair
-from sync_pipeline.settings import Settings
 from sync_pipeline.sinks.relational import RelationalTable
-from sync_pipeline.stores import Stores
 from sync_pipeline.sweep import sweep
 
-REPOSITORY = Path(__file__).resolve().parents[2]
 CONTENTS, FILES, POISON = 3000, 40, 3
 EXPECTED = """
     SELECT c.id, c.title, c.version, a.name, c.price, c.attrs, c.status = 'published',
@@ -48,23 +39,9 @@ FOUND = """
 
 
 @pytest.fixture(scope="module")
-def world(tmp_path_factory):
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv(JARS_SETTING, os.environ.get(JARS_SETTING) or str(REPOSITORY / ".demo" / "jars"))
-        home = Home(tmp_path_factory.mktemp("engine"))
-        fleet = up(home)
-        for name, value in variables(fleet.addresses()).items():
-            patch.setenv(name, value)
-        client = fleet.objects.client()
-        admin = fleet.addresses().monolith.admin_url
-        load(admin, client, LEGACY_BUCKET, contents=CONTENTS, files=FILES, poison=POISON)
-        stores = Stores(Settings.from_env())
-        try:
-            yield stores, admin, client
-        finally:
-            stores.close()
-            client.close()
-            down(home)
+def world(fresh_world):
+    fresh_world.load(CONTENTS, FILES, POISON)
+    return fresh_world.stores, fresh_world.monolith.admin_url, fresh_world.client
 
 
 @pytest.fixture(scope="module")
@@ -152,7 +129,15 @@ def test_the_live_delta_under_editors(world, lanes):
     stores, admin, client = world
     stop = threading.Event()
     editors = Editors(
-        admin, client, LEGACY_BUCKET, rate=60, seconds=5, workers=8, poison=0, seed=7, late_seconds=(1, 2)
+        admin,
+        client,
+        stores.settings.legacy_bucket.name,
+        rate=60,
+        seconds=5,
+        workers=8,
+        poison=0,
+        seed=7,
+        late_seconds=(1, 2),
     )
     follower = threading.Thread(target=Follower([lane.entity for lane in lanes], stores).run, args=(stop,))
     follower.start()

@@ -1,0 +1,30 @@
+"""Real servers, brought up once for all tests that do not kill them."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+from demo.fleet import down, up
+from demo.home import JARS_SETTING, Home
+from tests.world import opened
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture(scope="session")
+def fleet(tmp_path_factory):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv(JARS_SETTING, os.environ.get(JARS_SETTING) or str(REPOSITORY / ".demo" / "jars"))
+        home = Home(tmp_path_factory.mktemp("servers"))
+        try:
+            yield up(home)
+        finally:
+            down(home)
+
+
+@pytest.fixture(scope="module")
+def fresh_world(fleet, request):
+    """An empty monolith and an empty new side, with the settings that lead to them in the environment."""
+    with opened(fleet, request.module.__name__.rpartition(".")[2]) as world:
+        yield world

@@ -1,0 +1,124 @@
+"""A world: an empty monolith and an empty new side on shared servers, one for each test module.
+
+Databases and buckets are its own. Indices bear the names the entity files give them, so only one world is open at
+a time, and opening one removes what the last one left.
+"""
+
+import json
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import psycopg2
+import pytest
+
+from demo.buckets import create_bucket
+from demo.databases import Monolith, create_monolith, create_target, drop_database
+from demo.environment import variables
+from demo.fleet import Fleet
+from demo.load import load
+from sync_pipeline.backfill import backfill
+from sync_pipeline.entity import load_entities
+from sync_pipeline.lane import Lane
+from sync_pipeline.settings import Settings
+from sync_pipeline.stores import Stores
+
+
+@dataclass
+class World:
+    """`monolith.admin_url` plays the monolith; the engine reaches everything by `stores` or the environment."""
+
+    fleet: Fleet
+    monolith: Monolith
+    target_url: str
+    legacy_bucket: str
+    client: Any
+    stores: Stores
+
+    @property
+    def search_url(self) -> str:
+        return self.stores.settings.search_url
+
+    @property
+    def target_bucket(self) -> str:
+        return self.stores.settings.target_bucket.name
+
+    @cached_property
+    def lanes(self) -> dict[str, Lane]:
+        entities = load_entities("assets.entities")
+        return {name: Lane.open(entity, self.stores) for name, entity in entities.items()}
+
+    def load(self, contents: int, files: int, poison: int = 0) -> None:
+        load(self.monolith.admin_url, self.client, self.legacy_bucket, contents=contents, files=files, poison=poison)
+
+    def backfill(self) -> None:
+        for lane in self.lanes.values():
+            for partition in lane.entity.partitions.names():
+                backfill(lane, partition)
+
+    def legacy(self, statement: str, values: Any = ()) -> list[Any]:
+        """A statement of the monolith's own, committed."""
+        return _run(self.monolith.admin_url, statement, values)
+
+    def target(self, statement: str, values: Any = ()) -> list[Any]:
+        """A statement at the new side, committed."""
+        return _run(self.target_url, statement, values)
+
+    def document(self, method: str, path: str, body: Any = None) -> Any:
+        """A request to the search cluster."""
+        return http(self.search_url, method, path, body)
+
+
+@contextmanager
+def opened(fleet: Fleet, name: str) -> Iterator[World]:
+    """Make a world, point the environment at it, and drop its databases at the end."""
+    addresses = fleet.addresses()
+    monolith, target_url = create_monolith(fleet.legacy, name), create_target(fleet.target, name)
+    legacy_bucket, target_bucket = (f"{name.replace('_', '-')}-{side}" for side in ("legacy", "new"))
+    for bucket in (legacy_bucket, target_bucket):
+        create_bucket(fleet.objects, bucket)
+    _remove_indices(addresses.search_url)
+    own = {
+        "SYNC_LEGACY_DB": monolith.reader_url,
+        "SYNC_TARGET_DB": target_url,
+        "SYNC_LEGACY_S3_BUCKET": legacy_bucket,
+        "SYNC_TARGET_S3_BUCKET": target_bucket,
+    }
+    with pytest.MonkeyPatch.context() as patch:
+        for setting, value in {**variables(addresses), **own}.items():
+            patch.setenv(setting, value)
+        client, stores = fleet.objects.client(), Stores(Settings.from_env())
+        try:
+            yield World(fleet, monolith, target_url, legacy_bucket, client, stores)
+        finally:
+            stores.close()
+            client.close()
+            drop_database(fleet.legacy, name)
+            drop_database(fleet.target, name)
+
+
+def http(base: str, method: str, path: str, body: Any = None) -> Any:
+    """A request with a JSON body and a JSON answer. Raises OSError (HTTPError, too)."""
+    content = None if body is None else json.dumps(body).encode()
+    request = urllib.request.Request(f"{base}/{path}", content, {"Content-Type": "application/json"}, method=method)
+    with urllib.request.urlopen(request, timeout=30) as answer:
+        return json.load(answer)
+
+
+def _remove_indices(search_url: str) -> None:
+    for index in http(search_url, "GET", "_cat/indices?format=json&expand_wildcards=open"):
+        if not index["index"].startswith("."):
+            http(search_url, "DELETE", index["index"])
+
+
+def _run(url: str, statement: str, values: Any) -> list[Any]:
+    connection = psycopg2.connect(url)
+    try:
+        with connection, connection.cursor() as cursor:
+            cursor.execute(statement, values)
+            return cursor.fetchall() if cursor.description else []
+    finally:
+        connection.close()
