@@ -7,7 +7,7 @@ a time, and opening one removes what the last one left.
 import json
 import urllib.request
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -25,6 +25,7 @@ from sync_pipeline.entity import load_entities
 from sync_pipeline.lane import Lane
 from sync_pipeline.settings import Settings
 from sync_pipeline.stores import Stores
+from tests import oracle
 
 
 @dataclass
@@ -50,6 +51,15 @@ class World:
     def lanes(self) -> dict[str, Lane]:
         entities = load_entities("assets.entities")
         return {name: Lane.open(entity, self.stores) for name, entity in entities.items()}
+
+    def differences(self) -> list[oracle.Difference]:
+        """What the oracle finds wrong."""
+        buckets = oracle.Buckets(self.client, self.legacy_bucket, self.client, self.target_bucket)
+        with (
+            closing(psycopg2.connect(self.monolith.admin_url)) as legacy,
+            closing(psycopg2.connect(self.target_url)) as target,
+        ):
+            return oracle.differences(legacy, target, self.search_url, buckets)
 
     def load(self, contents: int, files: int, poison: int = 0) -> None:
         load(self.monolith.admin_url, self.client, self.legacy_bucket, contents=contents, files=files, poison=poison)
@@ -115,10 +125,6 @@ def _remove_indices(search_url: str) -> None:
 
 
 def _run(url: str, statement: str, values: Any) -> list[Any]:
-    connection = psycopg2.connect(url)
-    try:
-        with connection, connection.cursor() as cursor:
-            cursor.execute(statement, values)
-            return cursor.fetchall() if cursor.description else []
-    finally:
-        connection.close()
+    with closing(psycopg2.connect(url)) as connection, connection, connection.cursor() as cursor:
+        cursor.execute(statement, values)
+        return cursor.fetchall() if cursor.description else []

@@ -27,7 +27,7 @@ from demo.edit.roster import Roster
 from demo.errors import DemoError
 
 # Out of a hundred transactions.
-_WEIGHTS = {
+WEIGHTS = {
     "create": 12,
     "edit": 42,
     "publish": 9,
@@ -79,7 +79,7 @@ class Editor:
             return self._guarded(self._poison)
         if not self.room.late.full() and self.room.late_turn.mine(self.rng):
             return self._guarded(self._late)
-        kind = self.rng.choices(list(_WEIGHTS), list(_WEIGHTS.values()))[0]
+        kind = self.rng.choices(list(self.room.weights), list(self.room.weights.values()))[0]
         return self._guarded(partial(self._now, kind))
 
     def _guarded(self, transaction: Callable[[], bool]) -> bool:
@@ -110,14 +110,16 @@ class Editor:
 
     def _late(self) -> bool:
         """Write now, on a connection of its own, and leave the commit to others."""
-        kind = self.rng.choice(_LATE_KINDS)
+        kind = self.rng.choice([kind for kind in _LATE_KINDS if kind in self.room.weights])
         content_id = self.room.contents.pick(self.rng, hold=True) if kind != "create" else None
         kind = self._kind_for(kind, content_id)
-        connection = self._connect()
+        connection = None
         try:
+            connection = self._connect()
             touched = self._do(self._desk(connection), kind, content_id)
         except BaseException:
-            connection.close()
+            if connection is not None:
+                connection.close()
             self._release(kind, content_id)
             raise
         done = partial(self._after_late, kind, content_id, touched)

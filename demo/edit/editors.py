@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Collection
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -10,7 +11,7 @@ from typing import TYPE_CHECKING
 from psycopg2.extensions import cursor as Cursor  # noqa: N812
 
 from demo.databases import connected
-from demo.edit.editor import Editor
+from demo.edit.editor import WEIGHTS, Editor
 from demo.edit.late import LateCommits, LateTurn
 from demo.edit.newsroom import Newsroom
 from demo.edit.pace import Pace
@@ -33,7 +34,10 @@ _WITH_FILES = f"""
 
 @dataclass
 class Editors:
-    """`workers` editors who commit `rate` transactions a second for `seconds`, then finish what is open."""
+    """`workers` editors who commit `rate` transactions a second for `seconds`, then finish what is open.
+
+    `without` names operations they leave out: those of `WEIGHTS`.
+    """
 
     admin_url: str
     client: S3Client
@@ -44,6 +48,7 @@ class Editors:
     poison: int = 0
     seed: int = 1
     late_seconds: tuple[float, float] = (5.0, 20.0)
+    without: Collection[str] = ()
     _stop: threading.Event = field(default_factory=threading.Event, init=False)
     _late: LateCommits = field(default_factory=LateCommits, init=False)
 
@@ -87,6 +92,7 @@ class Editors:
             late=self._late,
             late_turn=LateTurn(),
             late_seconds=self.late_seconds,
+            weights={kind: weight for kind, weight in WEIGHTS.items() if kind not in self.without},
             contents=Roster(contents),
             with_files=Roster(with_files),
             authors=authors,

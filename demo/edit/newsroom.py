@@ -26,6 +26,7 @@ class Newsroom:
     late: LateCommits
     late_turn: LateTurn
     late_seconds: tuple[float, float]
+    weights: dict[str, int]  # operations, out of a hundred
     contents: Roster
     with_files: Roster
     authors: list[int]
