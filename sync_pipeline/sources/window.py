@@ -29,7 +29,10 @@ _SESSIONS = """
       AND a.backend_type NOT IN ('autovacuum worker', 'walsender')
       AND NOT (a.application_name = %s AND a.usename = current_user)
 """
-_PREPARED = "SELECT 'prepared ' || gid FROM pg_prepared_xacts WHERE database = current_database()"
+# a name may be used again, its transaction's number is not
+_PREPARED = """
+    SELECT 'prepared ' || transaction || ' ' || gid FROM pg_prepared_xacts WHERE database = current_database()
+"""
 
 
 @dataclass(frozen=True)
@@ -88,6 +91,7 @@ def advance(
     """The window after a look, and the bound of its read."""
     holders = {name: dt.datetime.fromisoformat(session["since"]) for name, session in sessions.items()}
     who = {name: session["who"] for name, session in sessions.items()}
+    ended: list[dt.datetime] = []
     if before is None:
         bound = BEGINNING
     else:
@@ -96,13 +100,7 @@ def advance(
         if hidden:
             bound = min(bound, seen_at - lookback)
     for name in prepared:
-        known = before.holders.get(name) if before else None
-        holders[name] = known or bound_of_prepared(before, holders, bound)
+        # a session that has ended since the look before may be it; caught in between, it shows as both until the next
+        known = before.holders.get(name, bound) if before else BEGINNING
+        holders[name] = min([known, *ended])
     return Window(seen_at, holders, who, hidden), bound
-
-
-def bound_of_prepared(before: Window | None, holders: dict[str, dt.datetime], bound: dt.datetime) -> dt.datetime:
-    """The earliest start a newly met prepared transaction can have had: it was a session of the poll before."""
-    if before is None:
-        return BEGINNING
-    return min([bound, *(since for name, since in before.holders.items() if name not in holders)])

@@ -59,6 +59,14 @@ def test_a_transaction_begun_and_prepared_between_looks_is_bound_by_the_first_of
     assert step(window, 10)[1] == at(0)
 
 
+def test_a_transaction_prepared_while_a_poll_looked_keeps_the_start_it_had_as_a_session():
+    window, _ = step(None, 0, {"a": session(-60)})
+    window, _ = step(window, 1, {"a": session(-60)}, ["prepared x"])
+    window, _ = step(window, 2, {}, ["prepared x"])
+    window, _ = step(window, 3, {}, ["prepared x"])
+    assert step(window, 4)[1] == at(-60)
+
+
 def test_a_transaction_prepared_before_the_first_look_may_have_stamped_at_any_time():
     window, _ = step(None, 0, {}, ["prepared x"])
     assert step(window, 1)[1] == BEGINNING
