@@ -164,7 +164,7 @@ class Watch:
 
 def _standing(stores: Stores, entity: Entity) -> dict[str, float | int]:
     """How far behind the entity is, and what it owes."""
-    status = status_of(stores, entity.name)
+    status = status_of(stores, entity)
     through = status.get("applied_through")
     behind = (dt.datetime.now(dt.UTC) - through).total_seconds() if through else float("nan")
     return {"seconds behind": round(behind, 2), "due": sum(map(int, status.get("due", {}).values()))}

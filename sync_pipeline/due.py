@@ -103,12 +103,62 @@ def replay(cursor: Cursor, entity: str | None, key: str | None) -> int:
     return int(cursor.rowcount)
 
 
-def listed(cursor: Cursor, entity: str, limit: int = 1000) -> list[dict[str, object]]:
-    """Records of what is owed, the most urgent first."""
-    cursor.execute(
-        "SELECT reason, coalesce(key, cardinality(keys) || ' keys') AS key, step, error, message, attempts, first_at,"
-        " last_at FROM sync.due WHERE entity = %s ORDER BY priority, not_before LIMIT %s",
-        (entity, limit),
+@dataclass(frozen=True)
+class Choice:
+    """Which of what is owed is asked for."""
+
+    entity: str
+    reason: str | None = None
+    key: str | None = None
+
+    @property
+    def where(self) -> str:
+        """The condition, over named parameters."""
+        return (
+            "entity = %(entity)s AND (%(reason)s IS NULL OR reason = %(reason)s)"
+            " AND (%(key)s IS NULL OR key = %(key)s OR %(key)s = ANY(keys))"
+        )
+
+
+def overview(cursor: Cursor, choice: Choice, limit: int) -> dict[str, object]:
+    """`total` records, `causes` (records alike, with an example), and the first `records`, most urgent first."""
+    values = {**vars(choice), "limit": limit}
+    cursor.execute(f"SELECT count(*) FROM sync.due WHERE {choice.where}", values)
+    total = int(cursor.fetchone()[0])
+    causes = _named(
+        cursor,
+        "SELECT reason, step, error, sum(coalesce(cardinality(keys), 1))::bigint AS keys, max(attempts) AS attempts,"
+        f" min(first_at) AS first_at, {_next_at('min(not_before)')} AS next_at, min(message) AS message"
+        f" FROM sync.due WHERE {choice.where} GROUP BY reason, step, error ORDER BY keys DESC, 1, 2, 3",
+        values,
     )
+    records = _named(
+        cursor,
+        "SELECT reason, coalesce(key, CASE WHEN cardinality(keys) = 1 THEN keys[1] ELSE cardinality(keys) || ' keys'"
+        " END) AS key, step, error, message, attempts, first_at, last_at,"
+        f" {_next_at('not_before')} AS next_at"
+        f" FROM sync.due WHERE {choice.where} ORDER BY priority, not_before, id LIMIT %(limit)s",
+        values,
+    )
+    return {"total": total, "causes": causes, "records": records}
+
+
+def keys_owed(cursor: Cursor, entity: str) -> int:
+    """How many keys are owed, parked rows left out."""
+    cursor.execute(
+        "SELECT coalesce(sum(coalesce(cardinality(keys), 1)), 0) FROM sync.due"
+        " WHERE entity = %s AND reason <> 'rejected'",
+        (entity,),
+    )
+    return int(cursor.fetchone()[0])
+
+
+def _next_at(expression: str) -> str:
+    """When it is tried again; what waits for a person has no such time."""
+    return f"nullif({expression}, 'infinity')"
+
+
+def _named(cursor: Cursor, query: str, values: dict[str, object]) -> list[dict[str, object]]:
+    cursor.execute(query, values)
     names = [column.name for column in cursor.description]
     return [dict(zip(names, row, strict=True)) for row in cursor.fetchall()]

@@ -112,6 +112,12 @@ class Origin:
                 schema,
             )
 
+    def count(self, within: str) -> int:
+        """How many rows there are of a condition on q."""
+        with self.stores.legacy() as cursor:
+            cursor.execute(f"SELECT count(*) FROM ({self.sql}) q WHERE {within}")
+            return int(cursor.fetchone()[0])
+
     def within_month(self, partition: Monthly, name: str) -> str:
         """The condition on q of a monthly partition."""
         column = f"q.{quote(partition.column)}"

@@ -4,34 +4,74 @@ from __future__ import annotations
 
 from typing import Any
 
-from sync_pipeline.stores import Stores
+from sync_pipeline.entity import Entity
+from sync_pipeline.stores import Cursor, Stores
+
+_CURSOR = """
+    SELECT applied_through, extract(epoch FROM now() - applied_through)::float AS lag_seconds,
+           window_since, extract(epoch FROM now() - window_since)::float AS window_seconds, window_holder, blind,
+           swept_at, sweep_error, owner, lease_until > now() AS followed
+    FROM sync.cursor WHERE entity = %s
+"""
+_OUTAGES = """
+    SELECT reason, sum(coalesce(cardinality(keys), 1))::bigint, min(first_at), max(message) FROM sync.due
+    WHERE entity = %s AND reason <> 'rejected' AND error = 'UnreachableError' GROUP BY reason
+"""
 
 
-def status_of(stores: Stores, entity: str) -> dict[str, Any]:
-    """Cursor, window, sweep, due work by reason and backfill progress of one entity; empty before its first run."""
+def status_of(stores: Stores, entity: Entity) -> dict[str, Any]:
+    """Cursor, window, sweep, due work by reason, backfill progress and alerts; empty before the first run."""
     with stores.target() as cursor:
         cursor.execute("SELECT to_regclass('sync.cursor') IS NOT NULL")
         if not cursor.fetchone()[0]:
             return {}
-        cursor.execute(
-            "SELECT applied_through, window_since, window_holder, blind, swept_at, sweep_error, owner"
-            " FROM sync.cursor WHERE entity = %s",
-            (entity,),
-        )
+        cursor.execute(_CURSOR, (entity.name,))
         row = cursor.fetchone()
         if row is None:
             return {}
         found = dict(zip([column.name for column in cursor.description], row, strict=True))
-        cursor.execute(
-            "SELECT reason, sum(coalesce(cardinality(keys), 1))::bigint FROM sync.due WHERE entity = %s GROUP BY 1",
-            (entity,),
-        )
-        found["due"] = dict(cursor.fetchall())
-        cursor.execute(
-            "SELECT count(*) FILTER (WHERE done), count(*) FILTER (WHERE NOT done), sum(rows)::bigint"
-            " FROM sync.backfill WHERE entity = %s",
-            (entity,),
-        )
-        done, started, rows = cursor.fetchone()
-        found["backfill"] = {"done": done, "unfinished": started, "rows": rows or 0}
+        found["due"] = _due(cursor, entity.name)
+        found["backfill"] = _backfill(cursor, entity)
+        found["alerts"] = [*_alerts(found, stores.settings.window_alert_seconds), *_outages(cursor, entity.name)]
     return found
+
+
+def _due(cursor: Cursor, entity: str) -> dict[str, int]:
+    cursor.execute(
+        "SELECT reason, sum(coalesce(cardinality(keys), 1))::bigint FROM sync.due WHERE entity = %s GROUP BY 1",
+        (entity,),
+    )
+    return dict(cursor.fetchall())
+
+
+def _backfill(cursor: Cursor, entity: Entity) -> dict[str, int]:
+    cursor.execute(
+        "SELECT count(*) FILTER (WHERE done), count(*) FILTER (WHERE NOT done), coalesce(sum(rows), 0)::bigint"
+        " FROM sync.backfill WHERE entity = %s",
+        (entity.name,),
+    )
+    done, unfinished, rows = cursor.fetchone()
+    return {"declared": len(entity.partitions.names()), "done": done, "unfinished": unfinished, "rows": rows}
+
+
+def _alerts(found: dict[str, Any], window_alert_seconds: float) -> list[str]:
+    """What somebody should look at."""
+    alerts = []
+    if (found["window_seconds"] or 0) > window_alert_seconds:
+        alerts.append(
+            f"a transaction of the monolith has been open for {found['window_seconds']:.0f} s"
+            f" (SYNC_WINDOW_ALERT_SECONDS is {window_alert_seconds:g}): {found['window_holder']}"
+        )
+    if found["blind"]:
+        alerts.append(str(found["blind"]))
+    if found["sweep_error"]:
+        alerts.append(f"the last sweep stopped: {found['sweep_error']}")
+    return alerts
+
+
+def _outages(cursor: Cursor, entity: str) -> list[str]:
+    cursor.execute(_OUTAGES, (entity,))
+    return [
+        f"{count} keys wait for a store (due: {reason}) since {since:%Y-%m-%d %H:%M:%S}: {message}"
+        for reason, count, since, message in cursor.fetchall()
+    ]

@@ -64,7 +64,8 @@ class Stores:
         return self._s3(self.settings.target_bucket)
 
     def _s3(self, bucket: Bucket) -> S3Client:
-        return boto3.client(
+        # a session of our own: the shared default one keeps the first keys it ever saw
+        return boto3.Session().client(
             "s3",
             endpoint_url=bucket.endpoint,
             config=Config(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 from dataclasses import replace
 
 import pyarrow as pa
@@ -20,12 +21,15 @@ from sync_pipeline.reconcile.verdict import Finding, Verdict
 from sync_pipeline.stores import Cursor
 
 
-def reconcile(lane: Lane) -> Verdict:
-    """Compare every row, document and file. Writes nothing; what could not be looked at is unknown, never clean."""
+def reconcile(lane: Lane, report: Callable[[int], None] = lambda _: None) -> Verdict:
+    """Compare every row, document and file; `report` is told how many rows each page had.
+
+    Writes nothing; what could not be looked at is unknown, never clean.
+    """
     verdict = Verdict(lane.entity.name)
     suspects: list[Finding] = []
     try:
-        suspects += _walk(lane, verdict)
+        suspects += _walk(lane, verdict, report)
         if lane.entity.index:
             suspects += extra_documents(lane, lane.entity.index)
     except SyncError as error:
@@ -40,7 +44,7 @@ def reconcile(lane: Lane) -> Verdict:
     return verdict
 
 
-def _walk(lane: Lane, verdict: Verdict) -> list[Finding]:
+def _walk(lane: Lane, verdict: Verdict, report: Callable[[int], None]) -> list[Finding]:
     found: list[Finding] = []
     after: list[str] | None = None
     limit = lane.stores.settings.chunk_rows
@@ -59,6 +63,7 @@ def _walk(lane: Lane, verdict: Verdict) -> list[Finding]:
         if lane.entity.index:
             found += compare_documents(lane, lane.entity.index, expected)
         verdict.compared += rows.table.num_rows
+        report(rows.table.num_rows)
         if last:
             return found
         after = until

@@ -48,16 +48,20 @@ class SearchIndex:
     json_fields: frozenset[str] = frozenset()
     where: str | None = None
 
+    @property
+    def first_index(self) -> str:
+        """The index that is made behind a free alias."""
+        return f"{self.alias}-000001"
+
     def ensure(self, client: Elasticsearch) -> None:
         """Make an index behind the alias where there is none. Raises UnreachableError."""
         with reaching():
             if client.indices.exists_alias(name=self.alias):
                 return
-            index = f"{self.alias}-000001"
             settings = {"number_of_replicas": 0} if _single_node(client) else {}
             try:
                 client.indices.create(
-                    index=index,
+                    index=self.first_index,
                     settings=settings,
                     mappings={"dynamic": False, "properties": {name: dict(m) for name, m in self.fields.items()}},
                     aliases={self.alias: {}},

@@ -98,6 +98,9 @@ class Reader:
             f"SELECT {keys}, {column} AS {_STAMP}, {table.table}.tableoid || '/' || {table.table}.ctid || '/' ||"
             f" {table.table}.xmin AS {_ROW_VERSION} FROM {table.table} {table.join}"
         )
+        if table.zone and bound != BEGINNING:
+            # an index on the column itself serves too: no zone's clock is a day off
+            inner += f" WHERE {stamp} >= '{(bound - dt.timedelta(days=1)).replace(tzinfo=None).isoformat()}'"
         schema = pa.schema([*self.key.schema, (_STAMP, pa.string()), (_ROW_VERSION, pa.string())])
         order = f"w.{_STAMP}, {self.key.ordered('w')}"
         with self.stores.legacy() as cursor:

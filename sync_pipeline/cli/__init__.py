@@ -1,0 +1,6 @@
+"""The command line. Exit codes: 0 clean, 1 drift, 2 unknown or error, 130 interrupted."""
+
+from sync_pipeline.cli.commands import app
+from sync_pipeline.cli.running import main
+
+__all__ = ["app", "main"]

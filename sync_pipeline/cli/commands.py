@@ -1,0 +1,169 @@
+"""The commands. Exit codes: 0 clean, 1 drift, 2 unknown or error, 130 interrupted."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import asdict
+from functools import partial
+from typing import Annotated
+
+import typer
+
+from sync_pipeline import logs
+from sync_pipeline.backfill import Filled
+from sync_pipeline.backfill import backfill as fill
+from sync_pipeline.cli import tables
+from sync_pipeline.cli.due import app as due_app
+from sync_pipeline.cli.following import Totals, caught_up, follow
+from sync_pipeline.cli.opening import All, Format, Name, Output, opened, parsed, partitions, show
+from sync_pipeline.cli.progress import Bars, bars
+from sync_pipeline.errors import SettingError
+from sync_pipeline.lane import Lane
+from sync_pipeline.partitions import Monthly
+from sync_pipeline.pipeline import Order, Outcome, sync_keys
+from sync_pipeline.preflight.notice import worst
+from sync_pipeline.preflight.preflight import preflight
+from sync_pipeline.reconcile.reconcile import reconcile as compare
+from sync_pipeline.reconcile.verdict import Verdict, overall
+from sync_pipeline.repair import repair as mend
+from sync_pipeline.status import status_of
+
+app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
+app.add_typer(due_app, name="due")
+
+_EXIT = {"clean": 0, "drift": 1, "unknown": 2, "ok": 0, "warning": 0, "error": 2}
+_INTERRUPTED = 130
+
+
+@app.callback()
+def sync_pipeline(
+    debug: Annotated[bool, typer.Option("--debug", help="Show where an error came from (or SYNC_DEBUG=1).")] = False,
+) -> None:
+    """Keep a new read side in step with a legacy monolith, and prove it."""
+    if debug:
+        os.environ["SYNC_DEBUG"] = "1"
+    logs.configure(os.environ)
+
+
+@app.command()
+def sync(
+    name: Name = None,
+    everything: All = False,
+    key: Annotated[list[str] | None, typer.Option(help="Only this key; may be given several times.")] = None,
+    until_caught_up: Annotated[bool, typer.Option(help="Stop when all that is committed now is over.")] = False,
+    forever: Annotated[bool, typer.Option("--follow", help="Go on until interrupted.")] = False,
+    output: Format = Output.TEXT,
+) -> None:
+    """Apply what changed in the monolith: by default until caught up."""
+    if (bool(key) + until_caught_up + forever) > 1:
+        raise SettingError("--key, --until-caught-up and --follow exclude each other")
+    whole = True
+    with opened(name, everything) as (stores, entities):
+        totals = Totals(entities)
+        if key:
+            if len(entities) != 1:
+                raise SettingError("--key goes with one entity")
+            lane = Lane.open(entities[0], stores)
+            totals.add(lane.entity.name, sync_keys(lane, parsed(lane, key), Order()))
+        elif forever:
+            follow(stores, entities, totals)
+        else:
+            whole = caught_up(stores, entities, totals)
+    show({entity: asdict(total) for entity, total in totals.items()}, output, partial(tables.outcomes, totals))
+    raise typer.Exit(0 if whole else _INTERRUPTED)
+
+
+@app.command()
+def backfill(
+    name: Name = None,
+    everything: All = False,
+    partition: Annotated[list[str] | None, typer.Option(help="Only this partition; may be given again.")] = None,
+    output: Format = Output.TEXT,
+) -> None:
+    """Fill history, by partition. Cut off, it goes on where it was."""
+    report: dict[str, list[Filled]] = {}
+    with opened(name, everything) as (stores, entities), bars() as shown:
+        wanted = {entity.name: partitions(entity, partition) for entity in entities}
+        for entity in entities:
+            report[entity.name] = _fill(Lane.open(entity, stores), wanted[entity.name], partition is None, shown)
+    as_json = {entity: [asdict(part) for part in parts] for entity, parts in report.items()}
+    show(as_json, output, partial(tables.filled, report))
+
+
+def _fill(lane: Lane, parts: list[str], whole: bool, shown: Bars) -> list[Filled]:
+    advance = shown.bar(f"{lane.entity.name}: rows", lambda: _rows(lane, parts, whole))
+    return [fill(lane, part, lambda outcome: advance(outcome.read + outcome.parked)) for part in parts]
+
+
+def _rows(lane: Lane, parts: list[str], whole: bool) -> int | None:
+    """How many rows the parts hold, where that can be asked."""
+    kind = lane.entity.partitions
+    if whole:
+        return lane.origin.count("true")
+    if not isinstance(kind, Monthly):
+        return None
+    return sum(lane.origin.count(lane.origin.within_month(kind, part)) for part in parts)
+
+
+@app.command()
+def status(name: Name = None, output: Format = Output.TEXT) -> None:
+    """Where each entity stands."""
+    with opened(name, everything=not name) as (stores, entities):
+        report = {entity.name: status_of(stores, entity) for entity in entities}
+    show(report, output, partial(tables.statuses, report))
+
+
+@app.command()
+def reconcile(name: Name = None, everything: All = False, output: Format = Output.TEXT) -> None:
+    """Compare every row, document and file of both sides. Exit 0 clean, 1 drift, 2 unknown."""
+    with opened(name, everything) as (stores, entities), bars() as shown:
+        verdicts = [_compare(Lane.open(entity, stores), shown) for entity in entities]
+    word = overall(verdicts)
+    report = {"verdict": word, "entities": {verdict.entity: verdict.as_dict() for verdict in verdicts}}
+    show(report, output, partial(tables.verdicts, verdicts, word))
+    raise typer.Exit(_EXIT[word])
+
+
+def _compare(lane: Lane, shown: Bars) -> Verdict:
+    return compare(lane, shown.bar(f"{lane.entity.name}: rows", lambda: lane.origin.count("true")))
+
+
+@app.command()
+def repair(
+    name: Annotated[str, typer.Argument(help="The entity.")],
+    key: Annotated[list[str] | None, typer.Option(help="Only this key, whether it drifts or not.")] = None,
+    output: Format = Output.TEXT,
+) -> None:
+    """Write again what reconciliation finds drifting. Exit 2 when something could not be looked at."""
+    word = "clean"
+    with opened(name, everything=False) as (stores, entities):
+        totals = Totals(entities)
+        lane = Lane.open(entities[0], stores)
+        if key:
+            outcomes = [sync_keys(lane, parsed(lane, key), Order(force=True))]
+        else:
+            with bars() as shown:
+                verdict = _compare(lane, shown)
+            outcomes = mend(lane, verdict.findings)
+            word = "unknown" if verdict.word == "unknown" else word
+        for outcome in outcomes:
+            totals.add(name, outcome)
+    show({name: asdict(totals[name])}, output, partial(_mended, totals, word))
+    raise typer.Exit(_EXIT[word])
+
+
+def _mended(totals: dict[str, Outcome], word: str) -> None:
+    tables.outcomes(totals)
+    if word == "unknown":
+        tables.say("Something could not be looked at: sync-pipeline reconcile says what.", "yellow")
+
+
+@app.command()
+def check(name: Name = None, output: Format = Output.TEXT) -> None:
+    """Preflight: reachability, grants, indices, types, aliases, buckets. Changes nothing. Exit 2 on an error."""
+    with opened(name, everything=not name) as (stores, entities):
+        found = preflight(stores, entities)
+    word = worst(found)
+    report = {"verdict": word, "findings": [asdict(notice) for notice in found]}
+    show(report, output, partial(tables.notices, found))
+    raise typer.Exit(_EXIT[word])

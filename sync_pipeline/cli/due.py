@@ -1,0 +1,55 @@
+"""`sync-pipeline due …`: what is owed, and doing it now."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Annotated
+
+import typer
+
+from sync_pipeline import due as owed
+from sync_pipeline import live
+from sync_pipeline.cli import tables
+from sync_pipeline.cli.opening import Format, Name, Output, opened, parsed, show
+from sync_pipeline.errors import SettingError
+from sync_pipeline.lane import Lane
+from sync_pipeline.ledger.ledger import migrate
+
+app = typer.Typer(no_args_is_help=True, help="What is owed: parked rows, documents, files, sweep findings.")
+
+Reason = Annotated[str | None, typer.Option(help=f"Only {', '.join(owed.PRIORITY)}.", show_default=False)]
+Key = Annotated[str | None, typer.Option(help="Only this key.", show_default=False)]
+
+
+@app.command("list")
+def listing(
+    name: Name = None,
+    reason: Reason = None,
+    key: Key = None,
+    limit: Annotated[int, typer.Option(min=0, help="Records shown of each entity.")] = 20,
+    output: Format = Output.TEXT,
+) -> None:
+    """What is owed by cause, and the most urgent of it."""
+    if reason and reason not in owed.PRIORITY:
+        raise SettingError(f"nothing is owed for reason {reason!r}; there are {', '.join(owed.PRIORITY)}")
+    with opened(name, everything=not name) as (stores, entities):
+        migrate(stores)
+        with stores.target() as cursor:
+            report = {e.name: owed.overview(cursor, owed.Choice(e.name, reason, key), limit) for e in entities}
+    show(report, output, partial(tables.owed, report))
+
+
+@app.command()
+def replay(name: Name = None, key: Key = None, output: Format = Output.TEXT) -> None:
+    """Make what waits due at once, and do it."""
+    report = {}
+    with opened(name, everything=not name) as (stores, entities):
+        for entity in entities:
+            lane = Lane.open(entity, stores)
+            if key and name:
+                parsed(lane, [key])
+            with stores.target() as cursor:
+                report[entity.name] = owed.replay(cursor, entity.name, key)
+            while live.work(lane, lambda *_: None):
+                pass
+    show(report, output, lambda: tables.table(("entity", "records replayed"), report.items()))

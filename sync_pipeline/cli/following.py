@@ -1,0 +1,98 @@
+"""Following from the command line: until caught up, or until interrupted."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from collections.abc import Callable, Iterable
+
+from sync_pipeline import due
+from sync_pipeline.cli.progress import bars
+from sync_pipeline.entity import Entity
+from sync_pipeline.errors import StoppedError
+from sync_pipeline.follower import Follower
+from sync_pipeline.lane import Lane
+from sync_pipeline.live import caught_up as has_caught_up
+from sync_pipeline.live import mark
+from sync_pipeline.pipeline import Outcome
+from sync_pipeline.stores import Stores
+
+_COUNTS = ("keys", "read", "written", "deleted", "parked", "waiting", "documents", "files", "file_bytes")
+_LOOK_SECONDS = 0.2
+
+
+class Totals(dict[str, Outcome]):
+    """What was done so far, by entity; threads may add side by side."""
+
+    def __init__(self, entities: Iterable[Entity]) -> None:
+        super().__init__({entity.name: Outcome() for entity in entities})
+        self._lock = threading.Lock()
+
+    def add(self, entity: str, part: Outcome) -> None:
+        """Count an outcome in. What is owed of documents is what the last batches left."""
+        with self._lock:
+            total = self[entity]
+            for field in _COUNTS:
+                setattr(total, field, getattr(total, field) + getattr(part, field))
+            total.documents_owed = part.documents_owed
+
+
+def follow(stores: Stores, entities: list[Entity], totals: Totals) -> None:
+    """Follow until a signal; that is how it ends. Raises StoppedError naming what could not be followed at the end."""
+    stop = threading.Event()
+    _on_signals(stop.set)
+    _run(Follower(entities, stores, totals.add), stop)
+
+
+def caught_up(stores: Stores, entities: list[Entity], totals: Totals) -> bool:
+    """Follow until everything committed before now is over and swept; False when interrupted before.
+
+    Raises StoppedError naming entities that something stops; the others have caught up.
+    """
+    stop, interrupted = threading.Event(), threading.Event()
+    _on_signals(interrupted.set, stop.set)
+    follower = Follower(entities, stores, totals.add)
+    lanes = [Lane.open(entity, stores) for entity in entities]
+    with bars() as shown:
+        level = shown.level("keys")
+
+        def look() -> None:
+            done = sum(total.keys for total in totals.values())
+            level(done, done + _owed(stores, entities))
+
+        watcher = threading.Thread(target=_watch, args=(lanes, follower, stop, look), daemon=True)
+        watcher.start()
+        _run(follower, stop)
+        watcher.join()
+    return not interrupted.is_set()
+
+
+def _run(follower: Follower, stop: threading.Event) -> None:
+    follower.run(stop)
+    if follower.failures:
+        raise StoppedError(*(f"entity {name}: {error}" for name, error in follower.failures.items()))
+
+
+def _watch(lanes: list[Lane], follower: Follower, stop: threading.Event, look: Callable[[], None]) -> None:
+    since = mark(lanes)
+    while not stop.wait(_LOOK_SECONDS):
+        look()
+        if all(lane.entity.name in follower.failures or has_caught_up(lane, since) for lane in lanes):
+            stop.set()
+
+
+def _owed(stores: Stores, entities: Iterable[Entity]) -> int:
+    with stores.target() as cursor:
+        return sum(due.keys_owed(cursor, entity.name) for entity in entities)
+
+
+def _on_signals(*acts: Callable[[], None]) -> None:
+    """The first signal ends in order; the second one at once."""
+
+    def once(number: int, _: object) -> None:
+        signal.signal(number, signal.SIG_DFL)
+        for act in acts:
+            act()
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, once)

@@ -1,0 +1,72 @@
+"""What commands share: their common options, the entities they name, and how they report."""
+
+from __future__ import annotations
+
+import enum
+import json
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import closing, contextmanager
+from difflib import get_close_matches
+from typing import Annotated, Any
+
+import pyarrow as pa
+import typer
+
+from sync_pipeline.entity import Entity, load_entities, pick
+from sync_pipeline.errors import SettingError
+from sync_pipeline.lane import Lane
+from sync_pipeline.settings import Settings
+from sync_pipeline.stores import Stores
+
+
+class Output(enum.StrEnum):
+    """How a command reports."""
+
+    TEXT = "text"
+    JSON = "json"
+
+
+Name = Annotated[str | None, typer.Argument(help="The entity.", show_default=False)]
+All = Annotated[bool, typer.Option("--all", help="Every entity.")]
+Format = Annotated[Output, typer.Option("--format", help="text for people, json for programs.")]
+
+
+@contextmanager
+def opened(name: str | None, everything: bool) -> Iterator[tuple[Stores, list[Entity]]]:
+    """Stores and the entities a command names. Raises SettingError, DeclarationError."""
+    if name and everything:
+        raise SettingError(f"name an entity ({name}) or say --all, not both")
+    if not name and not everything:
+        raise SettingError("name an entity, or say --all")
+    settings = Settings.from_env()
+    entities = pick(load_entities(settings.entities), [name] if name else [])
+    with closing(Stores(settings)) as stores:
+        yield stores, entities
+
+
+def parsed(lane: Lane, keys: Iterable[str]) -> pa.Table:
+    """Keys as they were typed. Raises SettingError naming what a key of this entity is."""
+    try:
+        return lane.origin.key.parse(keys)
+    except SettingError as error:
+        columns = ", ".join(f"{n} {t}" for n, t in zip(lane.origin.key.columns, lane.origin.key.types, strict=True))
+        raise SettingError(f"a key of entity {lane.entity.name} is {columns}: {error}") from error
+
+
+def partitions(entity: Entity, wanted: list[str] | None) -> list[str]:
+    """The partitions a command names, or all. Raises SettingError naming what there is."""
+    there = entity.partitions.names()
+    for name in wanted or ():
+        if name not in there:
+            near = get_close_matches(name, there, 3)
+            there_are = f"nearest are {', '.join(near)}" if near else f"there are {there[0]} to {there[-1]}"
+            raise SettingError(f"entity {entity.name} has no partition {name!r}; {there_are}")
+    return wanted or there
+
+
+def show(report: Any, output: Output, text: Callable[[], None]) -> None:
+    """Print a report: as one line of JSON, or by `text`."""
+    if output is Output.JSON:
+        typer.echo(json.dumps(report, default=str, ensure_ascii=False))
+    else:
+        text()

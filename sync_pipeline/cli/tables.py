@@ -1,0 +1,183 @@
+"""Reports as people read them: tables, and a sentence where something is to be done."""
+
+from __future__ import annotations
+
+import datetime as dt
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict
+from typing import Any
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from sync_pipeline.backfill import Filled
+from sync_pipeline.pipeline import Outcome
+from sync_pipeline.preflight.notice import Notice, worst
+from sync_pipeline.reconcile.verdict import KINDS, SINKS, Verdict
+
+_PIPE_COLUMNS = 160
+_SAMPLES = 20
+_FILLED = ("rows", "written", "parked", "files", "file_bytes")
+_STYLES = {"clean": "green", "ok": "green", "drift": "red", "error": "red", "unknown": "yellow", "warning": "yellow"}
+
+
+def console() -> Console:
+    """Standard output; wide where it is no terminal, so that nothing is cut."""
+    width = None if sys.stdout.isatty() else _PIPE_COLUMNS
+    return Console(width=width, highlight=False)
+
+
+def table(columns: Sequence[str], rows: Iterable[Sequence[object]], *, left: int = 1) -> None:
+    """Print rows under column names; all but the first `left` columns stand to the right."""
+    made = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for n, column in enumerate(columns):
+        made.add_column(column, justify="left" if n < left else "right", overflow="fold")
+    for row in rows:
+        made.add_row(*(_cell(value) for value in row))
+    console().print(made)
+
+
+def say(sentence: str, style: str = "") -> None:
+    """Print a sentence, never cut."""
+    console().print(Text(sentence, style), soft_wrap=True)
+
+
+def outcomes(totals: Mapping[str, Outcome]) -> None:
+    """What syncs did, by entity."""
+    names = ("keys", "read", "written", "deleted", "documents", "files", "file_bytes", "parked", "waiting")
+    heads = ("entity", "keys", "rows read", "written", "deleted", "documents", "files", "bytes", "parked", "put off")
+    table(heads, [(entity, *(getattr(total, name) for name in names)) for entity, total in totals.items()])
+    for entity, total in totals.items():
+        _say_parked(entity, total.parked)
+        if total.documents_owed:
+            say(
+                f"{total.documents_owed:,} documents of {entity} are owed:"
+                f" sync-pipeline sync {entity} --until-caught-up",
+                "yellow",
+            )
+
+
+def filled(report: Mapping[str, list[Filled]]) -> None:
+    """What backfills did by entity; by partition only where that fits on a screen."""
+    heads = ("rows", "written", "parked", "files", "bytes")
+    sums = {entity: _sums(parts) for entity, parts in report.items()}
+    table(("entity", "partitions", *heads), [(e, len(parts), *sums[e]) for e, parts in report.items()])
+    for entity, parts in report.items():
+        if 1 < len(parts) <= _SAMPLES:
+            table((f"{entity}, partition", *heads), [tuple(asdict(part).values()) for part in parts])
+        _say_parked(entity, sums[entity][2])
+
+
+def _sums(parts: Sequence[Filled]) -> tuple[int, ...]:
+    return tuple(sum(getattr(part, name) for part in parts) for name in _FILLED)
+
+
+def verdicts(found: Sequence[Verdict], word: str) -> None:
+    """Mismatches by entity, sink and kind; some of them by key; the verdict."""
+    rows = []
+    for verdict in found:
+        report = verdict.as_dict()
+        rows += [(verdict.entity, sink, verdict.compared, *(report[sink][k] for k in KINDS)) for sink in SINKS]
+    table(("entity", "sink", "rows compared", *KINDS), rows, left=2)
+    samples = [(verdict.entity, f) for verdict in found for f in sorted(verdict.findings)]
+    if samples:
+        lines = [(entity, f.sink, f.kind, f.key, f.detail) for entity, f in samples[:_SAMPLES]]
+        table(("entity", "sink", "kind", "key", "how"), lines, left=5)
+        if len(samples) > _SAMPLES:
+            say(f"… and {len(samples) - _SAMPLES:,} more; --format json gives up to 100 an entity.")
+    for verdict in found:
+        if verdict.overdue:
+            say(f"{verdict.overdue:,} rows of {verdict.entity} have been owed for longer than SYNC_DUE_LIMIT_SECONDS.")
+    say(f"Verdict: {word}", _STYLES[word])
+
+
+def statuses(report: Mapping[str, Mapping[str, Any]]) -> None:
+    """Where each entity stands, and what somebody should look at."""
+    heads = ("entity", "behind", "applied through", "oldest open", "last sweep", "due", "parked", "backfill", "rows")
+    table(heads, [_status_row(entity, found) for entity, found in report.items()])
+    for entity, found in report.items():
+        for alert in found.get("alerts", ()):
+            say(f"{entity}: {alert}", "yellow")
+
+
+def _status_row(entity: str, found: Mapping[str, Any]) -> tuple[object, ...]:
+    if not found:
+        return (entity, "never ran", *[""] * 7)
+    due, fill = dict(found["due"]), found["backfill"]
+    parked = due.pop("rejected", 0)
+    return (
+        entity,
+        _duration(found["lag_seconds"]),
+        _instant(found["applied_through"]),
+        _duration(found["window_seconds"]),
+        _instant(found["swept_at"]),
+        ", ".join(f"{reason} {count:,}" for reason, count in sorted(due.items())) or 0,
+        parked,
+        f"{fill['done']} of {fill['declared']}",
+        fill["rows"],
+    )
+
+
+def owed(report: Mapping[str, Mapping[str, Any]]) -> None:
+    """What is owed: by cause, then the most urgent of it."""
+    causes = [(entity, cause) for entity, found in report.items() for cause in found["causes"]]
+    if not causes:
+        say("Nothing is owed.")
+        return
+    names = ("reason", "step", "error", "keys", "attempts", "first_at", "next_at", "message")
+    heads = ("entity", "reason", "step", "error", "keys", "attempts", "since", "next try", "for example")
+    table(heads, [(entity, *_waits(cause, names)) for entity, cause in causes], left=9)
+    fields = ("reason", "key", "error", "attempts", "next_at", "message")
+    lines = [(e, *_waits(r, fields)) for e, found in report.items() for r in found["records"]]
+    table(("entity", "reason", "key", "error", "attempts", "next try", "message"), lines, left=7)
+    total = sum(found["total"] for found in report.values())
+    if total > len(lines):
+        say(f"{len(lines):,} of {total:,} records; --limit shows more, --reason and --key choose.")
+
+
+def _waits(record: Mapping[str, Any], names: Iterable[str]) -> list[object]:
+    """Fields of a record; one that has no next time waits for its row to change, or for a replay."""
+    return [(record[name] or "on replay") if name == "next_at" else record[name] for name in names]
+
+
+def notices(found: Sequence[Notice]) -> None:
+    """What a preflight saw, and what to do about it."""
+    made = Table.grid(padding=(0, 2))
+    for _ in range(3):
+        made.add_column(overflow="fold")
+    for notice in found:
+        made.add_row(Text(notice.level, _STYLES[notice.level]), notice.about, Text(notice.what))
+    console().print(made)
+    remedies = [notice for notice in found if notice.remedy]
+    if remedies:
+        say("\nTo do:")
+    for notice in remedies:
+        say(f"  {notice.about}: {notice.what}\n    {notice.remedy}")
+    word = worst(list(found))
+    say(f"\nPreflight: {word}", _STYLES[word])
+
+
+def _say_parked(entity: str, parked: int) -> None:
+    if parked:
+        say(f"{parked:,} rows of {entity} are parked: sync-pipeline due list {entity} --reason rejected", "yellow")
+
+
+def _cell(value: object) -> Text:
+    if isinstance(value, dt.datetime):
+        return Text(_instant(value))
+    if isinstance(value, bool) or not isinstance(value, int):
+        return Text("" if value is None else str(value))
+    return Text(f"{value:,}", "" if value else "dim")
+
+
+def _instant(value: dt.datetime | None) -> str:
+    return value.strftime("%Y-%m-%d %H:%M:%S") if value else "never"
+
+
+def _duration(seconds: float | None) -> str:
+    if seconds is None:
+        return "-"
+    return f"{seconds:.1f} s" if seconds < 120 else str(dt.timedelta(seconds=int(seconds)))

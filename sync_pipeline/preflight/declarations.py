@@ -1,0 +1,74 @@
+"""The entities' declarations: do query, adapter and sinks agree on columns?"""
+
+from __future__ import annotations
+
+import datetime as dt
+import re
+from collections.abc import Callable, Iterator
+
+import psycopg2
+
+from sync_pipeline.adapt import adapt
+from sync_pipeline.entity import Entity
+from sync_pipeline.errors import DeclarationError, LegacySchemaError
+from sync_pipeline.origin import Origin
+from sync_pipeline.partitions import Monthly
+from sync_pipeline.preflight.notice import Notice
+from sync_pipeline.sources.watermark import Reader
+from sync_pipeline.stores import Stores
+
+
+def look_at_entity(stores: Stores, entity: Entity) -> Iterator[Notice]:
+    """Runs its queries without rows, and its adapter on none. Raises UnreachableError."""
+    about = f"entity {entity.name}"
+    try:
+        origin = Origin.open(entity, stores)
+    except LegacySchemaError as error:
+        yield Notice("error", about, str(error), _grant(stores, error))
+        return
+    faults = [*_columns(entity, origin), *_sources(stores, entity, origin)]
+    yield from (Notice("error", about, fault, remedy) for fault, remedy in faults)
+    if not faults:
+        yield Notice("ok", about, "query, adapter and sinks agree on columns")
+
+
+def _columns(entity: Entity, origin: Origin) -> Iterator[tuple[str, str]]:
+    parts = entity.partitions
+    if isinstance(parts, Monthly) and parts.column not in origin.schema.names:
+        yield f"the query returns no column {parts.column!r}, by which Monthly cuts", "add it to the query"
+    try:
+        adapted, _ = adapt(entity, origin.key, origin.schema.empty_table())
+    except DeclarationError as error:
+        yield str(error), "mend the entity's adapt"
+        return
+    looks: list[Callable[[], object]] = [lambda: entity.table.rows(adapted.table)]
+    if entity.index:
+        looks.append(lambda: entity.index and entity.index.documents(adapted.table))
+    for look in looks:
+        try:
+            look()
+        except DeclarationError as error:
+            yield str(error), "return it from the entity's adapt, or take it out of the sink"
+    for name in entity.media.columns if entity.media else ():
+        if name not in adapted.table.column_names:
+            yield f"adapt returns no column {name!r}, which MediaBucket names", "return it from the entity's adapt"
+
+
+def _sources(stores: Stores, entity: Entity, origin: Origin) -> Iterator[tuple[str, str]]:
+    """Each source's own query, asked for what changed after tomorrow."""
+    tomorrow = dt.datetime.now(dt.UTC) + dt.timedelta(days=1)
+    for watermark in entity.changes:
+        try:
+            next(Reader(stores, origin.key, (watermark,), None).pull(tomorrow, 1), None)
+        except psycopg2.Error as error:
+            yield f"the query of Watermark({watermark.table!r}) fails: {str(error).strip()}", _grant(stores, error)
+
+
+def _grant(stores: Stores, error: BaseException) -> str:
+    denied = re.search(r"permission denied for (table|view|materialized view|schema) (\S+)", str(error))
+    if not denied:
+        return "mend the entity's file"
+    with stores.legacy() as cursor:
+        cursor.execute("SELECT current_user")
+        right = "USAGE ON SCHEMA" if denied[1] == "schema" else "SELECT ON"
+        return f"GRANT {right} {denied[2]} TO {cursor.fetchone()[0]};"

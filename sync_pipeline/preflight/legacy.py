@@ -1,0 +1,190 @@
+"""The monolith's database: may our role read what is declared and no more, and can it see late commits?"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+
+from sync_pipeline.entity import Entity
+from sync_pipeline.preflight.notice import Notice
+from sync_pipeline.sources.watermark import Watermark
+from sync_pipeline.stores import Cursor, Stores
+
+ABOUT = "legacy database"
+
+_ROLE = """
+    SELECT current_user, pg_is_in_recovery(), pg_has_role(current_user, 'pg_read_all_stats', 'USAGE'),
+           current_setting('max_prepared_transactions')::int,
+           (SELECT count(*) FROM pg_stat_activity WHERE state = 'disabled') +
+           (SELECT count(*) FROM pg_db_role_setting s, unnest(s.setconfig) c
+            WHERE c ~ '^track_activities=(off|false|no|0)'
+              AND s.setdatabase IN (0, (SELECT oid FROM pg_database WHERE datname = current_database()))),
+           current_setting('track_activities')::bool,
+           (SELECT rolsuper FROM pg_roles WHERE rolname = current_user)
+"""
+_WRITABLE = """
+    SELECT c.oid::regclass::text FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+    WHERE c.relkind IN ('r', 'p', 'v', 'm', 'f') AND n.nspname !~ '^pg_' AND n.nspname <> 'information_schema'
+      AND has_schema_privilege(n.oid, 'USAGE') AND has_table_privilege(c.oid, 'INSERT, UPDATE, DELETE, TRUNCATE')
+    ORDER BY 1
+"""
+_CREATABLE = """
+    SELECT nspname FROM pg_namespace
+    WHERE nspname !~ '^pg_' AND nspname <> 'information_schema' AND has_schema_privilege(oid, 'CREATE') ORDER BY 1
+"""
+_OLD_PREPARED = """
+    SELECT gid, extract(epoch FROM now() - prepared)::int FROM pg_prepared_xacts
+    WHERE database = current_database() AND prepared < now() - %s * interval '1 s' ORDER BY prepared
+"""
+_COLUMN = """
+    SELECT format_type(a.atttypid, -1), EXISTS (
+        SELECT FROM pg_index i JOIN pg_class c ON c.oid = i.indexrelid JOIN pg_am m ON m.oid = c.relam
+        WHERE i.indrelid = a.attrelid AND i.indisvalid AND i.indpred IS NULL AND m.amname = 'btree'
+          AND i.indkey[0] = a.attnum)
+    FROM pg_attribute a WHERE a.attrelid = %s::regclass AND a.attname = %s AND NOT a.attisdropped
+"""
+_SHOWN = 5
+
+
+def look_at_legacy(stores: Stores, entities: Iterable[Entity]) -> Iterator[Notice]:
+    """Role, server and watermark tables. Raises UnreachableError."""
+    with stores.legacy() as cursor:
+        cursor.execute(_ROLE)
+        role, replica, sees_all, prepared, hidden, tracked, superuser = cursor.fetchone()
+        yield Notice("ok", ABOUT, f"reached as {role}")
+        if replica:
+            yield Notice(
+                "error",
+                ABOUT,
+                "is a replica: who has transactions open on the primary does not show here",
+                "point SYNC_LEGACY_DB at the primary",
+            )
+        yield _sight(role, sees_all)
+        yield _tracking(tracked, hidden)
+        yield from _rights(cursor, role, superuser)
+        yield from _prepared(cursor, prepared, stores.settings.window_alert_seconds)
+        for table in sorted({w for e in entities for w in e.changes}, key=lambda w: (w.table, w.column)):
+            yield from _watermark(cursor, role, table)
+
+
+def _sight(role: str, sees_all: bool) -> Notice:
+    if sees_all:
+        return Notice("ok", ABOUT, "sees when other roles' transactions began (pg_read_all_stats)")
+    return Notice(
+        "warning",
+        ABOUT,
+        f"{role} does not see when other roles' transactions began: what commits later than"
+        " SYNC_BLIND_LOOKBACK_SECONDS after its stamp waits for the sweep",
+        f"GRANT pg_read_all_stats TO {role};",
+    )
+
+
+def _tracking(tracked: bool, hidden: int) -> Notice:
+    if tracked and not hidden:
+        return Notice("ok", ABOUT, "sessions show their transactions (track_activities)")
+    return Notice(
+        "warning",
+        ABOUT,
+        "track_activities is off, for all or for some: their open transactions do not show, so what commits later"
+        " than SYNC_BLIND_LOOKBACK_SECONDS after its stamp waits for the sweep",
+        "ALTER SYSTEM SET track_activities = on; SELECT pg_reload_conf();"
+        " and RESET it where ALTER ROLE or ALTER DATABASE has set it",
+    )
+
+
+def _rights(cursor: Cursor, role: str, superuser: bool) -> Iterator[Notice]:
+    if superuser:
+        yield Notice(
+            "warning",
+            ABOUT,
+            f"{role} is a superuser; SELECT and pg_read_all_stats are enough",
+            "CREATE ROLE sync_reader LOGIN; GRANT pg_read_all_stats TO sync_reader;"
+            " GRANT SELECT ON ALL TABLES IN SCHEMA public TO sync_reader;",
+        )
+        return
+    cursor.execute(_WRITABLE)
+    tables = [name for (name,) in cursor.fetchall()]
+    cursor.execute(_CREATABLE)
+    schemas = [name for (name,) in cursor.fetchall()]
+    if tables:
+        yield Notice(
+            "warning",
+            ABOUT,
+            f"{role} may write to {_some(tables)}; SELECT is enough",
+            f"REVOKE INSERT, UPDATE, DELETE, TRUNCATE ON {', '.join(tables)} FROM {role};",
+        )
+    if schemas:
+        yield Notice(
+            "warning",
+            ABOUT,
+            f"{role} may create objects in {_some(schemas)}; SELECT is enough",
+            f"REVOKE CREATE ON SCHEMA {', '.join(schemas)} FROM {role}, PUBLIC;",
+        )
+    if not tables and not schemas:
+        yield Notice("ok", ABOUT, f"{role} may write nowhere")
+
+
+def _prepared(cursor: Cursor, allowed: int, alert_seconds: float) -> Iterator[Notice]:
+    if not allowed:
+        yield Notice("ok", ABOUT, "prepared transactions are not allowed (max_prepared_transactions = 0)")
+        return
+    yield Notice("ok", ABOUT, f"prepared transactions are allowed ({allowed}); the window of late commits covers them")
+    cursor.execute(_OLD_PREPARED, (alert_seconds,))
+    for gid, age in cursor.fetchall():
+        literal = "'" + gid.replace("'", "''") + "'"
+        yield Notice(
+            "warning",
+            ABOUT,
+            f"transaction {gid} has been prepared for {age} s and holds the window open",
+            f"COMMIT PREPARED {literal}; or ROLLBACK PREPARED {literal};",
+        )
+
+
+def _watermark(cursor: Cursor, role: str, watermark: Watermark) -> Iterator[Notice]:
+    table, column = watermark.table, watermark.column
+    cursor.execute("SELECT to_regclass(%s)", (table,))
+    if cursor.fetchone()[0] is None:
+        yield Notice("error", ABOUT, f"there is no table {table}", "mend the entity's Watermark")
+        return
+    cursor.execute("SELECT has_table_privilege(%s, 'SELECT')", (table,))
+    if not cursor.fetchone()[0]:
+        yield Notice("error", ABOUT, f"{role} may not read {table}", f"GRANT SELECT ON {table} TO {role};")
+    cursor.execute(_COLUMN, (table, column))
+    found = cursor.fetchone()
+    if found is None:
+        yield Notice("error", ABOUT, f"{table} has no column {column}", "mend the entity's Watermark")
+        return
+    kind, indexed = found
+    yield _type_of_cursor(watermark, kind)
+    if indexed:
+        yield Notice("ok", ABOUT, f"{table}.{column} has an index")
+    else:
+        yield Notice(
+            "error",
+            ABOUT,
+            f"{table}.{column} has no index: every poll would read the whole table",
+            f"CREATE INDEX CONCURRENTLY ON {table} ({column});",
+        )
+
+
+def _type_of_cursor(watermark: Watermark, kind: str) -> Notice:
+    name = f"{watermark.table}.{watermark.column}"
+    zoned = kind == "timestamp with time zone"
+    if zoned and not watermark.zone:
+        return Notice("ok", ABOUT, f"{name} is a {kind}")
+    if zoned:
+        return Notice("error", ABOUT, f"{name} has a time zone of its own", "leave `zone` out of its Watermark")
+    if kind != "timestamp without time zone":
+        return Notice("error", ABOUT, f"{name} is a {kind}: a watermark is a timestamp", "mend the entity's Watermark")
+    if not watermark.zone:
+        return Notice(
+            "error",
+            ABOUT,
+            f"{name} is a {kind}: nobody can say which instant it means",
+            f'say the zone the monolith stamps in: Watermark("{watermark.table}", …, zone="Europe/Berlin")',
+        )
+    return Notice("ok", ABOUT, f"{name} is a {kind}, read as {watermark.zone}")
+
+
+def _some(names: list[str]) -> str:
+    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
+    return ", ".join(names[:_SHOWN]) + more

@@ -1,0 +1,50 @@
+"""Notices: what a preflight saw, how bad it is, and what to do about it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import psycopg2
+
+from sync_pipeline.errors import SyncError, UnreachableError
+
+LEVELS = ("ok", "warning", "error")
+
+
+@dataclass(frozen=True)
+class Notice:
+    """One thing looked at: `remedy` is what to do, as SQL where SQL does it; empty where nothing is to be done."""
+
+    level: str
+    about: str
+    what: str
+    remedy: str = ""
+
+
+Look = Callable[[], Iterator[Notice]]
+
+
+@dataclass(frozen=True)
+class Looked:
+    """What a look gave; `reached` is false when its store did not answer, and whatever needs it is in vain."""
+
+    notices: list[Notice]
+    reached: bool = True
+
+
+def look(about: str, at: Look) -> Looked:
+    """All that a look yields; what it stumbles over is a notice too, so that the other looks go on."""
+    notices: list[Notice] = []
+    try:
+        notices.extend(at())
+    except UnreachableError as error:
+        return Looked([*notices, Notice("error", about, str(error), "start it, or mend the setting")], reached=False)
+    except (SyncError, psycopg2.Error) as error:
+        notices.append(Notice("error", about, str(error).strip()))
+    return Looked(notices)
+
+
+def worst(notices: list[Notice]) -> str:
+    """The level of the worst notice."""
+    return max((notice.level for notice in notices), key=LEVELS.index, default="ok")

@@ -1,0 +1,29 @@
+"""All looks of a preflight, each on its own: one store that does not answer hides nothing about the others."""
+
+from __future__ import annotations
+
+from functools import partial
+
+from sync_pipeline.entity import Entity
+from sync_pipeline.preflight import buckets, clocks, legacy, search, target
+from sync_pipeline.preflight.declarations import look_at_entity
+from sync_pipeline.preflight.notice import Notice, look
+from sync_pipeline.stores import Stores
+
+
+def preflight(stores: Stores, entities: list[Entity]) -> list[Notice]:
+    """Look at every store and at these entities. Changes nothing but a file of its own, which it removes again."""
+    databases = [
+        look(legacy.ABOUT, partial(legacy.look_at_legacy, stores, entities)),
+        look(target.ABOUT, partial(target.look_at_target, stores, entities)),
+    ]
+    others = [
+        look(search.ABOUT, partial(search.look_at_search, stores, entities)),
+        look(buckets.LEGACY, partial(buckets.look_at_legacy_bucket, stores)),
+        look(buckets.TARGET, partial(buckets.look_at_target_bucket, stores)),
+    ]
+    if databases[0].reached:
+        others += [look(f"entity {e.name}", partial(look_at_entity, stores, e)) for e in entities]
+    if all(database.reached for database in databases):
+        others.append(look(clocks.ABOUT, partial(clocks.look_at_clocks, stores)))
+    return list(dict.fromkeys(notice for done in [*databases, *others] for notice in done.notices))

@@ -1,0 +1,94 @@
+"""The search cluster: does it answer, in a version we speak, and is each alias ours to write to?"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+from elasticsearch import ApiError, Elasticsearch
+
+from sync_pipeline.entity import Entity
+from sync_pipeline.errors import UnreachableError
+from sync_pipeline.preflight.notice import Notice
+from sync_pipeline.sinks.search_index import SearchIndex, reaching
+from sync_pipeline.stores import Stores
+
+ABOUT = "search"
+_MAJOR = "9"
+
+
+def look_at_search(stores: Stores, entities: Iterable[Entity]) -> Iterator[Notice]:
+    """Cluster, versions and aliases. Raises UnreachableError."""
+    try:
+        with reaching():
+            status = stores.search.cluster.health()["status"]
+            yield from _cluster(status)
+            yield from _versions(stores.search)
+            for entity in entities:
+                if entity.index:
+                    yield from _alias(stores.search, entity.index)
+    except ApiError as error:
+        raise UnreachableError(f"SYNC_SEARCH_URL: {error}") from error
+
+
+def _cluster(status: str) -> Iterator[Notice]:
+    if status == "red":
+        remedy = "GET _cluster/allocation/explain says why"
+        yield Notice("error", ABOUT, "the cluster is red: some documents are not there", remedy)
+    else:
+        yield Notice("ok", ABOUT, f"reached, the cluster is {status}")
+
+
+def _versions(client: Elasticsearch) -> Iterator[Notice]:
+    nodes = client.nodes.info(filter_path="nodes.*.version")["nodes"]
+    versions = sorted({str(node["version"]) for node in nodes.values()})
+    other = [version for version in versions if version.split(".")[0] != _MAJOR]
+    if other:
+        yield Notice("error", ABOUT, f"Elasticsearch {', '.join(other)}: we speak {_MAJOR}", "upgrade the cluster")
+    else:
+        yield Notice("ok", ABOUT, f"Elasticsearch {', '.join(versions)}")
+
+
+def _alias(client: Elasticsearch, index: SearchIndex) -> Iterator[Notice]:
+    name = index.alias
+    if client.indices.exists_alias(name=name):
+        behind = client.indices.get_alias(name=name).body
+        if len(behind) == 1:
+            yield from _mapping(client, index, next(iter(behind)))
+            return
+        yield Notice(
+            "error",
+            ABOUT,
+            f"alias {name} points to {len(behind)} indices: {', '.join(sorted(behind))}",
+            f'POST _aliases {{"actions": [{{"remove": {{"index": "…", "alias": "{name}"}}}}]}} for all but one',
+        )
+    elif client.indices.exists(index=name):
+        remedy = f"give SearchIndex another alias, or rename the index: PUT {name}/_clone/{name}-000001, DELETE {name}"
+        yield Notice("error", ABOUT, f"{name} is an index of its own, so it cannot be an alias", remedy)
+    elif client.indices.exists(index=index.first_index):
+        remedy = f"PUT {index.first_index}/_alias/{name}, or DELETE {index.first_index}"
+        yield Notice("error", ABOUT, f"index {index.first_index} is there without alias {name}", remedy)
+    else:
+        yield Notice("ok", ABOUT, f"alias {name} is free: its index will be made")
+
+
+def _mapping(client: Elasticsearch, index: SearchIndex, concrete: str) -> Iterator[Notice]:
+    there: dict[str, Any] = client.indices.get_mapping(index=concrete).body[concrete]["mappings"].get("properties", {})
+    missing = {field: dict(wanted) for field, wanted in index.fields.items() if field not in there}
+    if missing:
+        remedy = f"PUT {concrete}/_mapping with these fields as declared, then raise the entity's version"
+        yield Notice("error", ABOUT, f"index {concrete} has no field {', '.join(missing)}", remedy)
+    other = [field for field, wanted in index.fields.items() if field in there and not _within(wanted, there[field])]
+    for field in other:
+        what = f"{concrete}: field {field} is {there[field]}, declared is {dict(index.fields[field])}"
+        yield Notice("error", ABOUT, what, "a field's mapping cannot be changed: fill a new index and swap the alias")
+    if not missing and not other:
+        yield Notice("ok", ABOUT, f"alias {index.alias} points to {concrete}, mapped as declared")
+
+
+def _within(wanted: Mapping[str, Any], there: Mapping[str, Any]) -> bool:
+    """Whether what is declared holds; the cluster leaves out of a mapping what is its default."""
+    kind = wanted.get("type", "object")
+    return bool(there.get("type", "object") == kind) and all(
+        there[name] == value for name, value in wanted.items() if name in there and name not in {"type", "properties"}
+    )

@@ -1,0 +1,134 @@
+"""The new side's database: may our role make and write what is declared, and is what is there as declared?"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+
+import psycopg2
+
+from sync_pipeline.entity import Entity
+from sync_pipeline.preflight.notice import Notice
+from sync_pipeline.sinks.relational import RelationalTable
+from sync_pipeline.stores import Cursor, Stores, quote
+
+ABOUT = "target database"
+_LEDGER = "sync"
+
+_ROLE = """
+    SELECT current_user, current_database(), has_database_privilege(current_database(), 'CREATE'),
+           has_database_privilege(current_database(), 'TEMPORARY'), pg_is_in_recovery()
+"""
+_COLUMNS = """
+    SELECT attname, format_type(atttypid, atttypmod), attnotnull, attnotnull AND NOT atthasdef AND attidentity = ''
+    FROM pg_attribute WHERE attrelid = %s::regclass AND attnum > 0 AND NOT attisdropped
+"""
+_UNIQUE = """
+    SELECT EXISTS (SELECT FROM pg_index i WHERE i.indrelid = %s::regclass AND i.indisunique AND i.indpred IS NULL
+        AND i.indisvalid AND (SELECT array_agg(a.attname::text ORDER BY a.attname) FROM pg_attribute a
+            WHERE a.attrelid = i.indrelid AND a.attnum = ANY(i.indkey::int2[])) = %s)
+"""
+
+
+def look_at_target(stores: Stores, entities: Iterable[Entity]) -> Iterator[Notice]:
+    """Role, the ledger's schema and the declared tables. Changes nothing. Raises UnreachableError."""
+    with stores.target() as cursor:
+        cursor.execute(_ROLE)
+        role, database, may_create, may_stage, replica = cursor.fetchone()
+        yield Notice("ok", ABOUT, f"reached as {role}")
+        if replica:
+            yield Notice("error", ABOUT, "is a replica and takes no writes", "point SYNC_TARGET_DB at the primary")
+        if not may_stage:
+            yield Notice(
+                "error",
+                ABOUT,
+                f"{role} may not make temporary tables, in which batches are staged",
+                f"GRANT TEMPORARY ON DATABASE {quote(database)} TO {role};",
+            )
+            return
+        yield _schema(cursor, role, database, _LEDGER, may_create)
+        for entity in entities:
+            yield from _table(cursor, role, database, entity.table, may_create)
+
+
+def _schema(cursor: Cursor, role: str, database: str, schema: str, may_create: bool) -> Notice:
+    cursor.execute(
+        "SELECT has_schema_privilege(oid, 'USAGE') AND has_schema_privilege(oid, 'CREATE')"
+        " FROM pg_namespace WHERE nspname = %s",
+        (schema,),
+    )
+    found = cursor.fetchone()
+    if found is None and may_create:
+        return Notice("ok", ABOUT, f"schema {schema} will be made")
+    if found is None:
+        remedy = f"CREATE SCHEMA {quote(schema)} AUTHORIZATION {role};"
+        return Notice("error", ABOUT, f"{role} may not make schema {schema} in {database}", remedy)
+    if found[0]:
+        return Notice("ok", ABOUT, f"{role} may make tables in schema {schema}")
+    remedy = f"GRANT USAGE, CREATE ON SCHEMA {quote(schema)} TO {role};"
+    return Notice("error", ABOUT, f"{role} may not make tables in schema {schema}", remedy)
+
+
+def _table(cursor: Cursor, role: str, database: str, table: RelationalTable, may_create: bool) -> Iterator[Notice]:
+    cursor.execute(
+        "SELECT c.oid FROM pg_class c JOIN pg_namespace n ON n.oid = relnamespace WHERE (nspname, relname) = (%s, %s)",
+        tuple(table.name.split(".")),
+    )
+    found = cursor.fetchone()
+    try:
+        declared = _declared(cursor, table)
+    except psycopg2.Error as error:
+        what = f"{table.name} cannot be made as declared: {str(error).strip().splitlines()[0]}"
+        yield Notice("error", ABOUT, what, "mend the columns of its RelationalTable")
+        return
+    if found is None:
+        yield _schema(cursor, role, database, table.name.split(".")[0], may_create)
+        return
+    cursor.execute(
+        "SELECT p FROM unnest(ARRAY['SELECT', 'INSERT', 'UPDATE', 'DELETE']) p WHERE NOT has_table_privilege(%s, p)",
+        found,
+    )
+    denied = ", ".join(name for (name,) in cursor.fetchall())
+    if denied:
+        remedy = f"GRANT {denied} ON {table.quoted} TO {role};"
+        yield Notice("error", ABOUT, f"{role} lacks {denied} on {table.name}", remedy)
+    cursor.execute(_COLUMNS, found)
+    differences = list(_differences(table, declared, {row[0]: row[1:] for row in cursor.fetchall()}))
+    cursor.execute(_UNIQUE, (*found, sorted(table.key)))
+    if not cursor.fetchone()[0]:
+        keys = ", ".join(map(quote, table.key))
+        what = f"{table.name} has no unique index on its key ({', '.join(table.key)})"
+        differences.append(Notice("error", ABOUT, what, f"ALTER TABLE {table.quoted} ADD PRIMARY KEY ({keys});"))
+    yield from differences or [Notice("ok", ABOUT, f"{table.name} is as declared")]
+
+
+Column = tuple[str, bool, bool]  # type, NOT NULL, must be given a value
+
+
+def _declared(cursor: Cursor, table: RelationalTable) -> dict[str, Column]:
+    """The declared columns as PostgreSQL understands them: it is asked, in a table that does not stay."""
+    columns = ", ".join(f"{quote(name)} {kind}" for name, kind in table.columns.items())
+    cursor.execute("SAVEPOINT declared")
+    try:
+        cursor.execute(f"CREATE TEMP TABLE declared ({columns})")
+        cursor.execute(_COLUMNS, ("pg_temp.declared",))
+        return {row[0]: row[1:] for row in cursor.fetchall()}
+    finally:
+        cursor.execute("ROLLBACK TO SAVEPOINT declared")
+
+
+def _differences(table: RelationalTable, declared: dict[str, Column], there: dict[str, Column]) -> Iterator[Notice]:
+    alter = f"ALTER TABLE {table.quoted}"
+    for name, (kind, required, _) in declared.items():
+        if name not in there:
+            remedy = f"{alter} ADD COLUMN {quote(name)} {table.columns[name]};"
+            yield Notice("error", ABOUT, f"{table.name} has no column {name}", remedy)
+        elif there[name][0] != kind:
+            what = f"{table.name}.{name} is {there[name][0]}, declared is {kind}"
+            yield Notice("error", ABOUT, what, f"{alter} ALTER COLUMN {quote(name)} TYPE {kind};")
+        elif there[name][1] and not required and name not in table.key:
+            what = f"{table.name}.{name} takes no NULL, declared is that it does"
+            yield Notice("error", ABOUT, what, f"{alter} ALTER COLUMN {quote(name)} DROP NOT NULL;")
+    for name in there.keys() - declared.keys():
+        if there[name][2]:
+            what = f"{table.name}.{name} must be given a value, and is not declared"
+            yield Notice("error", ABOUT, what, f"{alter} ALTER COLUMN {quote(name)} DROP NOT NULL;")
