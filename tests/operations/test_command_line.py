@@ -1,0 +1,251 @@
+"""The command line on real servers: what it says, to whom, and its exit codes."""
+
+import json
+import os
+import pty
+import signal
+import subprocess
+import sys
+
+import psycopg2
+import pytest
+
+from sync_pipeline.cli import commands, running
+from sync_pipeline.reconcile.verdict import KINDS
+
+CONTENTS, FILES, POISON = 900, 12, 3
+
+
+@pytest.fixture(scope="module")
+def loaded(world):
+    world.load(CONTENTS, FILES, POISON)
+    return world
+
+
+@pytest.fixture
+def command(loaded, monkeypatch, capsys):
+    def run(*words):
+        monkeypatch.setattr(sys, "argv", ["sync-pipeline", *words])
+        with pytest.raises(SystemExit) as ended:
+            running.main()
+        printed = capsys.readouterr()
+        return ended.value.code, printed.out, printed.err
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def started(loaded):
+    """Start a command as a program of its own; none is left running."""
+    running_now = []
+
+    def start(*words, **options):
+        program = [sys.executable, "-c", "from sync_pipeline.cli import main; main()", *words]
+        options = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True} | options
+        made = subprocess.Popen(program, env={**os.environ, "SYNC_CHUNK_ROWS": "50"}, **options)
+        running_now.append(made)
+        return made
+
+    yield start
+    for made in running_now:
+        made.kill()
+        made.communicate()
+
+
+def test_a_backfill_cut_off_by_a_person_goes_on_where_it_was(loaded, started):
+    cut = started("backfill", "text")
+    done = "SELECT count(*) FROM sync.backfill WHERE done AND rows > 0"
+    there = "SELECT 1 FROM pg_tables WHERE (schemaname, tablename) = ('sync', 'backfill')"
+    loaded.wait_for(lambda: loaded.target(there) and loaded.target(done)[0][0] >= 3)
+    cut.send_signal(signal.SIGINT)
+    _, said = cut.communicate(timeout=30)
+    assert cut.returncode == 130, said
+    assert said.startswith("Interrupted.")
+    assert "Traceback" not in said
+    kept = loaded.target(done)[0][0]
+    assert 3 <= kept < 90
+    for entity in ("text", "video", "audio"):
+        rest = started("backfill", entity, "--format", "json")
+        out, said = rest.communicate(timeout=60)
+        assert (rest.returncode, said) == (0, "")
+    assert sum(part["rows"] for part in json.loads(out)["audio"]) > 0
+
+
+def test_a_command_that_follows_ends_in_order_when_asked(loaded, started):
+    follower = started("sync", "--all", "--follow", "--format", "json")
+    loaded.wait_for(lambda: loaded.target("SELECT count(*) FROM sync.cursor WHERE owner IS NOT NULL")[0][0] == 3)
+    follower.send_signal(signal.SIGTERM)
+    out, said = follower.communicate(timeout=30)
+    assert (follower.returncode, said) == (0, "")
+    assert set(json.loads(out)) == {"text", "video", "audio"}
+    assert loaded.target("SELECT count(*) FROM sync.cursor WHERE owner IS NOT NULL") == [(0,)]
+
+
+def test_interrupted_before_it_caught_up_is_told_apart(loaded, started):
+    with psycopg2.connect(loaded.admin) as late, late.cursor() as cursor:
+        cursor.execute("UPDATE authors SET bio = bio WHERE id = 1")
+        waiting = started("sync", "text", "--until-caught-up")
+        loaded.wait_for(lambda: loaded.target("SELECT owner FROM sync.cursor WHERE entity = 'text'") != [(None,)])
+        waiting.send_signal(signal.SIGINT)
+        _, said = waiting.communicate(timeout=30)
+    late.close()
+    assert waiting.returncode == 130
+    assert said.startswith("Interrupted.")
+
+
+def test_caught_up_is_0_and_parked_rows_are_told(command):
+    code, out, said = command("sync", "--all", "--until-caught-up")
+    assert (code, said) == (0, "")
+    assert "are parked: sync-pipeline due list text --reason rejected" in out
+
+
+def test_a_reconciliation_reads_as_promised(command):
+    code, out, said = command("reconcile", "--all", "--format", "json")
+    assert (code, said) == (0, "")
+    report = json.loads(out)
+    assert report["verdict"] == "clean"
+    assert list(report["entities"]) == ["audio", "text", "video"]
+    for found in report["entities"].values():
+        assert found["compared"] > 0
+        assert found["samples"] == []
+        for sink in ("relational", "search", "media"):
+            assert found[sink] == dict.fromkeys(KINDS, 0)
+    code, out, said = command("reconcile", "--all")
+    assert (code, said) == (0, "")
+    assert "Verdict: clean" in out
+    assert "{" not in out
+
+
+def test_drift_is_1_and_repair_mends_it(loaded, command):
+    key = loaded.target("DELETE FROM catalog.text WHERE id = (SELECT min(id) FROM catalog.text) RETURNING id")[0][0]
+    code, out, _ = command("reconcile", "text")
+    assert code == 1
+    assert "Verdict: drift" in out
+    line = next(line.split() for line in out.splitlines() if f" {key} " in line)
+    assert line[:4] == ["text", "relational", "missing", str(key)]
+    code, out, _ = command("repair", "text", "--format", "json")
+    assert code == 0
+    assert json.loads(out)["text"]["written"] == 1
+    assert command("reconcile", "text")[0] == 0
+
+
+def test_what_cannot_be_looked_at_is_2(command, monkeypatch):
+    monkeypatch.setenv("SYNC_TARGET_S3_BUCKET", "nowhere")
+    code, out, _ = command("reconcile", "text", "--format", "json")
+    assert code == 2
+    assert json.loads(out)["verdict"] == "unknown"
+    code, out, _ = command("repair", "text")
+    assert code == 2
+    assert "could not be looked at" in out
+
+
+def test_an_error_nobody_foresaw_is_2_too(command, monkeypatch):
+    def break_down(*_):
+        raise ZeroDivisionError("of no use")
+
+    monkeypatch.setattr(commands, "status_of", break_down)
+    code, out, said = command("status")
+    assert (code, out, said) == (2, "", "ZeroDivisionError: of no use (--debug shows where)\n")
+    monkeypatch.setenv("SYNC_DEBUG", "1")
+    code, _, said = command("status")
+    assert code == 2
+    assert "break_down" in said
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["sync", "text", "--all"], "not both"),
+        (["sync"], "name an entity, or say --all"),
+        (["sync", "texts"], "no entity texts; there are audio, text, video"),
+        (["backfill", "texts"], "no entity texts; there are audio, text, video"),
+        (["backfill", "text", "--partition", "2020-13"], "has no partition '2020-13'; nearest are 2020-12"),
+        (["backfill", "text", "--partition", "x"], "there are undated to 20"),
+        (["sync", "text", "--key", "x7"], "a key of entity text is id bigint"),
+        (["repair", "text", "--key", "x7"], "a key of entity text is id bigint"),
+        (["sync", "--all", "--key", "7"], "--key goes with one entity"),
+        (["sync", "text", "--key", "7", "--follow"], "exclude each other"),
+        (["due", "list", "--reason", "laziness"], "there are overtaken, documents, media, rejected, sweep"),
+        (["reconcile", "text", "--format", "xml"], "xml"),
+    ],
+)
+def test_what_was_said_wrong_is_told(command, words, says):
+    code, out, said = command(*words)
+    assert (code, out) == (2, "")
+    assert says in " ".join(said.replace("│", " ").split())
+
+
+def test_a_missing_setting_is_named(command, monkeypatch):
+    monkeypatch.delenv("SYNC_SEARCH_URL")
+    code, _, said = command("status")
+    assert code == 2
+    assert "SYNC_SEARCH_URL is not set" in said
+
+
+def test_a_preflight_reads_as_a_list_of_what_to_do(loaded, command):
+    assert command("check")[0] == 0
+    loaded.legacy("DROP INDEX content_updated_at")
+    try:
+        code, out, _ = command("check", "text")
+        report = json.loads(command("check", "text", "--format", "json")[1])
+    finally:
+        loaded.legacy("CREATE INDEX content_updated_at ON content (updated_at, id)")
+    assert code == 2
+    assert "\n    CREATE INDEX CONCURRENTLY ON content (updated_at);" in out
+    assert report["verdict"] == "error"
+    assert set(report["findings"][0]) == {"level", "about", "what", "remedy"}
+
+
+def test_what_is_owed_is_grouped_counted_and_limited(loaded, command):
+    code, out, _ = command("due", "list", "--limit", "1", "--format", "json")
+    report = json.loads(out)
+    assert code == 0
+    assert sum(found["total"] for found in report.values()) == POISON
+    owed = next(found for found in report.values() if found["total"] > 1)
+    assert len(owed["records"]) == 1
+    assert [(cause["reason"], cause["keys"], cause["next_at"]) for cause in owed["causes"]] == [
+        ("rejected", owed["total"], None)
+    ]
+    _, out, _ = command("due", "list", "--limit", "1")
+    assert f"of {POISON} records" in out
+    name, key = next((n, f["records"][0]["key"]) for n, f in report.items() if f["total"])
+    assert json.loads(command("due", "list", name, "--key", key, "--format", "json")[1])[name]["total"] == 1
+    assert command("due", "list", "--reason", "sweep")[1] == "Nothing is owed.\n"
+
+
+def test_who_holds_the_window_is_told(loaded, command, monkeypatch):
+    with psycopg2.connect(loaded.admin) as late, late.cursor() as cursor:
+        cursor.execute("UPDATE authors SET bio = 'forgotten' WHERE id = 1")
+        lane = loaded.lane("text")
+        holder = "SELECT window_holder FROM sync.cursor WHERE entity = 'text'"
+        with loaded.following([lane]):
+            loaded.wait_for(lambda: "forgotten" in (loaded.target(holder)[0][0] or ""))
+        assert "has been open" not in command("status")[1]
+        monkeypatch.setenv("SYNC_WINDOW_ALERT_SECONDS", "0")
+        code, out, _ = command("status")
+        report = json.loads(command("status", "text", "--format", "json")[1])["text"]
+    late.close()
+    assert code == 0
+    assert "a transaction of the monolith has been open for" in out
+    assert "UPDATE authors SET bio = 'forgotten'" in out
+    assert report["window_seconds"] > 0
+    assert report["backfill"]["done"] == report["backfill"]["declared"]
+
+
+def test_progress_shows_on_a_terminal_and_nowhere_else(started):
+    reading, writing = pty.openpty()
+    shown = started("reconcile", "text", stderr=writing)
+    os.close(writing)
+    drawn = b""
+    try:
+        while part := os.read(reading, 4096):
+            drawn += part
+    except OSError:
+        pass  # the terminal's other end is closed
+    os.close(reading)
+    out, _ = shown.communicate(timeout=30)
+    assert shown.returncode == 0
+    assert "text: rows" in drawn.decode()
+    assert "text: rows" not in out
+    piped = started("reconcile", "text")
+    assert piped.communicate(timeout=30)[1] == ""
