@@ -61,8 +61,6 @@ class Entity:
         for kind in (RelationalTable, SearchIndex, MediaBucket):
             if sum(isinstance(sink, kind) for sink in self.sinks) > 1:
                 raise DeclarationError(f"entity {self.name}: more than one {kind.__name__}")
-        if self.table is None:
-            raise DeclarationError(f"entity {self.name}: a RelationalTable is required; documents and media follow it")
         if len(self.table.key) != len(self.origin.key):
             raise DeclarationError(f"entity {self.name}: {self.table.name} and the origin differ in key columns")
         for change in self.changes:
@@ -71,8 +69,11 @@ class Entity:
 
     @property
     def table(self) -> RelationalTable:
-        """The relational sink."""
-        return next((sink for sink in self.sinks if isinstance(sink, RelationalTable)), None)  # type: ignore[return-value]
+        """The relational sink. Raises DeclarationError when there is none, as a declaration's first check."""
+        for sink in self.sinks:
+            if isinstance(sink, RelationalTable):
+                return sink
+        raise DeclarationError(f"entity {self.name}: a RelationalTable is required; documents and media follow it")
 
     @property
     def index(self) -> SearchIndex | None:

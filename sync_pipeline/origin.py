@@ -44,6 +44,12 @@ class Rows:
 
     table: pa.Table
     rejects: tuple[Reject, ...] = ()
+    last: list[str] | None = None  # position of the last row read, whether it could be used or not
+
+    @property
+    def count(self) -> int:
+        """How many rows were read, whether they could be used or not."""
+        return int(self.table.num_rows) + len(self.rejects)
 
 
 @dataclass(frozen=True)
@@ -147,9 +153,10 @@ class Origin:
         except psycopg2.ProgrammingError as error:
             raise LegacySchemaError(f"the legacy query no longer runs: {error}".strip()) from error
         try:
-            return Rows(read_copy(text, self.schema))
+            table = read_copy(text, self.schema)
         except pa.ArrowInvalid:
             return self._read_leniently(read_copy(text, pa.schema([(name, pa.string()) for name in self.schema.names])))
+        return Rows(table, last=self._last(table))
 
     def _read_leniently(self, texts: pa.Table) -> Rows:
         """Cast column by column and set aside the rows that hold what no Arrow type can (infinity, year 20000)."""
@@ -162,7 +169,11 @@ class Origin:
             for row, message in faults:
                 rejects.setdefault(row, Reject(keys[row].as_py(), "read", "UnreadableValue", message))
         keep = pa.array([row for row in range(texts.num_rows) if row not in rejects], pa.int64())
-        return Rows(pa.Table.from_arrays(columns, schema=self.schema).take(keep), tuple(rejects.values()))
+        table = pa.Table.from_arrays(columns, schema=self.schema).take(keep)
+        return Rows(table, tuple(rejects.values()), self._last(texts))
+
+    def _last(self, table: pa.Table) -> list[str] | None:
+        return self.key.position(table.select(list(self.key.columns))) if table.num_rows else None
 
 
 def _cast(column: pa.ChunkedArray, field: pa.Field) -> tuple[pa.Array, list[tuple[int, str]]]:

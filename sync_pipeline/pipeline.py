@@ -93,8 +93,7 @@ def sync_page(lane: Lane, after: list[str] | None, until: list[str] | None, with
     rows = lane.origin.page(after, until, within, limit)
     crash_point("read.after")
     keys = rows.table.select(list(lane.origin.key.columns))
-    end = lane.origin.key.position(keys) if rows.table.num_rows + len(rows.rejects) >= limit and keys.num_rows else None
-    return _settle(lane, revision, keys, rows, order, end)
+    return _settle(lane, revision, keys, rows, order, rows.last if rows.count >= limit else None)
 
 
 def _settle(

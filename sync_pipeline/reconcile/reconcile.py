@@ -50,8 +50,8 @@ def _walk(lane: Lane, verdict: Verdict, report: Callable[[int], None]) -> list[F
     limit = lane.stores.settings.chunk_rows
     while True:
         rows = lane.origin.page(after, None, "true", limit)
-        last = rows.table.num_rows + len(rows.rejects) < limit or not rows.table.num_rows
-        until = None if last else lane.origin.key.position(rows.table.select(list(lane.origin.key.columns)))
+        last = rows.count < limit
+        until = None if last else rows.last
 
         def within(
             cursor: Cursor, alias: str, key: Key, low: list[str] | None = after, high: list[str] | None = until
@@ -63,7 +63,7 @@ def _walk(lane: Lane, verdict: Verdict, report: Callable[[int], None]) -> list[F
         if lane.entity.index:
             found += compare_documents(lane, lane.entity.index, expected)
         verdict.compared += rows.table.num_rows
-        report(rows.table.num_rows)
+        report(rows.count)
         if last:
             return found
         after = until

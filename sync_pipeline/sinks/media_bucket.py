@@ -13,6 +13,7 @@ from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlencode
 
 from boto3.s3.transfer import TransferConfig
 from botocore.exceptions import BotoCoreError, ClientError, HTTPClientError
@@ -129,8 +130,6 @@ def _stream(stores: Stores, source: Source, target_key: str) -> Copied:
 
 
 def _tags(client: S3Client, bucket: str, key: str) -> str:
-    from urllib.parse import urlencode
-
     try:
         found = client.get_object_tagging(Bucket=bucket, Key=key)["TagSet"]
     except ClientError as error:

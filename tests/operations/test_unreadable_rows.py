@@ -1,0 +1,42 @@
+"""Rows that hold what no column of ours can, so many that whole pages hold nothing else."""
+
+import dataclasses
+
+import pytest
+
+from sync_pipeline.backfill import backfill
+from sync_pipeline.entity import load_entities
+from sync_pipeline.lane import Lane
+from sync_pipeline.reconcile.reconcile import reconcile
+from sync_pipeline.stores import Stores
+
+PAGE, BAD = 10, 35
+READABLE = "SELECT id FROM content WHERE kind = 'text' AND deleted_at IS NULL AND isfinite(updated_at) ORDER BY id"
+
+
+@pytest.fixture(scope="module")
+def lane(world):
+    world.load(300, 0)
+    world.legacy("UPDATE content SET created_at = '2024-05-05', updated_at = now() WHERE kind = 'text'")
+    world.legacy(
+        "UPDATE content SET updated_at = 'infinity' WHERE id IN"
+        " (SELECT id FROM content WHERE kind = 'text' AND deleted_at IS NULL ORDER BY id OFFSET 20 LIMIT %s)",
+        (BAD,),
+    )
+    stores = Stores(dataclasses.replace(world.stores.settings, chunk_rows=PAGE))
+    yield Lane.open(load_entities("assets.entities")["text"], stores)
+    stores.close()
+
+
+def test_a_page_of_rejects_does_not_end_a_partition(world, lane):
+    filled = backfill(lane, "2024-05")
+    assert filled.parked == BAD
+    assert world.target("SELECT id FROM catalog.text ORDER BY id") == world.legacy(READABLE)
+    parked = world.target("SELECT min(attempts), max(attempts), count(*) FROM sync.due WHERE error = 'UnreadableValue'")
+    assert parked == [(1, 1, BAD)]
+
+
+def test_a_page_of_rejects_does_not_end_a_reconciliation(world, lane):
+    verdict = reconcile(lane)
+    assert verdict.compared == len(world.legacy(READABLE))
+    assert (verdict.word, verdict.findings) == ("clean", [])
