@@ -74,7 +74,7 @@ def _close(lane: Lane, cursor: Cursor, operations: Operations, result: BulkResul
         texts = [operations.ids[n].as_py() for n in result.retriable]
         due.postpone(cursor, due.owe(cursor, name, "documents", texts, 0), UnreachableError("the cluster is busy"))
     rejects = [Reject(operations.ids[n].as_py(), "document", *why) for n, why in result.rejected.items()]
-    due.park(cursor, name, rejects, 0)
+    due.park(cursor, name, rejects, 0, lane.stores.settings.retry_limit)
 
 
 def _foreign(lane: Lane, index: SearchIndex, operations: Operations, conflicts: list[int]) -> list[str]:

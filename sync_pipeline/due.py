@@ -12,6 +12,7 @@ from sync_pipeline.stores import Cursor
 
 PRIORITY = {"overtaken": 0, "documents": 1, "media": 2, "rejected": 5, "sweep": 7}
 CLAIM_SECONDS = 120
+MISSING_FILE = "MediaMissing"
 # few enough that fresh work never waits long behind a record
 _KEYS_A_RECORD = 500
 
@@ -42,8 +43,12 @@ def owe(
     return ids
 
 
-def park(cursor: Cursor, entity: str, rejects: Iterable[Reject], revision: int) -> None:
-    """Park rows with their reason; they wait for a change of the row or for a replay."""
+def park(cursor: Cursor, entity: str, rejects: Iterable[Reject], revision: int, retries: int) -> None:
+    """Park rows with their reason; they wait for a change of the row or for a replay.
+
+    A file may be uploaded after the row that names it: a row whose file is missing is tried again by itself,
+    `retries` times for the same fault, after 2, 4, 8 … 600 s.
+    """
     rows = [(entity, r.key, revision, r.step, r.error, r.message[:2000]) for r in rejects]
     if not rows:
         return
@@ -51,10 +56,16 @@ def park(cursor: Cursor, entity: str, rejects: Iterable[Reject], revision: int) 
         cursor,
         "INSERT INTO sync.due (entity, reason, key, revision, priority, not_before, attempts, step, error, message)"
         " VALUES %s ON CONFLICT (entity, key, reason) WHERE key IS NOT NULL DO UPDATE SET revision = excluded.revision,"
-        " not_before = 'infinity', attempts = due.attempts + 1, step = excluded.step, error = excluded.error,"
-        " message = excluded.message, last_at = now(), claimed_until = NULL",
+        " attempts = CASE WHEN due.message = excluded.message THEN due.attempts + 1 ELSE 1 END, step = excluded.step,"
+        " error = excluded.error, message = excluded.message, last_at = now(), claimed_until = NULL,"
+        " not_before = 'infinity'",
         sorted(rows),
         template=f"(%s, 'rejected', %s, %s, {PRIORITY['rejected']}, 'infinity', 1, %s, %s, %s)",
+    )
+    cursor.execute(
+        "UPDATE sync.due SET not_before = now() + least(600, power(2, attempts)) * interval '1 s'"
+        " WHERE entity = %s AND reason = 'rejected' AND error = %s AND attempts <= %s AND key = ANY(%s)",
+        (entity, MISSING_FILE, retries, [key for _, key, *_ in rows]),
     )
 
 
@@ -94,10 +105,10 @@ def postpone(cursor: Cursor, ids: Sequence[int], error: Exception) -> None:
 
 
 def replay(cursor: Cursor, entity: str | None, key: str | None) -> int:
-    """Make what waits due at once; the number of records."""
+    """Make what waits due at once, with all its retries before it; the number of records."""
     cursor.execute(
-        "UPDATE sync.due SET not_before = now(), claimed_until = NULL WHERE (%(e)s IS NULL OR entity = %(e)s)"
-        " AND (%(k)s IS NULL OR key = %(k)s OR %(k)s = ANY(keys))",
+        "UPDATE sync.due SET not_before = now(), claimed_until = NULL, attempts = 0"
+        " WHERE (%(e)s IS NULL OR entity = %(e)s) AND (%(k)s IS NULL OR key = %(k)s OR %(k)s = ANY(keys))",
         {"e": entity, "k": key},
     )
     return int(cursor.rowcount)

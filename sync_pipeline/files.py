@@ -9,6 +9,7 @@ import pyarrow.compute as pc
 
 from sync_pipeline.adapt import Adapted, without
 from sync_pipeline.columns import relist
+from sync_pipeline.due import MISSING_FILE
 from sync_pipeline.errors import DeclarationError, MediaMissingError, UnreachableError
 from sync_pipeline.faults import crash_point
 from sync_pipeline.keys import Key
@@ -84,7 +85,7 @@ def _targets(
         _copy(sink, stores, absent, targets, missing, placed)
     for text, name in names:
         if name in missing:
-            placed.rejects.append(Reject(text, "media", "MediaMissing", str(missing[name])))
+            placed.rejects.append(Reject(text, "media", MISSING_FILE, str(missing[name])))
     return targets
 
 

@@ -47,7 +47,7 @@ def work(lane: Lane, report: Report) -> bool:
         order = Order(
             documents=record.reason == "documents",
             force=record.reason == "overtaken",
-            commit=partial(_closing, record.id),
+            commit=partial(_closing, record),
         )
         try:
             report(lane.entity.name, sync_keys(lane, lane.origin.key.parse(record.keys), order))
@@ -57,8 +57,10 @@ def work(lane: Lane, report: Report) -> bool:
     return bool(owed)
 
 
-def _closing(record: int, cursor: Cursor, _: Outcome) -> None:
-    due.close(cursor, [record])
+def _closing(record: due.Owed, cursor: Cursor, _: Outcome) -> None:
+    """A parked row's record is released or parked anew by its batch: it is not closed under its fault."""
+    if record.reason != "rejected":
+        due.close(cursor, [record.id])
 
 
 def caught_up(lane: Lane, since: object) -> bool:

@@ -285,7 +285,7 @@ def _settle_due(batch: _Batch, cursor: Cursor, texts: pa.Array, applied: pa.Tabl
     waiting = [text for text in batch.placed.waiting if text in let_through and text not in parked]
     overtaken = texts.take(applied.filter(applied.column("overtaken")).column("n").combine_chunks()).to_pylist()
     due.release(cursor, name, sorted(let_through - parked.keys() - set(waiting)))
-    due.park(cursor, name, parked.values(), revision)
+    due.park(cursor, name, parked.values(), revision, batch.lane.stores.settings.retry_limit)
     due.owe(cursor, name, "media", waiting, revision)
     due.owe(cursor, name, "overtaken", overtaken, revision)
     outcome.parked, outcome.waiting = len(parked), len(waiting)

@@ -1,0 +1,81 @@
+"""Rows that name a file which is not there: tried again by themselves, with growing pauses, then parked."""
+
+import dataclasses
+
+import pytest
+
+from sync_pipeline import due, live
+from sync_pipeline.entity import load_entities
+from sync_pipeline.lane import Lane
+from sync_pipeline.pipeline import Order, sync_keys
+from sync_pipeline.stores import Stores
+
+RETRIES = 2
+OWED = "SELECT error, attempts, extract(epoch FROM not_before - last_at)::float FROM sync.due WHERE reason = 'rejected'"
+
+
+@pytest.fixture(scope="module")
+def lane(world):
+    world.load(30, 0)
+    stores = Stores(dataclasses.replace(world.stores.settings, retry_limit=RETRIES))
+    yield Lane.open(load_entities("assets.entities")["text"], stores)
+    stores.close()
+
+
+@pytest.fixture
+def key(world, lane):
+    """A row whose file is not there yet."""
+    found = world.legacy("SELECT id FROM content WHERE kind = 'text' AND deleted_at IS NULL ORDER BY random() LIMIT 1")
+    world.legacy(
+        "INSERT INTO media_files (content_id, kind, bucket_key) VALUES (%s, 'cover', 'later.jpg')", (found[0][0],)
+    )
+    yield str(found[0][0])
+    world.legacy("DELETE FROM media_files")
+    world.client.delete_object(Bucket=world.legacy_bucket, Key="later.jpg")
+    sync(lane, str(found[0][0]))
+    assert world.target("SELECT * FROM sync.due") == []
+
+
+def sync(lane, key):
+    return sync_keys(lane, lane.origin.key.parse([key]), Order())
+
+
+def work_once(world, lane):
+    world.target("UPDATE sync.due SET not_before = now() WHERE not_before < 'infinity'")
+    return live.work(lane, lambda *_: None)
+
+
+def test_pauses_grow_and_end(world, lane, key):
+    assert sync(lane, key).parked == 1
+    assert world.target(OWED) == [("MediaMissing", 1, pytest.approx(2))]
+    assert work_once(world, lane)
+    assert world.target(OWED) == [("MediaMissing", 2, pytest.approx(4))]
+    assert work_once(world, lane)
+    assert world.target(OWED) == [("MediaMissing", RETRIES + 1, float("inf"))]
+    assert not work_once(world, lane)
+
+
+def test_another_fault_of_the_row_is_tried_anew(world, lane, key):
+    for _ in range(RETRIES + 1):
+        sync(lane, key)
+    assert world.target(OWED)[0][1:] == (RETRIES + 1, float("inf"))
+    world.legacy("UPDATE media_files SET bucket_key = 'other.jpg'")
+    sync(lane, key)
+    assert world.target(OWED)[0][1:] == (1, pytest.approx(2))
+
+
+def test_a_file_that_comes_later_brings_its_row_along(world, lane, key):
+    sync(lane, key)
+    world.client.put_object(Bucket=world.legacy_bucket, Key="later.jpg", Body=b"late")
+    assert work_once(world, lane)
+    assert world.target(OWED) == []
+    assert len(world.target("SELECT cover FROM catalog.text WHERE id = %s", (key,))[0][0]) == 1
+
+
+def test_a_replay_of_what_still_fails_keeps_it_parked(world, lane, key):
+    for _ in range(RETRIES + 1):
+        sync(lane, key)
+    with lane.stores.target() as cursor:
+        assert due.replay(cursor, "text", None) == 1
+    assert live.work(lane, lambda *_: None)
+    assert world.target(OWED) == [("MediaMissing", 1, pytest.approx(2))]
