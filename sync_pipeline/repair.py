@@ -8,6 +8,7 @@ from botocore.exceptions import BotoCoreError, ClientError
 from sync_pipeline.errors import UnreachableError
 from sync_pipeline.lane import Lane
 from sync_pipeline.pipeline import Order, Outcome, sync_keys
+from sync_pipeline.reconcile.files import rows_naming
 from sync_pipeline.reconcile.reconcile import keys_of
 from sync_pipeline.reconcile.verdict import Finding
 
@@ -17,24 +18,24 @@ _CHUNK = 2_000
 def repair(lane: Lane, findings: list[Finding]) -> list[Outcome]:
     """Mend what a reconciliation found. Findings that are pending or unknown are left alone."""
     findings = [finding for finding in findings if finding.kind not in {"pending", "unknown"}]
-    lost = [f.key for f in findings if f.sink == "media" and f.kind != "extra"]
     _remove_extra(lane, findings)
-    keys = pa.concat_tables([keys_of(lane, findings), _forget(lane, lost)])
+    keys = pa.concat_tables([keys_of(lane, findings), _renewed(lane, findings)])
     keys = keys.group_by(keys.column_names).aggregate([])
     chunks = (keys.slice(first, _CHUNK) for first in range(0, keys.num_rows, _CHUNK))
     return [sync_keys(lane, chunk, Order(force=True)) for chunk in chunks]
 
 
-def _forget(lane: Lane, objects: list[str]) -> pa.Table:
-    """Let damaged objects be copied anew; gives the keys of the rows that name them."""
+def _renewed(lane: Lane, findings: list[Finding]) -> pa.Table:
+    """Keys of the rows whose files must be copied anew; of damaged objects the ledger must not believe it has them.
+
+    A stale one is whole: rows may go back to it until it is garbage.
+    """
+    media = [finding for finding in findings if finding.sink == "media" and finding.kind != "extra"]
+    rows = rows_naming(lane, [finding.key for finding in media])
     with lane.stores.target() as cursor:
-        cursor.execute(
-            "SELECT DISTINCT key FROM sync.media_ref WHERE entity = %s AND target_key = ANY(%s)",
-            (lane.entity.name, objects),
-        )
-        keys = [key for (key,) in cursor.fetchall()]
-        cursor.execute("DELETE FROM sync.media WHERE target_key = ANY(%s)", (objects,))
-    return lane.origin.key.parse(keys)
+        damaged = [finding.key for finding in media if finding.kind != "stale"]
+        cursor.execute("DELETE FROM sync.media WHERE target_key = ANY(%s)", (damaged,))
+    return lane.origin.key.parse(sorted(set().union(*rows.values())))
 
 
 def _remove_extra(lane: Lane, findings: list[Finding]) -> None:

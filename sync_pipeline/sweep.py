@@ -33,7 +33,7 @@ class Swept:
     gone: int = 0
     outdated: int = 0  # written under another version of adapter or digest: a backfill is due
     unfilled: int = 0  # not in the ledger, and the history is not all in: the backfill brings them
-    files: int = 0
+    files: int = 0  # rows whose file is no longer the one that was copied, and that were not owed yet
 
 
 def sweep(lane: Lane) -> Swept:
@@ -60,10 +60,11 @@ def sweep(lane: Lane) -> Swept:
     _brake(lane, swept.compared, len(gone))
     rewritten = _rewritten_files(lane) if lane.entity.media else []
     swept.changed, swept.gone, swept.files = len(changed), len(gone), len(rewritten)
-    keys = sorted({*changed, *gone, *rewritten})
+    keys = sorted({*changed, *gone})
     with lane.stores.target() as cursor:
         cursor.execute("DELETE FROM sync.due WHERE entity = %s AND reason = 'sweep'", (lane.entity.name,))
         due.owe(cursor, lane.entity.name, "sweep", keys, 0)
+        due.owe(cursor, lane.entity.name, "media", rewritten, 0)
         cursor.execute(
             "UPDATE sync.cursor SET swept_from = %s, swept_at = now(), sweep_error = NULL WHERE entity = %s",
             (began, lane.entity.name),
@@ -153,7 +154,8 @@ def _rewritten_files(lane: Lane) -> list[str]:
         cursor.execute(
             "SELECT DISTINCT r.key FROM sync.media_ref r JOIN sync.media m USING (target_key)"
             " LEFT JOIN listing l ON l.source_key = r.source_key"
-            " WHERE r.entity = %s AND l.etag IS DISTINCT FROM m.source_etag",
+            " WHERE r.entity = %s AND l.etag IS DISTINCT FROM m.source_etag AND NOT EXISTS (SELECT FROM sync.due d"
+            "   WHERE d.entity = r.entity AND d.reason = 'media' AND r.key = ANY(d.keys)) ORDER BY 1",
             (lane.entity.name,),
         )
         return [key for (key,) in cursor.fetchall()]

@@ -1,43 +1,103 @@
-"""Files: what rows name against a listing of the new bucket, and suspects by their bytes."""
+"""Files: what rows name against a listing of the new bucket, each beside its source, and suspects by their bytes."""
 
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
 
 from botocore.exceptions import BotoCoreError, ClientError
 
 from sync_pipeline.errors import UnreachableError
 from sync_pipeline.lane import Lane
 from sync_pipeline.reconcile.verdict import Finding
-from sync_pipeline.sinks.media_bucket import MediaBucket
+from sync_pipeline.sinks.media_bucket import HEADERS, MISSING, MediaBucket, code
 from sync_pipeline.stores import Stores
 
+if TYPE_CHECKING:
+    from mypy_boto3_s3 import S3Client
+
 _NAMED = """
-    SELECT DISTINCT m.target_key, m.size, m.target_etag, m.sha256
+    SELECT DISTINCT m.target_key, m.source_key, m.source_etag, m.size, m.target_etag, m.sha256
     FROM sync.media_ref r JOIN sync.media m USING (target_key)
     WHERE r.entity = %s
 """
+_ROWS = "SELECT target_key, key FROM sync.media_ref WHERE entity = %s AND target_key = ANY(%s)"
+
+
+@dataclass(frozen=True)
+class _Copy:
+    """What the ledger says of an object that rows name."""
+
+    key: str
+    source_key: str
+    source_etag: str
+    size: int
+    etag: str
+    sha256: str
 
 
 def compare_files(lane: Lane, sink: MediaBucket) -> list[Finding]:
     """Mismatches of the objects that the entity's rows name, and objects we never put there.
 
-    An object whose size and ETag are those of our copy is taken as whole; any other is read and hashed.
-    Raises UnreachableError when the bucket cannot be listed to its end.
+    An object whose size and ETag are those of our copy has its bytes; any other is read and hashed. Raises
+    UnreachableError when a bucket could not be looked at to its end.
     """
     listed = _listing(lane.stores, f"{sink.prefix}/")
     with lane.stores.target() as cursor:
         cursor.execute(_NAMED, (lane.entity.name,))
-        named = {key: (size, etag, sha256) for key, size, etag, sha256 in cursor.fetchall()}
+        named = {copy.key: copy for copy in (_Copy(*row) for row in cursor.fetchall())}
         cursor.execute("SELECT target_key FROM sync.media WHERE target_key = ANY(%s)", (list(listed),))
         ours = {key for (key,) in cursor.fetchall()}
     found = [Finding("media", "missing", key) for key in named.keys() - listed.keys()]
     found += [Finding("media", "extra", key) for key in listed.keys() - ours - named.keys()]
-    for key in named.keys() & listed.keys():
-        size, etag, sha256 = named[key]
-        if listed[key] != (size, etag) and _sha256(lane.stores, key) != sha256:
-            found.append(Finding("media", "corrupt", key, f"{size} bytes were copied, other bytes are there"))
+    there = [named[key] for key in sorted(named.keys() & listed.keys())]
+    with ThreadPoolExecutor(lane.stores.settings.media_workers, "compare") as pool:
+        looks = pool.map(lambda copy: _look(lane.stores, copy, listed[copy.key]), there)
+        return found + [finding for finding in looks if finding]
+
+
+def owed_files(lane: Lane, findings: list[Finding], owed: Mapping[str, bool]) -> list[Finding]:
+    """The findings, those as pending whose rows are all that is `owed` (key texts)."""
+    rows = rows_naming(lane, [finding.key for finding in findings])
+    return [replace(f, kind="pending") if rows.get(f.key, set()) & owed.keys() else f for f in findings]
+
+
+def rows_naming(lane: Lane, objects: list[str]) -> dict[str, set[str]]:
+    """Which rows (key texts) name each of these objects."""
+    found: dict[str, set[str]] = {}
+    with lane.stores.target() as cursor:
+        cursor.execute(_ROWS, (lane.entity.name, objects))
+        for target_key, key in cursor.fetchall():
+            found.setdefault(target_key, set()).add(key)
     return found
+
+
+def _look(stores: Stores, copy: _Copy, listed: tuple[int, str]) -> Finding | None:
+    source = _head(stores.legacy_s3, stores.settings.legacy_bucket.name, copy.source_key)
+    if source and source["ETag"] != copy.source_etag:
+        return Finding("media", "stale", copy.key, f"{copy.source_key} has been overwritten since")
+    if listed != (copy.size, copy.etag) and _sha256(stores, copy.key) != copy.sha256:
+        return Finding("media", "corrupt", copy.key, f"{copy.size} bytes were copied, other bytes are there")
+    target = _head(stores.target_s3, stores.settings.target_bucket.name, copy.key)
+    if target is None:
+        return Finding("media", "missing", copy.key)
+    differ = [name for name in (*HEADERS, "Metadata") if source and source.get(name) != target.get(name)]
+    return Finding("media", "corrupt", copy.key, f"{', '.join(differ)} of the source differ") if differ else None
+
+
+def _head(client: S3Client, bucket: str, key: str) -> Any:
+    """An object's headers; None when it is not there."""
+    try:
+        return client.head_object(Bucket=bucket, Key=key)
+    except ClientError as error:
+        if code(error) in MISSING:
+            return None
+        raise UnreachableError(f"{bucket}: {key} could not be looked at: {error}") from error
+    except BotoCoreError as error:
+        raise UnreachableError(f"{bucket}: {key} could not be looked at: {error}") from error
 
 
 def _listing(stores: Stores, prefix: str) -> dict[str, tuple[int, str]]:

@@ -15,9 +15,10 @@ from sync_pipeline.keys import Key
 from sync_pipeline.lane import Lane
 from sync_pipeline.origin import Rows
 from sync_pipeline.reconcile.documents import compare_documents, extra_documents
-from sync_pipeline.reconcile.files import compare_files
+from sync_pipeline.reconcile.files import compare_files, owed_files, rows_naming
 from sync_pipeline.reconcile.rows import compare_rows
 from sync_pipeline.reconcile.verdict import Finding, Verdict
+from sync_pipeline.sinks.media_bucket import MediaBucket
 from sync_pipeline.stores import Cursor
 
 
@@ -38,7 +39,7 @@ def reconcile(lane: Lane, report: Callable[[int], None] = lambda _: None) -> Ver
         verdict.findings += _look_again(lane, suspects, verdict)
     if lane.entity.media:
         try:
-            verdict.findings += compare_files(lane, lane.entity.media)
+            verdict.findings += _files(lane, lane.entity.media, verdict)
         except SyncError as error:
             verdict.findings.append(Finding("media", "unknown", "", str(error)))
     return verdict
@@ -82,9 +83,21 @@ def _look_again(lane: Lane, suspects: list[Finding], verdict: Verdict) -> list[F
     except SyncError as error:
         return [replace(finding, kind="unknown", detail=str(error)) for finding in suspects]
     owed = _owed(lane, [finding.key for finding in found] + rejected)
-    verdict.overdue = sum(owed.values())
+    verdict.overdue += sum(owed.values())
     settled = [replace(f, kind="pending") if f.key in owed else f for f in found]
     return foreign + settled
+
+
+def _files(lane: Lane, sink: MediaBucket, verdict: Verdict) -> list[Finding]:
+    """What differs, and still does after the grace time."""
+    suspects = compare_files(lane, sink)
+    if not suspects:
+        return []
+    threading.Event().wait(lane.stores.settings.recheck_seconds)
+    found = sorted(set(suspects) & set(compare_files(lane, sink)))
+    owed = _owed(lane, sorted(set().union(*rows_naming(lane, [f.key for f in found]).values())))
+    verdict.overdue += sum(owed.values())
+    return owed_files(lane, found, owed)
 
 
 def _expected(lane: Lane, rows: Rows) -> tuple[Adapted, list[str]]:

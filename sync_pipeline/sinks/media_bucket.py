@@ -24,10 +24,12 @@ from sync_pipeline.stores import Stores
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
 
-_MISSING = {"404", "NoSuchKey", "NotFound"}
+MISSING = {"404", "NoSuchKey", "NotFound"}
 _CHANGED = {"412", "PreconditionFailed"}
 _UNSUPPORTED = {"NotImplemented", "501", "AccessDenied", "403"}
 _TRIES = 5
+# what an object is besides its bytes and its own metadata
+HEADERS = ("ContentType", "CacheControl", "ContentDisposition", "ContentEncoding", "ContentLanguage")
 
 
 @dataclass(frozen=True)
@@ -80,7 +82,7 @@ class MediaBucket:
             try:
                 return _stream(stores, source, self.target_key(source))
             except ClientError as error:
-                if _code(error) not in _CHANGED | _MISSING:
+                if code(error) not in _CHANGED | MISSING:
                     raise _unreachable(error) from error
             except (BotoCoreError, HTTPClientError) as error:
                 raise _unreachable(error) from error
@@ -108,10 +110,10 @@ class _Hashing:
 
 def _stream(stores: Stores, source: Source, target_key: str) -> Copied:
     bucket = stores.settings.legacy_bucket.name
-    found = stores.legacy_s3.get_object(Bucket=bucket, Key=source.key, IfMatch=source.etag)
+    found: Any = stores.legacy_s3.get_object(Bucket=bucket, Key=source.key, IfMatch=source.etag)
     body = _Hashing(found["Body"])
     extra: dict[str, Any] = {"Metadata": found.get("Metadata", {})}
-    for name in ("ContentType", "CacheControl", "ContentDisposition", "ContentEncoding", "ContentLanguage"):
+    for name in HEADERS:
         if name in found:
             extra[name] = found[name]
     tags = _tags(stores.legacy_s3, bucket, source.key) if found.get("TagCount") else ""
@@ -133,7 +135,7 @@ def _tags(client: S3Client, bucket: str, key: str) -> str:
     try:
         found = client.get_object_tagging(Bucket=bucket, Key=key)["TagSet"]
     except ClientError as error:
-        if _code(error) in _UNSUPPORTED:
+        if code(error) in _UNSUPPORTED:
             return ""
         raise
     return urlencode({tag["Key"]: tag["Value"] for tag in found})
@@ -143,7 +145,7 @@ def _head(stores: Stores, key: str) -> Source | MediaMissingError:
     try:
         found = stores.legacy_s3.head_object(Bucket=stores.settings.legacy_bucket.name, Key=key)
     except ClientError as error:
-        if _code(error) in _MISSING:
+        if code(error) in MISSING:
             return MediaMissingError(f"the legacy bucket holds no file {key!r}")
         raise _unreachable(error) from error
     except (BotoCoreError, HTTPClientError) as error:
@@ -158,7 +160,8 @@ def _each(stores: Stores, items: list[Any], act: Any) -> list[Any]:
         return list(pool.map(act, items))
 
 
-def _code(error: ClientError) -> str:
+def code(error: ClientError) -> str:
+    """S3's word for what went wrong."""
     return str(error.response.get("Error", {}).get("Code", ""))
 
 
