@@ -98,7 +98,10 @@ def _copy(
     placed: Placed,
 ) -> None:
     crash_point("media.before")
+    with stores.target() as cursor:
+        ledger.want_back(cursor, [targets[source.key] for source in absent])
     outcomes = sink.copy(stores, absent)
+    crash_point("media.after")
     copies = [outcome for outcome in outcomes if isinstance(outcome, Copied)]
     for source, outcome in zip(absent, outcomes, strict=True):
         if isinstance(outcome, Copied):
@@ -107,7 +110,6 @@ def _copy(
             missing[source.key] = outcome
     with stores.target() as cursor:
         ledger.record(cursor, copies)
-    crash_point("media.after")
     placed.copied = len(copies)
     placed.copied_bytes = sum(copy.size for copy in copies)
 

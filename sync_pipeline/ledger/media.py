@@ -22,8 +22,17 @@ def known(cursor: Cursor, target_keys: Sequence[str]) -> set[str]:
     return {key for (key,) in cursor.fetchall()}
 
 
+def want_back(cursor: Cursor, target_keys: Sequence[str]) -> None:
+    """Take objects off the list of what is being deleted; waits for a deletion under way. They must be copied anew."""
+    cursor.execute(
+        "DELETE FROM sync.media WHERE target_key IN (SELECT target_key FROM sync.media"
+        " WHERE target_key = ANY(%s) AND deleting ORDER BY 1 FOR UPDATE)",
+        (list(target_keys),),
+    )
+
+
 def record(cursor: Cursor, copies: Sequence[Copied]) -> None:
-    """Remember copies; one that was about to be deleted lives again."""
+    """Remember copies."""
     rows = sorted(
         (c.target_key, c.source.key, c.source.etag, c.size, c.sha256, c.target_etag)
         for c in {c.target_key: c for c in copies}.values()
@@ -67,14 +76,21 @@ def refer(cursor: Cursor, entity: str, key: Key, references: pa.Table) -> bool:
     return bool(inserted == cursor.fetchone()[0])
 
 
-def refer_new(cursor: Cursor, entity: str, references: Sequence[tuple[str, str, str]]) -> None:
-    """First load: what new rows (key text, source key, target key) refer to."""
+def refer_new(cursor: Cursor, entity: str, references: Sequence[tuple[str, str, str]]) -> bool:
+    """First load: what new rows (key text, source key, target key) refer to; False as with `refer`."""
+    objects = sorted({target for _, _, target in references})
+    cursor.execute(
+        "SELECT FROM sync.media WHERE target_key = ANY(%s) AND NOT deleting ORDER BY target_key FOR SHARE", (objects,)
+    )
+    if cursor.rowcount != len(objects):
+        return False
     execute_values(
         cursor,
         "INSERT INTO sync.media_ref (entity, key, source_key, target_key) VALUES %s",
         [(entity, *reference) for reference in references],
         page_size=1000,
     )
+    return True
 
 
 def named(cursor: Cursor, entity: str, source_keys: Sequence[str]) -> dict[str, str]:

@@ -1,0 +1,220 @@
+"""Objects that no row names any more, on a real S3: kept for the grace time, then removed, and never under a row."""
+
+import dataclasses
+import threading
+
+import pytest
+
+from sync_pipeline import garbage
+from sync_pipeline.entity import load_entities
+from sync_pipeline.errors import UnreachableError
+from sync_pipeline.files import place
+from sync_pipeline.garbage import collect
+from sync_pipeline.lane import Lane
+from sync_pipeline.ledger import media
+from sync_pipeline.pipeline import Order, sync_keys
+from sync_pipeline.reconcile.reconcile import reconcile
+from sync_pipeline.stores import Stores
+from tests.world import wait_for
+
+MARKS = "SELECT unused_since IS NOT NULL, deleting FROM sync.media WHERE target_key = %s"
+
+
+@pytest.fixture(scope="module")
+def lane(world):
+    world.load(60, 4)
+    world.filled("text")
+    stores = Stores(dataclasses.replace(world.stores.settings, garbage_grace_seconds=0.0))
+    yield Lane.open(load_entities("assets.entities")["text"], stores)
+    stores.close()
+
+
+@pytest.fixture
+def file(world, lane):
+    """A row that names a file of its own: (key, target key)."""
+    key = world.legacy("SELECT max(id) FROM content WHERE kind = 'text' AND deleted_at IS NULL")[0][0]
+    world.client.put_object(Bucket=world.legacy_bucket, Key="mine.jpg", Body=b"mine")
+    world.legacy("INSERT INTO media_files (content_id, kind, bucket_key) VALUES (%s, 'source', 'mine.jpg')", (key,))
+    sync(lane, key)
+    target = world.target("SELECT target_key FROM sync.media WHERE source_key = 'mine.jpg'")[0][0]
+    yield key, target
+    world.legacy("DELETE FROM media_files WHERE bucket_key = 'mine.jpg'")
+    sync(lane, key)
+    collect(lane.stores)
+    assert not there(world, target)
+    assert reconcile(lane).findings == []
+
+
+def sync(lane, key, **order):
+    return sync_keys(lane, lane.origin.key.parse([str(key)]), Order(**order))
+
+
+def there(world, target):
+    listed = world.client.list_objects_v2(Bucket=world.target_bucket, Prefix=target)
+    return listed["KeyCount"] == 1
+
+
+def drop_name(world, lane, key):
+    world.legacy("DELETE FROM media_files WHERE bucket_key = 'mine.jpg'")
+    sync(lane, key)
+
+
+def take_name(world, lane, key, **order):
+    world.legacy("INSERT INTO media_files (content_id, kind, bucket_key) VALUES (%s, 'source', 'mine.jpg')", (key,))
+    return sync(lane, key, **order)
+
+
+def test_what_rows_name_stays(world, lane, file):
+    before = world.target("SELECT count(*) FROM sync.media")
+    assert collect(lane.stores) == 0
+    assert world.target("SELECT count(*) FROM sync.media") == before
+    assert there(world, file[1])
+
+
+def test_what_no_row_names_is_kept_for_the_grace_time(world, lane, file):
+    key, target = file
+    drop_name(world, lane, key)
+    assert collect(world.stores) == 0  # a day of grace
+    assert world.target(MARKS, (target,)) == [(True, False)]
+    assert there(world, target)
+    assert reconcile(lane).findings == []
+    take_name(world, lane, key)
+    assert collect(world.stores) == 0
+    assert world.target(MARKS, (target,)) == [(False, False)]
+
+
+def test_what_was_garbage_long_enough_is_removed_and_may_come_back(world, lane, file):
+    key, target = file
+    drop_name(world, lane, key)
+    assert collect(lane.stores) == 1
+    assert not there(world, target)
+    assert world.target(MARKS, (target,)) == []
+    assert take_name(world, lane, key).files == 1
+    assert there(world, target)
+
+
+def test_a_collector_that_died_after_marking_is_finished_by_the_next(world, lane, file):
+    key, target = file
+    drop_name(world, lane, key)
+    world.target("UPDATE sync.media SET deleting = true, unused_since = now() WHERE target_key = %s", (target,))
+    assert collect(world.stores) == 1
+    assert not there(world, target)
+
+
+def test_a_writer_that_meets_a_mark_copies_again(world, lane, file):
+    """A died collector may have removed the object or not: the mark does not say."""
+    key, target = file
+    drop_name(world, lane, key)
+    world.target("UPDATE sync.media SET deleting = true, unused_since = now() WHERE target_key = %s", (target,))
+    world.client.delete_object(Bucket=world.target_bucket, Key=target)
+    assert take_name(world, lane, key).files == 1
+    assert there(world, target)
+    assert collect(lane.stores) == 0
+    assert there(world, target)
+
+
+def test_a_writer_waits_while_an_object_is_being_removed(world, lane, file, monkeypatch):
+    """Its copy must come after the removal, or the removal would take the copy."""
+    key, target = file
+    drop_name(world, lane, key)
+    in_removal, go_on = threading.Event(), threading.Event()
+    delete = lane.stores.target_s3.delete_object
+
+    def slowly(**which):
+        in_removal.set()
+        assert go_on.wait(20)
+        return delete(**which)
+
+    monkeypatch.setattr(lane.stores.target_s3, "delete_object", slowly)
+    collector = threading.Thread(target=collect, args=(lane.stores,))
+    collector.start()
+    assert in_removal.wait(20)
+    writer = threading.Thread(target=take_name, args=(world, lane, key))
+    writer.start()
+    blocked = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND query LIKE '%%sync.media%%'"
+    wait_for(lambda: world.target(blocked)[0][0] == 1)
+    go_on.set()
+    collector.join()
+    writer.join()
+    assert there(world, target)
+    assert world.target(MARKS, (target,)) == [(False, False)]
+
+
+def test_a_row_that_placed_its_file_before_the_mark_is_written_again(world, lane, file, monkeypatch):
+    """It believed the object to be there; its own transaction finds out, and the next try copies."""
+    key, target = file
+    drop_name(world, lane, key)
+
+    def placed_then_collected(*args, **options):
+        done = place(*args, **options)
+        assert collect(lane.stores) == 1
+        return done
+
+    monkeypatch.setattr("sync_pipeline.pipeline.place", placed_then_collected)
+    with pytest.raises(UnreachableError, match="garbage"):
+        take_name(world, lane, key)
+    assert world.target("SELECT count(*) FROM sync.media_ref WHERE target_key = %s", (target,)) == [(0,)]
+    monkeypatch.undo()
+    assert sync(lane, key).files == 1
+    assert there(world, target)
+
+
+def test_a_first_load_finds_out_too(world, lane, file):
+    key, target = file
+    drop_name(world, lane, key)
+    world.target("UPDATE sync.media SET deleting = true WHERE target_key = %s", (target,))
+    with lane.stores.target() as cursor:
+        assert not media.refer_new(cursor, "text", [("1", "mine.jpg", target)])
+
+
+def test_an_object_named_before_it_is_locked_is_not_condemned(world, lane, file):
+    key, target = file
+    drop_name(world, lane, key)
+    with lane.stores.target() as cursor:
+        cursor.execute(garbage._MARK)
+    take_name(world, lane, key)
+    with lane.stores.target() as cursor:
+        cursor.execute(garbage._LOCK, (0, 10))
+        assert (target,) in cursor.fetchall()
+        cursor.execute(garbage._CONDEMN, ([target],))
+    assert world.target(MARKS, (target,)) == [(True, False)]
+    assert collect(lane.stores) == 0
+    assert there(world, target)
+
+
+def test_removals_go_on_beside_writers(world, lane, file):
+    """Names come and go around the end of the grace time, beside two collectors: no row is left naming nothing."""
+    key, target = file
+    brief = Stores(dataclasses.replace(world.stores.settings, garbage_grace_seconds=0.3))
+    stop = threading.Event()
+
+    def collecting():
+        while not stop.is_set():
+            collect(brief)
+
+    collectors = [threading.Thread(target=collecting) for _ in range(2)]
+    for collector in collectors:
+        collector.start()
+    try:
+        for n in range(12):
+            drop_name(world, lane, key)
+            stop.wait(0.15 + 0.03 * n)  # from before the end of the grace time to after it
+            world.legacy(
+                "INSERT INTO media_files (content_id, kind, bucket_key) VALUES (%s, 'source', 'mine.jpg')", (key,)
+            )
+            wait_for(lambda: _written(lane, key))
+            assert world.target("SELECT count(*) FROM sync.media_ref WHERE target_key = %s", (target,)) == [(1,)]
+            assert there(world, target)
+    finally:
+        stop.set()
+        for collector in collectors:
+            collector.join()
+        brief.close()
+
+
+def _written(lane, key):
+    try:
+        sync(lane, key)
+    except UnreachableError:
+        return False
+    return True
