@@ -5,8 +5,10 @@ a time, and opening one removes what the last one left.
 """
 
 import json
+import threading
+import time
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from functools import cached_property
@@ -22,6 +24,7 @@ from demo.fleet import Fleet
 from demo.load import load
 from sync_pipeline.backfill import backfill
 from sync_pipeline.entity import load_entities
+from sync_pipeline.follower import Follower
 from sync_pipeline.lane import Lane
 from sync_pipeline.settings import Settings
 from sync_pipeline.stores import Stores
@@ -30,7 +33,7 @@ from tests import oracle
 
 @dataclass
 class World:
-    """`monolith.admin_url` plays the monolith; the engine reaches everything by `stores` or the environment."""
+    """Both databases are reached here as their owners; the engine goes by `stores` or the environment."""
 
     fleet: Fleet
     monolith: Monolith
@@ -46,6 +49,10 @@ class World:
     @property
     def target_bucket(self) -> str:
         return self.stores.settings.target_bucket.name
+
+    def lane(self, name: str) -> Lane:
+        """An entity as its file declares it now."""
+        return Lane.open(load_entities("assets.entities")[name], self.stores)
 
     @cached_property
     def lanes(self) -> dict[str, Lane]:
@@ -65,9 +72,28 @@ class World:
         load(self.monolith.admin_url, self.client, self.legacy_bucket, contents=contents, files=files, poison=poison)
 
     def backfill(self) -> None:
-        for lane in self.lanes.values():
-            for partition in lane.entity.partitions.names():
-                backfill(lane, partition)
+        for name in self.lanes:
+            self.filled(name)
+
+    def filled(self, name: str) -> Lane:
+        """An entity whose history has been filled."""
+        lane = self.lane(name)
+        for partition in lane.entity.partitions.names():
+            backfill(lane, partition)
+        return lane
+
+    @contextmanager
+    def following(self, lanes: list[Lane]) -> Iterator[Follower]:
+        """The live delta, for as long as this lasts."""
+        follower, stop = Follower([lane.entity for lane in lanes], lanes[0].stores), threading.Event()
+        thread = threading.Thread(target=follower.run, args=(stop,))
+        thread.start()
+        try:
+            yield follower
+        finally:
+            stop.set()
+            thread.join()
+        assert follower.failures == {}
 
     def legacy(self, statement: str, values: Any = ()) -> list[Any]:
         """A statement of the monolith's own, committed."""
@@ -82,27 +108,35 @@ class World:
         return http(self.search_url, method, path, body)
 
 
+def wait_for(condition: Callable[[], Any], seconds: float = 30) -> None:
+    """Wait for a condition, not for a time."""
+    limit = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < limit, "it did not come to pass"
+        threading.Event().wait(0.05)
+
+
 @contextmanager
-def opened(fleet: Fleet, name: str) -> Iterator[World]:
+def opened(fleet: Fleet, name: str, **settings: str) -> Iterator[World]:
     """Make a world, point the environment at it, and drop its databases at the end."""
     addresses = fleet.addresses()
-    monolith, target_url = create_monolith(fleet.legacy, name), create_target(fleet.target, name)
+    monolith, writer_url = create_monolith(fleet.legacy, name), create_target(fleet.target, name)
     legacy_bucket, target_bucket = (f"{name.replace('_', '-')}-{side}" for side in ("legacy", "new"))
     for bucket in (legacy_bucket, target_bucket):
         create_bucket(fleet.objects, bucket)
     _remove_indices(addresses.search_url)
     own = {
         "SYNC_LEGACY_DB": monolith.reader_url,
-        "SYNC_TARGET_DB": target_url,
+        "SYNC_TARGET_DB": writer_url,
         "SYNC_LEGACY_S3_BUCKET": legacy_bucket,
         "SYNC_TARGET_S3_BUCKET": target_bucket,
     }
     with pytest.MonkeyPatch.context() as patch:
-        for setting, value in {**variables(addresses), **own}.items():
+        for setting, value in {**variables(addresses), **own, **settings}.items():
             patch.setenv(setting, value)
         client, stores = fleet.objects.client(), Stores(Settings.from_env())
         try:
-            yield World(fleet, monolith, target_url, legacy_bucket, client, stores)
+            yield World(fleet, monolith, fleet.target.url(name), legacy_bucket, client, stores)
         finally:
             stores.close()
             client.close()
@@ -125,6 +159,8 @@ def _remove_indices(search_url: str) -> None:
 
 
 def _run(url: str, statement: str, values: Any) -> list[Any]:
-    with closing(psycopg2.connect(url)) as connection, connection, connection.cursor() as cursor:
+    with closing(psycopg2.connect(url)) as connection:
+        connection.autocommit = True  # some statements of servers' owners take no transaction
+        cursor = connection.cursor()
         cursor.execute(statement, values)
         return cursor.fetchall() if cursor.description else []

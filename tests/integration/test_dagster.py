@@ -1,8 +1,6 @@
 """Dagster's face on real servers: histories by partition, the live run, checks, and the sensor that keeps it going."""
 
-import os
 import time
-from pathlib import Path
 
 import dagster as dg
 import psycopg2
@@ -11,35 +9,13 @@ import pytest
 from assets.automation import WINDOW_MINUTES
 from assets.definitions import definitions
 from assets.resources import Engine
-from demo.environment import variables
-from demo.fleet import LEGACY_BUCKET, down, up
-from demo.home import JARS_SETTING, Home
-from demo.load import load
 from sync_pipeline.follower import Follower
-from sync_pipeline.settings import Settings
-from sync_pipeline.stores import Stores
-
-REPOSITORY = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture(scope="module")
-def world(tmp_path_factory):
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv(JARS_SETTING, os.environ.get(JARS_SETTING) or str(REPOSITORY / ".demo" / "jars"))
-        home = Home(tmp_path_factory.mktemp("dagster"))
-        fleet = up(home)
-        for name, value in variables(fleet.addresses()).items():
-            patch.setenv(name, value)
-        admin = fleet.addresses().monolith.admin_url
-        client = fleet.objects.client()
-        load(admin, client, LEGACY_BUCKET, contents=600, files=10, poison=0)
-        client.close()
-        stores = Stores(Settings.from_env())
-        try:
-            yield stores, admin
-        finally:
-            stores.close()
-            down(home)
+def world(fresh_world):
+    fresh_world.load(contents=600, files=10)
+    return fresh_world.stores, fresh_world.monolith.admin_url
 
 
 @pytest.fixture(scope="module")

@@ -3,7 +3,6 @@
 import datetime as dt
 import json
 import threading
-import time
 import urllib.request
 from dataclasses import replace
 
@@ -22,6 +21,7 @@ from sync_pipeline.reconcile.reconcile import reconcile
 from sync_pipeline.repair import repair
 from sync_pipeline.sinks.relational import RelationalTable
 from sync_pipeline.sweep import sweep
+from tests.world import wait_for
 
 CONTENTS, FILES, POISON = 3000, 40, 3
 EXPECTED = """
@@ -91,13 +91,6 @@ def catch_up(stores, lanes):
     watcher.join()
 
 
-def wait_until(condition, seconds=30):
-    limit = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < limit
-        time.sleep(0.05)
-
-
 def owed(stores):
     with stores.target() as cursor:
         cursor.execute("SELECT reason, error FROM sync.due ORDER BY 1, 2")
@@ -159,7 +152,7 @@ def test_what_stops_one_entity_does_not_stop_the_others(world, lanes):
     running.start()
     lane = next(lane for lane in lanes if lane.entity is video)
     since = live.mark([lane])
-    wait_until(lambda: live.caught_up(lane, since) and follower.failures)
+    wait_for(lambda: live.caught_up(lane, since) and follower.failures)
     assert seconds_unseen(stores)["a follower"] < 30
     stop.set()
     running.join()

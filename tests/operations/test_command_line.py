@@ -12,6 +12,7 @@ import pytest
 
 from sync_pipeline.cli import commands, running
 from sync_pipeline.reconcile.verdict import KINDS
+from tests.world import wait_for
 
 CONTENTS, FILES, POISON = 900, 12, 3
 
@@ -56,7 +57,7 @@ def test_a_backfill_cut_off_by_a_person_goes_on_where_it_was(loaded, started):
     cut = started("backfill", "text")
     done = "SELECT count(*) FROM sync.backfill WHERE done AND rows > 0"
     there = "SELECT 1 FROM pg_tables WHERE (schemaname, tablename) = ('sync', 'backfill')"
-    loaded.wait_for(lambda: loaded.target(there) and loaded.target(done)[0][0] >= 3)
+    wait_for(lambda: loaded.target(there) and loaded.target(done)[0][0] >= 3)
     cut.send_signal(signal.SIGINT)
     _, said = cut.communicate(timeout=30)
     assert cut.returncode == 130, said
@@ -73,7 +74,7 @@ def test_a_backfill_cut_off_by_a_person_goes_on_where_it_was(loaded, started):
 
 def test_a_command_that_follows_ends_in_order_when_asked(loaded, started):
     follower = started("sync", "--all", "--follow", "--format", "json")
-    loaded.wait_for(lambda: loaded.target("SELECT count(*) FROM sync.cursor WHERE owner IS NOT NULL")[0][0] == 3)
+    wait_for(lambda: loaded.target("SELECT count(*) FROM sync.cursor WHERE owner IS NOT NULL")[0][0] == 3)
     follower.send_signal(signal.SIGTERM)
     out, said = follower.communicate(timeout=30)
     assert (follower.returncode, said) == (0, "")
@@ -82,10 +83,10 @@ def test_a_command_that_follows_ends_in_order_when_asked(loaded, started):
 
 
 def test_interrupted_before_it_caught_up_is_told_apart(loaded, started):
-    with psycopg2.connect(loaded.admin) as late, late.cursor() as cursor:
+    with psycopg2.connect(loaded.monolith.admin_url) as late, late.cursor() as cursor:
         cursor.execute("UPDATE authors SET bio = bio WHERE id = 1")
         waiting = started("sync", "text", "--until-caught-up")
-        loaded.wait_for(lambda: loaded.target("SELECT owner FROM sync.cursor WHERE entity = 'text'") != [(None,)])
+        wait_for(lambda: loaded.target("SELECT owner FROM sync.cursor WHERE entity = 'text'") != [(None,)])
         waiting.send_signal(signal.SIGINT)
         _, said = waiting.communicate(timeout=30)
     late.close()
@@ -214,12 +215,12 @@ def test_what_is_owed_is_grouped_counted_and_limited(loaded, command):
 
 
 def test_who_holds_the_window_is_told(loaded, command, monkeypatch):
-    with psycopg2.connect(loaded.admin) as late, late.cursor() as cursor:
+    with psycopg2.connect(loaded.monolith.admin_url) as late, late.cursor() as cursor:
         cursor.execute("UPDATE authors SET bio = 'forgotten' WHERE id = 1")
         lane = loaded.lane("text")
         holder = "SELECT window_holder FROM sync.cursor WHERE entity = 'text'"
         with loaded.following([lane]):
-            loaded.wait_for(lambda: "forgotten" in (loaded.target(holder)[0][0] or ""))
+            wait_for(lambda: "forgotten" in (loaded.target(holder)[0][0] or ""))
         assert "has been open" not in command("status")[1]
         monkeypatch.setenv("SYNC_WINDOW_ALERT_SECONDS", "0")
         code, out, _ = command("status")

@@ -69,7 +69,7 @@ def test_a_whole_deployment_is_ok_and_stays_untouched(world):
     assert worst(found) == "ok", found
     assert {n.about for n in found} >= {"legacy database", "target database", "search", "clocks", "entity piece"}
     assert world.target("SELECT nspname FROM pg_namespace WHERE nspname IN ('sync', 'shop')") == []
-    assert world.search("_cat/indices?format=json") == []
+    assert world.document("GET", "_cat/indices?format=json") == []
     assert "Contents" not in world.client.list_objects_v2(Bucket=world.target_bucket)
 
 
@@ -178,7 +178,7 @@ def test_a_zone_makes_a_cursor_without_one_readable(world):
 
 
 def test_a_transaction_long_prepared_is_named(world):
-    session = psycopg2.connect(world.admin)
+    session = psycopg2.connect(world.monolith.admin_url)
     session.tpc_begin(session.xid(1, "forgotten", "branch"))
     session.cursor().execute("INSERT INTO authors (name) VALUES ('x')")
     session.tpc_prepare()
@@ -255,7 +255,7 @@ def test_a_table_that_cannot_be_made_is_named(world):
 
 
 def test_a_role_that_may_make_nothing_is_named(world, fleet):
-    name = world.catalog.rpartition("/")[2].partition("?")[0]
+    name = world.target_url.rpartition("/")[2].partition("?")[0]
     world.target(f"ALTER DATABASE {name} OWNER TO CURRENT_USER")
     try:
         found = faults(world)
@@ -269,31 +269,31 @@ def test_a_role_that_may_make_nothing_is_named(world, fleet):
 
 
 def test_an_alias_taken_by_an_index_is_named(world):
-    world.search("pieces", "PUT", {})
+    world.document("PUT", "pieces", {})
     try:
         only(faults(world), "error", "pieces is an index of its own")
     finally:
-        world.search("pieces", "DELETE")
+        world.document("DELETE", "pieces")
 
 
 def test_an_index_without_its_alias_is_named(world):
-    world.search("pieces-000001", "PUT", {})
+    world.document("PUT", "pieces-000001", {})
     try:
         only(faults(world), "error", "pieces-000001 is there without alias pieces")
     finally:
-        world.search("pieces-000001", "DELETE")
+        world.document("DELETE", "pieces-000001")
 
 
 def test_an_alias_of_two_indices_is_named(world):
     mappings = {"properties": {"id": {"type": "long"}, "title": {"type": "text"}}}
     for index in ("pieces-1", "pieces-2"):
-        world.search(index, "PUT", {"aliases": {"pieces": {}}, "mappings": mappings})
+        world.document("PUT", index, {"aliases": {"pieces": {}}, "mappings": mappings})
     try:
         only(faults(world), "error", "alias pieces points to 2 indices: pieces-1, pieces-2")
-        world.search("pieces-2", "DELETE")
+        world.document("DELETE", "pieces-2")
         assert faults(world) == []
     finally:
-        world.search("pieces-1", "DELETE")
+        world.document("DELETE", "pieces-1")
 
 
 @pytest.mark.parametrize(
@@ -301,11 +301,11 @@ def test_an_alias_of_two_indices_is_named(world):
     [({"id": {"type": "long"}}, "has no field title"), ({"id": {"type": "keyword"}, "title": {"type": "text"}}, "id")],
 )
 def test_a_mapping_other_than_declared_is_named(world, properties, words):
-    world.search("pieces-1", "PUT", {"aliases": {"pieces": {}}, "mappings": {"properties": properties}})
+    world.document("PUT", "pieces-1", {"aliases": {"pieces": {}}, "mappings": {"properties": properties}})
     try:
         only(faults(world), "error", words)
     finally:
-        world.search("pieces-1", "DELETE")
+        world.document("DELETE", "pieces-1")
 
 
 def test_a_declared_index_is_found_as_declared(world):
@@ -315,7 +315,7 @@ def test_a_declared_index_is_found_as_declared(world):
     try:
         assert faults(world, entity) == []
     finally:
-        world.search("pieces-000001", "DELETE")
+        world.document("DELETE", "pieces-000001")
 
 
 def test_a_missing_bucket_is_named(world):
