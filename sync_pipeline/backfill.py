@@ -9,7 +9,7 @@ from psycopg2.extras import execute_values
 
 from sync_pipeline.errors import DeclarationError
 from sync_pipeline.lane import Lane
-from sync_pipeline.ledger.cursor import Lease, window_of
+from sync_pipeline.ledger.cursor import open_at, window_of
 from sync_pipeline.partitions import KeyRanges, Monthly
 from sync_pipeline.pipeline import Order, Outcome, sync_page
 from sync_pipeline.sources.watermark import Reader
@@ -55,15 +55,9 @@ def backfill(lane: Lane, partition: str, report: Report = lambda _: None) -> Fil
 
 def open_cursor(lane: Lane) -> None:
     """Take the first window before the first snapshot of history, so that nothing falls between the two."""
-    if window_of(lane.stores, lane.entity.name) is not None:
-        return
-    lease = Lease.take(lane.stores, lane.entity.name, "backfill")
-    if lease is None:
-        return  # whoever holds it has opened it, or is about to before it reads
-    window, _ = Reader(lane.stores, lane.origin.key, (), None).look()
-    with lane.stores.target() as cursor:
-        lease.move(cursor, window, lane.stores.settings.margin_seconds)
-    lease.give_back(lane.stores)
+    if window_of(lane.stores, lane.entity.name) is None:
+        window, _ = Reader(lane.stores, lane.origin.key, (), None).look()
+        open_at(lane.stores, lane.entity.name, window)
 
 
 def _begin(lane: Lane, partition: str) -> tuple[list[str] | None, list[str] | None, list[str] | None]:

@@ -91,8 +91,9 @@ def _foreign(lane: Lane, index: SearchIndex, operations: Operations, conflicts: 
     above = {doc["_id"]: doc["_version"] for doc in found if doc.get("_version", 0) > written[doc["_id"]]}
     if above:
         with lane.stores.target() as cursor:
+            # a leap, since others draw numbers meanwhile: none may be drawn twice
             cursor.execute(
-                "SELECT setval('sync.revision', greatest(%s, (SELECT last_value FROM sync.revision)))",
+                "SELECT setval('sync.revision', greatest(%s, nextval('sync.revision')) + 1000000)",
                 (max(above.values()),),
             )
     return sorted(above)

@@ -89,6 +89,13 @@ def claim(cursor: Cursor, entity: str, limit: int = 1) -> list[Owed]:
     return [Owed(*row) for row in cursor.fetchall()]
 
 
+def unclaim(cursor: Cursor, entity: str) -> None:
+    """Let go of what a worker that is gone had claimed. Were it still there, its work would only be done twice."""
+    cursor.execute(
+        "UPDATE sync.due SET claimed_until = NULL WHERE entity = %s AND claimed_until IS NOT NULL", (entity,)
+    )
+
+
 def close(cursor: Cursor, ids: Sequence[int]) -> None:
     """What was owed is done."""
     cursor.execute("DELETE FROM sync.due WHERE id = ANY(%s)", (list(ids),))

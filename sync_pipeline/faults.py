@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import signal
 
-# before and after every boundary of a batch, in the order in which it passes them
+# before and after every boundary of a batch, in the order in which it passes them; then claiming what is due
 CRASH_POINTS = (
     "claim.before",
     "claim.after",
@@ -21,6 +21,8 @@ CRASH_POINTS = (
     "close.after",
     "acknowledge.before",
     "acknowledge.after",
+    "due.before",
+    "due.after",
 )
 
 # rows of hazards that a test may switch off, to see that it would notice

@@ -16,9 +16,11 @@ import uuid
 from collections.abc import Callable, Iterable
 from functools import partial
 
+from sync_pipeline import due
 from sync_pipeline.backfill import open_cursor
 from sync_pipeline.entity import Entity
 from sync_pipeline.errors import BrakeError, LeaseLostError, UnreachableError
+from sync_pipeline.garbage import collect
 from sync_pipeline.lane import Lane
 from sync_pipeline.ledger.cursor import Lease, window_of
 from sync_pipeline.ledger.ledger import migrate
@@ -118,10 +120,13 @@ class Follower:
             self._moved[entity] = time.monotonic()
             lease = Lease.take(lane.stores, entity, self.name)
             if lease is None:
+                _forget_dead(lane.stores)
                 halt.wait(lane.stores.settings.poll_seconds)
                 continue
             self._leases[entity] = lease
             try:
+                with lane.stores.target() as cursor:
+                    due.unclaim(cursor, entity)
                 self._poll_under(lane, lease, halt)
             except LeaseLostError:
                 log.warning("lease lost", extra={"entity": entity})
@@ -162,6 +167,7 @@ class Follower:
             try:
                 if sweep_is_due(lane):
                     sweep(lane)
+                    collect(lane.stores)
                 halt.wait(_LOOK_SECONDS)
             except (UnreachableError, BrakeError) as error:
                 log.warning("sweep stopped", extra={"entity": lane.entity.name, "error": str(error)})
@@ -203,6 +209,26 @@ def forget(stores: Stores, name: str) -> None:
     with stores.target() as cursor:
         cursor.execute("DELETE FROM sync.follower WHERE name = %s", (name,))
         cursor.execute("UPDATE sync.cursor SET owner = NULL, lease_until = NULL WHERE owner = %s", (name,))
+
+
+def _forget_dead(stores: Stores) -> None:
+    """Drop followers of this machine that were killed: their leases need not run out."""
+    with stores.target() as cursor:
+        cursor.execute("SELECT name, pid FROM sync.follower WHERE host = %s", (socket.gethostname(),))
+        found = cursor.fetchall()
+    for name, pid in found:
+        if not _runs(pid):
+            forget(stores, name)
+
+
+def _runs(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        pass
+    return True
 
 
 def _quietly(act: Callable[[], None]) -> None:

@@ -41,8 +41,11 @@ def poll(lane: Lane, lease: Lease, reader: Reader, report: Report, *, keep_idle:
 
 def work(lane: Lane, report: Report) -> bool:
     """Claim and do some of what is owed; False when nothing was."""
+    crash_point("due.before")
     with lane.stores.target() as cursor:
         owed = due.claim(cursor, lane.entity.name)
+    if owed:
+        crash_point("due.after")
     for record in owed:
         order = Order(
             documents=record.reason == "documents",

@@ -28,6 +28,7 @@ from sync_pipeline.stores import Cursor
 
 # below this, plain COPY of a first load saves nothing
 _FIRST_LOAD_ROWS = 500
+_REMOVED = "a file of this batch was just removed as garbage: the next try copies it again"
 
 
 @dataclass(frozen=True)
@@ -120,6 +121,8 @@ def _prepare(lane: Lane, revision: int, keys: pa.Table, rows: Rows, order: Order
         placed = place(lane.entity.media, lane.stores, key, adapted, wait=order.wait)
     rejects = [*rows.rejects, *rejects, *placed.rejects]
     written = changed if not order.force else pa.repeat(True, len(changed))
+    if order.documents and placed.references:
+        written = pc.or_(written, pc.is_in(key.texts(rows.table), value_set=_renamed(lane, placed)))
     kept = pc.index_in(key.texts(placed.adapted.legacy), value_set=key.texts(rows.table))
     unchanged = rows.table.filter(pc.invert(chosen)).select([*key.columns, DIGEST])
     if not order.force and not order.documents:
@@ -135,6 +138,13 @@ def _prepare(lane: Lane, revision: int, keys: pa.Table, rows: Rows, order: Order
     return _Batch(
         lane, revision, order, keys, placed.adapted, placed, gone, unchanged, written.take(kept), rejects, fresh
     )
+
+
+def _renamed(lane: Lane, placed: Placed) -> pa.Array:
+    """Keys (as text) of rows whose files have new names, since their bytes have changed and nothing else has."""
+    with lane.stores.target() as cursor:
+        named = media.named(cursor, lane.entity.name, [source for _, source, _ in placed.references])
+    return pa.array([text for text, source, new in placed.references if named.get(source) != new], pa.string())
 
 
 def _compare(lane: Lane, keys: pa.Table, rows: Rows, prior: pa.Table) -> tuple[pa.Array, pa.Table, pa.Table]:
@@ -189,8 +199,8 @@ def _first_load(batch: _Batch, outcome: Outcome) -> Operations:
         digests = adapted.legacy.column(DIGEST).combine_chunks()
         lane.ledger.append(cursor, keys, batch.revision, digests, adapted.held)
         lane.entity.table.append(cursor, lane.entity.table.rows(rows))
-        if batch.placed.references:
-            media.refer_new(cursor, lane.entity.name, batch.placed.references)
+        if batch.placed.references and not media.refer_new(cursor, lane.entity.name, batch.placed.references):
+            raise UnreachableError(_REMOVED)
         operations = Operations.none(lane)
         if lane.entity.index:
             public = _bit(adapted.held, 2)
@@ -215,7 +225,7 @@ def _guarded_write(batch: _Batch, outcome: Outcome) -> Operations:
         rows = rows.append_column("n", pa.array(range(rows.num_rows), pa.int32())).filter(_bit(batch.adapted.held, 1))
         lane.entity.table.write(cursor, lane.entity.name, key, rows)
         if lane.entity.media and not media.refer(cursor, lane.entity.name, key, _references(batch)):
-            raise UnreachableError("a file of this batch was just removed as garbage: it is copied again")
+            raise UnreachableError(_REMOVED)
         operations = _operations(batch, plan, applied)
         operations.owe(cursor, lane.entity.name, batch.revision)
         _settle_due(batch, cursor, texts, applied, outcome)
@@ -288,6 +298,10 @@ def _settle_due(batch: _Batch, cursor: Cursor, texts: pa.Array, applied: pa.Tabl
     due.park(cursor, name, parked.values(), revision, batch.lane.stores.settings.retry_limit)
     due.owe(cursor, name, "media", waiting, revision)
     due.owe(cursor, name, "overtaken", overtaken, revision)
+    if batch.order.force or batch.order.documents:
+        # whoever has looked since may have found the row unchanged, and sent nothing
+        refused = sorted(set(texts.to_pylist()) - let_through)
+        due.owe(cursor, name, "overtaken" if batch.order.force else "documents", refused, revision)
     outcome.parked, outcome.waiting = len(parked), len(waiting)
 
 

@@ -76,6 +76,14 @@ class Lease:
             raise LeaseLostError(f"entity {self.entity}: another worker follows it now")
 
 
+def open_at(stores: Stores, entity: str, window: Window) -> None:
+    """Set the first window, unless somebody has meanwhile: theirs, too, is older than whatever we read after this."""
+    with stores.target() as cursor:
+        cursor.execute(
+            "UPDATE sync.cursor SET state = %s WHERE entity = %s AND state IS NULL", (Json(window.as_state()), entity)
+        )
+
+
 def window_of(stores: Stores, entity: str) -> Window | None:
     """The window the last applied poll left, if there was one."""
     with stores.target() as cursor:

@@ -22,8 +22,8 @@ from sync_pipeline.sinks.relational import select
 _BULK_BYTES = 8 << 20
 _CONFLICT = 409
 _TOO_MANY = 429
+_BAD = 400
 _SERVER = 500
-_NOT_FOUND = 404
 
 
 @dataclass(frozen=True)
@@ -134,11 +134,12 @@ def _classify(answer: Mapping[str, Any], offset: int, result: BulkResult) -> Non
     if not answer["errors"]:
         return
     for n, item in enumerate(answer["items"], offset):
-        (verb, outcome), *_ = item.items()
+        (outcome,) = item.values()
         status = outcome["status"]
         if status == _CONFLICT:
             result.conflicts.append(n)
-        elif status == _TOO_MANY or status >= _SERVER:
-            result.retriable.append(n)
-        elif "error" in outcome and not (verb == "delete" and status == _NOT_FOUND):
+        elif status == _BAD:
             result.rejected[n] = outcome["error"]["type"], outcome["error"]["reason"]
+        elif "error" in outcome:
+            # the cluster's fault, not the document's: no alias yet while it starts, blocked by a full disk, too busy
+            result.retriable.append(n)

@@ -23,7 +23,8 @@ _SESSIONS = """
     SELECT statement_timestamp(), coalesce(jsonb_object_agg(a.pid || '@' || extract(epoch FROM a.xact_start),
         jsonb_build_object('since', a.xact_start, 'who', 'pid ' || a.pid || ' ' || coalesce(a.usename, '') || ': '
             || left(coalesce(a.query, ''), 200))) FILTER (WHERE a.xact_start IS NOT NULL), '{}'),
-        count(*) FILTER (WHERE a.state = 'disabled' OR (a.state IS NULL AND a.backend_type = 'client backend'))
+        count(*) FILTER (WHERE a.state = 'disabled' OR (a.state IS NULL AND a.query = '<insufficient privilege>'
+            AND a.backend_type = 'client backend'))
     FROM pg_stat_activity a
     WHERE a.datid = (SELECT oid FROM pg_database WHERE datname = current_database())
       AND a.backend_type NOT IN ('autovacuum worker', 'walsender')
