@@ -3,7 +3,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 
 # The demo runs the whole move on this machine and leaves nothing running.
-.PHONY: setup demo check test clean pins
+.PHONY: setup demo dev check test clean pins
 setup: $(VENV)/.ready
 
 $(VENV)/.ready: requirements/dev.txt pyproject.toml
@@ -15,6 +15,10 @@ $(VENV)/.ready: requirements/dev.txt pyproject.toml
 
 demo: setup
 	$(BIN)/sync-pipeline demo run
+
+# Servers, editors and Dagster until Ctrl-C; the next one goes on with what this one wrote.
+dev: setup
+	$(BIN)/sync-pipeline demo dev
 
 check: setup
 	$(BIN)/ruff check .

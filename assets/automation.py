@@ -22,7 +22,7 @@ def automation(sinks: dg.AssetSelection, checks: dg.AssetSelection) -> dg.Defini
     live = dg.define_asset_job(
         "live",
         sinks,
-        description="Follow the live delta of all entities. The sensor `keep_live` keeps one such run going.",
+        description="Follow the live delta of all entities. The sensor keep_live keeps one such run going.",
         tags={"dagster/priority": "10"},
     )
     reconcile = dg.define_asset_job(
@@ -39,8 +39,8 @@ def _keep_live() -> dg.SensorDefinition:
         name="keep_live",
         job_name="live",
         minimum_interval_seconds=5,
-        description=f"Keeps one run of `live` going: a successor every {WINDOW_MINUTES:.0f} minutes, and at once after"
-        " one that was killed or hangs.",
+        description=f"Keeps one run of the job live going: a successor every {WINDOW_MINUTES:.0f} minutes, and at once"
+        " after one that was killed or hangs.",
     )
     def keep_live(context: dg.SensorEvaluationContext, engine: Engine) -> dg.RunRequest | dg.SkipReason:
         try:

@@ -6,7 +6,7 @@ from dataclasses import asdict
 
 import dagster as dg
 
-from assets.lineage import LEGACY_BUCKET, history_key, legacy_tables
+from assets.lineage import LEGACY_BUCKET, history_key, legacy_tables, sink_keys
 from assets.resources import Engine
 from sync_pipeline.backfill import Filled, backfill
 from sync_pipeline.entity import Entity
@@ -21,6 +21,7 @@ _FIRST_PAUSE_SECONDS = 2.0
 def history_asset(entity: Entity) -> dg.AssetsDefinition:
     """All chosen partitions in one run; a partition that fails is told and left, the others go on."""
     key = history_key(entity)
+    sinks = [f"`{sink.to_user_string()}`" for sink in sink_keys(entity).values()]
     deps = legacy_tables(entity) + ([LEGACY_BUCKET] if entity.media else [])
     spec = dg.AssetSpec(
         key,
@@ -28,7 +29,8 @@ def history_asset(entity: Entity) -> dg.AssetsDefinition:
         group_name=entity.name,
         owners=[entity.owner],
         kinds={"postgres"},
-        description=f"History of {entity.name}, filled by partition. Overlaps freely with the live delta.",
+        description=f"History of {entity.name}: what the monolith held before, brought into {', '.join(sinks)}"
+        " by partition. Overlaps freely with the live delta; a second time it writes only what differs.",
         partitions_def=dg.StaticPartitionsDefinition(entity.partitions.names()),
         skippable=True,
     )

@@ -66,7 +66,7 @@ def sink_keys(entity: Entity) -> dict[str, dg.AssetKey]:
 def sink_specs(entity: Entity) -> list[dg.AssetSpec]:
     """Files first, then rows that name them, then documents of these rows."""
     keys = sink_keys(entity)
-    tables = [*legacy_tables(entity), history_key(entity)]
+    tables = legacy_tables(entity)
     relational = [*tables, keys["media"]] if entity.media else tables
     told = f"{entity.description} Rows of `{entity.table.name}`, kept in step with the monolith."
     specs = [_spec(entity, keys["relational"], relational, {"postgres", "table"}, told)]

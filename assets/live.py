@@ -1,4 +1,7 @@
-"""The live delta: one run follows all entities for a while, and says every half minute what it moved."""
+"""The live delta: one run follows all entities for a while, and says every half minute what it moved.
+
+It says so by observations: a materialization would set the verdict of the last reconciliation aside.
+"""
 
 import datetime as dt
 import threading
@@ -78,8 +81,8 @@ def live_asset(entities: dict[str, Entity]) -> dg.AssetsDefinition:
             watch = Watch(context, stores, follower, moved)
             with _following(follower):
                 watch.for_minutes(config.minutes) if config.minutes else watch.until_caught_up()
-            for key, metadata in watch.told(follower.entities):
-                if key in context.selected_asset_keys:
+            if not config.minutes:
+                for key, metadata in watch.told(follower.entities):
                     yield dg.MaterializeResult(asset_key=key, metadata=metadata)
         if follower.failures:
             raise _failure(follower.failures)
@@ -108,6 +111,7 @@ class Watch:
     follower: Follower
     moved: Moved
     _stopped: dict[str, str] = field(default_factory=dict)
+    _seen: set[dg.AssetKey] = field(default_factory=set)
 
     def for_minutes(self, minutes: float) -> None:
         """Tell every half minute what moved, until the time is up."""
@@ -118,6 +122,7 @@ class Watch:
             if time.monotonic() >= next_time:
                 self._tell()
                 next_time += _TELL_SECONDS
+        self._tell()
 
     def until_caught_up(self) -> None:
         """Until everything that is committed now has arrived, in all entities that can be followed."""
@@ -135,6 +140,8 @@ class Watch:
             outcome = moved.get(entity.name, Outcome())
             standing = _standing(self.stores, entity)
             for sink, key in sink_keys(entity).items():
+                if key not in self.context.selected_asset_keys:
+                    continue
                 yield key, {name.replace("_", " "): getattr(outcome, name) for name in _COUNTS[sink]} | standing
 
     def _look(self) -> None:
@@ -148,7 +155,15 @@ class Watch:
         moving = [entity for entity in self.follower.entities if entity.name in self.moved.names]
         with self._patience():
             for key, metadata in self.told(moving):
-                self.context.log_event(dg.AssetMaterialization(key, metadata=metadata))
+                self.context.log_event(self._event(key, metadata))
+
+    def _event(
+        self, key: dg.AssetKey, metadata: dict[str, float | int]
+    ) -> dg.AssetMaterialization | dg.AssetObservation:
+        """The first time ever, the asset comes to be; from then on it is observed."""
+        is_new = key not in self._seen and self.context.instance.get_latest_materialization_event(key) is None
+        self._seen.add(key)
+        return (dg.AssetMaterialization if is_new else dg.AssetObservation)(key, metadata=metadata)
 
     def _has_stopped(self, lane: Lane) -> bool:
         return lane.entity.name in self.follower.failures

@@ -44,7 +44,7 @@ class Clock:
 
     def __call__(self, line: str) -> None:
         """Print a line with the seconds since the start."""
-        self._console.print(f"{time.monotonic() - self._began:6.1f} s  {line}")
+        self._console.print(f"{time.monotonic() - self._began:6.1f} s  {line}", soft_wrap=True)
 
 
 @app.command()
@@ -181,6 +181,29 @@ def run_all(
             stop(home)
     console.print(screen(played))
     raise typer.Exit(1 if faults(played) else 0)
+
+
+@app.command()
+@tells
+def dev(
+    contents: Annotated[int, typer.Option(min=1, help="Rows of content, the first time.")] = 5_000,
+    media: Annotated[int, typer.Option(min=0, help="Files in the legacy bucket, the first time.")] = 500,
+    rate: Annotated[float, typer.Option(min=0.1, help="Transactions a second of the editors.")] = 5.0,
+) -> None:
+    """Servers, editors and Dagster, to work and to look around in, until Ctrl-C."""
+    from demo.fleet import down as stop
+    from demo.fleet import up as start
+    from demo.home import Home
+    from demo.run.dev import work
+    from demo.signals import ending_on_signal
+
+    say = Clock(Console(width=100, highlight=False))
+    home = Home()
+    with ending_on_signal():
+        try:
+            work(start(home), contents, media, rate, say)
+        finally:
+            stop(home, keep_rows=True)
 
 
 @app.command()

@@ -85,6 +85,12 @@ class DagsterApi:
         """End a run in order."""
         self._ask(_TERMINATE, id=run)
 
+    def end_runs(self) -> None:
+        """End all that have not ended, and wait for it."""
+        for run in self.runs(statuses=["QUEUED", "NOT_STARTED", "STARTING", "STARTED"]):
+            self.terminate(run["runId"])
+            self.wait_run(run["runId"], 60)
+
     def checks(self, run: str) -> list[dict[str, Any]]:
         """The check results of a run: `asset` (path), `success`, and metadata by label."""
         found: list[dict[str, Any]] = []

@@ -89,7 +89,7 @@ def play(fleet: Fleet, plan: Plan, say: Say) -> Played:
         api.stop_sensor(sensor)
         checks = _reconcile(api)
         say("reconciled every row, document and file")
-        _end_runs(api)
+        api.end_runs()
         rows, due = _ledger(stores)
         return Played(
             editors.tally,
@@ -168,12 +168,6 @@ def _reconcile(api: DagsterApi) -> list[dict[str, Any]]:
     if status != "SUCCESS":
         raise DemoError(f"the run of `reconcile` ended as {status}")
     return api.checks(run)
-
-
-def _end_runs(api: DagsterApi) -> None:
-    for run in api.runs(statuses=["QUEUED", "NOT_STARTED", "STARTING", "STARTED"]):
-        api.terminate(run["runId"])
-        api.wait_run(run["runId"], 60)
 
 
 def _is_followed(stores: Stores) -> bool:

@@ -10,6 +10,7 @@ from assets.automation import WINDOW_MINUTES
 from assets.definitions import definitions
 from assets.resources import Engine
 from sync_pipeline.follower import Follower
+from tests.world import wait_for
 
 
 @pytest.fixture(scope="module")
@@ -90,6 +91,25 @@ def test_the_live_job_catches_up_and_the_checks_see_what_is_wrong(filled, world,
     metadata = wrong["catalog/video"]
     assert metadata["corrupt"].value == 1
     assert "header" in metadata["samples"].records[0].data["detail"]
+
+
+def test_a_run_of_the_sensor_leaves_the_verdict_in_place(filled, world, instance, defs):
+    """A materialization would set it aside; what moved is told all the same."""
+    _, admin = world
+    key = dg.AssetKey(["catalog", "audio"])
+    job = defs.resolve_job_def("live")
+    assert job.execute_in_process(instance=instance).success
+    before = instance.get_latest_materialization_event(key)
+    with psycopg2.connect(admin) as connection, connection.cursor() as cursor:
+        cursor.execute("UPDATE content SET title = 'once more', updated_at = now() WHERE kind = 'audio'")
+    brief = dg.RunConfig(ops={"follow": {"config": {"minutes": 0.05}}})
+    wait_for(lambda: job.execute_in_process(instance=instance, run_config=brief) and observed(instance, key), 120)
+    assert instance.get_latest_materialization_event(key).timestamp == before.timestamp
+
+
+def observed(instance, key):
+    records = instance.fetch_observations(key, limit=10).records
+    return any(record.asset_observation.metadata["written"].value for record in records)
 
 
 def results(defs, instance):
