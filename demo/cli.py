@@ -159,6 +159,9 @@ def run_all(
     media: Annotated[int, typer.Option(min=0, help="Files in the legacy bucket.")] = 2_000,
     rate: Annotated[float, typer.Option(min=0.1, help="Transactions a second of the editors.")] = 55.0,
     seconds: Annotated[float, typer.Option(min=0.1, help="How long editors work at least.")] = 60.0,
+    lag_limit: Annotated[
+        float, typer.Option(min=0.1, help="What the lag's 95th percentile must be under, in s.")
+    ] = 5.0,
 ) -> None:
     """Play the whole move once, from nothing to a verdict, and leave nothing running."""
     from demo.fleet import down as stop
@@ -179,8 +182,9 @@ def run_all(
             played = play(fleet, Plan(contents, media, rate, seconds), say)
         finally:
             stop(home)
-    console.print(screen(played))
-    raise typer.Exit(1 if faults(played) else 0)
+    wrong = faults(played, lag_limit)
+    console.print(screen(played, wrong))
+    raise typer.Exit(1 if wrong else 0)
 
 
 @app.command()
