@@ -12,6 +12,7 @@ from assets.lineage import legacy_specs, sink_keys
 from assets.live import live_asset
 from assets.resources import Engine
 from checks.reconciliation import reconciliation_check
+from checks.standing import standing_check
 from sync_pipeline.entity import load_entities
 
 
@@ -20,13 +21,14 @@ def definitions() -> dg.Definitions:
     """Assets, checks, jobs, the sensor and schedules of all entities in SYNC_ENTITIES."""
     entities = load_entities(os.environ.get("SYNC_ENTITIES") or "assets.entities")
     live = live_asset(entities)
-    checks = [reconciliation_check(entity, sink_keys(entity)) for entity in entities.values()]
+    comparisons = [reconciliation_check(entity, sink_keys(entity)) for entity in entities.values()]
+    looks = [standing_check(entity, sink_keys(entity)["relational"]) for entity in entities.values()]
     return dg.Definitions.merge(
         dg.Definitions(
             assets=[*legacy_specs(entities.values()), live, *map(history_asset, entities.values())],
-            asset_checks=checks,
+            asset_checks=[*comparisons, *looks],
             resources={"engine": Engine()},
             executor=dg.in_process_executor,
         ),
-        automation(dg.AssetSelection.assets(live).without_checks(), dg.AssetSelection.checks(*checks)),
+        automation(entities, dg.AssetSelection.assets(live).without_checks(), comparisons),
     )

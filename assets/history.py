@@ -1,7 +1,7 @@
 """History: an entity's backfill by partition, as a partitioned asset."""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict
 
 import dagster as dg
@@ -12,6 +12,8 @@ from sync_pipeline.backfill import Filled, backfill
 from sync_pipeline.entity import Entity
 from sync_pipeline.errors import SyncError, UnreachableError
 from sync_pipeline.lane import Lane
+
+Context = dg.AssetExecutionContext | dg.OpExecutionContext
 
 POOL = "history"
 _TRIES = 6
@@ -39,27 +41,43 @@ def history_asset(entity: Entity) -> dg.AssetsDefinition:
         name=f"history_{entity.name}", specs=[spec], backfill_policy=dg.BackfillPolicy.single_run(), pool=POOL
     )
     def fill(context: dg.AssetExecutionContext, engine: Engine) -> Iterator[dg.MaterializeResult[None]]:
-        failures: dict[str, SyncError] = {}
         with engine.stores() as stores:
-            lane = Lane.open(entity, stores)
-            for partition in context.partition_keys:
-                began = time.monotonic()
-                try:
-                    filled = _fill(context, lane, partition)
-                except SyncError as error:
-                    failures[partition] = error
-                    context.log.error(f"partition {partition}: {error}")
-                    continue
-                metadata = _metadata(filled, time.monotonic() - began)
-                context.log_event(dg.AssetMaterialization(key, partition=partition, metadata=metadata))
+            failures = fill_partitions(context, Lane.open(entity, stores), context.partition_keys)
         if failures:
-            raise _failure(entity, failures)
+            raise not_filled({f"{entity.name} {partition}": error for partition, error in failures.items()})
         yield from ()  # each partition has been told above, as it was done
 
     return fill
 
 
-def _fill(context: dg.AssetExecutionContext, lane: Lane, partition: str) -> Filled:
+def fill_partitions(context: Context, lane: Lane, partitions: Iterable[str]) -> dict[str, SyncError]:
+    """Fill them one after the other and tell each as it is done; what went wrong, by partition."""
+    failures: dict[str, SyncError] = {}
+    key = history_key(lane.entity)
+    for partition in partitions:
+        began = time.monotonic()
+        try:
+            filled = _fill(context, lane, partition)
+        except SyncError as error:
+            failures[partition] = error
+            context.log.error(f"{lane.entity.name}, partition {partition}: {error}")
+            continue
+        metadata = _metadata(filled, time.monotonic() - began)
+        context.log_event(dg.AssetMaterialization(key, partition=partition, metadata=metadata))
+    return failures
+
+
+def not_filled(failures: dict[str, SyncError]) -> dg.Failure:
+    """The error of a run some of whose partitions failed."""
+    lines = "\n".join(f"- {partition}: {error}" for partition, error in failures.items())
+    return dg.Failure(
+        f"{len(failures)} partitions are not filled: run these again.",
+        metadata={"partitions": dg.MetadataValue.md(lines)},
+        allow_retries=False,
+    )
+
+
+def _fill(context: Context, lane: Lane, partition: str) -> Filled:
     """Fill a partition; a store that does not answer is waited for, then the partition goes on where it was."""
     pause = _FIRST_PAUSE_SECONDS
     for _ in range(_TRIES - 1):
@@ -75,12 +93,3 @@ def _fill(context: dg.AssetExecutionContext, lane: Lane, partition: str) -> Fill
 def _metadata(filled: Filled, seconds: float) -> dict[str, int | float]:
     counts = {name: count for name, count in asdict(filled).items() if name not in {"partition", "rows"}}
     return {"dagster/partition_row_count": filled.rows, **counts, "seconds": round(seconds, 2)}
-
-
-def _failure(entity: Entity, failures: dict[str, SyncError]) -> dg.Failure:
-    lines = "\n".join(f"- {partition}: {error}" for partition, error in failures.items())
-    return dg.Failure(
-        f"{len(failures)} partitions of {entity.name} are not filled: run these again.",
-        metadata={"partitions": dg.MetadataValue.md(lines)},
-        allow_retries=False,
-    )

@@ -1,4 +1,4 @@
-"""The live delta: one run follows all entities for a while, and says every half minute what it moved.
+"""The live delta: one run follows all entities for a while, and says every minute what it moved.
 
 It says so by observations: a materialization would set the verdict of the last reconciliation aside.
 """
@@ -24,7 +24,7 @@ from sync_pipeline.pipeline import Outcome
 from sync_pipeline.status import status_of
 from sync_pipeline.stores import Stores
 
-_TELL_SECONDS = 30.0
+_TELL_SECONDS = 60.0
 _LOOK_SECONDS = 0.5
 _COUNTS = {
     "relational": ("written", "deleted", "parked"),
@@ -114,7 +114,7 @@ class Watch:
     _seen: set[dg.AssetKey] = field(default_factory=set)
 
     def for_minutes(self, minutes: float) -> None:
-        """Tell every half minute what moved, until the time is up."""
+        """Tell every minute what moved, until the time is up."""
         end = time.monotonic() + minutes * 60
         next_time = time.monotonic() + _TELL_SECONDS
         while time.monotonic() < end:

@@ -1,27 +1,20 @@
 """Reconciliation as asset checks: one for each sink of an entity, all from one comparison."""
 
 from collections.abc import Iterator, Mapping
-from contextlib import AbstractContextManager
-from typing import Protocol, cast
+from typing import cast
 
 import dagster as dg
 
+from checks.opening import OpensStores
 from sync_pipeline.entity import Entity
 from sync_pipeline.lane import Lane
 from sync_pipeline.reconcile.reconcile import reconcile
 from sync_pipeline.reconcile.verdict import KINDS, Finding, Verdict
-from sync_pipeline.stores import Stores
 
 NAME = "reconciliation"
 _SAMPLES = 50
+_ALWAYS_ERRORS = {"missing", "corrupt", "unknown"}
 _THINGS = {"relational": "rows", "search": "documents", "media": "files"}
-
-
-class OpensStores(Protocol):
-    """The engine's resource."""
-
-    def stores(self) -> AbstractContextManager[Stores]:
-        """Both sides."""
 
 
 def reconciliation_check(entity: Entity, keys: Mapping[str, dg.AssetKey]) -> dg.AssetChecksDefinition:
@@ -40,13 +33,14 @@ def reconciliation_check(entity: Entity, keys: Mapping[str, dg.AssetKey]) -> dg.
         engine = cast(OpensStores, context.resources.engine)
         with engine.stores() as stores:
             verdict = reconcile(Lane.open(entity, stores))
+            tolerated = stores.settings.drift_warning_rows
         for sink, key in keys.items():
-            yield _result(key, sink, verdict)
+            yield _result(key, sink, verdict, tolerated)
 
     return compare
 
 
-def _result(key: dg.AssetKey, sink: str, verdict: Verdict) -> dg.AssetCheckResult:
+def _result(key: dg.AssetKey, sink: str, verdict: Verdict, tolerated: int) -> dg.AssetCheckResult:
     found = [finding for finding in verdict.findings if finding.sink == sink or finding.kind == "unknown"]
     counts = {kind: sum(finding.kind == kind for finding in found) for kind in KINDS}
     overdue = verdict.overdue if counts["pending"] else 0
@@ -56,14 +50,32 @@ def _result(key: dg.AssetKey, sink: str, verdict: Verdict) -> dg.AssetCheckResul
         passed=not wrong,
         asset_key=key,
         check_name=NAME,
-        severity=dg.AssetCheckSeverity.ERROR,
+        severity=_severity(wrong, tolerated),
         description=f"{said}; {verdict.compared:,} legacy rows compared",
         metadata={"compared": verdict.compared, **counts, **_samples(found)},
     )
 
 
+def _severity(wrong: Mapping[str, int], tolerated: int) -> dg.AssetCheckSeverity:
+    """A warning while only a few are stale, extra or overdue; what is lost, damaged or not looked at is an error."""
+    if wrong.keys() & _ALWAYS_ERRORS or sum(wrong.values()) > tolerated:
+        return dg.AssetCheckSeverity.ERROR
+    return dg.AssetCheckSeverity.WARN
+
+
 def _samples(found: list[Finding]) -> dict[str, dg.TableMetadataValue]:
     if not found:
         return {}
-    records = [dg.TableRecord({"kind": f.kind, "key": f.key, "detail": f.detail}) for f in sorted(found)[:_SAMPLES]]
+    records = [record for finding in sorted(found)[:_SAMPLES] for record in _records(finding)]
     return {"samples": dg.MetadataValue.table(records)}
+
+
+def _records(finding: Finding) -> list[dg.TableRecord]:
+    """One line for each column that differs."""
+    what = {"kind": finding.kind, "key": finding.key}
+    if not finding.differs:
+        return [dg.TableRecord({**what, "column": "", "monolith": "", "new side": "", "detail": finding.detail})]
+    return [
+        dg.TableRecord({**what, "column": d.column, "monolith": d.wanted, "new side": d.found, "detail": ""})
+        for d in finding.differs
+    ]

@@ -171,6 +171,16 @@ def keys_owed(cursor: Cursor, entity: str) -> int:
     return int(cursor.fetchone()[0])
 
 
+def keys_overdue(cursor: Cursor, entity: str, seconds: float) -> int:
+    """How many keys are owed for longer than this, parked rows left out."""
+    cursor.execute(
+        "SELECT coalesce(sum(coalesce(cardinality(keys), 1)), 0) FROM sync.due"
+        " WHERE entity = %s AND reason <> 'rejected' AND first_at < now() - %s * interval '1 s'",
+        (entity, seconds),
+    )
+    return int(cursor.fetchone()[0])
+
+
 def _next_at(expression: str) -> str:
     """When it is tried again; what waits for a person has no such time."""
     return f"nullif({expression}, 'infinity')"

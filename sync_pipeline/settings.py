@@ -35,6 +35,8 @@ class Settings:
     sweep_seconds: float = 300.0
     chunk_rows: int = 10_000
     due_limit_seconds: float = 300.0
+    lag_limit_seconds: float = 60.0
+    drift_warning_rows: int = 0
     recheck_seconds: float = 3.0
     brake_fraction: float = 0.2
     brake_rows: int = 1_000
@@ -57,6 +59,8 @@ _NUMBERS = {
     "SYNC_SWEEP_SECONDS": "sweep_seconds",
     "SYNC_CHUNK_ROWS": "chunk_rows",
     "SYNC_DUE_LIMIT_SECONDS": "due_limit_seconds",
+    "SYNC_LAG_LIMIT_SECONDS": "lag_limit_seconds",
+    "SYNC_DRIFT_WARNING_ROWS": "drift_warning_rows",
     "SYNC_RECHECK_SECONDS": "recheck_seconds",
     "SYNC_BRAKE_FRACTION": "brake_fraction",
     "SYNC_BRAKE_ROWS": "brake_rows",

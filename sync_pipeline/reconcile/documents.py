@@ -13,11 +13,12 @@ from sync_pipeline.adapt import Adapted
 from sync_pipeline.errors import SettingError
 from sync_pipeline.lane import Lane
 from sync_pipeline.origin import DIGEST
-from sync_pipeline.reconcile.verdict import Finding
+from sync_pipeline.reconcile.verdict import Difference, Finding
 from sync_pipeline.sinks.search_index import SearchIndex, reaching
 
 _MGET = 1_000
 _WALK = 5_000
+_SHOWN = 80
 
 
 def compare_documents(
@@ -37,9 +38,10 @@ def compare_documents(
         with reaching():
             answer = lane.stores.search.mget(index=index.alias, ids=part)["docs"]
         for doc in answer:
-            kind = _kind(doc, documents.get(doc["_id"]), digests.get(doc["_id"]), *ledger.get(doc["_id"], (None, 0, 0)))
+            wanted = documents.get(doc["_id"])
+            kind = _kind(doc, wanted, digests.get(doc["_id"]), *ledger.get(doc["_id"], (None, 0, 0)))
             if kind:
-                found.append(Finding("search", kind, doc["_id"]))
+                found.append(Finding("search", kind, doc["_id"], differs=_differences(doc, wanted)))
     return found
 
 
@@ -86,6 +88,18 @@ def _kind(
     ):
         return ""
     return "stale" if doc["_version"] < written or kept != digest or not basis_ok else "corrupt"
+
+
+def _differences(doc: dict[str, Any], wanted: str | None) -> tuple[Difference, ...]:
+    if not doc.get("found") or wanted is None:
+        return ()
+    here, there = orjson.loads(wanted), doc["_source"]
+    fields = [field for field in sorted({*here, *there}) if here.get(field) != there.get(field)]
+    return tuple(Difference(field, _short(here.get(field)), _short(there.get(field))) for field in fields)
+
+
+def _short(value: object) -> str:
+    return orjson.dumps(value).decode()[:_SHOWN]
 
 
 def _ledger(lane: Lane, texts: list[str]) -> dict[str, tuple[int | None, int, int]]:

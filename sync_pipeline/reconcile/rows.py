@@ -15,7 +15,7 @@ from sync_pipeline.adapt import Adapted
 from sync_pipeline.keys import Key
 from sync_pipeline.lane import Lane
 from sync_pipeline.origin import DIGEST
-from sync_pipeline.reconcile.verdict import Finding
+from sync_pipeline.reconcile.verdict import Difference, Finding
 from sync_pipeline.stores import Cursor, copy_in, quote
 
 Within = Callable[[Cursor, str, Key], str]
@@ -32,15 +32,18 @@ def compare_rows(lane: Lane, expected: Adapted, within: Within) -> list[Finding]
         cursor.execute(f"CREATE TEMP TABLE {quote(stage)} (LIKE {table.quoted}, {DIGEST} bigint) ON COMMIT DROP")
         copy_in(cursor, f"pg_temp.{quote(stage)}", ", ".join([*map(quote, table.columns), DIGEST]), rows)
         cursor.execute(_query(lane, stage, within(cursor, "t", target), target))
-        return [Finding("relational", kind, text, detail or "") for text, kind, detail in cursor.fetchall()]
+        return [
+            Finding("relational", kind, text, differs=tuple(Difference(*difference) for difference in differs or ()))
+            for text, kind, differs in cursor.fetchall()
+        ]
 
 
 def _query(lane: Lane, stage: str, within: str, target: Key) -> str:
     table = lane.entity.table
     differs = " OR ".join(f"{_value('s', c, k)} IS DISTINCT FROM {_value('t', c, k)}" for c, k in table.columns.items())
-    detail = ", ".join(
+    each = ", ".join(
         f"CASE WHEN {_value('s', c, k)} IS DISTINCT FROM {_value('t', c, k)} THEN"
-        f" {_text(c)} || ': ' || {_short('s', c)} || ' here, ' || {_short('t', c)} || ' there' END"
+        f" jsonb_build_array({_text(c)}, {_short('s', c)}, {_short('t', c)}) END"
         for c, k in table.columns.items()
     )
     here, there = f"s.{quote(target.columns[0])}", f"t.{quote(target.columns[0])}"
@@ -48,9 +51,9 @@ def _query(lane: Lane, stage: str, within: str, target: Key) -> str:
     return (
         f"SELECT {target.text_expression('d')}, CASE WHEN NOT d.is_there THEN 'missing' WHEN NOT d.is_here THEN 'extra'"
         f" WHEN l.digest IS DISTINCT FROM d.{DIGEST} OR l.basis IS DISTINCT FROM {lane.ledger.basis} THEN 'stale'"
-        " ELSE 'corrupt' END, d.detail FROM ("
+        " ELSE 'corrupt' END, d.differs FROM ("
         f" SELECT {either}, {here} IS NOT NULL AS is_here, {there} IS NOT NULL AS is_there, s.{DIGEST},"
-        f" CASE WHEN {here} IS NOT NULL AND {there} IS NOT NULL THEN concat_ws('; ', {detail}) END AS detail"
+        f" CASE WHEN {here} IS NOT NULL AND {there} IS NOT NULL THEN array_remove(ARRAY[{each}], NULL) END AS differs"
         f" FROM pg_temp.{quote(stage)} s FULL JOIN (SELECT * FROM {table.quoted} t WHERE {within}) t"
         f" ON {target.joins('s', target, 't')} WHERE {here} IS NULL OR {there} IS NULL OR {differs}"
         f") d LEFT JOIN {lane.ledger.table} l ON {target.joins('d', lane.origin.key, 'l')}"

@@ -9,11 +9,19 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 KINDS = ("missing", "stale", "extra", "corrupt", "pending", "unknown")
 SINKS = ("relational", "search", "media")
 _SAMPLES = 100
+
+
+class Difference(NamedTuple):
+    """A column or field, what the monolith wants it to hold, and what it holds; shortened text."""
+
+    column: str
+    wanted: str
+    found: str
 
 
 @dataclass(frozen=True, order=True)
@@ -24,6 +32,16 @@ class Finding:
     kind: str
     key: str
     detail: str = ""
+    differs: tuple[Difference, ...] = ()
+
+    @property
+    def said(self) -> str:
+        """How it differs, in a line."""
+        return self.detail or "; ".join(f"{d.column}: {d.wanted} wanted, {d.found} found" for d in self.differs)
+
+    def as_dict(self) -> dict[str, Any]:
+        """For JSON."""
+        return {**vars(self), "differs": [difference._asdict() for difference in self.differs]}
 
 
 @dataclass
@@ -50,7 +68,7 @@ class Verdict:
         for sink in SINKS:
             report[sink] = {kind: counts[sink, kind] for kind in KINDS}
         report["overdue"] = self.overdue
-        report["samples"] = [vars(finding) for finding in sorted(self.findings)[:_SAMPLES]]
+        report["samples"] = [finding.as_dict() for finding in sorted(self.findings)[:_SAMPLES]]
         return report
 
 

@@ -6,9 +6,10 @@ import dagster as dg
 import psycopg2
 import pytest
 
-from assets.automation import WINDOW_MINUTES
 from assets.definitions import definitions
 from assets.resources import Engine
+from assets.retention import forget_old
+from assets.sensors import WINDOW_MINUTES
 from sync_pipeline.follower import Follower
 from tests.world import wait_for
 
@@ -59,7 +60,7 @@ def test_definitions_show_the_way_of_the_data(defs):
     )
     assert graph.get(dg.AssetKey(["search", "video"])).parent_keys == {dg.AssetKey(["catalog", "video"])}
     assert dg.AssetKey(["legacy", "bucket"]) in graph.get(dg.AssetKey(["media", "video"])).parent_keys
-    assert len(graph.asset_check_keys) == 9
+    assert len(graph.asset_check_keys) == 9 + 6  # of sinks, and of where entities stand
 
 
 def test_a_range_is_one_run_with_a_result_for_each_partition(filled, world, instance):
@@ -79,7 +80,7 @@ def test_the_live_job_catches_up_and_the_checks_see_what_is_wrong(filled, world,
     stores, admin = world
     with psycopg2.connect(admin) as connection, connection.cursor() as cursor:
         cursor.execute("UPDATE content SET title = 'moved', updated_at = now() WHERE id % 7 = 0")
-    assert defs.resolve_job_def("live").execute_in_process(instance=instance).success
+    assert defs.resolve_job_def("sync").execute_in_process(instance=instance).success
     event = instance.get_latest_materialization_event(dg.AssetKey(["catalog", "text"]))
     assert event.asset_materialization.metadata["written"].value > 0
     assert results(defs, instance) == {}
@@ -90,14 +91,15 @@ def test_the_live_job_catches_up_and_the_checks_see_what_is_wrong(filled, world,
     assert list(wrong) == ["catalog/video"]
     metadata = wrong["catalog/video"]
     assert metadata["corrupt"].value == 1
-    assert "header" in metadata["samples"].records[0].data["detail"]
+    (sample,) = metadata["samples"].records
+    assert (sample.data["column"], sample.data["new side"]) == ("header", "by hand")
 
 
 def test_a_run_of_the_sensor_leaves_the_verdict_in_place(filled, world, instance, defs):
     """A materialization would set it aside; what moved is told all the same."""
     _, admin = world
     key = dg.AssetKey(["catalog", "audio"])
-    job = defs.resolve_job_def("live")
+    job = defs.resolve_job_def("sync")
     assert job.execute_in_process(instance=instance).success
     before = instance.get_latest_materialization_event(key)
     with psycopg2.connect(admin) as connection, connection.cursor() as cursor:
@@ -120,6 +122,99 @@ def results(defs, instance):
     return {check.asset_key.to_user_string(): check.metadata for check in found if not check.passed}
 
 
+def test_backfill_takes_a_range_and_tells_each_partition(filled, world, instance, defs):
+    key = dg.AssetKey(["history", "audio"])
+    config = dg.RunConfig(ops={"fill": {"config": {"entities": ["audio"], "first": filled[2], "last": filled[4]}}})
+    run = defs.resolve_job_def("backfill").execute_in_process(instance=instance, run_config=config)
+    told = [event.step_materialization_data.materialization for event in run.get_asset_materialization_events()]
+    assert [(event.asset_key, event.partition) for event in told] == [(key, name) for name in filled[2:5]]
+    assert all(event.metadata["written"].value == 0 for event in told)  # it was filled before
+
+    config = dg.RunConfig(ops={"fill": {"config": {"entities": ["audio"], "partitions": ["1999-13"]}}})
+    run = defs.resolve_job_def("backfill").execute_in_process(
+        instance=instance, run_config=config, raise_on_error=False
+    )
+    (failure,) = (event for event in run.all_events if event.is_step_failure)
+    assert "no partition 1999-13" in failure.event_specific_data.error.message + str(failure.event_specific_data)
+
+
+def test_repair_mends_what_drifts_and_nothing_else(filled, world, instance, defs):
+    stores, _ = world
+    with stores.target() as cursor:
+        cursor.execute("DELETE FROM catalog.text WHERE id IN (SELECT id FROM catalog.text ORDER BY id LIMIT 2)")
+    job = defs.resolve_job_def("repair")
+    assert mended(job, instance)["text"]["written"] == 2
+    assert [row["written"] for row in mended(job, instance).values()] == [0, 0, 0]
+    config = dg.RunConfig(ops={"mend": {"config": {"keys": ["1"]}}})
+    assert not job.execute_in_process(instance=instance, run_config=config, raise_on_error=False).success
+
+
+def mended(job, instance):
+    run = job.execute_in_process(instance=instance)
+    (output,) = (event for event in run.all_events if event.is_successful_output)
+    return {record.data["entity"]: record.data for record in output.event_specific_data.metadata["entities"].records}
+
+
+def test_standing_is_told_when_it_changes_and_never_green_unseen(filled, world, instance, defs, monkeypatch):
+    stores, _ = world
+    sensor = defs.resolve_sensor_def("watch_standing")
+
+    def told(cursor):
+        with dg.build_sensor_context(instance=instance, resources={"engine": Engine()}, cursor=cursor) as context:
+            found = sensor.evaluate_tick(context)
+        return {(e.asset_key.path[-1], e.check_name): e for e in found.asset_events}, found.cursor
+
+    with stores.target() as cursor:
+        cursor.execute("UPDATE sync.cursor SET applied_through = now()")
+    first, cursor = told(None)
+    assert {name for name, _ in first} == {"text", "video", "audio"}
+    assert all(evaluation.passed for evaluation in first.values())
+    assert told(cursor)[0] == {}
+
+    with stores.target() as statement:
+        statement.execute("UPDATE sync.cursor SET applied_through = now() - interval '2 h' WHERE entity = 'text'")
+        statement.execute(
+            "INSERT INTO sync.due (entity, reason, keys, revision, priority, first_at)"
+            " VALUES ('video', 'documents', '{1,2}', 0, 1, now() - interval '1 h')"
+        )
+    changed, cursor = told(cursor)
+    assert {key: evaluation.passed for key, evaluation in changed.items()} == {
+        ("text", "freshness"): False,
+        ("video", "due"): False,
+    }
+    assert changed["video", "due"].metadata["overdue"].value == 2
+
+    monkeypatch.setenv("SYNC_TARGET_DB", "postgresql://nobody:x@127.0.0.1:9/none")
+    unseen, _ = told(cursor)
+    assert [evaluation.passed for evaluation in unseen.values()] == [False, False]  # text was not green before
+    assert "could not be looked at" in unseen["audio", "freshness"].description
+    with stores.target() as statement:
+        statement.execute("DELETE FROM sync.due WHERE revision = 0 AND reason = 'documents'")
+        statement.execute("UPDATE sync.cursor SET applied_through = now()")
+
+
+def test_retention_keeps_what_partitions_need(filled, world, instance, defs):
+    key = dg.AssetKey(["history", "text"])
+    before = instance.get_materialized_partitions(key)
+    old = instance.create_run_for_job(defs.resolve_job_def("sync"))
+    instance.report_run_failed(old)
+    verdicts = instance.event_log_storage.get_asset_check_execution_history(
+        dg.AssetCheckKey(dg.AssetKey(["catalog", "text"]), "reconciliation"), limit=10
+    )
+    assert len(verdicts) > 1
+    gone = forget_old(
+        instance, "sync", [dg.AssetKey(["history", name]) for name in ("text", "video", "audio")], 0, 0, 0
+    )
+    assert gone.runs > 3
+    assert gone.kept_for_partitions >= 3
+    assert gone.checks > 0
+    assert instance.get_run_by_id(old.run_id) is None
+    assert instance.get_materialized_partitions(key) == before
+    newest = instance.fetch_materializations(key, limit=1).records
+    assert newest
+    assert instance.get_run_by_id(newest[0].run_id)
+
+
 def tick(instance, defs):
     sensor = defs.resolve_sensor_def("keep_live")
     with dg.build_sensor_context(instance=instance, resources={"engine": Engine()}) as context:
@@ -129,9 +224,9 @@ def tick(instance, defs):
 def started(instance, defs, at):
     """A run that the sensor has launched and that began at a time."""
     request = tick(instance, defs).run_requests[0]
-    job = defs.resolve_job_def("live")
+    job = defs.resolve_job_def("sync")
     run = instance.create_run_for_job(job, run_config=request.run_config, tags=request.tags)
-    instance.report_dagster_event(dg.DagsterEvent("PIPELINE_START", job_name="live"), run.run_id, timestamp=at)
+    instance.report_dagster_event(dg.DagsterEvent("PIPELINE_START", job_name="sync"), run.run_id, timestamp=at)
     return run
 
 

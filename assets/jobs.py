@@ -1,0 +1,147 @@
+"""Jobs that people start by hand or by schedule, each with a short form: backfill, sweep, repair."""
+
+from dataclasses import asdict
+from typing import Any
+
+import dagster as dg
+from pydantic import Field
+
+from assets.history import POOL, fill_partitions, not_filled
+from assets.resources import Engine
+from sync_pipeline.entity import Entity, pick
+from sync_pipeline.lane import Lane
+from sync_pipeline.pipeline import Order, Outcome, sync_keys
+from sync_pipeline.reconcile.reconcile import reconcile
+from sync_pipeline.repair import repair
+from sync_pipeline.sweep import sweep
+
+_MENDED = ("written", "deleted", "documents", "files", "parked")
+# the queue starts these after runs of the live delta
+_BEHIND_LIVE = {"dagster/priority": "-10"}
+
+
+class Entities(dg.Config):
+    """Which entities."""
+
+    entities: list[str] = Field([], description="Names of entities; none: all.")
+
+
+class Partitions(Entities):
+    """Which partitions of which entities."""
+
+    partitions: list[str] = Field([], description="Names of partitions; none: all from `first` to `last`.")
+    first: str = Field("", description="The first partition of a range; empty: the entity's first.")
+    last: str = Field("", description="The last partition of a range; empty: the entity's last.")
+
+
+class Keys(dg.Config):
+    """What to repair."""
+
+    entities: list[str] = Field([], description="Names of entities; none: all.")
+    keys: list[str] = Field([], description="Keys to write again, drifting or not; they go with one entity.")
+
+
+def jobs(entities: dict[str, Entity]) -> list[dg.JobDefinition]:
+    """The jobs, over these entities."""
+    return [_backfill(entities), _sweep(entities), _repair(entities)]
+
+
+def _backfill(entities: dict[str, Entity]) -> dg.JobDefinition:
+    @dg.op(name="fill", pool=POOL, out=dg.Out(dg.Nothing))
+    def fill(context: dg.OpExecutionContext, engine: Engine, config: Partitions) -> None:
+        """Each partition is told as it is done; one that fails is named and left."""
+        chosen = pick(entities, config.entities)
+        parts = {entity.name: _parts(entity, config) for entity in chosen}
+        failures = {}
+        with engine.stores() as stores:
+            for entity in chosen:
+                found = fill_partitions(context, Lane.open(entity, stores), parts[entity.name])
+                failures.update({f"{entity.name} {part}": error for part, error in found.items()})
+        if failures:
+            raise not_filled(failures)
+
+    @dg.job(
+        name="backfill",
+        description="Fill histories by partition, in one run. The same is started from the page of a history asset.",
+        tags=_BEHIND_LIVE,
+    )
+    def backfill() -> None:
+        fill()
+
+    return backfill
+
+
+def _parts(entity: Entity, config: Partitions) -> list[str]:
+    names = entity.partitions.names()
+    wanted = [*config.partitions, *filter(None, (config.first, config.last))]
+    if unknown := [name for name in wanted if name not in names]:
+        raise dg.Failure(
+            f"entity {entity.name} has no partition {', '.join(unknown)}: they run from {names[0]} to {names[-1]}",
+            allow_retries=False,
+        )
+    if config.partitions:
+        return config.partitions
+    first = names.index(config.first) if config.first else 0
+    last = names.index(config.last) if config.last else len(names) - 1
+    return names[first : last + 1]
+
+
+def _sweep(entities: dict[str, Entity]) -> dg.JobDefinition:
+    @dg.op(name="look_for_unreported", out=dg.Out(dg.Nothing))
+    def look(context: dg.OpExecutionContext, engine: Engine, config: Entities) -> None:
+        """What differs is owed in `due`, and applied by the run that follows."""
+        with engine.stores() as stores:
+            rows = [
+                {"entity": entity.name, **asdict(sweep(Lane.open(entity, stores)))}
+                for entity in pick(entities, config.entities)
+            ]
+        _show(context, rows)
+
+    @dg.job(
+        name="sweep",
+        description="Compare keys and digests of both sides and owe what differs: hard deletes, bulk updates, files"
+        " overwritten. The live delta does this by itself every SYNC_SWEEP_SECONDS.",
+    )
+    def sweeping() -> None:
+        look()
+
+    return sweeping
+
+
+def _repair(entities: dict[str, Entity]) -> dg.JobDefinition:
+    @dg.op(name="mend", out=dg.Out(dg.Nothing))
+    def mend(context: dg.OpExecutionContext, engine: Engine, config: Keys) -> None:
+        """Reconcile, then write again what drifts and nothing else."""
+        if config.keys and len(config.entities) != 1:
+            raise dg.Failure("keys go with one entity: name it", allow_retries=False)
+        with engine.stores() as stores:
+            lanes = [Lane.open(entity, stores) for entity in pick(entities, config.entities)]
+            rows = [{"entity": lane.entity.name, **_mended(lane, config.keys)} for lane in lanes]
+        _show(context, rows)
+        if unknown := [str(row["entity"]) for row in rows if row["unknown"]]:
+            raise dg.Failure(f"{', '.join(unknown)}: something could not be looked at; the job reconcile says what.")
+
+    @dg.job(name="repair", description="Write again what reconciliation finds drifting, or the keys you name.")
+    def repairing() -> None:
+        mend()
+
+    return repairing
+
+
+def _mended(lane: Lane, keys: list[str]) -> dict[str, int]:
+    if keys:
+        outcomes, found, unknown = [sync_keys(lane, lane.origin.key.parse(keys), Order(force=True))], len(keys), 0
+    else:
+        findings = reconcile(lane).findings
+        unknown = sum(finding.kind == "unknown" for finding in findings)
+        outcomes, found = repair(lane, findings), len(findings)
+    return {"found": found, "unknown": unknown} | {name: _sum(outcomes, name) for name in _MENDED}
+
+
+def _sum(outcomes: list[Outcome], name: str) -> int:
+    return sum(getattr(outcome, name) for outcome in outcomes)
+
+
+def _show(context: dg.OpExecutionContext, rows: list[dict[str, Any]]) -> None:
+    """A table with the step's output."""
+    context.add_output_metadata({"entities": dg.MetadataValue.table([dg.TableRecord(row) for row in rows])})

@@ -1,0 +1,13 @@
+"""What a check needs of the engine's resource, so that checks know nothing of whoever provides it."""
+
+from contextlib import AbstractContextManager
+from typing import Protocol
+
+from sync_pipeline.stores import Stores
+
+
+class OpensStores(Protocol):
+    """The engine's resource."""
+
+    def stores(self) -> AbstractContextManager[Stores]:
+        """Both sides."""

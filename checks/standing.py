@@ -1,0 +1,98 @@
+"""Where the live delta stands, as checks: how far behind, and what is owed. One look at the ledger, so it is cheap."""
+
+from collections.abc import Iterator
+from typing import Any, cast
+
+import dagster as dg
+
+from checks.opening import OpensStores
+from sync_pipeline import due
+from sync_pipeline.entity import Entity
+from sync_pipeline.status import status_of
+from sync_pipeline.stores import Stores
+
+FRESHNESS, DUE = "freshness", "due"
+_CAUSES = 50
+_COLUMNS = ("reason", "step", "error", "keys", "attempts", "first_at", "next_at", "message")
+
+
+def standing_check(entity: Entity, key: dg.AssetKey) -> dg.AssetChecksDefinition:
+    """Two checks on the asset of the entity's table."""
+    specs = [
+        dg.AssetCheckSpec(FRESHNESS, asset=key, description="How far the new side is behind the monolith."),
+        dg.AssetCheckSpec(DUE, asset=key, description="What is owed for too long, and rows that nobody could take."),
+    ]
+
+    @dg.multi_asset_check(specs=specs, name=f"standing_{entity.name}", required_resource_keys={"engine"})
+    def look(context: dg.AssetCheckExecutionContext) -> Iterator[dg.AssetCheckResult]:
+        with cast(OpensStores, context.resources.engine).stores() as stores:
+            yield from standing(stores, entity, key)
+
+    return look
+
+
+def standing(stores: Stores, entity: Entity, key: dg.AssetKey) -> Iterator[dg.AssetCheckResult]:
+    """Both results, from the ledger as it is now. Raises UnreachableError."""
+    status = status_of(stores, entity)
+    yield _freshness(status, stores.settings.lag_limit_seconds, key)
+    if status:
+        with stores.target() as cursor:
+            overdue = due.keys_overdue(cursor, entity.name, stores.settings.due_limit_seconds)
+            causes = due.overview(cursor, due.Choice(entity.name), 0)["causes"]
+    else:
+        overdue, causes = 0, []
+    yield _due(status.get("due", {}), overdue, cast(list[dict[str, Any]], causes), key)
+
+
+def _freshness(status: dict[str, Any], limit: float, key: dg.AssetKey) -> dg.AssetCheckResult:
+    behind = status.get("lag_seconds")
+    if behind is None:
+        return _result(FRESHNESS, key, dg.AssetCheckSeverity.WARN, "never followed: switch the sensor keep_live on", {})
+    alerts = status["alerts"]
+    said = f"{behind:.1f} s behind"
+    severity = None
+    if behind > limit:
+        severity, said = dg.AssetCheckSeverity.ERROR, f"{said}, more than {limit:g} s; followed by {_who(status)}"
+    elif alerts:
+        severity, said = dg.AssetCheckSeverity.WARN, f"{said}; {len(alerts)} alerts"
+    metadata: dict[str, Any] = {"seconds behind": round(behind, 2)}
+    if alerts:
+        metadata["alerts"] = dg.MetadataValue.md("\n".join(f"- {alert}" for alert in alerts))
+    return _result(FRESHNESS, key, severity, said, metadata)
+
+
+def _who(status: dict[str, Any]) -> str:
+    return str(status["owner"]) if status["followed"] else "nobody"
+
+
+def _due(owed: dict[str, int], overdue: int, causes: list[dict[str, Any]], key: dg.AssetKey) -> dg.AssetCheckResult:
+    parked = int(owed.get("rejected", 0))
+    waiting = sum(map(int, owed.values())) - parked
+    severity = None
+    if overdue:
+        severity = dg.AssetCheckSeverity.ERROR
+    elif parked:
+        severity = dg.AssetCheckSeverity.WARN
+    said = f"{waiting} keys wait, {overdue} of them for too long; {parked} rows are parked"
+    metadata: dict[str, Any] = {"waiting": waiting, "overdue": overdue, "parked": parked}
+    if causes:
+        metadata["causes"] = dg.MetadataValue.table([dg.TableRecord(_cells(cause)) for cause in causes[:_CAUSES]])
+    return _result(DUE, key, severity, said, metadata)
+
+
+def _cells(cause: dict[str, Any]) -> dict[str, str | int]:
+    return {name: value if isinstance(value := cause[name], int) else str(value or "") for name in _COLUMNS}
+
+
+def _result(
+    name: str, key: dg.AssetKey, severity: dg.AssetCheckSeverity | None, said: str, metadata: dict[str, Any]
+) -> dg.AssetCheckResult:
+    """`severity` is None when all is well."""
+    return dg.AssetCheckResult(
+        passed=severity is None,
+        asset_key=key,
+        check_name=name,
+        severity=severity or dg.AssetCheckSeverity.ERROR,
+        description=said,
+        metadata=metadata,
+    )
