@@ -25,6 +25,8 @@ check: setup
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	@mkdir -p $(VENV)/dagster && touch $(VENV)/dagster/dagster.yaml
+	DAGSTER_HOME=$(CURDIR)/$(VENV)/dagster $(BIN)/dg check defs
 
 test: setup
 	$(BIN)/python -m pytest

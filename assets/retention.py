@@ -11,10 +11,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 import dagster as dg
-import sqlalchemy as sa
 from dagster._core.instance.utils import RUNLESS_RUN_ID
-from dagster._core.storage.event_log.schema import AssetCheckExecutionsTable, SqlEventLogStorageTable
-from dagster._core.storage.event_log.sql_event_log import SqlEventLogStorage
 from pydantic import Field
 
 from sync_pipeline.errors import SettingError
@@ -112,6 +109,11 @@ def _newest_runs(instance: dg.DagsterInstance, key: dg.AssetKey) -> Iterator[str
 
 def _forget_without_runs(instance: dg.DagsterInstance, checks_before: float, events_before: float) -> tuple[int, int]:
     """Old check results but the newest of each, and old events that no run wrote; how many of each."""
+    # slow to import, and needed by this job alone
+    import sqlalchemy as sa
+    from dagster._core.storage.event_log.schema import AssetCheckExecutionsTable, SqlEventLogStorageTable
+    from dagster._core.storage.event_log.sql_event_log import SqlEventLogStorage
+
     storage = instance.event_log_storage
     if not isinstance(storage, SqlEventLogStorage):
         raise SettingError("retention needs Dagster's storage in PostgreSQL or SQLite: see dagster.yaml")

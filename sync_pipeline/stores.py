@@ -8,11 +8,9 @@ from contextlib import contextmanager
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-import boto3
 import psycopg2
 import pyarrow as pa
 from botocore.config import Config
-from elasticsearch import Elasticsearch
 from sqlalchemy import Engine, create_engine
 from sqlalchemy.exc import OperationalError
 
@@ -20,7 +18,9 @@ from sync_pipeline.columns import read_copy, write_copy
 from sync_pipeline.errors import UnreachableError
 from sync_pipeline.settings import Bucket, Settings
 
+# clients cost a second to import; whoever only reads declarations does without
 if TYPE_CHECKING:
+    from elasticsearch import Elasticsearch
     from mypy_boto3_s3 import S3Client
 
 Cursor = Any  # psycopg2's cursor
@@ -51,6 +51,8 @@ class Stores:
     @cached_property
     def search(self) -> Elasticsearch:
         """The search cluster; retries are ours, since what is owed stays in `due`."""
+        from elasticsearch import Elasticsearch
+
         return Elasticsearch(self.settings.search_url, request_timeout=SEARCH_SECONDS, max_retries=0)
 
     @cached_property
@@ -64,6 +66,8 @@ class Stores:
         return self._s3(self.settings.target_bucket)
 
     def _s3(self, bucket: Bucket) -> S3Client:
+        import boto3
+
         # a session of our own: the shared default one keeps the first keys it ever saw
         return boto3.Session().client(
             "s3",

@@ -15,7 +15,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlencode
 
-from boto3.s3.transfer import TransferConfig
 from botocore.exceptions import BotoCoreError, ClientError, HTTPClientError
 
 from sync_pipeline.errors import MediaMissingError, UnreachableError
@@ -109,6 +108,8 @@ class _Hashing:
 
 
 def _stream(stores: Stores, source: Source, target_key: str) -> Copied:
+    from boto3.s3.transfer import TransferConfig
+
     bucket = stores.settings.legacy_bucket.name
     found: Any = stores.legacy_s3.get_object(Bucket=bucket, Key=source.key, IfMatch=source.etag)
     body = _Hashing(found["Body"])

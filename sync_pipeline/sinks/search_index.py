@@ -9,15 +9,18 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
-from elasticsearch import ApiError, Elasticsearch, TransportError
 
 from sync_pipeline.columns import json_objects, json_of
 from sync_pipeline.errors import UnreachableError
 from sync_pipeline.sinks.relational import select
+
+# the client costs half a second to import; whoever only reads declarations does without
+if TYPE_CHECKING:
+    from elasticsearch import Elasticsearch
 
 _BULK_BYTES = 8 << 20
 _CONFLICT = 409
@@ -55,6 +58,8 @@ class SearchIndex:
 
     def ensure(self, client: Elasticsearch) -> None:
         """Make an index behind the alias where there is none. Raises UnreachableError."""
+        from elasticsearch import BadRequestError
+
         with reaching():
             if client.indices.exists_alias(name=self.alias):
                 return
@@ -66,7 +71,7 @@ class SearchIndex:
                     mappings={"dynamic": False, "properties": {name: dict(m) for name, m in self.fields.items()}},
                     aliases={self.alias: {}},
                 )
-            except ApiError as error:
+            except BadRequestError as error:
                 if error.error != "resource_already_exists_exception":
                     raise
 
@@ -101,6 +106,10 @@ class reaching:  # noqa: N801 - reads as a phrase
         return None
 
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        if error is None:
+            return
+        from elasticsearch import ApiError, TransportError
+
         if isinstance(error, TransportError) or (
             isinstance(error, ApiError) and (error.status_code >= _SERVER or error.status_code == _TOO_MANY)
         ):

@@ -1,0 +1,17 @@
+"""Dagster loads the definitions in every run and at every reload: without servers, and without slow packages."""
+
+import subprocess
+import sys
+
+SLOW = {"great_expectations", "elasticsearch", "boto3", "alembic", "dagster_postgres"}
+LOAD = """
+import sys
+from assets.definitions import definitions
+definitions()
+print(*sorted({name.partition(".")[0] for name in sys.modules}))
+"""
+
+
+def test_definitions_load_without_servers_and_slow_packages():
+    done = subprocess.run([sys.executable, "-c", LOAD], env={"PATH": ""}, capture_output=True, text=True, check=True)
+    assert SLOW & set(done.stdout.split()) == set()
