@@ -7,7 +7,9 @@ import dagster as dg
 
 from checks.opening import OpensStores
 from sync_pipeline.entity import Entity
+from sync_pipeline.errors import SyncError
 from sync_pipeline.lane import Lane
+from sync_pipeline.reconcile.parts import Part, parts
 from sync_pipeline.reconcile.reconcile import reconcile
 from sync_pipeline.reconcile.verdict import KINDS, Finding, Verdict
 
@@ -32,10 +34,13 @@ def reconciliation_check(entity: Entity, keys: Mapping[str, dg.AssetKey]) -> dg.
     def compare(context: dg.AssetCheckExecutionContext) -> Iterator[dg.AssetCheckResult]:
         engine = cast(OpensStores, context.resources.engine)
         with engine.stores() as stores:
-            verdict = reconcile(Lane.open(entity, stores))
+            lane = Lane.open(entity, stores)
+            verdict = reconcile(lane)
+            lie = _lie(lane, verdict)
             tolerated = stores.settings.drift_warning_rows
         for sink, key in keys.items():
-            yield _result(key, sink, verdict, tolerated)
+            result = _result(key, sink, verdict, tolerated)
+            yield result._replace(metadata={**(result.metadata or {}), "parts": _parts(lie, sink)})
 
     return compare
 
@@ -68,6 +73,27 @@ def _samples(found: list[Finding]) -> dict[str, dg.TableMetadataValue]:
         return {}
     records = [record for finding in sorted(found)[:_SAMPLES] for record in _records(finding)]
     return {"samples": dg.MetadataValue.table(records)}
+
+
+def _lie(lane: Lane, verdict: Verdict) -> list[Part]:
+    """Where mismatches lie; nothing when that could not be looked at, for the verdict must be told all the same."""
+    try:
+        return parts(lane, verdict.findings)
+    except SyncError:
+        return []
+
+
+def _parts(lie: list[Part], sink: str) -> dg.TableMetadataValue:
+    """A verdict for the live delta, and one for each partition of the history."""
+    return dg.MetadataValue.table(
+        [
+            dg.TableRecord(
+                {"part": part.name, "rows": part.rows, "mismatches": wrong, "verdict": "drift" if wrong else "clean"}
+            )
+            for part in lie
+            for wrong in [part.wrong[sink]]
+        ]
+    )
 
 
 def _records(finding: Finding) -> list[dg.TableRecord]:

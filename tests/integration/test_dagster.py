@@ -93,6 +93,10 @@ def test_the_live_job_catches_up_and_the_checks_see_what_is_wrong(filled, world,
     assert metadata["corrupt"].value == 1
     (sample,) = metadata["samples"].records
     assert (sample.data["column"], sample.data["new side"]) == ("header", "by hand")
+    found = [record.data for record in metadata["parts"].records]
+    assert found[0]["part"].startswith("live delta")
+    assert [part["mismatches"] for part in found[1:] if part["verdict"] == "drift"] == [1]
+    assert sum(part["rows"] for part in found[1:]) == metadata["compared"].value
 
 
 def test_a_run_of_the_sensor_leaves_the_verdict_in_place(filled, world, instance, defs):

@@ -1,0 +1,117 @@
+"""Where mismatches lie: by partition of the history, and among what has changed of late."""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import pyarrow as pa
+
+from sync_pipeline.lane import Lane
+from sync_pipeline.partitions import EARLIER, UNDATED, KeyRanges, Monthly
+from sync_pipeline.reconcile.files import rows_naming
+from sync_pipeline.reconcile.reconcile import keys_of
+from sync_pipeline.reconcile.verdict import Finding
+from sync_pipeline.sources.watermark import Reader
+from sync_pipeline.stores import bind, quote
+
+LIVE, GONE = "live delta, last 24 hours", "gone from the monolith"
+_LATELY = dt.timedelta(hours=24)
+_PAGE = 5_000
+
+
+@dataclass(frozen=True)
+class Part:
+    """How many legacy rows a part holds now, and how many mismatches of each sink are theirs."""
+
+    name: str
+    rows: int
+    wrong: Counter[str]
+
+
+def parts(lane: Lane, findings: Iterable[Finding]) -> list[Part]:
+    """The live delta first, then every partition that holds rows, in their order; then what only we still hold.
+
+    Raises UnreachableError.
+    """
+    by_row = _by_row(lane, [finding for finding in findings if finding.kind != "unknown"])
+    label = _label(lane)
+    with lane.stores.legacy() as cursor:
+        cursor.execute(f"SELECT {label}, count(*) FROM ({lane.origin.sql}) q GROUP BY 1")
+        rows = dict(cursor.fetchall())
+        named = lane.origin.key.is_in(cursor, "q", lane.origin.key.parse(sorted(by_row)))
+        cursor.execute(
+            f"SELECT {lane.origin.key.text_expression('q')}, {label} FROM ({lane.origin.sql}) q WHERE {named}"
+        )
+        where = dict(cursor.fetchall())
+    wrong: dict[str, Counter[str]] = {}
+    for text, sinks in by_row.items():
+        wrong.setdefault(where.get(text, GONE), Counter()).update(sinks)
+    names = [*lane.entity.partitions.names(), GONE]
+    found = [Part(n, rows.get(n, 0), wrong.get(n, Counter())) for n in names if rows.get(n) or wrong.get(n)]
+    return [_live(lane, by_row), *found]
+
+
+def _by_row(lane: Lane, findings: list[Finding]) -> dict[str, Counter[str]]:
+    """Mismatches by sink, for each row (key text); those of an object for each row that names it."""
+    keys = set(lane.origin.key.texts(keys_of(lane, findings)).to_pylist())
+    naming = rows_naming(lane, [finding.key for finding in findings if finding.sink == "media"])
+    found: dict[str, Counter[str]] = {}
+    for finding in findings:
+        rows = naming.get(finding.key, set()) if finding.sink == "media" else {finding.key} & keys
+        for row in rows:
+            found.setdefault(row, Counter())[finding.sink] += 1
+    return found
+
+
+def _live(lane: Lane, by_row: dict[str, Counter[str]]) -> Part:
+    """What the watermark has reported of late, and is this entity's."""
+    with lane.stores.legacy() as cursor:
+        cursor.execute("SELECT statement_timestamp()")
+        since = cursor.fetchone()[0] - _LATELY
+    texts: set[str] = set()
+    for page in Reader(lane.stores, lane.origin.key, lane.entity.changes, None).pull(since, _PAGE):
+        texts |= _existing(lane, page)
+    wrong: Counter[str] = Counter()
+    for text in texts & by_row.keys():
+        wrong.update(by_row[text])
+    return Part(LIVE, len(texts), wrong)
+
+
+def _existing(lane: Lane, keys: pa.Table) -> set[str]:
+    with lane.stores.legacy() as cursor:
+        within = lane.origin.key.is_in(cursor, "q", keys)
+        cursor.execute(f"SELECT {lane.origin.key.text_expression('q')} FROM ({lane.origin.sql}) q WHERE {within}")
+        return {text for (text,) in cursor.fetchall()}
+
+
+def _label(lane: Lane) -> str:
+    """SQL that names the partition of a row q."""
+    kind = lane.entity.partitions
+    return _month(kind) if isinstance(kind, Monthly) else _range(lane, kind)
+
+
+def _month(kind: Monthly) -> str:
+    column, names = f"q.{quote(kind.column)}", kind.names()
+    month = f"least(to_char({column}, 'YYYY-MM'), '{names[-1]}')"
+    return (
+        f"CASE WHEN {column} IS NULL THEN '{UNDATED}' WHEN {column} < '{kind.bounds(EARLIER)[1]}' THEN '{EARLIER}'"
+        f" ELSE {month} END"
+    )
+
+
+def _range(lane: Lane, kind: KeyRanges) -> str:
+    """Ranges as they were frozen; before that, everything is in the last one."""
+    with lane.stores.target() as cursor:
+        cursor.execute(
+            "SELECT partition, high FROM sync.backfill WHERE entity = %s AND high IS NOT NULL ORDER BY 1",
+            (lane.entity.name,),
+        )
+        cases = [
+            f"WHEN {lane.origin.key.until(cursor, 'q', high)} THEN {bind(cursor, name)}"
+            for name, high in cursor.fetchall()
+        ]
+        last = bind(cursor, kind.names()[-1])
+    return f"CASE {' '.join(cases)} ELSE {last} END" if cases else f"{last}::text"
