@@ -6,6 +6,8 @@ What it finds is owed in `due`, behind fresh edits; it writes nothing else.
 
 from __future__ import annotations
 
+import threading
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -21,6 +23,7 @@ from sync_pipeline.origin import DIGEST
 from sync_pipeline.stores import bind, copy_out
 
 _PAGE = 50_000
+_LOOK_SECONDS = 0.5
 _SIDES = pa.schema([("found", pa.int64()), ("kept", pa.int64()), ("basis", pa.int32())])
 
 
@@ -87,6 +90,36 @@ def ask_for_sweep(lane: Lane, since: object) -> None:
     """Have whoever follows the entity sweep again, unless the last sweep began after `since` (legacy time)."""
     with lane.stores.target() as cursor:
         cursor.execute("UPDATE sync.cursor SET sweep_wanted = %s WHERE entity = %s", (since, lane.entity.name))
+
+
+def await_sweep(lane: Lane, seconds: float) -> bool:
+    """Have whoever follows the entity sweep, and wait until what it found is applied; False when nobody follows.
+
+    Waits no longer than `seconds`. Raises UnreachableError.
+    """
+    name = lane.entity.name
+    with lane.stores.target() as cursor:
+        cursor.execute("SELECT coalesce(lease_until > now(), false) FROM sync.cursor WHERE entity = %s", (name,))
+        if not cursor.fetchone()[0]:
+            return False
+    with lane.stores.legacy() as cursor:
+        cursor.execute("SELECT statement_timestamp()")
+        since = cursor.fetchone()[0]
+    ask_for_sweep(lane, since)
+    limit = time.monotonic() + seconds
+    while time.monotonic() < limit and not _is_swept(lane, since):
+        threading.Event().wait(_LOOK_SECONDS)
+    return True
+
+
+def _is_swept(lane: Lane, since: object) -> bool:
+    with lane.stores.target() as cursor:
+        cursor.execute(
+            "SELECT coalesce(swept_from >= %s, false) AND NOT EXISTS (SELECT FROM sync.due d"
+            " WHERE d.entity = c.entity AND d.reason IN ('sweep', 'media')) FROM sync.cursor c WHERE entity = %s",
+            (since, lane.entity.name),
+        )
+        return bool(cursor.fetchone()[0])
 
 
 def _is_filled(lane: Lane) -> bool:

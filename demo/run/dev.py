@@ -26,7 +26,8 @@ def work(fleet: Fleet, contents: int, media: int, rate: float, say: Say) -> None
     fleet.start_dagster(variables(fleet.addresses()))
     api = DagsterApi(fleet.webserver.url)
     api.wait_ready()
-    api.start_sensor("keep_live")
+    for sensor in ("keep_live", "watch_standing"):
+        api.start_sensor(sensor)
     editors = Editors(admin_url, client, LEGACY_BUCKET, rate, _A_YEAR_SECONDS)
     for line in _addresses(fleet):
         say(line)

@@ -188,6 +188,33 @@ def test_the_sweep_finds_what_no_stamp_reports(world, lanes):
     assert differences(stores, admin) == []
 
 
+def test_what_the_sweep_is_still_to_bring_is_no_drift_while_somebody_follows(world, lanes):
+    stores, admin, _ = world
+    text = next(lane for lane in lanes if lane.entity.name == "text")
+    with psycopg2.connect(admin) as connection, connection.cursor() as cursor:
+        cursor.execute(
+            "UPDATE authors SET name = name || ' III' WHERE id ="
+            " (SELECT min(author_id) FROM content WHERE kind = 'text' AND deleted_at IS NULL)"
+        )
+    assert {finding.kind for finding in reconcile(text).findings} == {"stale"}
+    with stores.target() as cursor:
+        cursor.execute("UPDATE sync.cursor SET swept_at = now()")  # the next one by itself is minutes away
+    stop = threading.Event()
+    follower = threading.Thread(target=Follower([text.entity], stores).run, args=(stop,))
+    follower.start()
+    wait_for(lambda: leased(stores, "text"))
+    assert reconcile(text).findings == []
+    stop.set()
+    follower.join()
+    catch_up(stores, lanes)  # others have texts of that author, too
+
+
+def leased(stores, name):
+    with stores.target() as cursor:
+        cursor.execute("SELECT lease_until > now() FROM sync.cursor WHERE entity = %s", (name,))
+        return cursor.fetchone()[0]
+
+
 def test_planted_faults_are_named_mended_and_then_left_alone(world, lanes):
     stores, _, _ = world
     lane = next(lane for lane in lanes if lane.entity.name == "audio")
