@@ -19,7 +19,7 @@ from functools import partial
 from sync_pipeline import due
 from sync_pipeline.backfill import open_cursor
 from sync_pipeline.entity import Entity
-from sync_pipeline.errors import BrakeError, LeaseLostError, UnreachableError
+from sync_pipeline.errors import BrakeError, LeaseLostError, SyncError, UnreachableError
 from sync_pipeline.garbage import collect
 from sync_pipeline.lane import Lane
 from sync_pipeline.ledger.cursor import Lease, window_of
@@ -27,7 +27,7 @@ from sync_pipeline.ledger.ledger import migrate
 from sync_pipeline.live import Report, poll, work
 from sync_pipeline.pipeline import Outcome
 from sync_pipeline.sources.watermark import Reader
-from sync_pipeline.stores import Stores
+from sync_pipeline.stores import Stores, first_line
 from sync_pipeline.sweep import sweep, sweep_is_due
 
 log = logging.getLogger(__name__)
@@ -87,7 +87,10 @@ class Follower:
                 log.warning("store unreachable", extra={"entity": entity.name, "error": str(error)})
             except Exception as error:
                 self.failures[entity.name] = error
-                log.exception("entity stopped", extra={"entity": entity.name})
+                told = isinstance(error, SyncError)  # says what to do by itself
+                log.error(
+                    "entity stopped", extra={"entity": entity.name, "error": first_line(error)}, exc_info=not told
+                )
             self._stop.wait(0 if halt.is_set() else _RETRY_SECONDS)
 
     def _side_by_side(self, lane: Lane, halt: threading.Event) -> None:

@@ -19,7 +19,7 @@ from sync_pipeline.entity import Entity
 from sync_pipeline.errors import LegacySchemaError
 from sync_pipeline.keys import Key
 from sync_pipeline.partitions import UNDATED, Monthly
-from sync_pipeline.stores import Cursor, Stores, bind, copy_out, copy_text, quote
+from sync_pipeline.stores import Cursor, Stores, bind, copy_out, copy_text, first_line, quote
 
 DIGEST = "_digest"
 _NUMERIC = 1700
@@ -71,7 +71,7 @@ class Origin:
             try:
                 cursor.execute(f"SELECT * FROM ({entity.origin.sql}) q LIMIT 0")
             except psycopg2.ProgrammingError as error:
-                raise LegacySchemaError(f"entity {entity.name}: the legacy query fails: {error}".strip()) from error
+                raise LegacySchemaError(f"entity {entity.name}: the legacy query fails: {first_line(error)}") from error
             types = {column.name: _type_name(cursor, column) for column in cursor.description}
             cursor.execute("SHOW server_version_num")
             major = int(cursor.fetchone()[0]) // 10_000
@@ -151,7 +151,7 @@ class Origin:
         try:
             text = copy_text(cursor, query)
         except psycopg2.ProgrammingError as error:
-            raise LegacySchemaError(f"the legacy query no longer runs: {error}".strip()) from error
+            raise LegacySchemaError(f"the legacy query no longer runs: {first_line(error)}") from error
         try:
             table = read_copy(text, self.schema)
         except pa.ArrowInvalid:

@@ -51,7 +51,8 @@ class Settings:
         return _Reader(os.environ if env is None else env).settings()
 
 
-_NUMBERS = {
+# settings that are numbers, and their fields
+NUMBERS = {
     "SYNC_POLL_SECONDS": "poll_seconds",
     "SYNC_MARGIN_SECONDS": "margin_seconds",
     "SYNC_BLIND_LOOKBACK_SECONDS": "blind_lookback_seconds",
@@ -86,7 +87,7 @@ class _Reader:
         search_url = self._url("SYNC_SEARCH_URL")
         legacy_bucket = self._bucket("SYNC_LEGACY_S3")
         target_bucket = self._bucket("SYNC_TARGET_S3")
-        numbers = {field: self._number(name, field) for name, field in _NUMBERS.items() if self.env.get(name)}
+        numbers = {field: self._number(name, field) for name, field in NUMBERS.items() if self.env.get(name)}
         if legacy_bucket == target_bucket and legacy_bucket.name:
             self.faults.append("SYNC_TARGET_S3_BUCKET is the legacy bucket itself: name another one")
         if self.faults:

@@ -10,7 +10,7 @@ from sync_pipeline.stores import Cursor, Stores
 _CURSOR = """
     SELECT applied_through, extract(epoch FROM now() - applied_through)::float AS lag_seconds,
            window_since, extract(epoch FROM now() - window_since)::float AS window_seconds, window_holder, blind,
-           swept_at, sweep_error, owner, lease_until > now() AS followed
+           swept_at, sweep_error, owner, coalesce(lease_until > now(), false) AS followed
     FROM sync.cursor WHERE entity = %s
 """
 _OUTAGES = """
@@ -45,10 +45,11 @@ def _due(cursor: Cursor, entity: str) -> dict[str, int]:
 
 
 def _backfill(cursor: Cursor, entity: Entity) -> dict[str, int]:
+    """How much of the history is in as the entity's present version makes it."""
     cursor.execute(
         "SELECT count(*) FILTER (WHERE done), count(*) FILTER (WHERE NOT done), coalesce(sum(rows), 0)::bigint"
-        " FROM sync.backfill WHERE entity = %s",
-        (entity.name,),
+        " FROM sync.backfill f JOIN sync.basis b ON b.id = f.basis WHERE (f.entity, b.entity_version) = (%s, %s)",
+        (entity.name, entity.version),
     )
     done, unfinished, rows = cursor.fetchone()
     return {"declared": len(entity.partitions.names()), "done": done, "unfinished": unfinished, "rows": rows}

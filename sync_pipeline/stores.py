@@ -158,15 +158,16 @@ def _session(engine: Engine, setting: str) -> Iterator[Any]:
     try:
         pooled = engine.raw_connection()
     except (OperationalError, psycopg2.OperationalError) as error:
-        raise UnreachableError(f"{setting}: {_first_line(error)}") from error
+        raise UnreachableError(f"{setting}: {first_line(error)}") from error
     try:
         yield pooled.driver_connection
     except (psycopg2.OperationalError, psycopg2.InterfaceError) as error:
         pooled.invalidate()
-        raise UnreachableError(f"{setting}: {_first_line(error)}") from error
+        raise UnreachableError(f"{setting}: {first_line(error)}") from error
     finally:
         pooled.close()
 
 
-def _first_line(error: BaseException) -> str:
+def first_line(error: BaseException) -> str:
+    """What an error says, without the place in a statement that a database draws below it."""
     return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__

@@ -15,7 +15,7 @@ from sync_pipeline.backfill import backfill as fill
 from sync_pipeline.cli import tables
 from sync_pipeline.cli.due import app as due_app
 from sync_pipeline.cli.following import Totals, caught_up, follow
-from sync_pipeline.cli.opening import All, Format, Name, Output, opened, parsed, partitions, show
+from sync_pipeline.cli.opening import All, AnyName, Format, Name, Output, opened, parsed, partitions, show
 from sync_pipeline.cli.progress import Bars, bars
 from sync_pipeline.errors import SettingError
 from sync_pipeline.lane import Lane
@@ -50,7 +50,9 @@ def sync(
     name: Name = None,
     everything: All = False,
     key: Annotated[list[str] | None, typer.Option(help="Only this key; may be given several times.")] = None,
-    until_caught_up: Annotated[bool, typer.Option(help="Stop when all that is committed now is over.")] = False,
+    until_caught_up: Annotated[
+        bool, typer.Option("--until-caught-up", help="Stop when all committed by now is over.")
+    ] = False,
     forever: Annotated[bool, typer.Option("--follow", help="Go on until interrupted.")] = False,
     output: Format = Output.TEXT,
 ) -> None:
@@ -106,9 +108,9 @@ def _rows(lane: Lane, parts: list[str], whole: bool) -> int | None:
 
 
 @app.command()
-def status(name: Name = None, output: Format = Output.TEXT) -> None:
+def status(name: AnyName = None, everything: All = False, output: Format = Output.TEXT) -> None:
     """Where each entity stands."""
-    with opened(name, everything=not name) as (stores, entities):
+    with opened(name, everything or not name) as (stores, entities):
         report = {entity.name: status_of(stores, entity) for entity in entities}
     show(report, output, partial(tables.statuses, report))
 
@@ -159,9 +161,9 @@ def _mended(totals: dict[str, Outcome], word: str) -> None:
 
 
 @app.command()
-def check(name: Name = None, output: Format = Output.TEXT) -> None:
+def check(name: AnyName = None, everything: All = False, output: Format = Output.TEXT) -> None:
     """Preflight: reachability, grants, indices, types, aliases, buckets. Changes nothing. Exit 2 on an error."""
-    with opened(name, everything=not name) as (stores, entities):
+    with opened(name, everything or not name) as (stores, entities):
         found = preflight(stores, entities)
     word = worst(found)
     report = {"verdict": word, "findings": [asdict(notice) for notice in found]}

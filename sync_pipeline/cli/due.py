@@ -10,7 +10,7 @@ import typer
 from sync_pipeline import due as owed
 from sync_pipeline import live
 from sync_pipeline.cli import tables
-from sync_pipeline.cli.opening import Format, Name, Output, opened, parsed, show
+from sync_pipeline.cli.opening import All, AnyName, Format, Output, opened, parsed, show
 from sync_pipeline.errors import SettingError
 from sync_pipeline.lane import Lane
 from sync_pipeline.ledger.ledger import migrate
@@ -23,7 +23,8 @@ Key = Annotated[str | None, typer.Option(help="Only this key.", show_default=Fal
 
 @app.command("list")
 def listing(
-    name: Name = None,
+    name: AnyName = None,
+    everything: All = False,
     reason: Reason = None,
     key: Key = None,
     limit: Annotated[int, typer.Option(min=0, help="Records shown of each entity.")] = 20,
@@ -32,7 +33,7 @@ def listing(
     """What is owed by cause, and the most urgent of it."""
     if reason and reason not in owed.PRIORITY:
         raise SettingError(f"nothing is owed for reason {reason!r}; there are {', '.join(owed.PRIORITY)}")
-    with opened(name, everything=not name) as (stores, entities):
+    with opened(name, everything or not name) as (stores, entities):
         migrate(stores)
         with stores.target() as cursor:
             report = {e.name: owed.overview(cursor, owed.Choice(e.name, reason, key), limit) for e in entities}
@@ -40,10 +41,10 @@ def listing(
 
 
 @app.command()
-def replay(name: Name = None, key: Key = None, output: Format = Output.TEXT) -> None:
+def replay(name: AnyName = None, everything: All = False, key: Key = None, output: Format = Output.TEXT) -> None:
     """Make what waits due at once, and do it."""
     report = {}
-    with opened(name, everything=not name) as (stores, entities):
+    with opened(name, everything or not name) as (stores, entities):
         for entity in entities:
             lane = Lane.open(entity, stores)
             if key and name:

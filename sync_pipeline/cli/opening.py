@@ -26,7 +26,8 @@ class Output(enum.StrEnum):
     JSON = "json"
 
 
-Name = Annotated[str | None, typer.Argument(help="The entity.", show_default=False)]
+Name = Annotated[str | None, typer.Argument(help="The entity; or say --all.", show_default=False)]
+AnyName = Annotated[str | None, typer.Argument(help="The entity; all of them when left out.", show_default=False)]
 All = Annotated[bool, typer.Option("--all", help="Every entity.")]
 Format = Annotated[Output, typer.Option("--format", help="text for people, json for programs.")]
 

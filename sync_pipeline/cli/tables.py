@@ -96,7 +96,18 @@ def verdicts(found: Sequence[Verdict], word: str) -> None:
 
 def statuses(report: Mapping[str, Mapping[str, Any]]) -> None:
     """Where each entity stands, and what somebody should look at."""
-    heads = ("entity", "behind", "applied through", "oldest open", "last sweep", "due", "parked", "backfill", "rows")
+    heads = (
+        "entity",
+        "followed",
+        "behind",
+        "applied through",
+        "oldest open",
+        "swept",
+        "due",
+        "parked",
+        "backfill",
+        "rows",
+    )
     table(heads, [_status_row(entity, found) for entity, found in report.items()])
     for entity, found in report.items():
         for alert in found.get("alerts", ()):
@@ -105,11 +116,12 @@ def statuses(report: Mapping[str, Mapping[str, Any]]) -> None:
 
 def _status_row(entity: str, found: Mapping[str, Any]) -> tuple[object, ...]:
     if not found:
-        return (entity, "never ran", *[""] * 7)
+        return (entity, "never ran", *[""] * 8)
     due, fill = dict(found["due"]), found["backfill"]
     parked = due.pop("rejected", 0)
     return (
         entity,
+        "yes" if found["followed"] else "no",
         _duration(found["lag_seconds"]),
         _instant(found["applied_through"]),
         _duration(found["window_seconds"]),
@@ -162,7 +174,7 @@ def notices(found: Sequence[Notice]) -> None:
 
 def _say_parked(entity: str, parked: int) -> None:
     if parked:
-        say(f"{parked:,} rows of {entity} are parked: sync-pipeline due list {entity} --reason rejected", "yellow")
+        say(f"Rows of {entity} are parked: sync-pipeline due list {entity} --reason rejected", "yellow")
 
 
 def _cell(value: object) -> Text:

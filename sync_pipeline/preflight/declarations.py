@@ -15,7 +15,7 @@ from sync_pipeline.origin import Origin
 from sync_pipeline.partitions import Monthly
 from sync_pipeline.preflight.notice import Notice
 from sync_pipeline.sources.watermark import Reader
-from sync_pipeline.stores import Stores
+from sync_pipeline.stores import Stores, first_line
 
 
 def look_at_entity(stores: Stores, entity: Entity) -> Iterator[Notice]:
@@ -24,7 +24,7 @@ def look_at_entity(stores: Stores, entity: Entity) -> Iterator[Notice]:
     try:
         origin = Origin.open(entity, stores)
     except LegacySchemaError as error:
-        yield Notice("error", about, str(error), _grant(stores, error))
+        yield Notice("error", about, str(error).removeprefix(f"{about}: "), _grant(stores, error))
         return
     faults = [*_columns(entity, origin), *_sources(stores, entity, origin)]
     yield from (Notice("error", about, fault, remedy) for fault, remedy in faults)
@@ -39,7 +39,7 @@ def _columns(entity: Entity, origin: Origin) -> Iterator[tuple[str, str]]:
     try:
         adapted, _ = adapt(entity, origin.key, origin.schema.empty_table())
     except DeclarationError as error:
-        yield str(error), "mend the entity's adapt"
+        yield str(error).removeprefix(f"entity {entity.name}: "), "mend the entity's adapt"
         return
     looks: list[Callable[[], object]] = [lambda: entity.table.rows(adapted.table)]
     if entity.index:
@@ -61,7 +61,7 @@ def _sources(stores: Stores, entity: Entity, origin: Origin) -> Iterator[tuple[s
         try:
             next(Reader(stores, origin.key, (watermark,), None).pull(tomorrow, 1), None)
         except psycopg2.Error as error:
-            yield f"the query of Watermark({watermark.table!r}) fails: {str(error).strip()}", _grant(stores, error)
+            yield f"the query of Watermark({watermark.table!r}) fails: {first_line(error)}", _grant(stores, error)
 
 
 def _grant(stores: Stores, error: BaseException) -> str:

@@ -1,17 +1,25 @@
 """The command line on real servers: what it says, to whom, and its exit codes."""
 
+import io
 import json
+import logging
 import os
 import pty
+import re
 import signal
 import subprocess
 import sys
+import threading
+from dataclasses import replace
 
 import psycopg2
 import pytest
 
 from sync_pipeline.cli import commands, running
+from sync_pipeline.entity import load_entities
+from sync_pipeline.follower import Follower
 from sync_pipeline.reconcile.verdict import KINDS
+from sync_pipeline.status import status_of
 from tests.world import wait_for
 
 CONTENTS, FILES, POISON = 900, 12, 3
@@ -97,7 +105,7 @@ def test_interrupted_before_it_caught_up_is_told_apart(loaded, started):
 def test_caught_up_is_0_and_parked_rows_are_told(command):
     code, out, said = command("sync", "--all", "--until-caught-up")
     assert (code, said) == (0, "")
-    assert "are parked: sync-pipeline due list text --reason rejected" in out
+    assert "Rows of text are parked: sync-pipeline due list text --reason rejected" in out
 
 
 def test_a_reconciliation_reads_as_promised(command):
@@ -221,16 +229,53 @@ def test_who_holds_the_window_is_told(loaded, command, monkeypatch):
         holder = "SELECT window_holder FROM sync.cursor WHERE entity = 'text'"
         with loaded.following([lane]):
             wait_for(lambda: "forgotten" in (loaded.target(holder)[0][0] or ""))
+            assert standing(command("status", "--all")[1])["text"]["followed"] == "yes"
         assert "has been open" not in command("status")[1]
         monkeypatch.setenv("SYNC_WINDOW_ALERT_SECONDS", "0")
         code, out, _ = command("status")
         report = json.loads(command("status", "text", "--format", "json")[1])["text"]
     late.close()
     assert code == 0
+    assert standing(command("status")[1])["text"]["followed"] == "no"
     assert "a transaction of the monolith has been open for" in out
     assert "UPDATE authors SET bio = 'forgotten'" in out
     assert report["window_seconds"] > 0
     assert report["backfill"]["done"] == report["backfill"]["declared"]
+
+
+def standing(out):
+    """The table of `status`, by entity and column."""
+    heads, _, *rows = (re.split(r" {2,}", line.strip()) for line in out.splitlines() if line.strip())
+    return {row[0]: dict(zip(heads, row, strict=True)) for row in rows if len(row) == len(heads)}
+
+
+def test_a_history_of_an_older_version_counts_as_not_filled(loaded):
+    text = load_entities("assets.entities")["text"]
+    now, later = (status_of(loaded.stores, entity)["backfill"] for entity in (text, replace(text, version=2)))
+    assert now["done"] == now["declared"]
+    assert later == {"declared": now["declared"], "done": 0, "unfinished": 0, "rows": 0}
+
+
+def test_what_stops_an_entity_is_told_in_a_line(loaded):
+    text = load_entities("assets.entities")["text"]
+    said = io.StringIO()
+    telling = logging.StreamHandler(said)
+    log = logging.getLogger("sync_pipeline.follower")
+    log.addHandler(telling)
+    loaded.legacy("ALTER TABLE content RENAME rating TO stars")
+    follower, stop = Follower([text], loaded.stores), threading.Event()
+    following = threading.Thread(target=follower.run, args=(stop,))
+    following.start()
+    try:
+        wait_for(lambda: follower.failures)
+        assert not status_of(loaded.stores, text)["followed"]
+    finally:
+        stop.set()
+        following.join()
+        loaded.legacy("ALTER TABLE content RENAME stars TO rating")
+        log.removeHandler(telling)
+    assert str(follower.failures["text"]).endswith("the legacy query fails: column c.rating does not exist")
+    assert set(said.getvalue().splitlines()) == {"entity stopped"}
 
 
 def test_progress_shows_on_a_terminal_and_nowhere_else(started):

@@ -152,6 +152,7 @@ def test_a_fault_of_the_monolith_is_named(world, fault):
         found = faults(world)
     finally:
         world.legacy(undo)
+    assert not any("\n" in what for _, what in found)
     named = [what for found_level, what in found if found_level == level]
     assert any(all(word in what for word in words) for what in named), found
     assert worst(preflight(world.stores, [PIECE])) == "ok"
