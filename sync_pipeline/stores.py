@@ -132,6 +132,13 @@ def bind(cursor: Cursor, value: object) -> str:
     return str(cursor.mogrify("%s", (value,)).decode())
 
 
+def ensure_schema(cursor: Cursor, name: str) -> None:
+    """Make a schema where it is not there. IF NOT EXISTS asks for CREATE on the database even where it is."""
+    cursor.execute("SELECT to_regnamespace(%s) IS NULL", (quote(name),))
+    if cursor.fetchone()[0]:
+        cursor.execute(f"CREATE SCHEMA IF NOT EXISTS {quote(name)}")
+
+
 def quote(name: str) -> str:
     """An identifier, quoted."""
     return '"' + name.replace('"', '""') + '"'

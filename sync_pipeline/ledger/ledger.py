@@ -15,7 +15,7 @@ from sync_pipeline.errors import DeclarationError
 from sync_pipeline.faults import guarded
 from sync_pipeline.keys import Key
 from sync_pipeline.origin import DIGEST
-from sync_pipeline.stores import Cursor, Stores, copy_in, copy_out, quote
+from sync_pipeline.stores import Cursor, Stores, copy_in, copy_out, ensure_schema, quote
 
 HELD_ROW = 1
 HELD_DOCUMENT = 2
@@ -189,7 +189,7 @@ def migrate(stores: Stores) -> None:
             if cursor.fetchone()[0] == len([file for file in files if file.name.endswith(".sql")]):
                 return
         cursor.execute(f"SELECT pg_advisory_xact_lock({_MIGRATION_LOCK})")
-        cursor.execute("CREATE SCHEMA IF NOT EXISTS sync")
+        ensure_schema(cursor, "sync")
         cursor.execute("CREATE TABLE IF NOT EXISTS sync.migration (name text PRIMARY KEY, applied_at timestamptz)")
         cursor.execute("SELECT name FROM sync.migration")
         applied = {name for (name,) in cursor.fetchall()}

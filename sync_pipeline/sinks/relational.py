@@ -10,7 +10,7 @@ import pyarrow as pa
 
 from sync_pipeline.errors import DeclarationError
 from sync_pipeline.keys import Key
-from sync_pipeline.stores import Cursor, Stores, copy_in, quote
+from sync_pipeline.stores import Cursor, Stores, copy_in, ensure_schema, quote
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ class RelationalTable:
             cursor.execute("SELECT pg_advisory_xact_lock(hashtext('sync.table'))")
             columns = ", ".join(f"{quote(name)} {kind}" for name, kind in self.columns.items())
             keys = ", ".join(quote(name) for name in self.key)
-            cursor.execute(f"CREATE SCHEMA IF NOT EXISTS {quote(schema)}")
+            ensure_schema(cursor, schema)
             cursor.execute(f"CREATE TABLE IF NOT EXISTS {self.quoted} ({columns}, PRIMARY KEY ({keys}))")
         cursor.execute(
             "SELECT column_name FROM information_schema.columns WHERE table_schema = %s AND table_name = %s",

@@ -9,6 +9,7 @@ import pytest
 
 from sync_pipeline.entity import Entity, LegacyQuery
 from sync_pipeline.keys import Key
+from sync_pipeline.lane import Lane
 from sync_pipeline.partitions import KeyRanges, Monthly
 from sync_pipeline.preflight.clocks import apart
 from sync_pipeline.preflight.notice import worst
@@ -267,6 +268,20 @@ def test_a_role_that_may_make_nothing_is_named(world, fleet):
     finally:
         world.target(f"GRANT TEMPORARY ON DATABASE {name} TO PUBLIC")
         world.target(f"ALTER DATABASE {name} OWNER TO sync_writer")
+
+
+def test_schemas_of_our_own_are_enough(world):
+    name = world.target_url.rpartition("/")[2].partition("?")[0]
+    world.target(f"ALTER DATABASE {name} OWNER TO CURRENT_USER")
+    try:
+        world.target("; ".join(remedies(world)))
+        assert faults(world) == []
+        assert Lane.open(PIECE, world.stores).ledger.basis > 0
+        assert world.target("SELECT count(*) FROM shop.piece") == [(0,)]
+    finally:
+        world.target("DROP SCHEMA IF EXISTS sync, shop CASCADE")
+        world.target(f"ALTER DATABASE {name} OWNER TO sync_writer")
+    world.document("DELETE", "pieces-000001")
 
 
 def test_an_alias_taken_by_an_index_is_named(world):

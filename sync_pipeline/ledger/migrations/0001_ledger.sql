@@ -1,8 +1,6 @@
 -- The ledger: what was written when, what is owed, how far each source has been read.
 -- One table of keys an entity is added when the entity is first opened (ledger.py), typed as its key is.
 
-CREATE SCHEMA IF NOT EXISTS sync;
-
 -- Orders all writes: a batch takes one number before it reads the legacy rows.
 CREATE SEQUENCE sync.revision;
 
