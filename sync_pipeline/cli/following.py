@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import signal
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 
 from sync_pipeline import due
 from sync_pipeline.cli.progress import bars
 from sync_pipeline.entity import Entity
-from sync_pipeline.errors import StoppedError
+from sync_pipeline.errors import DeclarationError, StoppedError
 from sync_pipeline.follower import Follower
 from sync_pipeline.lane import Lane
 from sync_pipeline.live import caught_up as has_caught_up
@@ -41,7 +41,10 @@ def follow(stores: Stores, entities: list[Entity], totals: Totals) -> None:
     """Follow until a signal; that is how it ends. Raises StoppedError naming what could not be followed at the end."""
     stop = threading.Event()
     _on_signals(stop.set)
-    _run(Follower(entities, stores, totals.add), stop)
+    follower = Follower(entities, stores, totals.add)
+    follower.run(stop)
+    if follower.failures:
+        raise _stopped(follower.failures)
 
 
 def caught_up(stores: Stores, entities: list[Entity], totals: Totals) -> bool:
@@ -51,8 +54,10 @@ def caught_up(stores: Stores, entities: list[Entity], totals: Totals) -> bool:
     """
     stop, interrupted = threading.Event(), threading.Event()
     _on_signals(interrupted.set, stop.set)
-    follower = Follower(entities, stores, totals.add)
-    lanes = [Lane.open(entity, stores) for entity in entities]
+    lanes, stopped = _opened(stores, entities)
+    follower = Follower([lane.entity for lane in lanes], stores, totals.add)
+    if not lanes:
+        raise _stopped(stopped)
     with bars() as shown:
         level = shown.level("keys")
 
@@ -62,15 +67,29 @@ def caught_up(stores: Stores, entities: list[Entity], totals: Totals) -> bool:
 
         watcher = threading.Thread(target=_watch, args=(lanes, follower, stop, look), daemon=True)
         watcher.start()
-        _run(follower, stop)
+        follower.run(stop)
         watcher.join()
+    if stopped | follower.failures:
+        raise _stopped(stopped | follower.failures)
     return not interrupted.is_set()
 
 
-def _run(follower: Follower, stop: threading.Event) -> None:
-    follower.run(stop)
-    if follower.failures:
-        raise StoppedError(*(f"entity {name}: {error}" for name, error in follower.failures.items()))
+def _opened(stores: Stores, entities: Iterable[Entity]) -> tuple[list[Lane], dict[str, Exception]]:
+    """Lanes of the entities that can be opened, and what stops the others. Raises UnreachableError."""
+    lanes: list[Lane] = []
+    stopped: dict[str, Exception] = {}
+    for entity in entities:
+        try:
+            lanes.append(Lane.open(entity, stores))
+        except DeclarationError as error:
+            stopped[entity.name] = error
+    return lanes, stopped
+
+
+def _stopped(failures: Mapping[str, Exception]) -> StoppedError:
+    return StoppedError(
+        *(f"entity {name}: {str(error).removeprefix(f'entity {name}: ')}" for name, error in failures.items())
+    )
 
 
 def _watch(lanes: list[Lane], follower: Follower, stop: threading.Event, look: Callable[[], None]) -> None:

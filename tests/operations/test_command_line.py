@@ -15,8 +15,8 @@ from dataclasses import replace
 import psycopg2
 import pytest
 
-from sync_pipeline.cli import commands, running
-from sync_pipeline.entity import load_entities
+from sync_pipeline.cli import commands, opening, running
+from sync_pipeline.entity import LegacyQuery, load_entities
 from sync_pipeline.follower import Follower
 from sync_pipeline.reconcile.verdict import KINDS
 from sync_pipeline.status import status_of
@@ -106,6 +106,21 @@ def test_caught_up_is_0_and_parked_rows_are_told(command):
     code, out, said = command("sync", "--all", "--until-caught-up")
     assert (code, said) == (0, "")
     assert "Rows of text are parked: sync-pipeline due list text --reason rejected" in out
+
+
+def test_an_entity_that_cannot_be_opened_holds_up_no_other(loaded, command, monkeypatch):
+    entities = load_entities("assets.entities")
+    broken = replace(entities["audio"], origin=LegacyQuery("SELECT id, no_such_column FROM content", key=("id",)))
+    monkeypatch.setattr(opening, "load_entities", lambda _: {"audio": broken, "text": entities["text"]})
+    key = loaded.legacy(
+        "UPDATE content SET title = 'after all', updated_at = now() WHERE id ="
+        " (SELECT min(id) FROM content WHERE kind = 'text' AND deleted_at IS NULL) RETURNING id"
+    )[0][0]
+    code, out, said = command("sync", "--all")
+    assert (code, out) == (2, "")
+    assert said == 'Stopped: entity audio: the legacy query fails: column "no_such_column" does not exist\n'
+    assert loaded.target("SELECT header FROM catalog.text WHERE id = %s", (key,)) == [("after all",)]
+    assert command("sync", "audio")[2] == said
 
 
 def test_a_reconciliation_reads_as_promised(command):
