@@ -18,7 +18,7 @@ from assets.resources import Engine
 from sync_pipeline.entity import Entity
 from sync_pipeline.errors import UnreachableError
 from sync_pipeline.follower import Follower
-from sync_pipeline.lane import Lane
+from sync_pipeline.lane import Lane, open_lanes
 from sync_pipeline.live import caught_up, mark
 from sync_pipeline.pipeline import Outcome
 from sync_pipeline.status import status_of
@@ -81,11 +81,12 @@ def live_asset(entities: dict[str, Entity]) -> dg.AssetsDefinition:
             watch = Watch(context, stores, follower, moved)
             with _following(follower):
                 watch.for_minutes(config.minutes) if config.minutes else watch.until_caught_up()
+            failures = follower.failures | watch.unopened
             if not config.minutes:
-                for key, metadata in watch.told(follower.entities):
+                for key, metadata in watch.told([entity for entity in chosen if entity.name not in failures]):
                     yield dg.MaterializeResult(asset_key=key, metadata=metadata)
-        if follower.failures:
-            raise _failure(follower.failures)
+        if failures:
+            raise _failure(failures)
 
     return live
 
@@ -110,6 +111,7 @@ class Watch:
     stores: Stores
     follower: Follower
     moved: Moved
+    unopened: dict[str, Exception] = field(default_factory=dict)
     _stopped: dict[str, str] = field(default_factory=dict)
     _seen: set[dg.AssetKey] = field(default_factory=set)
 
@@ -126,8 +128,8 @@ class Watch:
 
     def until_caught_up(self) -> None:
         """Until everything that is committed now has arrived, in all entities that can be followed."""
-        lanes = [Lane.open(entity, self.stores) for entity in self.follower.entities]
-        since = mark(lanes)
+        lanes, self.unopened = open_lanes(self.stores, self.follower.entities)
+        since = mark(lanes) if lanes else None
         while lanes:
             self._look()
             with self._patience():

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from sync_pipeline.entity import Entity
+from sync_pipeline.errors import DeclarationError
 from sync_pipeline.ledger.ledger import Ledger, migrate
 from sync_pipeline.origin import Origin
 from sync_pipeline.stores import Stores
@@ -33,3 +35,15 @@ class Lane:
         if entity.index:
             entity.index.ensure(stores.search)
         return cls(entity, stores, origin, ledger)
+
+
+def open_lanes(stores: Stores, entities: Iterable[Entity]) -> tuple[list[Lane], dict[str, Exception]]:
+    """Lanes of the entities that can be opened, and what stops the others. Raises UnreachableError."""
+    lanes: list[Lane] = []
+    stopped: dict[str, Exception] = {}
+    for entity in entities:
+        try:
+            lanes.append(Lane.open(entity, stores))
+        except DeclarationError as error:
+            stopped[entity.name] = error
+    return lanes, stopped

@@ -9,9 +9,9 @@ from collections.abc import Callable, Iterable, Mapping
 from sync_pipeline import due
 from sync_pipeline.cli.progress import bars
 from sync_pipeline.entity import Entity
-from sync_pipeline.errors import DeclarationError, StoppedError
+from sync_pipeline.errors import StoppedError
 from sync_pipeline.follower import Follower
-from sync_pipeline.lane import Lane
+from sync_pipeline.lane import Lane, open_lanes
 from sync_pipeline.live import caught_up as has_caught_up
 from sync_pipeline.live import mark
 from sync_pipeline.pipeline import Outcome
@@ -54,7 +54,7 @@ def caught_up(stores: Stores, entities: list[Entity], totals: Totals) -> bool:
     """
     stop, interrupted = threading.Event(), threading.Event()
     _on_signals(interrupted.set, stop.set)
-    lanes, stopped = _opened(stores, entities)
+    lanes, stopped = open_lanes(stores, entities)
     follower = Follower([lane.entity for lane in lanes], stores, totals.add)
     if not lanes:
         raise _stopped(stopped)
@@ -72,18 +72,6 @@ def caught_up(stores: Stores, entities: list[Entity], totals: Totals) -> bool:
     if stopped | follower.failures:
         raise _stopped(stopped | follower.failures)
     return not interrupted.is_set()
-
-
-def _opened(stores: Stores, entities: Iterable[Entity]) -> tuple[list[Lane], dict[str, Exception]]:
-    """Lanes of the entities that can be opened, and what stops the others. Raises UnreachableError."""
-    lanes: list[Lane] = []
-    stopped: dict[str, Exception] = {}
-    for entity in entities:
-        try:
-            lanes.append(Lane.open(entity, stores))
-        except DeclarationError as error:
-            stopped[entity.name] = error
-    return lanes, stopped
 
 
 def _stopped(failures: Mapping[str, Exception]) -> StoppedError:
