@@ -67,7 +67,7 @@ def _convert(entity: Entity, key: Key, legacy: pa.Table) -> pa.Table:
     made = entity.adapt(given)
     if len(made) != len(given) or not made.index.equals(given.index):
         raise DeclarationError(f"entity {entity.name}: adapt must return one row for each legacy row, in order")
-    table = pa.Table.from_pandas(made, preserve_index=False).replace_schema_metadata(None)
+    table = pa.Table.from_pandas(made, preserve_index=False, nthreads=1).replace_schema_metadata(None)
     _check_key(entity, key, legacy, table)
     return table
 

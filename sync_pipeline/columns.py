@@ -6,9 +6,9 @@ module has never heard of still passes through exactly.
 
 from __future__ import annotations
 
-import io
 from collections.abc import Sequence
 
+import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -27,7 +27,6 @@ ARROW_TYPES: dict[str, pa.DataType] = {
     "timestamp without time zone": pa.timestamp("us"),
     "timestamp with time zone": pa.timestamp("us", "UTC"),
 }
-_CONTROL = "[\\x00-\\x1f]"
 
 
 def arrow_type(pg_type: str) -> pa.DataType:
@@ -44,14 +43,16 @@ def arrow_type(pg_type: str) -> pa.DataType:
     return ARROW_TYPES.get(pg_type, pa.string())
 
 
-def read_copy(text: bytes, schema: pa.Schema) -> pa.Table:
+def read_copy(text: bytes | pa.Buffer, schema: pa.Schema) -> pa.Table:
     """COPY's CSV as a table; list columns are expected as JSON arrays. Raises pa.ArrowInvalid."""
     if not text:
         return schema.empty_table()
     flat = pa.schema([_flat(field) for field in schema])
     table = csv.read_csv(
-        io.BytesIO(text),
-        read_options=csv.ReadOptions(column_names=flat.names, block_size=max(1 << 20, min(len(text) + 1, 1 << 26))),
+        pa.BufferReader(text),
+        read_options=csv.ReadOptions(
+            use_threads=False, column_names=flat.names, block_size=max(1 << 20, min(len(text) + 1, 1 << 26))
+        ),
         parse_options=csv.ParseOptions(newlines_in_values=True, ignore_empty_lines=False),
         convert_options=csv.ConvertOptions(
             column_types=flat,
@@ -69,10 +70,10 @@ def read_copy(text: bytes, schema: pa.Schema) -> pa.Table:
     return pa.Table.from_arrays(columns, schema=schema)
 
 
-def write_copy(table: pa.Table) -> bytes:
+def write_copy(table: pa.Table) -> pa.Buffer:
     """A table as the CSV that COPY takes: lists as array literals, structures as JSON."""
     columns = [_copy_column(table.column(n)) for n in range(table.num_columns)]
-    sink = io.BytesIO()
+    sink = pa.BufferOutputStream()
     flat = pa.Table.from_arrays(columns, names=[f"c{n}" for n in range(len(columns))])
     csv.write_csv(flat, sink, csv.WriteOptions(include_header=False))
     return sink.getvalue()
@@ -80,7 +81,7 @@ def write_copy(table: pa.Table) -> bytes:
 
 def frame(table: pa.Table) -> pd.DataFrame:
     """Arrow-backed pandas: integers beside NULLs stay exact."""
-    result: pd.DataFrame = table.to_pandas(types_mapper=pd.ArrowDtype)
+    result: pd.DataFrame = table.to_pandas(types_mapper=pd.ArrowDtype, use_threads=False)
     return result
 
 
@@ -93,6 +94,16 @@ def array_literal(values: pa.ChunkedArray | pa.Array) -> str:
     """All values as one PostgreSQL array literal, to be bound and cast."""
     body = _quoted(text_of(values))
     return "{" + ",".join(pc.fill_null(body, "NULL").to_pylist()) + "}"
+
+
+def characters(text: pa.Array) -> pa.Buffer:
+    """The bytes of all texts one after the other, not copied."""
+    _, offsets, octets = text.buffers()
+    if octets is None:
+        return pa.py_buffer(b"")
+    ends = memoryview(offsets).cast("i")
+    first, end = ends[text.offset], ends[text.offset + len(text)]
+    return octets.slice(first, end - first)
 
 
 def json_of(column: pa.ChunkedArray | pa.Array, *, raw: bool = False) -> pa.Array:
@@ -126,10 +137,10 @@ def _lists(column: pa.ChunkedArray, kind: pa.DataType) -> pa.Array:
         return pa.array([], kind)
     text = pc.fill_null(_whole(column), "null")
     lines = pc.binary_join_element_wise('{"v":', text, "}\n", "")
-    body = pc.binary_join(pa.ListArray.from_arrays([0, len(lines)], lines), "")[0].as_py().encode()
+    body = characters(lines)
     options = ndjson.ParseOptions(explicit_schema=pa.schema([("v", kind)]), newlines_in_values=False)
-    read = ndjson.ReadOptions(block_size=max(1 << 20, len(body) + 1))
-    return _whole(ndjson.read_json(io.BytesIO(body), read_options=read, parse_options=options).column(0))
+    read = ndjson.ReadOptions(use_threads=False, block_size=max(1 << 20, body.size + 1))
+    return _whole(ndjson.read_json(pa.BufferReader(body), read_options=read, parse_options=options).column(0))
 
 
 def _copy_column(column: pa.ChunkedArray) -> pa.ChunkedArray | pa.Array:
@@ -179,11 +190,15 @@ def _json_scalar(array: pa.Array) -> pa.Array:
 
 def _json_text(text: pa.Array) -> pa.Array:
     quoted = _quoted(text)
-    if not pc.any(pc.match_substring_regex(quoted, _CONTROL)).as_py():
-        return quoted
-    for code in range(0x20):
+    for code in _control_codes(quoted):
         quoted = pc.replace_substring(quoted, chr(code), f"\\u{code:04x}")
     return quoted
+
+
+def _control_codes(text: pa.Array) -> list[int]:
+    """Which control characters occur: one look at the bytes, for most texts have one or none of the 32."""
+    octets = np.frombuffer(characters(text), np.uint8)
+    return [int(code) for code in np.unique(octets[octets < 0x20])]
 
 
 def _json_struct(array: pa.StructArray) -> pa.Array:

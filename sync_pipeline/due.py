@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+import pyarrow as pa
 from psycopg2.extras import execute_values
 
+from sync_pipeline.columns import array_literal
 from sync_pipeline.origin import Reject
 from sync_pipeline.stores import Cursor
 
@@ -34,10 +36,11 @@ def owe(
     until = f"now() + interval '{CLAIM_SECONDS} s'" if claimed else "NULL"
     ids = []
     for first in range(0, len(keys), _KEYS_A_RECORD):
+        part = keys[first : first + _KEYS_A_RECORD]
         cursor.execute(
             "INSERT INTO sync.due (entity, reason, keys, revision, priority, claimed_until)"
-            f" VALUES (%s, %s, %s, %s, %s, {until}) RETURNING id",
-            (entity, reason, list(keys[first : first + _KEYS_A_RECORD]), revision, PRIORITY[reason]),
+            f" VALUES (%s, %s, %s::text[], %s, %s, {until}) RETURNING id",
+            (entity, reason, array_literal(pa.array(part, pa.string())), revision, PRIORITY[reason]),
         )
         ids.append(int(cursor.fetchone()[0]))
     return ids

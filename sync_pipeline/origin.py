@@ -94,18 +94,14 @@ class Origin:
         if keys.num_rows == 0:
             return Rows(self.schema.empty_table())
         with self.stores.legacy() as cursor:
-            return self._read(
-                cursor, f"SELECT {self.select} FROM ({self.sql}) q WHERE {self.key.is_in(cursor, 'q', keys)}"
-            )
+            return self._read(cursor, f"WHERE {self.key.is_in(cursor, 'q', keys)} OFFSET 0")
 
     def page(self, after: Sequence[str] | None, until: Sequence[str] | None, within: str, limit: int) -> Rows:
         """The next `limit` rows in key order above `after`, at or below `until`, of a condition on q."""
         with self.stores.legacy() as cursor:
             where = f"{within} AND {self.key.after(cursor, 'q', after)} AND {self.key.until(cursor, 'q', until)}"
             order = self.key.ordered("q")
-            return self._read(
-                cursor, f"SELECT {self.select} FROM ({self.sql}) q WHERE {where} ORDER BY {order} LIMIT {limit}"
-            )
+            return self._read(cursor, f"WHERE {where} ORDER BY {order} LIMIT {limit}", f"ORDER BY {order}")
 
     def digests(self, after: Sequence[str] | None, limit: int) -> pa.Table:
         """The next `limit` keys with their digests, in key order."""
@@ -147,7 +143,9 @@ class Origin:
             )
             return [[str(value) for value in row] for row in cursor.fetchall()]
 
-    def _read(self, cursor: Cursor, query: str) -> Rows:
+    def _read(self, cursor: Cursor, which: str, order: str = "") -> Rows:
+        # `which` ends in LIMIT or OFFSET: a fence, or the query's sub-selects would run again for the digest
+        query = f"SELECT {self.select} FROM (SELECT * FROM ({self.sql}) q {which}) q {order}"
         try:
             text = copy_text(cursor, query)
         except psycopg2.ProgrammingError as error:

@@ -204,9 +204,9 @@ def _first_load(batch: _Batch, outcome: Outcome) -> Operations:
         operations = Operations.none(lane)
         if lane.entity.index:
             public = _bit(adapted.held, 2)
-            versions = pa.repeat(pa.scalar(batch.revision, pa.int64()), adapted.table.num_rows)
-            documents = lane.entity.index.documents(adapted.table)
-            operations = Operations(keys, texts, versions, documents).filter(public)
+            documents = lane.entity.index.documents(adapted.table.filter(public))
+            versions = pa.repeat(pa.scalar(batch.revision, pa.int64()), len(documents))
+            operations = Operations(keys.filter(public), texts.filter(public), versions, documents)
             operations.owe(cursor, lane.entity.name, batch.revision)
         outcome.written = rows.num_rows
         _acknowledge(batch, cursor, outcome)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cached_property
@@ -112,18 +111,18 @@ def copy_out(cursor: Cursor, query: str, schema: pa.Schema) -> pa.Table:
     return read_copy(copy_text(cursor, query), schema)
 
 
-def copy_text(cursor: Cursor, query: str) -> bytes:
+def copy_text(cursor: Cursor, query: str) -> pa.Buffer:
     """The rows of `query` as COPY's CSV."""
-    buffer = io.BytesIO()
-    cursor.copy_expert(f"COPY ({query}) TO STDOUT (FORMAT csv)", buffer)
-    return buffer.getvalue()
+    sink = pa.BufferOutputStream()
+    cursor.copy_expert(f"COPY ({query}) TO STDOUT (FORMAT csv)", sink)
+    return sink.getvalue()
 
 
 def copy_in(cursor: Cursor, relation: str, columns: str, table: pa.Table) -> None:
     """Append a table's rows to `relation (columns)`."""
     if table.num_rows:
         cursor.copy_expert(
-            f"COPY {relation} ({columns}) FROM STDIN (FORMAT csv)", io.BytesIO(write_copy(table)), 1 << 20
+            f"COPY {relation} ({columns}) FROM STDIN (FORMAT csv)", pa.BufferReader(write_copy(table)), 1 << 20
         )
 
 

@@ -10,6 +10,7 @@ import importlib.resources
 from dataclasses import dataclass
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from sync_pipeline.errors import DeclarationError
 from sync_pipeline.faults import guarded
@@ -120,19 +121,16 @@ class Ledger:
 
     def later_than(self, cursor: Cursor, keys: pa.Table, written: pa.Array) -> pa.Table:
         """Those of `keys` that have been written since, by a revision above their `written`."""
-        self._stage(
+        if keys.num_rows == 0:
+            return keys
+        later = copy_out(
             cursor,
-            keys.append_column("n", pa.array(range(keys.num_rows), pa.int32()))
-            .append_column("action", pa.repeat(pa.scalar(KEEP, pa.int16()), keys.num_rows))
-            .append_column(DIGEST, written)
-            .append_column("held", pa.repeat(pa.scalar(0, pa.int16()), keys.num_rows)),
+            f"SELECT {self.key.plain('l')}, l.written FROM {self.table} l"
+            f" WHERE {self.key.is_in(cursor, 'l', keys)} AND l.written > {pc.min(written).as_py()}",
+            self.key.schema.append(pa.field("written", pa.int64())),
         )
-        return copy_out(
-            cursor,
-            f"SELECT {self.key.plain('p')} FROM {self._plan} p JOIN {self.table} l"
-            f" ON {self.key.joins('p', self.key, 'l')} WHERE l.written > p.{DIGEST}",
-            self.key.schema,
-        )
+        ours = written.take(pc.index_in(self.key.texts(later), value_set=self.key.texts(keys)))
+        return later.filter(pc.greater(later.column("written"), ours)).select(list(self.key.columns))
 
     def stage_digests(self, cursor: Cursor, digests: pa.Table) -> None:
         """Put keys and `_digest` into `pg_temp.plan_ENTITY` until the transaction ends."""

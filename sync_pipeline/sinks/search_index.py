@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from sync_pipeline.columns import json_objects, json_of
+from sync_pipeline.columns import characters, json_objects, json_of
 from sync_pipeline.errors import UnreachableError
 from sync_pipeline.sinks.relational import select
 
@@ -22,7 +22,7 @@ from sync_pipeline.sinks.relational import select
 if TYPE_CHECKING:
     from elasticsearch import Elasticsearch
 
-_BULK_BYTES = 8 << 20
+_BULK_BYTES = 4 << 20
 _CONFLICT = 409
 _TOO_MANY = 429
 _BAD = 400
@@ -121,7 +121,7 @@ def _single_node(client: Elasticsearch) -> bool:
 
 
 def _bodies(ids: pa.Array, versions: pa.Array, documents: pa.Array) -> Iterator[tuple[bytes, int]]:
-    """Bulk bodies of about 8 MB each, with the number of their operations."""
+    """Bulk bodies of about 4 MB each, with the number of their operations."""
     verb = pc.if_else(documents.is_valid(), '{"index":', '{"delete":')
     head = pc.binary_join_element_wise(
         verb, '{"_id":', json_of(ids), ',"version_type":"external_gte","version":', pc.cast(versions, pa.string()), ""
@@ -133,9 +133,7 @@ def _bodies(ids: pa.Array, versions: pa.Array, documents: pa.Array) -> Iterator[
     while first < len(lines):
         over = pc.index(pc.greater(sizes, spent + _BULK_BYTES), True).as_py()
         end = len(lines) if over == -1 else max(over, first + 1)
-        part = lines.slice(first, end - first)
-        text = pc.binary_join(pa.ListArray.from_arrays(pa.array([0, len(part)], pa.int32()), part), "")[0].as_py()
-        yield text.encode(), end - first
+        yield characters(lines.slice(first, end - first)).to_pybytes(), end - first
         first, spent = end, sizes[end - 1].as_py()
 
 
