@@ -1,13 +1,16 @@
-"""Backfill: one partition of an entity's history, chunk by chunk, resuming where it was cut off."""
+"""Backfill: partitions of an entity's history side by side, each chunk by chunk, resuming where it was cut off."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
+import pyarrow as pa
 from psycopg2.extras import execute_values
 
-from sync_pipeline.errors import DeclarationError
+from sync_pipeline.errors import DeclarationError, StoppedError
 from sync_pipeline.lane import Lane
 from sync_pipeline.ledger.cursor import open_at, window_of
 from sync_pipeline.partitions import KeyRanges, Monthly
@@ -30,10 +33,40 @@ class Filled:
     file_bytes: int
 
 
-def backfill(lane: Lane, partition: str, report: Report = lambda _: None) -> Filled:
+def backfill_all(lane: Lane, partitions: Iterable[str], report: Report = lambda _: None) -> Iterator[Filled]:
+    """Fill partitions side by side, as many at a time as the setting says; gives them in the order asked for.
+
+    While one waits for a server another one works. The first that fails ends the others after the chunk they are
+    at; each goes on there the next time. `report` is called by all of them at once. Raises as `backfill` does.
+    """
+    stop = threading.Event()
+    failures: list[BaseException] = []
+
+    def fill(partition: str) -> Filled:
+        try:
+            return backfill(lane, partition, report, stop)
+        except StoppedError:
+            raise
+        except BaseException as error:
+            failures.append(error)
+            stop.set()
+            raise
+
+    with ThreadPoolExecutor(lane.stores.settings.backfill_workers, "backfill") as pool:
+        try:
+            yield from pool.map(fill, partitions)
+        except StoppedError as stopped:
+            raise (failures or [stopped])[0] from None
+        finally:
+            stop.set()  # an interrupted caller waits for one chunk of each, not for all that is left
+
+
+def backfill(
+    lane: Lane, partition: str, report: Report = lambda _: None, stop: threading.Event | None = None
+) -> Filled:
     """Fill one partition. Overlaps freely with the live delta and with other partitions.
 
-    Raises DeclarationError for a partition that is not declared, UnreachableError.
+    Raises DeclarationError for a partition that is not declared, UnreachableError, StoppedError once `stop` is set.
     """
     if partition not in lane.entity.partitions.names():
         raise DeclarationError(f"entity {lane.entity.name} has no partition {partition!r}")
@@ -44,10 +77,14 @@ def backfill(lane: Lane, partition: str, report: Report = lambda _: None) -> Fil
     files = file_bytes = 0
     position = position or low
     while True:
+        if stop is not None and stop.is_set():
+            raise StoppedError(f"entity {lane.entity.name}, partition {partition}: stopped after {position}")
         order = Order(commit=lambda cursor, outcome: _progress(lane, partition, cursor, outcome))
         outcome = sync_page(lane, position, high, within, order)
         files, file_bytes = files + outcome.files, file_bytes + outcome.file_bytes
         report(outcome)
+        # the allocator keeps what a chunk took, for each thread: it would add up
+        pa.default_memory_pool().release_unused()
         if outcome.position is None:
             return Filled(partition, *_totals(lane, partition), files, file_bytes)
         position = outcome.position
@@ -85,14 +122,22 @@ def _freeze(lane: Lane, ranges: KeyRanges) -> None:
     """Cut the key ranges once; they never move afterwards."""
     with lane.stores.target() as cursor:
         cursor.execute("SELECT pg_advisory_xact_lock(hashtext(%s))", (f"sync.freeze {lane.entity.name}",))
-        cursor.execute("SELECT count(*) FROM sync.backfill WHERE entity = %s", (lane.entity.name,))
+        cursor.execute(
+            "SELECT count(*) FROM sync.backfill WHERE entity = %s AND coalesce(low, high) IS NOT NULL",
+            (lane.entity.name,),
+        )
         if cursor.fetchone()[0]:
             return
-        cuts: list[list[str] | None] = [None, *lane.origin.cuts(ranges.count)]
+        keys = lane.origin.cuts(ranges.count)
+        if not keys:
+            return  # nothing to cut yet: each range stands for everything until there is
+        cuts: list[list[str] | None] = [None, *keys]
         edges = cuts + [cuts[-1]] * (ranges.count - len(cuts)) + [None]
         execute_values(
             cursor,
-            "INSERT INTO sync.backfill (entity, partition, basis, low, high) VALUES %s",
+            "INSERT INTO sync.backfill (entity, partition, basis, low, high) VALUES %s"
+            " ON CONFLICT (entity, partition) DO UPDATE SET low = excluded.low, high = excluded.high, position = NULL,"
+            " done = false, finished_at = NULL",
             [
                 (lane.entity.name, name, lane.ledger.basis, edges[n], edges[n + 1])
                 for n, name in enumerate(ranges.names())
@@ -118,6 +163,8 @@ def _progress(lane: Lane, partition: str, cursor: Cursor, outcome: Outcome) -> N
         ),
     )
     if done:
+        # one at a time: two that end together would each miss the other
+        cursor.execute("SELECT FROM sync.cursor WHERE entity = %s FOR UPDATE", (lane.entity.name,))
         cursor.execute(
             "UPDATE sync.cursor SET filled_at = now() WHERE entity = %(e)s AND filled_at IS NULL AND %(p)s <@"
             " (SELECT array_agg(partition) FROM sync.backfill WHERE entity = %(e)s AND done)",

@@ -26,7 +26,7 @@ class UnreachableError(SyncError):
 
 
 class StoppedError(SyncError):
-    """Entities could not be followed. Their errors say why; the others went on."""
+    """Entities could not be followed, or a partition was left where it was. Their errors say why."""
 
     def __str__(self) -> str:
         return "\n".join(map(str, self.args))

@@ -33,7 +33,8 @@ class Settings:
     blind_lookback_seconds: float = 900.0
     window_alert_seconds: float = 300.0
     sweep_seconds: float = 300.0
-    chunk_rows: int = 10_000
+    chunk_rows: int = 3_000
+    backfill_workers: int = 3
     due_limit_seconds: float = 300.0
     lag_limit_seconds: float = 60.0
     drift_warning_rows: int = 0
@@ -59,6 +60,7 @@ NUMBERS = {
     "SYNC_WINDOW_ALERT_SECONDS": "window_alert_seconds",
     "SYNC_SWEEP_SECONDS": "sweep_seconds",
     "SYNC_CHUNK_ROWS": "chunk_rows",
+    "SYNC_BACKFILL_WORKERS": "backfill_workers",
     "SYNC_DUE_LIMIT_SECONDS": "due_limit_seconds",
     "SYNC_LAG_LIMIT_SECONDS": "lag_limit_seconds",
     "SYNC_DRIFT_WARNING_ROWS": "drift_warning_rows",
@@ -70,7 +72,7 @@ NUMBERS = {
     "SYNC_MULTIPART_BYTES": "multipart_bytes",
     "SYNC_RETRY_LIMIT": "retry_limit",
 }
-_AT_LEAST_ONE = {"SYNC_CHUNK_ROWS", "SYNC_MEDIA_WORKERS", "SYNC_RETRY_LIMIT"}
+_AT_LEAST_ONE = {"SYNC_CHUNK_ROWS", "SYNC_BACKFILL_WORKERS", "SYNC_MEDIA_WORKERS", "SYNC_RETRY_LIMIT"}
 _S3_PART_MINIMUM = 5 * 1024 * 1024
 
 

@@ -10,8 +10,7 @@ from typing import Annotated
 import typer
 
 from sync_pipeline import logs
-from sync_pipeline.backfill import Filled
-from sync_pipeline.backfill import backfill as fill
+from sync_pipeline.backfill import Filled, backfill_all
 from sync_pipeline.cli import tables
 from sync_pipeline.cli.due import app as due_app
 from sync_pipeline.cli.following import Totals, caught_up, follow
@@ -94,7 +93,7 @@ def backfill(
 
 def _fill(lane: Lane, parts: list[str], whole: bool, shown: Bars) -> list[Filled]:
     advance = shown.bar(f"{lane.entity.name}: rows", lambda: _rows(lane, parts, whole))
-    return [fill(lane, part, lambda outcome: advance(outcome.read + outcome.parked)) for part in parts]
+    return list(backfill_all(lane, parts, lambda outcome: advance(outcome.read + outcome.parked)))
 
 
 def _rows(lane: Lane, parts: list[str], whole: bool) -> int | None:

@@ -1,0 +1,135 @@
+"""Backfill by partition on real servers: key ranges, partitions side by side, a failure among them."""
+
+import threading
+from contextlib import closing
+from dataclasses import replace
+
+import pyarrow as pa
+import pytest
+
+from sync_pipeline import backfill as filling
+from sync_pipeline.backfill import backfill_all
+from sync_pipeline.entity import load_entities
+from sync_pipeline.errors import UnreachableError
+from sync_pipeline.lane import Lane
+from sync_pipeline.partitions import KeyRanges
+from sync_pipeline.pipeline import Outcome
+from sync_pipeline.sinks.relational import RelationalTable
+from sync_pipeline.stores import Stores
+
+CONTENTS, RANGES = 3000, 6
+
+
+def ranged(world, name):
+    table = RelationalTable(f"catalog.{name}", key=("id",), columns={"id": "bigint", "header": "text"})
+    text = load_entities("assets.entities")["text"]
+    return Lane.open(replace(text, name=name, sinks=(table,), partitions=KeyRanges(RANGES)), world.stores)
+
+
+def fill(lane):
+    return list(backfill_all(lane, lane.entity.partitions.names()))
+
+
+def filled_at(world, lane):
+    return world.target("SELECT filled_at FROM sync.cursor WHERE entity = %s", (lane.entity.name,))[0][0]
+
+
+@pytest.fixture(scope="module")
+def world(fresh_world):
+    """A monolith that held nothing when the entity `early` was first filled."""
+    assert [part.rows for part in fill(ranged(fresh_world, "early"))] == [0] * RANGES
+    fresh_world.load(CONTENTS, 0)
+    return fresh_world
+
+
+@pytest.fixture(scope="module")
+def expected(world):
+    return world.legacy("SELECT count(*) FROM content WHERE kind = 'text' AND deleted_at IS NULL")[0][0]
+
+
+def test_key_ranges_opened_on_an_empty_table_are_cut_once_it_has_rows(world, expected):
+    parts = fill(ranged(world, "early"))
+    assert sum(part.written for part in parts) == sum(part.rows for part in parts) == expected
+    assert max(part.rows for part in parts) < expected / 2
+    edges = "SELECT low, high FROM sync.backfill WHERE entity = 'early' ORDER BY partition"
+    before = world.target(edges)
+    assert [part.written for part in fill(ranged(world, "early"))] == [0] * RANGES
+    assert world.target(edges) == before
+
+
+def test_partitions_side_by_side_fill_everything_in_the_order_asked_for(world, expected):
+    lane = ranged(world, "side_by_side")
+    parts = fill(lane)
+    assert [part.partition for part in parts] == lane.entity.partitions.names()
+    assert sum(part.written for part in parts) == expected
+    assert world.target("SELECT count(*) FROM catalog.side_by_side") == [(expected,)]
+    assert filled_at(world, lane) is not None
+
+
+def test_a_partition_that_fails_is_the_error_and_the_rest_goes_on_where_it_was(world, expected, monkeypatch):
+    lane = ranged(world, "failing")
+    filling._freeze(lane, lane.entity.partitions)
+    ((high,),) = world.target("SELECT high FROM sync.backfill WHERE entity = 'failing' AND partition = 'range-0002'")
+    begun, failed, paged = threading.Event(), threading.Event(), filling.sync_page
+
+    def page(lane, after, until, within, order):
+        if until == high:
+            begun.wait(10)
+            failed.set()
+            raise UnreachableError("the second range is out of reach")
+        outcome = paged(lane, after, until, within, order)
+        begun.set()
+        failed.wait(10)
+        return outcome
+
+    monkeypatch.setattr(filling, "sync_page", page)
+    settings = replace(world.stores.settings, chunk_rows=50, backfill_workers=2)
+    with closing(Stores(settings)) as stores, pytest.raises(UnreachableError, match="second range"):
+        fill(replace(lane, stores=stores))
+    monkeypatch.undo()
+    ((done,),) = world.target("SELECT count(*) FROM catalog.failing")
+    assert 0 < done < expected / RANGES
+    assert filled_at(world, lane) is None
+    parts = fill(lane)
+    assert sum(part.rows for part in parts) == expected
+    assert world.target("SELECT count(*) FROM catalog.failing") == [(expected,)]
+
+
+def test_the_last_two_partitions_may_end_together(world):
+    lane = ranged(world, "together")
+    names = lane.entity.partitions.names()
+    for name in names:
+        filling._begin(lane, name)
+    done = "UPDATE sync.backfill SET done = true WHERE entity = 'together' AND partition <> ALL(%s)"
+    world.target(done, (names[:2],))
+    with world.stores.target() as first:
+        filling._progress(lane, names[0], first, Outcome())
+        other = threading.Thread(target=end, args=(world, lane, names[1]))
+        other.start()
+        waiting_or_over(world, other)
+    other.join()
+    assert filled_at(world, lane) is not None
+
+
+def end(world, lane, name):
+    with world.stores.target() as cursor:
+        filling._progress(lane, name, cursor, Outcome())
+
+
+def waiting_or_over(world, thread):
+    """Until the other transaction waits for a lock, or is through."""
+    waiting = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND datname = current_database()"
+    while thread.is_alive() and world.target(waiting) == [(0,)]:
+        thread.join(0.02)
+
+
+def test_the_ledger_names_keys_that_were_written_since(world):
+    lane = ranged(world, "side_by_side")
+    held = world.target("SELECT id, written FROM sync.ledger_side_by_side ORDER BY id LIMIT 4")
+    keys = lane.origin.key.parse([str(key) for key, _ in held])
+    versions = [written + shift for (_, written), shift in zip(held, (0, -1, 5, -1), strict=True)]
+    with world.stores.target() as cursor:
+        later = lane.ledger.later_than(cursor, keys, pa.array(versions, pa.int64()))
+        none = lane.ledger.later_than(cursor, keys.slice(0, 0), pa.array([], pa.int64()))
+    assert sorted(later.column("id").to_pylist()) == [held[1][0], held[3][0]]
+    assert none.num_rows == 0
