@@ -3,7 +3,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 
 # The demo runs the whole move on this machine and leaves nothing running.
-.PHONY: setup demo dev check test clean pins
+.PHONY: setup demo dev check test bench clean pins
 setup: $(VENV)/.ready
 
 $(VENV)/.ready: requirements/dev.txt pyproject.toml
@@ -31,9 +31,14 @@ check: setup
 test: setup
 	$(BIN)/python -m pytest
 
+# History filled with everything on, against binary COPY piped to COPY: make bench ROWS=100000
+ROWS := 1000000
+bench: setup
+	$(BIN)/python -m tests.benchmarks.backfill --rows $(ROWS) $(BENCH)
+
 clean:
 	-test -x $(BIN)/sync-pipeline && $(BIN)/sync-pipeline demo down
-	rm -rf $(VENV) .demo .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
+	rm -rf $(VENV) .demo .bench .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
 
 # Renew the pinned versions. Registry addresses stay out of the file.
 pins:
