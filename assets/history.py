@@ -1,7 +1,9 @@
 """History: an entity's backfill by partition, as a partitioned asset."""
 
+import threading
 import time
 from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import asdict
 
 import dagster as dg
@@ -51,19 +53,24 @@ def history_asset(entity: Entity) -> dg.AssetsDefinition:
 
 
 def fill_partitions(context: Context, lane: Lane, partitions: Iterable[str]) -> dict[str, SyncError]:
-    """Fill them one after the other and tell each as it is done; what went wrong, by partition."""
+    """Fill them, some side by side, and tell each as it is done; what went wrong, by partition."""
     failures: dict[str, SyncError] = {}
-    key = history_key(lane.entity)
-    for partition in partitions:
-        began = time.monotonic()
-        try:
-            filled = _fill(context, lane, partition)
-        except SyncError as error:
-            failures[partition] = error
-            context.log.error(f"{lane.entity.name}, partition {partition}: {error}")
-            continue
-        metadata = _metadata(filled, time.monotonic() - began)
-        context.log_event(dg.AssetMaterialization(key, partition=partition, metadata=metadata))
+    key, stop = history_key(lane.entity), threading.Event()
+    pool = ThreadPoolExecutor(lane.stores.settings.backfill_workers, "history")
+    try:
+        doing = {pool.submit(_fill, context, lane, partition, stop): partition for partition in partitions}
+        for done in as_completed(doing):
+            partition = doing[done]
+            try:
+                metadata = done.result()
+            except SyncError as error:
+                failures[partition] = error
+                context.log.error(f"{lane.entity.name}, partition {partition}: {error}")
+                continue
+            context.log_event(dg.AssetMaterialization(key, partition=partition, metadata=metadata))
+    finally:
+        stop.set()  # a run that is terminated waits for one chunk of each, not for all that is left
+        pool.shutdown(cancel_futures=True)
     return failures
 
 
@@ -77,17 +84,18 @@ def not_filled(failures: dict[str, SyncError]) -> dg.Failure:
     )
 
 
-def _fill(context: Context, lane: Lane, partition: str) -> Filled:
+def _fill(context: Context, lane: Lane, partition: str, stop: threading.Event) -> dict[str, int | float]:
     """Fill a partition; a store that does not answer is waited for, then the partition goes on where it was."""
+    began = time.monotonic()
     pause = _FIRST_PAUSE_SECONDS
     for _ in range(_TRIES - 1):
         try:
-            return backfill(lane, partition)
+            return _metadata(backfill(lane, partition, stop=stop), time.monotonic() - began)
         except UnreachableError as error:
-            context.log.warning(f"partition {partition}: {error}; again in {pause:.0f} s")
-            time.sleep(pause)
+            context.log.warning(f"{lane.entity.name}, partition {partition}: {error}; again in {pause:.0f} s")
+            stop.wait(pause)
             pause *= 2
-    return backfill(lane, partition)
+    return _metadata(backfill(lane, partition, stop=stop), time.monotonic() - began)
 
 
 def _metadata(filled: Filled, seconds: float) -> dict[str, int | float]:
