@@ -1,7 +1,9 @@
 """Watches the new side while it is written, and notes every key whose version goes back."""
 
+import http.client
 import json
 import threading
+import urllib.error
 import urllib.request
 from typing import Any, NamedTuple
 
@@ -9,6 +11,8 @@ import psycopg2
 
 KINDS = ("text", "video", "audio")
 _EVERY_SECONDS = 0.1
+# no such index yet, too busy, not there yet
+_AWAY = {404, 429, 503}
 
 
 class Setback(NamedTuple):
@@ -28,16 +32,16 @@ class Track:
         self.setbacks: list[Setback] = []
         self.looks = 0
         self._highest: dict[int, int] = {}
-        self._there: set[int] = set()
+        self.there: set[int] = set()
 
     def see(self, versions: dict[int, int]) -> None:
         """Take in all keys that are there, with their versions."""
         for key, version in versions.items():
             before = self._highest.get(key, -1)
-            if version < before or (version == before and key not in self._there):
+            if version < before or (version == before and key not in self.there):
                 self.setbacks.append(Setback(self.where, key, before, version))
             self._highest[key] = max(version, before)
-        self._there = set(versions)
+        self.there = set(versions)
         self.looks += 1
 
 
@@ -96,14 +100,18 @@ class Observer:
         for kind, track in self.documents.items():
             try:
                 seen = self._all_documents(kind)
-            except OSError:
-                continue  # the cluster is away
+            except urllib.error.HTTPError as error:
+                if error.code not in _AWAY:
+                    raise
+                continue
+            except (OSError, http.client.HTTPException):
+                continue  # the cluster is away, or went in mid-answer
             if seen is not None:
                 track.see(seen)
 
     def _all_documents(self, kind: str) -> dict[int, int] | None:
         """Every document's version; None when a part of the index did not answer."""
-        self._ask(f"{kind}/_refresh", {})
+        self._ask(f"{kind}/_refresh")
         answer = self._ask(f"{kind}/_search", {"size": 10_000, "version": True, "_source": False})
         shards = answer["_shards"]
         if shards["successful"] < shards["total"]:
@@ -111,8 +119,8 @@ class Observer:
         assert answer["hits"]["total"]["value"] < 10_000
         return {int(hit["_id"]): hit["_version"] for hit in answer["hits"]["hits"]}
 
-    def _ask(self, path: str, body: dict[str, Any]) -> Any:
-        content, headers = json.dumps(body).encode(), {"Content-Type": "application/json"}
+    def _ask(self, path: str, body: dict[str, Any] | None = None) -> Any:
+        content, headers = body and json.dumps(body).encode(), {"Content-Type": "application/json"}
         request = urllib.request.Request(f"{self.search_url}/{path}", content, headers, method="POST")
         with urllib.request.urlopen(request, timeout=10) as answer:
             return json.load(answer)

@@ -2,7 +2,8 @@
 
 import pytest
 
-from tests.observer import Track
+from tests.observer import Observer, Track
+from tests.world import wait_for
 
 
 @pytest.fixture(scope="module")
@@ -16,6 +17,18 @@ def test_the_oracle_finds_what_was_planted_and_nothing_else(world):
     assert world.differences() == []
     planted = {*plant_rows(world), *plant_documents(world), *plant_files(world), *plant_due(world)}
     assert {difference[:4] for difference in world.differences()} == planted
+
+
+def test_the_observer_sees_rows_and_documents(world):
+    with Observer(world.target_url, world.search_url) as observer:
+        tracks = [*observer.rows.values(), *observer.documents.values()]
+        wait_for(lambda: all(track.looks for track in tracks))
+        assert all(track.there for track in tracks)
+        ((key, version),) = world.target("SELECT id, version FROM catalog.text ORDER BY id LIMIT 1")
+        world.target("UPDATE catalog.text SET version = version - 1 WHERE id = %s", [key])
+        wait_for(lambda: observer.setbacks)
+        world.target("UPDATE catalog.text SET version = version + 1 WHERE id = %s", [key])
+    assert ("row of text", key, version, version - 1) in observer.setbacks
 
 
 def plant_rows(world):
