@@ -23,11 +23,10 @@ _SESSIONS = """
     SELECT statement_timestamp(), coalesce(jsonb_object_agg(a.pid || '@' || extract(epoch FROM a.xact_start),
         jsonb_build_object('since', a.xact_start, 'who', 'pid ' || a.pid || ' ' || coalesce(a.usename, '') || ': '
             || left(coalesce(a.query, ''), 200))) FILTER (WHERE a.xact_start IS NOT NULL), '{}'),
-        count(*) FILTER (WHERE a.state = 'disabled' OR (a.state IS NULL AND a.query = '<insufficient privilege>'
-            AND a.backend_type = 'client backend'))
+        count(*) FILTER (WHERE a.state = 'disabled' OR a.query = '<insufficient privilege>')
     FROM pg_stat_activity a
     WHERE a.datid = (SELECT oid FROM pg_database WHERE datname = current_database())
-      AND a.backend_type NOT IN ('autovacuum worker', 'walsender')
+      AND coalesce(a.backend_type, 'hidden too') NOT IN ('autovacuum worker', 'walsender')
       AND NOT (a.application_name = %s AND a.usename = current_user)
 """
 # a name may be used again, its transaction's number is not
@@ -60,13 +59,14 @@ class Window:
 
     def as_state(self) -> dict[str, Any]:
         """For the cursor's row."""
-        return {"seen_at": self.seen_at.isoformat(), "holders": {k: v.isoformat() for k, v in self.holders.items()}}
+        holders = {k: v.isoformat() for k, v in self.holders.items()}
+        return {"seen_at": self.seen_at.isoformat(), "holders": holders, "hidden": self.hidden}
 
     @classmethod
     def from_state(cls, state: dict[str, Any]) -> Window:
         """Back from the cursor's row."""
         holders = {k: dt.datetime.fromisoformat(v) for k, v in state["holders"].items()}
-        return cls(dt.datetime.fromisoformat(state["seen_at"]), holders)
+        return cls(dt.datetime.fromisoformat(state["seen_at"]), holders, hidden=state.get("hidden", 0))
 
 
 def look(cursor: Cursor, before: Window | None, lookback: dt.timedelta) -> tuple[Window, dt.datetime]:
@@ -98,7 +98,7 @@ def advance(
     else:
         ended = [since for name, since in before.holders.items() if name not in holders and name not in prepared]
         bound = min([before.seen_at, *ended])
-        if hidden:
+        if hidden or before.hidden:  # one that has ended since was hidden, too
             bound = min(bound, seen_at - lookback)
     for name in prepared:
         # a session that has ended since the look before may be it; caught in between, it shows as both until the next

@@ -74,7 +74,11 @@ def test_a_transaction_prepared_before_the_first_look_may_have_stamped_at_any_ti
 
 def test_hidden_sessions_are_answered_by_looking_back():
     window, _ = step(None, 0)
-    assert step(window, 1, hidden=1)[1] == at(1) - LOOKBACK
+    window, bound = step(window, 1, hidden=1)
+    assert bound == at(1) - LOOKBACK
+    window, bound = step(Window.from_state(window.as_state()), 2)
+    assert bound == at(2) - LOOKBACK  # it has ended meanwhile
+    assert step(window, 3)[1] == at(2)
 
 
 def test_the_state_survives_a_restart():

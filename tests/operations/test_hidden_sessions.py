@@ -1,0 +1,42 @@
+"""A reader who may not see other sessions' transactions says so, and looks back instead."""
+
+import psycopg2
+import pytest
+
+from sync_pipeline import live
+from sync_pipeline.backfill import open_cursor
+from sync_pipeline.ledger.cursor import Lease, window_of
+from sync_pipeline.sources.watermark import Reader
+
+BLIND = "SELECT blind FROM sync.cursor WHERE entity = 'text'"
+
+
+@pytest.fixture
+def unseeing(world):
+    world.legacy("REVOKE pg_read_all_stats FROM sync_reader")
+    yield
+    world.legacy("GRANT pg_read_all_stats TO sync_reader")
+
+
+def test_what_a_hidden_transaction_wrote_arrives(world, unseeing):
+    world.load(40, 0)
+    lane = world.lane("text")
+    open_cursor(lane)
+    lease = Lease.take(lane.stores, "text", "test")
+    reader = Reader(lane.stores, lane.origin.key, lane.entity.changes, window_of(lane.stores, "text"))
+
+    def poll():
+        live.poll(lane, lease, reader, lambda *_: None, keep_idle=True)
+
+    ((key,),) = world.legacy("SELECT min(id) FROM content WHERE kind = 'text' AND deleted_at IS NULL")
+    late = psycopg2.connect(world.monolith.admin_url)
+    late.cursor().execute("UPDATE content SET title = 'late', updated_at = now() WHERE id = %s", (key,))
+    # as if it had begun a minute ago: no margin reaches that far
+    late.cursor().execute("UPDATE content SET updated_at = now() - interval '60 s' WHERE id = %s", (key,))
+    poll()
+    assert "sweep" in world.target(BLIND)[0][0]
+    late.commit()
+    late.close()
+    poll()
+    lease.give_back(lane.stores)
+    assert world.target("SELECT header FROM catalog.text WHERE id = %s", (key,)) == [("late",)]
