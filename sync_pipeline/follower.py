@@ -14,7 +14,8 @@ import threading
 import time
 import uuid
 from collections.abc import Callable, Iterable
-from functools import partial
+from functools import cache, partial
+from pathlib import Path
 
 from sync_pipeline import due
 from sync_pipeline.backfill import open_cursor
@@ -189,7 +190,7 @@ class Follower:
             cursor.execute(
                 "INSERT INTO sync.follower (name, host, pid) VALUES (%s, %s, %s)"
                 " ON CONFLICT (name) DO UPDATE SET seen_at = now()",
-                (self.name, socket.gethostname(), os.getpid()),
+                (self.name, _here(), os.getpid()),
             )
 
     def _leave(self) -> None:
@@ -216,12 +217,24 @@ def forget(stores: Stores, name: str) -> None:
 
 def _forget_dead(stores: Stores) -> None:
     """Drop followers of this machine that were killed: their leases need not run out."""
+    if not _here():
+        return
     with stores.target() as cursor:
-        cursor.execute("SELECT name, pid FROM sync.follower WHERE host = %s", (socket.gethostname(),))
+        cursor.execute("SELECT name, pid FROM sync.follower WHERE host = %s", (_here(),))
         found = cursor.fetchall()
     for name, pid in found:
         if not _runs(pid):
             forget(stores, name)
+
+
+@cache
+def _here() -> str:
+    """Where a process number is ours to judge: this boot of this host, and in it this container; "" if unknown."""
+    try:
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
+        return f"{socket.gethostname()} {boot} {os.readlink('/proc/self/ns/pid')}"
+    except OSError:
+        return ""
 
 
 def _runs(pid: int) -> bool:

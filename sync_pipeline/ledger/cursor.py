@@ -24,12 +24,14 @@ class Lease:
 
     @classmethod
     def take(cls, stores: Stores, entity: str, owner: str) -> Lease | None:
-        """The lease, when nobody holds it or its holder has gone quiet; else None."""
+        """The lease, when nobody holds it, its holder has gone quiet, or `owner` could not give it back; else None."""
         with stores.target() as cursor:
             cursor.execute(
-                "UPDATE sync.cursor SET owner = %s, epoch = epoch + 1, lease_until = now() + %s * interval '1 s'"
-                " WHERE entity = %s AND (owner IS NULL OR lease_until < now()) RETURNING epoch",
-                (owner, LEASE_SECONDS, entity),
+                "UPDATE sync.cursor SET owner = %(owner)s, epoch = epoch + 1,"
+                " lease_until = now() + %(seconds)s * interval '1 s'"
+                " WHERE entity = %(entity)s AND (owner IS NULL OR owner = %(owner)s OR lease_until < now())"
+                " RETURNING epoch",
+                {"owner": owner, "seconds": LEASE_SECONDS, "entity": entity},
             )
             found = cursor.fetchone()
         return cls(entity, owner, int(found[0])) if found else None

@@ -1,0 +1,92 @@
+"""Who takes over from a follower that was killed does so at once, and never from one that lives."""
+
+import multiprocessing
+import os
+
+import pytest
+
+from sync_pipeline import due, follower
+from sync_pipeline.backfill import open_cursor
+from sync_pipeline.ledger.cursor import Lease, window_of
+from tests.world import wait_for
+
+OWNER = "SELECT owner FROM sync.cursor WHERE entity = 'text'"
+NOT_FOR_LONG = 8  # seconds: a lease lasts 15, a claim 120
+
+
+@pytest.fixture(scope="module")
+def world(fresh_world):
+    fresh_world.load(60, 0)
+    fresh_world.all_in("text")
+    return fresh_world
+
+
+@pytest.fixture
+def lane(world):
+    yield world.lane("text")
+    world.target("UPDATE sync.cursor SET owner = NULL, lease_until = NULL")
+    world.target("DELETE FROM sync.follower")
+
+
+@pytest.fixture
+def dead():
+    """The number of a process that has ended."""
+    process = multiprocessing.get_context("spawn").Process(target=int)
+    process.start()
+    process.join()
+    return process.pid
+
+
+def holds_the_lease(world, lane, pid, host):
+    assert Lease.take(lane.stores, "text", "other")
+    world.target("INSERT INTO sync.follower (name, host, pid) VALUES ('other', %s, %s)", (host, pid))
+
+
+def test_a_lease_of_a_killed_follower_is_taken_at_once(world, lane, dead):
+    holds_the_lease(world, lane, dead, follower._here())
+    with world.following([lane]) as ours:
+        wait_for(lambda: world.target(OWNER) == [(ours.name,)], NOT_FOR_LONG)
+    assert world.target("SELECT name FROM sync.follower") == []
+
+
+def test_a_lease_of_a_living_follower_is_left_alone(world, lane):
+    holds_the_lease(world, lane, os.getppid(), follower._here())
+    follower._forget_dead(lane.stores)
+    assert world.target(OWNER) == [("other",)]
+
+
+def test_a_lease_of_another_container_is_left_alone(world, lane, dead, monkeypatch):
+    """Its process numbers say nothing here, though it may have this host's name."""
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "readlink", lambda _: "pid:[another]")
+        follower._here.cache_clear()
+        holds_the_lease(world, lane, dead, follower._here())
+    follower._here.cache_clear()
+    follower._forget_dead(lane.stores)
+    assert world.target(OWNER) == [("other",)]
+
+
+def test_a_lease_that_could_not_be_given_back_is_taken_again(lane):
+    first = Lease.take(lane.stores, "text", "me")
+    again = Lease.take(lane.stores, "text", "me")
+    assert again.epoch == first.epoch + 1
+    assert Lease.take(lane.stores, "text", "other") is None
+
+
+def test_what_a_killed_worker_had_claimed_is_done_at_once(world, lane):
+    ((key,),) = world.legacy("SELECT min(id) FROM content WHERE kind = 'text'")
+    with lane.stores.target() as cursor:
+        due.owe(cursor, "text", "documents", [str(key)], 0, claimed=True)
+    with world.following([lane]):
+        wait_for(lambda: world.target("SELECT 1 FROM sync.due") == [], NOT_FOR_LONG)
+
+
+def test_a_first_window_is_taken_under_a_lease_of_somebody_else(world, lane):
+    """Who fills history may not read before there is one, whoever is about to follow."""
+    world.target("UPDATE sync.cursor SET state = NULL WHERE entity = 'text'")
+    assert Lease.take(lane.stores, "text", "other")
+    open_cursor(lane)
+    window = window_of(lane.stores, "text")
+    assert window is not None
+    open_cursor(lane)
+    assert window_of(lane.stores, "text") == window
