@@ -10,6 +10,7 @@ from sync_pipeline import due
 from sync_pipeline.errors import UnreachableError
 from sync_pipeline.faults import crash_point
 from sync_pipeline.lane import Lane
+from sync_pipeline.ledger.ledger import raise_revision
 from sync_pipeline.origin import Reject
 from sync_pipeline.sinks.search_index import BulkResult, SearchIndex, reaching
 from sync_pipeline.stores import Cursor
@@ -37,6 +38,11 @@ class Operations:
             self.keys.filter(mask), self.ids.filter(mask), self.versions.filter(mask), self.documents.filter(mask)
         )
 
+    def take(self, rows: list[int]) -> Operations:
+        """Some of them, by position."""
+        at = pa.array(rows, pa.int64())
+        return Operations(self.keys.take(at), self.ids.take(at), self.versions.take(at), self.documents.take(at))
+
     def owe(self, cursor: Cursor, entity: str, revision: int) -> None:
         """Record them as due, claimed by this worker, in the rows' transaction."""
         self.owed = due.owe(cursor, entity, "documents", self.ids.to_pylist(), revision, claimed=True)
@@ -50,12 +56,12 @@ def send(lane: Lane, operations: Operations) -> tuple[int, int]:
     crash_point("documents.before")
     try:
         result = index.write(lane.stores.search, operations.ids, operations.versions, operations.documents)
+        crash_point("documents.after")
+        foreign = _foreign(lane, index, operations, result.conflicts)
     except UnreachableError as error:
         with lane.stores.target() as cursor:
             due.postpone(cursor, operations.owed, error)
         return 0, total
-    crash_point("documents.after")
-    foreign = _foreign(lane, index, operations, result.conflicts)
     crash_point("close.before")
     with lane.stores.target() as cursor:
         _close(lane, cursor, operations, result, foreign)
@@ -78,22 +84,22 @@ def _close(lane: Lane, cursor: Cursor, operations: Operations, result: BulkResul
 
 
 def _foreign(lane: Lane, index: SearchIndex, operations: Operations, conflicts: list[int]) -> list[str]:
-    """Documents whose version is above the ledger's: written by somebody else. Our sequence is raised above them."""
+    """Documents that somebody else has written above the ledger's version, or deleted. Our sequence is raised."""
     if not conflicts:
         return []
-    keys = operations.keys.take(pa.array(conflicts, pa.int64()))
+    refused = operations.take(conflicts)
     with lane.stores.target() as cursor:
-        prior = lane.ledger.prior(cursor, keys)
+        prior = lane.ledger.prior(cursor, refused.keys)
     texts = lane.origin.key.texts(prior).to_pylist()
     written = dict(zip(texts, prior.column("written").to_pylist(), strict=True))
     with reaching():
         found = lane.stores.search.mget(index=index.alias, ids=list(written), source=False)["docs"]
     above = {doc["_id"]: doc["_version"] for doc in found if doc.get("_version", 0) > written[doc["_id"]]}
     if above:
-        with lane.stores.target() as cursor:
-            # a leap, since others draw numbers meanwhile: none may be drawn twice
-            cursor.execute(
-                "SELECT setval('sync.revision', greatest(%s, nextval('sync.revision')) + 1000000)",
-                (max(above.values()),),
-            )
-    return sorted(above)
+        raise_revision(lane.stores, max(above.values()))
+    sent = zip(
+        refused.ids.to_pylist(), refused.versions.to_pylist(), refused.documents.is_valid().to_pylist(), strict=True
+    )
+    ours = {text for text, version, is_document in sent if is_document and written.get(text) == version}
+    gone = {doc["_id"] for doc in found if not doc.get("found")}
+    return sorted(above.keys() | (gone & ours))

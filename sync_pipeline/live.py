@@ -48,7 +48,7 @@ def work(lane: Lane, report: Report) -> bool:
         crash_point("due.after")
     for record in owed:
         order = Order(
-            documents=record.reason == "documents",
+            documents=record.reason in {"documents", "rejected"},  # it may be the document that was not taken
             force=record.reason in {"overtaken", "media"},  # a file's new bytes leave the row's digest as it was
             commit=partial(_closing, record),
         )

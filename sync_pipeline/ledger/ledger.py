@@ -32,6 +32,8 @@ APPLIED = pa.schema(
     [("n", pa.int32()), ("held_before", pa.int16()), ("written", pa.int64()), ("overtaken", pa.bool_())]
 )
 _MIGRATION_LOCK = 0x53594E43
+# more numbers than are drawn while one leap is made
+_REVISION_LEAP = 1_000_000
 
 
 @dataclass(frozen=True)
@@ -175,6 +177,16 @@ def next_revision(stores: Stores) -> int:
     with stores.target() as cursor:
         cursor.execute("SELECT nextval('sync.revision')")
         return int(cursor.fetchone()[0])
+
+
+def raise_revision(stores: Stores, above: int) -> None:
+    """Go on above a number that somebody else has used; no number is drawn twice, whoever draws meanwhile."""
+    with stores.target() as cursor:
+        # one leap at a time: a second one would be undone by the first
+        cursor.execute("SELECT pg_advisory_xact_lock(hashtext('sync.revision'))")
+        cursor.execute(
+            "SELECT setval('sync.revision', greatest(%s, nextval('sync.revision')) + %s)", (above, _REVISION_LEAP)
+        )
 
 
 def migrate(stores: Stores) -> None:
