@@ -99,19 +99,22 @@ def _copy(
 ) -> None:
     crash_point("media.before")
     with stores.target() as cursor:
-        ledger.want_back(cursor, [targets[source.key] for source in absent])
+        ledger.begin(cursor, [targets[source.key] for source in absent])
     outcomes = sink.copy(stores, absent)
     crash_point("media.after")
-    copies = [outcome for outcome in outcomes if isinstance(outcome, Copied)]
+    found = [outcome for outcome in outcomes if isinstance(outcome, Copied)]
+    copies = [copy for copy in found if copy.source in absent]
     for source, outcome in zip(absent, outcomes, strict=True):
-        if isinstance(outcome, Copied):
-            targets[source.key] = outcome.target_key
-        else:
+        if isinstance(outcome, MediaMissingError):
             missing[source.key] = outcome
     with stores.target() as cursor:
         ledger.record(cursor, copies)
-    placed.copied = len(copies)
-    placed.copied_bytes = sum(copy.size for copy in copies)
+    placed.copied += len(copies)
+    placed.copied_bytes += sum(copy.size for copy in copies)
+    changed = [copy.source for copy in found if copy.source not in absent]
+    if changed:  # overwritten in mid-copy: what is there now goes under a name that nobody has begun
+        targets |= {source.key: sink.target_key(source) for source in changed}
+        _copy(sink, stores, changed, targets, missing, placed)
 
 
 def _renamed(sink: MediaBucket, adapted: Adapted, targets: dict[str, str]) -> Adapted:

@@ -1,4 +1,4 @@
-"""Garbage: objects of the new bucket that no row names any more, removed after a grace time.
+"""Garbage: objects of the new bucket that no row names, or whose copier was killed, removed after a grace time.
 
 A row's transaction holds the ledger row of each object it names, and finds it not `deleting`; marking as `deleting`
 holds it too, and looks again for who names it. So no row ever names an object that is on its way out. Removing
@@ -19,6 +19,14 @@ log = logging.getLogger(__name__)
 
 _BATCH = 500
 _NAMED = "EXISTS (SELECT FROM sync.media_ref r WHERE r.target_key = m.target_key)"
+# a copy that was begun so long ago has no record to come; whoever begins it again waits for the removal
+_ABANDONED = """
+    WITH abandoned AS (
+        DELETE FROM sync.copying WHERE started_at <= now() - %s * interval '1 s' RETURNING target_key
+    )
+    INSERT INTO sync.media (target_key, source_key, source_etag, size, sha256, target_etag, deleting)
+    SELECT target_key, '', '', 0, '', '', true FROM abandoned ORDER BY 1 ON CONFLICT (target_key) DO NOTHING
+"""
 _MARK = f"""
     UPDATE sync.media m SET unused_since = CASE WHEN {_NAMED} THEN NULL ELSE now() END
     WHERE NOT deleting AND (unused_since IS NULL) <> {_NAMED}
@@ -36,6 +44,7 @@ _CONDEMN = f"""
 def collect(stores: Stores) -> int:
     """Remove what has been garbage for SYNC_GARBAGE_GRACE_SECONDS; the number of objects. Raises UnreachableError."""
     with stores.target() as cursor:
+        cursor.execute(_ABANDONED, (stores.settings.garbage_grace_seconds,))
         cursor.execute(_MARK)
     with stores.target() as cursor:
         cursor.execute(_LOCK, (stores.settings.garbage_grace_seconds, _BATCH))

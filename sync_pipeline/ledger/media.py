@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import pyarrow as pa
 from psycopg2.extras import execute_values
 
+from sync_pipeline.errors import UnreachableError
 from sync_pipeline.keys import Key
 from sync_pipeline.sinks.media_bucket import Copied
 from sync_pipeline.stores import Cursor, copy_in, quote
@@ -22,8 +23,13 @@ def known(cursor: Cursor, target_keys: Sequence[str]) -> set[str]:
     return {key for (key,) in cursor.fetchall()}
 
 
-def want_back(cursor: Cursor, target_keys: Sequence[str]) -> None:
-    """Take objects off the list of what is being deleted; waits for a deletion under way. They must be copied anew."""
+def begin(cursor: Cursor, target_keys: Sequence[str]) -> None:
+    """Say which objects are about to be copied, and take them off what is being deleted: waits for a deletion."""
+    execute_values(
+        cursor,
+        "INSERT INTO sync.copying (target_key) VALUES %s ON CONFLICT (target_key) DO UPDATE SET started_at = now()",
+        [(key,) for key in sorted(set(target_keys))],
+    )
     cursor.execute(
         "DELETE FROM sync.media WHERE target_key IN (SELECT target_key FROM sync.media"
         " WHERE target_key = ANY(%s) AND deleting ORDER BY 1 FOR UPDATE)",
@@ -32,7 +38,12 @@ def want_back(cursor: Cursor, target_keys: Sequence[str]) -> None:
 
 
 def record(cursor: Cursor, copies: Sequence[Copied]) -> None:
-    """Remember copies."""
+    """Remember copies that were begun. Raises UnreachableError where they took so long that they became garbage."""
+    keys = {copy.target_key for copy in copies}
+    cursor.execute("DELETE FROM sync.copying WHERE target_key = ANY(%s) RETURNING target_key", (list(keys),))
+    begun = {key for (key,) in cursor.fetchall()}
+    if keys - begun - known(cursor, list(keys - begun)):
+        raise UnreachableError("a file was removed as garbage while it was copied: the next try copies it again")
     rows = sorted(
         (c.target_key, c.source.key, c.source.etag, c.size, c.sha256, c.target_etag)
         for c in {c.target_key: c for c in copies}.values()

@@ -25,6 +25,11 @@ _NAMED = """
     FROM sync.media_ref r JOIN sync.media m USING (target_key)
     WHERE r.entity = %s
 """
+# those that a killed copier left will be removed as garbage
+_OURS = """
+    SELECT target_key FROM (TABLE sync.copying UNION ALL SELECT target_key, NULL FROM sync.media) o
+    WHERE target_key = ANY(%s)
+"""
 _ROWS = "SELECT target_key, key FROM sync.media_ref WHERE entity = %s AND target_key = ANY(%s)"
 
 
@@ -50,7 +55,7 @@ def compare_files(lane: Lane, sink: MediaBucket) -> list[Finding]:
     with lane.stores.target() as cursor:
         cursor.execute(_NAMED, (lane.entity.name,))
         named = {copy.key: copy for copy in (_Copy(*row) for row in cursor.fetchall())}
-        cursor.execute("SELECT target_key FROM sync.media WHERE target_key = ANY(%s)", (list(listed),))
+        cursor.execute(_OURS, (list(listed),))
         ours = {key for (key,) in cursor.fetchall()}
     found = [Finding("media", "missing", key) for key in named.keys() - listed.keys()]
     found += [Finding("media", "extra", key) for key in listed.keys() - ours - named.keys()]

@@ -14,6 +14,7 @@ from sync_pipeline.lane import Lane
 from sync_pipeline.ledger import media
 from sync_pipeline.pipeline import Order, sync_keys
 from sync_pipeline.reconcile.reconcile import reconcile
+from sync_pipeline.sinks.media_bucket import MediaBucket, Source
 from sync_pipeline.stores import Stores
 from tests.world import wait_for
 
@@ -99,6 +100,75 @@ def test_a_collector_that_died_after_marking_is_finished_by_the_next(world, lane
     world.target("UPDATE sync.media SET deleting = true, unused_since = now() WHERE target_key = %s", (target,))
     assert collect(world.stores) == 1
     assert not there(world, target)
+
+
+@pytest.fixture
+def abandoned(world, lane, file, monkeypatch):
+    """An object whose copier ended between the copy and its record, and whose row names another one since."""
+    key, target = file
+    drop_name(world, lane, key)
+    assert collect(lane.stores) == 1
+
+    class Cut(BaseException):
+        pass
+
+    def cut(name):
+        if name == "media.after":
+            raise Cut
+
+    with monkeypatch.context() as patch:
+        patch.setattr("sync_pipeline.files.crash_point", cut)
+        with pytest.raises(Cut):
+            take_name(world, lane, key)
+    assert there(world, target)
+    return key, target
+
+
+def test_what_a_killed_copier_left_is_no_drift_and_is_removed(world, lane, abandoned):
+    key, target = abandoned
+    drop_name(world, lane, key)
+    assert collect(world.stores) == 0  # a day of grace
+    assert reconcile(lane).findings == []
+    assert collect(lane.stores) == 1
+    assert not there(world, target)
+
+
+def test_what_a_killed_copier_left_is_copied_again(world, lane, abandoned):
+    key, target = abandoned
+    assert sync(lane, key).files == 1
+    assert collect(lane.stores) == 0
+    assert there(world, target)
+    assert world.target("SELECT * FROM sync.copying") == []
+
+
+def test_a_copy_that_was_taken_for_abandoned_is_made_again(world, lane, file, monkeypatch):
+    key, target = file
+    drop_name(world, lane, key)
+    assert collect(lane.stores) == 1
+
+    def collected(name):
+        if name == "media.after":
+            assert collect(lane.stores) == 1
+
+    with monkeypatch.context() as patch:
+        patch.setattr("sync_pipeline.files.crash_point", collected)
+        with pytest.raises(UnreachableError, match="garbage"):
+            take_name(world, lane, key)
+    assert not there(world, target)
+    assert sync(lane, key).files == 1
+    assert there(world, target)
+
+
+def test_a_file_that_is_overwritten_in_mid_copy_is_copied_as_it_is_then(world, lane, file, monkeypatch):
+    key, target = file
+    drop_name(world, lane, key)
+    assert collect(lane.stores) == 1
+    before = {"mine.jpg": Source("mine.jpg", '"of other bytes"')}
+    with monkeypatch.context() as patch:
+        patch.setattr(MediaBucket, "sources", lambda *_: before)
+        assert take_name(world, lane, key).files == 1
+    assert world.target("SELECT files FROM catalog.text WHERE id = %s", (key,)) == [([target],)]
+    assert there(world, target)
 
 
 def test_a_writer_that_meets_a_mark_copies_again(world, lane, file):
