@@ -13,14 +13,20 @@ REPOSITORY = Path(__file__).resolve().parents[1]
 
 
 @pytest.fixture(scope="session")
-def fleet(tmp_path_factory):
+def jars():
+    """Where all servers' jars are kept, fetched once."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv(JARS_SETTING, os.environ.get(JARS_SETTING) or str(REPOSITORY / ".demo" / "jars"))
-        home = Home(tmp_path_factory.mktemp("servers"))
-        try:
-            yield up(home)
-        finally:
-            down(home)
+        yield
+
+
+@pytest.fixture(scope="session")
+def fleet(jars, tmp_path_factory):
+    home = Home(tmp_path_factory.mktemp("servers"))
+    try:
+        yield up(home)
+    finally:
+        down(home)
 
 
 @pytest.fixture(scope="module")
