@@ -1,0 +1,109 @@
+"""A suite: what is expected of an entity's rows, at the new side and in the monolith."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from checks.expect import Expectation, HasType, NotNull, Rows, Unique
+from sync_pipeline.entity import Entity
+from sync_pipeline.errors import DeclarationError
+
+NEW, LEGACY = "new", "legacy"
+_CONSTRAINT = re.compile(
+    r"\s+(?=(?:not\s+null|null|default|check|unique|primary|references|generated|collate|constraint)\b)", re.IGNORECASE
+)
+
+
+@dataclass(frozen=True)
+class LegacyRows:
+    """What an adapter relies on: expectations of a legacy table's rows, or of some of them."""
+
+    table: str
+    expectations: tuple[Expectation, ...]
+    where: str = "true"
+    key: tuple[str, ...] = ("id",)
+
+
+@dataclass(frozen=True)
+class Suite:
+    """The last line of a suite's file: `suite = Suite(…)`.
+
+    Types, NOT NULL and the key follow from the entity's declared columns and need not be said again.
+    """
+
+    new: tuple[Expectation, ...] = ()
+    legacy: LegacyRows | None = None
+
+
+@dataclass(frozen=True)
+class Side:
+    """All that is expected of an entity's rows on one side."""
+
+    entity: str
+    side: str  # NEW or LEGACY
+    table: str
+    rows: Rows
+    expectations: tuple[Expectation, ...]
+
+
+def sides(entity: Entity, package: str) -> list[Side]:
+    """The new side, and the legacy one if changes are read from a table of it.
+
+    The suite is the module of `package` that bears the entity's name; without one, what the declaration says
+    is expected. Raises DeclarationError naming the file at fault.
+    """
+    suite = _suite_of(entity.name, package) or Suite()
+    new = Rows(f"SELECT * FROM {entity.table.quoted}", entity.table.key)
+    expected = (*declared(entity), *suite.new)
+    found = [Side(entity.name, NEW, entity.table.name, new, expected)]
+    if suite.legacy:
+        found.append(_legacy(entity, suite.legacy))
+    elif entity.changes:
+        rows = Rows(entity.origin.sql, entity.origin.key)
+        found.append(Side(entity.name, LEGACY, entity.changes[0].table, rows, tuple(_key(entity.origin.key))))
+    return found
+
+
+def declared(entity: Entity) -> Iterator[Expectation]:
+    """What an entity's declared columns say: types, columns without NULL, and a key that is unique."""
+    required = set(entity.table.key)
+    for name, definition in entity.table.columns.items():
+        kind, takes_null = _column(definition)
+        yield HasType(name, kind)
+        if not takes_null:
+            required.add(name)
+    yield from (NotNull(name) for name in entity.table.columns if name in required)
+    yield Unique(entity.table.key)
+
+
+def _key(columns: tuple[str, ...]) -> Iterator[Expectation]:
+    yield from map(NotNull, columns)
+    yield Unique(columns)
+
+
+def _legacy(entity: Entity, legacy: LegacyRows) -> Side:
+    rows = Rows(f"SELECT * FROM {legacy.table} WHERE {legacy.where}", legacy.key)
+    return Side(entity.name, LEGACY, legacy.table, rows, legacy.expectations)
+
+
+def _column(definition: str) -> tuple[str, bool]:
+    """A declared column's type without its constraints, and whether it takes NULL."""
+    kind, *constraints = _CONSTRAINT.split(definition, maxsplit=1)
+    return kind.strip(), "not null" not in " ".join(constraints).lower()
+
+
+def _suite_of(entity: str, package: str) -> Suite | None:
+    try:
+        spec = importlib.util.find_spec(f"{package}.{entity}")
+    except ModuleNotFoundError as error:
+        raise DeclarationError(f"SYNC_SUITES={package}: {error}") from error
+    if spec is None:
+        return None
+    suite = getattr(importlib.import_module(f"{package}.{entity}"), "suite", None)
+    if not isinstance(suite, Suite):
+        raise DeclarationError(f"{package}.{entity}: a suite's file ends with `suite = Suite(…)`")
+    return suite

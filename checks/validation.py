@@ -1,0 +1,196 @@
+"""Sides are validated by Great Expectations, and its Data Docs are published.
+
+Importing this module imports Great Expectations (many seconds, 260 MB): only a check that runs does.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import os
+import re
+from collections import defaultdict
+from pathlib import Path
+from typing import Any, ClassVar
+
+# read when it is imported
+os.environ["GX_ANALYTICS_ENABLED"] = "false"
+
+import great_expectations as gx
+import great_expectations.expectations as gxe
+import psycopg2.extensions
+from great_expectations.compatibility import pydantic
+from great_expectations.core.run_identifier import RunIdentifier
+from great_expectations.data_context.types.base import DataContextConfig
+from great_expectations.data_context.types.resource_identifiers import (
+    ExpectationSuiteIdentifier,
+    ValidationResultIdentifier,
+)
+from sqlalchemy.pool import NullPool
+
+from checks.data_docs import RESULTS, SITE, SUITES
+from checks.expect import Expectation, Query
+from checks.report import SAMPLES, Report, result
+from checks.suite import LEGACY, Side
+from sync_pipeline.errors import DeclarationError
+from sync_pipeline.settings import Settings
+
+_SEVERITIES = {"error": "critical", "warning": "warning"}
+# a statement that begins so would bring every row here; within another one it is only a comment
+_WHOLE = "SELECT /* whole */"
+
+
+class BoundedCursor(psycopg2.extensions.cursor):
+    """Great Expectations asks for column names, and for samples, by queries that give every row: a few do."""
+
+    def execute(self, query: Any, values: Any = None) -> None:
+        """Run a statement; one that would bring all rows brings a few."""
+        if isinstance(query, str) and query.startswith(_WHOLE):
+            query = f"SELECT * FROM ({query}) few LIMIT {SAMPLES}"
+        super().execute(query, values)
+
+
+_ENGINE = {
+    "poolclass": NullPool,  # nothing stays open between two looks
+    "connect_args": {
+        "options": "-c default_transaction_read_only=on -c timezone=UTC -c jit=off",
+        "application_name": "sync-pipeline expectations",
+        "connect_timeout": 5,
+        "cursor_factory": BoundedCursor,
+    },
+}
+
+
+class UnexpectedRows(gxe.UnexpectedRowsExpectation):  # type: ignore[misc]
+    """Rows that a query gives are unexpected: counted, a few shown, and a share of them allowed."""
+
+    mostly: float = 1.0
+    metric_dependencies: ClassVar[tuple[str, ...]] = (
+        "unexpected_rows_query.table",
+        "unexpected_rows_query.row_count",
+        "table.row_count",
+    )
+
+    @pydantic.validator("unexpected_rows_query")
+    def _validate_query(cls, query: str) -> str:  # noqa: N805
+        """The query names its rows itself: without this, every one is told that it has no placeholder for them."""
+        return query
+
+    def _validate(self, metrics: dict[str, Any], **_: Any) -> dict[str, Any]:
+        found, rows = metrics["unexpected_rows_query.row_count"], metrics["table.row_count"]
+        samples = metrics["unexpected_rows_query.table"][:SAMPLES]
+        return {
+            "success": found == 0 or (rows > 0 and found / rows <= 1 - self.mostly),
+            "result": {
+                "element_count": rows,
+                "unexpected_count": found,
+                "unexpected_percent": 100 * found / rows if rows else None,
+                "partial_unexpected_list": [", ".join(map(str, row.values())) for row in samples],
+                "partial_unexpected_index_list": samples,
+            },
+        }
+
+
+class Validator:
+    """Validates sides within one set of Data Docs, whose `folder` holds site, results and suites."""
+
+    def __init__(self, settings: Settings, folder: Path, run: str) -> None:
+        self._settings = settings
+        self._run = run
+        self._pages: list[Any] = []
+        self._context = gx.get_context(mode="ephemeral", project_config=_config(folder))
+
+    def validate(self, side: Side) -> Report:
+        """Look at a side's rows. Raises what the database's driver raises when it does not answer."""
+        name = f"{side.entity}.{side.side}"
+        run = RunIdentifier(run_name=self._run, run_time=dt.datetime.now(dt.UTC))
+        suite = gx.ExpectationSuite(name, expectations=[_expectation(side, one) for one in side.expectations])
+        suite = self._context.suites.add_or_update(suite)
+        definition = gx.ValidationDefinition(name=name, data=self._rows(side), suite=suite)
+        found = self._context.validation_definitions.add(definition).run(
+            result_format={
+                "result_format": "SUMMARY",
+                "partial_unexpected_count": SAMPLES,
+                "unexpected_index_column_names": list(side.rows.key),
+            },
+            run_id=run,
+        )
+        identifier = ExpectationSuiteIdentifier(name=name)
+        page = ValidationResultIdentifier(identifier, run, f"{side.side}-{side.table}")
+        self._pages += [identifier, page]
+        return Report(_results(side, found), "/".join(("validations", *page.to_tuple())) + ".html")
+
+    def publish(self, keep: int) -> None:
+        """Write the pages of what was validated, and the index; the `keep` newest results of each suite stay."""
+        store = self._context.validation_results_store
+        newest_first: dict[Any, list[Any]] = defaultdict(list)
+        for key in sorted(store.list_keys(), key=lambda key: key.run_id.run_time, reverse=True):
+            newest_first[key.expectation_suite_identifier].append(key)
+        for keys in newest_first.values():
+            for old in keys[keep:]:
+                store.remove_key(old)
+        self._context.build_data_docs(resource_identifiers=self._pages)
+
+    def _rows(self, side: Side) -> Any:
+        url = self._settings.legacy_db if side.side == LEGACY else self._settings.target_db
+        source = self._context.data_sources.add_or_update_postgres(
+            side.side, connection_string=url, create_temp_table=False, kwargs=_ENGINE
+        )
+        rows = source.add_query_asset(side.table, query=_literal(f"{_WHOLE} * FROM ({side.rows.sql}) q"))
+        return rows.add_batch_definition("all rows")
+
+
+def _config(folder: Path) -> DataContextConfig:
+    files = {name: _files(folder / name) for name in (SITE, RESULTS, SUITES)}
+    memory = {"class_name": "InMemoryStoreBackend"}
+    return DataContextConfig(
+        config_version=4.0,
+        stores={
+            "suites": {"class_name": "ExpectationsStore", "store_backend": files[SUITES]},
+            "results": {"class_name": "ValidationResultsStore", "store_backend": files[RESULTS]},
+            "checkpoints": {"class_name": "CheckpointStore", "store_backend": memory},
+            "validation_definition_store": {"class_name": "ValidationDefinitionStore", "store_backend": memory},
+        },
+        expectations_store_name="suites",
+        validation_results_store_name="results",
+        checkpoint_store_name="checkpoints",
+        data_docs_sites={
+            "Data quality": {
+                "class_name": "SiteBuilder",
+                "store_backend": files[SITE],
+                "show_how_to_buttons": False,
+                "site_index_builder": {"class_name": "DefaultSiteIndexBuilder"},
+            }
+        },
+        progress_bars={"globally": False},
+        analytics_enabled=False,
+    )
+
+
+def _files(folder: Path) -> dict[str, str]:
+    return {"class_name": "TupleFilesystemStoreBackend", "base_directory": str(folder)}
+
+
+def _expectation(side: Side, declared: Expectation) -> Any:
+    call = declared.call(side.rows)
+    said = {"description": declared.words, "severity": _SEVERITIES[declared.weight]}
+    if isinstance(call, Query):
+        # braces are placeholders to Great Expectations
+        query = _literal(call.sql.replace("{", "{{").replace("}", "}}"))
+        return UnexpectedRows(
+            unexpected_rows_query=f"{_WHOLE} * FROM ({query}) unexpected", mostly=declared.mostly, **said
+        )
+    kind = getattr(gxe, call.name, None)
+    if kind is None:
+        raise DeclarationError(f"suite of {side.entity}: Great Expectations knows no {call.name}")
+    return kind(**call.arguments, **said)
+
+
+def _literal(sql: str) -> str:
+    """SQL in which SQLAlchemy finds no parameters of its own."""
+    return re.sub(r"(?<![:\w\\]):(?=\w+(?![:\w]))", r"\:", sql)
+
+
+def _results(side: Side, found: Any) -> tuple[Any, ...]:
+    """Results in the order of declaration: Great Expectations gives them in an order of its own."""
+    by_words = {one["expectation_config"]["description"]: one for one in found.to_json_dict()["results"]}
+    return tuple(result(declared, by_words[declared.words]) for declared in side.expectations)
