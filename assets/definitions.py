@@ -7,6 +7,7 @@ import os
 import dagster as dg
 
 from assets.automation import automation
+from assets.data_quality import data_quality
 from assets.history import history_asset
 from assets.lineage import legacy_specs, sink_keys
 from assets.live import live_asset
@@ -18,7 +19,7 @@ from sync_pipeline.entity import load_entities
 
 @dg.definitions
 def definitions() -> dg.Definitions:
-    """Assets, checks, jobs, the sensor and schedules of all entities in SYNC_ENTITIES."""
+    """Assets, checks, jobs, the sensor and schedules of all entities in SYNC_ENTITIES, by the suites in SYNC_SUITES."""
     entities = load_entities(os.environ.get("SYNC_ENTITIES") or "assets.entities")
     live = live_asset(entities)
     comparisons = [reconciliation_check(entity, sink_keys(entity)) for entity in entities.values()]
@@ -30,5 +31,6 @@ def definitions() -> dg.Definitions:
             resources={"engine": Engine()},
             executor=dg.in_process_executor,
         ),
+        data_quality(entities.values(), os.environ.get("SYNC_SUITES") or "checks.suites"),
         automation(entities, dg.AssetSelection.assets(live).without_checks(), comparisons),
     )

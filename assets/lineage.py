@@ -21,13 +21,13 @@ def legacy_tables(entity: Entity) -> list[dg.AssetKey]:
     """
     query = sqlglot.parse_one(entity.origin.sql, dialect="postgres")
     named = {cte.alias for cte in query.find_all(exp.CTE)}
-    read = {(table.db, table.name) for table in query.find_all(exp.Table)}
-    changed = {tuple(change.table.rpartition(".")[::2]) for change in entity.changes}
-    return sorted(
-        dg.AssetKey([part for part in (LEGACY, schema, name) if part and part != "public"])
-        for schema, name in read | changed
-        if schema or name not in named
-    )
+    read = {f"{table.db}.{table.name}" if table.db else table.name for table in query.find_all(exp.Table)} - named
+    return sorted(map(legacy_key, read | {change.table for change in entity.changes}))
+
+
+def legacy_key(table: str) -> dg.AssetKey:
+    """The asset of a table of the monolith, given as `table` or `schema.table`."""
+    return dg.AssetKey([LEGACY, *table.removeprefix("public.").split(".")])
 
 
 def legacy_specs(entities: Iterable[Entity]) -> list[dg.AssetSpec]:

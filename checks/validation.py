@@ -25,7 +25,6 @@ from great_expectations.data_context.types.resource_identifiers import (
     ExpectationSuiteIdentifier,
     ValidationResultIdentifier,
 )
-from sqlalchemy.pool import NullPool
 
 from checks.data_docs import RESULTS, SITE, SUITES
 from checks.expect import Expectation, Query
@@ -50,7 +49,7 @@ class BoundedCursor(psycopg2.extensions.cursor):
 
 
 _ENGINE = {
-    "poolclass": NullPool,  # nothing stays open between two looks
+    "pool_size": 1,
     "connect_args": {
         "options": "-c default_transaction_read_only=on -c timezone=UTC -c jit=off",
         "application_name": "sync-pipeline expectations",
@@ -70,7 +69,7 @@ class UnexpectedRows(gxe.UnexpectedRowsExpectation):  # type: ignore[misc]
         "table.row_count",
     )
 
-    @pydantic.validator("unexpected_rows_query")
+    @pydantic.validator("unexpected_rows_query")  # type: ignore[untyped-decorator]
     def _validate_query(cls, query: str) -> str:  # noqa: N805
         """The query names its rows itself: without this, every one is told that it has no placeholder for them."""
         return query

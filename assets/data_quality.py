@@ -1,0 +1,46 @@
+"""Data quality: what is expected of each entity's rows, as checks with a job and a nightly schedule of their own."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import dagster as dg
+
+from assets.lineage import legacy_key, legacy_tables, sink_keys
+from checks.expectations import expectation_checks
+from checks.suite import NEW, Side, sides
+from sync_pipeline.entity import Entity
+from sync_pipeline.errors import DeclarationError
+
+_LONGEST_SECONDS = 4 * 60 * 60
+
+
+def data_quality(entities: Iterable[Entity], suites: str) -> dg.Definitions:
+    """Checks of all entities by the suites in a package, their job and its schedule."""
+    checks = [_checks(entity, suites) for entity in entities]
+    job = dg.define_asset_job(
+        "expectations",
+        dg.AssetSelection.checks(*checks),
+        description="Validate all rows of both sides against what is expected of them. Writes nothing but Data Docs.",
+        tags={"dagster/priority": "-1", "dagster/max_runtime": str(_LONGEST_SECONDS)},
+        executor_def=dg.in_process_executor,
+    )
+    nightly = dg.ScheduleDefinition(
+        name="nightly_expectations",
+        job=job,
+        cron_schedule="30 4 * * *",
+        description="A whole validation each night; off until it is switched on.",
+    )
+    return dg.Definitions(asset_checks=checks, jobs=[job], schedules=[nightly])
+
+
+def _checks(entity: Entity, suites: str) -> dg.AssetChecksDefinition:
+    read = legacy_tables(entity)
+
+    def asset_of(side: Side) -> dg.AssetKey:
+        key = sink_keys(entity)["relational"] if side.side == NEW else legacy_key(side.table)
+        if side.side != NEW and key not in read:
+            raise DeclarationError(f"suite of {entity.name}: its query and changes read no legacy table {side.table!r}")
+        return key
+
+    return expectation_checks(sides(entity, suites), asset_of)

@@ -1,0 +1,180 @@
+"""Expectations as asset checks: on an entity's table, and on the legacy rows that its adapter relies on.
+
+Great Expectations is imported by a check that runs, and by nothing else: it takes many seconds and 260 MB.
+"""
+
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+from typing import Protocol, cast
+
+import dagster as dg
+
+from checks.data_docs import DataDocs
+from checks.expect import ERROR, WARNING, Severity
+from checks.report import Report, Result
+from checks.suite import NEW, Side
+from sync_pipeline.errors import SettingError
+from sync_pipeline.settings import Settings
+from sync_pipeline.stores import Stores
+
+NAME = "expectations"
+POOL = "expectations"
+_SEVERITIES = {ERROR: dg.AssetCheckSeverity.ERROR, WARNING: dg.AssetCheckSeverity.WARN}
+_TABLE = dg.TableSchema(
+    [
+        dg.TableColumn("ok", "string", "yes, or what it means that it does not hold"),
+        dg.TableColumn("expectation", "string", "what should hold"),
+        dg.TableColumn("column", "string"),
+        dg.TableColumn("observed", "string"),
+        dg.TableColumn("unexpected", "int", "rows for which it does not hold"),
+        dg.TableColumn("samples", "string", "some of these rows, by key"),
+    ]
+)
+_NAMED = 3
+
+
+class OpensStores(Protocol):
+    """The engine's resource."""
+
+    def stores(self) -> AbstractContextManager[Stores]:
+        """Both sides."""
+
+
+@dataclass
+class _Seen:
+    """Reports of the sides that could be looked at, and what went wrong with the others or with the Data Docs."""
+
+    reports: dict[dg.AssetCheckKey, Report] = field(default_factory=dict)
+    faults: dict[dg.AssetCheckKey, str] = field(default_factory=dict)
+    unpublished: str = ""
+
+
+def expectation_checks(sides: Sequence[Side], asset_of: Callable[[Side], dg.AssetKey]) -> dg.AssetChecksDefinition:
+    """The checks of an entity's sides, each on its asset; they run together or apart."""
+    by_key = {dg.AssetCheckKey(asset_of(side), check_name(side)): side for side in sides}
+    specs = [dg.AssetCheckSpec(key.name, asset=key.asset_key, description=_about(side)) for key, side in by_key.items()]
+
+    @dg.multi_asset_check(
+        name=f"expect_{sides[0].entity}", specs=specs, can_subset=True, pool=POOL, required_resource_keys={"engine"}
+    )
+    def expect(context: dg.AssetCheckExecutionContext) -> Iterator[dg.AssetCheckResult]:
+        chosen = {key: side for key, side in by_key.items() if key in context.selected_asset_check_keys}
+        error_share, docs = _error_share(os.environ), DataDocs.from_env()
+        engine = cast(OpensStores, context.resources.engine)
+        with engine.stores() as stores:
+            seen = _look(chosen, stores.settings, docs, context.run.run_id)
+        for key in chosen:
+            report = seen.reports.get(key)
+            yield _result(key, report, docs, error_share) if report else _unseen(key, seen)
+        wrong = [*seen.faults.values(), *filter(None, [seen.unpublished])]
+        if wrong:
+            raise dg.Failure("\n".join(wrong), allow_retries=False)
+
+    return expect
+
+
+def check_name(side: Side) -> str:
+    """Legacy tables are shared by entities, so that a check on one names its entity."""
+    return NAME if side.side == NEW else f"{NAME}_{side.entity}"
+
+
+def _look(chosen: Mapping[dg.AssetCheckKey, Side], settings: Settings, docs: DataDocs, run: str) -> _Seen:
+    """Validate side after side and publish; what fails of it is told, and does not hide the rest."""
+    from checks.validation import Validator
+
+    seen = _Seen()
+    try:
+        with docs.opened() as folder:
+            validator = Validator(settings, folder, run)
+            for key, side in chosen.items():
+                try:
+                    seen.reports[key] = validator.validate(side)
+                except Exception as error:  # whatever driver or library raises: it was not looked at
+                    seen.faults[key] = f"expectations of {side.table} could not be looked at: {_first_line(error)}"
+            validator.publish(docs.keep)
+    except Exception as error:  # the same of folder and bucket
+        seen.unpublished = f"the Data Docs in {docs.home} could not be published: {_first_line(error)}"
+    return seen
+
+
+def _result(key: dg.AssetCheckKey, report: Report, docs: DataDocs, error_share: float) -> dg.AssetCheckResult:
+    severity = report.severity(error_share)
+    return dg.AssetCheckResult(
+        passed=severity is None,
+        asset_key=key.asset_key,
+        check_name=key.name,
+        severity=_SEVERITIES[severity or ERROR],
+        description=_said(report),
+        metadata={
+            "Data Docs": dg.MetadataValue.url(docs.address(report.page)),
+            "rows": report.rows,
+            "expectations": len(report.results),
+            "broken": len(report.broken),
+            "unexpected": sum(result.unexpected for result in report.broken),
+            "results": dg.MetadataValue.table([_record(result, error_share) for result in _order(report)], _TABLE),
+        },
+    )
+
+
+def _unseen(key: dg.AssetCheckKey, seen: _Seen) -> dg.AssetCheckResult:
+    return dg.AssetCheckResult(
+        passed=False,
+        asset_key=key.asset_key,
+        check_name=key.name,
+        severity=dg.AssetCheckSeverity.ERROR,
+        description=seen.faults.get(key) or seen.unpublished,
+    )
+
+
+def _said(report: Report) -> str:
+    if not report.broken:
+        return f"All {len(report.results)} expectations hold; {report.rows:,} rows looked at"
+    named = [f"{result.expectation.words} ({result.observed})" for result in report.broken[:_NAMED]]
+    more = len(report.broken) - len(named)
+    rest = f"; and {more} more" if more else ""
+    return f"{len(report.broken)} of {len(report.results)} expectations are broken: {'; '.join(named)}{rest}"
+
+
+def _order(report: Report) -> list[Result]:
+    """What is broken comes first."""
+    return [*report.broken, *(result for result in report.results if result.met)]
+
+
+def _record(result: Result, error_share: float) -> dg.TableRecord:
+    return dg.TableRecord(
+        {
+            "ok": "yes" if result.met else result.severity(error_share).value,
+            "expectation": result.expectation.words,
+            "column": result.expectation.about,
+            "observed": result.observed,
+            "unexpected": result.unexpected,
+            "samples": result.samples,
+        }
+    )
+
+
+def _about(side: Side) -> str:
+    rows = f"rows of `{side.table}`" if side.side == NEW else f"the legacy rows that {side.entity}'s adapter relies on"
+    listed = "\n".join(f"- {one.words}{_mark(one.weight)}" for one in side.expectations)
+    return f"What is expected of {rows}:\n{listed}"
+
+
+def _mark(weight: Severity) -> str:
+    return "" if weight is ERROR else " (a warning)"
+
+
+def _error_share(env: Mapping[str, str]) -> float:
+    text = env.get("SYNC_EXPECTATIONS_ERROR_SHARE", "").strip() or "0.2"
+    try:
+        share = float(text)
+    except ValueError:
+        share = -1.0
+    if not 0 <= share <= 1:
+        raise SettingError(f"SYNC_EXPECTATIONS_ERROR_SHARE must be a number from 0 to 1, not {text!r}")
+    return share
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
