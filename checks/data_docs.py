@@ -9,11 +9,12 @@ from __future__ import annotations
 import mimetypes
 import os
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 from urllib.parse import quote, urlsplit
 
 import boto3
@@ -27,6 +28,9 @@ if TYPE_CHECKING:
 SITE, RESULTS, SUITES = "site", "results", "suites"
 HOST, PORT = "127.0.0.1", 3070
 _S3 = "s3"
+_AT_ONCE = 8
+
+_Item = TypeVar("_Item")
 
 
 @dataclass(frozen=True)
@@ -93,22 +97,26 @@ class _Mirror:
     def pull(self) -> dict[Path, bytes]:
         """All objects under the prefix as files; what they hold, to tell later what changed."""
         pages = self.client.get_paginator("list_objects_v2").paginate(Bucket=self.bucket, Prefix=self._key(""))
-        for page in pages:
-            for found in page.get("Contents", ()):
-                file = self.folder / found["Key"].removeprefix(self._key(""))
-                file.parent.mkdir(parents=True, exist_ok=True)
-                self.client.download_file(self.bucket, found["Key"], str(file))
+        keys = [found["Key"] for page in pages for found in page.get("Contents", ())]
+        _side_by_side(self._download, keys)
         return self._files()
 
     def push(self, before: Mapping[Path, bytes]) -> None:
         """Upload files that are new or differ, then remove those that are gone."""
         after = self._files()
-        for name, body in after.items():
-            if before.get(name) != body:
-                kind = mimetypes.guess_type(name.name)[0] or "application/octet-stream"
-                self.client.put_object(Bucket=self.bucket, Key=self._key(name.as_posix()), Body=body, ContentType=kind)
+        _side_by_side(self._upload, [item for item in after.items() if before.get(item[0]) != item[1]])
         for name in before.keys() - after.keys():
             self.client.delete_object(Bucket=self.bucket, Key=self._key(name.as_posix()))
+
+    def _download(self, key: str) -> None:
+        file = self.folder / key.removeprefix(self._key(""))
+        file.parent.mkdir(parents=True, exist_ok=True)
+        self.client.download_file(self.bucket, key, str(file))
+
+    def _upload(self, item: tuple[Path, bytes]) -> None:
+        name, body = item
+        kind = mimetypes.guess_type(name.name)[0] or "application/octet-stream"
+        self.client.put_object(Bucket=self.bucket, Key=self._key(name.as_posix()), Body=body, ContentType=kind)
 
     def _files(self) -> dict[Path, bytes]:
         files = (file for file in self.folder.rglob("*") if file.is_file())
@@ -116,6 +124,11 @@ class _Mirror:
 
     def _key(self, name: str) -> str:
         return f"{self.prefix}/{name}" if self.prefix else name
+
+
+def _side_by_side(act: Callable[[_Item], None], items: Iterable[_Item]) -> None:
+    with ThreadPoolExecutor(_AT_ONCE) as pool:
+        list(pool.map(act, items))
 
 
 def _default_url(home: str, endpoint: str | None) -> str:

@@ -8,7 +8,7 @@ import enum
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 from sync_pipeline.errors import DeclarationError
 from sync_pipeline.stores import quote
@@ -58,6 +58,8 @@ class Expectation(ABC):
 
     Broken, it is an error; a warning where `mostly` allows some rows, or where `severity` says so.
     """
+
+    of_rows: ClassVar[bool] = True  # whether each row meets it or not; else it is about the column itself
 
     mostly: float = 1.0
     severity: Severity | None = None
@@ -184,6 +186,8 @@ class Unique(Expectation):
 @dataclass(frozen=True)
 class HasType(Expectation):
     """A column is of a PostgreSQL type. It is the server that says so, with no row there as well."""
+
+    of_rows = False
 
     column: str
     type: str

@@ -92,10 +92,10 @@ def _look(chosen: Mapping[dg.AssetCheckKey, Side], settings: Settings, docs: Dat
                 try:
                     seen.reports[key] = validator.validate(side)
                 except Exception as error:  # whatever driver or library raises: it was not looked at
-                    seen.faults[key] = f"expectations of {side.table} could not be looked at: {_first_line(error)}"
+                    seen.faults[key] = f"expectations of {side.table} could not be looked at: {_reason(error)}"
             validator.publish(docs.keep)
     except Exception as error:  # the same of folder and bucket
-        seen.unpublished = f"the Data Docs in {docs.home} could not be published: {_first_line(error)}"
+        seen.unpublished = f"the Data Docs in {docs.home} could not be published: {_reason(error)}"
     return seen
 
 
@@ -176,5 +176,8 @@ def _error_share(env: Mapping[str, str]) -> float:
     return share
 
 
-def _first_line(error: Exception) -> str:
-    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+def _reason(error: BaseException) -> str:
+    """The first line of what is at the bottom of it: libraries wrap each other's errors."""
+    while error.__cause__ or error.__context__:
+        error = error.__cause__ or error.__context__ or error
+    return next(iter(str(error).strip().splitlines()), "") or type(error).__name__

@@ -26,7 +26,9 @@ class Result:
 
     @property
     def share(self) -> float:
-        """The part of the rows that is unexpected, 0 to 1."""
+        """The part of the rows that is unexpected, 0 to 1; all of them where it is about the column."""
+        if not self.expectation.of_rows:
+            return float(not self.met)
         return self.unexpected / self.rows if self.rows else 0.0
 
     def severity(self, error_share: float) -> Severity:
@@ -64,13 +66,14 @@ def result(expectation: Expectation, found: Mapping[str, Any]) -> Result:
     met = bool(found.get("success")) and not fault
     if not met and not fault and not seen:
         fault = "Great Expectations gave no result"
+    shown = expectation.of_rows and not (met and expectation.mostly == 1)
     return Result(
         expectation,
         met,
-        observed=_observed(seen, fault),
+        observed=_observed(expectation, seen, fault),
         unexpected=int(seen.get("unexpected_count") or 0),
         rows=int(seen.get("element_count") or 0),
-        samples="" if met and expectation.mostly == 1 else _cut("; ".join(_samples(seen)), _LONGEST_CELL),
+        samples=_cut("; ".join(_samples(seen)), _LONGEST_CELL) if shown else "",
         fault=fault,
     )
 
@@ -82,9 +85,11 @@ def _fault(info: Mapping[str, Any]) -> str:
     return _cut(messages[0].strip().splitlines()[0], _LONGEST_CELL) if messages else ""
 
 
-def _observed(seen: Mapping[str, Any], fault: str) -> str:
+def _observed(expectation: Expectation, seen: Mapping[str, Any], fault: str) -> str:
     if fault:
         return f"not looked at: {fault}"
+    if not expectation.of_rows:
+        return "; ".join(_samples(seen)) or "so it is"
     if "observed_value" in seen:
         return _cut(str(seen["observed_value"]), _LONGEST_CELL)
     rows, unexpected = int(seen.get("element_count") or 0), int(seen.get("unexpected_count") or 0)

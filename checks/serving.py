@@ -1,4 +1,4 @@
-"""`sync-pipeline docs`: Data Docs over HTTP, for links that open from anywhere. Nothing is listed, nothing is written."""
+"""`sync-pipeline docs`: Data Docs over HTTP, for links that open from anywhere. Nothing is listed or written."""
 
 from __future__ import annotations
 

@@ -111,7 +111,7 @@ def test_a_suite_is_found_by_the_name_of_its_entity(entity):
 
 
 def test_a_suite_at_fault_is_named(entity):
-    with pytest.raises(DeclarationError, match="SYNC_SUITES=nowhere.at.all"):
+    with pytest.raises(DeclarationError, match=r"SYNC_SUITES=nowhere\.at\.all"):
         sides(entity, "nowhere.at.all")
     with pytest.raises(DeclarationError, match=r"assets\.entities\.video: a suite's file ends with"):
         sides(entity, "assets.entities")
@@ -145,6 +145,16 @@ def test_a_warning_about_too_many_rows_is_an_error():
     assert Report((good, found), "page").severity(0.05) is WARNING
     assert Report((good,), "page").severity(0.05) is None
     assert Report((good, found), "page").rows == 200
+
+
+def test_a_column_is_of_another_type_whatever_its_rows():
+    seen = {"element_count": 200, "unexpected_count": 1, "partial_unexpected_index_list": [{"found": "integer"}]}
+    found = result(HasType("price", "numeric", severity=WARNING), {"success": False, "result": seen})
+    assert (found.observed, found.samples) == ("found integer", "")
+    assert found.severity(error_share=0.5) is ERROR
+    assert (
+        result(HasType("price", "numeric"), {"success": True, "result": {"unexpected_count": 0}}).observed == "so it is"
+    )
 
 
 def test_long_values_are_cut():
