@@ -20,12 +20,12 @@ from urllib.parse import quote, urlsplit
 import boto3
 from botocore.config import Config
 
+from checks.pages import SITE
 from sync_pipeline.errors import SettingError
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
 
-SITE, RESULTS, SUITES = "site", "results", "suites"
 HOST, PORT = "127.0.0.1", 3070
 _S3 = "s3"
 _AT_ONCE = 8

@@ -177,10 +177,12 @@ class Unique(Expectation):
     def about(self) -> str:
         return ", ".join(self.columns)
 
-    def call(self, rows: Rows) -> Call:
+    def call(self, rows: Rows) -> Call | Query:
         if len(self.columns) == 1:
             return Call("ExpectColumnValuesToBeUnique", {"column": self.columns[0], "mostly": self.mostly})
-        return Call("ExpectCompoundColumnsToBeUnique", {"column_list": list(self.columns), "mostly": self.mostly})
+        named = ", ".join(map(quote, self.columns))
+        twice = f"SELECT {named} FROM ({rows.sql}) d GROUP BY {named} HAVING count(*) > 1"
+        return Query(rows.unexpected(f"({named}) IN ({twice})", *self.columns))
 
 
 @dataclass(frozen=True)

@@ -106,10 +106,17 @@ def _samples(seen: Mapping[str, Any]) -> Iterator[str]:
     """Rows by key where that is known, else bare values."""
     rows = seen.get("partial_unexpected_index_list")
     if rows is None:
-        yield from (_cut(str(value), _LONGEST_VALUE) for value in (seen.get("partial_unexpected_list") or ())[:SAMPLES])
-        return
+        rows = seen.get("partial_unexpected_list") or ()
     for row in rows[:SAMPLES]:
-        yield ", ".join(f"{name} {_value(value)}" for name, value in row.items())
+        yield (
+            ", ".join(f"{name} {_value(value)}" for name, value in row.items())
+            if isinstance(row, Mapping)
+            else _value(row)
+        )
+
+
+def _cells(row: Mapping[str, Any]) -> str:
+    return ", ".join(f"{name} {_value(value)}" for name, value in row.items())
 
 
 def _value(value: Any) -> str:

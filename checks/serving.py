@@ -10,7 +10,8 @@ from typing import Annotated
 
 import typer
 
-from checks.data_docs import HOST, PORT, SITE, DataDocs
+from checks.data_docs import HOST, PORT, DataDocs
+from checks.pages import SITE
 from sync_pipeline.errors import SettingError
 
 app = typer.Typer(no_args_is_help=True, help="Data Docs: what validations found, as pages.")

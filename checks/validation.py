@@ -8,7 +8,6 @@ from __future__ import annotations
 import datetime as dt
 import os
 import re
-from collections import defaultdict
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -26,8 +25,8 @@ from great_expectations.data_context.types.resource_identifiers import (
     ValidationResultIdentifier,
 )
 
-from checks.data_docs import RESULTS, SITE, SUITES
 from checks.expect import Expectation, Query
+from checks.pages import RESULTS, SITE, SUITES, drop_old, finish
 from checks.report import SAMPLES, Report, result
 from checks.suite import LEGACY, Side
 from sync_pipeline.errors import DeclarationError
@@ -95,7 +94,8 @@ class Validator:
     def __init__(self, settings: Settings, folder: Path, run: str) -> None:
         self._settings = settings
         self._run = run
-        self._pages: list[Any] = []
+        self._folder = folder
+        self._written: dict[str, Any] = {}  # pages, and what they are of
         self._context = gx.get_context(mode="ephemeral", project_config=_config(folder))
 
     def validate(self, side: Side) -> Report:
@@ -113,21 +113,17 @@ class Validator:
             },
             run_id=run,
         )
-        identifier = ExpectationSuiteIdentifier(name=name)
-        page = ValidationResultIdentifier(identifier, run, f"{side.side}-{side.table}")
-        self._pages += [identifier, page]
-        return Report(_results(side, found), "/".join(("validations", *page.to_tuple())) + ".html")
+        of_suite = ExpectationSuiteIdentifier(name=name)
+        of_result = ValidationResultIdentifier(of_suite, run, f"{side.side}-{side.table}")
+        page = "/".join(("validations", *of_result.to_tuple())) + ".html"
+        self._written |= {f"expectations/{side.entity}/{side.side}.html": of_suite, page: of_result}
+        return Report(_results(side, found), page)
 
     def publish(self, keep: int) -> None:
         """Write the pages of what was validated, and the index; the `keep` newest results of each suite stay."""
-        store = self._context.validation_results_store
-        newest_first: dict[Any, list[Any]] = defaultdict(list)
-        for key in sorted(store.list_keys(), key=lambda key: key.run_id.run_time, reverse=True):
-            newest_first[key.expectation_suite_identifier].append(key)
-        for keys in newest_first.values():
-            for old in keys[keep:]:
-                store.remove_key(old)
-        self._context.build_data_docs(resource_identifiers=self._pages)
+        drop_old(self._folder, keep)
+        self._context.build_data_docs(resource_identifiers=list(self._written.values()), build_index=False)
+        finish(self._folder, self._written)
 
     def _rows(self, side: Side) -> Any:
         url = self._settings.legacy_db if side.side == LEGACY else self._settings.target_db
@@ -157,7 +153,6 @@ def _config(folder: Path) -> DataContextConfig:
                 "class_name": "SiteBuilder",
                 "store_backend": files[SITE],
                 "show_how_to_buttons": False,
-                "site_index_builder": {"class_name": "DefaultSiteIndexBuilder"},
             }
         },
         progress_bars={"globally": False},

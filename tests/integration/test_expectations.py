@@ -1,5 +1,6 @@
 """Expectations on real servers: green on clean rows, red for each fault, and pages that people can open."""
 
+import re
 import threading
 import urllib.error
 import urllib.request
@@ -73,7 +74,8 @@ def test_clean_rows_are_green_and_their_page_can_be_opened(world, instance, monk
         for evaluation in found.values():
             page = fetched(evaluation.metadata["Data Docs"].value)
             assert all(record["expectation"] in page for record in table(evaluation).values())
-        assert "video" in fetched(f"{address}/index.html")
+            assert not re.search(r"""(src|href)=["']?(https?:)?//""", page)
+        assert "video.new" in fetched(f"{address}/index.html")
         with pytest.raises(urllib.error.HTTPError):
             fetched(f"{address}/validations/")
     video = found[NEW]

@@ -1,6 +1,7 @@
 """What suites say, without a database and without Great Expectations."""
 
 import dataclasses
+import json
 import subprocess
 import sys
 
@@ -22,6 +23,7 @@ from checks.expect import (
     Rows,
     Unique,
 )
+from checks.pages import drop_old, finish
 from checks.report import Report, result
 from checks.suite import LEGACY, NEW, declared, sides
 from sync_pipeline.entity import load_entities
@@ -78,7 +80,8 @@ def test_a_share_is_a_share(mostly):
 
 def test_calls_of_great_expectations():
     assert NotNull("a", mostly=0.5).call(ROWS) == Call("ExpectColumnValuesToNotBeNull", {"column": "a", "mostly": 0.5})
-    assert Unique(("a", "b")).call(ROWS).name == "ExpectCompoundColumnsToBeUnique"
+    assert Unique(("a",)).call(ROWS).name == "ExpectColumnValuesToBeUnique"
+    assert 'GROUP BY "a", "b" HAVING count(*) > 1' in Unique(("a", "b")).call(ROWS).sql
     dangling = RefersTo("author_id", "crm.authors", "uid").call(ROWS).sql
     assert 'SELECT t."id", t."author_id" FROM t' in dangling
     assert '"crm"."authors" r WHERE r."uid" = t."author_id"' in dangling
@@ -195,3 +198,43 @@ def test_where_data_docs_are(env, home, url):
 def test_a_wrong_setting_is_named(env):
     with pytest.raises(SettingError, match=next(iter(env))):
         DataDocs.from_env(env)
+
+
+def page_of(folder, suite, run, at, success=True):
+    """A result and its page, as Great Expectations lays them out."""
+    place = f"{suite}/{run}/{at}/rows"
+    body = {
+        "success": success,
+        "suite_name": suite.replace("/", "."),
+        "statistics": {"evaluated_expectations": 9, "unsuccessful_expectations": 0 if success else 2},
+        "meta": {"run_id": {"run_name": f"<{run}>", "run_time": "2026-01-02T03:04:05.6+00:00"}},
+    }
+    head = '<link href="https://cdn.example/a.css"><script src="https://cdn.example/b.js"></script>'
+    html = f'<html><head>{head}</head><img src="https://beacon.example/logo?id=1">rows</html>'
+    for file, text in ((f"results/{place}.json", json.dumps(body)), (f"site/validations/{place}.html", html)):
+        (folder / file).parent.mkdir(parents=True)
+        (folder / file).write_text(text)
+    return f"validations/{place}.html"
+
+
+def test_pages_load_nothing_from_elsewhere_and_are_listed(tmp_path):
+    page = page_of(tmp_path, "video/new", "one", "20260101T000000.000000Z", success=False)
+    finish(tmp_path, [page])
+    text = (tmp_path / "site" / page).read_text()
+    assert "https://" not in text
+    assert "rows" in text
+    index = (tmp_path / "site" / "index.html").read_text()
+    assert f'<a href="{page}">video.new</a>' in index
+    assert "<td>2026-01-02 03:04:05</td><td>9</td><td>2</td><td>&lt;one&gt;</td>" in index
+
+
+def test_the_newest_of_each_suite_stay(tmp_path):
+    times = [f"2026010{day}T000000.000000Z" for day in (3, 1, 2)]
+    for suite in ("video/new", "text/new"):
+        for number, at in enumerate(times):
+            page_of(tmp_path, suite, f"run-{number}", at)
+    drop_old(tmp_path, keep=2)
+    for root, suffix in (("results", "json"), ("site/validations", "html")):
+        left = sorted((tmp_path / root).glob(f"*/*/*/*/*.{suffix}"))
+        assert [file.parent.name for file in left] == [times[0], times[2]] * 2
+    assert not (tmp_path / "results/video/new/run-1").exists()
