@@ -22,14 +22,14 @@ def data_quality(entities: Iterable[Entity], suites: str) -> dg.Definitions:
         "expectations",
         dg.AssetSelection.checks(*checks),
         description="Validate all rows of both sides against what is expected of them. Writes nothing but Data Docs.",
-        tags={"dagster/priority": "-1", "dagster/max_runtime": str(_LONGEST_SECONDS)},
+        tags={"dagster/priority": "-10", "dagster/max_runtime": str(_LONGEST_SECONDS)},
         executor_def=dg.in_process_executor,
     )
     nightly = dg.ScheduleDefinition(
         name="nightly_expectations",
         job=job,
-        cron_schedule="30 4 * * *",
-        description="A whole validation each night; off until it is switched on.",
+        cron_schedule="0 5 * * *",
+        description="A whole validation each night.",
     )
     return dg.Definitions(asset_checks=checks, jobs=[job], schedules=[nightly])
 

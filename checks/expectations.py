@@ -5,19 +5,18 @@ Great Expectations is imported by a check that runs, and by nothing else: it tak
 
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
-from typing import Protocol, cast
+from typing import cast
 
 import dagster as dg
 
 from checks.data_docs import DataDocs
 from checks.expect import ERROR, WARNING, Severity
+from checks.opening import OpensStores
 from checks.report import Report, Result
 from checks.suite import NEW, Side
 from sync_pipeline.errors import SettingError
 from sync_pipeline.settings import Settings
-from sync_pipeline.stores import Stores
 
 NAME = "expectations"
 POOL = "expectations"
@@ -33,13 +32,6 @@ _TABLE = dg.TableSchema(
     ]
 )
 _NAMED = 3
-
-
-class OpensStores(Protocol):
-    """The engine's resource."""
-
-    def stores(self) -> AbstractContextManager[Stores]:
-        """Both sides."""
 
 
 @dataclass

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from functools import partial
 from http import HTTPStatus
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
@@ -14,7 +17,7 @@ from checks.data_docs import HOST, PORT, DataDocs
 from checks.pages import SITE
 from sync_pipeline.errors import SettingError
 
-app = typer.Typer(no_args_is_help=True, help="Data Docs: what validations found, as pages.")
+app = typer.Typer(no_args_is_help=True)
 
 
 class _Pages(SimpleHTTPRequestHandler):
@@ -38,6 +41,19 @@ def server(docs: DataDocs, host: str = HOST, port: int = PORT) -> ThreadingHTTPS
         raise SettingError(f"{host}:{port} cannot be served: {error.strerror}; --port chooses another") from error
 
 
+@contextmanager
+def serving(docs: DataDocs, host: str = HOST, port: int = PORT) -> Iterator[str]:
+    """Serve for as long as this lasts; gives the address. Raises SettingError where there is none to serve."""
+    with server(docs, host, port) as pages:
+        thread = threading.Thread(target=pages.serve_forever, name="data-docs", daemon=True)
+        thread.start()
+        try:
+            yield f"http://{host}:{pages.server_port}"
+        finally:
+            pages.shutdown()
+            thread.join()
+
+
 @app.command()
 def serve(
     host: Annotated[str, typer.Option(help="The address to listen on.")] = HOST,
@@ -45,12 +61,9 @@ def serve(
 ) -> None:
     """Serve the folder of SYNC_DATA_DOCS until interrupted."""
     docs = DataDocs.from_env()
-    with server(docs, host, port) as pages:
+    with server(docs, host, port) as pages, suppress(KeyboardInterrupt):
         typer.echo(f"Data Docs of {docs.home} at http://{host}:{port} until Ctrl-C; links in checks lead to {docs.url}")
-        try:
-            pages.serve_forever()
-        except KeyboardInterrupt:
-            typer.echo("")
+        pages.serve_forever()
 
 
 @app.callback()

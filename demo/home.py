@@ -13,6 +13,7 @@ from demo.machine import free_port
 HOME_SETTING, JARS_SETTING = "SYNC_DEMO_HOME", "SYNC_DEMO_JARS"
 SERVERS = ("legacy", "target", "search", "objects")
 DAGSTER = "dagster"
+DATA_DOCS = "data_docs"
 
 
 class Home:
@@ -41,9 +42,9 @@ class Home:
         return self._ports_file.exists()
 
     def ports(self) -> dict[str, int]:
-        """The port of each server and of Dagster's pages; chosen the first time."""
+        """The port of each server, of Dagster's pages and of Data Docs; chosen the first time."""
         ports: dict[str, int] = json.loads(self._ports_file.read_text()) if self.has_ports() else {}
-        missing = [name for name in (*SERVERS, DAGSTER) if name not in ports]
+        missing = [name for name in (*SERVERS, DAGSTER, DATA_DOCS) if name not in ports]
         for name in missing:
             ports[name] = free_port(set(ports.values()))
         if missing:

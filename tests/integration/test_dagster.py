@@ -60,7 +60,7 @@ def test_definitions_show_the_way_of_the_data(defs):
     )
     assert graph.get(dg.AssetKey(["search", "video"])).parent_keys == {dg.AssetKey(["catalog", "video"])}
     assert dg.AssetKey(["legacy", "bucket"]) in graph.get(dg.AssetKey(["media", "video"])).parent_keys
-    assert len(graph.asset_check_keys) == 9 + 6  # of sinks, and of where entities stand
+    assert len(graph.asset_check_keys) == 9 + 6 + 6  # of sinks, of where entities stand, of what is expected
 
 
 def test_a_range_is_one_run_with_a_result_for_each_partition(filled, world, instance):

@@ -1,10 +1,8 @@
 """Expectations on real servers: green on clean rows, red for each fault, and pages that people can open."""
 
 import re
-import threading
 import urllib.error
 import urllib.request
-from contextlib import contextmanager
 from pathlib import Path
 
 import dagster as dg
@@ -12,7 +10,7 @@ import pytest
 
 from assets.definitions import definitions
 from checks.data_docs import DataDocs
-from checks.serving import server
+from checks.serving import serving
 
 # Great Expectations' own, at its import
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
@@ -48,25 +46,13 @@ def table(evaluation):
     return {record.data["expectation"]: record.data for record in evaluation.metadata["results"].records}
 
 
-@contextmanager
-def served():
-    with server(DataDocs.from_env(), port=0) as pages:
-        thread = threading.Thread(target=pages.serve_forever)
-        thread.start()
-        try:
-            yield f"http://127.0.0.1:{pages.server_address[1]}"
-        finally:
-            pages.shutdown()
-            thread.join()
-
-
 def fetched(url):
     with urllib.request.urlopen(url, timeout=10) as answer:
         return answer.read().decode()
 
 
 def test_clean_rows_are_green_and_their_page_can_be_opened(world, instance, monkeypatch):
-    with served() as address:
+    with serving(DataDocs.from_env(), port=0) as address:
         monkeypatch.setenv("SYNC_DATA_DOCS_URL", address)
         found = run(instance)
         assert len(found) == 6
