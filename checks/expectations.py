@@ -11,7 +11,7 @@ from typing import cast
 import dagster as dg
 
 from checks.data_docs import DataDocs
-from checks.expect import ERROR, WARNING, Severity
+from checks.expect import ERROR, WARNING, HasType, Severity
 from checks.opening import OpensStores
 from checks.report import Report, Result
 from checks.suite import NEW, Side
@@ -149,8 +149,9 @@ def _record(result: Result, error_share: float) -> dg.TableRecord:
 
 def _about(side: Side) -> str:
     rows = f"rows of `{side.table}`" if side.side == NEW else f"the legacy rows that {side.entity}'s adapter relies on"
-    listed = "\n".join(f"- {one.words}{_mark(one.weight)}" for one in side.expectations)
-    return f"What is expected of {rows}:\n{listed}"
+    said = [f"{one.words}{_mark(one.weight)}" for one in side.expectations if not isinstance(one, HasType)]
+    typed = ["columns are of the types they are declared with"] * (len(said) < len(side.expectations))
+    return "\n- ".join((f"What is expected of {rows}:", *typed, *said))
 
 
 def _mark(weight: Severity) -> str:

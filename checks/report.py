@@ -50,8 +50,9 @@ class Report:
 
     @property
     def broken(self) -> list[Result]:
-        """Expectations that are not met, those that could not be looked at first."""
-        return sorted((result for result in self.results if not result.met), key=lambda result: not result.fault)
+        """Expectations that are not met: those that could not be looked at first, then errors."""
+        broken = (result for result in self.results if not result.met)
+        return sorted(broken, key=lambda result: (not result.fault, result.expectation.weight is not ERROR))
 
     def severity(self, error_share: float) -> Severity | None:
         """The worst of what is broken; None when nothing is."""

@@ -37,13 +37,19 @@ _SEVERITIES = {"error": "critical", "warning": "warning"}
 _WHOLE = "SELECT /* whole */"
 
 
+# Stand for signs that mean something to SQLAlchemy, which compiles some statements twice on their way here.
+_PERCENT, _COLON = "\ue025", "\ue03a"
+
+
 class BoundedCursor(psycopg2.extensions.cursor):
     """Great Expectations asks for column names, and for samples, by queries that give every row: a few do."""
 
     def execute(self, query: Any, values: Any = None) -> None:
         """Run a statement; one that would bring all rows brings a few."""
-        if isinstance(query, str) and query.startswith(_WHOLE):
-            query = f"SELECT * FROM ({query}) few LIMIT {SAMPLES}"
+        if isinstance(query, str):
+            query = query.replace(_PERCENT, "%" if values is None else "%%").replace(_COLON, ":")
+            if query.startswith(_WHOLE):
+                query = f"SELECT * FROM ({query}) few LIMIT {SAMPLES}"
         super().execute(query, values)
 
 
@@ -180,8 +186,8 @@ def _expectation(side: Side, declared: Expectation) -> Any:
 
 
 def _literal(sql: str) -> str:
-    """SQL in which SQLAlchemy finds no parameters of its own."""
-    return re.sub(r"(?<![:\w\\]):(?=\w+(?![:\w]))", r"\:", sql)
+    """SQL in which SQLAlchemy finds neither parameters nor per cent signs, until the cursor puts them back."""
+    return re.sub(r"(?<!:):(?=\w)", _COLON, sql).replace("%", _PERCENT)
 
 
 def _results(side: Side, found: Any) -> tuple[Any, ...]:

@@ -10,7 +10,12 @@ import pytest
 
 from assets.definitions import definitions
 from checks.data_docs import DataDocs
+from checks.expect import Between, Holds, Known, OneOf, RefersTo, Rows, Unique
+from checks.report import SAMPLES
 from checks.serving import serving
+from checks.suite import LEGACY as LEGACY_SIDE
+from checks.suite import NEW as NEW_SIDE
+from checks.suite import Side
 
 # Great Expectations' own, at its import
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
@@ -75,6 +80,47 @@ def test_pages_hold_no_password(world):
     assert published
     password = world.monolith.reader_url.split(":")[2].split("@")[0]
     assert [file for file in published if password in file.read_text()] == []
+
+
+def test_a_check_runs_alone(world, instance):
+    job = definitions().resolve_job_def("expectations").get_subset(asset_check_selection={LEGACY})
+    done = job.execute_in_process(instance=instance)
+    assert [evaluation.asset_check_key for evaluation in done.get_asset_check_evaluations()] == [LEGACY]
+
+
+def test_few_rows_come_here_and_nothing_is_made_there(world, tmp_path, monkeypatch):
+    """However many rows there are and however many are unexpected: memory is bounded by this."""
+    from checks import validation
+
+    brought, sessions, execute = {}, set(), validation.BoundedCursor.execute
+
+    def recorded(cursor, query, values=None):
+        execute(cursor, query, values)
+        brought[str(query)] = cursor.rowcount
+        sessions.add(cursor.connection.info.dsn_parameters["options"])
+
+    monkeypatch.setattr(validation.BoundedCursor, "execute", recorded)
+    rows = Rows(
+        "SELECT n AS id, n % 7 AS kind FROM generate_series(1, 5000) n WHERE ' :a' <> ':b {c} %'::text", ("id",)
+    )
+    never = (
+        Holds("nothing holds", "false"),
+        Unique(("kind",)),
+        Unique(("kind", "kind")),
+        OneOf("kind", (8,)),
+        Between("id", at_most=0),
+        RefersTo("id", "pg_catalog.pg_class", "relpages"),
+        Holds("special signs are only text", "'{:a} %' = ':a' OR t.kind::text LIKE '%:x{9}'"),
+        Known("the mean is low", "ExpectColumnMeanToBeBetween", {"column": "id", "max_value": 1}),
+    )
+    for side in (NEW_SIDE, LEGACY_SIDE):
+        report = validation.Validator(world.stores.settings, tmp_path, "run").validate(
+            Side("numbers", side, "numbers", rows, never)
+        )
+        assert [result.expectation.words for result in report.results if result.met or result.fault] == []
+    assert max(brought.values()) <= SAMPLES
+    assert [query for query in brought if "CREATE" in query or "INSERT" in query] == []
+    assert all("default_transaction_read_only=on" in options for options in sessions)
 
 
 def pages(root, suite):

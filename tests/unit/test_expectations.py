@@ -25,6 +25,7 @@ from checks.expect import (
 )
 from checks.pages import drop_old, finish
 from checks.report import Report, result
+from checks.serving import server
 from checks.suite import LEGACY, NEW, declared, sides
 from sync_pipeline.entity import load_entities
 from sync_pipeline.errors import DeclarationError, SettingError
@@ -238,3 +239,14 @@ def test_the_newest_of_each_suite_stay(tmp_path):
         left = sorted((tmp_path / root).glob(f"*/*/*/*/*.{suffix}"))
         assert [file.parent.name for file in left] == [times[0], times[2]] * 2
     assert not (tmp_path / "results/video/new/run-1").exists()
+
+
+def test_a_bucket_is_not_served_from_here():
+    with pytest.raises(SettingError, match=r"http://minio:9000/quality/site/index\.html"):
+        server(DataDocs.from_env({"SYNC_DATA_DOCS": "s3://quality", "SYNC_DATA_DOCS_S3_ENDPOINT": "http://minio:9000"}))
+
+
+def test_a_port_that_is_taken_is_told(tmp_path):
+    docs = DataDocs.from_env({"SYNC_DATA_DOCS": str(tmp_path)})
+    with server(docs, port=0) as first, pytest.raises(SettingError, match="--port chooses another"):
+        server(docs, port=first.server_port)
