@@ -17,9 +17,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 from urllib.parse import quote, urlsplit
 
-import boto3
-from botocore.config import Config
-
 from checks.pages import SITE
 from sync_pipeline.errors import SettingError
 
@@ -77,6 +74,9 @@ class DataDocs:
             mirror.push(before)
 
     def _client(self) -> S3Client:
+        import boto3  # slow to import, and needed by a run that publishes to a bucket alone
+        from botocore.config import Config
+
         config = Config(
             connect_timeout=5,
             read_timeout=30,
