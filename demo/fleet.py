@@ -42,7 +42,7 @@ class Fleet:
         ports = ports or home.ports()
         self.legacy = PostgresServer(home.root, "legacy", ports["legacy"], LEGACY_OPTIONS)
         self.target = PostgresServer(home.root, "target", ports["target"])
-        self.search = SearchServer(home.root, "search", ports["search"], self.jars)
+        self.search = SearchServer(home.root, "search", ports["search"], self.jars, home.search_heap)
         self.objects = ObjectStore(home.root, "objects", ports["objects"], self.jars)
         self.webserver = Webserver(home.root, "webserver", ports[PAGES])
         self.daemon = Daemon(home.root, "daemon", 0)

@@ -11,6 +11,7 @@ from demo.errors import DemoError
 from demo.machine import free_port
 
 HOME_SETTING, JARS_SETTING = "SYNC_DEMO_HOME", "SYNC_DEMO_JARS"
+HEAP_SETTING = "SYNC_DEMO_SEARCH_HEAP"
 SERVERS = ("legacy", "target", "search", "objects")
 DAGSTER = "dagster"
 DATA_DOCS = "data_docs"
@@ -23,6 +24,7 @@ class Home:
         self.root = (root or Path(os.environ.get(HOME_SETTING) or ".demo")).absolute()
         jars = os.environ.get(JARS_SETTING)
         self.jars = Path(jars).absolute() if jars else self.root / "jars"
+        self.search_heap = os.environ.get(HEAP_SETTING) or "512m"
         self._ports_file = self.root / "ports.json"
 
     @property

@@ -33,7 +33,7 @@ class Settings:
     blind_lookback_seconds: float = 900.0
     window_alert_seconds: float = 300.0
     sweep_seconds: float = 300.0
-    chunk_rows: int = 3_000
+    chunk_rows: int = 3_600
     backfill_workers: int = 3
     due_limit_seconds: float = 300.0
     lag_limit_seconds: float = 60.0

@@ -29,7 +29,7 @@ licensed=false
 class SearchServer(Server):
     """`heap` is the Java heap."""
 
-    def __init__(self, home: Path, name: str, port: int, jars: Jars, heap: str = "512m") -> None:
+    def __init__(self, home: Path, name: str, port: int, jars: Jars, heap: str) -> None:
         super().__init__(home, name, port)
         self.jars = jars
         self.heap = heap

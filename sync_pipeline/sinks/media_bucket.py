@@ -7,6 +7,7 @@ a multipart copy's ETag differs from its source's.
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import posixpath
 from collections.abc import Iterable
@@ -108,11 +109,8 @@ class _Hashing:
 
 
 def _stream(stores: Stores, source: Source, target_key: str) -> Copied:
-    from boto3.s3.transfer import TransferConfig
-
     bucket = stores.settings.legacy_bucket.name
     found: Any = stores.legacy_s3.get_object(Bucket=bucket, Key=source.key, IfMatch=source.etag)
-    body = _Hashing(found["Body"])
     extra: dict[str, Any] = {"Metadata": found.get("Metadata", {})}
     for name in HEADERS:
         if name in found:
@@ -120,16 +118,33 @@ def _stream(stores: Stores, source: Source, target_key: str) -> Copied:
     tags = _tags(stores.legacy_s3, bucket, source.key) if found.get("TagCount") else ""
     if tags:
         extra["Tagging"] = tags
+    body = _Hashing(found["Body"])
+    small = found["ContentLength"] < stores.settings.multipart_bytes
+    kept, etag = (_put if small else _put_in_parts)(stores, target_key, body, extra)
+    if not body.size == found["ContentLength"] == kept:
+        raise UnreachableError(f"{source.key}: promised {found['ContentLength']} bytes, read {body.size}, kept {kept}")
+    return Copied(source, target_key, body.size, body.sha256.hexdigest(), etag)
+
+
+def _put(stores: Stores, key: str, body: _Hashing, extra: dict[str, Any]) -> tuple[int, str]:
+    """(size, ETag) of an object written at once: the bucket refuses what does not have the MD5 it is sent with."""
+    content = body.read()
+    md5 = base64.b64encode(hashlib.md5(content, usedforsecurity=False).digest()).decode()
+    target = stores.settings.target_bucket.name
+    there = stores.target_s3.put_object(Bucket=target, Key=key, Body=content, ContentMD5=md5, **extra)
+    return len(content), there["ETag"]
+
+
+def _put_in_parts(stores: Stores, key: str, body: _Hashing, extra: dict[str, Any]) -> tuple[int, str]:
+    """(size, ETag) of an object written part by part, looked at afterwards."""
+    from boto3.s3.transfer import TransferConfig
+
     part = stores.settings.multipart_bytes
     config = TransferConfig(multipart_threshold=part, multipart_chunksize=part, max_concurrency=2)
     target = stores.settings.target_bucket.name
-    stores.target_s3.upload_fileobj(body, target, target_key, ExtraArgs=extra, Config=config)  # type: ignore[arg-type]
-    there = stores.target_s3.head_object(Bucket=target, Key=target_key)
-    if not body.size == found["ContentLength"] == there["ContentLength"]:
-        raise UnreachableError(
-            f"{source.key}: promised {found['ContentLength']} bytes, read {body.size}, kept {there['ContentLength']}"
-        )
-    return Copied(source, target_key, body.size, body.sha256.hexdigest(), there["ETag"])
+    stores.target_s3.upload_fileobj(body, target, key, ExtraArgs=extra, Config=config)  # type: ignore[arg-type]
+    there = stores.target_s3.head_object(Bucket=target, Key=key)
+    return there["ContentLength"], there["ETag"]
 
 
 def _tags(client: S3Client, bucket: str, key: str) -> str:

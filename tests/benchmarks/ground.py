@@ -19,6 +19,8 @@ from demo.load import load
 _FOLDER = Path(__file__).parent
 _SAMPLE_ROWS = 50_000
 _ROWS_A_FILE = 1_000
+# Elasticsearch takes half the machine's memory where nobody says otherwise; the demo gives it less
+_HEAP = "2g"
 
 
 @dataclass(frozen=True)
@@ -74,6 +76,7 @@ class Ground:
 def brought_up(repository: Path, rows: int) -> Iterator[Ground]:
     """Servers with a monolith of `rows` contents; nothing of them is left at the end."""
     home = Home(repository / ".bench")
+    home.search_heap = _HEAP
     if JARS_SETTING not in os.environ:
         home.jars = repository / ".demo" / "jars"
     down(home)  # what a killed run left
