@@ -13,7 +13,7 @@ from sync_pipeline.errors import SettingError, SyncError
 from sync_pipeline.files import name_known
 from sync_pipeline.keys import Key
 from sync_pipeline.lane import Lane
-from sync_pipeline.origin import Rows
+from sync_pipeline.origin import Reject, Rows
 from sync_pipeline.reconcile.documents import compare_documents, extra_documents
 from sync_pipeline.reconcile.files import compare_files, owed_files, rows_naming
 from sync_pipeline.reconcile.rows import compare_rows
@@ -64,8 +64,8 @@ def _walk(lane: Lane, verdict: Verdict, report: Callable[[int], None]) -> list[F
         ) -> str:
             return f"{key.after(cursor, alias, low)} AND {key.until(cursor, alias, high)}"
 
-        expected, _ = _expected(lane, rows)
-        found += compare_rows(lane, expected, within)
+        expected, refused = _expected(lane, rows)
+        found += _with_refused(compare_rows(lane, expected, within), refused)
         if lane.entity.index:
             found += compare_documents(lane, lane.entity.index, expected)
         verdict.compared += rows.table.num_rows
@@ -93,13 +93,14 @@ def _look_again(lane: Lane, suspects: list[Finding], verdict: Verdict) -> list[F
     foreign = [finding for finding in suspects if not _is_key(lane, finding.key)]
     keys = lane.origin.key.parse(sorted({f.key for f in suspects} - {f.key for f in foreign}))
     try:
-        expected, rejected = _expected(lane, lane.origin.by_keys(keys))
+        expected, refused = _expected(lane, lane.origin.by_keys(keys))
         found = compare_rows(lane, expected, lambda cursor, alias, key: key.is_in(cursor, alias, keys))
+        found = _with_refused(found, refused)
         if lane.entity.index:
             found += compare_documents(lane, lane.entity.index, expected, keys)
     except SyncError as error:
         return [replace(finding, kind="unknown", detail=str(error)) for finding in suspects]
-    owed = _owed(lane, [finding.key for finding in found] + rejected)
+    owed = _owed(lane, [finding.key for finding in found])
     verdict.overdue += sum(owed.values())
     settled = [replace(f, kind="pending") if f.key in owed else f for f in found]
     return foreign + settled
@@ -117,13 +118,19 @@ def _files(lane: Lane, sink: MediaBucket, verdict: Verdict) -> list[Finding]:
     return owed_files(lane, found, owed)
 
 
-def _expected(lane: Lane, rows: Rows) -> tuple[Adapted, list[str]]:
-    """Legacy rows as the new side must hold them, and keys of those that no adapter takes."""
+def _expected(lane: Lane, rows: Rows) -> tuple[Adapted, list[Reject]]:
+    """Legacy rows as the new side must hold them, and those that no adapter takes."""
     adapted, rejects = adapt(lane.entity, lane.origin.key, rows.table)
-    rejected = [reject.key for reject in (*rows.rejects, *rejects)]
     if lane.entity.media:
         adapted = name_known(lane.entity.media, lane.stores, lane.entity.name, lane.origin.key, adapted)
-    return adapted, rejected
+    return adapted, [*rows.rejects, *rejects]
+
+
+def _with_refused(found: list[Finding], refused: list[Reject]) -> list[Finding]:
+    """Rows that no adapter takes are missing; as a rule they are parked, and so pending."""
+    there = {finding.key for finding in found}
+    missing = [r for r in refused if r.key not in there]
+    return found + [Finding("relational", "missing", r.key, f"{r.error}: {r.message}") for r in missing]
 
 
 def _owed(lane: Lane, keys: list[str]) -> dict[str, bool]:

@@ -196,17 +196,22 @@ def test_what_the_sweep_is_still_to_bring_is_no_drift_while_somebody_follows(wor
             "UPDATE authors SET name = name || ' III' WHERE id ="
             " (SELECT min(author_id) FROM content WHERE kind = 'text' AND deleted_at IS NULL)"
         )
-    assert {finding.kind for finding in reconcile(text).findings} == {"stale"}
+    assert drift(text) == {"stale"}
     with stores.target() as cursor:
         cursor.execute("UPDATE sync.cursor SET swept_at = now()")  # the next one by itself is minutes away
     stop = threading.Event()
     follower = threading.Thread(target=Follower([text.entity], stores).run, args=(stop,))
     follower.start()
     wait_for(lambda: leased(stores, "text"))
-    assert reconcile(text).findings == []
+    assert drift(text) == set()
     stop.set()
     follower.join()
     catch_up(stores, lanes)  # others have texts of that author, too
+
+
+def drift(lane):
+    """Kinds of what is found, parked rows left out."""
+    return {finding.kind for finding in reconcile(lane).findings} - {"pending"}
 
 
 def leased(stores, name):

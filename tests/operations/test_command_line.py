@@ -123,16 +123,19 @@ def test_an_entity_that_cannot_be_opened_holds_up_no_other(loaded, command, monk
     assert command("sync", "audio")[2] == said
 
 
-def test_a_reconciliation_reads_as_promised(command):
+def test_a_reconciliation_reads_as_promised(command, loaded):
+    parked = dict(loaded.target("SELECT entity, count(*) FROM sync.due WHERE reason = 'rejected' GROUP BY 1"))
+    assert parked
     code, out, said = command("reconcile", "--all", "--format", "json")
     assert (code, said) == (0, "")
     report = json.loads(out)
     assert report["verdict"] == "clean"
     assert list(report["entities"]) == ["audio", "text", "video"]
-    for found in report["entities"].values():
+    for name, found in report["entities"].items():
         assert found["compared"] > 0
-        assert found["samples"] == []
-        for sink in ("relational", "search", "media"):
+        assert {sample["kind"] for sample in found["samples"]} <= {"pending"}
+        assert found["relational"] == {**dict.fromkeys(KINDS, 0), "pending": parked.get(name, 0)}
+        for sink in ("search", "media"):
             assert found[sink] == dict.fromkeys(KINDS, 0)
     code, out, said = command("reconcile", "--all")
     assert (code, said) == (0, "")

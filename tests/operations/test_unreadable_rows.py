@@ -39,4 +39,9 @@ def test_a_page_of_rejects_does_not_end_a_partition(world, lane):
 def test_a_page_of_rejects_does_not_end_a_reconciliation(world, lane):
     verdict = reconcile(lane)
     assert verdict.compared == len(world.legacy(READABLE))
-    assert (verdict.word, verdict.findings) == ("clean", [])
+    assert verdict.word == "clean"
+    assert [(f.sink, f.kind) for f in verdict.findings] == [("relational", "pending")] * BAD
+    assert all("UnreadableValue" in finding.detail for finding in verdict.findings)
+    late = Stores(dataclasses.replace(lane.stores.settings, due_limit_seconds=0.0))
+    assert reconcile(dataclasses.replace(lane, stores=late)).word == "drift"
+    late.close()
