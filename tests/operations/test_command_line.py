@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import threading
+from contextlib import closing
 from dataclasses import replace
 
 import psycopg2
@@ -18,6 +19,7 @@ import pytest
 from sync_pipeline.cli import commands, opening, running
 from sync_pipeline.entity import LegacyQuery, load_entities
 from sync_pipeline.follower import Follower
+from sync_pipeline.ledger.ledger import migrate
 from sync_pipeline.reconcile.verdict import KINDS
 from sync_pipeline.status import status_of
 from tests.world import wait_for
@@ -62,11 +64,20 @@ def started(loaded):
 
 
 def test_a_backfill_cut_off_by_a_person_goes_on_where_it_was(loaded, started):
-    cut = started("backfill", "text")
     done = "SELECT count(*) FROM sync.backfill WHERE done AND rows > 0"
-    there = "SELECT 1 FROM pg_tables WHERE (schemaname, tablename) = ('sync', 'backfill')"
-    wait_for(lambda: loaded.target(there) and loaded.target(done)[0][0] >= 3)
-    cut.send_signal(signal.SIGINT)
+    waiting = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND query LIKE '%%sync.backfill%%'"
+    workers = loaded.stores.settings.backfill_workers
+    held = load_entities("assets.entities")["text"].partitions.names()[60 : 60 + workers]
+    migrate(loaded.stores)
+    with closing(psycopg2.connect(loaded.target_url)) as other, other.cursor() as cursor:
+        # each worker comes to a partition that somebody else has begun, and waits there for us
+        cursor.executemany(
+            "INSERT INTO sync.backfill (entity, partition, basis) VALUES ('text', %s, 0)", [(name,) for name in held]
+        )
+        cut = started("backfill", "text")
+        wait_for(lambda: loaded.target(waiting)[0][0] == workers)
+        cut.send_signal(signal.SIGINT)
+        other.rollback()
     _, said = cut.communicate(timeout=30)
     assert cut.returncode == 130, said
     assert said.startswith("Interrupted.")
