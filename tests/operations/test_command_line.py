@@ -25,6 +25,13 @@ from sync_pipeline.status import status_of
 from tests.world import wait_for
 
 CONTENTS, FILES, POISON = 900, 12, 3
+# what a shell starts in the background ignores Ctrl-C, and so would all that the tests start
+INTERRUPTIBLE = """
+import signal
+signal.signal(signal.SIGINT, signal.default_int_handler)
+from sync_pipeline.cli import main
+main()
+"""
 
 
 @pytest.fixture(scope="module")
@@ -51,7 +58,7 @@ def started(loaded):
     running_now = []
 
     def start(*words, **options):
-        program = [sys.executable, "-c", "from sync_pipeline.cli import main; main()", *words]
+        program = [sys.executable, "-c", INTERRUPTIBLE, *words]
         options = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True} | options
         made = subprocess.Popen(program, env={**os.environ, "SYNC_CHUNK_ROWS": "50"}, **options)
         running_now.append(made)
