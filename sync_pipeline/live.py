@@ -80,9 +80,7 @@ def caught_up(lane: Lane, since: object) -> bool:
 
 def mark(lanes: list[Lane]) -> object:
     """The monolith's clock now, for `caught_up`; a sweep that begins after it is asked for."""
-    with lanes[0].stores.legacy() as cursor:
-        cursor.execute("SELECT statement_timestamp()")
-        since = cursor.fetchone()[0]
+    since = lanes[0].stores.legacy_now()
     for lane in lanes:
         ask_for_sweep(lane, since)
     return since

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime as dt
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cached_property
@@ -89,6 +90,13 @@ class Stores:
             connection.autocommit = True
             with connection.cursor() as cursor:
                 yield cursor
+
+    def legacy_now(self) -> dt.datetime:
+        """The monolith's clock. Raises UnreachableError."""
+        with self.legacy() as cursor:
+            cursor.execute("SELECT statement_timestamp()")
+            now: dt.datetime = cursor.fetchone()[0]
+            return now
 
     @contextmanager
     def target(self) -> Iterator[Cursor]:

@@ -46,9 +46,7 @@ def sweep(lane: Lane) -> Swept:
     read to its end: nothing is derived from a part.
     """
     filled = _is_filled(lane)
-    with lane.stores.legacy() as cursor:
-        cursor.execute("SELECT statement_timestamp()")
-        began = cursor.fetchone()[0]
+    began = lane.stores.legacy_now()
     swept = Swept()
     changed: list[str] = []
     gone: list[str] = []
@@ -102,9 +100,7 @@ def await_sweep(lane: Lane, seconds: float) -> bool:
         cursor.execute("SELECT coalesce(lease_until > now(), false) FROM sync.cursor WHERE entity = %s", (name,))
         if not cursor.fetchone()[0]:
             return False
-    with lane.stores.legacy() as cursor:
-        cursor.execute("SELECT statement_timestamp()")
-        since = cursor.fetchone()[0]
+    since = lane.stores.legacy_now()
     ask_for_sweep(lane, since)
     limit = time.monotonic() + seconds
     while time.monotonic() < limit and not _is_swept(lane, since):

@@ -68,9 +68,7 @@ def _by_row(lane: Lane, findings: list[Finding]) -> dict[str, Counter[str]]:
 
 def _live(lane: Lane, by_row: dict[str, Counter[str]]) -> Part:
     """What the watermark has reported of late, and is this entity's."""
-    with lane.stores.legacy() as cursor:
-        cursor.execute("SELECT statement_timestamp()")
-        since = cursor.fetchone()[0] - _LATELY
+    since = lane.stores.legacy_now() - _LATELY
     texts: set[str] = set()
     for page in Reader(lane.stores, lane.origin.key, lane.entity.changes, None).pull(since, _PAGE):
         texts |= _existing(lane, page)
