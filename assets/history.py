@@ -43,7 +43,7 @@ def history_asset(entity: Entity) -> dg.AssetsDefinition:
         name=f"history_{entity.name}", specs=[spec], backfill_policy=dg.BackfillPolicy.single_run(), pool=POOL
     )
     def fill(context: dg.AssetExecutionContext, engine: Engine) -> Iterator[dg.MaterializeResult[None]]:
-        with engine.stores() as stores:
+        with engine.stores(context.run.run_id) as stores:
             failures = fill_partitions(context, Lane.open(entity, stores), context.partition_keys)
         if failures:
             raise not_filled({f"{entity.name} {partition}": error for partition, error in failures.items()})

@@ -53,7 +53,7 @@ def _backfill(entities: dict[str, Entity]) -> dg.JobDefinition:
         chosen = pick(entities, config.entities)
         parts = {entity.name: _parts(entity, config) for entity in chosen}
         failures = {}
-        with engine.stores() as stores:
+        with engine.stores(context.run.run_id) as stores:
             for entity in chosen:
                 found = fill_partitions(context, Lane.open(entity, stores), parts[entity.name])
                 failures.update({f"{entity.name} {part}": error for part, error in found.items()})
@@ -90,7 +90,7 @@ def _sweep(entities: dict[str, Entity]) -> dg.JobDefinition:
     @dg.op(name="look_for_unreported", out=dg.Out(dg.Nothing))
     def look(context: dg.OpExecutionContext, engine: Engine, config: Entities) -> None:
         """What differs is owed in `due`, and applied by the run that follows."""
-        with engine.stores() as stores:
+        with engine.stores(context.run.run_id) as stores:
             rows = [
                 {"entity": entity.name, **asdict(sweep(Lane.open(entity, stores)))}
                 for entity in pick(entities, config.entities)
@@ -114,7 +114,7 @@ def _repair(entities: dict[str, Entity]) -> dg.JobDefinition:
         """Reconcile, then write again what drifts and nothing else."""
         if config.keys and len(config.entities) != 1:
             raise dg.Failure("keys go with one entity: name it", allow_retries=False)
-        with engine.stores() as stores:
+        with engine.stores(context.run.run_id) as stores:
             lanes = [Lane.open(entity, stores) for entity in pick(entities, config.entities)]
             rows = [{"entity": lane.entity.name, **_mended(lane, config.keys)} for lane in lanes]
         _show(context, rows)

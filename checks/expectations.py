@@ -55,7 +55,7 @@ def expectation_checks(sides: Sequence[Side], asset_of: Callable[[Side], dg.Asse
         chosen = {key: side for key, side in by_key.items() if key in context.selected_asset_check_keys}
         error_share, docs = _error_share(os.environ), DataDocs.from_env()
         engine = cast(OpensStores, context.resources.engine)
-        with engine.stores() as stores:
+        with engine.stores(context.run.run_id) as stores:
             seen = _look(chosen, stores.settings, docs, context.run.run_id)
         for key in chosen:
             report = seen.reports.get(key)

@@ -9,5 +9,5 @@ from sync_pipeline.stores import Stores
 class OpensStores(Protocol):
     """The engine's resource."""
 
-    def stores(self) -> AbstractContextManager[Stores]:
-        """Both sides."""
+    def stores(self, run_id: str | None = None) -> AbstractContextManager[Stores]:
+        """Both sides; the heart of a run beats while they are open."""

@@ -33,7 +33,7 @@ def reconciliation_check(entity: Entity, keys: Mapping[str, dg.AssetKey]) -> dg.
     @dg.multi_asset_check(specs=specs, name=f"reconcile_{entity.name}", required_resource_keys={"engine"})
     def compare(context: dg.AssetCheckExecutionContext) -> Iterator[dg.AssetCheckResult]:
         engine = cast(OpensStores, context.resources.engine)
-        with engine.stores() as stores:
+        with engine.stores(context.run.run_id) as stores:
             lane = Lane.open(entity, stores)
             verdict = reconcile(lane)
             lie = _lie(lane, verdict)

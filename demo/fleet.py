@@ -2,20 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
+from threading import Event, Thread
 
 from demo.buckets import create_bucket
 from demo.databases import DAGSTER, Monolith, create_monolith, create_target
 from demo.errors import DemoError
+from demo.home import CODE, SERVERS, Home
 from demo.home import DAGSTER as PAGES
-from demo.home import SERVERS, Home
 from demo.jars import Jars
 from demo.locks import locked
 from demo.machine import check_disk, free_port, port_is_free
-from demo.servers import LEGACY_OPTIONS, Daemon, ObjectStore, PostgresServer, SearchServer, Server, Webserver
+from demo.servers import (
+    LEGACY_OPTIONS,
+    CodeServer,
+    Daemon,
+    DagsterServer,
+    ObjectStore,
+    PostgresServer,
+    SearchServer,
+    Server,
+    Webserver,
+)
 
+_LOOK_SECONDS = 2.0
 MONOLITH_DATABASE, CATALOG_DATABASE = "monolith", "catalog"
 LEGACY_BUCKET, TARGET_BUCKET = "monolith-media", "catalog-media"
 
@@ -44,13 +57,19 @@ class Fleet:
         self.target = PostgresServer(home.root, "target", ports["target"])
         self.search = SearchServer(home.root, "search", ports["search"], self.jars, home.search_heap)
         self.objects = ObjectStore(home.root, "objects", ports["objects"], self.jars)
-        self.webserver = Webserver(home.root, "webserver", ports[PAGES])
-        self.daemon = Daemon(home.root, "daemon", 0)
+        self.code = CodeServer(home.root, "code", ports[CODE])
+        self.webserver = Webserver(home.root, "webserver", ports[PAGES], ports[CODE])
+        self.daemon = Daemon(home.root, "daemon", 0, ports[CODE])
 
     @property
     def servers(self) -> tuple[Server, ...]:
         """All four that are brought up; Dagster is started on its own."""
         return (self.legacy, self.target, self.search, self.objects)
+
+    @property
+    def dagster(self) -> tuple[DagsterServer, ...]:
+        """Dagster's services, in the order in which they are started."""
+        return (self.code, self.webserver, self.daemon)
 
     def start(self) -> None:
         """Start what does not run, side by side, and wait for all."""
@@ -59,16 +78,28 @@ class Fleet:
             list(pool.map(lambda make: make(), (self._make_monolith, self._make_catalog, self._make_buckets)))
 
     def start_dagster(self, environment: Mapping[str, str]) -> None:
-        """Start daemon and webserver over the repository's definitions, and wait until they answer."""
-        for server in (self.daemon, self.webserver):
+        """Start code server, webserver and daemon over the repository's definitions, and wait until they answer."""
+        for server in self.dagster:
             server.environment = environment
             server.start()
-        self.webserver.wait_healthy()
+            server.wait_healthy()
+
+    @contextmanager
+    def dagster_kept(self) -> Iterator[None]:
+        """Start again whatever of Dagster dies meanwhile: what a supervisor does where it is deployed."""
+        stop = Event()
+        keeper = Thread(target=self._keep_dagster, args=(stop,), name="supervisor")
+        keeper.start()
+        try:
+            yield
+        finally:
+            stop.set()
+            keeper.join()
 
     def stop(self) -> None:
         """Stop Dagster, then all others side by side."""
-        self.webserver.stop()
-        self.daemon.stop()
+        for service in reversed(self.dagster):
+            service.stop()
         with ThreadPoolExecutor(len(self.servers)) as pool:
             list(pool.map(lambda server: server.stop(), self.servers))
 
@@ -87,6 +118,11 @@ class Fleet:
             access_key=access,
             secret_key=secret,
         )
+
+    def _keep_dagster(self, stop: Event) -> None:
+        while not stop.wait(_LOOK_SECONDS):
+            for service in self.dagster:
+                service.start()
 
     def _make_monolith(self) -> None:
         create_monolith(self.legacy, MONOLITH_DATABASE)
@@ -141,7 +177,7 @@ def _start(server: Server) -> None:
 
 def _portless(home: Home) -> Fleet:
     """A fleet that is only good for stopping: servers are recognised by their folders."""
-    return Fleet(home, dict.fromkeys((*SERVERS, PAGES), 0))
+    return Fleet(home, dict.fromkeys((*SERVERS, PAGES, CODE), 0))
 
 
 def _move_from_taken_ports(fleet: Fleet) -> bool:

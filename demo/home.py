@@ -14,6 +14,7 @@ HOME_SETTING, JARS_SETTING = "SYNC_DEMO_HOME", "SYNC_DEMO_JARS"
 HEAP_SETTING = "SYNC_DEMO_SEARCH_HEAP"
 SERVERS = ("legacy", "target", "search", "objects")
 DAGSTER = "dagster"
+CODE = "code"
 DATA_DOCS = "data_docs"
 
 
@@ -44,9 +45,9 @@ class Home:
         return self._ports_file.exists()
 
     def ports(self) -> dict[str, int]:
-        """The port of each server, of Dagster's pages and of Data Docs; chosen the first time."""
+        """The port of each server, of Dagster's pages and code, and of Data Docs; chosen the first time."""
         ports: dict[str, int] = json.loads(self._ports_file.read_text()) if self.has_ports() else {}
-        missing = [name for name in (*SERVERS, DAGSTER, DATA_DOCS) if name not in ports]
+        missing = [name for name in (*SERVERS, DAGSTER, CODE, DATA_DOCS) if name not in ports]
         for name in missing:
             ports[name] = free_port(set(ports.values()))
         if missing:

@@ -2,7 +2,7 @@
 
 Each entity has three threads: one polls, one does what is owed, one sweeps. What stops an entity (a changed
 legacy table, a full disk) is remembered, tried again, and never stops the others. While all of them get on, the
-follower is seen in `sync.follower` and keeps its leases; one that is killed or hangs loses both within seconds.
+follower's heart beats and it keeps its leases; one that is killed or hangs loses both within seconds.
 """
 
 from __future__ import annotations
@@ -14,14 +14,14 @@ import threading
 import time
 import uuid
 from collections.abc import Callable, Iterable
-from functools import cache, partial
-from pathlib import Path
+from functools import partial
 
 from sync_pipeline import due
 from sync_pipeline.backfill import open_cursor
 from sync_pipeline.entity import Entity
 from sync_pipeline.errors import BrakeError, LeaseLostError, SyncError, UnreachableError
 from sync_pipeline.garbage import collect
+from sync_pipeline.heartbeat import BEAT_SECONDS, beat, free_leases_of_the_gone, leave, quietly
 from sync_pipeline.lane import Lane
 from sync_pipeline.ledger.cursor import Lease, window_of
 from sync_pipeline.ledger.ledger import migrate
@@ -33,7 +33,6 @@ from sync_pipeline.sweep import sweep, sweep_is_due
 
 log = logging.getLogger(__name__)
 
-BEAT_SECONDS = 3.0
 # a poll that takes longer hangs: its lease is left to run out
 HANG_SECONDS = 180.0
 _IDLE_WRITE_SECONDS = 1.0
@@ -66,13 +65,13 @@ class Follower:
         for thread in threads:
             thread.start()
         while not stop.wait(BEAT_SECONDS):
-            _quietly(self._beat)
+            quietly(self._beat)
         self._stop.set()
         for halt in list(self._halts.values()):
             halt.set()
         for thread in threads:
             thread.join()
-        _quietly(self._leave)
+        quietly(partial(leave, self.stores, self.name))
 
     def _keep(self, entity: Entity) -> None:
         """Keep one entity going: whatever stops it, it is opened again."""
@@ -124,7 +123,7 @@ class Follower:
             self._moved[entity] = time.monotonic()
             lease = Lease.take(lane.stores, entity, self.name)
             if lease is None:
-                _forget_dead(lane.stores)
+                free_leases_of_the_gone(lane.stores)
                 halt.wait(lane.stores.settings.poll_seconds)
                 continue
             self._leases[entity] = lease
@@ -139,7 +138,7 @@ class Follower:
                 halt.wait(1)
             finally:
                 del self._leases[entity]
-                _quietly(partial(lease.give_back, lane.stores))
+                quietly(partial(lease.give_back, lane.stores))
 
     def _poll_under(self, lane: Lane, lease: Lease, halt: threading.Event) -> None:
         entity = lane.entity.name
@@ -182,73 +181,8 @@ class Follower:
         hangs = [entity for entity, at in self._moved.items() if time.monotonic() - at > HANG_SECONDS]
         for entity, lease in list(self._leases.items()):
             if entity not in hangs:
-                _quietly(partial(lease.renew, self.stores))
+                quietly(partial(lease.renew, self.stores))
         if hangs:
             log.error("poll hangs", extra={"entity": ", ".join(hangs)})
             return
-        with self.stores.target() as cursor:
-            cursor.execute(
-                "INSERT INTO sync.follower (name, host, pid) VALUES (%s, %s, %s)"
-                " ON CONFLICT (name) DO UPDATE SET seen_at = now()",
-                (self.name, _here(), os.getpid()),
-            )
-
-    def _leave(self) -> None:
-        with self.stores.target() as cursor:
-            cursor.execute("DELETE FROM sync.follower WHERE name = %s", (self.name,))
-
-
-def seconds_unseen(stores: Stores) -> dict[str, float]:
-    """Seconds since each follower was seen last, by name. Raises UnreachableError."""
-    with stores.target() as cursor:
-        cursor.execute("SELECT to_regclass('sync.follower') IS NOT NULL")
-        if not cursor.fetchone()[0]:
-            return {}
-        cursor.execute("SELECT name, extract(epoch FROM now() - seen_at)::float8 FROM sync.follower")
-        return dict(cursor.fetchall())
-
-
-def forget(stores: Stores, name: str) -> None:
-    """Drop a dead follower, and let others take its leases at once. Raises UnreachableError."""
-    with stores.target() as cursor:
-        cursor.execute("DELETE FROM sync.follower WHERE name = %s", (name,))
-        cursor.execute("UPDATE sync.cursor SET owner = NULL, lease_until = NULL WHERE owner = %s", (name,))
-
-
-def _forget_dead(stores: Stores) -> None:
-    """Drop followers of this machine that were killed: their leases need not run out."""
-    if not _here():
-        return
-    with stores.target() as cursor:
-        cursor.execute("SELECT name, pid FROM sync.follower WHERE host = %s", (_here(),))
-        found = cursor.fetchall()
-    for name, pid in found:
-        if not _runs(pid):
-            forget(stores, name)
-
-
-@cache
-def _here() -> str:
-    """Where a process number is ours to judge: this boot of this host, and in it this container; "" if unknown."""
-    try:
-        boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
-        return f"{socket.gethostname()} {boot} {os.readlink('/proc/self/ns/pid')}"
-    except OSError:
-        return ""
-
-
-def _runs(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        pass
-    return True
-
-
-def _quietly(act: Callable[[], None]) -> None:
-    try:
-        act()
-    except (UnreachableError, LeaseLostError) as error:
-        log.warning("ledger not told", extra={"error": str(error)})
+        beat(self.stores, self.name)

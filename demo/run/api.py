@@ -28,7 +28,7 @@ _BACKFILL_STATUS = """query($id: String!) {partitionBackfillOrError(backfillId: 
 _LAUNCH = """mutation($p: ExecutionParams!) {launchRun(executionParams: $p) {__typename
     ... on LaunchRunSuccess {run {runId}} ... on PythonError {message}}}"""
 _RUN = """query($id: ID!) {runOrError(runId: $id) {... on Run {status}}}"""
-_RUNS = """query($f: RunsFilter) {runsOrError(filter: $f) {... on Runs {results {runId status}}}}"""
+_RUNS = """query($f: RunsFilter) {runsOrError(filter: $f) {... on Runs {results {runId status jobName}}}}"""
 _TERMINATE = """mutation($id: String!) {terminateRun(runId: $id) {__typename ... on PythonError {message}
     ... on TerminateRunFailure {message}}}"""
 _CHECKS = """query($id: ID!, $after: String) {runOrError(runId: $id) {... on Run {eventConnection(afterCursor: $after) {
@@ -77,7 +77,7 @@ class DagsterApi:
         return str(_wait(lambda: self._run_end(run), seconds, f"run {run}"))
 
     def runs(self, **wanted: Any) -> list[dict[str, str]]:
-        """Runs that match Dagster's RunsFilter, with `runId` and `status`."""
+        """Runs that match Dagster's RunsFilter, with `runId`, `status` and `jobName`."""
         found: list[dict[str, str]] = self._ask(_RUNS, f=wanted)["runsOrError"]["results"]
         return found
 

@@ -38,7 +38,7 @@ def work(fleet: Fleet, contents: int, media: int, rate: float, say: Say) -> None
         for line in (*_addresses(fleet), f"Data Docs      {data_docs} (published by the job expectations)"):
             say(line)
         say(f"editors commit {rate:g} transactions a second; Ctrl-C ends everything and keeps what was written")
-        with on_signal(editors.halt):
+        with on_signal(editors.halt), fleet.dagster_kept():
             tally = editors.run()
         say(f"the editors stopped: {tally.line()}")
         api.end_runs()

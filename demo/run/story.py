@@ -21,7 +21,7 @@ from demo.load import load
 from demo.run.api import DagsterApi
 from sync_pipeline.entity import Entity, load_entities
 from sync_pipeline.errors import UnreachableError
-from sync_pipeline.follower import seconds_unseen
+from sync_pipeline.heartbeat import sightings
 from sync_pipeline.lane import Lane
 from sync_pipeline.live import caught_up, mark
 from sync_pipeline.settings import Settings
@@ -177,7 +177,7 @@ def _is_followed(stores: Stores) -> bool:
             if not cursor.fetchone()[0]:
                 return False
             cursor.execute("SELECT count(*) > 0 AND bool_and(applied_through IS NOT NULL) FROM sync.cursor")
-            return bool(cursor.fetchone()[0]) and bool(seconds_unseen(stores))
+            return bool(cursor.fetchone()[0]) and bool(sightings(stores))
     except UnreachableError:
         return False
 

@@ -1,10 +1,11 @@
-"""Dagster's webserver and daemon over the repository's own definitions."""
+"""Dagster's code server, webserver and daemon over the repository's own definitions, as they are deployed."""
 
 from __future__ import annotations
 
 import http.client
 import os
 import shutil
+import socket
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -16,10 +17,11 @@ from demo.servers.server import Server
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 FOLDER = "dagster"
+_LOCATION = "sync_pipeline"
 
 
 class DagsterServer(Server):
-    """One of Dagster's services. Its runs and code servers inherit DAGSTER_HOME, by which all are recognised."""
+    """One of Dagster's services. They and the runs inherit DAGSTER_HOME, by which all are recognised."""
 
     program = ""
 
@@ -33,7 +35,7 @@ class DagsterServer(Server):
         return {self.program}
 
     def is_leader(self, candidate: psutil.Process) -> bool:
-        return self._is_ours(candidate) and any(self.program in part for part in candidate.cmdline()[:3])
+        return any(self.program in part for part in candidate.cmdline()[:3]) and self._is_ours(candidate)
 
     def spawn_options(self) -> dict[str, Any]:
         return {
@@ -45,6 +47,9 @@ class DagsterServer(Server):
         """Dagster's home is the demo's, with the repository's settings in it."""
         shutil.copy2(REPOSITORY / "dagster.yaml", self.folder)
 
+    def clear(self) -> None:
+        """Runs go on when the service that started them dies."""
+
     def answers(self) -> bool:
         return self.alive()
 
@@ -53,12 +58,56 @@ class DagsterServer(Server):
         home: str | None = candidate.environ().get("DAGSTER_HOME")
         return home == str(self.folder)
 
+    def _program(self, name: str) -> str:
+        return str(Path(sys.executable).with_name(name))
+
+
+class CodeServer(DagsterServer):
+    """Holds the definitions, and starts the runs."""
+
+    program = "code-server"
+
+    def command(self) -> list[str]:
+        where = ["-h", "127.0.0.1", "-p", str(self.port), "--location-name", _LOCATION]
+        what = ["-m", "assets.definitions", "-d", str(REPOSITORY)]
+        return [self._program("dagster"), "code-server", "start", *where, *what]
+
+    def answers(self) -> bool:
+        try:
+            socket.create_connection(("127.0.0.1", self.port), timeout=1).close()
+        except OSError:
+            return False
+        return True
+
+    def is_part(self, candidate: psutil.Process) -> bool:
+        """Itself, its children and every run: nothing of them may outlive it; the other services are no part of it."""
+        others = (Webserver.program, Daemon.program)
+        return self._is_ours(candidate) and not any(
+            other in part for other in others for part in candidate.cmdline()[:3]
+        )
+
+
+class _Client(DagsterServer):
+    """A service that knows the code server only."""
+
+    def __init__(self, home: Path, name: str, port: int, code_port: int) -> None:
+        super().__init__(home, name, port)
+        self._code_port = code_port
+
+    def prepare(self) -> None:
+        super().prepare()
+        server = f"{{host: 127.0.0.1, port: {self._code_port}, location_name: {_LOCATION}}}"
+        self._workspace.write_text(f"load_from: [{{grpc_server: {server}}}]\n")
+
+    @property
+    def _workspace(self) -> Path:
+        return self.folder / "workspace.yaml"
+
     def _command(self, *arguments: str) -> list[str]:
-        program = Path(sys.executable).with_name(self.program)
-        return [str(program), *arguments, "-w", str(REPOSITORY / "workspace.yaml")]
+        return [self._program(self.program), *arguments, "-w", str(self._workspace)]
 
 
-class Webserver(DagsterServer):
+class Webserver(_Client):
     """The pages and the GraphQL interface."""
 
     program = "dagster-webserver"
@@ -82,14 +131,10 @@ class Webserver(DagsterServer):
             connection.close()
 
 
-class Daemon(DagsterServer):
+class Daemon(_Client):
     """Sensors, schedules, backfills and the queue of runs."""
 
     program = "dagster-daemon"
 
     def command(self) -> list[str]:
         return self._command("run")
-
-    def is_part(self, candidate: psutil.Process) -> bool:
-        """Itself, its code servers and every run: nothing of them may outlive it, but the webserver is not its part."""
-        return self._is_ours(candidate) and not any("dagster-webserver" in part for part in candidate.cmdline()[:3])

@@ -89,7 +89,7 @@ class Server(ABC):
         """Start it unless it runs; clears away what a killed one left. Does not wait for health."""
         if self.alive():
             return
-        self.kill()
+        self.clear()
         self.folder.mkdir(parents=True, exist_ok=True)
         self.prepare()
         with self.log.open("ab") as log:
@@ -102,6 +102,10 @@ class Server(ABC):
                 check=True,
                 **self.spawn_options(),
             )
+
+    def clear(self) -> None:
+        """Clear away what a killed one left running."""
+        self.kill()
 
     def wait_healthy(self, seconds: float | None = None) -> None:
         """Wait until it takes requests; raises when it ends or the time is up."""

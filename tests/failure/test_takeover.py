@@ -5,7 +5,7 @@ import os
 
 import pytest
 
-from sync_pipeline import due, follower
+from sync_pipeline import due, heartbeat
 from sync_pipeline.backfill import open_cursor
 from sync_pipeline.ledger.cursor import Lease, window_of
 from tests.world import wait_for
@@ -25,7 +25,7 @@ def world(fresh_world):
 def lane(world):
     yield world.lane("text")
     world.target("UPDATE sync.cursor SET owner = NULL, lease_until = NULL")
-    world.target("DELETE FROM sync.follower")
+    world.target("DELETE FROM sync.heartbeat")
 
 
 @pytest.fixture
@@ -39,30 +39,36 @@ def dead():
 
 def holds_the_lease(world, lane, pid, host):
     assert Lease.take(lane.stores, "text", "other")
-    world.target("INSERT INTO sync.follower (name, host, pid) VALUES ('other', %s, %s)", (host, pid))
+    world.target("INSERT INTO sync.heartbeat (name, host, pid) VALUES ('other', %s, %s)", (host, pid))
 
 
 def test_a_lease_of_a_killed_follower_is_taken_at_once(world, lane, dead):
-    holds_the_lease(world, lane, dead, follower._here())
+    holds_the_lease(world, lane, dead, heartbeat.here())
     with world.following([lane]) as ours:
         wait_for(lambda: world.target(OWNER) == [(ours.name,)], NOT_FOR_LONG)
-    assert world.target("SELECT name FROM sync.follower") == []
 
 
 def test_a_lease_of_a_living_follower_is_left_alone(world, lane):
-    holds_the_lease(world, lane, os.getppid(), follower._here())
-    follower._forget_dead(lane.stores)
+    holds_the_lease(world, lane, os.getppid(), heartbeat.here())
+    heartbeat.free_leases_of_the_gone(lane.stores)
     assert world.target(OWNER) == [("other",)]
+
+
+def test_a_process_that_only_has_its_number_is_not_it(world, lane):
+    holds_the_lease(world, lane, os.getppid(), heartbeat.here())
+    world.target("UPDATE sync.heartbeat SET started_at = now() - interval '10 years'")
+    heartbeat.free_leases_of_the_gone(lane.stores)
+    assert world.target(OWNER) == [(None,)]
 
 
 def test_a_lease_of_another_container_is_left_alone(world, lane, dead, monkeypatch):
     """Its process numbers say nothing here, though it may have this host's name."""
     with monkeypatch.context() as patch:
         patch.setattr(os, "readlink", lambda _: "pid:[another]")
-        follower._here.cache_clear()
-        holds_the_lease(world, lane, dead, follower._here())
-    follower._here.cache_clear()
-    follower._forget_dead(lane.stores)
+        heartbeat.here.cache_clear()
+        holds_the_lease(world, lane, dead, heartbeat.here())
+    heartbeat.here.cache_clear()
+    heartbeat.free_leases_of_the_gone(lane.stores)
     assert world.target(OWNER) == [("other",)]
 
 

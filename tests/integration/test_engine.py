@@ -13,7 +13,8 @@ from demo.edit import Editors
 from sync_pipeline import live
 from sync_pipeline.backfill import backfill
 from sync_pipeline.entity import LegacyQuery, load_entities
-from sync_pipeline.follower import Follower, seconds_unseen
+from sync_pipeline.follower import Follower
+from sync_pipeline.heartbeat import sightings
 from sync_pipeline.lane import Lane
 from sync_pipeline.ledger.cursor import window_of
 from sync_pipeline.pipeline import Order, sync_keys
@@ -153,12 +154,12 @@ def test_what_stops_one_entity_does_not_stop_the_others(world, lanes):
     lane = next(lane for lane in lanes if lane.entity is video)
     since = live.mark([lane])
     wait_for(lambda: live.caught_up(lane, since) and follower.failures)
-    assert seconds_unseen(stores)["a follower"] < 30
+    assert sightings(stores)["a follower"].unseen < 30
     stop.set()
     running.join()
     assert list(follower.failures) == ["text"]
     assert "no_such_column" in str(follower.failures["text"])
-    assert seconds_unseen(stores) == {}
+    assert sightings(stores) == {}
 
 
 def test_the_sweep_leaves_history_to_the_backfill(world, lanes):
