@@ -12,21 +12,25 @@ from assets.history import history_asset
 from assets.lineage import legacy_specs, sink_keys
 from assets.live import live_asset
 from assets.resources import Engine
+from assets.source import CODE_URL, linked
 from checks.reconciliation import reconciliation_check
 from checks.standing import standing_check
-from sync_pipeline.entity import load_entities
+from sync_pipeline.entity import entity_modules, load_entities
 
 
 @dg.definitions
 def definitions() -> dg.Definitions:
     """Assets, checks, jobs, the sensor and schedules of all entities in SYNC_ENTITIES, by the suites in SYNC_SUITES."""
-    entities = load_entities(os.environ.get("SYNC_ENTITIES") or "assets.entities")
-    live = live_asset(entities)
+    package = os.environ.get("SYNC_ENTITIES") or "assets.entities"
+    entities = load_entities(package)
+    link = linked(entity_modules(package), os.environ.get(CODE_URL, ""))
+    live = live_asset(entities).map_asset_specs(link)
+    histories = [history_asset(entity).map_asset_specs(link) for entity in entities.values()]
     comparisons = [reconciliation_check(entity, sink_keys(entity)) for entity in entities.values()]
     looks = [standing_check(entity, sink_keys(entity)["relational"]) for entity in entities.values()]
     return dg.Definitions.merge(
         dg.Definitions(
-            assets=[*legacy_specs(entities.values()), live, *map(history_asset, entities.values())],
+            assets=[*legacy_specs(entities.values()), live, *histories],
             asset_checks=[*comparisons, *looks],
             resources={"engine": Engine()},
             executor=dg.in_process_executor,

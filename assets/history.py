@@ -8,7 +8,7 @@ from dataclasses import asdict
 
 import dagster as dg
 
-from assets.lineage import LEGACY_BUCKET, history_key, legacy_tables, sink_keys
+from assets.lineage import LEGACY_BUCKET, history_key, legacy_tables, sink_keys, tags
 from assets.resources import Engine
 from sync_pipeline.backfill import Filled, backfill
 from sync_pipeline.entity import Entity
@@ -33,6 +33,7 @@ def history_asset(entity: Entity) -> dg.AssetsDefinition:
         group_name=entity.name,
         owners=[entity.owner],
         kinds={"postgres"},
+        tags=tags(entity, "history"),
         description=f"History of {entity.name}: what the monolith held before, brought into {', '.join(sinks)}"
         " by partition. Overlaps freely with the live delta; a second time it writes only what differs.",
         partitions_def=dg.StaticPartitionsDefinition(entity.partitions.names()),

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 import dagster as dg
-import sqlglot
-from sqlglot import exp
 
+from assets.columns import document_schema, legacy_schemas, table_schema
+from assets.queries import tables_read
 from sync_pipeline.entity import Entity
 
 LEGACY = "legacy"
@@ -19,10 +19,8 @@ def legacy_tables(entity: Entity) -> list[dg.AssetKey]:
 
     Raises sqlglot.errors.ParseError, which shows the place in the query.
     """
-    query = sqlglot.parse_one(entity.origin.sql, dialect="postgres")
-    named = {cte.alias for cte in query.find_all(exp.CTE)}
-    read = {f"{table.db}.{table.name}" if table.db else table.name for table in query.find_all(exp.Table)} - named
-    return sorted(map(legacy_key, read | {change.table for change in entity.changes}))
+    read = tables_read(entity.origin.sql) | {change.table for change in entity.changes}
+    return sorted(set(map(legacy_key, read)))
 
 
 def legacy_key(table: str) -> dg.AssetKey:
@@ -33,20 +31,27 @@ def legacy_key(table: str) -> dg.AssetKey:
 def legacy_specs(entities: Iterable[Entity]) -> list[dg.AssetSpec]:
     """The monolith's tables and bucket: external assets that others depend on."""
     entities = list(entities)
+    schemas = {legacy_key(table): schema for table, schema in legacy_schemas(entities).items()}
     tables = sorted({key for entity in entities for key in legacy_tables(entity)})
-    specs = [
-        dg.AssetSpec(
-            key,
-            group_name=LEGACY,
-            kinds={"postgres", "table"},
-            description=f"Table `{'.'.join(key.path[1:])}` of the monolith, read and never written.",
-        )
-        for key in tables
-    ]
+    specs = [_legacy_spec(key, schemas.get(key)) for key in tables]
     if any(entity.media for entity in entities):
         description = "The monolith's bucket of files, read and never written."
-        specs.append(dg.AssetSpec(LEGACY_BUCKET, group_name=LEGACY, kinds={"s3"}, description=description))
+        specs.append(
+            dg.AssetSpec(LEGACY_BUCKET, group_name=LEGACY, kinds={"s3"}, description=description, tags={"side": LEGACY})
+        )
     return specs
+
+
+def _legacy_spec(key: dg.AssetKey, schema: dg.TableSchema | None) -> dg.AssetSpec:
+    name = ".".join(key.path[1:])
+    return dg.AssetSpec(
+        key,
+        group_name=LEGACY,
+        kinds={"postgres", "table"},
+        tags={"side": LEGACY},
+        description=f"Table `{name}` of the monolith, read and never written.",
+        metadata={"dagster/table_name": name} | ({"dagster/column_schema": schema} if schema else {}),
+    )
 
 
 def history_key(entity: Entity) -> dg.AssetKey:
@@ -69,31 +74,37 @@ def sink_specs(entity: Entity) -> list[dg.AssetSpec]:
     tables = legacy_tables(entity)
     relational = [*tables, keys["media"]] if entity.media else tables
     told = f"{entity.description} Rows of `{entity.table.name}`, kept in step with the monolith."
-    specs = [_spec(entity, keys["relational"], relational, {"postgres", "table"}, told)]
+    shown = {"dagster/table_name": entity.table.name, "dagster/column_schema": table_schema(entity)}
+    specs = [_spec(entity, "relational", relational, {"postgres", "table"}, told, shown)]
     if entity.media:
         told = f"Files of {entity.name}, copied by content identity under `{entity.media.prefix}/`."
-        specs.append(_spec(entity, keys["media"], [*tables, LEGACY_BUCKET], {"s3"}, told))
+        specs.append(_spec(entity, "media", [*tables, LEGACY_BUCKET], {"s3"}, told, {}))
     if entity.index:
         told = f"Documents of {entity.name} behind the alias `{entity.index.alias}`" + (
             f", where `{entity.index.where}` is true." if entity.index.where else "."
         )
-        specs.append(_spec(entity, keys["search"], [keys["relational"]], {"elasticsearch"}, told))
+        shown = {"dagster/column_schema": document_schema(entity)}
+        specs.append(_spec(entity, "search", [keys["relational"]], {"elasticsearch"}, told, shown))
     return specs
 
 
-def _spec(entity: Entity, key: dg.AssetKey, deps: list[dg.AssetKey], kinds: set[str], description: str) -> dg.AssetSpec:
-    metadata: dict[str, object] = {"entity version": entity.version}
-    if key == sink_keys(entity)["relational"]:
-        columns = [dg.TableColumn(name, kind) for name, kind in entity.table.columns.items()]
-        metadata["dagster/column_schema"] = dg.TableSchema(columns)
+def tags(entity: Entity, part: str) -> dict[str, str]:
+    """What people filter assets by; `part` is a sink's name in a verdict, or history."""
+    return {"side": "new", "entity": entity.name, "part": part}
+
+
+def _spec(
+    entity: Entity, sink: str, deps: list[dg.AssetKey], kinds: set[str], description: str, shown: dict[str, object]
+) -> dg.AssetSpec:
     return dg.AssetSpec(
-        key,
+        sink_keys(entity)[sink],
         deps=deps,
         group_name=entity.name,
         owners=[entity.owner],
         kinds=kinds,
+        tags=tags(entity, sink),
         description=description,
-        metadata=metadata,
+        metadata={"entity version": entity.version, **shown},
         code_version=str(entity.version),
         skippable=True,
     )

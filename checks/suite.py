@@ -4,18 +4,15 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
-import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
 from checks.expect import Expectation, HasType, NotNull, Rows, Unique
 from sync_pipeline.entity import Entity
 from sync_pipeline.errors import DeclarationError
+from sync_pipeline.sinks.relational import split_definition
 
 NEW, LEGACY = "new", "legacy"
-_CONSTRAINT = re.compile(
-    r"\s+(?=(?:not\s+null|null|default|check|unique|primary|references|generated|collate|constraint)\b)", re.IGNORECASE
-)
 
 
 @dataclass(frozen=True)
@@ -72,9 +69,9 @@ def declared(entity: Entity) -> Iterator[Expectation]:
     """What an entity's declared columns say: types, columns without NULL, and a key that is unique."""
     required = set(entity.table.key)
     for name, definition in entity.table.columns.items():
-        kind, takes_null = _column(definition)
+        kind, constraints = split_definition(definition)
         yield HasType(name, kind)
-        if not takes_null:
+        if "not null" in constraints.lower():
             required.add(name)
     yield from (NotNull(name) for name in entity.table.columns if name in required)
     yield Unique(entity.table.key)
@@ -88,12 +85,6 @@ def _key(columns: tuple[str, ...]) -> Iterator[Expectation]:
 def _legacy(entity: Entity, legacy: LegacyRows) -> Side:
     rows = Rows(f"SELECT * FROM {legacy.table} WHERE {legacy.where}", legacy.key)
     return Side(entity.name, LEGACY, legacy.table, rows, legacy.expectations)
-
-
-def _column(definition: str) -> tuple[str, bool]:
-    """A declared column's type without its constraints, and whether it takes NULL."""
-    kind, *constraints = _CONSTRAINT.split(definition, maxsplit=1)
-    return kind.strip(), "not null" not in " ".join(constraints).lower()
 
 
 def _suite_of(entity: str, package: str) -> Suite | None:

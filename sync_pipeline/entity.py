@@ -5,8 +5,8 @@ from __future__ import annotations
 import importlib
 import pkgutil
 import re
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
 
 import pandas as pd
 
@@ -39,6 +39,8 @@ class Entity:
     `adapt` takes legacy columns (Arrow-backed, one row per key) and returns read-side columns with the same
     index: each row on its own, no I/O. Raise `version` when `adapt` or a sink's columns change: rows written
     by an older version count as outdated until they are synced again.
+
+    `comments` say in plain words what columns of the adapted frame mean, where their names do not.
     """
 
     name: str
@@ -50,6 +52,7 @@ class Entity:
     partitions: Partitions
     version: int = 1
     description: str = ""
+    comments: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if not re.fullmatch(r"[a-z][a-z0-9_]{0,40}", self.name):
@@ -66,6 +69,9 @@ class Entity:
         for change in self.changes:
             if len(change.key) != len(self.origin.key):
                 raise DeclarationError(f"entity {self.name}: Watermark({change.table!r}).key must give the root's key")
+        unknown = self.comments.keys() - {*self.table.columns, *(self.index.fields if self.index else ())}
+        if unknown:
+            raise DeclarationError(f"entity {self.name}: comments name {min(unknown)!r}, which no sink declares")
 
     @property
     def table(self) -> RelationalTable:
@@ -91,18 +97,23 @@ def load_entities(package: str) -> dict[str, Entity]:
 
     Raises SettingError when there is no such package, DeclarationError naming the file at fault.
     """
+    return {name: _entity_of(module) for name, module in entity_modules(package).items()}
+
+
+def entity_modules(package: str) -> dict[str, str]:
+    """The module that declares each entity, by the entity's name. Raises as load_entities does."""
     try:
         root = importlib.import_module(package)
     except ModuleNotFoundError as error:
         raise SettingError(f"SYNC_ENTITIES={package}: {error}") from error
-    found: dict[str, Entity] = {}
+    found: dict[str, str] = {}
     for module in pkgutil.iter_modules(root.__path__, f"{package}."):
         if module.name.rpartition(".")[2].startswith("_"):
             continue
-        entity = _entity_of(module.name)
-        if entity.name in found:
-            raise DeclarationError(f"{module.name}: a second entity is called {entity.name!r}")
-        found[entity.name] = entity
+        name = _entity_of(module.name).name
+        if name in found:
+            raise DeclarationError(f"{module.name}: a second entity is called {name!r}")
+        found[name] = module.name
     if not found:
         raise SettingError(f"SYNC_ENTITIES={package}: the package holds no entity file")
     return found

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -11,6 +12,10 @@ import pyarrow as pa
 from sync_pipeline.errors import DeclarationError
 from sync_pipeline.keys import Key
 from sync_pipeline.stores import Cursor, Stores, copy_in, ensure_schema, quote
+
+_CONSTRAINT = re.compile(
+    r"\s+(?=(?:not\s+null|null|default|check|unique|primary|references|generated|collate|constraint)\b)", re.IGNORECASE
+)
 
 
 @dataclass(frozen=True)
@@ -133,3 +138,9 @@ def select(adapted: pa.Table, columns: list[str], sink: str) -> pa.Table:
     if missing:
         raise DeclarationError(f"adapt returns no column {missing[0]!r}, which {sink} declares")
     return adapted.select(columns)
+
+
+def split_definition(definition: str) -> tuple[str, str]:
+    """A declared column's type, and its constraints: "text[] not null" is "text[]" and "not null"."""
+    kind, *constraints = _CONSTRAINT.split(definition, maxsplit=1)
+    return kind.strip(), " ".join(constraints)
