@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 
 import dagster as dg
 
@@ -72,6 +72,17 @@ def legacy_schemas(entities: Iterable[Entity]) -> dict[str, dg.TableSchema]:
         words += ["Its value tells that a row has changed."] * (column in watched)
         found[table].append(dg.TableColumn(name, "?", " ".join(words)))
     return {table: dg.TableSchema(columns) for table, columns in found.items()}
+
+
+def column_lineage(entity: Entity, legacy_key: Callable[[str], dg.AssetKey]) -> dg.TableColumnLineage:
+    """The columns of the entity's table with the legacy columns they are made of."""
+    return dg.TableColumnLineage(
+        {
+            name: [dg.TableColumnDep(legacy_key(table), column) for table, column in made.columns]
+            for name, made in made_of(entity).items()
+            if name in entity.table.columns and made.columns
+        }
+    )
 
 
 def _keys(entity: Entity) -> Iterable[tuple[str, str]]:

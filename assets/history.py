@@ -9,11 +9,13 @@ from dataclasses import asdict
 import dagster as dg
 
 from assets.lineage import LEGACY_BUCKET, history_key, legacy_tables, sink_keys, tags
+from assets.observed import observed
 from assets.resources import Engine
 from sync_pipeline.backfill import Filled, backfill
 from sync_pipeline.entity import Entity
 from sync_pipeline.errors import SyncError, UnreachableError
 from sync_pipeline.lane import Lane
+from sync_pipeline.stores import Stores
 
 Context = dg.AssetExecutionContext | dg.OpExecutionContext
 
@@ -46,6 +48,7 @@ def history_asset(entity: Entity) -> dg.AssetsDefinition:
     def fill(context: dg.AssetExecutionContext, engine: Engine) -> Iterator[dg.MaterializeResult[None]]:
         with engine.stores(context.run.run_id) as stores:
             failures = fill_partitions(context, Lane.open(entity, stores), context.partition_keys)
+            _observe(context, stores, entity)
         if failures:
             raise not_filled({f"{entity.name} {partition}": error for partition, error in failures.items()})
         yield from ()  # each partition has been told above, as it was done
@@ -83,6 +86,15 @@ def not_filled(failures: dict[str, SyncError]) -> dg.Failure:
         metadata={"partitions": dg.MetadataValue.md(lines)},
         allow_retries=False,
     )
+
+
+def _observe(context: Context, stores: Stores, entity: Entity) -> None:
+    """Tell what the sinks hold now; nothing is lost where a store does not answer."""
+    try:
+        for key, figures in observed(stores, entity).items():
+            context.log_event(dg.AssetObservation(key, metadata=figures))
+    except UnreachableError as error:
+        context.log.warning(str(error))
 
 
 def _fill(context: Context, lane: Lane, partition: str, stop: threading.Event) -> dict[str, int | float]:

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 import dagster as dg
 
-from assets.columns import document_schema, legacy_schemas, table_schema
+from assets.columns import column_lineage, document_schema, legacy_schemas, table_schema
 from assets.queries import tables_read
 from sync_pipeline.entity import Entity
 
@@ -86,6 +86,18 @@ def sink_specs(entity: Entity) -> list[dg.AssetSpec]:
         shown = {"dagster/column_schema": document_schema(entity)}
         specs.append(_spec(entity, "search", [keys["relational"]], {"elasticsearch"}, told, shown))
     return specs
+
+
+def column_lineages(entity: Entity) -> dict[dg.AssetKey, dg.TableColumnLineage]:
+    """Column by column, where the table's rows come from, and documents from the table's."""
+    keys = sink_keys(entity)
+    found = {keys["relational"]: column_lineage(entity, legacy_key)}
+    if entity.index:
+        shared = entity.index.fields.keys() & entity.table.columns.keys()
+        found[keys["search"]] = dg.TableColumnLineage(
+            {name: [dg.TableColumnDep(keys["relational"], name)] for name in shared}
+        )
+    return found
 
 
 def tags(entity: Entity, part: str) -> dict[str, str]:

@@ -3,7 +3,6 @@
 It says so by observations: a materialization would set the verdict of the last reconciliation aside.
 """
 
-import datetime as dt
 import threading
 import time
 from collections.abc import Iterator
@@ -13,7 +12,8 @@ from dataclasses import dataclass, field
 import dagster as dg
 from pydantic import Field
 
-from assets.lineage import sink_keys, sink_specs
+from assets.lineage import column_lineages, sink_keys, sink_specs
+from assets.observed import Figures, observed
 from assets.resources import Engine
 from sync_pipeline.entity import Entity
 from sync_pipeline.errors import UnreachableError
@@ -21,7 +21,6 @@ from sync_pipeline.follower import Follower
 from sync_pipeline.lane import Lane, open_lanes
 from sync_pipeline.live import caught_up, mark
 from sync_pipeline.pipeline import Outcome
-from sync_pipeline.status import status_of
 from sync_pipeline.stores import Stores
 
 _TELL_SECONDS = 60.0
@@ -83,8 +82,9 @@ def live_asset(entities: dict[str, Entity]) -> dg.AssetsDefinition:
                 watch.for_minutes(config.minutes) if config.minutes else watch.until_caught_up()
             failures = follower.failures | watch.unopened
             if not config.minutes:
-                for key, metadata in watch.told([entity for entity in chosen if entity.name not in failures]):
-                    yield dg.MaterializeResult(asset_key=key, metadata=metadata)
+                for key, moves, figures in watch.told([entity for entity in chosen if entity.name not in failures]):
+                    yield dg.MaterializeResult(asset_key=key, metadata={**moves, **watch.lineage(key)})
+                    context.log_event(dg.AssetObservation(key, metadata=figures))
         if failures:
             raise _failure(failures)
 
@@ -135,16 +135,23 @@ class Watch:
             with self._patience():
                 lanes = [lane for lane in lanes if not (self._has_stopped(lane) or caught_up(lane, since))]
 
-    def told(self, entities: list[Entity]) -> Iterator[tuple[dg.AssetKey, dict[str, float | int]]]:
-        """What moved into each sink since it was told last, and how far behind it is."""
+    def told(self, entities: list[Entity]) -> Iterator[tuple[dg.AssetKey, Figures, Figures]]:
+        """What moved into each sink since it was told last, and what is observed of it."""
         moved = self.moved.take()
         for entity in entities:
             outcome = moved.get(entity.name, Outcome())
-            standing = _standing(self.stores, entity)
+            figures: dict[dg.AssetKey, Figures] = {}
+            with self._patience():
+                figures = observed(self.stores, entity)
             for sink, key in sink_keys(entity).items():
-                if key not in self.context.selected_asset_keys:
-                    continue
-                yield key, {name.replace("_", " "): getattr(outcome, name) for name in _COUNTS[sink]} | standing
+                if key in self.context.selected_asset_keys:
+                    moves: Figures = {name.replace("_", " "): getattr(outcome, name) for name in _COUNTS[sink]}
+                    yield key, moves, figures.get(key, {})
+
+    def lineage(self, key: dg.AssetKey) -> dict[str, dg.TableColumnLineage]:
+        """Of a materialization, the only event whose column lineage Dagster reads."""
+        found = {key: lineage for entity in self.follower.entities for key, lineage in column_lineages(entity).items()}
+        return {"dagster/column_lineage": found[key]} if key in found else {}
 
     def _look(self) -> None:
         time.sleep(_LOOK_SECONDS)
@@ -155,17 +162,17 @@ class Watch:
 
     def _tell(self) -> None:
         moving = [entity for entity in self.follower.entities if entity.name in self.moved.names]
-        with self._patience():
-            for key, metadata in self.told(moving):
-                self.context.log_event(self._event(key, metadata))
+        for key, moves, figures in self.told(moving):
+            if self._is_new(key):
+                self.context.log_event(dg.AssetMaterialization(key, metadata=self.lineage(key)))
+            self.context.log_event(dg.AssetObservation(key, metadata={**moves, **figures}))
 
-    def _event(
-        self, key: dg.AssetKey, metadata: dict[str, float | int]
-    ) -> dg.AssetMaterialization | dg.AssetObservation:
+    def _is_new(self, key: dg.AssetKey) -> bool:
         """The first time ever, the asset comes to be; from then on it is observed."""
-        is_new = key not in self._seen and self.context.instance.get_latest_materialization_event(key) is None
+        if key in self._seen:
+            return False
         self._seen.add(key)
-        return (dg.AssetMaterialization if is_new else dg.AssetObservation)(key, metadata=metadata)
+        return self.context.instance.get_latest_materialization_event(key) is None
 
     def _has_stopped(self, lane: Lane) -> bool:
         return lane.entity.name in self.follower.failures
@@ -177,14 +184,6 @@ class Watch:
             yield
         except UnreachableError as error:
             self.context.log.warning(str(error))
-
-
-def _standing(stores: Stores, entity: Entity) -> dict[str, float | int]:
-    """How far behind the entity is, and what it owes."""
-    status = status_of(stores, entity)
-    through = status.get("applied_through")
-    behind = (dt.datetime.now(dt.UTC) - through).total_seconds() if through else float("nan")
-    return {"seconds behind": round(behind, 2), "due": sum(map(int, status.get("due", {}).values()))}
 
 
 def _failure(failures: dict[str, Exception]) -> dg.Failure:

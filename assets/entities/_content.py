@@ -13,6 +13,15 @@ CHANGES = (
     Watermark("media_files", column="updated_at", key=("content_id",)),
 )
 
+COMMENTS = {
+    "address": "Country, city, street and zip; NULL where none of them is known.",
+    "is_public": "Whether readers see it: true once it is published.",
+    "attrs": "What the monolith noted beside its columns, as it is.",
+    "cover": "Keys in the new bucket: one at most.",
+    "files": "Keys in the new bucket, in the order in which they were added.",
+    "version": "Counts the edits in the monolith.",
+}
+
 
 def query(kind: str) -> str:
     """The monolith's rows of one kind, with author, tags and files folded in."""

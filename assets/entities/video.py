@@ -2,7 +2,7 @@
 
 import pandas as pd
 
-from assets.entities._content import CHANGES, address, query, whole_number
+from assets.entities._content import CHANGES, COMMENTS, address, query, whole_number
 from sync_pipeline.entity import Entity, LegacyQuery
 from sync_pipeline.partitions import Monthly
 from sync_pipeline.sinks.media_bucket import MediaBucket
@@ -85,4 +85,5 @@ entity = Entity(
         ),
     ),
     partitions=Monthly("created_at", start="2019-01"),
+    comments=COMMENTS | {"duration_seconds": "How long it lasts."},
 )

@@ -115,7 +115,8 @@ def test_a_run_of_the_sensor_leaves_the_verdict_in_place(filled, world, instance
 
 def observed(instance, key):
     records = instance.fetch_observations(key, limit=10).records
-    return any(record.asset_observation.metadata["written"].value for record in records)
+    figures = [record.asset_observation.metadata for record in records]
+    return any("written" in told and told["written"].value for told in figures)
 
 
 def results(defs, instance):

@@ -84,7 +84,7 @@ def test_calls_of_great_expectations():
 def test_declared_columns_say_types_nulls_and_key(entity):
     columns = {"id": "bigint", "kind": "varchar(20) NOT NULL default 'x'", "at": "timestamp with time zone"}
     table = dataclasses.replace(entity.table, columns=columns)
-    words = [one.words for one in declared(dataclasses.replace(entity, sinks=(table,)))]
+    words = [one.words for one in declared(dataclasses.replace(entity, sinks=(table,), comments={}))]
     assert words == [
         "id is of type bigint",
         "kind is of type varchar(20)",
