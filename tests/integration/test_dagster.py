@@ -7,10 +7,12 @@ import psycopg2
 import pytest
 
 from assets.definitions import definitions
+from assets.entities.text import entity
 from assets.resources import Engine
 from assets.retention import forget_old
 from assets.sensors import WINDOW_MINUTES
 from sync_pipeline.follower import Follower
+from sync_pipeline.holdings import holdings
 from tests.world import wait_for
 
 
@@ -76,6 +78,30 @@ def test_a_range_is_one_run_with_a_result_for_each_partition(filled, world, inst
     assert total == count(stores, "SELECT count(*) FROM catalog.text")
 
 
+def test_pages_show_what_sinks_hold(filled, world, instance, monkeypatch):
+    """By observations: a page prefers the last materialization's figures, however old."""
+    stores, _ = world
+    rows, _ = told(instance, "catalog", "text")
+    assert rows == count(stores, "SELECT count(*) FROM catalog.text")
+    assert told(instance, "search", "text") > (0, 0)
+    files = "FROM sync.media WHERE target_key LIKE 'text/%'"
+    assert told(instance, "media", "text") == (
+        count(stores, f"SELECT count(*) {files}"),
+        count(stores, f"SELECT coalesce(sum(size), 0) {files}"),
+    )
+    monkeypatch.setattr("sync_pipeline.holdings._COUNTED_ROWS", 5)  # many rows are estimated
+    with stores.target() as cursor:
+        cursor.execute("ANALYZE catalog.text")
+    assert rows / 2 < holdings(stores, entity)["relational"].rows < rows * 2
+
+
+def told(instance, *path):
+    """Rows and bytes, as last observed."""
+    (record,) = instance.fetch_observations(dg.AssetKey(list(path)), limit=1).records
+    metadata = record.asset_observation.metadata
+    return metadata["dagster/row_count"].value, metadata["dagster/size_bytes"].value
+
+
 def test_the_live_job_catches_up_and_the_checks_see_what_is_wrong(filled, world, instance, defs):
     stores, admin = world
     with psycopg2.connect(admin) as connection, connection.cursor() as cursor:
@@ -83,6 +109,9 @@ def test_the_live_job_catches_up_and_the_checks_see_what_is_wrong(filled, world,
     assert defs.resolve_job_def("sync").execute_in_process(instance=instance).success
     event = instance.get_latest_materialization_event(dg.AssetKey(["catalog", "text"]))
     assert event.asset_materialization.metadata["written"].value > 0
+    assert "author" in event.asset_materialization.metadata["dagster/column_lineage"].value.deps_by_column
+    assert "dagster/row_count" not in event.asset_materialization.metadata
+    assert told(instance, "catalog", "text")[0] == count(stores, "SELECT count(*) FROM catalog.text")
     assert results(defs, instance) == {}
 
     with stores.target() as cursor:
@@ -164,17 +193,17 @@ def test_standing_is_told_when_it_changes_and_never_green_unseen(filled, world, 
     stores, _ = world
     sensor = defs.resolve_sensor_def("watch_standing")
 
-    def told(cursor):
+    def looked(cursor):
         with dg.build_sensor_context(instance=instance, resources={"engine": Engine()}, cursor=cursor) as context:
             found = sensor.evaluate_tick(context)
         return {(e.asset_key.path[-1], e.check_name): e for e in found.asset_events}, found.cursor
 
     with stores.target() as cursor:
         cursor.execute("UPDATE sync.cursor SET applied_through = now()")
-    first, cursor = told(None)
+    first, cursor = looked(None)
     assert {name for name, _ in first} == {"text", "video", "audio"}
     assert all(evaluation.passed for evaluation in first.values())
-    assert told(cursor)[0] == {}
+    assert looked(cursor)[0] == {}
 
     with stores.target() as statement:
         statement.execute("UPDATE sync.cursor SET applied_through = now() - interval '2 h' WHERE entity = 'text'")
@@ -182,7 +211,7 @@ def test_standing_is_told_when_it_changes_and_never_green_unseen(filled, world, 
             "INSERT INTO sync.due (entity, reason, keys, revision, priority, first_at)"
             " VALUES ('video', 'documents', '{1,2}', 0, 1, now() - interval '1 h')"
         )
-    changed, cursor = told(cursor)
+    changed, cursor = looked(cursor)
     assert {key: evaluation.passed for key, evaluation in changed.items()} == {
         ("text", "freshness"): False,
         ("video", "due"): False,
@@ -190,7 +219,7 @@ def test_standing_is_told_when_it_changes_and_never_green_unseen(filled, world, 
     assert changed["video", "due"].metadata["overdue"].value == 2
 
     monkeypatch.setenv("SYNC_TARGET_DB", "postgresql://nobody:x@127.0.0.1:9/none")
-    unseen, _ = told(cursor)
+    unseen, _ = looked(cursor)
     assert [evaluation.passed for evaluation in unseen.values()] == [False, False]  # text was not green before
     assert "could not be looked at" in unseen["audio", "freshness"].description
     with stores.target() as statement:
