@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import functools
+import os
 import time
 from collections.abc import Callable
-from typing import Annotated, ParamSpec
+from typing import Annotated, Literal, ParamSpec
 
 import typer
 from rich.console import Console
@@ -208,6 +209,22 @@ def dev(
             work(start(home), contents, media, rate, say)
         finally:
             stop(home, keep_rows=True)
+
+
+@app.command(context_settings={"ignore_unknown_options": True})
+@tells
+def psql(
+    side: Annotated[Literal["legacy", "new"], typer.Argument(help="The monolith, as its owner; or the new side.")],
+    arguments: Annotated[list[str] | None, typer.Argument(help="For psql itself, such as -c 'SELECT 1'.")] = None,
+) -> None:
+    """PostgreSQL's own client at one of the databases; SQL may come by standard input."""
+    from demo.fleet import running
+    from demo.home import Home
+    from demo.machine import postgres_program
+
+    at = running(Home()).addresses()
+    program = str(postgres_program("psql"))
+    os.execv(program, [program, at.monolith.admin_url if side == "legacy" else at.catalog_url, *(arguments or [])])
 
 
 @app.command()
