@@ -24,6 +24,7 @@ from sync_pipeline.pipeline import Outcome
 from sync_pipeline.stores import Stores
 
 _TELL_SECONDS = 60.0
+_FIRST_TELL_SECONDS = 5.0
 _LOOK_SECONDS = 0.5
 _COUNTS = {
     "relational": ("written", "deleted", "parked"),
@@ -118,7 +119,7 @@ class Watch:
     def for_minutes(self, minutes: float) -> None:
         """Tell every minute what moved, until the time is up."""
         end = time.monotonic() + minutes * 60
-        next_time = time.monotonic() + _TELL_SECONDS
+        next_time = time.monotonic() + _FIRST_TELL_SECONDS
         while time.monotonic() < end:
             self._look()
             if time.monotonic() >= next_time:
@@ -161,14 +162,24 @@ class Watch:
         self._stopped = now
 
     def _tell(self) -> None:
-        moving = [entity for entity in self.follower.entities if entity.name in self.moved.names]
-        for key, moves, figures in self.told(moving):
+        for key in {key for entity in self.follower.entities for key in self._keys(entity)}:
             if self._is_new(key):
                 self.context.log_event(dg.AssetMaterialization(key, metadata=self.lineage(key)))
+        moving = [entity for entity in self.follower.entities if entity.name in self.moved.names]
+        for key, moves, figures in self.told(moving):
             self.context.log_event(dg.AssetObservation(key, metadata={**moves, **figures}))
 
+    def _keys(self, entity: Entity) -> set[dg.AssetKey]:
+        """The entity's assets that are this run's to tell; none while it cannot be followed."""
+        if entity.name in self.follower.failures:
+            return set()
+        return {key for key in sink_keys(entity).values() if key in self.context.selected_asset_keys}
+
     def _is_new(self, key: dg.AssetKey) -> bool:
-        """The first time ever, the asset comes to be; from then on it is observed."""
+        """The first time that it is followed, an asset comes to be; from then on it is observed.
+
+        At once, not when something moves: it sets aside what checks have said by then.
+        """
         if key in self._seen:
             return False
         self._seen.add(key)

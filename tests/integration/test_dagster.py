@@ -142,6 +142,15 @@ def test_a_run_of_the_sensor_leaves_the_verdict_in_place(filled, world, instance
     assert instance.get_latest_materialization_event(key).timestamp == before.timestamp
 
 
+def test_assets_come_to_be_once_they_are_followed(filled, defs, tmp_path):
+    """Even if nothing moves: a materialization later would set aside what checks have said by then."""
+    brief = dg.RunConfig(ops={"follow": {"config": {"minutes": 0.02}}})
+    with dg.DagsterInstance.local_temp(str(tmp_path)) as fresh:
+        assert defs.resolve_job_def("sync").execute_in_process(instance=fresh, run_config=brief).success
+        for path in (["catalog", "audio"], ["search", "text"], ["media", "video"]):
+            assert fresh.get_latest_materialization_event(dg.AssetKey(path))
+
+
 def observed(instance, key):
     records = instance.fetch_observations(key, limit=10).records
     figures = [record.asset_observation.metadata for record in records]
