@@ -6,13 +6,14 @@ import dagster as dg
 from dagster._core.definitions.unresolved_asset_job_definition import UnresolvedAssetJobDefinition
 
 from assets.jobs import jobs
-from assets.lineage import history_key
 from assets.retention import retention_job
 from assets.sensors import keep_live, watch_standing
 from sync_pipeline.entity import Entity
 
 Job = dg.JobDefinition | UnresolvedAssetJobDefinition
 SYNC = "sync"
+# these run all day long, so their runs are not kept for long
+FREQUENT = (SYNC, "sweep", "retention")
 
 
 def automation(
@@ -32,14 +33,14 @@ def automation(
         description="Compare every row, document and file of both sides. Writes nothing.",
     )
     by_name = {job.name: job for job in jobs(entities)}
-    retention = retention_job(SYNC, map(history_key, entities.values()))
+    retention = retention_job(FREQUENT)
     return dg.Definitions(
         jobs=[sync, reconcile, *by_name.values(), retention],
         sensors=[keep_live(SYNC), watch_standing(entities.values())],
         schedules=[
             _schedule("nightly_reconcile", reconcile, "0 3 * * *", "A whole comparison each night."),
             _schedule("frequent_sweep", by_name["sweep"], "*/30 * * * *", "What no source reports, twice an hour."),
-            _schedule("nightly_retention", retention, "30 4 * * *", "Old runs and check results are forgotten."),
+            _schedule("frequent_retention", retention, "30 */6 * * *", "Old runs and check results are forgotten."),
         ],
     )
 

@@ -1,4 +1,4 @@
-"""The live delta: one run follows all entities for a while, and says every minute what it moved.
+"""The live delta: one run follows all entities for a while, and says every few minutes what it moved.
 
 It says so by observations: a materialization would set the verdict of the last reconciliation aside.
 """
@@ -23,8 +23,10 @@ from sync_pipeline.live import caught_up, mark
 from sync_pipeline.pipeline import Outcome
 from sync_pipeline.stores import Stores
 
-_TELL_SECONDS = 60.0
+# the first one soon, for whoever looks at a pipeline just started
 _FIRST_TELL_SECONDS = 5.0
+# each is an event for each sink: they are most of what Dagster stores
+_TELL_SECONDS = 300.0
 _LOOK_SECONDS = 0.5
 _COUNTS = {
     "relational": ("written", "deleted", "parked"),
@@ -117,7 +119,7 @@ class Watch:
     _seen: set[dg.AssetKey] = field(default_factory=set)
 
     def for_minutes(self, minutes: float) -> None:
-        """Tell every minute what moved, until the time is up."""
+        """Tell soon, then every few minutes, what moved, until the time is up."""
         end = time.monotonic() + minutes * 60
         next_time = time.monotonic() + _FIRST_TELL_SECONDS
         while time.monotonic() < end:

@@ -36,7 +36,7 @@ class DataDocs:
 
     home: str  # a folder, or s3://bucket/prefix
     url: str
-    keep: int = 30
+    keep: int = 14
     endpoint: str | None = None  # of the bucket; None for AWS itself
 
     @classmethod
@@ -143,7 +143,7 @@ def _default_url(home: str, endpoint: str | None) -> str:
 
 
 def _kept(env: Mapping[str, str]) -> int:
-    text = env.get("SYNC_DATA_DOCS_KEEP", "").strip() or "30"
+    text = env.get("SYNC_DATA_DOCS_KEEP", "").strip() or "14"
     if not text.isdigit() or int(text) < 1:
         raise SettingError(f"SYNC_DATA_DOCS_KEEP must be a whole number above 0, not {text!r}")
     return int(text)

@@ -9,7 +9,6 @@ import pytest
 from assets.definitions import definitions
 from assets.entities.text import entity
 from assets.resources import Engine
-from assets.retention import forget_old
 from assets.sensors import WINDOW_MINUTES
 from sync_pipeline.follower import Follower
 from sync_pipeline.holdings import holdings
@@ -234,28 +233,6 @@ def test_standing_is_told_when_it_changes_and_never_green_unseen(filled, world, 
     with stores.target() as statement:
         statement.execute("DELETE FROM sync.due WHERE revision = 0 AND reason = 'documents'")
         statement.execute("UPDATE sync.cursor SET applied_through = now()")
-
-
-def test_retention_keeps_what_partitions_need(filled, world, instance, defs):
-    key = dg.AssetKey(["history", "text"])
-    before = instance.get_materialized_partitions(key)
-    old = instance.create_run_for_job(defs.resolve_job_def("sync"))
-    instance.report_run_failed(old)
-    verdicts = instance.event_log_storage.get_asset_check_execution_history(
-        dg.AssetCheckKey(dg.AssetKey(["catalog", "text"]), "reconciliation"), limit=10
-    )
-    assert len(verdicts) > 1
-    gone = forget_old(
-        instance, "sync", [dg.AssetKey(["history", name]) for name in ("text", "video", "audio")], 0, 0, 0
-    )
-    assert gone.runs > 3
-    assert gone.kept_for_partitions >= 3
-    assert gone.checks > 0
-    assert instance.get_run_by_id(old.run_id) is None
-    assert instance.get_materialized_partitions(key) == before
-    newest = instance.fetch_materializations(key, limit=1).records
-    assert newest
-    assert instance.get_run_by_id(newest[0].run_id)
 
 
 def tick(instance, defs):

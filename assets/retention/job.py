@@ -1,0 +1,68 @@
+"""The job `retention`, and the settings it goes by."""
+
+import os
+from collections.abc import Collection
+
+import dagster as dg
+from pydantic import Field
+
+from assets.retention.forget import BACKFILLS, Limits, forget_old, keep_connections
+from sync_pipeline.errors import SettingError
+
+# setting and default, by field of the form
+_SETTINGS = {
+    "sync_days": ("SYNC_KEEP_SYNC_RUNS_DAYS", 1.0),
+    "run_days": ("SYNC_KEEP_RUNS_DAYS", 30.0),
+    "standing_days": ("SYNC_KEEP_STANDING_DAYS", 7.0),
+    "check_days": ("SYNC_KEEP_CHECKS_DAYS", 90.0),
+}
+
+
+class Keep(dg.Config):
+    """For how many days; 0: as the environment says."""
+
+    sync_days: float = Field(
+        0, ge=0, description="Runs of the live delta and of the sweep. 0: SYNC_KEEP_SYNC_RUNS_DAYS, or 1."
+    )
+    run_days: float = Field(
+        0, ge=0, description="All other runs, backfills, and events of no run. 0: SYNC_KEEP_RUNS_DAYS, or 30."
+    )
+    standing_days: float = Field(
+        0, ge=0, description="What the checks freshness and due said. 0: SYNC_KEEP_STANDING_DAYS, or 7."
+    )
+    check_days: float = Field(0, ge=0, description="Results of all other checks. 0: SYNC_KEEP_CHECKS_DAYS, or 90.")
+
+
+def retention_job(frequent: Collection[str]) -> dg.JobDefinition:
+    """The job; `frequent` names the jobs that run all day long."""
+
+    @dg.op(name="forget", out=dg.Out(dg.Nothing))
+    def forget(context: dg.OpExecutionContext, config: Keep) -> None:
+        """Remove what is older than it may be; cut off, the next run goes on."""
+        keep_connections(context.instance)
+        forgotten = forget_old(context.instance, frequent, limits_from(config))
+        context.log.info(f"forgotten: {forgotten}")
+        context.add_output_metadata(vars(forgotten))
+
+    @dg.job(name="retention", description="Forget old runs with their events and logs, and old results of checks.")
+    def retention() -> None:
+        forget()
+
+    return retention
+
+
+def limits_from(config: Keep | None = None) -> Limits:
+    """The form's days; where it says none, the environment's. Raises SettingError."""
+    days = {name: getattr(config, name, 0) or _from_environment(*setting) for name, setting in _SETTINGS.items()}
+    return Limits(**{name: float(value) for name, value in days.items()}, backfills=BACKFILLS)
+
+
+def _from_environment(name: str, default: float) -> float:
+    value = os.environ.get(name)
+    try:
+        days = float(value) if value else default
+    except ValueError:
+        days = -1.0
+    if days <= 0:
+        raise SettingError(f"{name} must be a number of days above 0, not {value!r}")
+    return days
