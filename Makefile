@@ -3,7 +3,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 
 # The demo runs the whole move on this machine and leaves nothing running.
-.PHONY: setup demo dev check test bench clean pins
+.PHONY: setup demo dev check test bench bench-month clean pins
 setup: $(VENV)/.ready
 
 $(VENV)/.ready: requirements/dev.txt pyproject.toml
@@ -35,6 +35,10 @@ test: setup
 ROWS := 1000000
 bench: setup
 	$(BIN)/python -m tests.benchmarks.backfill --rows $(ROWS) $(BENCH)
+
+# A month of live delta in Dagster's storage: its size after retention, and how long pages take to open.
+bench-month: setup
+	$(BIN)/python -m tests.benchmarks.month $(BENCH)
 
 clean:
 	-test -x $(BIN)/sync-pipeline && $(BIN)/sync-pipeline demo down

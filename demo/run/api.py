@@ -6,7 +6,7 @@ import json
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from demo.errors import DemoError
@@ -67,9 +67,9 @@ class DagsterApi:
             if found != "COMPLETED_SUCCESS":
                 raise DemoError(f"backfill {identity} ended as {found}")
 
-    def launch(self, job: str) -> str:
-        """Launch a job; the run's id."""
-        params = {"selector": {**_SELECTOR, "jobName": job}, "runConfigData": {}, "mode": "default"}
+    def launch(self, job: str, config: Mapping[str, Any] | None = None) -> str:
+        """Launch a job, with another config than its own defaults; the run's id."""
+        params = {"selector": {**_SELECTOR, "jobName": job}, "runConfigData": config or {}, "mode": "default"}
         return str(self._ask(_LAUNCH, p=params)["launchRun"]["run"]["runId"])
 
     def wait_run(self, run: str, seconds: float) -> str:
