@@ -1,5 +1,6 @@
 """Dagster's face on real servers: histories by partition, the live run, checks, and the sensor that keeps it going."""
 
+import json
 import time
 
 import dagster as dg
@@ -10,7 +11,7 @@ from assets.definitions import definitions
 from assets.entities.text import entity
 from assets.resources import Engine
 from assets.sensors import WINDOW_MINUTES
-from sync_pipeline.follower import Follower
+from sync_pipeline.heartbeat import beat
 from sync_pipeline.holdings import holdings
 from tests.world import wait_for
 
@@ -235,9 +236,9 @@ def test_standing_is_told_when_it_changes_and_never_green_unseen(filled, world, 
         statement.execute("UPDATE sync.cursor SET applied_through = now()")
 
 
-def tick(instance, defs):
+def tick(instance, defs, cursor=None):
     sensor = defs.resolve_sensor_def("keep_live")
-    with dg.build_sensor_context(instance=instance, resources={"engine": Engine()}) as context:
+    with dg.build_sensor_context(instance=instance, resources={"engine": Engine()}, cursor=cursor) as context:
         return sensor.evaluate_tick(context)
 
 
@@ -250,6 +251,10 @@ def started(instance, defs, at):
     return run
 
 
+def status(instance, run):
+    return instance.get_run_by_id(run.run_id).status
+
+
 def test_the_sensor_keeps_one_run_going(filled, world, instance, defs):
     stores, _ = world
     fresh = started(instance, defs, time.time())
@@ -257,11 +262,25 @@ def test_the_sensor_keeps_one_run_going(filled, world, instance, defs):
     instance.report_run_canceled(fresh)
 
     silent = started(instance, defs, time.time() - 300)
-    assert len(tick(instance, defs).run_requests) == 1
-    assert instance.get_run_by_id(silent.run_id).status == dg.DagsterRunStatus.FAILURE
+    once = tick(instance, defs)
+    assert not once.run_requests
+    assert tick(instance, defs, once.cursor).cursor == once.cursor  # two looks at once are one
+    long_ago = json.dumps({run: at - 60 for run, at in json.loads(once.cursor).items()})
+    assert len(tick(instance, defs, long_ago).run_requests) == 1
+    assert status(instance, silent) == dg.DagsterRunStatus.FAILURE
 
     ending = started(instance, defs, time.time() - WINDOW_MINUTES * 60 + 10)
-    Follower([], stores, name=ending.run_id)._beat()
+    beat(stores, ending.run_id)
     assert len(tick(instance, defs).run_requests) == 1
-    assert instance.get_run_by_id(ending.run_id).status == dg.DagsterRunStatus.STARTED
+    assert status(instance, ending) == dg.DagsterRunStatus.STARTED
     instance.report_run_canceled(ending)
+
+
+def test_nobody_is_lost_because_the_ledger_was_away(filled, world, instance, defs, monkeypatch):
+    run = started(instance, defs, time.time() - 300)
+    once = tick(instance, defs)
+    assert run.run_id in once.cursor
+    with monkeypatch.context() as patch:
+        patch.setenv("SYNC_TARGET_DB", "postgresql://nobody:x@127.0.0.1:9/none")
+        assert tick(instance, defs, once.cursor).cursor == "{}"
+    instance.report_run_canceled(run)
