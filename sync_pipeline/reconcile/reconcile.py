@@ -107,15 +107,24 @@ def _look_again(lane: Lane, suspects: list[Finding], verdict: Verdict) -> list[F
 
 
 def _files(lane: Lane, sink: MediaBucket, verdict: Verdict) -> list[Finding]:
-    """What differs, and still does after the grace time."""
-    suspects = compare_files(lane, sink)
-    if not suspects:
-        return []
-    threading.Event().wait(lane.stores.settings.recheck_seconds)
-    found = sorted(set(suspects) & set(compare_files(lane, sink)))
+    """What differs, and still does after the grace time and, where somebody follows, after a sweep.
+
+    No row tells of a file that was overwritten under its key.
+    """
+    found = compare_files(lane, sink)
+    if found:
+        threading.Event().wait(lane.stores.settings.recheck_seconds)
+        found = _still(lane, sink, found)
+    if any(finding.kind == "stale" for finding in found) and await_sweep(lane, _SWEEP_PATIENCE_SECONDS):
+        found = _still(lane, sink, found)
     owed = _owed(lane, sorted(set().union(*rows_naming(lane, [f.key for f in found]).values())))
     verdict.overdue += sum(owed.values())
     return owed_files(lane, found, owed)
+
+
+def _still(lane: Lane, sink: MediaBucket, found: list[Finding]) -> list[Finding]:
+    """Those of the findings that are found again."""
+    return sorted(set(found) & set(compare_files(lane, sink)))
 
 
 def _expected(lane: Lane, rows: Rows) -> tuple[Adapted, list[Reject]]:

@@ -6,6 +6,7 @@ from sync_pipeline import live
 from sync_pipeline.reconcile.reconcile import reconcile
 from sync_pipeline.repair import repair
 from sync_pipeline.sweep import sweep
+from tests.world import wait_for
 
 NAMED = "SELECT source_key, target_key, key FROM sync.media_ref WHERE entity = 'text' ORDER BY 1"
 
@@ -44,6 +45,15 @@ def test_the_sweep_brings_new_bytes(world, lane):
     assert before not in row
     assert sweep(lane).files == 0
     assert found(lane) == []
+
+
+def test_what_only_a_sweep_can_find_is_no_drift_while_somebody_follows(world, lane):
+    source = world.target(NAMED)[3][0]
+    with world.following([lane]):
+        wait_for(lambda: world.target("SELECT 1 FROM sync.cursor WHERE lease_until > now() AND swept_at IS NOT NULL"))
+        overwrite(world, source)
+        assert found(lane) == []
+    assert bytes_named(world, source) == b"another picture"
 
 
 def test_repair_brings_new_bytes(world, lane):
