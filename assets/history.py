@@ -2,7 +2,7 @@
 
 import threading
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import asdict
 
@@ -13,15 +13,17 @@ from assets.observed import observed
 from assets.resources import Engine
 from sync_pipeline.backfill import Filled, backfill
 from sync_pipeline.entity import Entity
-from sync_pipeline.errors import SyncError, UnreachableError
+from sync_pipeline.errors import UnreachableError
 from sync_pipeline.lane import Lane
-from sync_pipeline.stores import Stores
+from sync_pipeline.stores import Stores, first_line
 
 Context = dg.AssetExecutionContext | dg.OpExecutionContext
 
 POOL = "history"
 _TRIES = 6
 _FIRST_PAUSE_SECONDS = 2.0
+# of a run's failures in its first words; the rest a click away
+_NAMED = 3
 
 
 def history_asset(entity: Entity) -> dg.AssetsDefinition:
@@ -56,9 +58,9 @@ def history_asset(entity: Entity) -> dg.AssetsDefinition:
     return fill
 
 
-def fill_partitions(context: Context, lane: Lane, partitions: Iterable[str]) -> dict[str, SyncError]:
+def fill_partitions(context: Context, lane: Lane, partitions: Iterable[str]) -> dict[str, Exception]:
     """Fill them, some side by side, and tell each as it is done; what went wrong, by partition."""
-    failures: dict[str, SyncError] = {}
+    failures: dict[str, Exception] = {}
     key, stop = history_key(lane.entity), threading.Event()
     pool = ThreadPoolExecutor(lane.stores.settings.backfill_workers, "history")
     try:
@@ -67,9 +69,9 @@ def fill_partitions(context: Context, lane: Lane, partitions: Iterable[str]) -> 
             partition = doing[done]
             try:
                 metadata = done.result()
-            except SyncError as error:
+            except Exception as error:  # whatever a server or an adapter raises: the others go on
                 failures[partition] = error
-                context.log.error(f"{lane.entity.name}, partition {partition}: {error}")
+                context.log.error(f"{lane.entity.name}, partition {partition}: {first_line(error)}")
                 continue
             context.log_event(dg.AssetMaterialization(key, partition=partition, metadata=metadata))
     finally:
@@ -78,12 +80,12 @@ def fill_partitions(context: Context, lane: Lane, partitions: Iterable[str]) -> 
     return failures
 
 
-def not_filled(failures: dict[str, SyncError]) -> dg.Failure:
+def not_filled(failures: Mapping[str, Exception]) -> dg.Failure:
     """The error of a run some of whose partitions failed."""
-    lines = "\n".join(f"- {partition}: {error}" for partition, error in failures.items())
+    lines = [f"- {partition}: {first_line(error)}" for partition, error in failures.items()]
     return dg.Failure(
-        f"{len(failures)} partitions are not filled: run these again.",
-        metadata={"partitions": dg.MetadataValue.md(lines)},
+        "\n".join((f"Partitions that are not filled, run them again: {len(failures)}", *lines[:_NAMED])),
+        metadata={"partitions": dg.MetadataValue.md("\n".join(lines))},
         allow_retries=False,
     )
 
@@ -112,5 +114,7 @@ def _fill(context: Context, lane: Lane, partition: str, stop: threading.Event) -
 
 
 def _metadata(filled: Filled, seconds: float) -> dict[str, int | float]:
-    counts = {name: count for name, count in asdict(filled).items() if name not in {"partition", "rows"}}
+    counts = {
+        name.replace("_", " "): count for name, count in asdict(filled).items() if name not in {"partition", "rows"}
+    }
     return {"dagster/partition_row_count": filled.rows, **counts, "seconds": round(seconds, 2)}
