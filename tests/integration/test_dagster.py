@@ -122,7 +122,7 @@ def test_the_live_job_catches_up_and_the_checks_see_what_is_wrong(filled, world,
     assert metadata["corrupt"].value == 1
     (sample,) = metadata["samples"].records
     assert (sample.data["column"], sample.data["new side"]) == ("header", "by hand")
-    found = [record.data for record in metadata["parts"].records]
+    found = [record.data for record in metadata["verdicts"].records]
     assert found[0]["part"].startswith("live delta")
     assert [part["mismatches"] for part in found[1:] if part["verdict"] == "drift"] == [1]
     assert sum(part["rows"] for part in found[1:]) == metadata["compared"].value
