@@ -3,14 +3,13 @@
 from collections.abc import Iterable
 
 import dagster as dg
-from dagster._core.definitions.unresolved_asset_job_definition import UnresolvedAssetJobDefinition
 
 from assets.jobs import jobs
 from assets.retention import retention_job
+from assets.schedule import schedule
 from assets.sensors import keep_live, watch_standing
 from sync_pipeline.entity import Entity
 
-Job = dg.JobDefinition | UnresolvedAssetJobDefinition
 SYNC = "sync"
 # these run all day long, so their runs are not kept for long
 FREQUENT = (SYNC, "sweep", "retention")
@@ -38,12 +37,8 @@ def automation(
         jobs=[sync, reconcile, *by_name.values(), retention],
         sensors=[keep_live(SYNC), watch_standing(entities.values())],
         schedules=[
-            _schedule("nightly_reconcile", reconcile, "0 3 * * *", "A whole comparison each night."),
-            _schedule("frequent_sweep", by_name["sweep"], "*/30 * * * *", "What no source reports, twice an hour."),
-            _schedule("frequent_retention", retention, "30 */6 * * *", "Old runs and check results are forgotten."),
+            schedule("nightly_reconcile", reconcile, "0 3 * * *", "A whole comparison each night."),
+            schedule("frequent_sweep", by_name["sweep"], "*/30 * * * *", "What no source reports, twice an hour."),
+            schedule("frequent_retention", retention, "30 */6 * * *", "Old runs and check results are forgotten."),
         ],
     )
-
-
-def _schedule(name: str, job: Job, cron: str, description: str) -> dg.ScheduleDefinition:
-    return dg.ScheduleDefinition(name=name, job=job, cron_schedule=cron, description=description)

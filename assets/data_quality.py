@@ -7,6 +7,7 @@ from collections.abc import Iterable
 import dagster as dg
 
 from assets.lineage import legacy_key, legacy_tables, sink_keys
+from assets.schedule import schedule
 from checks.expectations import expectation_checks
 from checks.suite import NEW, Side, sides
 from sync_pipeline.entity import Entity
@@ -25,12 +26,7 @@ def data_quality(entities: Iterable[Entity], suites: str) -> dg.Definitions:
         tags={"dagster/priority": "-10", "dagster/max_runtime": str(_LONGEST_SECONDS)},
         executor_def=dg.in_process_executor,
     )
-    nightly = dg.ScheduleDefinition(
-        name="nightly_expectations",
-        job=job,
-        cron_schedule="0 5 * * *",
-        description="A whole validation each night.",
-    )
+    nightly = schedule("nightly_expectations", job, "0 5 * * *", "A whole validation each night.")
     return dg.Definitions(asset_checks=checks, jobs=[job], schedules=[nightly])
 
 

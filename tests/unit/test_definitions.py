@@ -3,6 +3,8 @@
 import subprocess
 import sys
 
+from assets.definitions import definitions
+
 SLOW = {"great_expectations", "elasticsearch", "boto3", "alembic", "dagster_postgres"}
 LOAD = """
 import sys
@@ -30,3 +32,11 @@ print(time.process_time() - begun)
 def test_definitions_load_in_two_seconds_above_dagster():
     done = subprocess.run([sys.executable, "-c", TIMED], env={"PATH": ""}, capture_output=True, text=True, check=True)
     assert float(done.stdout) < 2
+
+
+def test_schedules_tick_when_the_environment_says(monkeypatch):
+    monkeypatch.setenv("SYNC_SWEEP_CRON", "5 * * * *")
+    monkeypatch.setenv("SYNC_EXPECTATIONS_CRON", " ")
+    found = {schedule.name: schedule.cron_schedule for schedule in definitions().schedules}
+    assert found["frequent_sweep"] == "5 * * * *"
+    assert found["nightly_expectations"] == "0 5 * * *"
