@@ -3,7 +3,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 
 # The demo runs the whole move on this machine and leaves nothing running.
-.PHONY: setup demo dev check test bench bench-month clean pins
+.PHONY: setup demo dev check test test-extra bench bench-month clean pins
 setup: $(VENV)/.ready
 
 $(VENV)/.ready: requirements/dev.txt pyproject.toml
@@ -31,6 +31,12 @@ check: setup
 test: setup
 	$(BIN)/python -m pytest
 
+# Dagster's pages in this machine's Chromium; SYNC_SCREENSHOTS=docs/img renews the pictures of the tour.
+test-extra: setup
+	@$(BIN)/python -m tests.extra.chromium
+	$(BIN)/uv pip install -q --python $(BIN)/python --no-deps -r requirements/extra.txt
+	$(BIN)/python -m pytest tests/extra
+
 # History filled with everything on, against binary COPY piped to COPY: make bench ROWS=100000
 ROWS := 1000000
 bench: setup
@@ -48,3 +54,5 @@ clean:
 pins:
 	uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-annotate \
 	    --no-header --extra demo --extra dev pyproject.toml -o requirements/dev.txt
+	uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-annotate \
+	    --no-header --group extra --constraint requirements/dev.txt -o requirements/extra.txt
