@@ -37,8 +37,10 @@ def automation(
         jobs=[sync, reconcile, *by_name.values(), retention],
         sensors=[keep_live(SYNC), watch_standing(entities.values())],
         schedules=[
-            schedule("nightly_reconcile", reconcile, "0 3 * * *", "A whole comparison each night."),
-            schedule("frequent_sweep", by_name["sweep"], "*/30 * * * *", "What no source reports, twice an hour."),
-            schedule("frequent_retention", retention, "30 */6 * * *", "Old runs and check results are forgotten."),
+            schedule("nightly_reconcile", reconcile, "SYNC_RECONCILE_CRON", "0 3 * * *", "All is compared each night."),
+            schedule("frequent_sweep", by_name["sweep"], "SYNC_SWEEP_CRON", "*/30 * * * *", "What no source reports."),
+            schedule(
+                "frequent_retention", retention, "SYNC_RETENTION_CRON", "30 */6 * * *", "What is old is forgotten."
+            ),
         ],
     )

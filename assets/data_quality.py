@@ -26,7 +26,9 @@ def data_quality(entities: Iterable[Entity], suites: str) -> dg.Definitions:
         tags={"dagster/priority": "-10", "dagster/max_runtime": str(_LONGEST_SECONDS)},
         executor_def=dg.in_process_executor,
     )
-    nightly = schedule("nightly_expectations", job, "0 5 * * *", "A whole validation each night.")
+    nightly = schedule(
+        "nightly_expectations", job, "SYNC_EXPECTATIONS_CRON", "0 5 * * *", "A whole validation each night."
+    )
     return dg.Definitions(asset_checks=checks, jobs=[job], schedules=[nightly])
 
 

@@ -8,9 +8,8 @@ from dagster._core.definitions.unresolved_asset_job_definition import Unresolved
 Job = dg.JobDefinition | UnresolvedAssetJobDefinition
 
 
-def schedule(name: str, job: Job, cron: str, description: str) -> dg.ScheduleDefinition:
-    """Runs a job at `cron` (UTC), or when SYNC_JOB_CRON says. Raises what Dagster says of a wrong one."""
-    setting = f"SYNC_{job.name.upper()}_CRON"
+def schedule(name: str, job: Job, setting: str, cron: str, description: str) -> dg.ScheduleDefinition:
+    """Runs a job at `cron` (UTC), or when the environment says. Raises what Dagster says of a wrong one."""
     return dg.ScheduleDefinition(
         name=name, job=job, cron_schedule=os.environ.get(setting, "").strip() or cron, description=description
     )
