@@ -117,7 +117,7 @@ class Pages:
         """Turn to a check on an asset's page."""
         self.asset(key, "Checks")
         self.page.get_by_text(name, exact=True).filter(visible=True).first.click()
-        self.page.wait_for_url(f"**checkDetail={name}**")
+        expect(self.page.get_by_role("tab", name="Execution history")).to_be_visible()
 
     def shot(self, name: str, height: int = HEIGHT) -> None:
         """A screenshot for the docs."""
