@@ -64,7 +64,7 @@ def watch_standing(entities: Iterable[Entity]) -> dg.SensorDefinition:
         name="watch_standing",
         minimum_interval_seconds=60,
         description="Looks each minute how far behind each entity is and what it owes. Tells the checks freshness and"
-        " due when that changes, and every half hour.",
+        " due when that changes, after a materialization, and every half hour.",
     )
     def watch(context: dg.SensorEvaluationContext, engine: Engine) -> dg.SensorResult:
         told: dict[str, list[object]] = json.loads(context.cursor or "{}")
@@ -72,7 +72,7 @@ def watch_standing(entities: Iterable[Entity]) -> dg.SensorDefinition:
         events = [
             evaluation
             for evaluation in _evaluations(engine, watched)
-            if _is_news(told.get(_name(evaluation)), evaluation, now)
+            if _is_news(told.get(_name(evaluation)), evaluation, now, _materialized(context, evaluation))
         ]
         told.update({_name(evaluation): [_gist(evaluation), now] for evaluation in events})
         return dg.SensorResult(asset_events=events, cursor=json.dumps(told))
@@ -113,5 +113,14 @@ def _gist(evaluation: dg.AssetCheckEvaluation) -> str:
     return "passed" if evaluation.passed else evaluation.severity.value
 
 
-def _is_news(told: list[object] | None, evaluation: dg.AssetCheckEvaluation, now: float) -> bool:
-    return told is None or told[0] != _gist(evaluation) or now - float(str(told[1])) >= _TELL_AGAIN_SECONDS
+def _materialized(context: dg.SensorEvaluationContext, evaluation: dg.AssetCheckEvaluation) -> float:
+    event = context.instance.get_latest_materialization_event(evaluation.asset_key)
+    return event.timestamp if event else 0.0
+
+
+def _is_news(told: list[object] | None, evaluation: dg.AssetCheckEvaluation, now: float, materialized: float) -> bool:
+    if told is None or told[0] != _gist(evaluation):
+        return True
+    told_at = float(str(told[1]))
+    # Dagster shows what was told before a materialization as "not evaluated"
+    return told_at <= materialized or now - told_at >= _TELL_AGAIN_SECONDS

@@ -214,6 +214,11 @@ def test_standing_is_told_when_it_changes_and_never_green_unseen(filled, world, 
     assert all(evaluation.passed for evaluation in first.values())
     assert looked(cursor)[0] == {}
 
+    instance.report_runless_asset_event(dg.AssetMaterialization(["catalog", "text"]))
+    again, cursor = looked(cursor)
+    assert set(again) == {("text", "freshness"), ("text", "due")}
+    assert looked(cursor)[0] == {}
+
     with stores.target() as statement:
         statement.execute("UPDATE sync.cursor SET applied_through = now() - interval '2 h' WHERE entity = 'text'")
         statement.execute(
