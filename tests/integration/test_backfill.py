@@ -23,7 +23,7 @@ CONTENTS, RANGES = 3000, 6
 def ranged(world, name):
     table = RelationalTable(f"catalog.{name}", key=("id",), columns={"id": "bigint", "header": "text"})
     text = load_entities("assets.entities")["text"]
-    return Lane.open(replace(text, name=name, sinks=(table,), partitions=KeyRanges(RANGES)), world.stores)
+    return Lane.open(replace(text, name=name, sinks=(table,), partitions=KeyRanges(RANGES), comments={}), world.stores)
 
 
 def fill(lane):
