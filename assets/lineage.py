@@ -19,7 +19,7 @@ def legacy_tables(entity: Entity) -> list[dg.AssetKey]:
 
     Raises sqlglot.errors.ParseError, which shows the place in the query.
     """
-    read = tables_read(entity.origin.sql) | {change.table for change in entity.changes}
+    read = tables_read(entity.origin.sql) | {table.name for table in entity.tables}
     return sorted(set(map(legacy_key, read)))
 
 

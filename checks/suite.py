@@ -59,9 +59,9 @@ def sides(entity: Entity, package: str) -> list[Side]:
     found = [Side(entity.name, NEW, entity.table.name, new, expected)]
     if suite.legacy:
         found.append(_legacy(entity, suite.legacy))
-    elif entity.changes:
+    elif entity.tables:
         rows = Rows(entity.origin.sql, entity.origin.key)
-        found.append(Side(entity.name, LEGACY, entity.changes[0].table, rows, tuple(_key(entity.origin.key))))
+        found.append(Side(entity.name, LEGACY, entity.tables[0].name, rows, tuple(_key(entity.origin.key))))
     return found
 
 

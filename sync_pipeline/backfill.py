@@ -10,12 +10,11 @@ from dataclasses import dataclass
 import pyarrow as pa
 from psycopg2.extras import execute_values
 
+from sync_pipeline.capture import open_cursor
 from sync_pipeline.errors import DeclarationError, StoppedError
 from sync_pipeline.lane import Lane
-from sync_pipeline.ledger.cursor import open_at, window_of
 from sync_pipeline.partitions import KeyRanges, Monthly
 from sync_pipeline.pipeline import Order, Outcome, sync_page
-from sync_pipeline.sources.watermark import Reader
 from sync_pipeline.stores import Cursor
 
 Report = Callable[[Outcome], None]
@@ -88,13 +87,6 @@ def backfill(
         if outcome.position is None:
             return Filled(partition, *_totals(lane, partition), files, file_bytes)
         position = outcome.position
-
-
-def open_cursor(lane: Lane) -> None:
-    """Take the first window before the first snapshot of history, so that nothing falls between the two."""
-    if window_of(lane.stores, lane.entity.name) is None:
-        window, _ = Reader(lane.stores, lane.origin.key, (), None).look()
-        open_at(lane.stores, lane.entity.name, window)
 
 
 def _begin(lane: Lane, partition: str) -> tuple[list[str] | None, list[str] | None, list[str] | None]:

@@ -12,7 +12,7 @@ from sync_pipeline.columns import array_literal
 from sync_pipeline.origin import Reject
 from sync_pipeline.stores import Cursor
 
-PRIORITY = {"overtaken": 0, "documents": 1, "media": 2, "rejected": 5, "sweep": 7}
+PRIORITY = {"overtaken": 0, "documents": 1, "media": 2, "rejected": 5, "fanout": 6, "sweep": 7}
 CLAIM_SECONDS = 120
 MISSING_FILE = "MediaMissing"
 # few enough that fresh work never waits long behind a record

@@ -15,6 +15,8 @@ from sync_pipeline.partitions import Partitions
 from sync_pipeline.sinks.media_bucket import MediaBucket
 from sync_pipeline.sinks.relational import RelationalTable
 from sync_pipeline.sinks.search_index import SearchIndex
+from sync_pipeline.sources.source import Capture
+from sync_pipeline.sources.table import Table
 from sync_pipeline.sources.watermark import Watermark
 
 Adapter = Callable[[pd.DataFrame], pd.DataFrame]
@@ -37,7 +39,8 @@ class Entity:
     """One thing to keep in step.
 
     `adapt` takes legacy columns (Arrow-backed, one row per key) and returns read-side columns with the same
-    index: each row on its own, no I/O. Raise `version` when `adapt` or a sink's columns change: rows written
+    index: each row on its own, no I/O. `tables` are those whose changes change a row, `capture` says how they are
+    caught. Raise `version` when `adapt` or a sink's columns change: rows written
     by an older version count as outdated until they are synced again.
 
     `comments` say in plain words what columns of the adapted frame mean, where their names do not.
@@ -46,10 +49,11 @@ class Entity:
     name: str
     owner: str
     origin: LegacyQuery
-    changes: tuple[Watermark, ...]
+    tables: tuple[Table, ...]
     adapt: Adapter
     sinks: tuple[Sink, ...]
     partitions: Partitions
+    capture: Capture = field(default_factory=Watermark)
     version: int = 1
     description: str = ""
     comments: Mapping[str, str] = field(default_factory=dict)
@@ -66,9 +70,9 @@ class Entity:
                 raise DeclarationError(f"entity {self.name}: more than one {kind.__name__}")
         if len(self.table.key) != len(self.origin.key):
             raise DeclarationError(f"entity {self.name}: {self.table.name} and the origin differ in key columns")
-        for change in self.changes:
-            if len(change.key) != len(self.origin.key):
-                raise DeclarationError(f"entity {self.name}: Watermark({change.table!r}).key must give the root's key")
+        for table in self.tables:
+            if len(table.key) != len(self.origin.key):
+                raise DeclarationError(f"entity {self.name}: Table({table.name!r}).key must give the root's key")
         unknown = self.comments.keys() - {*self.table.columns, *(self.index.fields if self.index else ())}
         if unknown:
             raise DeclarationError(f"entity {self.name}: comments name {min(unknown)!r}, which no sink declares")

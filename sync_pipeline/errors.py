@@ -25,6 +25,10 @@ class UnreachableError(SyncError):
     """A store does not answer. Try again later; what is owed stays in `due`."""
 
 
+class GapError(SyncError):
+    """What a source had not reported yet is lost to it. Begin it anew, and sweep."""
+
+
 class StoppedError(SyncError):
     """Entities could not be followed, or a partition was left where it was. Their errors say why."""
 

@@ -14,20 +14,20 @@ import threading
 import time
 import uuid
 from collections.abc import Callable, Iterable
+from contextlib import closing
 from functools import partial
 
 from sync_pipeline import due
-from sync_pipeline.backfill import open_cursor
+from sync_pipeline.capture import open_cursor, resumed
 from sync_pipeline.entity import Entity
 from sync_pipeline.errors import BrakeError, LeaseLostError, SyncError, UnreachableError
 from sync_pipeline.garbage import collect
 from sync_pipeline.heartbeat import BEAT_SECONDS, beat, free_leases_of_the_gone, leave, quietly
 from sync_pipeline.lane import Lane
-from sync_pipeline.ledger.cursor import Lease, window_of
+from sync_pipeline.ledger.cursor import Lease
 from sync_pipeline.ledger.ledger import migrate
 from sync_pipeline.live import Report, poll, work
 from sync_pipeline.pipeline import Outcome
-from sync_pipeline.sources.watermark import Reader
 from sync_pipeline.stores import Stores, first_line
 from sync_pipeline.sweep import sweep, sweep_is_due
 
@@ -142,14 +142,14 @@ class Follower:
 
     def _poll_under(self, lane: Lane, lease: Lease, halt: threading.Event) -> None:
         entity = lane.entity.name
-        reader = Reader(lane.stores, lane.origin.key, lane.entity.changes, window_of(lane.stores, entity))
         kept = 0.0
-        while not halt.is_set():
-            idle_write = time.monotonic() - kept >= _IDLE_WRITE_SECONDS
-            poll(lane, lease, reader, self._moving, keep_idle=idle_write)
-            self._moved[entity] = time.monotonic()
-            kept = self._moved[entity] if idle_write else kept
-            halt.wait(lane.stores.settings.poll_seconds)
+        with closing(resumed(lane)) as source:
+            while not halt.is_set():
+                idle_write = time.monotonic() - kept >= _IDLE_WRITE_SECONDS
+                poll(lane, lease, source, self._moving, keep_idle=idle_write)
+                self._moved[entity] = time.monotonic()
+                kept = self._moved[entity] if idle_write else kept
+                source.wait(halt, lane.stores.settings.poll_seconds)
 
     def _moving(self, entity: str, outcome: Outcome) -> None:
         self._moved[entity] = time.monotonic()

@@ -5,38 +5,61 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import partial
 
+import pyarrow as pa
+
 from sync_pipeline import due
 from sync_pipeline.errors import UnreachableError
 from sync_pipeline.faults import crash_point
 from sync_pipeline.lane import Lane
 from sync_pipeline.ledger.cursor import Lease
+from sync_pipeline.ledger.ledger import next_revision
 from sync_pipeline.pipeline import Order, Outcome, sync_keys
-from sync_pipeline.sources.watermark import Reader
+from sync_pipeline.sources.source import Source
 from sync_pipeline.stores import Cursor
 from sync_pipeline.sweep import ask_for_sweep
 
 Report = Callable[[str, Outcome], None]
 _PULL_ROWS = 5_000
+# so many roots of a changed parent are applied at once
+_FEW = 500
 
 
-def poll(lane: Lane, lease: Lease, reader: Reader, report: Report, *, keep_idle: bool) -> None:
+def poll(lane: Lane, lease: Lease, source: Source, report: Report, *, keep_idle: bool) -> None:
     """One look at the monolith: everything it shows is applied, or due, before the cursor moves."""
     crash_point("claim.before")
-    window, bound = reader.look()
-    pages = reader.pull(bound, _PULL_ROWS)
-    margin = lane.stores.settings.margin_seconds
+    pages = source.pull(_PULL_ROWS)
     page = next(pages, None)
     crash_point("claim.after")
     if page is None and keep_idle:
         with lane.stores.target() as cursor:
-            lease.move(cursor, window, margin)
+            lease.move(cursor, source.standing())
     while page is not None:
         following = next(pages, None)
-        last = following is None
-        commit = (lambda cursor, _: lease.move(cursor, window, margin)) if last else None
-        report(lane.entity.name, sync_keys(lane, page, Order(acknowledge=True, wait=True, commit=commit)))
+        move = partial(_move, lease, source) if following is None else _nothing
+        if page.fanout and page.keys.num_rows > _FEW:
+            _put_behind(lane, page.keys, move)
+        else:
+            order = Order(acknowledge=True, wait=True, commit=move)
+            report(lane.entity.name, sync_keys(lane, page.keys, order))
         page = following
-    reader.keep(window)
+    source.keep()
+
+
+def _put_behind(lane: Lane, keys: pa.Table, move: Callable[[Cursor, Outcome], None]) -> None:
+    """Owe the roots of a changed parent: fresh edits go first."""
+    revision = next_revision(lane.stores)
+    with lane.stores.target() as cursor:
+        due.owe(cursor, lane.entity.name, "fanout", lane.origin.key.texts(keys).to_pylist(), revision)
+        move(cursor, Outcome())
+
+
+def _move(lease: Lease, source: Source, cursor: Cursor, _: Outcome) -> None:
+    """The poll's last page: the cursor moves with its rows."""
+    lease.move(cursor, source.standing())
+
+
+def _nothing(*_: object) -> None:
+    """Not the poll's last page: the cursor stays."""
 
 
 def work(lane: Lane, report: Report) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from urllib.parse import urlsplit
@@ -28,6 +29,7 @@ class Settings:
     legacy_bucket: Bucket
     target_bucket: Bucket
     entities: str = "assets.entities"
+    slot_prefix: str = "sync"
     poll_seconds: float = 0.2
     margin_seconds: float = 2.0
     blind_lookback_seconds: float = 900.0
@@ -45,6 +47,8 @@ class Settings:
     media_workers: int = 8
     multipart_bytes: int = 8 * 1024 * 1024
     retry_limit: int = 8
+    outbox_keep_seconds: float = 86_400.0
+    wal_alert_bytes: int = 1 << 30
 
     @classmethod
     def from_env(cls, env: Mapping[str, str] | None = None) -> Settings:
@@ -71,6 +75,8 @@ NUMBERS = {
     "SYNC_MEDIA_WORKERS": "media_workers",
     "SYNC_MULTIPART_BYTES": "multipart_bytes",
     "SYNC_RETRY_LIMIT": "retry_limit",
+    "SYNC_OUTBOX_KEEP_SECONDS": "outbox_keep_seconds",
+    "SYNC_WAL_ALERT_BYTES": "wal_alert_bytes",
 }
 _AT_LEAST_ONE = {"SYNC_CHUNK_ROWS", "SYNC_BACKFILL_WORKERS", "SYNC_MEDIA_WORKERS", "SYNC_RETRY_LIMIT"}
 _S3_PART_MINIMUM = 5 * 1024 * 1024
@@ -92,6 +98,9 @@ class _Reader:
         numbers = {field: self._number(name, field) for name, field in NUMBERS.items() if self.env.get(name)}
         if legacy_bucket == target_bucket and legacy_bucket.name:
             self.faults.append("SYNC_TARGET_S3_BUCKET is the legacy bucket itself: name another one")
+        slot_prefix = self.env.get("SYNC_SLOT_PREFIX") or "sync"
+        if not re.fullmatch("[a-z][a-z0-9_]{0,19}", slot_prefix):
+            self.faults.append("SYNC_SLOT_PREFIX must be 1 to 20 lower-case letters, digits and underscores")
         if self.faults:
             raise SettingError("\n".join(self.faults) + "\n.env.example lists every setting.")
         return Settings(
@@ -101,6 +110,7 @@ class _Reader:
             legacy_bucket,
             target_bucket,
             entities=self.env.get("SYNC_ENTITIES") or "assets.entities",
+            slot_prefix=slot_prefix,
             **numbers,  # type: ignore[arg-type]
         )
 

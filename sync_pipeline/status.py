@@ -5,12 +5,15 @@ from __future__ import annotations
 from typing import Any
 
 from sync_pipeline.entity import Entity
+from sync_pipeline.settings import Settings
 from sync_pipeline.stores import Cursor, Stores
 
 _CURSOR = """
     SELECT applied_through, extract(epoch FROM now() - applied_through)::float AS lag_seconds,
            window_since, extract(epoch FROM now() - window_since)::float AS window_seconds, window_holder, blind,
-           swept_at, sweep_error, owner, coalesce(lease_until > now(), false) AS followed
+           swept_at, sweep_error, source, coalesce(gap_at > coalesce(swept_from, '-infinity'), false) AS gap,
+           (state ->> 'retained_bytes')::bigint AS retained_bytes, owner,
+           coalesce(lease_until > now(), false) AS followed
     FROM sync.cursor WHERE entity = %s
 """
 _OUTAGES = """
@@ -32,7 +35,7 @@ def status_of(stores: Stores, entity: Entity) -> dict[str, Any]:
         found = dict(zip([column.name for column in cursor.description], row, strict=True))
         found["due"] = _due(cursor, entity.name)
         found["backfill"] = _backfill(cursor, entity)
-        found["alerts"] = [*_alerts(found, stores.settings.window_alert_seconds), *_outages(cursor, entity.name)]
+        found["alerts"] = [*_alerts(found, stores.settings), *_outages(cursor, entity.name)]
     return found
 
 
@@ -55,16 +58,23 @@ def _backfill(cursor: Cursor, entity: Entity) -> dict[str, int]:
     return {"declared": len(entity.partitions.names()), "done": done, "unfinished": unfinished, "rows": rows}
 
 
-def _alerts(found: dict[str, Any], window_alert_seconds: float) -> list[str]:
+def _alerts(found: dict[str, Any], settings: Settings) -> list[str]:
     """What somebody should look at."""
     alerts = []
-    if (found["window_seconds"] or 0) > window_alert_seconds:
+    if (found["window_seconds"] or 0) > settings.window_alert_seconds:
         alerts.append(
             f"a transaction of the monolith has been open for {found['window_seconds']:.0f} s"
-            f" (SYNC_WINDOW_ALERT_SECONDS is {window_alert_seconds:g}): {found['window_holder']}"
+            f" (SYNC_WINDOW_ALERT_SECONDS is {settings.window_alert_seconds:g}): {found['window_holder']}"
         )
     if found["blind"]:
         alerts.append(str(found["blind"]))
+    if (found["retained_bytes"] or 0) > settings.wal_alert_bytes:
+        alerts.append(
+            f"the slot keeps {found['retained_bytes']:,} bytes of the monolith's log"
+            f" (SYNC_WAL_ALERT_BYTES is {settings.wal_alert_bytes:,})"
+        )
+    if found["gap"]:
+        alerts.append("the source of changes began anew: what it may have missed waits for the sweep")
     if found["sweep_error"]:
         alerts.append(f"the last sweep stopped: {found['sweep_error']}")
     return alerts

@@ -91,6 +91,18 @@ class Stores:
             with connection.cursor() as cursor:
                 yield cursor
 
+    @contextmanager
+    def legacy_outbox(self) -> Iterator[Cursor]:
+        """A transaction that may write at the monolith: acknowledgements in its outbox, and nothing else."""
+        with self.legacy() as cursor:
+            cursor.execute("BEGIN READ WRITE")
+            try:
+                yield cursor
+            except BaseException:
+                cursor.execute("ROLLBACK")
+                raise
+            cursor.execute("COMMIT")
+
     def legacy_now(self) -> dt.datetime:
         """The monolith's clock. Raises UnreachableError."""
         with self.legacy() as cursor:
@@ -154,8 +166,9 @@ def quote(name: str) -> str:
 def _engine(url: str, options: str) -> Engine:
     return create_engine(
         url,
-        pool_size=4,
-        max_overflow=28,
+        # three threads an entity: what is above the pool's size is opened and closed at each use
+        pool_size=16,
+        max_overflow=16,
         pool_pre_ping=True,
         connect_args={
             "options": options,

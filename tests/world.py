@@ -22,7 +22,8 @@ from demo.databases import Monolith, create_monolith, create_target, drop_databa
 from demo.environment import variables
 from demo.fleet import Fleet
 from demo.load import load
-from sync_pipeline.backfill import backfill, open_cursor
+from sync_pipeline.backfill import backfill
+from sync_pipeline.capture import open_cursor
 from sync_pipeline.entity import load_entities
 from sync_pipeline.follower import Follower
 from sync_pipeline.lane import Lane
@@ -53,11 +54,11 @@ class World:
 
     def lane(self, name: str) -> Lane:
         """An entity as its file declares it now."""
-        return Lane.open(load_entities("assets.entities")[name], self.stores)
+        return Lane.open(load_entities(self.stores.settings.entities)[name], self.stores)
 
     @cached_property
     def lanes(self) -> dict[str, Lane]:
-        entities = load_entities("assets.entities")
+        entities = load_entities(self.stores.settings.entities)
         return {name: Lane.open(entity, self.stores) for name, entity in entities.items()}
 
     def differences(self) -> list[oracle.Difference]:

@@ -4,13 +4,13 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from sync_pipeline.sources.watermark import Watermark
+from sync_pipeline.sources.table import Table
 
 ADDRESS = ["country", "city", "street", "zip"]
 
-CHANGES = (
-    Watermark("content", column="updated_at", key=("id",)),
-    Watermark("media_files", column="updated_at", key=("content_id",)),
+TABLES = (
+    Table("content", key=("id",), stamp="updated_at"),
+    Table("media_files", key=("content_id",), stamp="updated_at"),
 )
 
 COMMENTS = {

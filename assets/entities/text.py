@@ -2,7 +2,7 @@
 
 import pandas as pd
 
-from assets.entities._content import CHANGES, COMMENTS, address, query, whole_number
+from assets.entities._content import COMMENTS, TABLES, address, query, whole_number
 from sync_pipeline.entity import Entity, LegacyQuery
 from sync_pipeline.partitions import Monthly
 from sync_pipeline.sinks.media_bucket import MediaBucket
@@ -39,7 +39,7 @@ entity = Entity(
     owner="team:catalogue",
     description="An article of the monolith: a catalogue row, its pictures, and a search document once published.",
     origin=LegacyQuery(query("text"), key=("id",)),
-    changes=CHANGES,
+    tables=TABLES,
     adapt=adapt,
     sinks=(
         MediaBucket(columns=("cover", "files"), prefix="text"),

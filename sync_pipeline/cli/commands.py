@@ -11,7 +11,7 @@ import typer
 
 from sync_pipeline import logs
 from sync_pipeline.backfill import Filled, backfill_all
-from sync_pipeline.cli import tables
+from sync_pipeline.cli import sources, tables
 from sync_pipeline.cli.due import app as due_app
 from sync_pipeline.cli.following import Totals, caught_up, follow
 from sync_pipeline.cli.opening import All, AnyName, Format, Name, Output, opened, parsed, partitions, show
@@ -29,6 +29,8 @@ from sync_pipeline.status import status_of
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 app.add_typer(due_app, name="due")
+app.add_typer(sources.outbox, name="outbox")
+app.add_typer(sources.wal, name="wal")
 
 _EXIT = {"clean": 0, "drift": 1, "unknown": 2, "ok": 0, "warning": 0, "error": 2}
 _INTERRUPTED = 130

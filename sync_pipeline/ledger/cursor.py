@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import datetime as dt
 from dataclasses import dataclass
 
 from psycopg2.extras import Json
 
 from sync_pipeline.errors import LeaseLostError
-from sync_pipeline.sources.window import Window
+from sync_pipeline.sources.source import Standing, State
 from sync_pipeline.stores import Cursor, Stores
 
 # a follower renews its leases every few seconds
@@ -53,19 +54,21 @@ class Lease:
                 (self.entity, self.epoch),
             )
 
-    def move(self, cursor: Cursor, window: Window, margin_seconds: float) -> None:
+    def move(self, cursor: Cursor, standing: Standing) -> None:
         """Move the cursor in the caller's transaction. Raises LeaseLostError."""
         cursor.execute(
-            "UPDATE sync.cursor SET state = %s, applied_through = greatest(applied_through, %s::timestamptz"
-            " - %s * interval '1 s'), window_since = %s, window_holder = %s, blind = %s,"
-            " lease_until = now() + %s * interval '1 s', updated_at = now() WHERE entity = %s AND epoch = %s",
+            "UPDATE sync.cursor SET state = %s, applied_through = greatest(applied_through, %s), window_since = %s,"
+            " window_holder = %s, blind = %s, gap_at = coalesce(%s, gap_at), sweep_wanted = greatest(sweep_wanted, %s),"
+            " lease_until = now() + %s * interval '1 s', updated_at = now()"
+            " WHERE entity = %s AND epoch = %s",
             (
-                Json(window.as_state()),
-                window.low,
-                margin_seconds,
-                min(window.holders.values(), default=None),
-                window.oldest,
-                f"{window.hidden} sessions hide their transactions: the sweep is required" if window.hidden else None,
+                Json(standing.state),
+                standing.through,
+                standing.since,
+                standing.holder,
+                standing.blind,
+                standing.gap_at,
+                standing.gap_at,
                 LEASE_SECONDS,
                 self.entity,
                 self.epoch,
@@ -78,17 +81,28 @@ class Lease:
             raise LeaseLostError(f"entity {self.entity}: another worker follows it now")
 
 
-def open_at(stores: Stores, entity: str, window: Window) -> None:
-    """Set the first window, unless somebody has meanwhile: theirs, too, is older than whatever we read after this."""
+def open_at(stores: Stores, entity: str, source: str, standing: Standing) -> None:
+    """Set where a source begins, unless somebody has meanwhile: theirs, too, is older than whatever we read next."""
     with stores.target() as cursor:
         cursor.execute(
-            "UPDATE sync.cursor SET state = %s WHERE entity = %s AND state IS NULL", (Json(window.as_state()), entity)
+            "UPDATE sync.cursor SET source = %s, state = %s WHERE entity = %s AND state IS NULL",
+            (source, Json(standing.state), entity),
         )
 
 
-def window_of(stores: Stores, entity: str) -> Window | None:
-    """The window the last applied poll left, if there was one."""
+def reopen_at(stores: Stores, entity: str, source: str, standing: Standing, gap_at: dt.datetime) -> None:
+    """Go on from a source's beginning; what was committed before `gap_at` may be missing until a sweep has looked."""
     with stores.target() as cursor:
-        cursor.execute("SELECT state FROM sync.cursor WHERE entity = %s", (entity,))
+        cursor.execute(
+            "UPDATE sync.cursor SET source = %s, state = %s, gap_at = %s,"
+            " sweep_wanted = greatest(sweep_wanted, %s) WHERE entity = %s",
+            (source, Json(standing.state), gap_at, gap_at, entity),
+        )
+
+
+def state_of(stores: Stores, entity: str) -> tuple[str, State] | None:
+    """(source, its state) as the last applied poll left it, if there was one."""
+    with stores.target() as cursor:
+        cursor.execute("SELECT source, state FROM sync.cursor WHERE entity = %s", (entity,))
         found = cursor.fetchone()
-    return Window.from_state(found[0]) if found and found[0] else None
+    return (found[0], found[1]) if found and found[1] is not None else None

@@ -13,8 +13,10 @@ from sync_pipeline.entity import Entity
 from sync_pipeline.errors import DeclarationError, LegacySchemaError
 from sync_pipeline.origin import Origin
 from sync_pipeline.partitions import Monthly
+from sync_pipeline.preflight import sources
 from sync_pipeline.preflight.notice import Notice
-from sync_pipeline.sources.watermark import Reader
+from sync_pipeline.sources.source import Subject
+from sync_pipeline.sources.watermark import stamped_since
 from sync_pipeline.stores import Stores, first_line
 
 
@@ -57,11 +59,16 @@ def _columns(entity: Entity, origin: Origin) -> Iterator[tuple[str, str]]:
 def _sources(stores: Stores, entity: Entity, origin: Origin) -> Iterator[tuple[str, str]]:
     """Each source's own query, asked for what changed after tomorrow."""
     tomorrow = dt.datetime.now(dt.UTC) + dt.timedelta(days=1)
-    for watermark in entity.changes:
+    for table in entity.tables:
         try:
-            next(Reader(stores, origin.key, (watermark,), None).pull(tomorrow, 1), None)
+            next(stamped_since(Subject(entity.name, origin.key, (table,), stores), tomorrow, 1), None)
         except psycopg2.Error as error:
-            yield f"the query of Watermark({watermark.table!r}) fails: {first_line(error)}", _grant(stores, error)
+            yield f"the query of Table({table.name!r}) fails: {first_line(error)}", _grant(stores, error)
+            return
+    try:
+        yield from sources.faults(Subject(entity.name, origin.key, entity.tables, stores), entity.capture)
+    except DeclarationError as error:
+        yield str(error).removeprefix(f"entity {entity.name}: "), "mend the entity's Table"
 
 
 def _grant(stores: Stores, error: BaseException) -> str:

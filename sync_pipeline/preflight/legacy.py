@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator
 
 from sync_pipeline.entity import Entity
 from sync_pipeline.preflight.notice import Notice
-from sync_pipeline.sources.watermark import Watermark
+from sync_pipeline.sources.table import Table
 from sync_pipeline.stores import Cursor, Stores
 
 ABOUT = "legacy database"
@@ -62,8 +62,8 @@ def look_at_legacy(stores: Stores, entities: Iterable[Entity]) -> Iterator[Notic
         yield _tracking(tracked, hidden)
         yield from _rights(cursor, role, superuser)
         yield from _prepared(cursor, prepared, stores.settings.window_alert_seconds)
-        for table in sorted({w for e in entities for w in e.changes}, key=lambda w: (w.table, w.column)):
-            yield from _watermark(cursor, role, table)
+        for table in sorted({t for e in entities for t in e.tables if t.stamp}, key=lambda t: (t.name, t.stamp)):
+            yield from _stamped(cursor, role, table)
 
 
 def _sight(role: str, sees_all: bool) -> Notice:
@@ -139,11 +139,11 @@ def _prepared(cursor: Cursor, allowed: int, alert_seconds: float) -> Iterator[No
         )
 
 
-def _watermark(cursor: Cursor, role: str, watermark: Watermark) -> Iterator[Notice]:
-    table, column = watermark.table, watermark.column
+def _stamped(cursor: Cursor, role: str, stamped: Table) -> Iterator[Notice]:
+    table, column = stamped.name, stamped.stamp
     cursor.execute("SELECT to_regclass(%s)", (table,))
     if cursor.fetchone()[0] is None:
-        yield Notice("error", ABOUT, f"there is no table {table}", "mend the entity's Watermark")
+        yield Notice("error", ABOUT, f"there is no table {table}", "mend the entity's Table")
         return
     cursor.execute("SELECT has_table_privilege(%s, 'SELECT')", (table,))
     if not cursor.fetchone()[0]:
@@ -151,10 +151,10 @@ def _watermark(cursor: Cursor, role: str, watermark: Watermark) -> Iterator[Noti
     cursor.execute(_COLUMN, (table, column))
     found = cursor.fetchone()
     if found is None:
-        yield Notice("error", ABOUT, f"{table} has no column {column}", "mend the entity's Watermark")
+        yield Notice("error", ABOUT, f"{table} has no column {column}", "mend the entity's Table")
         return
     kind, indexed = found
-    yield _type_of_cursor(watermark, kind)
+    yield _type_of_stamp(stamped, kind)
     if indexed:
         yield Notice("ok", ABOUT, f"{table}.{column} has an index")
     else:
@@ -166,23 +166,23 @@ def _watermark(cursor: Cursor, role: str, watermark: Watermark) -> Iterator[Noti
         )
 
 
-def _type_of_cursor(watermark: Watermark, kind: str) -> Notice:
-    name = f"{watermark.table}.{watermark.column}"
+def _type_of_stamp(table: Table, kind: str) -> Notice:
+    name = f"{table.name}.{table.stamp}"
     zoned = kind == "timestamp with time zone"
-    if zoned and not watermark.zone:
+    if zoned and not table.zone:
         return Notice("ok", ABOUT, f"{name} is a {kind}")
     if zoned:
-        return Notice("error", ABOUT, f"{name} has a time zone of its own", "leave `zone` out of its Watermark")
+        return Notice("error", ABOUT, f"{name} has a time zone of its own", "leave `zone` out of its Table")
     if kind != "timestamp without time zone":
-        return Notice("error", ABOUT, f"{name} is a {kind}: a watermark is a timestamp", "mend the entity's Watermark")
-    if not watermark.zone:
+        return Notice("error", ABOUT, f"{name} is a {kind}: a watermark is a timestamp", "mend the entity's Table")
+    if not table.zone:
         return Notice(
             "error",
             ABOUT,
             f"{name} is a {kind}: nobody can say which instant it means",
-            f'say the zone the monolith stamps in: Watermark("{watermark.table}", …, zone="Europe/Berlin")',
+            f'say the zone the monolith stamps in: Table("{table.name}", …, zone="Europe/Berlin")',
         )
-    return Notice("ok", ABOUT, f"{name} is a {kind}, read as {watermark.zone}")
+    return Notice("ok", ABOUT, f"{name} is a {kind}, read as {table.zone}")
 
 
 def _some(names: list[str]) -> str:

@@ -9,12 +9,13 @@ from dataclasses import dataclass
 
 import pyarrow as pa
 
+from sync_pipeline.capture import subject_of
 from sync_pipeline.lane import Lane
 from sync_pipeline.partitions import EARLIER, UNDATED, KeyRanges, Monthly
 from sync_pipeline.reconcile.files import rows_naming
 from sync_pipeline.reconcile.reconcile import keys_of
 from sync_pipeline.reconcile.verdict import Finding
-from sync_pipeline.sources.watermark import Reader
+from sync_pipeline.sources.watermark import stamped_since
 from sync_pipeline.stores import bind, quote
 
 LIVE, GONE = "live delta, last 24 hours", "gone from the monolith"
@@ -67,10 +68,10 @@ def _by_row(lane: Lane, findings: list[Finding]) -> dict[str, Counter[str]]:
 
 
 def _live(lane: Lane, by_row: dict[str, Counter[str]]) -> Part:
-    """What the watermark has reported of late, and is this entity's."""
+    """What bears a stamp of late, and is this entity's."""
     since = lane.stores.legacy_now() - _LATELY
     texts: set[str] = set()
-    for page in Reader(lane.stores, lane.origin.key, lane.entity.changes, None).pull(since, _PAGE):
+    for page in stamped_since(subject_of(lane), since, _PAGE):
         texts |= _existing(lane, page)
     wrong: Counter[str] = Counter()
     for text in texts & by_row.keys():

@@ -1,4 +1,4 @@
-"""The watermark source: keys of rows whose change column moved since the last look."""
+"""The watermark source: keys of rows whose stamp moved since the last look."""
 
 from __future__ import annotations
 
@@ -10,9 +10,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from sync_pipeline.faults import guarded
-from sync_pipeline.keys import Key
+from sync_pipeline.sources.source import Page, Source, Standing, State, Subject
+from sync_pipeline.sources.table import Table
 from sync_pipeline.sources.window import BEGINNING, Window, look
-from sync_pipeline.stores import Stores, bind, copy_out
+from sync_pipeline.stores import bind, copy_out
 
 _STAMP = "_stamp"
 _ROW_VERSION = "_row"
@@ -20,96 +21,130 @@ _ROW_VERSION = "_row"
 
 @dataclass(frozen=True)
 class Watermark:
-    """A legacy table whose `column` says when a row changed.
+    """Changes are caught by the timestamps that the monolith puts on its rows."""
 
-    `key` gives the root's key: columns of the table, or of what `join` adds
-    (`join="JOIN content c ON c.author_id = authors.id", key=("c.id",)`).
-    `zone` is needed only for a column without time zone: the zone the monolith stamps in.
-    """
+    name: str = field(default="watermark", init=False)
 
-    table: str
-    column: str
-    key: tuple[str, ...]
-    join: str = ""
-    zone: str | None = None
+    def open(self, subject: Subject, state: State | None) -> WatermarkSource:
+        """The source, from where its last one stood."""
+        return WatermarkSource(subject, Window.from_state(state) if state else None)
 
 
 @dataclass
-class Reader:
-    """Reads an entity's watermark tables, poll by poll. Only a poll whose keys were all applied is `kept`."""
+class WatermarkSource(Source):
+    """Reads an entity's stamped tables, poll by poll."""
 
-    stores: Stores
-    key: Key
-    tables: tuple[Watermark, ...]
+    subject: Subject
     window: Window | None
+    _seen: Window | None = None
     _recent: dict[str, pa.Array] = field(default_factory=dict)
     _next: dict[str, list[pa.Array]] = field(default_factory=dict)
 
-    def look(self) -> tuple[Window, dt.datetime]:
-        """The window now, and the bound from which `pull` must read."""
-        settings = self.stores.settings
-        with self.stores.legacy() as cursor:
-            window, bound = look(cursor, self.window, dt.timedelta(seconds=settings.blind_lookback_seconds))
+    def begin(self) -> Standing:
+        """The window of now: rows that are visible already are history's."""
+        with self.subject.stores.legacy() as cursor:
+            window, _ = look(cursor, None, self._lookback)
+        return self._standing(window)
+
+    def pull(self, rows: int) -> Iterator[Page]:
+        """Rows above the bound of the window; row versions that the poll before has seen are left out."""
+        bound = self._look()
+        for table in self.subject.tables:
+            if not table.stamp:
+                continue
+            for page in pages(self.subject, table, bound, rows):
+                keys = self._unseen(table.name, page)
+                if keys.num_rows:
+                    yield Page(keys, fanout=bool(table.join))
+
+    def standing(self) -> Standing:
+        """As the look saw it that the last pull began with."""
+        assert self._seen is not None
+        return self._standing(self._seen)
+
+    def keep(self) -> None:
+        """The next poll goes on from this one's window."""
+        self.window = self._seen
+        self._recent = {table: pa.concat_arrays(parts) for table, parts in self._next.items()}
+
+    def _look(self) -> dt.datetime:
+        """The bound from which to read."""
+        with self.subject.stores.legacy() as cursor:
+            self._seen, bound = look(cursor, self.window, self._lookback)
         if not guarded(1) and self.window:
             bound = self.window.seen_at
         self._next = {}
-        if bound == BEGINNING:
-            return window, bound
-        return window, bound - dt.timedelta(seconds=settings.margin_seconds if guarded(1) else 0)
+        return bound if bound == BEGINNING or not guarded(1) else bound - self._margin
 
-    def pull(self, bound: dt.datetime, rows: int) -> Iterator[pa.Table]:
-        """Pages of keys that may have changed. Row versions that the poll before has seen are left out."""
-        for table in self.tables:
-            position: tuple[str, list[str]] | None = None
-            while True:
-                page = self._page(table, bound, position, rows)
-                if page.num_rows == 0:
-                    break
-                at = page.num_rows - 1
-                position = page.column(_STAMP)[at].as_py(), self.key.position(page.select(list(self.key.columns)))
-                keys = self._unseen(table.table, page)
-                if keys.num_rows:
-                    yield keys
-                if page.num_rows < rows:
-                    break
-
-    def keep(self, window: Window) -> None:
-        """The poll's keys are applied or due: the next one goes on from here."""
-        self.window = window
-        self._recent = {table: pa.concat_arrays(parts) for table, parts in self._next.items()}
+    def _standing(self, window: Window) -> Standing:
+        hides = f"{window.hidden} sessions hide their transactions: the sweep is required" if window.hidden else None
+        oldest = min(window.holders.values(), default=None)
+        return Standing(window.as_state(), window.low - self._margin, oldest, window.oldest, hides)
 
     def _unseen(self, table: str, page: pa.Table) -> pa.Table:
         versions = page.column(_ROW_VERSION).combine_chunks()
         self._next.setdefault(table, []).append(versions)
         if table in self._recent:
             page = page.filter(pc.invert(pc.is_in(versions, value_set=self._recent[table])))
-        keys = page.select(list(self.key.columns))
+        keys = page.select(list(self.subject.key.columns))
         return keys.group_by(keys.column_names).aggregate([]) if keys.num_rows else keys
 
-    def _page(
-        self, table: Watermark, bound: dt.datetime, position: tuple[str, list[str]] | None, rows: int
-    ) -> pa.Table:
-        """The next page in order of (stamp, key), so that thousands of rows of one stamp page well."""
-        stamp = f"{table.table}.{table.column}"
-        column = f"{stamp} AT TIME ZONE '{table.zone}'" if table.zone else stamp
-        names = [name if "." in name else f"{table.table}.{name}" for name in table.key]
-        keys = ", ".join(f"{name} AS {own}" for name, own in zip(names, self.key.plain().split(", "), strict=True))
-        inner = (
-            f"SELECT {keys}, {column} AS {_STAMP}, {table.table}.tableoid || '/' || {table.table}.ctid || '/' ||"
-            f" {table.table}.xmin AS {_ROW_VERSION} FROM {table.table} {table.join}"
-        )
-        if table.zone and bound != BEGINNING:
-            # an index on the column itself serves too: no zone's clock is a day off
-            inner += f" WHERE {stamp} >= '{(bound - dt.timedelta(days=1)).replace(tzinfo=None).isoformat()}'"
-        schema = pa.schema([*self.key.schema, (_STAMP, pa.string()), (_ROW_VERSION, pa.string())])
-        order = f"w.{_STAMP}, {self.key.ordered('w')}"
-        with self.stores.legacy() as cursor:
-            after = "true"
-            if position:
-                literal = ", ".join(
-                    bind(cursor, value) + "::" + kind for value, kind in zip(position[1], self.key.types, strict=True)
-                )
-                after = f"({order}) > ({bind(cursor, position[0])}::timestamptz, {literal})"
-            where = "true" if bound == BEGINNING else f"w.{_STAMP} >= {bind(cursor, bound)}"
-            query = f"SELECT * FROM ({inner}) w WHERE {where} AND {after} ORDER BY {order} LIMIT {rows}"
-            return copy_out(cursor, query, schema)
+    @property
+    def _margin(self) -> dt.timedelta:
+        return dt.timedelta(seconds=self.subject.stores.settings.margin_seconds)
+
+    @property
+    def _lookback(self) -> dt.timedelta:
+        return dt.timedelta(seconds=self.subject.stores.settings.blind_lookback_seconds)
+
+
+def stamped_since(subject: Subject, since: dt.datetime, rows: int) -> Iterator[pa.Table]:
+    """Pages of keys of rows that bear a stamp of `since` or later, whoever has seen them."""
+    for table in subject.tables:
+        if table.stamp:
+            for page in pages(subject, table, since, rows):
+                yield page.select(list(subject.key.columns))
+
+
+def pages(subject: Subject, table: Table, bound: dt.datetime, rows: int) -> Iterator[pa.Table]:
+    """Keys of rows stamped at the bound or later, with stamp and row version.
+
+    In order of (stamp, key), so that thousands of rows of one stamp page well.
+    """
+    position: tuple[str, list[str]] | None = None
+    while True:
+        page = _page(subject, table, bound, position, rows)
+        if page.num_rows:
+            yield page
+        if page.num_rows < rows:
+            return
+        keys = page.select(list(subject.key.columns))
+        position = page.column(_STAMP)[page.num_rows - 1].as_py(), subject.key.position(keys)
+
+
+def _page(
+    subject: Subject, table: Table, bound: dt.datetime, position: tuple[str, list[str]] | None, rows: int
+) -> pa.Table:
+    key = subject.key
+    stamp = f"{table.name}.{table.stamp}"
+    column = f"{stamp} AT TIME ZONE '{table.zone}'" if table.zone else stamp
+    keys = ", ".join(f"{root} AS {own}" for root, own in zip(table.roots(), key.plain().split(", "), strict=True))
+    inner = (
+        f"SELECT {keys}, {column} AS {_STAMP}, {table.name}.tableoid || '/' || {table.name}.ctid || '/' ||"
+        f" {table.name}.xmin AS {_ROW_VERSION} FROM {table.name} {table.join}"
+    )
+    if table.zone and bound != BEGINNING:
+        # an index on the column itself serves too: no zone's clock is a day off
+        inner += f" WHERE {stamp} >= '{(bound - dt.timedelta(days=1)).replace(tzinfo=None).isoformat()}'"
+    schema = pa.schema([*key.schema, (_STAMP, pa.string()), (_ROW_VERSION, pa.string())])
+    order = f"w.{_STAMP}, {key.ordered('w')}"
+    with subject.stores.legacy() as cursor:
+        after = "true"
+        if position:
+            literal = ", ".join(
+                bind(cursor, value) + "::" + kind for value, kind in zip(position[1], key.types, strict=True)
+            )
+            after = f"({order}) > ({bind(cursor, position[0])}::timestamptz, {literal})"
+        where = "true" if bound == BEGINNING else f"w.{_STAMP} >= {bind(cursor, bound)}"
+        query = f"SELECT * FROM ({inner}) w WHERE {where} AND {after} ORDER BY {order} LIMIT {rows}"
+        return copy_out(cursor, query, schema)

@@ -9,11 +9,11 @@ import psycopg2
 import pytest
 
 from sync_pipeline import live
+from sync_pipeline.capture import resumed
 from sync_pipeline.faults import GUARDS
-from sync_pipeline.ledger.cursor import Lease, window_of
+from sync_pipeline.ledger.cursor import Lease
 from sync_pipeline.pipeline import Order, sync_keys
 from sync_pipeline.reconcile.reconcile import reconcile
-from sync_pipeline.sources.watermark import Reader
 from tests.stalled import stalled
 from tests.world import opened
 
@@ -55,9 +55,9 @@ def key(world, lane):
 def polling(lane):
     """A function that polls once."""
     lease = Lease.take(lane.stores, "text", "test")
-    reader = Reader(lane.stores, lane.origin.key, lane.entity.changes, window_of(lane.stores, "text"))
+    source = resumed(lane)
     try:
-        yield lambda lane=lane: live.poll(lane, lease, reader, lambda *_: None, keep_idle=True)
+        yield lambda lane=lane: live.poll(lane, lease, source, lambda *_: None, keep_idle=True)
     finally:
         lease.give_back(lane.stores)
 

@@ -6,8 +6,8 @@ import os
 import pytest
 
 from sync_pipeline import due, heartbeat
-from sync_pipeline.backfill import open_cursor
-from sync_pipeline.ledger.cursor import Lease, window_of
+from sync_pipeline.capture import open_cursor
+from sync_pipeline.ledger.cursor import Lease, state_of
 from tests.world import wait_for
 
 OWNER = "SELECT owner FROM sync.cursor WHERE entity = 'text'"
@@ -92,7 +92,7 @@ def test_a_first_window_is_taken_under_a_lease_of_somebody_else(world, lane):
     world.target("UPDATE sync.cursor SET state = NULL WHERE entity = 'text'")
     assert Lease.take(lane.stores, "text", "other")
     open_cursor(lane)
-    window = window_of(lane.stores, "text")
-    assert window is not None
+    state = state_of(lane.stores, "text")
+    assert state is not None
     open_cursor(lane)
-    assert window_of(lane.stores, "text") == window
+    assert state_of(lane.stores, "text") == state

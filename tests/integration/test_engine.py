@@ -12,11 +12,11 @@ import pytest
 from demo.edit import Editors
 from sync_pipeline import live
 from sync_pipeline.backfill import backfill
+from sync_pipeline.capture import resumed
 from sync_pipeline.entity import LegacyQuery, load_entities
 from sync_pipeline.follower import Follower
 from sync_pipeline.heartbeat import sightings
 from sync_pipeline.lane import Lane
-from sync_pipeline.ledger.cursor import window_of
 from sync_pipeline.pipeline import Order, sync_keys
 from sync_pipeline.reconcile.reconcile import reconcile
 from sync_pipeline.repair import repair
@@ -166,7 +166,7 @@ def test_the_sweep_leaves_history_to_the_backfill(world, lanes):
     stores, _, _ = world
     text = next(lane.entity for lane in lanes if lane.entity.name == "text")
     table = RelationalTable("catalog.swept", key=("id",), columns={"id": "bigint", "header": "text"})
-    lane = Lane.open(replace(text, name="swept", sinks=(table,)), stores)
+    lane = Lane.open(replace(text, name="swept", sinks=(table,), comments={}), stores)
     before = sweep(lane)
     assert (before.compared, before.changed) == (before.unfilled, 0)
     for partition in lane.entity.partitions.names():
@@ -294,10 +294,10 @@ def test_a_commit_later_than_the_poll_is_not_lost(world, lanes):
     lane = next(lane for lane in lanes if lane.entity.name == "video")
     key = next(iter(rows(stores.settings.target_db.replace("+psycopg2", ""), FOUND.format("video"))))
     lease = live.Lease.take(stores, "video", "test")
-    reader = live.Reader(stores, lane.origin.key, lane.entity.changes, window_of(stores, "video"))
+    source = resumed(lane)
 
     def poll():
-        live.poll(lane, lease, reader, lambda *_: None, keep_idle=True)
+        live.poll(lane, lease, source, lambda *_: None, keep_idle=True)
 
     late = psycopg2.connect(admin)
     with late.cursor() as cursor:
@@ -306,8 +306,8 @@ def test_a_commit_later_than_the_poll_is_not_lost(world, lanes):
         )
         poll()
         # pass the margin without waiting: the clock the window saw is moved on
-        window = reader.window
-        reader.keep(type(window)(window.seen_at + dt.timedelta(seconds=60), window.holders, window.who))
+        window = source.window
+        source.window = type(window)(window.seen_at + dt.timedelta(seconds=60), window.holders, window.who)
         poll()
     late.commit()
     late.close()

@@ -4,9 +4,8 @@ import psycopg2
 import pytest
 
 from sync_pipeline import live
-from sync_pipeline.backfill import open_cursor
-from sync_pipeline.ledger.cursor import Lease, window_of
-from sync_pipeline.sources.watermark import Reader
+from sync_pipeline.capture import open_cursor, resumed
+from sync_pipeline.ledger.cursor import Lease
 
 BLIND = "SELECT blind FROM sync.cursor WHERE entity = 'text'"
 
@@ -23,10 +22,10 @@ def test_what_a_hidden_transaction_wrote_arrives(world, unseeing):
     lane = world.lane("text")
     open_cursor(lane)
     lease = Lease.take(lane.stores, "text", "test")
-    reader = Reader(lane.stores, lane.origin.key, lane.entity.changes, window_of(lane.stores, "text"))
+    source = resumed(lane)
 
     def poll():
-        live.poll(lane, lease, reader, lambda *_: None, keep_idle=True)
+        live.poll(lane, lease, source, lambda *_: None, keep_idle=True)
 
     ((key,),) = world.legacy("SELECT min(id) FROM content WHERE kind = 'text' AND deleted_at IS NULL")
     late = psycopg2.connect(world.monolith.admin_url)

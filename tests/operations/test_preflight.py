@@ -19,7 +19,8 @@ from sync_pipeline.sinks.media_bucket import MediaBucket
 from sync_pipeline.sinks.relational import RelationalTable
 from sync_pipeline.sinks.search_index import SearchIndex
 from sync_pipeline.sources import watermark
-from sync_pipeline.sources.watermark import Watermark
+from sync_pipeline.sources.source import Subject
+from sync_pipeline.sources.table import Table
 from sync_pipeline.stores import Stores
 
 TABLE = RelationalTable(
@@ -37,7 +38,7 @@ PIECE = Entity(
     name="piece",
     owner="team:tests",
     origin=LegacyQuery(QUERY, key=("id",)),
-    changes=(Watermark("content", column="updated_at", key=("id",)),),
+    tables=(Table("content", key=("id",), stamp="updated_at"),),
     adapt=adapt,
     sinks=(TABLE, INDEX),
     partitions=KeyRanges(4),
@@ -170,7 +171,7 @@ def test_the_sql_of_a_remedy_mends_it(world, plant):
 def test_a_zone_makes_a_cursor_without_one_readable(world):
     world.legacy("ALTER TABLE content ALTER updated_at TYPE timestamp")
     zoned = dataclasses.replace(
-        PIECE, changes=(Watermark("content", column="updated_at", key=("id",), zone="Europe/Berlin"),)
+        PIECE, tables=(Table("content", key=("id",), stamp="updated_at", zone="Europe/Berlin"),)
     )
     try:
         assert faults(world, zoned) == []
@@ -378,11 +379,11 @@ DECLARATIONS = {
     "the partitions' column": ({"partitions": Monthly("born_at", start="2020-01")}, "no column 'born_at'"),
     "the key's column": ({"origin": LegacyQuery("SELECT id AS piece FROM content", key=("id",))}, "no key column 'id'"),
     "a source's key": (
-        {"changes": (Watermark("media_files", column="updated_at", key=("piece_id",)),)},
-        "Watermark('media_files') fails",
+        {"tables": (Table("media_files", key=("piece_id",), stamp="updated_at"),)},
+        "Table('media_files') fails",
     ),
-    "a source's table": ({"changes": (Watermark("pieces", column="updated_at", key=("id",)),)}, "no table pieces"),
-    "a source's column": ({"changes": (Watermark("content", column="moved_at", key=("id",)),)}, "no column moved_at"),
+    "a source's table": ({"tables": (Table("pieces", key=("id",), stamp="updated_at"),)}, "no table pieces"),
+    "a source's column": ({"tables": (Table("content", key=("id",), stamp="moved_at"),)}, "no column moved_at"),
 }
 
 
@@ -417,9 +418,9 @@ def test_a_poll_of_a_zoned_cursor_uses_the_plain_index(world, monkeypatch):
         )
         world.legacy("ANALYZE content")
         monkeypatch.setattr(watermark, "copy_out", explained)
-        zoned = Watermark("content", column="updated_at", key=("id",), zone="UTC")
-        reader = watermark.Reader(world.stores, Key(("id",), ("bigint",)), (zoned,), None)
-        assert list(reader.pull(dt.datetime.now(dt.UTC), 100)) == []
+        zoned = Table("content", key=("id",), stamp="updated_at", zone="UTC")
+        subject = Subject("text", Key(("id",), ("bigint",)), (zoned,), world.stores)
+        assert list(watermark.stamped_since(subject, dt.datetime.now(dt.UTC), 100)) == []
         assert "content_updated_at" in plans[0], plans
     finally:
         world.legacy("TRUNCATE content CASCADE")

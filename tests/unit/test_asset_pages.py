@@ -52,7 +52,7 @@ def test_constraints_are_shown_one_by_one():
     pair = dataclasses.replace(
         video,
         origin=dataclasses.replace(video.origin, key=("a", "b")),
-        changes=(),
+        tables=(),
         sinks=(table,),
         comments={},
     )

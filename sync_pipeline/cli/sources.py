@@ -1,0 +1,85 @@
+"""`sync-pipeline outbox …` and `sync-pipeline wal …`: what a source needs in the monolith, made and taken away."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import closing
+from typing import Annotated
+
+import psycopg2
+import typer
+
+from sync_pipeline.cli.opening import All, Name, opened
+from sync_pipeline.entity import Entity
+from sync_pipeline.errors import SettingError, UnreachableError
+from sync_pipeline.origin import Origin
+from sync_pipeline.sources import outbox_tables, publication
+from sync_pipeline.sources.outbox import Outbox
+from sync_pipeline.sources.source import Subject
+from sync_pipeline.stores import Stores, first_line
+
+outbox = typer.Typer(no_args_is_help=True, help="A table of events in the monolith, and triggers that fill it.")
+wal = typer.Typer(no_args_is_help=True, help="A publication of the monolith's log.")
+
+Apply = Annotated[bool, typer.Option("--apply", help="Carry the statements out, in one transaction.")]
+Owner = Annotated[
+    str,
+    typer.Option("--owner-db", envvar="SYNC_LEGACY_OWNER_DB", help="The monolith's database as the tables' owner."),
+]
+Statements = Callable[[Subject, Entity], list[str]]
+
+
+@outbox.command("install")
+def install_outbox(name: Name = None, everything: All = False, apply: Apply = False, owner: Owner = "") -> None:
+    """Print what fills an outbox with an entity's changes; needed before the entity says `capture=Outbox()`."""
+    _each(name, everything, lambda subject, entity: outbox_tables.install(subject, _outbox(entity)), apply, owner)
+
+
+@outbox.command("uninstall")
+def uninstall_outbox(name: Name = None, everything: All = False, apply: Apply = False, owner: Owner = "") -> None:
+    """Print what takes triggers and functions away, and the table with the last entity that it served."""
+    _each(name, everything, lambda subject, entity: outbox_tables.uninstall(subject, _outbox(entity)), apply, owner)
+
+
+@wal.command("install")
+def install_wal(name: Name = None, everything: All = False, apply: Apply = False, owner: Owner = "") -> None:
+    """Print what publishes an entity's tables; needed before the entity says `capture=Wal()`."""
+    _each(name, everything, lambda subject, _: publication.install(subject), apply, owner)
+
+
+@wal.command("uninstall")
+def uninstall_wal(name: Name = None, everything: All = False, apply: Apply = False, owner: Owner = "") -> None:
+    """Print what takes publication and slot away."""
+    _each(name, everything, lambda subject, _: publication.uninstall(subject), apply, owner)
+
+
+def _outbox(entity: Entity) -> Outbox:
+    return entity.capture if isinstance(entity.capture, Outbox) else Outbox()
+
+
+def _each(name: str | None, everything: bool, statements: Statements, apply: bool, owner: str) -> None:
+    if apply and not owner:
+        raise SettingError("--apply needs the owner of the monolith's tables: --owner-db, or SYNC_LEGACY_OWNER_DB")
+    with opened(name, everything) as (stores, entities):
+        for entity in entities:
+            # one after the other: what the first one makes, the next one finds
+            found = statements(_subject(stores, entity), entity)
+            for statement in found:
+                typer.echo(f"{statement};")
+            if apply:
+                _carry_out(owner, found)
+
+
+def _subject(stores: Stores, entity: Entity) -> Subject:
+    return Subject(entity.name, Origin.open(entity, stores).key, entity.tables, stores)
+
+
+def _carry_out(owner: str, statements: list[str]) -> None:
+    try:
+        with closing(psycopg2.connect(owner)) as connection, connection, connection.cursor() as cursor:
+            for statement in statements:
+                cursor.execute(statement)
+    except psycopg2.OperationalError as error:
+        raise UnreachableError(f"SYNC_LEGACY_OWNER_DB: {first_line(error)}") from error
+    except psycopg2.Error as error:
+        raise SettingError(f"SYNC_LEGACY_OWNER_DB: {first_line(error)}; nothing was changed") from error

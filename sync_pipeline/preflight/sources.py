@@ -1,0 +1,67 @@
+"""Sources: is everything in the monolith without which one would silently lose changes?"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from sync_pipeline.sources import outbox_tables, publication
+from sync_pipeline.sources.outbox import Outbox
+from sync_pipeline.sources.source import Capture, Subject
+from sync_pipeline.sources.wal import Wal, slot_name
+
+_RIGHTS = {
+    "SELECT": "has_any_column_privilege",
+    "UPDATE": "has_any_column_privilege",
+    "DELETE": "has_table_privilege",
+}
+_WAL = """
+    SELECT current_setting('wal_level'), quote_ident(current_user), rolreplication OR rolsuper,
+           current_setting('max_replication_slots')::int - (SELECT count(*) FROM pg_replication_slots),
+           EXISTS (SELECT FROM pg_replication_slots WHERE slot_name = %s)
+    FROM pg_roles WHERE rolname = current_user
+"""
+
+
+def faults(subject: Subject, capture: Capture) -> Iterator[tuple[str, str]]:
+    """(what, remedy) of all that is missing. Raises DeclarationError, UnreachableError."""
+    if isinstance(capture, Outbox):
+        yield from _outbox(subject, capture)
+    if isinstance(capture, Wal):
+        yield from _wal(subject)
+
+
+def _outbox(subject: Subject, outbox: Outbox) -> Iterator[tuple[str, str]]:
+    remedy = f"sync-pipeline outbox install {subject.entity}"
+    with subject.stores.legacy() as cursor:
+        cursor.execute("SELECT to_regclass(%s) IS NOT NULL, quote_ident(current_user)", (outbox.table,))
+        there, role = cursor.fetchone()
+        if not there:
+            yield f"there is no table {outbox.table} for its events", remedy
+            return
+        for right, test in _RIGHTS.items():
+            cursor.execute(f"SELECT {test}(%s, %s)", (outbox.table, right))
+            if not cursor.fetchone()[0]:
+                yield f"{role} may not {right} {outbox.table}", f"GRANT {right} ON {outbox.table} TO {role};"
+        if outbox_tables.is_ours(cursor, outbox):
+            for table in outbox_tables.unfilled(cursor, subject):
+                yield f"no trigger of {table} fills {outbox.table}: its changes would be lost", remedy
+
+
+def _wal(subject: Subject) -> Iterator[tuple[str, str]]:
+    remedy = f"sync-pipeline wal install {subject.entity}"
+    with subject.stores.legacy() as cursor:
+        cursor.execute(_WAL, (slot_name(subject),))
+        level, role, may, free, there = cursor.fetchone()
+        if level != "logical":
+            yield f"wal_level is {level}", "ALTER SYSTEM SET wal_level = logical; and restart the server"
+        if not may:
+            yield f"{role} may not read the log", f"ALTER ROLE {role} REPLICATION;"
+        if not there and free < 1:
+            yield "all replication slots are taken", "raise max_replication_slots and restart the server"
+        for table in publication.unpublished(cursor, subject):
+            yield f"{table} is not in the publication: its changes would be lost", remedy
+        for table in publication.untold(cursor, subject):
+            yield (
+                f"a deleted or moved row of {table} does not tell its root: it would be lost",
+                f"ALTER TABLE {table} REPLICA IDENTITY FULL;",
+            )

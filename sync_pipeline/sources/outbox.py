@@ -1,0 +1,233 @@
+"""The outbox source: events written in the monolith's own transactions, acknowledged once the new side holds them.
+
+An event names a row, never its value. What is pending is asked for by its state, not by a position in the sequence of
+ids, so an event of a transaction that commits late is not passed over. One follower reads an entity's events at a
+time, by its lease at the new side: no lock is held in the monolith while the new side works.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import select
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import Any
+
+import psycopg2
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from sync_pipeline.errors import GapError, SettingError, UnreachableError
+from sync_pipeline.sources.roots import Tracked, pages, track
+from sync_pipeline.sources.source import Page, Source, Standing, State, Subject
+from sync_pipeline.sources.table import Table
+from sync_pipeline.stores import Cursor, bind, copy_out, first_line
+
+EVERYTHING = "*"  # as an aggregate's id: the table was emptied
+TRIES = 5
+_EVENTS = pa.schema([("id", pa.int64()), ("aggregate_type", pa.string()), ("aggregate_id", pa.string())])
+# few enough that no lock on the monolith's rows lasts
+_BATCH = 1_000
+_CLEAN_SECONDS = 60.0
+_LISTENED_SECONDS = 1.0
+
+
+@dataclass(frozen=True)
+class Outbox:
+    """Changes are caught from a table of events that is written in the monolith's transactions.
+
+    `table` has the columns id, aggregate_type, aggregate_id, processed_at, attempts and last_error at least. The
+    entity's events are those whose aggregate_type is `aggregate` (its own name, if empty), with the root's key as
+    aggregate_id; they are acknowledged by this entity alone.
+    """
+
+    table: str = "outbox"
+    aggregate: str = ""
+    name: str = field(default="outbox", init=False)
+
+    def open(self, subject: Subject, state: State | None) -> OutboxSource:
+        """The source; where it stands is in the outbox itself. Raises GapError when that is another one."""
+        if state and state != self.state(subject):
+            raise GapError(f"the outbox was {state.get('table')}, and is {self.table} now")
+        return OutboxSource(subject, self)
+
+    def state(self, subject: Subject) -> State:
+        """Which events are read."""
+        return {"table": self.table, "aggregate": self.of(subject)}
+
+    def of(self, subject: Subject, table: Table | None = None) -> str:
+        """The aggregate_type of the entity's events, or of those that name rows of a joined table."""
+        own = self.aggregate or subject.entity
+        return f"{own}/{table.name}" if table and table.join else own
+
+
+@dataclass
+class OutboxSource(Source):
+    """Reads the pending events of an entity."""
+
+    subject: Subject
+    outbox: Outbox
+    _pulled: list[pa.Array] = field(default_factory=list)
+    _through: dt.datetime | None = None
+    _emptied_at: dt.datetime | None = None
+    _cleaned: float = 0.0
+    _ear: Any = None
+
+    def begin(self) -> Standing:
+        """Events are pending from the moment on that they are written."""
+        with self.subject.stores.legacy() as cursor:
+            cursor.execute("SELECT to_regclass(%s) IS NOT NULL", (self.outbox.table,))
+            if not cursor.fetchone()[0]:
+                raise SettingError(
+                    f"entity {self.subject.entity}: there is no table {self.outbox.table} in the monolith:"
+                    f" sync-pipeline outbox install {self.subject.entity}"
+                )
+        return Standing(self.outbox.state(self.subject))
+
+    def pull(self, rows: int) -> Iterator[Page]:
+        """Roots that pending events name; an event that names nothing is told so, and in the way of no other."""
+        self._pulled, self._emptied_at = [], None
+        with self.subject.stores.legacy() as cursor:
+            tables = [track(cursor, self.subject, table) for table in self.subject.tables]
+            now = self.subject.stores.legacy_now()
+        position = 0
+        while (events := self._pending(position, rows)).num_rows:
+            position = events.column("id")[events.num_rows - 1].as_py()
+            for kind in pc.unique(events.column("aggregate_type")).to_pylist():
+                named = events.filter(pc.equal(events.column("aggregate_type"), kind))
+                yield from self._roots(self._tracked(tables, kind), named, rows)
+            if events.num_rows < rows:
+                break
+        self._through = now
+
+    def standing(self) -> Standing:
+        """All that was committed before the look is pulled."""
+        return Standing(self.outbox.state(self.subject), self._through, gap_at=self._emptied_at)
+
+    def keep(self) -> None:
+        """Acknowledge the events, and remove those that were acknowledged long ago."""
+        ids = pa.concat_arrays(self._pulled).to_pylist() if self._pulled else []
+        for first in range(0, len(ids), _BATCH):
+            self._write(
+                f"UPDATE {self.outbox.table} SET processed_at = now(), attempts = attempts + 1, last_error = NULL"
+                " WHERE id = ANY(%s)",
+                ids[first : first + _BATCH],
+            )
+        self._pulled = []
+        if time.monotonic() - self._cleaned >= _CLEAN_SECONDS:
+            self._clean()
+
+    def wait(self, halt: threading.Event, seconds: float) -> None:
+        """Until the monolith notifies of an event; without a notice, a second."""
+        limit = time.monotonic() + max(seconds, _LISTENED_SECONDS)
+        try:
+            ear = self._listening()
+            while not halt.is_set() and (left := limit - time.monotonic()) > 0:
+                if select.select([ear], [], [], min(left, 0.1))[0]:
+                    ear.poll()
+                    ear.notifies.clear()
+                    return
+        except (psycopg2.Error, OSError, ValueError):
+            self.close()
+            halt.wait(seconds)
+
+    def close(self) -> None:
+        """Listen no more."""
+        if self._ear:
+            with suppress(psycopg2.Error):
+                self._ear.close()
+        self._ear = None
+
+    def _pending(self, position: int, rows: int) -> pa.Table:
+        kinds = sorted({self.outbox.of(self.subject, table) for table in self.subject.tables})
+        with self.subject.stores.legacy() as cursor:
+            return copy_out(
+                cursor,
+                f"SELECT id, aggregate_type, aggregate_id FROM {self.outbox.table} WHERE processed_at IS NULL"
+                f" AND aggregate_type = ANY({bind(cursor, kinds)}) AND attempts < {TRIES} AND id > {position}"
+                f" ORDER BY id LIMIT {rows}",
+                _EVENTS,
+            )
+
+    def _tracked(self, tables: list[Tracked], kind: str) -> Tracked:
+        """Whose rows events of a kind name: the root's, or a joined table's."""
+        for tracked in tables:
+            if tracked.table.join and self.outbox.of(self.subject, tracked.table) == kind:
+                return tracked
+        root = Table(self.outbox.table, self.subject.key.columns)
+        return Tracked(root, 0, self.subject.key)
+
+    def _roots(self, tracked: Tracked, events: pa.Table, rows: int) -> Iterator[Page]:
+        texts = pc.unique(events.column("aggregate_id")).to_pylist()
+        if EVERYTHING in texts:
+            self._emptied_at = self.subject.stores.legacy_now()
+            texts.remove(EVERYTHING)
+        wrong = self._refused(tracked, texts)
+        refused = pc.is_in(events.column("aggregate_id"), value_set=pa.array([*wrong], pa.string()))
+        self._tell(events.filter(refused), wrong)
+        self._pulled.append(events.filter(pc.invert(refused)).column("id").combine_chunks())
+        yield from pages(self.subject, tracked, [text for text in texts if text not in wrong], rows)
+
+    def _refused(self, tracked: Tracked, texts: list[str]) -> dict[str, str]:
+        """Ids that are no keys, with the reason; all at once where all are."""
+        try:
+            tracked.named.parse(texts)
+        except SettingError as error:
+            if len(texts) == 1:
+                return {texts[0]: first_line(error)}
+            half = len(texts) // 2
+            return self._refused(tracked, texts[:half]) | self._refused(tracked, texts[half:])
+        return {}
+
+    def _tell(self, events: pa.Table, wrong: dict[str, str]) -> None:
+        """Leave the reason with an event that names nothing; after some tries it has failed and is left alone."""
+        for event, text in zip(events.column("id").to_pylist(), events.column("aggregate_id").to_pylist(), strict=True):
+            self._write(
+                f"UPDATE {self.outbox.table} SET attempts = attempts + 1, last_error = %s WHERE id = %s",
+                wrong[text],
+                event,
+            )
+
+    def _clean(self) -> None:
+        self._cleaned = time.monotonic()
+        kinds = sorted({self.outbox.of(self.subject, table) for table in self.subject.tables})
+        removed = _BATCH
+        while removed == _BATCH:
+            removed = self._write(
+                f"DELETE FROM {self.outbox.table} WHERE id IN (SELECT id FROM {self.outbox.table}"
+                " WHERE aggregate_type = ANY(%s) AND processed_at < now() - %s * interval '1 s'"
+                f" ORDER BY processed_at LIMIT {_BATCH})",
+                kinds,
+                self.subject.stores.settings.outbox_keep_seconds,
+            )
+
+    def _write(self, statement: str, *values: object) -> int:
+        with self.subject.stores.legacy_outbox() as cursor:
+            cursor.execute(statement, values)
+            return int(cursor.rowcount)
+
+    def _listening(self) -> Any:
+        if self._ear is None:
+            url = self.subject.stores.settings.legacy_db.replace("postgresql+psycopg2", "postgresql", 1)
+            self._ear = psycopg2.connect(url, application_name="sync-pipeline", connect_timeout=5)
+            self._ear.autocommit = True
+            with self._ear.cursor() as cursor:
+                cursor.execute(f"LISTEN {channel(self.outbox.table)}")
+        return self._ear
+
+
+def channel(table: str) -> str:
+    """The channel by which events of an outbox are announced."""
+    return "sync_" + "".join(sign if sign.isalnum() else "_" for sign in table.lower())
+
+
+def failed(cursor: Cursor, table: str) -> int:
+    """Events that were tried too often. Raises UnreachableError."""
+    try:
+        cursor.execute(f"SELECT count(*) FROM {table} WHERE processed_at IS NULL AND attempts >= {TRIES}")
+    except psycopg2.errors.UndefinedTable as error:
+        raise UnreachableError(f"SYNC_LEGACY_DB: {first_line(error)}") from error
+    return int(cursor.fetchone()[0])

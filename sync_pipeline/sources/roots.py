@@ -1,0 +1,92 @@
+"""From changed rows of an entity's tables to the roots' keys."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass
+
+import pyarrow as pa
+
+from sync_pipeline.errors import DeclarationError
+from sync_pipeline.keys import Key
+from sync_pipeline.sources.source import Page, Subject
+from sync_pipeline.sources.table import Table
+from sync_pipeline.stores import Cursor, copy_out, quote
+
+# identities of changed rows that one query looks up
+_LOOKED_UP = 1_000
+_PRIMARY_KEY = """
+    SELECT array_agg(a.attname ORDER BY array_position(i.indkey, a.attnum))::text[],
+           array_agg(format_type(a.atttypid, -1) ORDER BY array_position(i.indkey, a.attnum))::text[]
+    FROM pg_index i JOIN pg_attribute a ON a.attrelid = i.indrelid AND a.attnum = ANY(i.indkey)
+    WHERE i.indrelid = %s::regclass AND i.indisprimary
+"""
+
+
+@dataclass(frozen=True)
+class Tracked:
+    """A table with the columns by which a report names its changed rows: the root's key, or what leads to it."""
+
+    table: Table
+    oid: int
+    named: Key
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """These columns, by their plain names in the table."""
+        return self.named.columns
+
+
+def track(cursor: Cursor, subject: Subject, table: Table) -> Tracked:
+    """Look a table up. Raises DeclarationError for one that is not there, or has no primary key but needs one."""
+    cursor.execute("SELECT to_regclass(%s)::oid", (table.name,))
+    (oid,) = cursor.fetchone()
+    if oid is None:
+        raise DeclarationError(f"entity {subject.entity}: there is no table {table.name}")
+    if not table.join:
+        columns = tuple(name.rpartition(".")[2].strip('"') for name in table.key)
+        return Tracked(table, oid, subject.key.named(columns))
+    cursor.execute(_PRIMARY_KEY, (table.name,))
+    columns, types = cursor.fetchone()
+    if columns is None:
+        raise DeclarationError(f"entity {subject.entity}: {table.name} is joined, and has no primary key to name a row")
+    return Tracked(table, oid, Key(tuple(columns), tuple(types)))
+
+
+def pages(subject: Subject, tracked: Tracked, named: Collection[str], rows: int) -> Iterator[Page]:
+    """The roots of changed rows, which `named` holds as texts of the tracked columns."""
+    texts = sorted(named)
+    if not tracked.table.join:
+        for first in range(0, len(texts), rows):
+            yield Page(subject.key.parse(texts[first : first + rows]))
+        return
+    for first in range(0, len(texts), _LOOKED_UP):
+        changed = tracked.named.parse(texts[first : first + _LOOKED_UP])
+        yield from (Page(keys, fanout=True) for keys in _joined(subject, tracked, changed, rows))
+
+
+def _joined(subject: Subject, tracked: Tracked, changed: pa.Table, rows: int) -> Iterator[pa.Table]:
+    """Roots that refer to the changed rows now, page by page in order of their keys."""
+    key, table = subject.key, tracked.table
+    own = key.plain().split(", ")
+    roots = ", ".join(f"{root} AS {name}" for root, name in zip(table.roots(), own, strict=True))
+    position: list[str] | None = None
+    while True:
+        with subject.stores.legacy() as cursor:
+            these = tracked.named.is_in(cursor, quoted_table(table), changed)
+            query = (
+                f"SELECT * FROM (SELECT DISTINCT {roots} FROM {table.name} {table.join} WHERE {these}) w"
+                f" WHERE {key.after(cursor, 'w', position)} ORDER BY {key.ordered('w')} LIMIT {rows}"
+            )
+            page = copy_out(cursor, query, key.schema)
+        if page.num_rows:
+            yield page
+        if page.num_rows < rows:
+            return
+        position = key.position(page)
+
+
+def quoted_table(table: Table) -> str:
+    """By which name a query's columns refer to the table."""
+    name = table.name.rpartition(".")[2]
+    return name if name.startswith('"') else quote(name)

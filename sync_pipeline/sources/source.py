@@ -1,0 +1,89 @@
+"""What every source of changes offers: pages of keys, where it stands, and word that they were applied.
+
+A source gives keys, never values. It is open at one follower at a time, under the entity's lease.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import threading
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import pyarrow as pa
+
+from sync_pipeline.keys import Key
+from sync_pipeline.sources.table import Table
+from sync_pipeline.stores import Stores
+
+State = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Subject:
+    """Whose changes a source reports."""
+
+    entity: str
+    key: Key
+    tables: tuple[Table, ...]
+    stores: Stores
+
+
+@dataclass(frozen=True)
+class Standing:
+    """Where a source stands once all pages of a poll are applied."""
+
+    state: State = field(default_factory=dict)  # opaque outside the source
+    through: dt.datetime | None = None  # legacy time: all that was committed before it has been reported
+    since: dt.datetime | None = None  # start of the oldest open legacy transaction, where it matters
+    holder: str | None = None  # who holds it
+    blind: str | None = None  # why the source may miss something, so that the sweep is required
+    gap_at: dt.datetime | None = None  # what was committed before it may have been missed, once: a sweep is to look
+
+
+@dataclass(frozen=True)
+class Page:
+    """Keys that may have changed. Those of a fan-out wait behind fresh edits."""
+
+    keys: pa.Table
+    fanout: bool = False
+
+
+class Source(ABC):
+    """An open source; all methods raise UnreachableError."""
+
+    @abstractmethod
+    def begin(self) -> Standing:
+        """Where it stands before anything was read: whatever is committed from now on will be reported."""
+
+    @abstractmethod
+    def pull(self, rows: int) -> Iterator[Page]:
+        """What has changed since the last `keep`, in pages of about so many keys."""
+
+    @abstractmethod
+    def standing(self) -> Standing:
+        """Where it stands when the last page of `pull` is applied."""
+
+    @abstractmethod
+    def keep(self) -> None:
+        """All pages are applied or due, and that is committed: they need not be reported again."""
+
+    def wait(self, halt: threading.Event, seconds: float) -> None:
+        """Until something may have changed, at most so long."""
+        halt.wait(seconds)
+
+    def close(self) -> None:  # noqa: B027 (most hold nothing)
+        """Let go of what it holds open."""
+
+
+class Capture(Protocol):
+    """A way of catching changes, as an entity declares it."""
+
+    @property
+    def name(self) -> str:
+        """As it stands in the cursor."""
+
+    def open(self, subject: Subject, state: State | None) -> Source:
+        """The source, from where its last one stood."""

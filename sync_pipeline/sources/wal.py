@@ -1,0 +1,330 @@
+"""The WAL source: changes as the monolith's write-ahead log tells them, through a logical slot.
+
+The slot keeps the log until we say that the new side has committed, so nothing is lost while nobody follows; it is
+watched, since a slot that nobody reads fills the monolith's disk.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import select
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from typing import Any
+
+import orjson
+import psycopg2
+from psycopg2.extras import REPLICATION_LOGICAL, LogicalReplicationConnection
+
+from sync_pipeline.errors import DeclarationError, GapError, UnreachableError
+from sync_pipeline.sources.pgoutput import Begin, Change, Commit, Relation, Truncate, parse
+from sync_pipeline.sources.roots import Tracked, pages, track
+from sync_pipeline.sources.source import Page, Source, Standing, State, Subject
+from sync_pipeline.stores import APPLICATION, bind, first_line
+
+# how long one poll may read before what it has is applied
+_READ_SECONDS = 0.1
+# a transaction is sent whole: who began it must go on
+_STALL_SECONDS = 30.0
+_MARK_SECONDS = 0.25
+_VISIBLE_SECONDS = 30.0
+_LOOK_SECONDS = 0.002
+_PAGE_BYTES = 8192
+_PAGE_HEADS = {24, 40}
+_SLOT = """
+    SELECT confirmed_flush_lsn - '0/0', wal_status, active_pid,
+           pg_wal_lsn_diff(pg_current_wal_insert_lsn(), restart_lsn)::bigint
+    FROM pg_replication_slots WHERE slot_name = %s
+"""
+
+
+@dataclass(frozen=True)
+class Wal:
+    """Changes are caught from the monolith's write-ahead log."""
+
+    name: str = field(default="wal", init=False)
+
+    def open(self, subject: Subject, state: State | None) -> WalSource:
+        """The source, from where its last one stood. Raises GapError when the log no longer reaches back so far."""
+        source = WalSource(subject, int(state["lsn"]) if state else 0)
+        if state:
+            source.resume(state)
+        return source
+
+
+def slot_name(subject: Subject) -> str:
+    """The name of slot and publication."""
+    return f"{subject.stores.settings.slot_prefix}_{subject.entity}"
+
+
+class WalSource(Source):
+    """Reads an entity's slot. `_end` is how far the log was read, at a transaction's end."""
+
+    def __init__(self, subject: Subject, end: int) -> None:
+        self.subject = subject
+        self._slot = slot_name(subject)
+        self._end = end
+        self._through: dt.datetime | None = None
+        self._mark: tuple[dt.datetime, int] | None = None
+        self._marked = self._asked = 0.0
+        self._retained = 0
+        self._connection: Any = None
+        self._cursor: Any = None
+        self._tracked: dict[int, Tracked] = {}
+        self._columns: dict[int, list[int]] = {}
+        self._system = ""
+        self._emptied_at: dt.datetime | None = None
+
+    def begin(self) -> Standing:
+        """Make the slot, unless it is there: what commits after its consistent point is in it."""
+        with self._connected() as cursor:
+            found = self._look()
+            if found is not None and found[1] == "lost":
+                self._drop()
+                found = None
+            if found is None:
+                cursor.create_replication_slot(self._slot, slot_type=REPLICATION_LOGICAL, output_plugin="pgoutput")
+                found = self._look()
+                assert found is not None
+            self._end = int(found[0])
+            return Standing({"lsn": self._end, "slot": self._slot, "system": _system(cursor)})
+
+    def resume(self, state: State) -> None:
+        """Check that the slot still holds what comes after our position. Raises GapError."""
+        found = self._look()
+        if found is None:
+            raise GapError(f"slot {self._slot} is gone from the monolith")
+        confirmed, status, pid, _ = found
+        if status == "lost":
+            raise GapError(f"slot {self._slot} has lost its log (max_slot_wal_keep_size)")
+        if confirmed > int(state["lsn"]):
+            raise GapError(f"slot {self._slot} was moved on by somebody else")
+        with self._connected() as cursor:
+            if _system(cursor) != state["system"]:
+                raise GapError(f"slot {self._slot} is another server's")
+        if pid:
+            self._end_reader(pid)
+
+    def pull(self, rows: int) -> Iterator[Page]:
+        """Keys of whole transactions, one or many; those of a long one in several pages."""
+        with self._telling():
+            self._start()
+            self._set_mark()
+            changed: dict[int, set[str]] = {}
+            xids: set[int] = set()
+            for message in self._messages():
+                if isinstance(message, Begin):
+                    xids.add(message.xid)
+                elif isinstance(message, Change):
+                    self._note(message, changed)
+                elif isinstance(message, Truncate):
+                    self._emptied_at = self.subject.stores.legacy_now()
+                if sum(map(len, changed.values())) >= rows:
+                    yield from self._roots(changed, xids, rows)
+                    changed = {}
+            yield from self._roots(changed, xids, rows)
+            self._reach_mark()
+
+    def standing(self) -> Standing:
+        """How far the log was read, and until when that covers all commits."""
+        state = {"lsn": self._end, "slot": self._slot, "system": self._system, "retained_bytes": self._retained}
+        return Standing(state, self._through, gap_at=self._emptied_at)
+
+    def keep(self) -> None:
+        """Tell the server what it may forget; now and then ask how far it has come, for an idle log moves on too."""
+        asks = time.monotonic() - self._asked >= _MARK_SECONDS
+        self._asked = time.monotonic() if asks else self._asked
+        with self._telling():
+            end = self._end
+            self._cursor.send_feedback(write_lsn=end, flush_lsn=end, apply_lsn=end, reply=asks, force=True)
+        self._emptied_at = None
+
+    def wait(self, halt: threading.Event, seconds: float) -> None:
+        """Until the log says something."""
+        limit = time.monotonic() + seconds
+        while self._cursor and not halt.is_set() and (left := limit - time.monotonic()) > 0:
+            if select.select([self._cursor], [], [], min(left, 0.1))[0]:
+                return
+
+    def close(self) -> None:
+        """End the connection; the slot stays."""
+        if self._connection:
+            with suppress(psycopg2.Error):
+                self._connection.close()
+        self._connection = self._cursor = None
+
+    def _start(self) -> None:
+        if self._cursor:
+            return
+        with self.subject.stores.legacy() as cursor:
+            tables = [track(cursor, self.subject, table) for table in self.subject.tables]
+        self._tracked = {tracked.oid: tracked for tracked in tables}
+        self._connection = self._connect()
+        self._cursor = self._connection.cursor()
+        self._system = _system(self._cursor)
+        self._cursor.start_replication(
+            slot_name=self._slot,
+            slot_type=REPLICATION_LOGICAL,
+            start_lsn=self._end,
+            options={"proto_version": "1", "publication_names": self._slot},
+            decode=False,
+        )
+
+    def _messages(self) -> Iterator[Begin | Change | Truncate]:
+        """Until the log has no more, or the time is up at a transaction's end."""
+        limit = time.monotonic() + _READ_SECONDS
+        open_transaction = False
+        while True:
+            sent = self._cursor.read_message()
+            if sent is None:
+                if not open_transaction:
+                    # all that was sent is read: the server's own position counts
+                    self._end = max(self._end, self._cursor.wal_end)
+                    return
+                if not select.select([self._cursor], [], [], _STALL_SECONDS)[0]:
+                    raise UnreachableError("SYNC_LEGACY_DB: the log stalls in mid-transaction")
+                continue
+            message = parse(sent.payload)
+            if isinstance(message, Commit):
+                self._end, open_transaction = message.end, False
+                if time.monotonic() > limit:
+                    return
+            elif isinstance(message, Relation):
+                self._learn(message)
+            elif message is not None:
+                open_transaction = True
+                yield message
+
+    def _learn(self, relation: Relation) -> None:
+        """Where a table's messages hold the columns that lead to a root. Raises DeclarationError."""
+        tracked = self._tracked.get(relation.oid)
+        if tracked is None:
+            return
+        lacks = [name for name in tracked.columns if name not in relation.columns or name not in relation.identity]
+        if lacks:
+            table = tracked.table.name
+            raise DeclarationError(
+                f"entity {self.subject.entity}: the log does not tell {', '.join(lacks)} of a deleted row of {table}:"
+                f" ALTER TABLE {table} REPLICA IDENTITY FULL; and publish all its columns"
+            )
+        self._columns[relation.oid] = [relation.columns.index(name) for name in tracked.columns]
+
+    def _note(self, change: Change, changed: dict[int, set[str]]) -> None:
+        at = self._columns.get(change.oid)
+        if at is None:
+            return
+        noted = changed.setdefault(change.oid, set())
+        for row in change.rows:
+            values = [row[n] for n in at]
+            if all(value is not None for value in values):
+                noted.add(_text([value.decode() for value in values if value is not None]))
+
+    def _roots(self, changed: dict[int, set[str]], xids: set[int], rows: int) -> Iterator[Page]:
+        if not changed:
+            return
+        self._wait_visible(xids)
+        for oid, named in changed.items():
+            yield from pages(self.subject, self._tracked[oid], named, rows)
+
+    def _wait_visible(self, xids: set[int]) -> None:
+        """A commit is in the log before a query sees it; read earlier, its rows would look unchanged."""
+        limit = time.monotonic() + _VISIBLE_SECONDS
+        with self.subject.stores.legacy() as cursor:
+            while xids:
+                cursor.execute("SELECT pg_current_snapshot()::text")
+                xids.difference_update(_visible(xids, cursor.fetchone()[0]))
+                if xids and time.monotonic() > limit:
+                    raise UnreachableError(
+                        f"SYNC_LEGACY_DB: {len(xids)} transactions are in the log and not visible after"
+                        f" {_VISIBLE_SECONDS:.0f} s; does a synchronous standby lag?"
+                    )
+                if xids:
+                    time.sleep(_LOOK_SECONDS)
+
+    def _set_mark(self) -> None:
+        """The clock, and how far the log reaches: what was committed before the one is below the other."""
+        if self._mark or time.monotonic() - self._marked < _MARK_SECONDS:
+            return
+        self._marked = time.monotonic()
+        with self.subject.stores.legacy() as cursor:
+            cursor.execute(
+                "SELECT statement_timestamp(), pg_current_wal_insert_lsn() - '0/0',"
+                " pg_wal_lsn_diff(pg_current_wal_insert_lsn(), restart_lsn)::bigint"
+                f" FROM pg_replication_slots WHERE slot_name = {bind(cursor, self._slot)}"
+            )
+            found = cursor.fetchone()
+        if found is None:
+            raise UnreachableError(f"SYNC_LEGACY_DB: slot {self._slot} is gone")
+        self._mark, self._retained = (found[0], int(found[1])), int(found[2])
+
+    def _reach_mark(self) -> None:
+        if self._mark is None:
+            return
+        now, position = self._mark
+        # at a page's edge the one counts its head and the other does not
+        edge = position % _PAGE_BYTES
+        if self._end >= position - (edge if edge in _PAGE_HEADS else 0):
+            self._through, self._mark = now, None
+
+    def _look(self) -> tuple[int, str, int | None, int] | None:
+        with self.subject.stores.legacy() as cursor:
+            cursor.execute(_SLOT, (self._slot,))
+            found: tuple[int, str, int | None, int] | None = cursor.fetchone()
+        return found
+
+    def _drop(self) -> None:
+        with self.subject.stores.legacy() as cursor:
+            cursor.execute("SELECT pg_drop_replication_slot(%s)", (self._slot,))
+
+    def _end_reader(self, pid: int) -> None:
+        """Who still reads the slot held the lease before us, and hangs."""
+        with self.subject.stores.legacy() as cursor:
+            cursor.execute("SELECT pg_terminate_backend(%s, 5000)", (pid,))
+
+    @contextmanager
+    def _connected(self) -> Iterator[Any]:
+        """A replication cursor of its own."""
+        with self._telling():
+            connection = self._connect()
+            try:
+                yield connection.cursor()
+            finally:
+                connection.close()
+
+    def _connect(self) -> Any:
+        url = self.subject.stores.settings.legacy_db.replace("postgresql+psycopg2", "postgresql", 1)
+        return psycopg2.connect(
+            url,
+            connection_factory=LogicalReplicationConnection,
+            application_name=APPLICATION,
+            connect_timeout=5,
+            client_encoding="UTF8",
+        )
+
+    @contextmanager
+    def _telling(self) -> Iterator[None]:
+        try:
+            yield
+        except (psycopg2.OperationalError, psycopg2.InterfaceError) as error:
+            self.close()
+            raise UnreachableError(f"SYNC_LEGACY_DB: {first_line(error)}") from error
+
+
+def _system(cursor: Any) -> str:
+    cursor.execute("IDENTIFY_SYSTEM")
+    return str(cursor.fetchone()[0])
+
+
+def _visible(xids: set[int], snapshot: str) -> set[int]:
+    """Those of 32-bit `xids` that a snapshot (`xmin:xmax:running`) sees; it counts in 64 bits."""
+    _, xmax, running = snapshot.split(":")
+    unseen = {int(xid) % 2**32 for xid in running.split(",") if xid}
+    return {xid for xid in xids if 0 < (int(xmax) - xid) % 2**32 < 2**31 and xid not in unseen}
+
+
+def _text(values: list[str]) -> str:
+    """As Key.texts writes it."""
+    return values[0] if len(values) == 1 else orjson.dumps(values).decode()

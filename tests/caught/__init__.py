@@ -1,0 +1,1 @@
+"""The demo's entities, caught as TEST_CAPTURE says."""
