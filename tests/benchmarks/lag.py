@@ -1,0 +1,155 @@
+"""Lag of a source while the monolith changes 1,000 rows a second: python -m tests.benchmarks.lag wal --seconds 120.
+
+In the second half one of the monolith's sessions keeps a transaction open. The sweep is off. Lag is from commit to
+commit.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import shutil
+import threading
+import time
+from contextlib import closing
+from pathlib import Path
+from typing import Annotated
+
+import psycopg2
+import typer
+
+from demo.environment import variables
+from demo.fleet import LEGACY_BUCKET, Fleet, down, up
+from demo.home import Home
+from demo.lag import Observer
+from demo.load import load
+from sync_pipeline.capture import open_cursor, subject_of
+from sync_pipeline.entity import load_entities
+from sync_pipeline.lane import Lane
+from sync_pipeline.pipeline import Order, sync_keys
+from sync_pipeline.settings import Settings
+from sync_pipeline.sources import outbox_tables, publication
+from sync_pipeline.sources.outbox import Outbox
+from sync_pipeline.sources.wal import Wal
+from sync_pipeline.stores import Stores
+from tests.command import Command
+
+_ROWS_A_TRANSACTION = 20
+_WRITERS = 4
+_EDITABLE = "SELECT id FROM content WHERE deleted_at IS NULL AND coalesce(attrs ->> 'duration', '0') ~ '^[0-9]+$'"
+_EDIT = """
+    WITH edited AS (
+        UPDATE content SET title = 'at ' || clock_timestamp(), version = version + 1, updated_at = now()
+        WHERE id = ANY(%s) RETURNING id, version)
+    INSERT INTO demo.edit_log (content_id, kind, version, deleted) SELECT id, 'edit', version, false FROM edited"""
+
+
+def main(
+    source: Annotated[str, typer.Argument(help="watermark, outbox or wal.")],
+    rate: Annotated[int, typer.Option(help="Changed rows a second.")] = 1_000,
+    seconds: Annotated[float, typer.Option(help="How long.")] = 120.0,
+    contents: Annotated[int, typer.Option(help="Rows of content.")] = 20_000,
+) -> None:
+    """Measure; servers of their own, removed at the end."""
+    os.environ["TEST_CAPTURE"] = source
+    home = Home(Path(".bench").absolute())
+    try:
+        fleet = up(home)
+        _measure(fleet, rate, seconds, contents)
+    finally:
+        down(home)
+        shutil.rmtree(home.root, ignore_errors=True)
+
+
+def _measure(fleet: Fleet, rate: int, seconds: float, contents: int) -> None:
+    at = fleet.addresses()
+    own = {"SYNC_ENTITIES": "tests.caught", "SYNC_SWEEP_SECONDS": "1e9"}
+    os.environ.update({**variables(at), **own})
+    load(at.monolith.admin_url, fleet.objects.client(), LEGACY_BUCKET, contents=contents, files=0)
+    with closing(Stores(Settings.from_env())) as stores:
+        _fill(stores, at.monolith.admin_url)
+        log = fleet.home.root / "follow.log"
+        live = Command(log, "sync", "--all", "--follow")
+        _wait_followed(stores)
+        for name, held in (("", False), ("with a transaction held open", True)):
+            observer = Observer(at.monolith.admin_url, at.catalog_url).start()
+            _edit(at.monolith.admin_url, rate, seconds / 2, held)
+            print(name, observer.finish(20).line(), flush=True)
+        print("retained bytes", _retained(at.monolith.admin_url))
+        live.interrupt()
+        live.wait()
+
+
+def _wait_followed(stores: Stores) -> None:
+    """Until the follower has begun: edits before that would only measure its start."""
+    followed = False
+    while not followed:
+        time.sleep(0.2)
+        with stores.target() as cursor:
+            cursor.execute("SELECT bool_and(lease_until > now() AND applied_through IS NOT NULL) FROM sync.cursor")
+            followed = bool(cursor.fetchone()[0])
+
+
+def _fill(stores: Stores, admin_url: str) -> None:
+    """All rows are in, and the ledger believes that it was swept."""
+    for entity in load_entities(stores.settings.entities).values():
+        lane = Lane.open(entity, stores)
+        statements: list[str] = []
+        if isinstance(entity.capture, Outbox):
+            statements = outbox_tables.install(subject_of(lane), entity.capture)
+        if isinstance(entity.capture, Wal):
+            statements = publication.install(subject_of(lane))
+        with closing(psycopg2.connect(admin_url)) as connection, connection, connection.cursor() as cursor:
+            for statement in statements:
+                cursor.execute(statement)
+            cursor.execute("SELECT id::text FROM content WHERE kind = %s", [entity.name])
+            keys = [key for (key,) in cursor.fetchall()]
+        open_cursor(lane)
+        sync_keys(lane, lane.origin.key.parse(keys), Order())
+        with stores.target() as cursor:
+            cursor.execute("UPDATE sync.cursor SET filled_at = now(), swept_at = now()")
+
+
+def _edit(url: str, rate: int, seconds: float, held: bool) -> None:
+    with closing(psycopg2.connect(url)) as holder:
+        if held:
+            holder.cursor().execute("UPDATE authors SET bio = bio WHERE id = (SELECT min(id) FROM authors)")
+        with holder.cursor() as cursor:
+            cursor.execute(
+                "SELECT id FROM content WHERE deleted_at IS NULL AND coalesce(attrs ->> 'duration', '0') ~ '^[0-9]+$'"
+            )
+            ids = [key for (key,) in cursor.fetchall()]
+        if not held:
+            holder.commit()
+        writers = [
+            threading.Thread(target=_write, args=(url, ids[n::_WRITERS], rate / _WRITERS, seconds, n))
+            for n in range(_WRITERS)
+        ]
+        for writer in writers:
+            writer.start()
+        for writer in writers:
+            writer.join()
+
+
+def _write(url: str, ids: list[int], rate: float, seconds: float, seed: int) -> None:
+    pick, began, done = random.Random(seed), time.monotonic(), 0
+    with closing(psycopg2.connect(url)) as connection:
+        connection.autocommit = True
+        with connection.cursor() as cursor:
+            while time.monotonic() - began < seconds:
+                cursor.execute(_EDIT, [pick.sample(ids, _ROWS_A_TRANSACTION)])
+                done += _ROWS_A_TRANSACTION
+                time.sleep(max(0.0, began + done / rate - time.monotonic()))
+
+
+def _retained(url: str) -> object:
+    with closing(psycopg2.connect(url)) as connection, connection.cursor() as cursor:
+        cursor.execute(
+            "SELECT slot_name, pg_wal_lsn_diff(pg_current_wal_lsn(), confirmed_flush_lsn)::bigint"
+            " FROM pg_replication_slots"
+        )
+        return cursor.fetchall()
+
+
+if __name__ == "__main__":
+    typer.run(main)
