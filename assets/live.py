@@ -164,18 +164,21 @@ class Watch:
         self._stopped = now
 
     def _tell(self) -> None:
-        for key in {key for entity in self.follower.entities for key in self._keys(entity)}:
+        for key in [key for entity in self.follower.entities for key in self._keys(entity)]:
             if self._is_new(key):
                 self.context.log_event(dg.AssetMaterialization(key, metadata=self.lineage(key)))
         moving = [entity for entity in self.follower.entities if entity.name in self.moved.names]
         for key, moves, figures in self.told(moving):
             self.context.log_event(dg.AssetObservation(key, metadata={**moves, **figures}))
 
-    def _keys(self, entity: Entity) -> set[dg.AssetKey]:
-        """The entity's assets that are this run's to tell; none while it cannot be followed."""
+    def _keys(self, entity: Entity) -> list[dg.AssetKey]:
+        """The entity's assets that are this run's to tell; none while it cannot be followed.
+
+        In the order in which they are written: what comes to be before what it is made of is called unsynced.
+        """
         if entity.name in self.follower.failures:
-            return set()
-        return {key for key in sink_keys(entity).values() if key in self.context.selected_asset_keys}
+            return []
+        return [key for key in sink_keys(entity).values() if key in self.context.selected_asset_keys]
 
     def _is_new(self, key: dg.AssetKey) -> bool:
         """The first time that it is followed, an asset comes to be; from then on it is observed.
