@@ -70,7 +70,8 @@ def test_the_graph_shows_where_all_comes_from_and_goes_to(pages):
     pages.page.get_by_role("button", name="All", exact=True).click()
     for name in ("authors", "content", "content_tags", "media_files", "bucket", "S3", "Elasticsearch", "Postgres"):
         pages.sees(re.compile(f"^{name}$"))
-    expect(pages.page.get_by_text("Loading...")).to_have_count(0)
+    for not_seen in ("Loading...", "Unsynced"):
+        expect(pages.page.get_by_text(not_seen)).to_have_count(0)
     pages.shot("lineage")
 
 

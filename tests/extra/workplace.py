@@ -54,15 +54,15 @@ class Workplace:
 
     def plant(self) -> Planted:
         """Mismatches of each kind in the sinks of video, past the engine."""
-        world, client = self.world, self.world.client
+        world = self.world
         public = "SELECT id FROM catalog.video WHERE is_public AND header IS NOT NULL ORDER BY id LIMIT 4"
         planted = Planted(*(id for (id,) in world.target(public)))
         world.target("UPDATE catalog.video SET header = %s, price = -1 WHERE id = %s", [BY_HAND, planted.row])
         world.target("DELETE FROM catalog.video WHERE id = %s", [planted.lost_row])
         world.document("POST", f"video/_update/{planted.document}", {"doc": {"header": BY_HAND}})
         world.document("DELETE", f"video/_doc/{planted.lost_document}")
-        held = client.list_objects_v2(Bucket=world.target_bucket, Prefix="video/")["Contents"]
-        client.delete_object(Bucket=world.target_bucket, Key=held[0]["Key"])
+        ((file,),) = world.target("SELECT files[1] FROM catalog.video WHERE cardinality(files) > 0 LIMIT 1")
+        world.client.delete_object(Bucket=world.target_bucket, Key=file)
         return planted
 
     @contextmanager
