@@ -11,7 +11,7 @@ from sync_pipeline.sources.outbox import Outbox
 from tests.newsroom import edited, follow, leave_out_the_sweep, settle, was_swept
 from tests.world import opened, wait_for
 
-KILLS = 5
+KILLS = 4
 _THROUGH = "SELECT min(applied_through) FROM sync.cursor"
 
 

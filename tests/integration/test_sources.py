@@ -32,7 +32,7 @@ CLAIMS = {"watermark": STAMPED, "outbox": {*CHANGES}, "wal": {*CHANGES}, "sweep"
 
 @pytest.fixture(scope="module")
 def world(fleet):
-    with opened(fleet, "sources", SYNC_SWEEP_SECONDS="1e9") as world:
+    with opened(fleet, "sources", SYNC_SWEEP_SECONDS="1e9", SYNC_MARGIN_SECONDS="0.2") as world:
         world.load(400, 20)
         # only what each source itself sees: the monolith's own triggers would stamp the root of a changed child
         for table in ("media_files", "content_tags"):
