@@ -210,7 +210,7 @@ def test_an_error_nobody_foresaw_is_2_too(command, monkeypatch):
         (["repair", "text", "--key", "x7"], "a key of entity text is id bigint"),
         (["sync", "--all", "--key", "7"], "--key goes with one entity"),
         (["sync", "text", "--key", "7", "--follow"], "exclude each other"),
-        (["due", "list", "--reason", "laziness"], "there are overtaken, documents, media, rejected, sweep"),
+        (["due", "list", "--reason", "laziness"], "there are overtaken, documents, media, rejected, fanout, sweep"),
         (["reconcile", "text", "--format", "xml"], "xml"),
     ],
 )
