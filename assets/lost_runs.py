@@ -18,7 +18,7 @@ _UNSEEN_SECONDS = 15.0
 # and still are: while the ledger did not answer, nobody was seen
 _LOOK_AGAIN_SECONDS = 8.0
 # from launch to the first beat
-_START_SECONDS = 60.0
+START_SECONDS = 60.0
 _ASK_SECONDS = 5.0
 _NEVER = Sighting(unseen=1e9, known=0, host="", pid=0)
 
@@ -64,7 +64,7 @@ def _silent(instance: dg.DagsterInstance, stores: Stores) -> dict[str, Sighting]
 
 def _should_be_seen(record: dg.RunRecord) -> bool:
     launched = record.dagster_run.status in {dg.DagsterRunStatus.STARTING, dg.DagsterRunStatus.STARTED}
-    return launched and time.time() - (record.start_time or record.update_timestamp.timestamp()) > _START_SECONDS
+    return launched and time.time() - (record.start_time or record.update_timestamp.timestamp()) > START_SECONDS
 
 
 def _bury(context: dg.SensorEvaluationContext, run: dg.DagsterRun, seen: Sighting) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping
 import dagster as dg
 
 from assets.lineage import sink_keys
-from assets.lost_runs import KEPT, bury_lost, kept_runs
+from assets.lost_runs import KEPT, START_SECONDS, bury_lost, kept_runs
 from assets.resources import Engine
 from checks.standing import FRESHNESS, standing
 from sync_pipeline.entity import Entity
@@ -16,8 +16,6 @@ from sync_pipeline.errors import SyncError
 WINDOW_MINUTES = 10.0
 # a successor starts so long before the end, and takes over lease by lease
 _HANDOVER_SECONDS = 30.0
-# a run needs so long to start
-_START_SECONDS = 60.0
 # what has not changed is told again so often, for the trend
 _TELL_AGAIN_SECONDS = 1_800.0
 
@@ -42,7 +40,7 @@ def keep_live(job: str) -> dg.SensorDefinition:
         if any(_seconds_left(record) > _HANDOVER_SECONDS for record in kept_runs(context.instance)):
             return dg.SkipReason("A run follows the live delta.")
         config = dg.RunConfig(ops={"follow": {"config": {"minutes": WINDOW_MINUTES}}})
-        longest = WINDOW_MINUTES * 60 + _START_SECONDS + _HANDOVER_SECONDS
+        longest = WINDOW_MINUTES * 60 + START_SECONDS + _HANDOVER_SECONDS
         return dg.RunRequest(run_config=config, tags={**KEPT, "dagster/max_runtime": str(int(longest))})
 
     return keep

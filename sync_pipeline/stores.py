@@ -91,6 +91,16 @@ class Stores:
             with connection.cursor() as cursor:
                 yield cursor
 
+    def legacy_session(self, factory: Any = None) -> Any:
+        """A connection to the monolith outside the pool, to be closed by the caller. Raises psycopg2.Error."""
+        return psycopg2.connect(
+            self.settings.legacy_db.replace("postgresql+psycopg2", "postgresql", 1),
+            connection_factory=factory,
+            application_name=APPLICATION,
+            connect_timeout=5,
+            client_encoding="UTF8",
+        )
+
     @contextmanager
     def legacy_outbox(self) -> Iterator[Cursor]:
         """A transaction that may write at the monolith: acknowledgements in its outbox, and nothing else."""

@@ -14,17 +14,18 @@ import time
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import psycopg2
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from sync_pipeline.errors import GapError, SettingError, UnreachableError
+from sync_pipeline.errors import GapError, SettingError
 from sync_pipeline.sources.roots import Tracked, pages, track
 from sync_pipeline.sources.source import Page, Source, Standing, State, Subject
 from sync_pipeline.sources.table import Table
-from sync_pipeline.stores import Cursor, bind, copy_out, first_line
+from sync_pipeline.stores import bind, copy_out, first_line
 
 EVERYTHING = "*"  # as an aggregate's id: the table was emptied
 TRIES = 5
@@ -90,15 +91,13 @@ class OutboxSource(Source):
     def pull(self, rows: int) -> Iterator[Page]:
         """Roots that pending events name; an event that names nothing is told so, and in the way of no other."""
         self._pulled, self._emptied_at = [], None
-        with self.subject.stores.legacy() as cursor:
-            tables = [track(cursor, self.subject, table) for table in self.subject.tables]
-            now = self.subject.stores.legacy_now()
+        now = self.subject.stores.legacy_now()
         position = 0
         while (events := self._pending(position, rows)).num_rows:
             position = events.column("id")[events.num_rows - 1].as_py()
             for kind in pc.unique(events.column("aggregate_type")).to_pylist():
                 named = events.filter(pc.equal(events.column("aggregate_type"), kind))
-                yield from self._roots(self._tracked(tables, kind), named, rows)
+                yield from self._roots(self._tracked(kind), named, rows)
             if events.num_rows < rows:
                 break
         self._through = now
@@ -142,21 +141,31 @@ class OutboxSource(Source):
         self._ear = None
 
     def _pending(self, position: int, rows: int) -> pa.Table:
-        kinds = sorted({self.outbox.of(self.subject, table) for table in self.subject.tables})
         with self.subject.stores.legacy() as cursor:
             return copy_out(
                 cursor,
                 f"SELECT id, aggregate_type, aggregate_id FROM {self.outbox.table} WHERE processed_at IS NULL"
-                f" AND aggregate_type = ANY({bind(cursor, kinds)}) AND attempts < {TRIES} AND id > {position}"
+                f" AND aggregate_type = ANY({bind(cursor, self._kinds)}) AND attempts < {TRIES} AND id > {position}"
                 f" ORDER BY id LIMIT {rows}",
                 _EVENTS,
             )
 
-    def _tracked(self, tables: list[Tracked], kind: str) -> Tracked:
+    @cached_property
+    def _kinds(self) -> list[str]:
+        """The aggregate_types of the entity's events."""
+        return sorted({self.outbox.of(self.subject, table) for table in self.subject.tables})
+
+    @cached_property
+    def _joined(self) -> dict[str, Tracked]:
+        """Joined tables, by the aggregate_type of events that name their rows."""
+        with self.subject.stores.legacy() as cursor:
+            tracked = [track(cursor, self.subject, table) for table in self.subject.tables]
+        return {self.outbox.of(self.subject, each.table): each for each in tracked if each.table.join}
+
+    def _tracked(self, kind: str) -> Tracked:
         """Whose rows events of a kind name: the root's, or a joined table's."""
-        for tracked in tables:
-            if tracked.table.join and self.outbox.of(self.subject, tracked.table) == kind:
-                return tracked
+        if kind in self._joined:
+            return self._joined[kind]
         root = Table(self.outbox.table, self.subject.key.columns)
         return Tracked(root, 0, self.subject.key)
 
@@ -193,14 +202,13 @@ class OutboxSource(Source):
 
     def _clean(self) -> None:
         self._cleaned = time.monotonic()
-        kinds = sorted({self.outbox.of(self.subject, table) for table in self.subject.tables})
         removed = _BATCH
         while removed == _BATCH:
             removed = self._write(
                 f"DELETE FROM {self.outbox.table} WHERE id IN (SELECT id FROM {self.outbox.table}"
                 " WHERE aggregate_type = ANY(%s) AND processed_at < now() - %s * interval '1 s'"
                 f" ORDER BY processed_at LIMIT {_BATCH})",
-                kinds,
+                self._kinds,
                 self.subject.stores.settings.outbox_keep_seconds,
             )
 
@@ -211,8 +219,7 @@ class OutboxSource(Source):
 
     def _listening(self) -> Any:
         if self._ear is None:
-            url = self.subject.stores.settings.legacy_db.replace("postgresql+psycopg2", "postgresql", 1)
-            self._ear = psycopg2.connect(url, application_name="sync-pipeline", connect_timeout=5)
+            self._ear = self.subject.stores.legacy_session()
             self._ear.autocommit = True
             with self._ear.cursor() as cursor:
                 cursor.execute(f"LISTEN {channel(self.outbox.table)}")
@@ -222,12 +229,3 @@ class OutboxSource(Source):
 def channel(table: str) -> str:
     """The channel by which events of an outbox are announced."""
     return "sync_" + "".join(sign if sign.isalnum() else "_" for sign in table.lower())
-
-
-def failed(cursor: Cursor, table: str) -> int:
-    """Events that were tried too often. Raises UnreachableError."""
-    try:
-        cursor.execute(f"SELECT count(*) FROM {table} WHERE processed_at IS NULL AND attempts >= {TRIES}")
-    except psycopg2.errors.UndefinedTable as error:
-        raise UnreachableError(f"SYNC_LEGACY_DB: {first_line(error)}") from error
-    return int(cursor.fetchone()[0])

@@ -23,7 +23,7 @@ from sync_pipeline.errors import DeclarationError, GapError, UnreachableError
 from sync_pipeline.sources.pgoutput import Begin, Change, Commit, Relation, Truncate, parse
 from sync_pipeline.sources.roots import Tracked, pages, track
 from sync_pipeline.sources.source import Page, Source, Standing, State, Subject
-from sync_pipeline.stores import APPLICATION, bind, first_line
+from sync_pipeline.stores import bind, first_line
 
 # how long one poll may read before what it has is applied
 _READ_SECONDS = 0.1
@@ -295,14 +295,7 @@ class WalSource(Source):
                 connection.close()
 
     def _connect(self) -> Any:
-        url = self.subject.stores.settings.legacy_db.replace("postgresql+psycopg2", "postgresql", 1)
-        return psycopg2.connect(
-            url,
-            connection_factory=LogicalReplicationConnection,
-            application_name=APPLICATION,
-            connect_timeout=5,
-            client_encoding="UTF8",
-        )
+        return self.subject.stores.legacy_session(LogicalReplicationConnection)
 
     @contextmanager
     def _telling(self) -> Iterator[None]:

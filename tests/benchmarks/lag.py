@@ -23,15 +23,13 @@ from demo.fleet import LEGACY_BUCKET, Fleet, down, up
 from demo.home import Home
 from demo.lag import Observer
 from demo.load import load
-from sync_pipeline.capture import open_cursor, subject_of
+from sync_pipeline.capture import open_cursor
 from sync_pipeline.entity import load_entities
 from sync_pipeline.lane import Lane
 from sync_pipeline.pipeline import Order, sync_keys
 from sync_pipeline.settings import Settings
-from sync_pipeline.sources import outbox_tables, publication
-from sync_pipeline.sources.outbox import Outbox
-from sync_pipeline.sources.wal import Wal
 from sync_pipeline.stores import Stores
+from tests.caught._tables import made
 from tests.command import Command
 
 _ROWS_A_TRANSACTION = 20
@@ -94,13 +92,8 @@ def _fill(stores: Stores, admin_url: str) -> None:
     """All rows are in, and the ledger believes that it was swept."""
     for entity in load_entities(stores.settings.entities).values():
         lane = Lane.open(entity, stores)
-        statements: list[str] = []
-        if isinstance(entity.capture, Outbox):
-            statements = outbox_tables.install(subject_of(lane), entity.capture)
-        if isinstance(entity.capture, Wal):
-            statements = publication.install(subject_of(lane))
         with closing(psycopg2.connect(admin_url)) as connection, connection, connection.cursor() as cursor:
-            for statement in statements:
+            for statement in made(lane):
                 cursor.execute(statement)
             cursor.execute("SELECT id::text FROM content WHERE kind = %s", [entity.name])
             keys = [key for (key,) in cursor.fetchall()]

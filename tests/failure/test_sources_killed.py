@@ -5,9 +5,7 @@ import threading
 
 import pytest
 
-from sync_pipeline.capture import subject_of
-from sync_pipeline.sources import outbox_tables, publication
-from sync_pipeline.sources.outbox import Outbox
+from tests.caught._tables import made, unmade
 from tests.newsroom import edited, follow, leave_out_the_sweep, settle, was_swept
 from tests.world import opened, wait_for
 
@@ -24,23 +22,13 @@ def world(fleet, request):
         world.load(800, 20)
         for name in ("text", "video", "audio"):
             lane = world.lane(name)
-            for statement in _made(lane):
+            for statement in made(lane):
                 world.legacy(statement)
             world.all_in(name)
         yield world
         for lane in world.lanes.values():
-            for statement in _unmade(lane):
+            for statement in unmade(lane):
                 world.legacy(statement)
-
-
-def _made(lane):
-    if isinstance(lane.entity.capture, Outbox):
-        return outbox_tables.install(subject_of(lane), lane.entity.capture)
-    return publication.install(subject_of(lane))
-
-
-def _unmade(lane):
-    return [] if isinstance(lane.entity.capture, Outbox) else publication.uninstall(subject_of(lane))
 
 
 def test_nothing_is_lost(world, tmp_path):

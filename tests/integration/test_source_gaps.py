@@ -4,14 +4,13 @@ from dataclasses import replace
 
 import pytest
 
-from sync_pipeline.capture import open_cursor, subject_of
+from sync_pipeline.capture import open_cursor
 from sync_pipeline.lane import Lane
 from sync_pipeline.pipeline import Order, sync_keys
-from sync_pipeline.sources import outbox_tables, publication
 from sync_pipeline.sources.outbox import TRIES, Outbox
 from sync_pipeline.sources.wal import Wal
 from sync_pipeline.status import status_of
-from tests.caught._tables import TABLES
+from tests.caught._tables import TABLES, made, unmade
 from tests.world import opened, wait_for
 
 SLOT = "SELECT slot_name FROM pg_replication_slots WHERE slot_name = 'sync_text'"
@@ -31,7 +30,7 @@ def caught(world):
     """A function that gives texts another source, all of them in."""
     lanes = []
 
-    def by(capture, made):
+    def by(capture):
         entity = replace(world.lane("text").entity, capture=capture, tables=TABLES)
         lane = Lane.open(entity, world.stores)
         for statement in made(lane):
@@ -48,19 +47,18 @@ def caught(world):
 
     yield by
     for lane in lanes:
-        undo = outbox_tables.uninstall(subject_of(lane), Outbox()) + publication.uninstall(subject_of(lane))
-        for statement in undo:
+        for statement in unmade(lane):
             world.legacy(statement)
 
 
 @pytest.fixture
 def logged(caught):
-    return caught(Wal(), lambda lane: publication.install(subject_of(lane)))
+    return caught(Wal())
 
 
 @pytest.fixture
 def noted(caught):
-    return caught(Outbox(), lambda lane: outbox_tables.install(subject_of(lane), Outbox()))
+    return caught(Outbox())
 
 
 def a_text(world):

@@ -4,13 +4,9 @@ from dataclasses import replace
 
 import pytest
 
-from sync_pipeline.capture import subject_of
 from sync_pipeline.lane import Lane
-from sync_pipeline.sources import outbox_tables, publication
-from sync_pipeline.sources.outbox import Outbox
-from sync_pipeline.sources.wal import Wal
 from sync_pipeline.sweep import sweep
-from tests.caught._tables import SOURCES, TABLES
+from tests.caught._tables import SOURCES, TABLES, made, unmade
 from tests.world import opened, wait_for
 
 # statements over the ids of some texts, %(a)s and %(b)s, and one of their authors
@@ -58,18 +54,6 @@ def source(request, world):
     for statement in unmade(lane):
         world.legacy(statement)
     assert catalogue(world) == before
-
-
-def made(lane):
-    if isinstance(lane.entity.capture, Outbox):
-        return outbox_tables.install(subject_of(lane), lane.entity.capture)
-    return publication.install(subject_of(lane)) if isinstance(lane.entity.capture, Wal) else []
-
-
-def unmade(lane):
-    if isinstance(lane.entity.capture, Outbox):
-        return outbox_tables.uninstall(subject_of(lane), lane.entity.capture)
-    return publication.uninstall(subject_of(lane)) if isinstance(lane.entity.capture, Wal) else []
 
 
 def catalogue(world):
