@@ -13,6 +13,7 @@ from typing import Any
 import psutil  # type: ignore[import-untyped]
 
 from demo.errors import DemoError
+from demo.machine import port_is_free
 
 # The shell in between gives the server to init, so that no parent has to wait for it.
 _DETACH = '"$@" &'
@@ -122,7 +123,7 @@ class Server(ABC):
         leader = self.leader()
         if leader is not None:
             self.ask_to_stop(leader)
-            _wait_gone([leader], self.stop_seconds)
+            _wait_until(lambda: not _is_running(leader), self.stop_seconds)
         self.kill()
 
     def ask_to_stop(self, leader: psutil.Process) -> None:
@@ -130,11 +131,14 @@ class Server(ABC):
         _signal(leader.terminate)
 
     def kill(self) -> None:
-        """SIGKILL, with all its children, and wait until they are gone."""
+        """SIGKILL, with all its children, and wait until they are gone and what they held is free."""
         parts = _running(self.is_part)
         for part in parts:
             _signal(part.kill)
-        _wait_gone(parts, 10)
+        _wait_until(lambda: not any(_is_running(part) for part in parts), 10)
+        if parts and self.port:
+            # a killed program of many threads is a zombie before the last of them lets go of the port
+            _wait_until(lambda: port_is_free(self.port), 10)
 
     def restart(self) -> None:
         """Stop, start on the same port and folder, wait for health."""
@@ -167,9 +171,9 @@ def _signal(send: Callable[[], None]) -> None:
         return
 
 
-def _wait_gone(parts: list[psutil.Process], seconds: float) -> None:
+def _wait_until(condition: Callable[[], bool], seconds: float) -> None:
     limit = time.monotonic() + seconds
-    while time.monotonic() < limit and any(_is_running(part) for part in parts):
+    while time.monotonic() < limit and not condition():
         time.sleep(_POLL_SECONDS)
 
 

@@ -117,8 +117,9 @@ def test_a_killed_server_comes_back_with_its_rows(home, filled, addresses):
     filled.legacy.kill()
     filled.search.kill()
     assert not filled.legacy.alive()
-    up(home)
-    assert filled.search.healthy()
+    again = up(home)
+    assert again.search.healthy()
+    assert again.addresses() == addresses
     assert rows(addresses.monolith.admin_url, "SELECT count(*) FROM content") == [(CONTENTS,)]
 
 
@@ -126,8 +127,7 @@ def test_a_half_made_folder_is_made_again(home, fleet):
     fleet.target.kill()
     pgdata = fleet.target.pgdata
     pgdata.rename(pgdata.with_name("pgdata.new"))
-    up(home)
-    assert rows(fleet.addresses().catalog_url, "SELECT 1") == [(1,)]
+    assert rows(up(home).addresses().catalog_url, "SELECT 1") == [(1,)]
 
 
 def test_many_databases_share_a_server(fleet):
