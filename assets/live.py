@@ -15,6 +15,7 @@ from pydantic import Field
 from assets.lineage import column_lineages, sink_keys, sink_specs
 from assets.observed import Figures, observed
 from assets.resources import Engine
+from sync_pipeline.beside import beside
 from sync_pipeline.entity import Entity
 from sync_pipeline.errors import UnreachableError
 from sync_pipeline.follower import Follower
@@ -81,7 +82,7 @@ def live_asset(entities: dict[str, Entity]) -> dg.AssetsDefinition:
         with engine.stores() as stores:
             follower = Follower(chosen, stores, moved.add, name=context.run.run_id)
             watch = Watch(context, stores, follower, moved)
-            with _following(follower):
+            with beside(follower.run, "follower"):
                 watch.for_minutes(config.minutes) if config.minutes else watch.until_caught_up()
             failures = follower.failures | watch.unopened
             if not config.minutes:
@@ -92,18 +93,6 @@ def live_asset(entities: dict[str, Entity]) -> dg.AssetsDefinition:
             raise _failure(failures)
 
     return live
-
-
-@contextmanager
-def _following(follower: Follower) -> Iterator[None]:
-    stop = threading.Event()
-    thread = threading.Thread(target=follower.run, args=(stop,), name="follower")
-    thread.start()
-    try:
-        yield
-    finally:
-        stop.set()
-        thread.join()
 
 
 @dataclass

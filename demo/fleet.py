@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from threading import Event, Thread
+from threading import Event
 
 from demo.buckets import create_bucket
 from demo.databases import DAGSTER, Monolith, create_monolith, create_target
@@ -27,6 +27,7 @@ from demo.servers import (
     Server,
     Webserver,
 )
+from sync_pipeline.beside import beside
 
 _LOOK_SECONDS = 2.0
 MONOLITH_DATABASE, CATALOG_DATABASE = "monolith", "catalog"
@@ -84,17 +85,9 @@ class Fleet:
             server.start()
             server.wait_healthy()
 
-    @contextmanager
-    def dagster_kept(self) -> Iterator[None]:
+    def dagster_kept(self) -> AbstractContextManager[None]:
         """Start again whatever of Dagster dies meanwhile: what a supervisor does where it is deployed."""
-        stop = Event()
-        keeper = Thread(target=self._keep_dagster, args=(stop,), name="supervisor")
-        keeper.start()
-        try:
-            yield
-        finally:
-            stop.set()
-            keeper.join()
+        return beside(self._keep_dagster, "supervisor")
 
     def stop(self) -> None:
         """Stop Dagster, then all others side by side."""

@@ -99,6 +99,11 @@ def unclaim(cursor: Cursor, entity: str) -> None:
     )
 
 
+def let_go(cursor: Cursor, ids: Sequence[int]) -> None:
+    """What was claimed is left to whoever comes first."""
+    cursor.execute("UPDATE sync.due SET claimed_until = NULL WHERE id = ANY(%s)", (list(ids),))
+
+
 def close(cursor: Cursor, ids: Sequence[int]) -> None:
     """What was owed is done."""
     cursor.execute("DELETE FROM sync.due WHERE id = ANY(%s)", (list(ids),))

@@ -1,8 +1,8 @@
 """The follower: keeps the live delta of several entities going, side by side, until told to stop.
 
-Each entity has three threads: one polls, one does what is owed, one sweeps. What stops an entity (a changed
-legacy table, a full disk) is remembered, tried again, and never stops the others. While all of them get on, the
-follower's heart beats and it keeps its leases; one that is killed or hangs loses both within seconds.
+Each entity has four threads: one polls, one sends the polls' documents, one does what is owed, one sweeps. What stops
+an entity (a changed legacy table, a full disk) is remembered, tried again, and never stops the others. While all of
+them get on, the follower's heart beats and it keeps its leases; one that is killed or hangs loses both within seconds.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from contextlib import closing
 from functools import partial
 
 from sync_pipeline import due
+from sync_pipeline.beside import beside
 from sync_pipeline.capture import open_cursor, resumed
 from sync_pipeline.entity import Entity
 from sync_pipeline.errors import BrakeError, LeaseLostError, SyncError, UnreachableError
@@ -26,8 +27,9 @@ from sync_pipeline.heartbeat import BEAT_SECONDS, beat, free_leases_of_the_gone,
 from sync_pipeline.lane import Lane
 from sync_pipeline.ledger.cursor import Lease
 from sync_pipeline.ledger.ledger import migrate
-from sync_pipeline.live import Report, poll, work
-from sync_pipeline.pipeline import Outcome
+from sync_pipeline.live import poll, work
+from sync_pipeline.outgoing import Outgoing
+from sync_pipeline.pipeline import Outcome, Report
 from sync_pipeline.stores import Stores, first_line
 from sync_pipeline.sweep import sweep, sweep_is_due
 
@@ -143,10 +145,11 @@ class Follower:
     def _poll_under(self, lane: Lane, lease: Lease, halt: threading.Event) -> None:
         entity = lane.entity.name
         kept = 0.0
-        with closing(resumed(lane)) as source:
+        outgoing = Outgoing(lane, self.report)
+        with closing(resumed(lane)) as source, beside(outgoing.run, "documents"):
             while not halt.is_set():
                 idle_write = time.monotonic() - kept >= _IDLE_WRITE_SECONDS
-                poll(lane, lease, source, self._moving, keep_idle=idle_write)
+                poll(lane, lease, source, self._moving, keep_idle=idle_write, outgoing=outgoing)
                 self._moved[entity] = time.monotonic()
                 kept = self._moved[entity] if idle_write else kept
                 source.wait(halt, lane.stores.settings.poll_seconds)

@@ -18,6 +18,7 @@ from dataclasses import dataclass, replace
 from functools import cache, partial
 from pathlib import Path
 
+from sync_pipeline.beside import beside
 from sync_pipeline.errors import LeaseLostError, UnreachableError
 from sync_pipeline.ledger.ledger import migrate
 from sync_pipeline.stores import Stores
@@ -32,14 +33,8 @@ _CLOCK_SECONDS = 2.0
 @contextmanager
 def beating(stores: Stores, name: str) -> Iterator[None]:
     """Be seen under a name until the end of the block; a ledger that does not answer is told later."""
-    stop = threading.Event()
-    thread = threading.Thread(target=_beat_until, args=(stores, name, stop), name="heartbeat", daemon=True)
-    thread.start()
-    try:
+    with beside(partial(_beat_until, stores, name), "heartbeat"):
         yield
-    finally:
-        stop.set()
-        thread.join()
 
 
 def beat(stores: Stores, name: str) -> None:

@@ -13,19 +13,25 @@ from sync_pipeline.faults import crash_point
 from sync_pipeline.lane import Lane
 from sync_pipeline.ledger.cursor import Lease
 from sync_pipeline.ledger.ledger import next_revision
-from sync_pipeline.pipeline import Order, Outcome, sync_keys
+from sync_pipeline.outgoing import Outgoing
+from sync_pipeline.pipeline import Order, Outcome, Report, sync_keys
 from sync_pipeline.sources.source import Source
 from sync_pipeline.stores import Cursor
 from sync_pipeline.sweep import ask_for_sweep
 
-Report = Callable[[str, Outcome], None]
 _PULL_ROWS = 5_000
 # so many roots of a changed parent are applied at once
 _FEW = 500
 
 
-def poll(lane: Lane, lease: Lease, source: Source, report: Report, *, keep_idle: bool) -> None:
-    """One look at the monolith: everything it shows is applied, or due, before the cursor moves."""
+def poll(
+    lane: Lane, lease: Lease, source: Source, report: Report, *, keep_idle: bool, outgoing: Outgoing | None = None
+) -> None:
+    """One look at the monolith: everything it shows is applied, or due, before the cursor moves.
+
+    Documents are sent by `outgoing`, or before the next page.
+    """
+    hand_over = outgoing.take if outgoing else None
     crash_point("claim.before")
     pages = source.pull(_PULL_ROWS)
     page = next(pages, None)
@@ -39,7 +45,7 @@ def poll(lane: Lane, lease: Lease, source: Source, report: Report, *, keep_idle:
         if page.fanout and page.keys.num_rows > _FEW:
             _put_behind(lane, page.keys, move)
         else:
-            order = Order(acknowledge=True, wait=True, commit=move)
+            order = Order(acknowledge=True, wait=True, commit=move, hand_over=hand_over)
             report(lane.entity.name, sync_keys(lane, page.keys, order))
         page = following
     source.keep()

@@ -40,6 +40,7 @@ class Order:
     documents: bool = False  # send documents of rows that have not changed, too
     wait: bool = False  # rows whose files must be copied are put off into `due`
     commit: Callable[[Cursor, Outcome], None] | None = None  # done in the rows' transaction
+    hand_over: Callable[[Operations], None] | None = None  # takes the documents, instead of sending them at once
 
 
 @dataclass
@@ -57,6 +58,9 @@ class Outcome:
     files: int = 0
     file_bytes: int = 0
     position: list[str] | None = None
+
+
+Report = Callable[[str, Outcome], None]
 
 
 @dataclass
@@ -104,7 +108,10 @@ def _settle(
     outcome = Outcome(keys=keys.num_rows, read=rows.table.num_rows, position=position)
     outcome.files, outcome.file_bytes = batch.placed.copied, batch.placed.copied_bytes
     operations = _write(batch, outcome)
-    outcome.documents, outcome.documents_owed = send(lane, operations)
+    if order.hand_over:
+        order.hand_over(operations)
+    else:
+        outcome.documents, outcome.documents_owed = send(lane, operations)
     return outcome
 
 

@@ -176,7 +176,7 @@ def quote(name: str) -> str:
 def _engine(url: str, options: str) -> Engine:
     return create_engine(
         url,
-        # three threads an entity: what is above the pool's size is opened and closed at each use
+        # four threads an entity: what is above the pool's size is opened and closed at each use
         pool_size=16,
         max_overflow=16,
         pool_pre_ping=True,

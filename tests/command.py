@@ -29,6 +29,11 @@ class Command:
         assert code is not None, f"{self.arguments} goes on after {seconds} s:\n{self.tail()}"
         return code
 
+    @property
+    def pid(self) -> int:
+        """Its process."""
+        return self._process.pid
+
     def alive(self) -> bool:
         """Whether it runs."""
         return self._process.is_alive()

@@ -11,7 +11,8 @@ import random
 import shutil
 import threading
 import time
-from contextlib import closing
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Annotated
 
@@ -19,7 +20,7 @@ import psycopg2
 import typer
 
 from demo.environment import variables
-from demo.fleet import LEGACY_BUCKET, Fleet, down, up
+from demo.fleet import LEGACY_BUCKET, Addresses, down, up
 from demo.home import Home
 from demo.lag import Observer
 from demo.load import load
@@ -49,33 +50,35 @@ def main(
     contents: Annotated[int, typer.Option(help="Rows of content.")] = 20_000,
 ) -> None:
     """Measure; servers of their own, removed at the end."""
+    with followed(source, contents) as (at, _):
+        for name, held in (("", False), ("with a transaction held open", True)):
+            observer = Observer(at.monolith.admin_url, at.catalog_url).start()
+            edit(at.monolith.admin_url, rate, seconds / 2, held)
+            print(name, observer.finish(20).line(), flush=True)
+        print("retained bytes", _retained(at.monolith.admin_url))
+
+
+@contextmanager
+def followed(source: str, contents: int, *prepared: str) -> Iterator[tuple[Addresses, Command]]:
+    """A filled pipeline that follows by `source`, over a monolith on which the statements `prepared` have run."""
     os.environ["TEST_CAPTURE"] = source
     home = Home(Path(".bench").absolute())
     try:
         fleet = up(home)
-        _measure(fleet, rate, seconds, contents)
+        at = fleet.addresses()
+        own = {"SYNC_ENTITIES": "tests.caught", "SYNC_SWEEP_SECONDS": "1e9"}
+        os.environ.update({**variables(at), **own})
+        load(at.monolith.admin_url, fleet.objects.client(), LEGACY_BUCKET, contents=contents, files=0)
+        with closing(Stores(Settings.from_env())) as stores:
+            _fill(stores, at.monolith.admin_url, prepared)
+            live = Command(home.root / "follow.log", "sync", "--all", "--follow")
+            _wait_followed(stores)
+            yield at, live
+            live.interrupt()
+            live.wait()
     finally:
         down(home)
         shutil.rmtree(home.root, ignore_errors=True)
-
-
-def _measure(fleet: Fleet, rate: int, seconds: float, contents: int) -> None:
-    at = fleet.addresses()
-    own = {"SYNC_ENTITIES": "tests.caught", "SYNC_SWEEP_SECONDS": "1e9"}
-    os.environ.update({**variables(at), **own})
-    load(at.monolith.admin_url, fleet.objects.client(), LEGACY_BUCKET, contents=contents, files=0)
-    with closing(Stores(Settings.from_env())) as stores:
-        _fill(stores, at.monolith.admin_url)
-        log = fleet.home.root / "follow.log"
-        live = Command(log, "sync", "--all", "--follow")
-        _wait_followed(stores)
-        for name, held in (("", False), ("with a transaction held open", True)):
-            observer = Observer(at.monolith.admin_url, at.catalog_url).start()
-            _edit(at.monolith.admin_url, rate, seconds / 2, held)
-            print(name, observer.finish(20).line(), flush=True)
-        print("retained bytes", _retained(at.monolith.admin_url))
-        live.interrupt()
-        live.wait()
 
 
 def _wait_followed(stores: Stores) -> None:
@@ -88,8 +91,11 @@ def _wait_followed(stores: Stores) -> None:
             followed = bool(cursor.fetchone()[0])
 
 
-def _fill(stores: Stores, admin_url: str) -> None:
+def _fill(stores: Stores, admin_url: str, prepared: tuple[str, ...]) -> None:
     """All rows are in, and the ledger believes that it was swept."""
+    with closing(psycopg2.connect(admin_url)) as connection, connection, connection.cursor() as cursor:
+        for statement in prepared:
+            cursor.execute(statement)
     for entity in load_entities(stores.settings.entities).values():
         lane = Lane.open(entity, stores)
         with closing(psycopg2.connect(admin_url)) as connection, connection, connection.cursor() as cursor:
@@ -103,14 +109,13 @@ def _fill(stores: Stores, admin_url: str) -> None:
             cursor.execute("UPDATE sync.cursor SET filled_at = now(), swept_at = now()")
 
 
-def _edit(url: str, rate: int, seconds: float, held: bool) -> None:
+def edit(url: str, rate: int, seconds: float, held: bool) -> None:
+    """Change rows at an even rate, with a transaction of somebody else's held open or not."""
     with closing(psycopg2.connect(url)) as holder:
         if held:
             holder.cursor().execute("UPDATE authors SET bio = bio WHERE id = (SELECT min(id) FROM authors)")
         with holder.cursor() as cursor:
-            cursor.execute(
-                "SELECT id FROM content WHERE deleted_at IS NULL AND coalesce(attrs ->> 'duration', '0') ~ '^[0-9]+$'"
-            )
+            cursor.execute(_EDITABLE)
             ids = [key for (key,) in cursor.fetchall()]
         if not held:
             holder.commit()
