@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from sync_pipeline import due
 from sync_pipeline.errors import UnreachableError
@@ -31,6 +32,22 @@ class Operations:
         """Nothing to send."""
         empty = pa.array([], pa.string())
         return cls(lane.origin.key.schema.empty_table(), empty, pa.array([], pa.int64()), empty)
+
+    @classmethod
+    def together(cls, batches: list[Operations]) -> Operations:
+        """Several batches in one, in their order; of a key that is in more than one, the last."""
+        keys = pa.concat_tables([batch.keys for batch in batches])
+        ids, versions, documents = (
+            pa.chunked_array([getattr(batch, part) for batch in batches]).combine_chunks()
+            for part in ("ids", "versions", "documents")
+        )
+        owed = [record for batch in batches for record in batch.owed]
+        if len(batches) == 1:
+            return cls(keys, ids, versions, documents, owed)
+        rows = pa.table({"id": ids, "row": pa.array(range(len(ids)))})
+        last = rows.group_by("id").aggregate([("row", "max")]).column("row_max").combine_chunks()
+        last = last.take(pc.sort_indices(last))
+        return cls(keys.take(last), ids.take(last), versions.take(last), documents.take(last), owed)
 
     def filter(self, mask: pa.Array) -> Operations:
         """Those of a mask."""

@@ -1,9 +1,8 @@
-"""Documents of the live delta, sent while the next poll is under way: rows do not wait for the cluster."""
+"""Documents of the live delta, sent while the next polls are under way: rows do not wait for the cluster."""
 
 from __future__ import annotations
 
 import logging
-import queue
 import threading
 
 from sync_pipeline import due
@@ -14,46 +13,57 @@ from sync_pipeline.pipeline import Outcome, Report
 
 log = logging.getLogger(__name__)
 
-# what more batches bring is left to whoever does what is owed: memory stays bounded while the cluster is slow or down
-_BATCHES = 2
-_LOOK_SECONDS = 0.1
+# what more polls bring is left to whoever does what is owed: memory stays bounded while the cluster is slow or down
+_MOST_DOCUMENTS = 10_000
 
 
 class Outgoing:
-    """A short queue of batches whose rows are committed and whose documents are due, claimed by this process."""
+    """Batches whose rows are committed and whose documents are due, claimed by this process.
+
+    All that gather while one request is under way go in the next: a slow cluster gets fewer and larger ones.
+    """
 
     def __init__(self, lane: Lane, report: Report) -> None:
         self._lane = lane
         self._report = report
-        self._queue: queue.Queue[Operations] = queue.Queue(_BATCHES)
+        self._gathered: list[Operations] = []
+        self._changed = threading.Condition()
         self._error: Exception | None = None
 
     def take(self, operations: Operations) -> None:
         """Send them soon, or leave them to others. Raises what has stopped the sending."""
-        if self._error:
-            raise self._error
         if not len(operations.ids):
             return
-        try:
-            self._queue.put_nowait(operations)
-        except queue.Full:
-            with self._lane.stores.target() as cursor:
-                due.let_go(cursor, operations.owed)
+        with self._changed:
+            if self._error:
+                raise self._error
+            if sum(len(batch.ids) for batch in self._gathered) + len(operations.ids) <= _MOST_DOCUMENTS:
+                self._gathered.append(operations)
+                self._changed.notify()
+                return
+        with self._lane.stores.target() as cursor:
+            due.let_go(cursor, operations.owed)
 
     def run(self, stop: threading.Event) -> None:
         """Send until told to stop, and then what is left."""
-        while True:
-            try:
-                self._send(self._queue.get(timeout=_LOOK_SECONDS))
-            except queue.Empty:
-                if stop.is_set():
-                    return
-            except UnreachableError as error:  # they stay due
-                log.warning("store unreachable", extra={"entity": self._lane.entity.name, "error": str(error)})
-            except Exception as error:
-                self._error = error
-                return
+        try:
+            while batches := self._next(stop):
+                self._send(Operations.together(batches))
+        except Exception as error:
+            self._error = error
+
+    def _next(self, stop: threading.Event) -> list[Operations]:
+        """All that gathered; nothing when it is time to end."""
+        with self._changed:
+            while not self._gathered and not stop.is_set():
+                self._changed.wait(0.1)
+            batches, self._gathered = self._gathered, []
+            return batches
 
     def _send(self, operations: Operations) -> None:
-        sent, owed = send(self._lane, operations)
+        try:
+            sent, owed = send(self._lane, operations)
+        except UnreachableError as error:  # they stay due
+            log.warning("store unreachable", extra={"entity": self._lane.entity.name, "error": str(error)})
+            return
         self._report(self._lane.entity.name, Outcome(documents=sent, documents_owed=owed))

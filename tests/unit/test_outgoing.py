@@ -1,0 +1,86 @@
+"""Documents that are sent beside the polls."""
+
+import threading
+from contextlib import contextmanager
+from types import SimpleNamespace
+
+import pyarrow as pa
+import pytest
+
+from sync_pipeline import outgoing
+from sync_pipeline.beside import beside
+from sync_pipeline.documents import Operations
+
+
+def operations(*documents, owed):
+    """Documents as (key, version, text or None)."""
+    keys, versions, texts = zip(*documents, strict=True)
+    ids = pa.array([str(key) for key in keys])
+    return Operations(pa.table({"id": pa.array(keys)}), ids, pa.array(versions), pa.array(texts, pa.string()), [owed])
+
+
+def listed(sent):
+    columns = (sent.keys.column("id"), sent.ids, sent.versions, sent.documents)
+    return list(zip(*(column.to_pylist() for column in columns), strict=True))
+
+
+@pytest.fixture
+def lane():
+    @contextmanager
+    def target():
+        yield "cursor"
+
+    return SimpleNamespace(entity=SimpleNamespace(name="film"), stores=SimpleNamespace(target=target))
+
+
+def test_batches_go_together_and_a_key_goes_once():
+    first = operations((1, 10, "a"), (2, 10, "b"), owed=7)
+    second = operations((3, 11, "c"), (1, 11, None), owed=8)
+    both = Operations.together([first, second])
+    assert listed(both) == [(2, "2", 10, "b"), (3, "3", 11, "c"), (1, "1", 11, None)]
+    assert both.owed == [7, 8]
+
+
+def test_what_gathers_during_a_request_is_the_next_one(lane, monkeypatch):
+    sent, under_way, go_on = [], threading.Event(), threading.Event()
+
+    def send(_, batch):
+        sent.append(batch.owed)
+        under_way.set()
+        go_on.wait(10)
+        return len(batch.ids), 0
+
+    monkeypatch.setattr(outgoing, "send", send)
+    reported = []
+    queue = outgoing.Outgoing(lane, lambda _, outcome: reported.append(outcome.documents))
+    with beside(queue.run, "documents"):
+        queue.take(operations((1, 1, "a"), owed=1))
+        assert under_way.wait(10)
+        queue.take(operations((2, 2, "b"), owed=2))
+        queue.take(operations((3, 3, "c"), owed=3))
+        go_on.set()
+    assert sent == [[1], [2, 3]]
+    assert reported == [1, 2]
+
+
+def test_what_does_not_fit_is_left_to_others(lane, monkeypatch):
+    let_go = []
+    monkeypatch.setattr(outgoing, "_MOST_DOCUMENTS", 2)
+    monkeypatch.setattr(outgoing.due, "let_go", lambda _, ids: let_go.extend(ids))
+    queue = outgoing.Outgoing(lane, lambda *_: None)
+    queue.take(operations((1, 1, "a"), (2, 1, "b"), owed=1))
+    queue.take(operations((3, 2, "c"), owed=2))
+    assert let_go == [2]
+
+
+def test_what_stops_the_sending_stops_the_polls(lane, monkeypatch):
+    def send(*_):
+        raise ValueError("a fault")
+
+    monkeypatch.setattr(outgoing, "send", send)
+    queue = outgoing.Outgoing(lane, lambda *_: None)
+    queue.take(operations((1, 1, "a"), owed=1))
+    with beside(queue.run, "documents"):
+        pass
+    with pytest.raises(ValueError, match="a fault"):
+        queue.take(operations((2, 2, "b"), owed=2))
