@@ -27,6 +27,8 @@ ARROW_TYPES: dict[str, pa.DataType] = {
     "timestamp without time zone": pa.timestamp("us"),
     "timestamp with time zone": pa.timestamp("us", "UTC"),
 }
+# control characters that JSON has short words for, which PostgreSQL uses too
+_ESCAPES = {8: "\\b", 9: "\\t", 10: "\\n", 12: "\\f", 13: "\\r"}
 
 
 def arrow_type(pg_type: str) -> pa.DataType:
@@ -198,7 +200,7 @@ def _json_scalar(array: pa.Array) -> pa.Array:
 def _json_text(text: pa.Array) -> pa.Array:
     quoted = _quoted(text)
     for code in _control_codes(quoted):
-        quoted = pc.replace_substring(quoted, chr(code), f"\\u{code:04x}")
+        quoted = pc.replace_substring(quoted, chr(code), _ESCAPES.get(code, f"\\u{code:04x}"))
     return quoted
 
 

@@ -71,11 +71,11 @@ class Key:
         return f"({self.ordered(alias)}) <= ({self._position(cursor, position)})" if position else "true"
 
     def texts(self, keys: pa.Table) -> pa.Array:
-        """Each key as one text: the value itself, or a JSON array of a composite's values."""
+        """Each key as one text: the value itself, or a JSON array of a composite's values as texts."""
         parts = [text_of(keys.column(n)) for n in range(len(self.columns))]
         if len(parts) == 1:
             return parts[0]
-        joined = pc.binary_join_element_wise(*[json_of(part) for part in parts], ",")
+        joined = pc.binary_join_element_wise(*map(json_of, parts), ",")
         return pc.binary_join_element_wise("[", joined, "]", "")
 
     def parse(self, texts: Iterable[str]) -> pa.Table:
@@ -96,8 +96,14 @@ class Key:
 
     def text_expression(self, alias: str) -> str:
         """SQL that writes a key as `texts` does."""
-        parts = [f"{name}::text" for name in self._references(alias)]
-        return parts[0] if len(parts) == 1 else f"jsonb_build_array({', '.join(parts)})::text"
+        return self.written(self._references(alias))
+
+    def written(self, expressions: Iterable[str]) -> str:
+        """The same of SQL expressions, one for each of its columns."""
+        parts = [f"({expression})::text" for expression in expressions]
+        if len(parts) == 1:
+            return parts[0]
+        return f"'[' || concat_ws(',', {', '.join(f'to_json({part})' for part in parts)}) || ']'"
 
     def _split(self, text: str) -> list[str]:
         if len(self.columns) == 1:

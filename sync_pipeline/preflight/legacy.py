@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator
 
 from sync_pipeline.entity import Entity
 from sync_pipeline.preflight.notice import Notice
-from sync_pipeline.sources.table import Table
+from sync_pipeline.sources.table import Table, plain
 from sync_pipeline.stores import Cursor, Stores
 
 ABOUT = "legacy database"
@@ -148,7 +148,7 @@ def _stamped(cursor: Cursor, role: str, stamped: Table) -> Iterator[Notice]:
     cursor.execute("SELECT has_table_privilege(%s, 'SELECT')", (table,))
     if not cursor.fetchone()[0]:
         yield Notice("error", ABOUT, f"{role} may not read {table}", f"GRANT SELECT ON {table} TO {role};")
-    cursor.execute(_COLUMN, (table, column))
+    cursor.execute(_COLUMN, (table, plain(column)))
     found = cursor.fetchone()
     if found is None:
         yield Notice("error", ABOUT, f"{table} has no column {column}", "mend the entity's Table")

@@ -43,7 +43,7 @@ def _outbox(subject: Subject, outbox: Outbox) -> Iterator[tuple[str, str]]:
             if not cursor.fetchone()[0]:
                 yield f"{role} may not {right} {outbox.table}", f"GRANT {right} ON {outbox.table} TO {role};"
         if outbox_tables.is_ours(cursor, outbox):
-            for table in outbox_tables.unfilled(cursor, subject):
+            for table in outbox_tables.unfilled(cursor, subject, outbox):
                 yield f"no trigger of {table} fills {outbox.table}: its changes would be lost", remedy
 
 

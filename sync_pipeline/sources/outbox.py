@@ -22,7 +22,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from sync_pipeline.errors import GapError, SettingError
-from sync_pipeline.sources.roots import Tracked, pages, track
+from sync_pipeline.sources.roots import Tracked, pages, track_all
 from sync_pipeline.sources.source import Page, Source, Standing, State, Subject
 from sync_pipeline.sources.table import Table
 from sync_pipeline.stores import bind, copy_out, first_line
@@ -33,6 +33,7 @@ _EVENTS = pa.schema([("id", pa.int64()), ("aggregate_type", pa.string()), ("aggr
 # few enough that no lock on the monolith's rows lasts
 _BATCH = 1_000
 _CLEAN_SECONDS = 60.0
+_NAME_BYTES = 63
 _LISTENED_SECONDS = 1.0
 
 
@@ -156,29 +157,31 @@ class OutboxSource(Source):
         return sorted({self.outbox.of(self.subject, table) for table in self.subject.tables})
 
     @cached_property
-    def _joined(self) -> dict[str, Tracked]:
-        """Joined tables, by the aggregate_type of events that name their rows."""
+    def _joined(self) -> dict[str, list[Tracked]]:
+        """Joined tables, with each way to their roots, by the aggregate_type of events that name their rows."""
+        found: dict[str, list[Tracked]] = {}
         with self.subject.stores.legacy() as cursor:
-            tracked = [track(cursor, self.subject, table) for table in self.subject.tables]
-        return {self.outbox.of(self.subject, each.table): each for each in tracked if each.table.join}
+            for each in track_all(cursor, self.subject):
+                if each.table.join:
+                    found.setdefault(self.outbox.of(self.subject, each.table), []).append(each)
+        return found
 
-    def _tracked(self, kind: str) -> Tracked:
+    def _tracked(self, kind: str) -> list[Tracked]:
         """Whose rows events of a kind name: the root's, or a joined table's."""
-        if kind in self._joined:
-            return self._joined[kind]
-        root = Table(self.outbox.table, self.subject.key.columns)
-        return Tracked(root, 0, self.subject.key)
+        key = self.subject.key
+        return self._joined.get(kind) or [Tracked(Table(self.outbox.table, key.columns), 0, key, key.columns)]
 
-    def _roots(self, tracked: Tracked, events: pa.Table, rows: int) -> Iterator[Page]:
+    def _roots(self, tracked: list[Tracked], events: pa.Table, rows: int) -> Iterator[Page]:
         texts = pc.unique(events.column("aggregate_id")).to_pylist()
         if EVERYTHING in texts:
             self._emptied_at = self.subject.stores.legacy_now()
             texts.remove(EVERYTHING)
-        wrong = self._refused(tracked, texts)
+        wrong = self._refused(tracked[0], texts)
         refused = pc.is_in(events.column("aggregate_id"), value_set=pa.array([*wrong], pa.string()))
         self._tell(events.filter(refused), wrong)
         self._pulled.append(events.filter(pc.invert(refused)).column("id").combine_chunks())
-        yield from pages(self.subject, tracked, [text for text in texts if text not in wrong], rows)
+        for each in tracked:
+            yield from pages(self.subject, each, [text for text in texts if text not in wrong], rows)
 
     def _refused(self, tracked: Tracked, texts: list[str]) -> dict[str, str]:
         """Ids that are no keys, with the reason; all at once where all are."""
@@ -228,4 +231,5 @@ class OutboxSource(Source):
 
 def channel(table: str) -> str:
     """The channel by which events of an outbox are announced."""
-    return "sync_" + "".join(sign if sign.isalnum() else "_" for sign in table.lower())
+    name = "sync_" + "".join(sign if sign.isalnum() else "_" for sign in table.lower())
+    return name.encode()[:_NAME_BYTES].decode(errors="ignore")  # a longer one would fail in the monolith

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
+import itertools
 from collections.abc import Iterator
 
 from sync_pipeline.sources.outbox import Outbox, channel
-from sync_pipeline.sources.roots import Tracked, track
+from sync_pipeline.sources.roots import Tracked, track_all
 from sync_pipeline.sources.source import Subject
+from sync_pipeline.sources.table import Table
 from sync_pipeline.stores import Cursor, bind, quote
 
 _OURS = "made by: sync-pipeline outbox install"
@@ -51,24 +54,23 @@ def install(subject: Subject, outbox: Outbox) -> list[str]:
     with subject.stores.legacy() as cursor:
         cursor.execute("SELECT to_regclass(%s) IS NULL, quote_ident(current_user)", (outbox.table,))
         missing, role = cursor.fetchone()
-        tracked = [track(cursor, subject, table) for table in subject.tables]
+        reports = _reports(cursor, subject, outbox)
         return [
             *(_table(cursor, outbox.table) if missing else []),
             f"GRANT SELECT, UPDATE (processed_at, attempts, last_error), DELETE ON {outbox.table} TO {role}",
-            *(statement for each in tracked for statement in _triggers(cursor, subject, outbox, each)),
+            *(made for name, each in reports.items() for made in _triggers(cursor, subject, outbox, name, each)),
         ]
 
 
 def uninstall(subject: Subject, outbox: Outbox) -> list[str]:
     """Statements that take all of it away; the table with the last entity that it served, if we made it."""
     with subject.stores.legacy() as cursor:
-        tracked = [track(cursor, subject, table) for table in subject.tables]
-        names = [_function(subject, each) for each in tracked]
-        cursor.execute(_LAST, (outbox.table, _OURS, _ours(outbox), names))
+        reports = _reports(cursor, subject, outbox)
+        cursor.execute(_LAST, (outbox.table, _OURS, _ours(outbox), [*reports]))
         (last,) = cursor.fetchone()
     drops = [
         statement
-        for each, name in zip(tracked, names, strict=True)
+        for name, each in reports.items()
         for statement in (
             *(f"DROP TRIGGER IF EXISTS {quote(_trigger(name, act))} ON {each.table.name}" for act in _TRANSITIONS),
             f"DROP FUNCTION IF EXISTS {quote(name)}()",
@@ -83,11 +85,11 @@ def is_ours(cursor: Cursor, outbox: Outbox) -> bool:
     return bool(cursor.fetchone()[0])
 
 
-def unfilled(cursor: Cursor, subject: Subject) -> list[str]:
+def unfilled(cursor: Cursor, subject: Subject, outbox: Outbox) -> list[str]:
     """Tables of the entity some of whose changes no enabled trigger of ours reports."""
     found = []
-    for tracked in (track(cursor, subject, table) for table in subject.tables):
-        wanted = [_trigger(_function(subject, tracked), act) for act in _TRANSITIONS]
+    for name, tracked in _reports(cursor, subject, outbox).items():
+        wanted = [_trigger(name, act) for act in _TRANSITIONS]
         cursor.execute(
             "SELECT count(*) FROM pg_trigger WHERE tgrelid = %s AND tgname = ANY(%s) AND tgenabled <> 'D'",
             (tracked.oid, wanted),
@@ -111,9 +113,9 @@ def _table(cursor: Cursor, name: str) -> Iterator[str]:
     yield f"COMMENT ON TABLE {name} IS {bind(cursor, _OURS)}"
 
 
-def _triggers(cursor: Cursor, subject: Subject, outbox: Outbox, tracked: Tracked) -> Iterator[str]:
+def _triggers(cursor: Cursor, subject: Subject, outbox: Outbox, name: str, tracked: Tracked) -> Iterator[str]:
     """One function a table, called once a statement: an event for each root, however many rows it changed."""
-    name, table = _function(subject, tracked), tracked.table
+    table = tracked.table
     cursor.execute(_SCHEMA, (tracked.oid,))
     (schema,) = cursor.fetchone()
     yield _FILL.format(
@@ -122,7 +124,7 @@ def _triggers(cursor: Cursor, subject: Subject, outbox: Outbox, tracked: Tracked
         outbox=outbox.table,
         kind=bind(cursor, outbox.of(subject, table)),
         event=bind(cursor, f"{table.name}."),
-        key=tracked.named.text_expression("r"),
+        key=tracked.text("r"),
         known=" AND ".join(f"r.{quote(column)} IS NOT NULL" for column in tracked.columns),
         channel=channel(outbox.table),
     )
@@ -134,9 +136,27 @@ def _triggers(cursor: Cursor, subject: Subject, outbox: Outbox, tracked: Tracked
         )
 
 
-def _function(subject: Subject, tracked: Tracked) -> str:
-    table = tracked.table.name.replace(".", "_").replace('"', "")
-    return f"sync_outbox_{subject.entity}_{table}"[: _NAME_BYTES - len("_truncate")]
+def _reports(cursor: Cursor, subject: Subject, outbox: Outbox) -> dict[str, Tracked]:
+    """Functions by name, each with the table it reports: several where a table's rows lead to roots in several ways."""
+    found: dict[tuple[int, str, object], Tracked] = {}
+    for each in track_all(cursor, subject):
+        found.setdefault((each.oid, outbox.of(subject, each.table), each.parts), each)
+    named: dict[str, Tracked] = {}
+    for each in found.values():
+        names = (_function(subject, each.table, n) for n in itertools.count(1))
+        named[next(name for name in names if name not in named)] = each
+    return named
+
+
+def _function(subject: Subject, table: Table, n: int) -> str:
+    """Its name: a long one, of which PostgreSQL would leave a part, ends in a digest of all of it."""
+    called = table.name.replace(".", "_").replace('"', "")
+    name = f"sync_outbox_{subject.entity}_{called}" + (f"_{n}" if n > 1 else "")
+    limit = _NAME_BYTES - len("_truncate")
+    if len(name.encode()) <= limit:
+        return name
+    digest = hashlib.sha256(name.encode()).hexdigest()[:8]
+    return f"{name.encode()[: limit - 9].decode(errors='ignore')}_{digest}"
 
 
 def _trigger(function: str, act: str) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass, replace
 
-from sync_pipeline.sources.roots import Tracked, track
+from sync_pipeline.sources.roots import Tracked, track_all
 from sync_pipeline.sources.source import Subject
 from sync_pipeline.sources.wal import slot_name
 from sync_pipeline.stores import Cursor, bind, quote
@@ -26,7 +26,7 @@ _ROLE = """
 _MARK = "made by: sync-pipeline wal install "
 _OURS = f"""
     SELECT p.pubname, obj_description(p.oid, 'pg_publication'),
-           ARRAY(SELECT r.prrelid::regclass::text FROM pg_publication_rel r WHERE r.prpubid = p.oid)
+           ARRAY(SELECT r.prrelid::bigint FROM pg_publication_rel r WHERE r.prpubid = p.oid)
     FROM pg_publication p WHERE obj_description(p.oid, 'pg_publication') LIKE '{_MARK}%' ORDER BY 1
 """
 _PUBLISHED = """
@@ -44,12 +44,13 @@ def install(subject: Subject) -> list[str]:
     """
     name = quote(slot_name(subject))
     with subject.stores.legacy() as cursor:
-        tracked = [track(cursor, subject, table) for table in subject.tables]
-        full = [t.table.name for t in tracked if not _is_told(cursor, t)]
-        tables = ", ".join(_published(cursor, t, t.table.name in full) for t in tracked)
+        tracked = track_all(cursor, subject)
+        names = {t.oid: t.table.name for t in reversed(tracked)}
+        full = {t.oid: names[t.oid] for t in tracked if not _is_told(cursor, t)}
+        tables = ", ".join(_published(cursor, oid, name, oid in full) for oid, name in reversed(names.items()))
         cursor.execute(_ROLE)
         role, may = cursor.fetchone()
-        made = _Made(() if may else (role,), tuple(full))
+        made = _Made(() if may else (role,), tuple(full.values()))
         return [
             *(f"ALTER ROLE {role} REPLICATION" for role in made.roles),
             *(f"ALTER TABLE {table} REPLICA IDENTITY FULL" for table in made.full),
@@ -71,7 +72,8 @@ def uninstall(subject: Subject) -> list[str]:
         left: dict[str, _Made] = {}
         undone = []
         for table in made.full:
-            heir = next((other for other, (_, tables) in ours.items() if table in tables), None)
+            oid = _oid(cursor, table)
+            heir = next((other for other, (_, tables) in ours.items() if oid in tables), None)
             if heir:
                 left[heir] = left.get(heir, ours[heir][0]).with_full(table)
             else:
@@ -118,7 +120,7 @@ def _comment(cursor: Cursor, name: str, made: _Made) -> str:
 def unpublished(cursor: Cursor, subject: Subject) -> list[str]:
     """Tables of the entity whose changes its publication leaves out, some or all."""
     found = []
-    for tracked in (track(cursor, subject, table) for table in subject.tables):
+    for tracked in track_all(cursor, subject):
         cursor.execute(_PUBLISHED, (slot_name(subject), tracked.oid))
         if not cursor.fetchone()[0]:
             found.append(tracked.table.name)
@@ -127,24 +129,28 @@ def unpublished(cursor: Cursor, subject: Subject) -> list[str]:
 
 def untold(cursor: Cursor, subject: Subject) -> list[str]:
     """Tables whose deleted rows do not tell their root."""
-    tracked = [track(cursor, subject, table) for table in subject.tables]
+    tracked = track_all(cursor, subject)
     return [each.table.name for each in tracked if not _is_told(cursor, each)]
 
 
 def _is_told(cursor: Cursor, tracked: Tracked) -> bool:
     """Whether a deleted row's entry in the log holds the columns that lead to the root."""
-    full, columns = _identity(cursor, tracked)
+    full, columns = _identity(cursor, tracked.oid)
     return full or {*tracked.columns} <= {*columns}
 
 
-def _published(cursor: Cursor, tracked: Tracked, becomes_full: bool) -> str:
-    full, columns = _identity(cursor, tracked)
-    if full or becomes_full:
-        return tracked.table.name
-    return f"{tracked.table.name} ({', '.join(map(quote, columns))})"
+def _published(cursor: Cursor, oid: int, name: str, becomes_full: bool) -> str:
+    full, columns = _identity(cursor, oid)
+    return name if full or becomes_full else f"{name} ({', '.join(map(quote, columns))})"
 
 
-def _identity(cursor: Cursor, tracked: Tracked) -> tuple[bool, list[str]]:
-    cursor.execute(_IDENTITY, (tracked.oid,))
+def _identity(cursor: Cursor, oid: int) -> tuple[bool, list[str]]:
+    cursor.execute(_IDENTITY, (oid,))
     full, columns = cursor.fetchone()
     return bool(full), list(columns)
+
+
+def _oid(cursor: Cursor, table: str) -> int | None:
+    cursor.execute("SELECT to_regclass(%s)::oid", (table,))
+    (oid,) = cursor.fetchone()
+    return None if oid is None else int(oid)

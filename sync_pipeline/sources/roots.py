@@ -10,7 +10,7 @@ import pyarrow as pa
 from sync_pipeline.errors import DeclarationError
 from sync_pipeline.keys import Key
 from sync_pipeline.sources.source import Page, Subject
-from sync_pipeline.sources.table import Table
+from sync_pipeline.sources.table import Literal, Table, plain
 from sync_pipeline.stores import Cursor, copy_out, quote
 
 # identities of changed rows that one query looks up
@@ -25,16 +25,32 @@ _PRIMARY_KEY = """
 
 @dataclass(frozen=True)
 class Tracked:
-    """A table with the columns by which a report names its changed rows: the root's key, or what leads to it."""
+    """A table with the key by which a report names its changed rows: the root's, or what leads to it.
+
+    `parts` says where a row has each part of that key: a column by its plain name, or a literal for all rows.
+    """
 
     table: Table
     oid: int
     named: Key
+    parts: tuple[str | Literal, ...]
 
     @property
     def columns(self) -> tuple[str, ...]:
-        """These columns, by their plain names in the table."""
-        return self.named.columns
+        """The columns that a report must tell, by their plain names in the table."""
+        return tuple(part for part in self.parts if isinstance(part, str))
+
+    def text(self, alias: str) -> str:
+        """SQL that writes a row's key as Key.texts does."""
+        return self.named.written(
+            part.sql(kind) if isinstance(part, Literal) else f"{alias}.{quote(part)}"
+            for part, kind in zip(self.parts, self.named.types, strict=True)
+        )
+
+
+def track_all(cursor: Cursor, subject: Subject) -> list[Tracked]:
+    """Look all of an entity's tables up, in their order. Raises DeclarationError as `track` does."""
+    return [track(cursor, subject, table) for table in subject.tables]
 
 
 def track(cursor: Cursor, subject: Subject, table: Table) -> Tracked:
@@ -44,17 +60,17 @@ def track(cursor: Cursor, subject: Subject, table: Table) -> Tracked:
     if oid is None:
         raise DeclarationError(f"entity {subject.entity}: there is no table {table.name}")
     if not table.join:
-        columns = tuple(name.rpartition(".")[2].strip('"') for name in table.key)
-        return Tracked(table, oid, subject.key.named(columns))
+        parts = tuple(part if isinstance(part, Literal) else plain(part) for part in table.key)
+        return Tracked(table, oid, subject.key, parts)
     cursor.execute(_PRIMARY_KEY, (table.name,))
     columns, types = cursor.fetchone()
     if columns is None:
         raise DeclarationError(f"entity {subject.entity}: {table.name} is joined, and has no primary key to name a row")
-    return Tracked(table, oid, Key(tuple(columns), tuple(types)))
+    return Tracked(table, oid, Key(tuple(columns), tuple(types)), tuple(columns))
 
 
 def pages(subject: Subject, tracked: Tracked, named: Collection[str], rows: int) -> Iterator[Page]:
-    """The roots of changed rows, which `named` holds as texts of the tracked columns."""
+    """The roots of changed rows, which `named` holds as texts of the tracked key."""
     texts = sorted(named)
     if not tracked.table.join:
         for first in range(0, len(texts), rows):
@@ -65,18 +81,22 @@ def pages(subject: Subject, tracked: Tracked, named: Collection[str], rows: int)
         yield from (Page(keys, fanout=True) for keys in _joined(subject, tracked, changed, rows))
 
 
+def roots_of(subject: Subject, table: Table) -> str:
+    """Select list of the roots' keys, under the key's own names, over the table and what it is joined with."""
+    key = subject.key
+    return ", ".join(f"{root} AS {quote(own)}" for root, own in zip(table.roots(key.types), key.columns, strict=True))
+
+
 def _joined(subject: Subject, tracked: Tracked, changed: pa.Table, rows: int) -> Iterator[pa.Table]:
     """Roots that refer to the changed rows now, page by page in order of their keys."""
     key, table = subject.key, tracked.table
-    own = key.plain().split(", ")
-    roots = ", ".join(f"{root} AS {name}" for root, name in zip(table.roots(), own, strict=True))
     position: list[str] | None = None
     while True:
         with subject.stores.legacy() as cursor:
-            these = tracked.named.is_in(cursor, quoted_table(table), changed)
+            these = tracked.named.is_in(cursor, table.name, changed)
             query = (
-                f"SELECT * FROM (SELECT DISTINCT {roots} FROM {table.name} {table.join} WHERE {these}) w"
-                f" WHERE {key.after(cursor, 'w', position)} ORDER BY {key.ordered('w')} LIMIT {rows}"
+                f"SELECT * FROM (SELECT DISTINCT {roots_of(subject, table)} FROM {table.name} {table.join}"
+                f" WHERE {these}) w WHERE {key.after(cursor, 'w', position)} ORDER BY {key.ordered('w')} LIMIT {rows}"
             )
             page = copy_out(cursor, query, key.schema)
         if page.num_rows:
@@ -84,9 +104,3 @@ def _joined(subject: Subject, tracked: Tracked, changed: pa.Table, rows: int) ->
         if page.num_rows < rows:
             return
         position = key.position(page)
-
-
-def quoted_table(table: Table) -> str:
-    """By which name a query's columns refer to the table."""
-    name = table.name.rpartition(".")[2]
-    return name if name.startswith('"') else quote(name)

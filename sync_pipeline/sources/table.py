@@ -2,25 +2,65 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Sequence
 from dataclasses import dataclass
+
+from sync_pipeline.errors import DeclarationError
+
+_LAST = re.compile(r'(?:"(?:[^"]|"")+"|[^".]+)$')
+
+
+@dataclass(frozen=True)
+class Literal:
+    """A part of the root's key that all rows of a table share: `Table("films", key=(Literal("film"), "id"))`."""
+
+    value: str | int
+
+    def sql(self, kind: str) -> str:
+        """The value in SQL, of a type."""
+        text = str(self.value).replace("'", "''")
+        escaped = text.replace("\\", "\\\\")
+        return f"E'{escaped}'::{kind}" if "\\" in text else f"'{text}'::{kind}"
 
 
 @dataclass(frozen=True)
 class Table:
-    """One of the tables that an entity is made from.
+    """One of the tables that an entity is made from. Names are written as in SQL: `Table('legacy."Film"', …)`.
 
     `key` gives the root's key: columns of the table, or of what `join` adds for a table that many roots refer to
-    (`join="JOIN content c ON c.author_id = authors.id", key=("c.id",)`).
+    (`join="JOIN content c ON c.author_id = authors.id", key=("c.id",)`), and a Literal where the table itself says
+    which root it is. A table that leads to roots in several ways is named once for each.
     `stamp` is the column that says when a row changed: a timestamp, or a number drawn from a sequence at each change.
     `zone` is needed only for a timestamp without time zone: the zone the monolith stamps in.
     """
 
     name: str
-    key: tuple[str, ...]
+    key: tuple[str | Literal, ...]
     stamp: str = ""
     join: str = ""
     zone: str | None = None
 
-    def roots(self) -> list[str]:
-        """SQL of each key column, qualified."""
-        return [name if "." in name else f"{self.name}.{name}" for name in self.key]
+    def roots(self, types: Sequence[str]) -> list[str]:
+        """SQL of each key column, qualified; `types` are those of the root's key."""
+        return [
+            part.sql(kind) if isinstance(part, Literal) else self.column(part)
+            for part, kind in zip(self.key, types, strict=True)
+        ]
+
+    def column(self, name: str) -> str:
+        """SQL of a column, qualified unless it is so already."""
+        return name if _last(name).start() else f"{self.name}.{name}"
+
+
+def plain(name: str) -> str:
+    """The last part of a name that is written as in SQL, as the catalogue has it. Raises DeclarationError."""
+    part = _last(name)[0].strip()
+    return part[1:-1].replace('""', '"') if part.startswith('"') else part.lower()
+
+
+def _last(name: str) -> re.Match[str]:
+    found = _LAST.search(name)
+    if not found:
+        raise DeclarationError(f"{name!r} is no name as it is written in SQL")
+    return found

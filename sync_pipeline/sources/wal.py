@@ -21,7 +21,7 @@ from psycopg2.extras import REPLICATION_LOGICAL, LogicalReplicationConnection
 
 from sync_pipeline.errors import DeclarationError, GapError, UnreachableError
 from sync_pipeline.sources.pgoutput import Begin, Change, Commit, Relation, Truncate, parse
-from sync_pipeline.sources.roots import Tracked, pages, track
+from sync_pipeline.sources.roots import Tracked, pages, track_all
 from sync_pipeline.sources.source import Page, Source, Standing, State, Subject
 from sync_pipeline.stores import bind, first_line
 
@@ -73,8 +73,8 @@ class WalSource(Source):
         self._retained = 0
         self._connection: Any = None
         self._cursor: Any = None
-        self._tracked: dict[int, Tracked] = {}
-        self._columns: dict[int, list[int]] = {}
+        self._tracked: list[Tracked] = []
+        self._places: dict[int, list[tuple[int, list[int | bytes]]]] = {}
         self._system = ""
         self._emptied_at: dt.datetime | None = None
 
@@ -160,8 +160,7 @@ class WalSource(Source):
         if self._cursor:
             return
         with self.subject.stores.legacy() as cursor:
-            tables = [track(cursor, self.subject, table) for table in self.subject.tables]
-        self._tracked = {tracked.oid: tracked for tracked in tables}
+            self._tracked = track_all(cursor, self.subject)
         self._connection = self._connect()
         self._cursor = self._connection.cursor()
         self._system = _system(self._cursor)
@@ -199,10 +198,12 @@ class WalSource(Source):
                 yield message
 
     def _learn(self, relation: Relation) -> None:
-        """Where a table's messages hold the columns that lead to a root. Raises DeclarationError."""
-        tracked = self._tracked.get(relation.oid)
-        if tracked is None:
-            return
+        """Where a table's messages hold what leads to a root, in one way or several. Raises DeclarationError."""
+        ways = [(n, tracked) for n, tracked in enumerate(self._tracked) if tracked.oid == relation.oid]
+        self._places[relation.oid] = [(n, self._placed(tracked, relation)) for n, tracked in ways]
+
+    def _placed(self, tracked: Tracked, relation: Relation) -> list[int | bytes]:
+        """For each part of the key its place in a row, or the literal that stands for it."""
         lacks = [name for name in tracked.columns if name not in relation.columns or name not in relation.identity]
         if lacks:
             table = tracked.table.name
@@ -210,24 +211,25 @@ class WalSource(Source):
                 f"entity {self.subject.entity}: the log does not tell {', '.join(lacks)} of a deleted row of {table}:"
                 f" ALTER TABLE {table} REPLICA IDENTITY FULL; and publish all its columns"
             )
-        self._columns[relation.oid] = [relation.columns.index(name) for name in tracked.columns]
+        return [
+            relation.columns.index(part) if isinstance(part, str) else str(part.value).encode()
+            for part in tracked.parts
+        ]
 
     def _note(self, change: Change, changed: dict[int, set[str]]) -> None:
-        at = self._columns.get(change.oid)
-        if at is None:
-            return
-        noted = changed.setdefault(change.oid, set())
-        for row in change.rows:
-            values = [row[n] for n in at]
-            if all(value is not None for value in values):
-                noted.add(_text([value.decode() for value in values if value is not None]))
+        for n, places in self._places.get(change.oid, ()):
+            noted = changed.setdefault(n, set())
+            for row in change.rows:
+                values = [row[at] if isinstance(at, int) else at for at in places]
+                if all(value is not None for value in values):
+                    noted.add(_text([value.decode() for value in values if value is not None]))
 
     def _roots(self, changed: dict[int, set[str]], xids: set[int], rows: int) -> Iterator[Page]:
         if not changed:
             return
         self._wait_visible(xids)
-        for oid, named in changed.items():
-            yield from pages(self.subject, self._tracked[oid], named, rows)
+        for n, named in changed.items():
+            yield from pages(self.subject, self._tracked[n], named, rows)
 
     def _wait_visible(self, xids: set[int]) -> None:
         """A commit is in the log before a query sees it; read earlier, its rows would look unchanged."""

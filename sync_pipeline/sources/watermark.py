@@ -10,6 +10,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from sync_pipeline.faults import guarded
+from sync_pipeline.sources.roots import roots_of
 from sync_pipeline.sources.source import Page, Source, Standing, State, Subject
 from sync_pipeline.sources.table import Table
 from sync_pipeline.sources.window import BEGINNING, Window, look
@@ -37,8 +38,8 @@ class WatermarkSource(Source):
     subject: Subject
     window: Window | None
     _seen: Window | None = None
-    _recent: dict[str, pa.Array] = field(default_factory=dict)
-    _next: dict[str, list[pa.Array]] = field(default_factory=dict)
+    _recent: dict[int, pa.Array] = field(default_factory=dict)
+    _next: dict[int, list[pa.Array]] = field(default_factory=dict)
 
     def begin(self) -> Standing:
         """The window of now: rows that are visible already are history's."""
@@ -49,11 +50,11 @@ class WatermarkSource(Source):
     def pull(self, rows: int) -> Iterator[Page]:
         """Rows above the bound of the window; row versions that the poll before has seen are left out."""
         bound = self._look()
-        for table in self.subject.tables:
+        for n, table in enumerate(self.subject.tables):
             if not table.stamp:
                 continue
             for page in pages(self.subject, table, bound, rows):
-                keys = self._unseen(table.name, page)
+                keys = self._unseen(n, page)
                 if keys.num_rows:
                     yield Page(keys, fanout=bool(table.join))
 
@@ -65,7 +66,7 @@ class WatermarkSource(Source):
     def keep(self) -> None:
         """The next poll goes on from this one's window."""
         self.window = self._seen
-        self._recent = {table: pa.concat_arrays(parts) for table, parts in self._next.items()}
+        self._recent = {n: pa.concat_arrays(parts) for n, parts in self._next.items()}
 
     def _look(self) -> dt.datetime:
         """The bound from which to read."""
@@ -81,11 +82,11 @@ class WatermarkSource(Source):
         oldest = min(window.holders.values(), default=None)
         return Standing(window.as_state(), window.low - self._margin, oldest, window.oldest, hides)
 
-    def _unseen(self, table: str, page: pa.Table) -> pa.Table:
+    def _unseen(self, n: int, page: pa.Table) -> pa.Table:
         versions = page.column(_ROW_VERSION).combine_chunks()
-        self._next.setdefault(table, []).append(versions)
-        if table in self._recent:
-            page = page.filter(pc.invert(pc.is_in(versions, value_set=self._recent[table])))
+        self._next.setdefault(n, []).append(versions)
+        if n in self._recent:
+            page = page.filter(pc.invert(pc.is_in(versions, value_set=self._recent[n])))
         keys = page.select(list(self.subject.key.columns))
         return keys.group_by(keys.column_names).aggregate([]) if keys.num_rows else keys
 
@@ -126,12 +127,12 @@ def _page(
     subject: Subject, table: Table, bound: dt.datetime, position: tuple[str, list[str]] | None, rows: int
 ) -> pa.Table:
     key = subject.key
-    stamp = f"{table.name}.{table.stamp}"
+    stamp = table.column(table.stamp)
     column = f"{stamp} AT TIME ZONE '{table.zone}'" if table.zone else stamp
-    keys = ", ".join(f"{root} AS {own}" for root, own in zip(table.roots(), key.plain().split(", "), strict=True))
+    version = " || '/' || ".join(f"{table.name}.{part}" for part in ("tableoid", "ctid", "xmin"))
     inner = (
-        f"SELECT {keys}, {column} AS {_STAMP}, {table.name}.tableoid || '/' || {table.name}.ctid || '/' ||"
-        f" {table.name}.xmin AS {_ROW_VERSION} FROM {table.name} {table.join}"
+        f"SELECT {roots_of(subject, table)}, {column} AS {_STAMP}, {version} AS {_ROW_VERSION}"
+        f" FROM {table.name} {table.join}"
     )
     if table.zone and bound != BEGINNING:
         # an index on the column itself serves too: no zone's clock is a day off
