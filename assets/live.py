@@ -1,4 +1,4 @@
-"""The live delta: one run follows all entities for a while, and says every few minutes what it moved.
+"""The live delta: one run follows all entities for a while, and says now and then what it moved.
 
 It says so by observations: a materialization would set the verdict of the last reconciliation aside.
 """
@@ -27,7 +27,7 @@ from sync_pipeline.stores import Stores
 # the first one soon, for whoever looks at a pipeline just started
 _FIRST_TELL_SECONDS = 5.0
 # each is an event for each sink: they are most of what Dagster stores
-_TELL_SECONDS = 300.0
+_TELL_SECONDS = 600.0
 _LOOK_SECONDS = 0.5
 _COUNTS = {
     "relational": ("written", "deleted", "parked"),
@@ -108,9 +108,9 @@ class Watch:
     _seen: set[dg.AssetKey] = field(default_factory=set)
 
     def for_minutes(self, minutes: float) -> None:
-        """Tell soon, then every few minutes, what moved, until the time is up."""
+        """Tell now and then, and once the time is up, what moved."""
         end = time.monotonic() + minutes * 60
-        next_time = time.monotonic() + _FIRST_TELL_SECONDS
+        next_time = time.monotonic() + (_FIRST_TELL_SECONDS if self._has_new() else _TELL_SECONDS)
         while time.monotonic() < end:
             self._look()
             if time.monotonic() >= next_time:
@@ -178,6 +178,10 @@ class Watch:
             return False
         self._seen.add(key)
         return self.context.instance.get_latest_materialization_event(key) is None
+
+    def _has_new(self) -> bool:
+        keys = [key for entity in self.follower.entities for key in self._keys(entity)]
+        return any(self.context.instance.get_latest_materialization_event(key) is None for key in keys)
 
     def _has_stopped(self, lane: Lane) -> bool:
         return lane.entity.name in self.follower.failures

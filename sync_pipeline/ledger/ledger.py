@@ -31,6 +31,10 @@ PRIOR = pa.schema([(DIGEST, pa.int64()), ("basis", pa.int32()), ("written", pa.i
 APPLIED = pa.schema(
     [("n", pa.int32()), ("held_before", pa.int16()), ("written", pa.int64()), ("overtaken", pa.bool_())]
 )
+# A batch is small beside the ledger, but the planner takes an unanalysed temporary table for a large one, and would
+# read the whole ledger for a handful of keys.
+_BY_KEY = "SET LOCAL enable_hashjoin = off; SET LOCAL enable_mergejoin = off; SET LOCAL enable_seqscan = off"
+_AS_EVER = _BY_KEY.replace("off", "DEFAULT")
 _MIGRATION_LOCK = 0x53594E43
 # more numbers than are drawn while one leap is made
 _REVISION_LEAP = 1_000_000
@@ -98,24 +102,24 @@ class Ledger:
         newer = "l.seen < %(revision)s" if guarded(17) else "true"
         cursor.execute(
             f"""
+            {_BY_KEY};
             WITH locked AS MATERIALIZED (
-                SELECT p.n, l.held, l.digest, l.basis FROM {self._plan} p
-                JOIN {self.table} l ON {self.key.joins("p", self.key, "l")}
-                WHERE {newer} ORDER BY {self.key.plain("l")} FOR UPDATE OF l
+                SELECT p.*, l.* FROM (SELECT * FROM {self._plan} p ORDER BY {order}) p CROSS JOIN LATERAL (
+                    SELECT l.held AS held_before, l.digest AS digest_before, l.basis AS basis_before
+                    FROM {self.table} l WHERE {self.key.joins("l", self.key, "p")} AND {newer} FOR UPDATE) l
             ), written AS (
                 UPDATE {self.table} l SET seen = %(revision)s,
                     written = CASE p.action WHEN {WRITE} THEN %(revision)s ELSE l.written END,
                     digest = CASE p.action WHEN {WRITE} THEN p.{DIGEST} ELSE l.digest END,
                     basis = CASE p.action WHEN {WRITE} THEN %(basis)s ELSE l.basis END,
                     held = CASE p.action WHEN {WRITE} THEN p.held ELSE l.held END
-                FROM {self._plan} p JOIN locked USING (n) WHERE {self.key.joins("p", self.key, "l")}
-                RETURNING p.n, p.action, p.{DIGEST} AS digest, l.written
+                FROM locked p WHERE {self.key.joins("l", self.key, "p")}
+                RETURNING p.n, p.held_before, l.written, p.action = {KEEP} AND
+                    (p.{DIGEST} IS DISTINCT FROM p.digest_before
+                     OR (p.basis_before <> %(basis)s AND p.{DIGEST} IS NOT NULL))
             )
-            INSERT INTO {self._applied}
-            SELECT n, locked.held, written.written, action = {KEEP} AND
-                (written.digest IS DISTINCT FROM locked.digest
-                 OR (locked.basis <> %(basis)s AND written.digest IS NOT NULL))
-            FROM written JOIN locked USING (n)
+            INSERT INTO {self._applied} SELECT * FROM written;
+            {_AS_EVER}
             """,
             {"revision": revision, "basis": self.basis},
         )

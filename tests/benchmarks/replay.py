@@ -88,7 +88,7 @@ class Recording:
         first, end = _of(tells[0][0]), _of(tells[-1][0]) + longer
         head = [alter(row, shift=shift) for row in events if _of(row) < first]
         tail = [alter(row, shift=shift + longer) for row in events if _of(row) > _of(tells[-1][-1])]
-        times = [first + n * self._tell_seconds for n in range(int((end - first) // self._tell_seconds) + 1)] + [end]
+        times = [first + n * self._tell_seconds for n in range(1, int((end - first) // self._tell_seconds) + 1)] + [end]
         told = [
             alter(row, shift=shift + at - _of(tell[0]))
             for n, at in enumerate(times)
