@@ -63,7 +63,7 @@ def document_schema(entity: Entity) -> dg.TableSchema:
 def legacy_schemas(entities: Iterable[Entity]) -> dict[str, dg.TableSchema]:
     """By table of the monolith, the columns that are read of it and what becomes of them. Types are not known."""
     entities = list(entities)
-    watched = {(table.name, table.stamp) for entity in entities for table in entity.tables if table.stamp}
+    watched = {(table.name, stamp) for entity in entities for table in entity.tables for stamp in table.stamps}
     readers, becomes = _readers(entities), _becomes(entities)
     found: dict[str, list[dg.TableColumn]] = defaultdict(list)
     for table, name in sorted(watched | readers.keys()):

@@ -65,6 +65,9 @@ def _sources(stores: Stores, entity: Entity, origin: Origin) -> Iterator[tuple[s
         except psycopg2.Error as error:
             yield f"the query of Table({table.name!r}) fails: {first_line(error)}", _grant(stores, error)
             return
+        except DeclarationError as error:
+            yield str(error).removeprefix(f"entity {entity.name}: "), "mend the entity's Table"
+            return
     try:
         yield from sources.faults(Subject(entity.name, origin.key, entity.tables, stores), entity.capture)
     except DeclarationError as error:

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator
 
 from sync_pipeline.entity import Entity
 from sync_pipeline.preflight.notice import Notice
+from sync_pipeline.sources.stamps import INTEGERS, UNZONED, sequence_faults
 from sync_pipeline.sources.table import Table, plain
 from sync_pipeline.stores import Cursor, Stores
 
@@ -62,7 +63,7 @@ def look_at_legacy(stores: Stores, entities: Iterable[Entity]) -> Iterator[Notic
         yield _tracking(tracked, hidden)
         yield from _rights(cursor, role, superuser)
         yield from _prepared(cursor, prepared, stores.settings.window_alert_seconds)
-        for table in sorted({t for e in entities for t in e.tables if t.stamp}, key=lambda t: (t.name, t.stamp)):
+        for table in sorted({t for e in entities for t in e.tables if t.stamps}, key=lambda t: (t.name, t.stamps)):
             yield from _stamped(cursor, role, table)
 
 
@@ -140,7 +141,7 @@ def _prepared(cursor: Cursor, allowed: int, alert_seconds: float) -> Iterator[No
 
 
 def _stamped(cursor: Cursor, role: str, stamped: Table) -> Iterator[Notice]:
-    table, column = stamped.name, stamped.stamp
+    table = stamped.name
     cursor.execute("SELECT to_regclass(%s)", (table,))
     if cursor.fetchone()[0] is None:
         yield Notice("error", ABOUT, f"there is no table {table}", "mend the entity's Table")
@@ -148,13 +149,25 @@ def _stamped(cursor: Cursor, role: str, stamped: Table) -> Iterator[Notice]:
     cursor.execute("SELECT has_table_privilege(%s, 'SELECT')", (table,))
     if not cursor.fetchone()[0]:
         yield Notice("error", ABOUT, f"{role} may not read {table}", f"GRANT SELECT ON {table} TO {role};")
+    for column in stamped.stamps:
+        yield from _stamp(cursor, stamped, column)
+
+
+def _stamp(cursor: Cursor, stamped: Table, column: str) -> Iterator[Notice]:
+    table = stamped.name
     cursor.execute(_COLUMN, (table, plain(column)))
     found = cursor.fetchone()
     if found is None:
         yield Notice("error", ABOUT, f"{table} has no column {column}", "mend the entity's Table")
         return
     kind, indexed = found
-    yield _type_of_stamp(stamped, kind)
+    if kind in INTEGERS:
+        faults = [*sequence_faults(cursor, stamped, column)]
+        yield from (Notice("error", ABOUT, what, remedy) for what, remedy in faults)
+        if not faults:
+            yield Notice("ok", ABOUT, f"{table}.{column} is drawn from a sequence that only rises")
+    else:
+        yield _type_of_stamp(stamped, column, kind)
     if indexed:
         yield Notice("ok", ABOUT, f"{table}.{column} has an index")
     else:
@@ -166,15 +179,16 @@ def _stamped(cursor: Cursor, role: str, stamped: Table) -> Iterator[Notice]:
         )
 
 
-def _type_of_stamp(table: Table, kind: str) -> Notice:
-    name = f"{table.name}.{table.stamp}"
+def _type_of_stamp(table: Table, column: str, kind: str) -> Notice:
+    name = f"{table.name}.{column}"
     zoned = kind == "timestamp with time zone"
-    if zoned and not table.zone:
+    if zoned and (not table.zone or len(table.stamps) > 1):
         return Notice("ok", ABOUT, f"{name} is a {kind}")
     if zoned:
         return Notice("error", ABOUT, f"{name} has a time zone of its own", "leave `zone` out of its Table")
-    if kind != "timestamp without time zone":
-        return Notice("error", ABOUT, f"{name} is a {kind}: a watermark is a timestamp", "mend the entity's Table")
+    if kind != UNZONED:
+        what = f"{name} is a {kind}: a stamp is a timestamp, or a whole number drawn from a sequence"
+        return Notice("error", ABOUT, what, "mend the entity's Table")
     if not table.zone:
         return Notice(
             "error",

@@ -31,15 +31,23 @@ class Table:
     `key` gives the root's key: columns of the table, or of what `join` adds for a table that many roots refer to
     (`join="JOIN content c ON c.author_id = authors.id", key=("c.id",)`), and a Literal where the table itself says
     which root it is. A table that leads to roots in several ways is named once for each.
-    `stamp` is the column that says when a row changed: a timestamp, or a number drawn from a sequence at each change.
-    `zone` is needed only for a timestamp without time zone: the zone the monolith stamps in.
+    `stamp` is the column that says when a row changed: a timestamp, or a number drawn from a sequence at each change,
+    in the transaction that changes it; several where a change moves one of them. `sequence` is needed only where the
+    numbers come from elsewhere than the column's default, `zone` only for timestamps without time zone: the zone the
+    monolith stamps in.
     """
 
     name: str
     key: tuple[str | Literal, ...]
-    stamp: str = ""
+    stamp: str | tuple[str, ...] = ""
     join: str = ""
     zone: str | None = None
+    sequence: str = ""
+
+    @property
+    def stamps(self) -> tuple[str, ...]:
+        """The stamped columns, none or several."""
+        return self.stamp if isinstance(self.stamp, tuple) else (self.stamp,) if self.stamp else ()
 
     def roots(self, types: Sequence[str]) -> list[str]:
         """SQL of each key column, qualified; `types` are those of the root's key."""

@@ -307,7 +307,7 @@ def test_a_commit_later_than_the_poll_is_not_lost(world, lanes):
         poll()
         # pass the margin without waiting: the clock the window saw is moved on
         window = source.window
-        source.window = type(window)(window.seen_at + dt.timedelta(seconds=60), window.holders, window.who)
+        source.window = replace(window, seen=replace(window.seen, at=window.seen.at + dt.timedelta(seconds=60)))
         poll()
     late.commit()
     late.close()

@@ -2,7 +2,7 @@
 
 import datetime as dt
 
-from sync_pipeline.sources.window import BEGINNING, Window, advance
+from sync_pipeline.sources.window import BEGINNING, Mark, Window, advance
 
 NOON = dt.datetime(2026, 1, 1, 12, tzinfo=dt.UTC)
 LOOKBACK = dt.timedelta(minutes=15)
@@ -17,11 +17,21 @@ def session(seconds):
 
 
 def step(before, seconds, sessions=None, prepared=(), hidden=0):
-    return advance(before, at(seconds), sessions or {}, list(prepared), hidden, LOOKBACK)
+    """(the window after a look, the instant of its bound)."""
+    window, bound = advance(before, Mark(at(seconds)), sessions or {}, list(prepared), hidden, LOOKBACK)
+    return window, bound.at
+
+
+def drawn(before, seconds, number, sessions=None, prepared=(), margin=0):
+    """(the window after a look, the number of its bound), of one sequence."""
+    now = Mark(at(seconds), {"s": number})
+    behind = dt.timedelta(seconds=margin)
+    window, bound = advance(before, now, sessions or {}, list(prepared), 0, LOOKBACK, behind)
+    return window, bound.numbers.get("s")
 
 
 def test_the_first_look_reads_everything():
-    assert step(None, 0)[1] == BEGINNING
+    assert step(None, 0)[1] == BEGINNING.at
 
 
 def test_an_idle_monolith_is_read_from_the_look_before():
@@ -47,7 +57,7 @@ def test_a_transaction_that_came_and_went_between_looks_is_covered():
 def test_a_prepared_transaction_keeps_the_start_it_had_as_a_session():
     window, _ = step(None, 0, {"a": session(-60)})
     window, _ = step(window, 1, {}, ["prepared x"])
-    assert window.holders["prepared x"] == at(-60)
+    assert window.holders["prepared x"].at == at(-60)
     assert step(window, 2)[1] == at(-60)
 
 
@@ -69,7 +79,7 @@ def test_a_transaction_prepared_while_a_poll_looked_keeps_the_start_it_had_as_a_
 
 def test_a_transaction_prepared_before_the_first_look_may_have_stamped_at_any_time():
     window, _ = step(None, 0, {}, ["prepared x"])
-    assert step(window, 1)[1] == BEGINNING
+    assert step(window, 1)[1] == BEGINNING.at
 
 
 def test_hidden_sessions_are_answered_by_looking_back():
@@ -84,4 +94,78 @@ def test_hidden_sessions_are_answered_by_looking_back():
 def test_the_state_survives_a_restart():
     window, _ = step(None, 0, {"a": session(-7)}, ["prepared x"])
     again = Window.from_state(window.as_state())
-    assert (again.seen_at, again.holders) == (window.seen_at, window.holders)
+    assert (again.seen, again.holders) == (window.seen, window.holders)
+
+
+def test_numbers_are_read_from_where_the_sequence_stood_at_the_look_before():
+    window, bound = drawn(None, 0, 10)
+    assert bound is None
+    window, bound = drawn(window, 1, 15)
+    assert bound == 10
+    assert drawn(window, 2, 15)[1] == 15
+
+
+def test_a_transaction_draws_above_the_last_look_that_did_not_meet_it():
+    window, _ = drawn(None, 0, 10)
+    window, _ = drawn(window, 1, 15, {"a": session(0)})  # it may have drawn 10 to 14
+    window, bound = drawn(window, 2, 99, {"a": session(0)})
+    assert bound == 15
+    window, bound = drawn(window, 3, 100)
+    assert bound == 10
+    assert drawn(window, 4, 100)[1] == 100
+
+
+def test_who_was_open_at_the_first_look_may_have_drawn_any_number():
+    window, _ = drawn(None, 0, 10, {"a": session(-5)})
+    assert window.unmarked
+    window, bound = drawn(window, 1, 12, {"a": session(-5)})
+    assert (window.unmarked, bound) == (True, 10)
+    window, bound = drawn(window, 2, 12)
+    assert (window.unmarked, bound) == (False, None)
+
+
+def test_a_prepared_transaction_keeps_the_number_it_had_as_a_session():
+    window, _ = drawn(None, 0, 10)
+    window, _ = drawn(window, 1, 15, {"a": session(1)})
+    window, _ = drawn(window, 2, 20, {}, ["prepared x"])
+    window, _ = drawn(window, 3, 30, {}, ["prepared x"])
+    assert drawn(window, 4, 40)[1] == 10
+
+
+def test_a_sequence_that_was_set_back_is_read_from_its_beginning_once_and_for_all_who_are_open():
+    window, _ = drawn(None, 0, 10)
+    window, _ = drawn(window, 1, 50, {"a": session(1)})
+    window, bound = drawn(window, 2, 3, {"a": session(1)})
+    assert bound is None
+    window, bound = drawn(window, 3, 5, {"a": session(1)})
+    assert bound == 3
+    window, bound = drawn(window, 4, 6)
+    assert bound is None
+    assert drawn(window, 5, 7)[1] == 6
+
+
+def test_a_new_sequence_is_read_from_its_beginning_once():
+    window, _ = step(None, 0)
+    window, bound = drawn(window, 1, 10, margin=10)
+    assert bound is None
+    window, bound = drawn(window, 2, 20, margin=10)
+    assert bound == 10
+
+
+def test_numbers_count_as_they_stood_a_margin_ago():
+    window, _ = drawn(None, 0, 10, margin=2)
+    bounds = []
+    for n in range(1, 6):
+        window, bound = drawn(window, n, 10 * n + 10, margin=2)
+        bounds.append(bound)
+    assert bounds == [10, 10, 10, 20, 30]
+    again = Window.from_state(window.as_state())
+    assert drawn(again, 6, 70, margin=2)[1] == 40
+
+
+def test_a_mark_of_both_kinds_is_as_early_as_the_earliest_of_each():
+    window, _ = drawn(None, 0, 10)
+    window, _ = drawn(window, 1, 20, {"a": session(-3)})
+    window, _ = drawn(window, 2, 30, {"a": session(-3)})
+    _, bound = advance(window, Mark(at(3), {"s": 40}), {}, [], 0, LOOKBACK)
+    assert bound == Mark(at(-3), {"s": 10})
