@@ -60,9 +60,13 @@ class Outgoing:
             batches, self._gathered = self._gathered, []
             return batches
 
+    def _coming(self) -> set[str]:
+        with self._changed:
+            return {key for batch in self._gathered for key in batch.ids.to_pylist()}
+
     def _send(self, operations: Operations) -> None:
         try:
-            sent, owed = send(self._lane, operations)
+            sent, owed = send(self._lane, operations, self._coming)
         except UnreachableError as error:  # they stay due
             log.warning("store unreachable", extra={"entity": self._lane.entity.name, "error": str(error)})
             return

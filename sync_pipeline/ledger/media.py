@@ -61,15 +61,17 @@ def refer(cursor: Cursor, entity: str, key: Key, references: pa.Table) -> bool:
     """Replace what the applied rows refer to; False when an object among them is being deleted."""
     stage, plan, applied = (f"pg_temp.{quote(f'{part}_{entity}')}" for part in ("refs", "plan", "applied"))
     cursor.execute(
-        f"CREATE TEMP TABLE IF NOT EXISTS {quote(f'refs_{entity}')}"
-        " (n integer, source_key text, target_key text) ON COMMIT DELETE ROWS"
-    )
-    copy_in(cursor, stage, "n, source_key, target_key", references)
-    cursor.execute(
         f"DELETE FROM sync.media_ref r USING {plan} p JOIN {applied} a USING (n)"
         f" WHERE r.entity = %s AND r.key = {key.text_expression('p')} AND p.action = 1",
         (entity,),
     )
+    if not references.num_rows:
+        return True
+    cursor.execute(
+        f"CREATE TEMP TABLE IF NOT EXISTS {quote(f'refs_{entity}')}"
+        " (n integer, source_key text, target_key text) ON COMMIT DELETE ROWS"
+    )
+    copy_in(cursor, stage, "n, source_key, target_key", references)
     cursor.execute(
         f"WITH named AS (SELECT DISTINCT s.n, s.source_key, s.target_key FROM {stage} s JOIN {applied} a USING (n)),"
         " alive AS MATERIALIZED (SELECT m.target_key FROM sync.media m WHERE NOT m.deleting"

@@ -42,12 +42,13 @@ def test_batches_go_together_and_a_key_goes_once():
 
 
 def test_what_gathers_during_a_request_is_the_next_one(lane, monkeypatch):
-    sent, under_way, go_on = [], threading.Event(), threading.Event()
+    sent, follows, under_way, go_on = [], [], threading.Event(), threading.Event()
 
-    def send(_, batch):
+    def send(_, batch, coming):
         sent.append(batch.owed)
         under_way.set()
         go_on.wait(10)
+        follows.append(coming())
         return len(batch.ids), 0
 
     monkeypatch.setattr(outgoing, "send", send)
@@ -60,6 +61,7 @@ def test_what_gathers_during_a_request_is_the_next_one(lane, monkeypatch):
         queue.take(operations((3, 3, "c"), owed=3))
         go_on.set()
     assert sent == [[1], [2, 3]]
+    assert follows == [{"2", "3"}, set()]
     assert reported == [1, 2]
 
 
