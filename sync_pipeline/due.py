@@ -12,7 +12,7 @@ from sync_pipeline.columns import array_literal
 from sync_pipeline.origin import Reject
 from sync_pipeline.stores import Cursor
 
-PRIORITY = {"overtaken": 0, "documents": 1, "media": 2, "rejected": 5, "fanout": 6, "sweep": 7}
+PRIORITY = {"overtaken": 0, "documents": 1, "media": 2, "future": 3, "rejected": 5, "fanout": 6, "sweep": 7}
 CLAIM_SECONDS = 120
 MISSING_FILE = "MediaMissing"
 # few enough that fresh work never waits long behind a record
@@ -27,6 +27,7 @@ class Owed:
     reason: str
     keys: list[str]
     attempts: int
+    age: float = 0.0  # seconds since it was first owed
 
 
 def owe(
@@ -86,7 +87,7 @@ def claim(cursor: Cursor, entity: str, limit: int = 1) -> list[Owed]:
         " SELECT id FROM sync.due WHERE entity = %s AND not_before <= now()"
         " AND (claimed_until IS NULL OR claimed_until < now())"
         " ORDER BY priority, not_before LIMIT %s FOR UPDATE SKIP LOCKED)"
-        " RETURNING id, reason, coalesce(keys, ARRAY[key]), attempts",
+        " RETURNING id, reason, coalesce(keys, ARRAY[key]), attempts, extract(epoch FROM now() - first_at)::float8",
         (entity, limit),
     )
     return [Owed(*row) for row in cursor.fetchall()]
@@ -107,6 +108,20 @@ def let_go(cursor: Cursor, ids: Sequence[int]) -> None:
 def close(cursor: Cursor, ids: Sequence[int]) -> None:
     """What was owed is done."""
     cursor.execute("DELETE FROM sync.due WHERE id = ANY(%s)", (list(ids),))
+
+
+def later(cursor: Cursor, identity: int, seconds: float) -> None:
+    """Not now."""
+    cursor.execute("UPDATE sync.due SET not_before = now() + %s * interval '1 s' WHERE id = %s", (seconds, identity))
+
+
+def keep(cursor: Cursor, identity: int, keys: Sequence[str], seconds: float) -> None:
+    """Of what was owed these keys are left, for later."""
+    cursor.execute(
+        "UPDATE sync.due SET keys = %s::text[], attempts = attempts + 1, claimed_until = NULL, last_at = now(),"
+        " not_before = now() + %s * interval '1 s' WHERE id = %s",
+        (array_literal(pa.array(keys, pa.string())), seconds, identity),
+    )
 
 
 def postpone(cursor: Cursor, ids: Sequence[int], error: Exception) -> None:

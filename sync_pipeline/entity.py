@@ -15,6 +15,7 @@ from sync_pipeline.partitions import Partitions
 from sync_pipeline.sinks.media_bucket import MediaBucket
 from sync_pipeline.sinks.relational import RelationalTable
 from sync_pipeline.sinks.search_index import SearchIndex
+from sync_pipeline.sources.outbox import Outbox
 from sync_pipeline.sources.source import Capture
 from sync_pipeline.sources.table import Table
 from sync_pipeline.sources.watermark import Watermark
@@ -84,6 +85,11 @@ class Entity:
             if isinstance(sink, RelationalTable):
                 return sink
         raise DeclarationError(f"entity {self.name}: a RelationalTable is required; documents and media follow it")
+
+    @property
+    def version_column(self) -> str:
+        """The query's column that events' versions are compared with; empty where they are not."""
+        return self.capture.version if isinstance(self.capture, Outbox) else ""
 
     @property
     def index(self) -> SearchIndex | None:

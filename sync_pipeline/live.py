@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
-from sync_pipeline import due
+from sync_pipeline import due, versions
 from sync_pipeline.errors import UnreachableError
 from sync_pipeline.faults import crash_point
 from sync_pipeline.lane import Lane
@@ -15,9 +18,12 @@ from sync_pipeline.ledger.cursor import Lease
 from sync_pipeline.ledger.ledger import next_revision
 from sync_pipeline.outgoing import Outgoing
 from sync_pipeline.pipeline import Order, Outcome, Report, sync_keys
-from sync_pipeline.sources.source import Source
+from sync_pipeline.sources.source import Page, Source
 from sync_pipeline.stores import Cursor
 from sync_pipeline.sweep import ask_for_sweep
+from sync_pipeline.versions import Expected
+
+log = logging.getLogger(__name__)
 
 _PULL_ROWS = 5_000
 # so many roots of a changed parent are applied at once
@@ -46,9 +52,33 @@ def poll(
             _put_behind(lane, page.keys, move)
         else:
             order = Order(acknowledge=True, wait=True, commit=move, hand_over=hand_over)
-            report(lane.entity.name, sync_keys(lane, page.keys, order))
+            report(lane.entity.name, _apply(lane, page, order))
         page = following
     source.keep()
+
+
+def _apply(lane: Lane, page: Page, order: Order) -> Outcome:
+    """A page of events; of those that bear versions, old ones are dropped and those from the future deferred."""
+    column, name = lane.entity.version_column, lane.entity.name
+    if not column:
+        return sync_keys(lane, page.keys, order)
+    with lane.stores.target() as cursor:
+        dropped = versions.applied(cursor, name, page.versions)
+    texts = lane.origin.key.texts(page.keys)
+    keys = page.keys.filter(pc.invert(pc.is_in(texts, value_set=pa.array(dropped, pa.string()))))
+    expected = Expected(column, {text: v for text, v in page.versions.items() if text not in dropped})
+    unversioned = [text for text in texts.to_pylist() if text not in page.versions]
+
+    def commit(cursor: Cursor, outcome: Outcome) -> None:
+        versions.wait_no_more(cursor, name, unversioned)
+        versions.defer(cursor, name, expected)
+        for record in due.owe(cursor, name, "future", expected.future, 0):
+            due.later(cursor, record, versions.AGAIN_SECONDS)
+        versions.count(cursor, name, deferred=len(expected.future), dropped=len(dropped))
+        if order.commit:
+            order.commit(cursor, outcome)
+
+    return sync_keys(lane, keys, replace(order, expected=expected, commit=commit))
 
 
 def _put_behind(lane: Lane, keys: pa.Table, move: Callable[[Cursor, Outcome], None]) -> None:
@@ -76,10 +106,14 @@ def work(lane: Lane, report: Report) -> bool:
     if owed:
         crash_point("due.after")
     for record in owed:
-        order = Order(
-            documents=record.reason in {"documents", "rejected"},  # it may be the document that was not taken
-            force=record.reason in {"overtaken", "media"},  # a file's new bytes leave the row's digest as it was
-            commit=partial(_closing, record),
+        order = (
+            _again(lane, record)
+            if record.reason == "future"
+            else Order(
+                documents=record.reason in {"documents", "rejected"},  # it may be the document that was not taken
+                force=record.reason in {"overtaken", "media"},  # a file's new bytes leave the row's digest as it was
+                commit=partial(_closing, record),
+            )
         )
         try:
             report(lane.entity.name, sync_keys(lane, lane.origin.key.parse(record.keys), order))
@@ -87,6 +121,27 @@ def work(lane: Lane, report: Report) -> bool:
             with lane.stores.target() as cursor:
                 due.postpone(cursor, [record.id], error)
     return bool(owed)
+
+
+def _again(lane: Lane, record: due.Owed) -> Order:
+    """Look whether rows show the versions that are waited for; after a time they are taken as they stand."""
+    name = lane.entity.name
+    with lane.stores.target() as cursor:
+        waited = versions.awaited(cursor, name, record.keys)
+    over = record.age > lane.stores.settings.future_limit_seconds
+    expected = Expected(lane.entity.version_column, {} if over or not lane.entity.version_column else waited)
+    if over and waited:
+        log.error("events from the future", extra={"entity": name, "keys": len(waited), "error": "never showed"})
+
+    def commit(cursor: Cursor, _: Outcome) -> None:
+        versions.wait_no_more(cursor, name, [key for key in record.keys if key not in expected.future])
+        versions.count(cursor, name, unmet=len(waited) if over else 0)
+        if expected.future:
+            due.keep(cursor, record.id, expected.future, versions.AGAIN_SECONDS)
+        else:
+            due.close(cursor, [record.id])
+
+    return Order(acknowledge=True, expected=expected, commit=commit)
 
 
 def _closing(record: due.Owed, cursor: Cursor, _: Outcome) -> None:

@@ -14,7 +14,7 @@ import psycopg2
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from sync_pipeline import due
+from sync_pipeline import due, versions
 from sync_pipeline.adapt import Adapted, adapt, without
 from sync_pipeline.documents import Operations, send
 from sync_pipeline.errors import UnreachableError
@@ -25,6 +25,7 @@ from sync_pipeline.ledger import media
 from sync_pipeline.ledger.ledger import KEEP, PARK, WRITE, next_revision
 from sync_pipeline.origin import DIGEST, Reject, Rows
 from sync_pipeline.stores import Cursor
+from sync_pipeline.versions import Expected
 
 # below this, plain COPY of a first load saves nothing
 _FIRST_LOAD_ROWS = 500
@@ -40,6 +41,7 @@ class Order:
     documents: bool = False  # send documents of rows that have not changed, too
     wait: bool = False  # rows whose files must be copied are put off into `due`
     commit: Callable[[Cursor, Outcome], None] | None = None  # done in the rows' transaction
+    expected: Expected | None = None  # versions that its rows must show; keys of others are left to `commit`
     hand_over: Callable[[Operations], None] | None = None  # takes the documents, instead of sending them at once
 
 
@@ -104,6 +106,8 @@ def sync_page(lane: Lane, after: list[str] | None, until: list[str] | None, with
 def _settle(
     lane: Lane, revision: int, keys: pa.Table, rows: Rows, order: Order, position: list[str] | None = None
 ) -> Outcome:
+    if order.expected:
+        keys, rows = order.expected.hold_back(lane.origin.key, keys, rows)
     batch = _prepare(lane, revision, keys, rows, order)
     outcome = Outcome(keys=keys.num_rows, read=rows.table.num_rows, position=position)
     outcome.files, outcome.file_bytes = batch.placed.copied, batch.placed.copied_bytes
@@ -236,6 +240,8 @@ def _guarded_write(batch: _Batch, outcome: Outcome) -> Operations:
         operations = _operations(batch, plan, applied)
         operations.owe(cursor, lane.entity.name, batch.revision)
         _settle_due(batch, cursor, texts, applied, outcome)
+        if lane.entity.version_column:
+            _record_versions(batch, cursor, lane.entity.version_column, applied)
         actions = plan.column("action").combine_chunks().take(applied.column("n").combine_chunks())
         held = plan.column("held").combine_chunks().take(applied.column("n").combine_chunks())
         writes = pc.equal(actions, WRITE)
@@ -310,6 +316,17 @@ def _settle_due(batch: _Batch, cursor: Cursor, texts: pa.Array, applied: pa.Tabl
         refused = sorted(set(texts.to_pylist()) - let_through)
         due.owe(cursor, name, "overtaken" if batch.order.force else "documents", refused, revision)
     outcome.parked, outcome.waiting = len(parked), len(waiting)
+
+
+def _record_versions(batch: _Batch, cursor: Cursor, column: str, applied: pa.Table) -> None:
+    """Which versions are applied now, of rows that this batch may write; nothing is known of those that are gone."""
+    n = applied.column("n").combine_chunks()
+    rows = batch.adapted.legacy.take(n.filter(pc.less(n, batch.adapted.table.num_rows)))
+    shown = zip(_texts(batch, rows).to_pylist(), rows.column(column).to_pylist(), strict=True)
+    gone = _texts(batch, batch.gone).to_pylist()
+    versions.record(
+        cursor, batch.lane.entity.name, {text: version for text, version in shown if version is not None}, gone
+    )
 
 
 def _acknowledge(batch: _Batch, cursor: Cursor, outcome: Outcome) -> None:

@@ -13,7 +13,9 @@ _CURSOR = """
            window_since, extract(epoch FROM now() - window_since)::float AS window_seconds, window_holder, blind,
            swept_at, sweep_error, source, coalesce(gap_at > coalesce(swept_from, '-infinity'), false) AS gap,
            (state ->> 'retained_bytes')::bigint AS retained_bytes, owner,
-           coalesce(lease_until > now(), false) AS followed
+           coalesce(lease_until > now(), false) AS followed,
+           jsonb_build_object('deferred', events_deferred, 'dropped', events_dropped, 'unmet', events_unmet) AS events,
+           coalesce(unmet_at > now() - interval '1 day', false) AS lately_unmet
     FROM sync.cursor WHERE entity = %s
 """
 _OUTAGES = """
@@ -72,6 +74,11 @@ def _alerts(found: dict[str, Any], settings: Settings) -> list[str]:
         alerts.append(
             f"the slot keeps {found['retained_bytes']:,} bytes of the monolith's log"
             f" (SYNC_WAL_ALERT_BYTES is {settings.wal_alert_bytes:,})"
+        )
+    if found["lately_unmet"]:
+        alerts.append(
+            f"{found['events']['unmet']:,} events told versions that their rows did not show within"
+            f" SYNC_FUTURE_LIMIT_SECONDS ({settings.future_limit_seconds:g}): the rows were taken as they stood"
         )
     if found["gap"]:
         alerts.append("the source of changes began anew: what it may have missed waits for the sweep")

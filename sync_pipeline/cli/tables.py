@@ -110,6 +110,9 @@ def statuses(report: Mapping[str, Mapping[str, Any]]) -> None:
     )
     table(heads, [_status_row(entity, found) for entity, found in report.items()])
     for entity, found in report.items():
+        events = found.get("events", {})
+        if any(events.values()):
+            say(f"{entity}: events {', '.join(f'{word} {count:,}' for word, count in events.items())}")
         for alert in found.get("alerts", ()):
             say(f"{entity}: {alert}", "yellow")
 

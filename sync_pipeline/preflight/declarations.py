@@ -7,6 +7,7 @@ import re
 from collections.abc import Callable, Iterator
 
 import psycopg2
+import pyarrow as pa
 
 from sync_pipeline.adapt import adapt
 from sync_pipeline.entity import Entity
@@ -68,6 +69,9 @@ def _sources(stores: Stores, entity: Entity, origin: Origin) -> Iterator[tuple[s
         except DeclarationError as error:
             yield str(error).removeprefix(f"entity {entity.name}: "), "mend the entity's Table"
             return
+    version = entity.version_column
+    if version and (version not in origin.schema.names or not pa.types.is_integer(origin.schema.field(version).type)):
+        yield f"Outbox(version={version!r}) names no whole number of the query", "add it to the query"
     try:
         yield from sources.faults(Subject(entity.name, origin.key, entity.tables, stores), entity.capture)
     except DeclarationError as error:

@@ -8,6 +8,7 @@ from sync_pipeline.sources import outbox_tables, publication
 from sync_pipeline.sources.outbox import Outbox
 from sync_pipeline.sources.source import Capture, Subject
 from sync_pipeline.sources.wal import Wal, slot_name
+from sync_pipeline.stores import Cursor
 
 _RIGHTS = {
     "SELECT": "has_any_column_privilege",
@@ -38,6 +39,8 @@ def _outbox(subject: Subject, outbox: Outbox) -> Iterator[tuple[str, str]]:
         if not there:
             yield f"there is no table {outbox.table} for its events", remedy
             return
+        if outbox.version:
+            yield from _versions(cursor, outbox)
         for right, test in _RIGHTS.items():
             cursor.execute(f"SELECT {test}(%s, %s)", (outbox.table, right))
             if not cursor.fetchone()[0]:
@@ -45,6 +48,18 @@ def _outbox(subject: Subject, outbox: Outbox) -> Iterator[tuple[str, str]]:
         if outbox_tables.is_ours(cursor, outbox):
             for table in outbox_tables.unfilled(cursor, subject, outbox):
                 yield f"no trigger of {table} fills {outbox.table}: its changes would be lost", remedy
+
+
+def _versions(cursor: Cursor, outbox: Outbox) -> Iterator[tuple[str, str]]:
+    cursor.execute(
+        "SELECT EXISTS (SELECT FROM pg_attribute WHERE attrelid = to_regclass(%s) AND attname = 'version'"
+        " AND NOT attisdropped)",
+        (outbox.table,),
+    )
+    if not cursor.fetchone()[0]:
+        yield f"{outbox.table} has no column version", "leave `version` out of Outbox"
+    elif outbox_tables.is_ours(cursor, outbox):
+        yield f"the triggers that fill {outbox.table} tell no versions", "leave `version` out of Outbox"
 
 
 def _wal(subject: Subject) -> Iterator[tuple[str, str]]:

@@ -11,9 +11,9 @@ import datetime as dt
 import select
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
@@ -29,7 +29,9 @@ from sync_pipeline.stores import bind, copy_out, first_line
 
 EVERYTHING = "*"  # as an aggregate's id: the table was emptied
 TRIES = 5
-_EVENTS = pa.schema([("id", pa.int64()), ("aggregate_type", pa.string()), ("aggregate_id", pa.string())])
+_EVENTS = pa.schema(
+    [("id", pa.int64()), ("aggregate_type", pa.string()), ("aggregate_id", pa.string()), ("version", pa.int64())]
+)
 # few enough that no lock on the monolith's rows lasts
 _BATCH = 1_000
 _CLEAN_SECONDS = 60.0
@@ -44,10 +46,15 @@ class Outbox:
     `table` has the columns id, aggregate_type, aggregate_id, processed_at, attempts and last_error at least. The
     entity's events are those whose aggregate_type is `aggregate` (its own name, if empty), with the root's key as
     aggregate_id; they are acknowledged by this entity alone.
+
+    `version` names the column of the entity's query that counts the row's changes, where events tell it in a column
+    `version`: one that the row does not show yet waits, one that is applied is dropped. Every change that such an
+    event reports must raise it, those of child rows too; an event that tells none, as of a delete, is always applied.
     """
 
     table: str = "outbox"
     aggregate: str = ""
+    version: str = ""
     name: str = field(default="outbox", init=False)
 
     def open(self, subject: Subject, state: State | None) -> OutboxSource:
@@ -142,10 +149,11 @@ class OutboxSource(Source):
         self._ear = None
 
     def _pending(self, position: int, rows: int) -> pa.Table:
+        columns = "id, aggregate_type, aggregate_id, " + ("version" if self.outbox.version else "NULL")
         with self.subject.stores.legacy() as cursor:
             return copy_out(
                 cursor,
-                f"SELECT id, aggregate_type, aggregate_id FROM {self.outbox.table} WHERE processed_at IS NULL"
+                f"SELECT {columns} FROM {self.outbox.table} WHERE processed_at IS NULL"
                 f" AND aggregate_type = ANY({bind(cursor, self._kinds)}) AND attempts < {TRIES} AND id > {position}"
                 f" ORDER BY id LIMIT {rows}",
                 _EVENTS,
@@ -180,8 +188,23 @@ class OutboxSource(Source):
         refused = pc.is_in(events.column("aggregate_id"), value_set=pa.array([*wrong], pa.string()))
         self._tell(events.filter(refused), wrong)
         self._pulled.append(events.filter(pc.invert(refused)).column("id").combine_chunks())
+        told = self._versions(events, wrong) if self.outbox.version and not tracked[0].table.join else {}
         for each in tracked:
-            yield from pages(self.subject, each, [text for text in texts if text not in wrong], rows)
+            for page in pages(self.subject, each, [text for text in texts if text not in wrong], rows):
+                own = self.subject.key.texts(page.keys).to_pylist() if told else []
+                yield replace(page, versions={text: told[text] for text in own if text in told})
+
+    def _versions(self, events: pa.Table, wrong: Mapping[str, str]) -> dict[str, int]:
+        """By root, the highest version that its events tell; of a root with an event that tells none, none."""
+        named = events.filter(
+            pc.invert(pc.is_in(events.column("aggregate_id"), value_set=pa.array([EVERYTHING, *wrong])))
+        )
+        texts = self.subject.key.texts(self.subject.key.parse(named.column("aggregate_id").to_pylist())).to_pylist()
+        found: dict[str, int | None] = {}
+        for text, version in zip(texts, named.column("version").to_pylist(), strict=True):
+            before = found.get(text, version)
+            found[text] = None if version is None or before is None else max(before, version)
+        return {text: version for text, version in found.items() if version is not None}
 
     def _refused(self, tracked: Tracked, texts: list[str]) -> dict[str, str]:
         """Ids that are no keys, with the reason; all at once where all are."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 import datetime as dt
 import threading
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -49,6 +49,7 @@ class Page:
 
     keys: pa.Table
     fanout: bool = False
+    versions: Mapping[str, int] = field(default_factory=dict)  # by key, as text; of those keys that tell one
 
 
 class Source(ABC):

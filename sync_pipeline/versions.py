@@ -1,0 +1,116 @@
+"""Versions of events, where the monolith counts its rows' changes.
+
+An event whose version the row does not show yet is from the future (a replica lags, or the outbox is in another
+database): its key waits in `due`. One at or below the version that was applied is dropped, and its row is not read.
+Only event batches are held back; what is known as applied is no more than a short cut, and forgotten with the row.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from sync_pipeline.columns import array_literal
+from sync_pipeline.keys import Key
+from sync_pipeline.origin import Rows
+from sync_pipeline.stores import Cursor
+
+AGAIN_SECONDS = 1.0
+_KEYS = "unnest(%(keys)s::text[]) AS w(key)"
+_PAIRS = "unnest(%(keys)s::text[], %(versions)s::bigint[]) AS w(key, version)"
+
+
+@dataclass
+class Expected:
+    """The versions (by key, as text) that a batch's rows must show in `column`; `future` holds those that do not."""
+
+    column: str
+    versions: Mapping[str, int]
+    future: list[str] = field(default_factory=list)
+
+    def hold_back(self, key: Key, keys: pa.Table, rows: Rows) -> tuple[pa.Table, Rows]:
+        """Keys and rows without those that are from the future: their row shows less, or is not there."""
+        texts = key.texts(rows.table)
+        shown = dict(zip(texts.to_pylist(), rows.table.column(self.column).to_pylist(), strict=True))
+        shown |= {reject.key: None for reject in rows.rejects}
+        self.future = [text for text, version in self.versions.items() if _is_ahead(version, text, shown)]
+        held = pa.array(self.future, pa.string())
+        kept = rows.table.filter(pc.invert(pc.is_in(texts, value_set=held)))
+        return keys.filter(pc.invert(pc.is_in(key.texts(keys), value_set=held))), Rows(kept, rows.rejects, rows.last)
+
+
+def _is_ahead(version: int, text: str, shown: Mapping[str, int | None]) -> bool:
+    """A row that bears no version says nothing against being the one."""
+    there = shown.get(text, version - 1)
+    return there is not None and there < version
+
+
+def applied(cursor: Cursor, entity: str, versions: Mapping[str, int]) -> set[str]:
+    """Those of the keys whose version, or a higher one, is known to be applied."""
+    cursor.execute(
+        f"SELECT w.key FROM {_PAIRS} JOIN sync.version v ON v.entity = %(entity)s AND v.key = w.key"
+        " AND v.applied >= w.version",
+        _bound(entity, versions),
+    )
+    return {text for (text,) in cursor.fetchall()}
+
+
+def record(cursor: Cursor, entity: str, versions: Mapping[str, int], gone: Sequence[str]) -> None:
+    """Remember what rows were written at which version; of a row that is gone nothing is known."""
+    cursor.execute(
+        f"INSERT INTO sync.version AS v (entity, key, applied) SELECT %(entity)s, w.key, w.version FROM {_PAIRS}"
+        " ORDER BY w.key ON CONFLICT (entity, key) DO UPDATE SET applied = excluded.applied",
+        _bound(entity, versions),
+    )
+    cursor.execute(
+        "UPDATE sync.version SET applied = NULL WHERE entity = %s AND key = ANY(%s::text[])", (entity, _texts(gone))
+    )
+
+
+def defer(cursor: Cursor, entity: str, expected: Expected) -> None:
+    """Remember which versions are waited for."""
+    versions = {text: expected.versions[text] for text in expected.future}
+    cursor.execute(
+        f"INSERT INTO sync.version AS v (entity, key, awaited) SELECT %(entity)s, w.key, w.version FROM {_PAIRS}"
+        " ORDER BY w.key ON CONFLICT (entity, key) DO UPDATE SET awaited = greatest(v.awaited, excluded.awaited)",
+        _bound(entity, versions),
+    )
+
+
+def awaited(cursor: Cursor, entity: str, keys: Sequence[str]) -> dict[str, int]:
+    """The versions that are waited for, of those keys that still wait."""
+    cursor.execute(
+        f"SELECT w.key, v.awaited FROM {_KEYS} JOIN sync.version v ON v.entity = %(entity)s AND v.key = w.key"
+        " AND v.awaited IS NOT NULL",
+        {"entity": entity, "keys": _texts(keys)},
+    )
+    return dict(cursor.fetchall())
+
+
+def wait_no_more(cursor: Cursor, entity: str, keys: Sequence[str]) -> None:
+    """These keys were applied as they stand."""
+    cursor.execute(
+        "UPDATE sync.version SET awaited = NULL WHERE entity = %s AND key = ANY(%s::text[]) AND awaited IS NOT NULL",
+        (entity, _texts(keys)),
+    )
+
+
+def count(cursor: Cursor, entity: str, *, deferred: int = 0, dropped: int = 0, unmet: int = 0) -> None:
+    """Add to what the cursor counts."""
+    if deferred or dropped or unmet:
+        cursor.execute(
+            "UPDATE sync.cursor SET events_deferred = events_deferred + %s, events_dropped = events_dropped + %s,"
+            " events_unmet = events_unmet + %s, unmet_at = CASE WHEN %s THEN now() ELSE unmet_at END WHERE entity = %s",
+            (deferred, dropped, unmet, unmet > 0, entity),
+        )
+
+
+def _bound(entity: str, versions: Mapping[str, int]) -> dict[str, object]:
+    return {"entity": entity, "keys": _texts([*versions]), "versions": list(versions.values())}
+
+
+def _texts(keys: Sequence[str]) -> str:
+    return array_literal(pa.array(keys, pa.string()))
