@@ -10,9 +10,23 @@ from psycopg2.extras import execute_values
 
 from sync_pipeline.columns import array_literal
 from sync_pipeline.origin import Reject
-from sync_pipeline.stores import Cursor
+from sync_pipeline.stores import Cursor, bind
 
-PRIORITY = {"overtaken": 0, "documents": 1, "media": 2, "future": 3, "rejected": 5, "fanout": 6, "sweep": 7}
+PRIORITY = {
+    "overtaken": 0,
+    "documents": 1,
+    "media": 2,
+    "released": 3,
+    "future": 3,
+    "children": 4,
+    "parent": 5,
+    "rejected": 5,
+    "fanout": 6,
+    "sweep": 7,
+}
+# what is set aside until something else changes
+PARKED = ("rejected", "parent", "children")
+_CHILDREN_SECONDS = 60
 CLAIM_SECONDS = 120
 MISSING_FILE = "MediaMissing"
 # few enough that fresh work never waits long behind a record
@@ -28,6 +42,23 @@ class Owed:
     keys: list[str]
     attempts: int
     age: float = 0.0  # seconds since it was first owed
+
+
+@dataclass(frozen=True)
+class Wait:
+    """A row (key text) that waits for another one, of an entity: a child for its parent, or a parent for a child."""
+
+    key: str
+    reason: str
+    entity: str
+    awaited: str
+
+    @property
+    def said(self) -> str:
+        """Why it waits."""
+        if self.reason == "parent":
+            return f"refers to {self.entity} {self.awaited}, which is not in the new side"
+        return f"gone from the monolith, but {self.entity} {self.awaited} still refers to it in the new side"
 
 
 def owe(
@@ -56,13 +87,17 @@ def park(cursor: Cursor, entity: str, rejects: Iterable[Reject], revision: int, 
     rows = [(entity, r.key, revision, r.step, r.error, r.message[:2000]) for r in rejects]
     if not rows:
         return
+    cursor.execute(
+        "DELETE FROM sync.due WHERE entity = %s AND reason IN ('parent', 'children') AND key = ANY(%s)",
+        (entity, [key for _, key, *_ in rows]),
+    )
     execute_values(
         cursor,
         "INSERT INTO sync.due (entity, reason, key, revision, priority, not_before, attempts, step, error, message)"
         " VALUES %s ON CONFLICT (entity, key, reason) WHERE key IS NOT NULL DO UPDATE SET revision = excluded.revision,"
         " attempts = CASE WHEN due.message = excluded.message THEN due.attempts + 1 ELSE 1 END, step = excluded.step,"
         " error = excluded.error, message = excluded.message, last_at = now(), claimed_until = NULL,"
-        " not_before = 'infinity'",
+        " not_before = 'infinity', waits_for = NULL, waits_key = NULL",
         sorted(rows),
         template=f"(%s, 'rejected', %s, %s, {PRIORITY['rejected']}, 'infinity', 1, %s, %s, %s)",
     )
@@ -73,10 +108,63 @@ def park(cursor: Cursor, entity: str, rejects: Iterable[Reject], revision: int, 
     )
 
 
+def wait(cursor: Cursor, entity: str, waits: Sequence[Wait], revision: int, limit: float) -> None:
+    """Set rows aside until those they wait for are written. A child that waits longer than `limit` s is a dead letter.
+
+    Even then it is released when its parent lands.
+    """
+    values = [(w.key, w.reason, w.entity, w.awaited, w.said) for w in sorted(waits, key=lambda w: w.key)]
+    if not values:
+        return
+    keys = [key for key, *_ in values]
+    # of a dead letter, the time runs on for as long as it waits for the same
+    execute_values(
+        cursor,
+        "DELETE FROM sync.due d USING (VALUES %s) w (key, reason, waits_for, waits_key, message)"
+        f" WHERE d.entity = {bind(cursor, entity)} AND d.key = w.key AND d.reason IN ('rejected', 'parent', 'children')"
+        " AND NOT (d.reason = 'children' AND w.reason = 'children')"
+        " AND (d.waits_for, d.waits_key) IS DISTINCT FROM (w.waits_for, w.waits_key)",
+        values,
+        page_size=len(values),
+    )
+    execute_values(
+        cursor,
+        "INSERT INTO sync.due (entity, reason, key, revision, priority, step, error, waits_for, waits_key, message)"
+        " SELECT w.* FROM (VALUES %s) w (entity, reason, key, revision, priority, step, error, waits_for, waits_key,"
+        " message) WHERE NOT EXISTS (SELECT FROM sync.due d WHERE (d.entity, d.key, d.reason) ="
+        " (w.entity, w.key, 'rejected')) ON CONFLICT (entity, key, reason) WHERE key IS NOT NULL DO UPDATE"
+        " SET waits_for = excluded.waits_for, waits_key = excluded.waits_key, message = excluded.message",
+        [(entity, r, k, revision, PRIORITY[r], "row", "Waits", *rest) for k, r, *rest in values],
+        page_size=len(values),
+    )
+    cursor.execute(
+        "UPDATE sync.due SET claimed_until = NULL, last_at = now(), attempts = attempts + 1,"
+        " reason = CASE WHEN late THEN 'rejected' ELSE reason END, error = CASE WHEN late THEN 'ParentMissing'"
+        " ELSE error END, not_before = CASE WHEN late THEN 'infinity' WHEN reason = 'parent' THEN"
+        f" first_at + %(limit)s * interval '1 s' ELSE now() + interval '{_CHILDREN_SECONDS} s' END"
+        " FROM (SELECT id AS late_id, reason = 'rejected' OR (reason = 'parent' AND"
+        "   first_at + %(limit)s * interval '1 s' <= now()) AS late FROM sync.due"
+        "   WHERE entity = %(entity)s AND key = ANY(%(keys)s) AND reason = ANY(%(parked)s)) l WHERE id = late_id",
+        {"limit": limit, "entity": entity, "keys": keys, "parked": list(PARKED)},
+    )
+
+
 def release(cursor: Cursor, entity: str, keys: Sequence[str]) -> None:
     """Rows that went through are parked no longer."""
     cursor.execute(
-        "DELETE FROM sync.due WHERE entity = %s AND reason = 'rejected' AND key = ANY(%s)", (entity, list(keys))
+        "DELETE FROM sync.due WHERE entity = %s AND reason = ANY(%s) AND key = ANY(%s)",
+        (entity, list(PARKED), list(keys)),
+    )
+
+
+def release_waiting(cursor: Cursor, entity: str, keys: Sequence[str], revision: int) -> None:
+    """Whatever waits for these rows is owed now. Only adds records: nobody's lock is waited for."""
+    cursor.execute(
+        "INSERT INTO sync.due (entity, reason, keys, revision, priority)"
+        f" SELECT entity, 'released', array_agg(key ORDER BY key), %s, {PRIORITY['released']} FROM (SELECT entity, key,"
+        f" (row_number() OVER (PARTITION BY entity ORDER BY key) - 1) / {_KEYS_A_RECORD} AS part FROM sync.due"
+        " WHERE waits_for = %s AND waits_key = ANY(%s)) w GROUP BY entity, part",
+        (revision, entity, list(keys)),
     )
 
 
@@ -187,18 +275,17 @@ def overview(cursor: Cursor, choice: Choice, limit: int) -> dict[str, object]:
 def keys_owed(cursor: Cursor, entity: str) -> int:
     """How many keys are owed, parked rows left out."""
     cursor.execute(
-        "SELECT coalesce(sum(coalesce(cardinality(keys), 1)), 0) FROM sync.due"
-        " WHERE entity = %s AND reason <> 'rejected'",
-        (entity,),
+        "SELECT coalesce(sum(coalesce(cardinality(keys), 1)), 0) FROM sync.due WHERE entity = %s AND reason <> ALL(%s)",
+        (entity, list(PARKED)),
     )
     return int(cursor.fetchone()[0])
 
 
 def keys_overdue(cursor: Cursor, entity: str, seconds: float) -> int:
-    """How many keys are owed for longer than this, parked rows left out."""
+    """How many keys are owed for longer than this; parked rows, and children that wait for parents, left out."""
     cursor.execute(
         "SELECT coalesce(sum(coalesce(cardinality(keys), 1)), 0) FROM sync.due"
-        " WHERE entity = %s AND reason <> 'rejected' AND first_at < now() - %s * interval '1 s'",
+        " WHERE entity = %s AND reason NOT IN ('rejected', 'parent') AND first_at < now() - %s * interval '1 s'",
         (entity, seconds),
     )
     return int(cursor.fetchone()[0])

@@ -107,7 +107,12 @@ def load_entities(package: str) -> dict[str, Entity]:
 
     Raises SettingError when there is no such package, DeclarationError naming the file at fault.
     """
-    return {name: _entity_of(module) for name, module in entity_modules(package).items()}
+    found = {name: _entity_of(module) for name, module in entity_modules(package).items()}
+    for name, entity in found.items():
+        for reference in entity.table.references:
+            if reference.entity not in found:
+                raise DeclarationError(f"entity {name} refers to {reference.entity!r}, which is no entity")
+    return found
 
 
 def entity_modules(package: str) -> dict[str, str]:

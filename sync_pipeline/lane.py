@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from sync_pipeline.entity import Entity
 from sync_pipeline.errors import DeclarationError
 from sync_pipeline.ledger.ledger import Ledger, migrate
+from sync_pipeline.ledger.references import register
 from sync_pipeline.origin import Origin
 from sync_pipeline.stores import Stores
 
@@ -32,6 +33,7 @@ class Lane:
         with stores.target() as cursor:
             ledger = Ledger.open(cursor, entity.name, origin.key, entity.version, origin.digest_version)
             entity.table.ensure(cursor)
+            register(cursor, entity.name, entity.table)
         if entity.index:
             entity.index.ensure(stores.search)
         return cls(entity, stores, origin, ledger)

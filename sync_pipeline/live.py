@@ -110,6 +110,7 @@ def work(lane: Lane, report: Report) -> bool:
             _again(lane, record)
             if record.reason == "future"
             else Order(
+                acknowledge=record.reason in {"released", *due.PARKED},  # what it waited for may have become needless
                 documents=record.reason in {"documents", "rejected"},  # it may be the document that was not taken
                 force=record.reason in {"overtaken", "media"},  # a file's new bytes leave the row's digest as it was
                 commit=partial(_closing, record),
@@ -146,7 +147,7 @@ def _again(lane: Lane, record: due.Owed) -> Order:
 
 def _closing(record: due.Owed, cursor: Cursor, _: Outcome) -> None:
     """A parked row's record is released or parked anew by its batch: it is not closed under its fault."""
-    if record.reason != "rejected":
+    if record.reason not in due.PARKED:
         due.close(cursor, [record.id])
 
 
@@ -155,9 +156,9 @@ def caught_up(lane: Lane, since: object) -> bool:
     with lane.stores.target() as cursor:
         cursor.execute(
             "SELECT coalesce(applied_through >= %(t)s AND swept_from >= %(t)s, false) AND NOT EXISTS"
-            " (SELECT FROM sync.due WHERE entity = %(e)s AND reason <> 'rejected')"
+            " (SELECT FROM sync.due WHERE entity = %(e)s AND reason <> ALL(%(parked)s))"
             " FROM sync.cursor WHERE entity = %(e)s",
-            {"t": since, "e": lane.entity.name},
+            {"t": since, "e": lane.entity.name, "parked": list(due.PARKED)},
         )
         return bool(cursor.fetchone()[0])
 

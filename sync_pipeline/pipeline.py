@@ -8,7 +8,7 @@ change that a lower one acknowledges, and the last revision wins whatever the or
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import psycopg2
 import pyarrow as pa
@@ -24,6 +24,7 @@ from sync_pipeline.lane import Lane
 from sync_pipeline.ledger import media
 from sync_pipeline.ledger.ledger import KEEP, PARK, WRITE, next_revision
 from sync_pipeline.origin import DIGEST, Reject, Rows
+from sync_pipeline.references import Kin, StricterError
 from sync_pipeline.stores import Cursor
 from sync_pipeline.versions import Expected
 
@@ -78,6 +79,7 @@ class _Batch:
     forced: pa.Array  # of adapted rows: true where the row is written, false where only its document is sent
     rejects: list[Reject] = field(default_factory=list)
     fresh: bool = False
+    waits: dict[str, due.Wait] = field(default_factory=dict)  # by key text: neither written nor deleted yet
 
 
 def sync_keys(lane: Lane, keys: pa.Table, order: Order) -> Outcome:
@@ -145,7 +147,8 @@ def _prepare(lane: Lane, revision: int, keys: pa.Table, rows: Rows, order: Order
         unchanged = pa.concat_tables([unchanged, nothing])
     else:
         unchanged = unchanged.slice(0, 0)
-    fresh = prior.num_rows == 0 and not (gone.num_rows or unchanged.num_rows or rejects or placed.waiting)
+    fresh = prior.num_rows == 0 and not lane.entity.table.references
+    fresh = fresh and not (gone.num_rows or unchanged.num_rows or rejects or placed.waiting)
     return _Batch(
         lane, revision, order, keys, placed.adapted, placed, gone, unchanged, written.take(kept), rejects, fresh
     )
@@ -190,14 +193,25 @@ def _write(batch: _Batch, outcome: Outcome) -> Operations:
                 pass  # somebody else has written a key of this chunk meanwhile
         return _guarded_write(batch, outcome)
     except (psycopg2.DataError, psycopg2.IntegrityError):
-        refused = _refused(batch)
+        refused = _refused(_ready(batch))
         if not refused:
             raise
+        batch = _without(batch, [reject.key for reject in refused])
         batch.rejects += refused
-        kept = without(batch.adapted, batch.lane.origin.key, [reject.key for reject in refused])
-        at = pc.index_in(_texts(batch, kept.legacy), value_set=_texts(batch, batch.adapted.legacy))
-        batch.adapted, batch.forced = kept, batch.forced.take(at)
         return _guarded_write(batch, outcome)
+
+
+def _without(batch: _Batch, texts: list[str]) -> _Batch:
+    """The batch, some adapted rows and keys to delete left out."""
+    kept = without(batch.adapted, batch.lane.origin.key, texts)
+    at = pc.index_in(_texts(batch, kept.legacy), value_set=_texts(batch, batch.adapted.legacy))
+    away = pc.is_in(_texts(batch, batch.gone), value_set=pa.array(texts, pa.string()))
+    return replace(batch, adapted=kept, forced=batch.forced.take(at), gone=batch.gone.filter(pc.invert(away)))
+
+
+def _ready(batch: _Batch) -> _Batch:
+    """The batch without rows that wait for others."""
+    return _without(batch, list(batch.waits)) if batch.waits else batch
 
 
 def _first_load(batch: _Batch, outcome: Outcome) -> Operations:
@@ -207,6 +221,7 @@ def _first_load(batch: _Batch, outcome: Outcome) -> Operations:
     texts = lane.origin.key.texts(keys)
     with lane.stores.target() as cursor:
         crash_point("rows.before")
+        kin = Kin.enter(lane, cursor)
         digests = adapted.legacy.column(DIGEST).combine_chunks()
         lane.ledger.append(cursor, keys, batch.revision, digests, adapted.held)
         lane.entity.table.append(cursor, lane.entity.table.rows(rows))
@@ -219,6 +234,8 @@ def _first_load(batch: _Batch, outcome: Outcome) -> Operations:
             versions = pa.repeat(pa.scalar(batch.revision, pa.int64()), len(documents))
             operations = Operations(keys.filter(public), texts.filter(public), versions, documents)
             operations.owe(cursor, lane.entity.name, batch.revision)
+        if not kin.alone:
+            due.release_waiting(cursor, lane.entity.name, texts.to_pylist(), batch.revision)
         outcome.written = rows.num_rows
         _acknowledge(batch, cursor, outcome)
     crash_point("rows.after")
@@ -226,29 +243,50 @@ def _first_load(batch: _Batch, outcome: Outcome) -> Operations:
 
 
 def _guarded_write(batch: _Batch, outcome: Outcome) -> Operations:
-    lane, key = batch.lane, batch.lane.origin.key
-    plan = _plan(batch)
-    texts = key.texts(plan)
+    try:
+        return _write_under(batch, outcome, strict=False)
+    except StricterError:
+        return _write_under(batch, outcome, strict=True)
+
+
+def _write_under(batch: _Batch, outcome: Outcome, *, strict: bool) -> Operations:
+    lane = batch.lane
     with lane.stores.target() as cursor:
         crash_point("rows.before")
+        kin = Kin.enter(lane, cursor, strict=strict)
+        if not kin.alone:
+            batch.waits = kin.waits(batch.adapted, batch.gone, batch.revision)
+        ready = _ready(batch)
+        plan = _plan(ready)
         applied = lane.ledger.apply(cursor, plan, batch.revision)
-        rows = lane.entity.table.rows(batch.adapted.table)
-        rows = rows.append_column("n", pa.array(range(rows.num_rows), pa.int32())).filter(_bit(batch.adapted.held, 1))
-        lane.entity.table.write(cursor, lane.entity.name, key, rows)
-        if lane.entity.media and not media.refer(cursor, lane.entity.name, key, _references(batch)):
-            raise UnreachableError(_REMOVED)
-        operations = _operations(batch, plan, applied)
-        operations.owe(cursor, lane.entity.name, batch.revision)
-        _settle_due(batch, cursor, texts, applied, outcome)
+        operations = _write_rows(ready, cursor, plan, applied)
+        texts = lane.origin.key.texts(plan)
+        _settle_due(ready, cursor, texts, applied, outcome)
         if lane.entity.version_column:
-            _record_versions(batch, cursor, lane.entity.version_column, applied)
-        actions = plan.column("action").combine_chunks().take(applied.column("n").combine_chunks())
-        held = plan.column("held").combine_chunks().take(applied.column("n").combine_chunks())
-        writes = pc.equal(actions, WRITE)
+            _record_versions(ready, cursor, lane.entity.version_column, applied)
+        n = applied.column("n").combine_chunks()
+        writes = pc.equal(plan.column("action").combine_chunks().take(n), WRITE)
+        if not kin.alone:
+            written = texts.take(n.filter(writes)).to_pylist()
+            due.release_waiting(cursor, lane.entity.name, written, batch.revision)
+        held = plan.column("held").combine_chunks().take(n)
         outcome.written = pc.sum(pc.and_(writes, _bit(held, 1))).as_py() or 0
         outcome.deleted = (pc.sum(writes).as_py() or 0) - outcome.written
         _acknowledge(batch, cursor, outcome)
     crash_point("rows.after")
+    return operations
+
+
+def _write_rows(batch: _Batch, cursor: Cursor, plan: pa.Table, applied: pa.Table) -> Operations:
+    """What the ledger has let through: rows, what they say of files, and documents, which are owed."""
+    lane, key = batch.lane, batch.lane.origin.key
+    rows = lane.entity.table.rows(batch.adapted.table)
+    rows = rows.append_column("n", pa.array(range(rows.num_rows), pa.int32())).filter(_bit(batch.adapted.held, 1))
+    lane.entity.table.write(cursor, lane.entity.name, key, rows)
+    if lane.entity.media and not media.refer(cursor, lane.entity.name, key, _references(batch)):
+        raise UnreachableError(_REMOVED)
+    operations = _operations(batch, plan, applied)
+    operations.owe(cursor, lane.entity.name, batch.revision)
     return operations
 
 
@@ -265,7 +303,7 @@ def _plan(batch: _Batch) -> pa.Table:
         return pa.repeat(pa.scalar(value, pa.int64()), rows)
 
     rows = batch.adapted.legacy
-    parked = key.parse(sorted({r.key for r in batch.rejects} | set(batch.placed.waiting)))
+    parked = key.parse(sorted({r.key for r in batch.rejects} | set(batch.placed.waiting) | set(batch.waits)))
     action = pc.if_else(batch.forced, WRITE, KEEP)
     gone, same = batch.gone, batch.unchanged
     plan = pa.concat_tables(
@@ -307,7 +345,9 @@ def _settle_due(batch: _Batch, cursor: Cursor, texts: pa.Array, applied: pa.Tabl
     parked = {reject.key: reject for reject in batch.rejects if reject.key in let_through}
     waiting = [text for text in batch.placed.waiting if text in let_through and text not in parked]
     overtaken = texts.take(applied.filter(applied.column("overtaken")).column("n").combine_chunks()).to_pylist()
-    due.release(cursor, name, sorted(let_through - parked.keys() - set(waiting)))
+    waits = [wait for text, wait in batch.waits.items() if text in let_through]
+    due.release(cursor, name, sorted(let_through - parked.keys() - set(waiting) - batch.waits.keys()))
+    due.wait(cursor, name, waits, revision, batch.lane.stores.settings.parent_limit_seconds)
     due.park(cursor, name, parked.values(), revision, batch.lane.stores.settings.retry_limit)
     due.owe(cursor, name, "media", waiting, revision)
     due.owe(cursor, name, "overtaken", overtaken, revision)
@@ -315,7 +355,7 @@ def _settle_due(batch: _Batch, cursor: Cursor, texts: pa.Array, applied: pa.Tabl
         # whoever has looked since may have found the row unchanged, and sent nothing
         refused = sorted(set(texts.to_pylist()) - let_through)
         due.owe(cursor, name, "overtaken" if batch.order.force else "documents", refused, revision)
-    outcome.parked, outcome.waiting = len(parked), len(waiting)
+    outcome.parked, outcome.waiting = len(parked), len(waiting) + len(waits)
 
 
 def _record_versions(batch: _Batch, cursor: Cursor, column: str, applied: pa.Table) -> None:

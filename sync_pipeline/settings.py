@@ -47,6 +47,7 @@ class Settings:
     media_workers: int = 8
     multipart_bytes: int = 8 * 1024 * 1024
     retry_limit: int = 8
+    parent_limit_seconds: float = 3_600.0
     outbox_keep_seconds: float = 86_400.0
     future_limit_seconds: float = 60.0
     wal_alert_bytes: int = 1 << 30
@@ -76,6 +77,7 @@ NUMBERS = {
     "SYNC_MEDIA_WORKERS": "media_workers",
     "SYNC_MULTIPART_BYTES": "multipart_bytes",
     "SYNC_RETRY_LIMIT": "retry_limit",
+    "SYNC_PARENT_LIMIT_SECONDS": "parent_limit_seconds",
     "SYNC_OUTBOX_KEEP_SECONDS": "outbox_keep_seconds",
     "SYNC_FUTURE_LIMIT_SECONDS": "future_limit_seconds",
     "SYNC_WAL_ALERT_BYTES": "wal_alert_bytes",

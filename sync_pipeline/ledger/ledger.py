@@ -51,7 +51,7 @@ class Ledger:
     @property
     def table(self) -> str:
         """The entity's table of keys."""
-        return f"sync.{quote('ledger_' + self.entity)}"
+        return table_of(self.entity)
 
     @classmethod
     def open(cls, cursor: Cursor, entity: str, key: Key, entity_version: int, digest_version: str) -> Ledger:
@@ -162,18 +162,30 @@ class Ledger:
         copy_in(cursor, self._plan, f"{self.key.plain()}, {', '.join(PLAN_COLUMNS)}", staged)
 
     def _check_key(self, cursor: Cursor) -> None:
-        cursor.execute(
-            "SELECT array_agg(a.attname::text ORDER BY k.n) FROM pg_index i,"
-            " unnest(i.indkey) WITH ORDINALITY k(attnum, n), pg_attribute a"
-            " WHERE i.indrelid = %s::regclass AND i.indisprimary AND a.attrelid = i.indrelid AND a.attnum = k.attnum",
-            (self.table,),
-        )
-        found = tuple(cursor.fetchone()[0])
+        kept = key_of(cursor, self.entity)
+        found = kept.columns if kept else ()
         if found != self.key.columns:
             raise DeclarationError(
                 f"entity {self.entity}: its key is {self.key.columns}, but its ledger was opened with {found};"
                 f" drop {self.table} and backfill again, or give the entity another name"
             )
+
+
+def table_of(entity: str) -> str:
+    """An entity's table of keys."""
+    return f"sync.{quote('ledger_' + entity)}"
+
+
+def key_of(cursor: Cursor, entity: str) -> Key | None:
+    """The key of an entity's ledger; None before it was first opened."""
+    cursor.execute(
+        "SELECT array_agg(a.attname::text ORDER BY k.n), array_agg(format_type(a.atttypid, a.atttypmod) ORDER BY k.n)"
+        " FROM pg_index i, unnest(i.indkey) WITH ORDINALITY k(attnum, n), pg_attribute a"
+        " WHERE i.indrelid = to_regclass(%s) AND i.indisprimary AND a.attrelid = i.indrelid AND a.attnum = k.attnum",
+        (table_of(entity),),
+    )
+    columns, types = cursor.fetchone()
+    return Key(tuple(columns), tuple(types)) if columns else None
 
 
 def next_revision(stores: Stores) -> int:

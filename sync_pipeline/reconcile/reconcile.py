@@ -146,7 +146,7 @@ def _owed(lane: Lane, keys: list[str]) -> dict[str, bool]:
     """Those of the keys that are owed, and whether for longer than the limit."""
     with lane.stores.target() as cursor:
         cursor.execute(
-            "SELECT k, bool_or(first_at < now() - %s * interval '1 s') FROM sync.due d,"
+            "SELECT k, bool_or(reason <> 'parent' AND first_at < now() - %s * interval '1 s') FROM sync.due d,"
             " unnest(coalesce(d.keys, ARRAY[d.key])) k WHERE d.entity = %s AND k = ANY(%s) GROUP BY k",
             (lane.stores.settings.due_limit_seconds, lane.entity.name, keys),
         )

@@ -18,23 +18,40 @@ _CONSTRAINT = re.compile(
 )
 
 
+@dataclass(frozen=True, init=False)
+class Reference:
+    """Columns that hold the key of another entity's row, in the order of its key; a NULL refers to nothing.
+
+    The row is written once the other one is, and the other one deleted once no row refers to it.
+    """
+
+    columns: tuple[str, ...]
+    entity: str
+
+    def __init__(self, columns: str | tuple[str, ...], entity: str) -> None:
+        object.__setattr__(self, "columns", (columns,) if isinstance(columns, str) else columns)
+        object.__setattr__(self, "entity", entity)
+
+
 @dataclass(frozen=True)
 class RelationalTable:
     """A table of the new side: `columns` maps each column to its PostgreSQL type and constraints.
 
     The table is made if it is not there. `where` names a boolean column of the adapted frame: only rows
-    that have it true are written.
+    that have it true are written. `references` are to rows of other entities, or of this one.
     """
 
     name: str  # schema.table
     key: tuple[str, ...]
     columns: Mapping[str, str]
     where: str | None = None
+    references: tuple[Reference, ...] = ()
 
     def __post_init__(self) -> None:
         if self.name.count(".") != 1:
             raise DeclarationError(f"RelationalTable({self.name!r}): say schema.table")
-        missing = [column for column in self.key if column not in self.columns]
+        referring = [column for reference in self.references for column in reference.columns]
+        missing = [column for column in (*self.key, *referring) if column not in self.columns]
         if missing:
             raise DeclarationError(f"RelationalTable({self.name!r}): key column {missing[0]!r} is not in columns")
 
@@ -48,6 +65,10 @@ class RelationalTable:
             keys = ", ".join(quote(name) for name in self.key)
             ensure_schema(cursor, schema)
             cursor.execute(f"CREATE TABLE IF NOT EXISTS {self.quoted} ({columns}, PRIMARY KEY ({keys}))")
+            for columns in {reference.columns for reference in self.references}:
+                name = quote("_".join([table, *columns])[:63])
+                listed = ", ".join(map(quote, columns))
+                cursor.execute(f"CREATE INDEX IF NOT EXISTS {name} ON {self.quoted} ({listed})")
         cursor.execute(
             "SELECT column_name FROM information_schema.columns WHERE table_schema = %s AND table_name = %s",
             (schema, table),
@@ -97,6 +118,7 @@ class RelationalTable:
         connection = stores.target_engine.raw_connection()
         try:
             self._probe(connection.cursor(), rows, 0, found)
+            self._probe_again(connection.cursor(), rows, found)
         finally:
             connection.rollback()
             connection.close()
@@ -118,6 +140,16 @@ class RelationalTable:
             half = rows.num_rows // 2
             self._probe(cursor, rows.slice(0, half), first, found)
             self._probe(cursor, rows.slice(half), first + half, found)
+
+    def _probe_again(self, cursor: Cursor, rows: pa.Table, found: list[tuple[int, Exception]]) -> None:
+        """A row may have failed only because one that it refers to came after it."""
+        early = [row for row in found if isinstance(row[1], psycopg2.errors.ForeignKeyViolation)]
+        while early:
+            left: list[tuple[int, Exception]] = []
+            for n, _ in early:
+                self._probe(cursor, rows.slice(n, 1), n, left)
+            found[:] = [row for row in found if row not in early] + left
+            early = left if len(left) < len(early) else []
 
     def _upsert(self, source: str) -> str:
         names = [quote(name) for name in self.columns]

@@ -119,6 +119,8 @@ def large_file(world, lane, key):
     sync_keys(lane, lane.origin.key.parse([str(key)]), Order())
 
 
+# played elsewhere, by entities that refer to each other
+REFERENCES = 22
 SCENES = {1: late_commit, 17: slow_writer, 19: cut_off, 28: large_file, 45: and_back}
 
 
@@ -128,16 +130,16 @@ def wrong(world, lane):
 
 
 def test_every_guard_has_its_scene():
-    assert SCENES.keys() == GUARDS
+    assert SCENES.keys() == GUARDS - {REFERENCES}
 
 
-@pytest.mark.parametrize("hazard", sorted(GUARDS))
+@pytest.mark.parametrize("hazard", sorted(SCENES))
 def test_with_its_guard_a_hazard_does_no_harm(world, lane, key, hazard):
     SCENES[hazard](world, lane, key)
     assert wrong(world, lane) == []
 
 
-@pytest.mark.parametrize("hazard", sorted(GUARDS))
+@pytest.mark.parametrize("hazard", sorted(SCENES))
 def test_without_its_guard_a_hazard_is_seen(world, lane, key, hazard, monkeypatch):
     monkeypatch.setenv("SYNC_TEST_GUARDS_OFF", str(hazard))
     SCENES[hazard](world, lane, key)

@@ -1,0 +1,58 @@
+"""The ledger of references: whose rows refer to whose, and the locks that keep both ends of one still."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from sync_pipeline.sinks.relational import RelationalTable
+from sync_pipeline.stores import Cursor
+
+_LOCKS = 0x53594E52
+
+
+@dataclass(frozen=True)
+class Dependent:
+    """A table whose rows refer to an entity's."""
+
+    entity: str
+    relation: str  # quoted
+    key: list[str]
+    columns: list[str]
+
+
+def lock(cursor: Cursor, entities: Iterable[str], *, exclusive: bool) -> None:
+    """Lock entities until the transaction ends, always in one order."""
+    take = "pg_advisory_xact_lock" if exclusive else "pg_advisory_xact_lock_shared"
+    cursor.execute(
+        f"SELECT {take}({_LOCKS}, h) FROM"
+        " (SELECT DISTINCT hashtext(name) AS h FROM unnest(%s::text[]) AS name ORDER BY 1) locks",
+        (sorted(entities),),
+    )
+
+
+def dependents(cursor: Cursor, entity: str) -> list[Dependent]:
+    """Who refers to an entity."""
+    cursor.execute(
+        "SELECT entity, relation, key, columns FROM sync.reference"
+        " WHERE parent = %s AND to_regclass(relation) IS NOT NULL ORDER BY entity",
+        (entity,),
+    )
+    return [Dependent(*row) for row in cursor.fetchall()]
+
+
+def register(cursor: Cursor, entity: str, table: RelationalTable) -> None:
+    """Let the parents know of a table's references, when they have changed."""
+    declared = {(r.entity, table.quoted, table.key, r.columns) for r in table.references}
+    cursor.execute("SELECT parent, relation, key, columns FROM sync.reference WHERE entity = %s", (entity,))
+    known = {(parent, relation, tuple(key), tuple(columns)) for parent, relation, key, columns in cursor.fetchall()}
+    if declared == known:
+        return
+    # whoever writes a parent now does not know yet that it is one
+    lock(cursor, {entity, *(parent for parent, *_ in declared | known)}, exclusive=True)
+    cursor.execute("DELETE FROM sync.reference WHERE entity = %s", (entity,))
+    for parent, relation, key, columns in sorted(declared):
+        cursor.execute(
+            "INSERT INTO sync.reference (entity, parent, relation, key, columns) VALUES (%s, %s, %s, %s, %s)",
+            (entity, parent, relation, list(key), list(columns)),
+        )

@@ -1,0 +1,156 @@
+"""References between entities: a row goes in after those it refers to, and goes out after those that refer to it.
+
+A batch holds its own entity's lock and those of the entities it refers to, all shared, from before it looks until it
+commits. Who finds that a parent is missing, or is about to delete one, looks again with all of them exclusive: nobody
+else's row is then on its way in or out, and whatever is awaited will meet the record of the wait when it is written.
+Locks are taken at once, in one order, before any row's, so that two batches never wait for each other.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from sync_pipeline.adapt import Adapted, without
+from sync_pipeline.columns import text_of
+from sync_pipeline.due import Wait
+from sync_pipeline.faults import guarded
+from sync_pipeline.keys import Key
+from sync_pipeline.lane import Lane
+from sync_pipeline.ledger.ledger import HELD_ROW, key_of, table_of
+from sync_pipeline.ledger.references import Dependent, dependents, lock
+from sync_pipeline.sinks.relational import Reference
+from sync_pipeline.stores import Cursor
+
+
+class StricterError(Exception):
+    """A row must wait for another, or is awaited by none: to be looked at again under exclusive locks."""
+
+
+@dataclass(frozen=True)
+class Kin:
+    """What holds an entity's batch in a transaction: who refers to it, under which locks."""
+
+    lane: Lane
+    cursor: Cursor
+    dependents: list[Dependent]
+    strict: bool
+
+    @classmethod
+    def enter(cls, lane: Lane, cursor: Cursor, *, strict: bool = False) -> Kin:
+        """Take the locks, before anything else in the rows' transaction."""
+        entity = lane.entity
+        parents = {reference.entity for reference in entity.table.references}
+        strict = guarded(22) and (strict or entity.name in parents)  # rows of a batch may rely on each other
+        lock(cursor, {entity.name, *parents}, exclusive=strict)
+        return cls(lane, cursor, dependents(cursor, entity.name), strict)
+
+    @property
+    def alone(self) -> bool:
+        """Whether the entity neither refers nor is referred to."""
+        return not self.dependents and not self.lane.entity.table.references
+
+    def waits(self, adapted: Adapted, gone: pa.Table, revision: int) -> dict[str, Wait]:
+        """Which rows (key texts) cannot be written or deleted yet. Raises StricterError where the locks do not do."""
+        columns = list(self.lane.origin.key.columns)
+        wanted = adapted.legacy.select(columns)
+        has_row = pc.not_equal(pc.bit_wise_and(adapted.held, pa.scalar(HELD_ROW, pa.int16())), 0)
+        coming = wanted.filter(has_row)
+        leaving = pa.concat_tables([gone, wanted.filter(pc.invert(has_row))])
+        if self._refers_to_itself:
+            coming, leaving = (self._not_overtaken(keys, revision) for keys in (coming, leaving))
+        found = self._orphans(adapted, coming, leaving)
+        goes = bool(self.dependents and leaving.num_rows)
+        if (found or goes) and not self.strict and guarded(22):
+            raise StricterError
+        return found | self._needed(leaving)
+
+    @property
+    def _refers_to_itself(self) -> bool:
+        return any(reference.entity == self.lane.entity.name for reference in self.lane.entity.table.references)
+
+    def _not_overtaken(self, keys: pa.Table, revision: int) -> pa.Table:
+        """Those that the ledger will let through: no higher revision has looked at them."""
+        key = self.lane.origin.key
+        self.cursor.execute(
+            f"SELECT {key.text_expression('l')} FROM {self.lane.ledger.table} l"
+            f" WHERE {key.is_in(self.cursor, 'l', keys)} AND l.seen >= {revision}"
+        )
+        return _without(key, keys, [text for (text,) in self.cursor.fetchall()])
+
+    def _orphans(self, adapted: Adapted, coming: pa.Table, leaving: pa.Table) -> dict[str, Wait]:
+        """Rows whose parent is not in the new side, and does not come in this batch, or goes in it."""
+        found: dict[str, Wait] = {}
+        references, key = self.lane.entity.table.references, self.lane.origin.key
+        rows = adapted.take(pc.indices_nonzero(adapted.held)) if references else adapted.take(pa.array([], pa.int64()))
+        come, go = (set(key.texts(keys).to_pylist()) for keys in (coming, leaving))
+        while True:
+            now: dict[str, Wait] = {}
+            for reference in references:
+                named = _named(reference, rows.table)
+                there = self._there(reference, named)
+                if reference.entity == self.lane.entity.name:
+                    there = (there - go) | (come - found.keys())
+                pairs = zip(key.texts(rows.legacy).to_pylist(), named.to_pylist(), strict=True)
+                now |= {
+                    text: Wait(text, "parent", reference.entity, parent)
+                    for text, parent in pairs
+                    if parent is not None and parent not in there
+                }
+            if not now:
+                return found
+            found |= now
+            rows = without(rows, key, list(now))
+
+    def _there(self, reference: Reference, named: pa.Array) -> set[str]:
+        """Those of the parents that the new side holds."""
+        key = key_of(self.cursor, reference.entity)
+        parents = named.drop_null().unique().to_pylist()
+        if key is None or not parents:
+            return set()
+        self.cursor.execute(
+            f"SELECT {key.text_expression('l')} FROM {table_of(reference.entity)} l"
+            f" WHERE {key.is_in(self.cursor, 'l', key.parse(parents))} AND l.held & {HELD_ROW} <> 0"
+        )
+        return {text for (text,) in self.cursor.fetchall()}
+
+    def _needed(self, leaving: pa.Table) -> dict[str, Wait]:
+        """Rows that are to go, and that others still refer to which do not go with them."""
+        found: dict[str, Wait] = {}
+        while leaving.num_rows:
+            now: dict[str, Wait] = {}
+            for dependent in self.dependents:
+                now |= self._referred(dependent, leaving)
+            if not now:
+                break
+            found |= now
+            leaving = _without(self.lane.origin.key, leaving, list(now))
+        return found
+
+    def _referred(self, dependent: Dependent, leaving: pa.Table) -> dict[str, Wait]:
+        own = self.lane.origin.key
+        parent, child = own.named(dependent.columns), Key(tuple(dependent.key), ("",) * len(dependent.key))
+        stays = "true"
+        if dependent.entity == self.lane.entity.name:
+            stays = f"NOT {own.named(dependent.key).is_in(self.cursor, 't', leaving)}"
+        self.cursor.execute(
+            f"SELECT {parent.text_expression('t')}, min({child.text_expression('t')}) FROM {dependent.relation} t"
+            f" WHERE {parent.is_in(self.cursor, 't', leaving)} AND {stays} GROUP BY 1"
+        )
+        return {text: Wait(text, "children", dependent.entity, child) for text, child in self.cursor.fetchall()}
+
+
+def _named(reference: Reference, table: pa.Table) -> pa.Array:
+    """The parents' keys as texts; NULL where any part of one is."""
+    columns = [table.column(name) for name in reference.columns]
+    texts = Key(reference.columns, ("",) * len(columns)).texts(table.select(list(reference.columns)))
+    for column in columns:
+        texts = pc.if_else(text_of(column).is_valid(), texts, pa.scalar(None, pa.string()))
+    return texts
+
+
+def _without(key: Key, keys: pa.Table, texts: list[str]) -> pa.Table:
+    """The keys but those."""
+    return keys.filter(pc.invert(pc.is_in(key.texts(keys), value_set=pa.array(texts, pa.string()))))
