@@ -65,9 +65,9 @@ class RelationalTable:
             keys = ", ".join(quote(name) for name in self.key)
             ensure_schema(cursor, schema)
             cursor.execute(f"CREATE TABLE IF NOT EXISTS {self.quoted} ({columns}, PRIMARY KEY ({keys}))")
-            for columns in {reference.columns for reference in self.references}:
-                name = quote("_".join([table, *columns])[:63])
-                listed = ", ".join(map(quote, columns))
+            for referring in {reference.columns for reference in self.references}:
+                name = quote("_".join([table, *referring])[:63])
+                listed = ", ".join(map(quote, referring))
                 cursor.execute(f"CREATE INDEX IF NOT EXISTS {name} ON {self.quoted} ({listed})")
         cursor.execute(
             "SELECT column_name FROM information_schema.columns WHERE table_schema = %s AND table_name = %s",
