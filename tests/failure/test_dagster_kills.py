@@ -1,5 +1,6 @@
 """Dagster's own processes and its runs are killed under editors: everything goes on again without hands."""
 
+import subprocess
 import time
 from contextlib import contextmanager
 
@@ -103,6 +104,31 @@ def test_a_history_run_that_is_killed_begins_again(world, api):
     assert api.wait_run(run, 1) == "FAILURE"
     assert len(api.runs(tags=[{"key": "dagster/backfill", "value": backfill}])) == 2
     assert world.target("SELECT count(*) FROM sync.backfill WHERE entity = 'text' AND NOT done") == [(0,)]
+
+
+@contextmanager
+def second_daemon(fleet, log):
+    """Another daemon over the same instance, as a deployment gone wrong would have it; it evaluates sensors, too."""
+    with log.open("wb") as output:
+        options = {"stdout": output, "stderr": output, **fleet.daemon.spawn_options()}
+        daemon = subprocess.Popen(fleet.daemon.command(), **options)
+    try:
+        wait_for(lambda: "sensor: keep_live" in log.read_text(), FLOWS_AGAIN)
+        yield daemon
+    finally:
+        daemon.kill()
+        daemon.wait()
+
+
+def test_two_daemons_do_no_harm(world, api, tmp_path):
+    with edited(world, seed=8) as observer, second_daemon(world.fleet, tmp_path / "daemon.log") as daemon:
+        for process in follows(world):
+            process.kill()
+        flows(world)
+        assert daemon.poll() is None
+    with quick(world), edited(world, seed=9):
+        time.sleep(CALM)
+    assert observer.setbacks == []
 
 
 def started(api):
