@@ -93,19 +93,19 @@ class Origin:
         """The rows of these keys; a key without a row is gone."""
         if keys.num_rows == 0:
             return Rows(self.schema.empty_table())
-        with self.stores.legacy() as cursor:
+        with self.stores.legacy_rows() as cursor:
             return self._read(cursor, f"WHERE {self.key.is_in(cursor, 'q', keys)} OFFSET 0")
 
     def page(self, after: Sequence[str] | None, until: Sequence[str] | None, within: str, limit: int) -> Rows:
         """The next `limit` rows in key order above `after`, at or below `until`, of a condition on q."""
-        with self.stores.legacy() as cursor:
+        with self.stores.legacy_rows() as cursor:
             where = f"{within} AND {self.key.after(cursor, 'q', after)} AND {self.key.until(cursor, 'q', until)}"
             order = self.key.ordered("q")
             return self._read(cursor, f"WHERE {where} ORDER BY {order} LIMIT {limit}", f"ORDER BY {order}")
 
     def digests(self, after: Sequence[str] | None, limit: int) -> pa.Table:
         """The next `limit` keys with their digests, in key order."""
-        with self.stores.legacy() as cursor:
+        with self.stores.legacy_rows() as cursor:
             schema = self.key.schema.append(pa.field(DIGEST, pa.int64()))
             return copy_out(
                 cursor,
@@ -116,7 +116,7 @@ class Origin:
 
     def count(self, within: str) -> int:
         """How many rows there are of a condition on q."""
-        with self.stores.legacy() as cursor:
+        with self.stores.legacy_rows() as cursor:
             cursor.execute(f"SELECT count(*) FROM ({self.sql}) q WHERE {within}")
             return int(cursor.fetchone()[0])
 
@@ -133,7 +133,7 @@ class Origin:
 
     def cuts(self, count: int) -> list[list[str]]:
         """`count - 1` keys that cut all rows into ranges of about one size."""
-        with self.stores.legacy() as cursor:
+        with self.stores.legacy_rows() as cursor:
             order = self.key.ordered("q")
             cursor.execute(
                 f"SELECT {self.key.plain('k')} FROM (SELECT {self.key.plain('q')},"

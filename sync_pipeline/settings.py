@@ -28,6 +28,7 @@ class Settings:
     search_url: str
     legacy_bucket: Bucket
     target_bucket: Bucket
+    legacy_replica_db: str = ""  # where rows are read instead, if it is set
     entities: str = "assets.entities"
     slot_prefix: str = "sync"
     poll_seconds: float = 0.2
@@ -50,6 +51,7 @@ class Settings:
     parent_limit_seconds: float = 3_600.0
     outbox_keep_seconds: float = 86_400.0
     future_limit_seconds: float = 60.0
+    replica_seconds: float = 30.0
     wal_alert_bytes: int = 1 << 30
 
     @classmethod
@@ -80,6 +82,7 @@ NUMBERS = {
     "SYNC_PARENT_LIMIT_SECONDS": "parent_limit_seconds",
     "SYNC_OUTBOX_KEEP_SECONDS": "outbox_keep_seconds",
     "SYNC_FUTURE_LIMIT_SECONDS": "future_limit_seconds",
+    "SYNC_REPLICA_SECONDS": "replica_seconds",
     "SYNC_WAL_ALERT_BYTES": "wal_alert_bytes",
 }
 _AT_LEAST_ONE = {"SYNC_CHUNK_ROWS", "SYNC_BACKFILL_WORKERS", "SYNC_MEDIA_WORKERS", "SYNC_RETRY_LIMIT"}
@@ -95,6 +98,7 @@ class _Reader:
 
     def settings(self) -> Settings:
         legacy_db = self._database("SYNC_LEGACY_DB")
+        replica = self._database("SYNC_LEGACY_REPLICA_DB") if self.env.get("SYNC_LEGACY_REPLICA_DB") else ""
         target_db = self._database("SYNC_TARGET_DB")
         search_url = self._url("SYNC_SEARCH_URL")
         legacy_bucket = self._bucket("SYNC_LEGACY_S3")
@@ -113,6 +117,7 @@ class _Reader:
             search_url,
             legacy_bucket,
             target_bucket,
+            legacy_replica_db=replica,
             entities=self.env.get("SYNC_ENTITIES") or "assets.entities",
             slot_prefix=slot_prefix,
             **numbers,  # type: ignore[arg-type]

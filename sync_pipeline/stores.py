@@ -15,7 +15,8 @@ from sqlalchemy import Engine, create_engine
 from sqlalchemy.exc import OperationalError
 
 from sync_pipeline.columns import read_copy, write_copy
-from sync_pipeline.errors import UnreachableError
+from sync_pipeline.errors import SettingError, UnreachableError
+from sync_pipeline.replica import SETTING, await_replay, flush, identity_of, position_of
 from sync_pipeline.settings import Bucket, Settings
 
 # clients cost a second to import; whoever only reads declarations does without
@@ -37,11 +38,17 @@ class Stores:
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
+        self._replica_known = False
 
     @cached_property
     def legacy_engine(self) -> Engine:
         """The monolith's database: read only, one statement a transaction."""
         return _engine(self.settings.legacy_db, f"{_PINS} -c default_transaction_read_only=on -c jit=off")
+
+    @cached_property
+    def replica_engine(self) -> Engine:
+        """The monolith's replica, if there is one: where rows are read."""
+        return _engine(self.settings.legacy_replica_db, f"{_PINS} -c default_transaction_read_only=on -c jit=off")
 
     @cached_property
     def target_engine(self) -> Engine:
@@ -91,6 +98,44 @@ class Stores:
             with connection.cursor() as cursor:
                 yield cursor
 
+    @contextmanager
+    def legacy_rows(self) -> Iterator[Cursor]:
+        """As `legacy`, for reading rows: where there is a replica, there, once it shows all that is committed now.
+
+        Raises UnreachableError when it does not in time, or when its recovery cancels a statement.
+        """
+        if not self.settings.legacy_replica_db:
+            with self.legacy() as cursor:
+                yield cursor
+            return
+        with self.legacy() as primary:
+            position = position_of(primary)
+        with self.replica() as cursor:
+            self._know(cursor)
+            await_replay(cursor, position, self.settings.replica_seconds, lambda: self._flush(position))
+            yield cursor
+
+    @contextmanager
+    def replica(self) -> Iterator[Cursor]:
+        """A cursor at the replica as it is, however far behind."""
+        with _session(self.replica_engine, SETTING) as connection:
+            connection.autocommit = True
+            with connection.cursor() as cursor:
+                yield cursor
+
+    def _know(self, replica: Cursor) -> None:
+        """Another database's rows must never be taken for the monolith's. Raises SettingError."""
+        if self._replica_known:
+            return
+        with self.legacy() as primary:
+            if identity_of(primary) != identity_of(replica):
+                raise SettingError(f"{SETTING} is no replica of SYNC_LEGACY_DB, or another database of it")
+        self._replica_known = True
+
+    def _flush(self, position: int) -> None:
+        with self.legacy() as primary:
+            flush(primary, position)
+
     def legacy_session(self, factory: Any = None) -> Any:
         """A connection to the monolith outside the pool, to be closed by the caller. Raises psycopg2.Error."""
         return psycopg2.connect(
@@ -128,7 +173,7 @@ class Stores:
 
     def close(self) -> None:
         """Close what was opened."""
-        for name in ("legacy_engine", "target_engine"):
+        for name in ("legacy_engine", "replica_engine", "target_engine"):
             if name in self.__dict__:
                 self.__dict__[name].dispose()
         for name in ("search", "legacy_s3", "target_s3"):

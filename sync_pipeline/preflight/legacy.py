@@ -57,7 +57,7 @@ def look_at_legacy(stores: Stores, entities: Iterable[Entity]) -> Iterator[Notic
                 "error",
                 ABOUT,
                 "is a replica: who has transactions open on the primary does not show here",
-                "point SYNC_LEGACY_DB at the primary",
+                "point SYNC_LEGACY_DB at the primary, and SYNC_LEGACY_REPLICA_DB at the replica",
             )
         yield _sight(role, sees_all)
         yield _tracking(tracked, hidden)

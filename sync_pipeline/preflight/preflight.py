@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import partial
 
 from sync_pipeline.entity import Entity
-from sync_pipeline.preflight import buckets, clocks, legacy, search, target
+from sync_pipeline.preflight import buckets, clocks, legacy, replica, search, target
 from sync_pipeline.preflight.declarations import look_at_entity
 from sync_pipeline.preflight.notice import Notice, look
 from sync_pipeline.stores import Stores
@@ -18,6 +18,7 @@ def preflight(stores: Stores, entities: list[Entity]) -> list[Notice]:
         look(target.ABOUT, partial(target.look_at_target, stores, entities)),
     ]
     others = [
+        look(replica.ABOUT, partial(replica.look_at_replica, stores, entities)),
         look(search.ABOUT, partial(search.look_at_search, stores, entities)),
         look(buckets.LEGACY, partial(buckets.look_at_legacy_bucket, stores)),
         look(buckets.TARGET, partial(buckets.look_at_target_bucket, stores)),

@@ -39,7 +39,7 @@ def parts(lane: Lane, findings: Iterable[Finding]) -> list[Part]:
     """
     by_row = _by_row(lane, [finding for finding in findings if finding.kind != "unknown"])
     label = _label(lane)
-    with lane.stores.legacy() as cursor:
+    with lane.stores.legacy_rows() as cursor:
         cursor.execute(f"SELECT {label}, count(*) FROM ({lane.origin.sql}) q GROUP BY 1")
         rows = dict(cursor.fetchall())
         named = lane.origin.key.is_in(cursor, "q", lane.origin.key.parse(sorted(by_row)))
@@ -80,7 +80,7 @@ def _live(lane: Lane, by_row: dict[str, Counter[str]]) -> Part:
 
 
 def _existing(lane: Lane, keys: pa.Table) -> set[str]:
-    with lane.stores.legacy() as cursor:
+    with lane.stores.legacy_rows() as cursor:
         within = lane.origin.key.is_in(cursor, "q", keys)
         cursor.execute(f"SELECT {lane.origin.key.text_expression('q')} FROM ({lane.origin.sql}) q WHERE {within}")
         return {text for (text,) in cursor.fetchall()}

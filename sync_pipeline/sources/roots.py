@@ -92,7 +92,7 @@ def _joined(subject: Subject, tracked: Tracked, changed: pa.Table, rows: int) ->
     key, table = subject.key, tracked.table
     position: list[str] | None = None
     while True:
-        with subject.stores.legacy() as cursor:
+        with subject.stores.legacy_rows() as cursor:
             these = tracked.named.is_in(cursor, table.name, changed)
             query = (
                 f"SELECT * FROM (SELECT DISTINCT {roots_of(subject, table)} FROM {table.name} {table.join}"

@@ -20,6 +20,7 @@ import psycopg2
 from psycopg2.extras import REPLICATION_LOGICAL, LogicalReplicationConnection
 
 from sync_pipeline.errors import DeclarationError, GapError, UnreachableError
+from sync_pipeline.replica import written_end
 from sync_pipeline.sources.pgoutput import Begin, Change, Commit, Relation, Truncate, parse
 from sync_pipeline.sources.roots import Tracked, pages, track_all
 from sync_pipeline.sources.source import Page, Source, Standing, State, Subject
@@ -32,8 +33,6 @@ _STALL_SECONDS = 30.0
 _MARK_SECONDS = 0.25
 _VISIBLE_SECONDS = 30.0
 _LOOK_SECONDS = 0.002
-_PAGE_BYTES = 8192
-_PAGE_HEADS = {24, 40}
 _SLOT = """
     SELECT confirmed_flush_lsn - '0/0', wal_status, active_pid,
            pg_wal_lsn_diff(pg_current_wal_insert_lsn(), restart_lsn)::bigint
@@ -266,9 +265,7 @@ class WalSource(Source):
         if self._mark is None:
             return
         now, position = self._mark
-        # at a page's edge the one counts its head and the other does not
-        edge = position % _PAGE_BYTES
-        if self._end >= position - (edge if edge in _PAGE_HEADS else 0):
+        if self._end >= written_end(position):
             self._through, self._mark = now, None
 
     def _look(self) -> tuple[int, str, int | None, int] | None:

@@ -172,7 +172,7 @@ def _page(subject: Subject, stamp: Stamp, bound: Mark, position: tuple[str, list
         inner += f" WHERE {stamp.column} >= '{(bound.at - dt.timedelta(days=1)).replace(tzinfo=None).isoformat()}'"
     schema = pa.schema([*key.schema, (_STAMP, pa.string()), (_ROW_VERSION, pa.string())])
     order = f"w.{_STAMP}, {key.ordered('w')}"
-    with subject.stores.legacy() as cursor:
+    with subject.stores.legacy_rows() as cursor:
         after = "true"
         if position:
             literal = ", ".join(
