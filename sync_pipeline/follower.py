@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 import os
 import socket
+import sys
 import threading
 import time
 import uuid
@@ -41,6 +42,8 @@ _IDLE_WRITE_SECONDS = 1.0
 _RETRY_SECONDS = 5.0
 _LOOK_SECONDS = 0.5
 _SWEEP_RETRY_SECONDS = 30.0
+# so long a thread that comes back from a store may wait for one that computes; a batch comes back some forty times
+_SWITCH_SECONDS = 0.0005
 
 
 class Follower:
@@ -61,6 +64,7 @@ class Follower:
 
     def run(self, stop: threading.Event) -> None:
         """Follow until `stop` is set. Raises UnreachableError when the ledger cannot be reached at the start."""
+        sys.setswitchinterval(_SWITCH_SECONDS)
         migrate(self.stores)
         self._beat()
         threads = [threading.Thread(target=self._keep, args=(entity,), daemon=True) for entity in self.entities]
