@@ -30,6 +30,11 @@ class Lane:
         """
         migrate(stores)
         origin = Origin.open(entity, stores)
+        if entity.version_column and entity.version_column not in origin.schema.names:
+            raise DeclarationError(
+                f"entity {entity.name}: the legacy query returns no column {entity.version_column!r},"
+                " which its Outbox names as version"
+            )
         with stores.target() as cursor:
             ledger = Ledger.open(cursor, entity.name, origin.key, entity.version, origin.digest_version)
             entity.table.ensure(cursor)

@@ -130,7 +130,8 @@ def _again(lane: Lane, record: due.Owed) -> Order:
     with lane.stores.target() as cursor:
         waited = versions.awaited(cursor, name, record.keys)
     over = record.age > lane.stores.settings.future_limit_seconds
-    expected = Expected(lane.entity.version_column, {} if over or not lane.entity.version_column else waited)
+    column = lane.entity.version_column
+    expected = Expected(column, waited if column and not over else {})
     if over and waited:
         log.error("events from the future", extra={"entity": name, "keys": len(waited), "error": "never showed"})
 

@@ -33,6 +33,8 @@ class Expected:
 
     def hold_back(self, key: Key, keys: pa.Table, rows: Rows) -> tuple[pa.Table, Rows]:
         """Keys and rows without those that are from the future: their row shows less, or is not there."""
+        if not self.versions:
+            return keys, rows
         texts = key.texts(rows.table)
         shown = dict(zip(texts.to_pylist(), rows.table.column(self.column).to_pylist(), strict=True))
         shown |= {reject.key: None for reject in rows.rejects}

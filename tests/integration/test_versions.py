@@ -9,6 +9,7 @@ import pytest
 from sync_pipeline import live
 from sync_pipeline.capture import open_cursor, resumed
 from sync_pipeline.entity import Entity, LegacyQuery
+from sync_pipeline.errors import DeclarationError
 from sync_pipeline.lane import Lane
 from sync_pipeline.ledger.cursor import Lease
 from sync_pipeline.origin import Origin
@@ -27,7 +28,7 @@ MONOLITH = """
         version bigint, processed_at timestamptz, attempts integer DEFAULT 0, last_error text);
     GRANT SELECT ON note, outbox TO sync_reader;
     GRANT UPDATE (processed_at, attempts, last_error), DELETE ON outbox TO sync_reader;
-    INSERT INTO note SELECT n, 'note ' || n, 1 FROM generate_series(1, 20) n;
+    INSERT INTO note SELECT n, 'note ' || n, 1 FROM generate_series(1, 40) n;
 """
 NOTE = Entity(
     name="note",
@@ -58,7 +59,7 @@ def lane(world):
     world.legacy("DELETE FROM outbox")
     world.target("DELETE FROM sync.version; DELETE FROM sync.due")
     world.target("UPDATE sync.cursor SET events_deferred = 0, events_dropped = 0, events_unmet = 0, unmet_at = NULL")
-    keys = [str(n) for n in range(1, 31)]
+    keys = [str(n) for n in (*range(1, 41), 99)]
     sync_keys(lane, lane.origin.key.parse(keys), Order(force=True))
     return lane
 
@@ -131,12 +132,12 @@ def test_an_event_from_the_future_waits_for_its_row(world, lane, poll):
 
 
 def test_a_row_from_the_future_is_waited_for(world, lane, poll):
-    tell(world, 25, 1)
+    tell(world, 99, 1)
     poll()
-    assert world.target(FUTURE) == [(["25"],)]
-    world.legacy("INSERT INTO note VALUES (25, 'there', 1)")
+    assert world.target(FUTURE) == [(["99"],)]
+    world.legacy("INSERT INTO note VALUES (99, 'there', 1)")
     work_off(world, lane)
-    assert titles(world, 25) == {25: "there"}
+    assert titles(world, 99) == {99: "there"}
 
 
 def test_an_event_that_is_applied_is_dropped_unread(world, lane, poll):
@@ -228,7 +229,7 @@ def test_eight_writers_whose_events_run_ahead_lose_nothing(world, lane):
                 stop.wait(0.03 * (turn % 3))
                 write(world, key, f"{key} in turn {turn}", turn)
 
-    editors = [threading.Thread(target=editing, args=(10 + 2 * n,)) for n in range(5)]
+    editors = [threading.Thread(target=editing, args=(11 + 2 * n,)) for n in range(8)]
     with world.following([lane]):
         for editor in editors:
             editor.start()
@@ -240,6 +241,21 @@ def test_eight_writers_whose_events_run_ahead_lose_nothing(world, lane):
         wait_for(lambda: world.target("SELECT 1 FROM sync.due") == [])
     assert apart(world) == set()
     assert events(world, lane)["deferred"] > 0
+
+
+def test_what_waits_is_applied_when_the_entity_names_no_version_any_more(world, lane, poll):
+    tell(world, 10, 5)
+    poll()
+    plain = Lane.open(replace(NOTE, capture=Outbox()), world.stores)
+    write(world, 10, "without versions", 1)
+    work_off(world, plain)
+    assert titles(world, 10) == {10: "without versions"}
+    assert world.target(FUTURE) == []
+
+
+def test_a_version_that_the_query_does_not_return_stops_the_entity(world):
+    with pytest.raises(DeclarationError, match="no column 'revision'"):
+        Lane.open(replace(NOTE, capture=Outbox(version="revision")), world.stores)
 
 
 def test_preflight_names_what_versions_lack(world):
