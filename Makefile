@@ -3,7 +3,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 
 # The demo runs the whole move on this machine and leaves nothing running.
-.PHONY: setup demo dev check test test-extra bench bench-month clean pins
+.PHONY: setup demo dev check test test-extra bench bench-lag bench-fanout bench-month clean pins
 setup: $(VENV)/.ready
 
 $(VENV)/.ready: requirements/dev.txt pyproject.toml
@@ -41,6 +41,13 @@ test-extra: setup
 ROWS := 1000000
 bench: setup
 	$(BIN)/python -m tests.benchmarks.backfill --rows $(ROWS) $(BENCH)
+
+# The live delta from commit to commit while 1,000 rows a second change, and while a parent of 50,000 rows is renamed.
+SOURCE := wal
+bench-lag: setup
+	$(BIN)/python -m tests.benchmarks.lag $(SOURCE) $(BENCH)
+bench-fanout: setup
+	$(BIN)/python -m tests.benchmarks.fanout $(SOURCE) $(BENCH)
 
 # A month of live delta in Dagster's storage: its size after retention, and how long pages take to open.
 bench-month: setup
