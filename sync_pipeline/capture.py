@@ -14,7 +14,7 @@ log = logging.getLogger(__name__)
 
 def subject_of(lane: Lane) -> Subject:
     """Whose changes are caught."""
-    return Subject(lane.entity.name, lane.origin.key, lane.entity.tables, lane.stores)
+    return Subject(lane.entity.name, lane.origin.root, lane.entity.tables, lane.stores)
 
 
 def open_cursor(lane: Lane) -> None:

@@ -29,10 +29,13 @@ class LegacyQuery:
     """The legacy rows of an entity: any SELECT whose output columns are all that adapter and digest see.
 
     `key` names the output columns that identify a row. What is filtered out by the query does not exist.
+    Where a legacy row comes as none, one or several rows here, its parts, `root` names the first of the key's columns,
+    those that identify the legacy row.
     """
 
     sql: str
     key: tuple[str, ...]
+    root: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -69,14 +72,22 @@ class Entity:
         for kind in (RelationalTable, SearchIndex, MediaBucket):
             if sum(isinstance(sink, kind) for sink in self.sinks) > 1:
                 raise DeclarationError(f"entity {self.name}: more than one {kind.__name__}")
-        if len(self.table.key) != len(self.origin.key):
-            raise DeclarationError(f"entity {self.name}: {self.table.name} and the origin differ in key columns")
-        for table in self.tables:
-            if len(table.key) != len(self.origin.key):
-                raise DeclarationError(f"entity {self.name}: Table({table.name!r}).key must give the root's key")
+        self._check_keys()
         unknown = self.comments.keys() - {*self.table.columns, *(self.index.fields if self.index else ())}
         if unknown:
             raise DeclarationError(f"entity {self.name}: comments name {min(unknown)!r}, which no sink declares")
+
+    def _check_keys(self) -> None:
+        if len(self.table.key) != len(self.origin.key):
+            raise DeclarationError(f"entity {self.name}: {self.table.name} and the origin differ in key columns")
+        root = self.origin.root or self.origin.key
+        if root != self.origin.key[: len(root)]:
+            raise DeclarationError(f"entity {self.name}: origin.root must be the first columns of origin.key")
+        if len(root) < len(self.origin.key) and self.version_column:
+            raise DeclarationError(f"entity {self.name}: events' versions need one row for each root")
+        for table in self.tables:
+            if len(table.key) != len(root):
+                raise DeclarationError(f"entity {self.name}: Table({table.name!r}).key must give the root's key")
 
     @property
     def table(self) -> RelationalTable:

@@ -32,6 +32,10 @@ class Key:
         """The same key under other column names, as a sink's table has it."""
         return Key(tuple(columns), self.types)
 
+    def prefix(self, columns: int) -> Key:
+        """The first columns alone: a root, where rows are parts of one."""
+        return Key(self.columns[:columns], self.types[:columns])
+
     def plain(self, alias: str = "") -> str:
         """`a.x, a.y`."""
         return ", ".join(self._references(alias))
@@ -55,20 +59,22 @@ class Key:
 
     def is_in(self, cursor: Cursor, alias: str, keys: pa.Table) -> str:
         """A condition: the row's key is one of `keys`."""
-        arrays = [
-            f"{bind(cursor, array_literal(keys.column(n)))}::{_own_type(kind)}[]" for n, kind in enumerate(self.types)
-        ]
+        arrays = self._arrays(cursor, keys)
         if len(arrays) == 1:
             return f"{self.plain(alias)} = ANY({arrays[0]})"
         return f"({self.plain(alias)}) IN (SELECT * FROM unnest({', '.join(arrays)}))"
 
+    def listed(self, cursor: Cursor, keys: pa.Table) -> str:
+        """Keys as rows: `unnest(…)`."""
+        return f"unnest({', '.join(self._arrays(cursor, keys))})"
+
     def after(self, cursor: Cursor, alias: str, position: Sequence[str] | None) -> str:
         """A condition: the row's key is above a position (None is below everything)."""
-        return f"({self.ordered(alias)}) > ({self._position(cursor, position)})" if position else "true"
+        return self._against(cursor, alias, ">", position) if position else "true"
 
     def until(self, cursor: Cursor, alias: str, position: Sequence[str] | None) -> str:
         """A condition: the row's key is at or below a position (None is above everything)."""
-        return f"({self.ordered(alias)}) <= ({self._position(cursor, position)})" if position else "true"
+        return self._against(cursor, alias, "<=", position) if position else "true"
 
     def texts(self, keys: pa.Table) -> pa.Array:
         """Each key as one text: the value itself, or a JSON array of a composite's values as texts."""
@@ -120,9 +126,17 @@ class Key:
         prefix = f"{alias}." if alias else ""
         return [prefix + quote(name) for name in self.columns]
 
-    def _position(self, cursor: Cursor, position: Sequence[str] | None) -> str:
-        values = zip(position or (), self.types, strict=True)
-        return ", ".join(f"{bind(cursor, value)}::{_own_type(kind)}" for value, kind in values)
+    def _arrays(self, cursor: Cursor, keys: pa.Table) -> list[str]:
+        return [
+            f"{bind(cursor, array_literal(keys.column(n)))}::{_own_type(kind)}[]" for n, kind in enumerate(self.types)
+        ]
+
+    def _against(self, cursor: Cursor, alias: str, operator: str, position: Sequence[str]) -> str:
+        """Compared with a position, which may be one of roots: of the first columns only."""
+        key = self.prefix(len(position))
+        values = zip(position, key.types, strict=True)
+        bound = ", ".join(f"{bind(cursor, value)}::{_own_type(kind)}" for value, kind in values)
+        return f"({key.ordered(alias)}) {operator} ({bound})"
 
 
 def _is_text(kind: str) -> bool:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from sync_pipeline.entity import Entity
 from sync_pipeline.errors import DeclarationError
+from sync_pipeline.ledger.gate import Gate
 from sync_pipeline.ledger.ledger import Ledger, migrate
 from sync_pipeline.ledger.references import register
 from sync_pipeline.origin import Origin
@@ -21,6 +22,7 @@ class Lane:
     stores: Stores
     origin: Origin
     ledger: Ledger
+    gate: Gate | None = None  # where rows are parts of roots
 
     @classmethod
     def open(cls, entity: Entity, stores: Stores) -> Lane:
@@ -37,11 +39,14 @@ class Lane:
             )
         with stores.target() as cursor:
             ledger = Ledger.open(cursor, entity.name, origin.key, entity.version, origin.digest_version)
+            gate = Gate(ledger, origin.root) if origin.has_parts else None
+            if gate:
+                gate.ensure(cursor)
             entity.table.ensure(cursor)
             register(cursor, entity.name, entity.table)
         if entity.index:
             entity.index.ensure(stores.search)
-        return cls(entity, stores, origin, ledger)
+        return cls(entity, stores, origin, ledger, gate)
 
 
 def open_lanes(stores: Stores, entities: Iterable[Entity]) -> tuple[list[Lane], dict[str, Exception]]:

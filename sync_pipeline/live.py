@@ -17,7 +17,7 @@ from sync_pipeline.lane import Lane
 from sync_pipeline.ledger.cursor import Lease
 from sync_pipeline.ledger.ledger import next_revision
 from sync_pipeline.outgoing import Outgoing
-from sync_pipeline.pipeline import Order, Outcome, Report, sync_keys
+from sync_pipeline.pipeline import Order, Outcome, Report, sync_keys, sync_roots
 from sync_pipeline.sources.source import Page, Source
 from sync_pipeline.stores import Cursor
 from sync_pipeline.sweep import ask_for_sweep
@@ -61,7 +61,7 @@ def _apply(lane: Lane, page: Page, order: Order) -> Outcome:
     """A page of events; of those that bear versions, old ones are dropped and those from the future deferred."""
     column, name = lane.entity.version_column, lane.entity.name
     if not column:
-        return sync_keys(lane, page.keys, order)
+        return sync_roots(lane, page.keys, order)
     with lane.stores.target() as cursor:
         dropped = versions.applied(cursor, name, page.versions)
     texts = lane.origin.key.texts(page.keys)
@@ -85,7 +85,7 @@ def _put_behind(lane: Lane, keys: pa.Table, move: Callable[[Cursor, Outcome], No
     """Owe the roots of a changed parent: fresh edits go first."""
     revision = next_revision(lane.stores)
     with lane.stores.target() as cursor:
-        due.owe(cursor, lane.entity.name, "fanout", lane.origin.key.texts(keys).to_pylist(), revision)
+        due.owe(cursor, lane.entity.name, "fanout", lane.origin.root.texts(keys).to_pylist(), revision)
         move(cursor, Outcome())
 
 
@@ -117,7 +117,11 @@ def work(lane: Lane, report: Report) -> bool:
             )
         )
         try:
-            report(lane.entity.name, sync_keys(lane, lane.origin.key.parse(record.keys), order))
+            if record.reason == "fanout":
+                outcome = sync_roots(lane, lane.origin.root.parse(record.keys), order)
+            else:
+                outcome = sync_keys(lane, lane.origin.key.parse(record.keys), order)
+            report(lane.entity.name, outcome)
         except UnreachableError as error:
             with lane.stores.target() as cursor:
                 due.postpone(cursor, [record.id], error)

@@ -63,6 +63,7 @@ class Origin:
     select: str
     digest: str
     digest_version: str
+    root: Key  # what sources report and batches replace: the key, or the first of its columns
 
     @classmethod
     def open(cls, entity: Entity, stores: Stores) -> Origin:
@@ -78,16 +79,29 @@ class Origin:
         missing = [name for name in entity.origin.key if name not in types]
         if missing:
             raise LegacySchemaError(f"entity {entity.name}: the legacy query returns no key column {missing[0]!r}")
+        types = {name: types[name] for name in dict.fromkeys((*entity.origin.key, *types))}  # the key is first
         digest = f"hash_record_extended(ROW({', '.join(_hashed(n, t) for n, t in types.items())}), 0)"
+        key = Key(entity.origin.key, tuple(types[name] for name in entity.origin.key))
         return cls(
             stores,
             entity.origin.sql,
-            Key(entity.origin.key, tuple(types[name] for name in entity.origin.key)),
+            key,
             pa.schema([(name, arrow_type(kind)) for name, kind in types.items()] + [(DIGEST, pa.int64())]),
             ", ".join(_selected(name, kind) for name, kind in types.items()) + f", {digest} AS {DIGEST}",
             digest,
             f"1/{major}/{_fingerprint(types)}",
+            key.prefix(len(entity.origin.root or entity.origin.key)),
         )
+
+    @property
+    def has_parts(self) -> bool:
+        """Whether a root may have several rows, or none."""
+        return self.root != self.key
+
+    def roots_of(self, keys: pa.Table) -> pa.Table:
+        """The roots of these rows or keys, once each."""
+        roots = keys.select(list(self.root.columns))
+        return roots.group_by(roots.column_names).aggregate([]) if self.has_parts else roots
 
     def by_keys(self, keys: pa.Table) -> Rows:
         """The rows of these keys; a key without a row is gone."""
@@ -96,12 +110,24 @@ class Origin:
         with self.stores.legacy_rows() as cursor:
             return self._read(cursor, f"WHERE {self.key.is_in(cursor, 'q', keys)} OFFSET 0")
 
-    def page(self, after: Sequence[str] | None, until: Sequence[str] | None, within: str, limit: int) -> Rows:
-        """The next `limit` rows in key order above `after`, at or below `until`, of a condition on q."""
+    def by_roots(self, roots: pa.Table) -> Rows:
+        """The rows of these roots."""
+        if roots.num_rows == 0:
+            return Rows(self.schema.empty_table())
         with self.stores.legacy_rows() as cursor:
-            where = f"{within} AND {self.key.after(cursor, 'q', after)} AND {self.key.until(cursor, 'q', until)}"
-            order = self.key.ordered("q")
-            return self._read(cursor, f"WHERE {where} ORDER BY {order} LIMIT {limit}", f"ORDER BY {order}")
+            return self._read(cursor, f"WHERE {self.root.is_in(cursor, 'q', roots)} OFFSET 0")
+
+    def page(self, after: Sequence[str] | None, until: Sequence[str] | None, within: str, limit: int) -> Rows:
+        """All rows of the next `limit` roots above `after`, at or below `until`, of a condition on q; in order."""
+        with self.stores.legacy_rows() as cursor:
+            where = f"{within} AND {self.root.after(cursor, 'q', after)} AND {self.root.until(cursor, 'q', until)}"
+            order = self.root.ordered("q")
+            which = f"WHERE {where} ORDER BY {order} LIMIT {limit}"
+            if self.has_parts:
+                roots = self.root.plain("q")
+                which = f"WHERE {where} GROUP BY {roots} ORDER BY {order} LIMIT {limit}"
+                which = f"WHERE ({roots}) IN (SELECT {roots} FROM ({self.sql}) q {which}) OFFSET 0"
+            return self._read(cursor, which, f"ORDER BY {order}")
 
     def digests(self, after: Sequence[str] | None, limit: int) -> pa.Table:
         """The next `limit` keys with their digests, in key order."""
@@ -134,9 +160,9 @@ class Origin:
     def cuts(self, count: int) -> list[list[str]]:
         """`count - 1` keys that cut all rows into ranges of about one size."""
         with self.stores.legacy_rows() as cursor:
-            order = self.key.ordered("q")
+            order = self.root.ordered("q")
             cursor.execute(
-                f"SELECT {self.key.plain('k')} FROM (SELECT {self.key.plain('q')},"
+                f"SELECT {self.root.plain('k')} FROM (SELECT {self.root.plain('q')},"
                 f" row_number() OVER (ORDER BY {order}) AS n,"
                 f" count(*) OVER () AS total FROM ({self.sql}) q) k"
                 f" WHERE n % greatest(1, (total + {count - 1}) / {count}) = 0 ORDER BY n LIMIT {count - 1}"
@@ -171,7 +197,7 @@ class Origin:
         return Rows(table, tuple(rejects.values()), self._last(texts))
 
     def _last(self, table: pa.Table) -> list[str] | None:
-        return self.key.position(table.select(list(self.key.columns))) if table.num_rows else None
+        return self.root.position(table.select(list(self.root.columns))) if table.num_rows else None
 
 
 def _cast(column: pa.ChunkedArray, field: pa.Field) -> tuple[pa.Array, list[tuple[int, str]]]:

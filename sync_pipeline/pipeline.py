@@ -80,18 +80,34 @@ class _Batch:
     rejects: list[Reject] = field(default_factory=list)
     fresh: bool = False
     waits: dict[str, due.Wait] = field(default_factory=dict)  # by key text: neither written nor deleted yet
+    roots: pa.Table = field(default_factory=lambda: pa.table({}))
+    late: list[str] = field(default_factory=list)  # key texts of roots that a higher revision has looked at
 
 
 def sync_keys(lane: Lane, keys: pa.Table, order: Order) -> Outcome:
-    """Bring these keys to what the monolith holds now.
+    """Bring these keys, and all other parts of their roots, to what the monolith holds now.
 
     Raises UnreachableError when a store does not answer, LegacySchemaError, DeclarationError.
     """
+    return _sync(lane, lane.origin.roots_of(keys), keys, order)
+
+
+def sync_roots(lane: Lane, roots: pa.Table, order: Order) -> Outcome:
+    """Bring these roots to what the monolith holds now. Raises as `sync_keys` does."""
+    named = lane.origin.key.schema.empty_table() if lane.origin.has_parts else roots
+    return _sync(lane, lane.origin.roots_of(roots), named, order)
+
+
+def _sync(lane: Lane, roots: pa.Table, named: pa.Table, order: Order) -> Outcome:
     revision = next_revision(lane.stores)
     crash_point("read.before")
-    rows = lane.origin.by_keys(keys)
+    rows = lane.origin.by_roots(roots)
     crash_point("read.after")
-    return _settle(lane, revision, keys, rows, order)
+    keys = named
+    if lane.origin.has_parts:
+        keys = pa.concat_tables([named, rows.table.select(named.column_names)])
+        keys = keys.group_by(named.column_names).aggregate([])
+    return _settle(lane, revision, keys, rows, order, roots=roots)
 
 
 def sync_page(lane: Lane, after: list[str] | None, until: list[str] | None, within: str, order: Order) -> Outcome:
@@ -102,15 +118,28 @@ def sync_page(lane: Lane, after: list[str] | None, until: list[str] | None, with
     rows = lane.origin.page(after, until, within, limit)
     crash_point("read.after")
     keys = rows.table.select(list(lane.origin.key.columns))
-    return _settle(lane, revision, keys, rows, order, rows.last if rows.count >= limit else None)
+    unreadable = lane.origin.key.parse(reject.key for reject in rows.rejects)
+    roots = lane.origin.roots_of(pa.concat_tables([keys, unreadable]))
+    position = rows.last if rows.count >= limit else None
+    return _settle(lane, revision, keys, rows, order, roots=roots, position=position)
 
 
 def _settle(
-    lane: Lane, revision: int, keys: pa.Table, rows: Rows, order: Order, position: list[str] | None = None
+    lane: Lane,
+    revision: int,
+    keys: pa.Table,
+    rows: Rows,
+    order: Order,
+    *,
+    roots: pa.Table,
+    position: list[str] | None = None,
 ) -> Outcome:
+    if lane.gate:  # what passes the gate must know of all parts
+        order = replace(order, acknowledge=True)
     if order.expected:
         keys, rows = order.expected.hold_back(lane.origin.key, keys, rows)
     batch = _prepare(lane, revision, keys, rows, order)
+    batch.roots = roots
     outcome = Outcome(keys=keys.num_rows, read=rows.table.num_rows, position=position)
     outcome.files, outcome.file_bytes = batch.placed.copied, batch.placed.copied_bytes
     operations = _write(batch, outcome)
@@ -147,7 +176,7 @@ def _prepare(lane: Lane, revision: int, keys: pa.Table, rows: Rows, order: Order
         unchanged = pa.concat_tables([unchanged, nothing])
     else:
         unchanged = unchanged.slice(0, 0)
-    fresh = prior.num_rows == 0 and not lane.entity.table.references
+    fresh = prior.num_rows == 0 and not lane.entity.table.references and lane.gate is None
     fresh = fresh and not (gone.num_rows or unchanged.num_rows or rejects or placed.waiting)
     return _Batch(
         lane, revision, order, keys, placed.adapted, placed, gone, unchanged, written.take(kept), rejects, fresh
@@ -202,11 +231,45 @@ def _write(batch: _Batch, outcome: Outcome) -> Operations:
 
 
 def _without(batch: _Batch, texts: list[str]) -> _Batch:
-    """The batch, some adapted rows and keys to delete left out."""
+    """The batch, some keys left out."""
+    out, left_out = pa.array(texts, pa.string()), set(texts)
+
+    def others(table: pa.Table) -> pa.Table:
+        return table.filter(pc.invert(pc.is_in(_texts(batch, table), value_set=out)))
+
     kept = without(batch.adapted, batch.lane.origin.key, texts)
     at = pc.index_in(_texts(batch, kept.legacy), value_set=_texts(batch, batch.adapted.legacy))
-    away = pc.is_in(_texts(batch, batch.gone), value_set=pa.array(texts, pa.string()))
-    return replace(batch, adapted=kept, forced=batch.forced.take(at), gone=batch.gone.filter(pc.invert(away)))
+    return replace(
+        batch,
+        adapted=kept,
+        forced=batch.forced.take(at),
+        gone=others(batch.gone),
+        unchanged=others(batch.unchanged),
+        rejects=[reject for reject in batch.rejects if reject.key not in left_out],
+        placed=replace(batch.placed, waiting=[text for text in batch.placed.waiting if text not in left_out]),
+    )
+
+
+def _through_gate(batch: _Batch, cursor: Cursor) -> _Batch:
+    """Where rows are parts: without roots that a higher revision has looked at, with the parts that are no more."""
+    gate, origin = batch.lane.gate, batch.lane.origin
+    if gate is None:
+        return batch
+    roots = gate.pass_through(cursor, batch.roots, batch.revision)
+    keys = pa.concat_tables([batch.keys, origin.key.parse(reject.key for reject in batch.rejects)])
+    known = origin.key.texts(keys).to_pylist()
+    passed = pc.is_in(
+        origin.root.texts(keys.select(list(origin.root.columns))), value_set=origin.root.texts(roots)
+    ).to_pylist()
+    late = [text for text, is_in in zip(known, passed, strict=True) if not is_in]
+    others = gate.others(cursor, roots, known)
+    gone = others.column(DIGEST).combine_chunks().is_valid()
+    if batch.order.force or batch.order.documents:
+        gone = pa.repeat(True, others.num_rows)
+    batch = replace(_without(batch, late) if late else batch, late=late)
+    batch.gone = pa.concat_tables([batch.gone, others.filter(gone).select(batch.gone.column_names)])
+    batch.unchanged = pa.concat_tables([batch.unchanged, others.filter(pc.invert(gone))])
+    return batch
 
 
 def _ready(batch: _Batch) -> _Batch:
@@ -254,9 +317,10 @@ def _write_under(batch: _Batch, outcome: Outcome, *, strict: bool) -> Operations
     with lane.stores.target() as cursor:
         crash_point("rows.before")
         kin = Kin.enter(lane, cursor, strict=strict)
+        passed = _through_gate(batch, cursor)
         if not kin.alone:
-            batch.waits = kin.waits(batch.adapted, batch.gone, batch.revision)
-        ready = _ready(batch)
+            batch.waits = passed.waits = kin.waits(passed.adapted, passed.gone, batch.revision)
+        ready = _ready(passed)
         plan = _plan(ready)
         applied = lane.ledger.apply(cursor, plan, batch.revision)
         operations = _write_rows(ready, cursor, plan, applied)
@@ -353,7 +417,7 @@ def _settle_due(batch: _Batch, cursor: Cursor, texts: pa.Array, applied: pa.Tabl
     due.owe(cursor, name, "overtaken", overtaken, revision)
     if batch.order.force or batch.order.documents:
         # whoever has looked since may have found the row unchanged, and sent nothing
-        refused = sorted(set(texts.to_pylist()) - let_through)
+        refused = sorted({*texts.to_pylist(), *batch.late} - let_through)
         due.owe(cursor, name, "overtaken" if batch.order.force else "documents", refused, revision)
     outcome.parked, outcome.waiting = len(parked), len(waiting) + len(waits)
 

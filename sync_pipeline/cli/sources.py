@@ -71,7 +71,7 @@ def _each(name: str | None, everything: bool, statements: Statements, apply: boo
 
 
 def _subject(stores: Stores, entity: Entity) -> Subject:
-    return Subject(entity.name, Origin.open(entity, stores).key, entity.tables, stores)
+    return Subject(entity.name, Origin.open(entity, stores).root, entity.tables, stores)
 
 
 def _carry_out(owner: str, statements: list[str]) -> None:

@@ -62,7 +62,7 @@ def _sources(stores: Stores, entity: Entity, origin: Origin) -> Iterator[tuple[s
     tomorrow = dt.datetime.now(dt.UTC) + dt.timedelta(days=1)
     for table in entity.tables:
         try:
-            next(stamped_since(Subject(entity.name, origin.key, (table,), stores), tomorrow, 1), None)
+            next(stamped_since(Subject(entity.name, origin.root, (table,), stores), tomorrow, 1), None)
         except psycopg2.Error as error:
             yield f"the query of Table({table.name!r}) fails: {first_line(error)}", _grant(stores, error)
             return
@@ -73,7 +73,7 @@ def _sources(stores: Stores, entity: Entity, origin: Origin) -> Iterator[tuple[s
     if version and (version not in origin.schema.names or not pa.types.is_integer(origin.schema.field(version).type)):
         yield f"Outbox(version={version!r}) names no whole number of the query", "add it to the query"
     try:
-        yield from sources.faults(Subject(entity.name, origin.key, entity.tables, stores), entity.capture)
+        yield from sources.faults(Subject(entity.name, origin.root, entity.tables, stores), entity.capture)
     except DeclarationError as error:
         yield str(error).removeprefix(f"entity {entity.name}: "), "mend the entity's Table"
 

@@ -81,7 +81,7 @@ def _live(lane: Lane, by_row: dict[str, Counter[str]]) -> Part:
 
 def _existing(lane: Lane, keys: pa.Table) -> set[str]:
     with lane.stores.legacy_rows() as cursor:
-        within = lane.origin.key.is_in(cursor, "q", keys)
+        within = lane.origin.root.is_in(cursor, "q", keys)
         cursor.execute(f"SELECT {lane.origin.key.text_expression('q')} FROM ({lane.origin.sql}) q WHERE {within}")
         return {text for (text,) in cursor.fetchall()}
 

@@ -143,14 +143,19 @@ def _with_refused(found: list[Finding], refused: list[Reject]) -> list[Finding]:
 
 
 def _owed(lane: Lane, keys: list[str]) -> dict[str, bool]:
-    """Those of the keys that are owed, and whether for longer than the limit."""
+    """Those of the keys that are owed, themselves or by their root, and whether for longer than the limit."""
+    table = lane.origin.key.parse([key for key in keys if _is_key(lane, key)])
+    roots = lane.origin.root.texts(table.select(list(lane.origin.root.columns))).to_pylist()
+    root = dict(zip(lane.origin.key.texts(table).to_pylist(), roots, strict=True))
     with lane.stores.target() as cursor:
         cursor.execute(
             "SELECT k, bool_or(reason <> 'parent' AND first_at < now() - %s * interval '1 s') FROM sync.due d,"
             " unnest(coalesce(d.keys, ARRAY[d.key])) k WHERE d.entity = %s AND k = ANY(%s) GROUP BY k",
-            (lane.stores.settings.due_limit_seconds, lane.entity.name, keys),
+            (lane.stores.settings.due_limit_seconds, lane.entity.name, [*keys, *roots]),
         )
-        return {key: bool(late) for key, late in cursor.fetchall()}
+        late = {key: bool(is_late) for key, is_late in cursor.fetchall()}
+    owing = {key: {key, root.get(key, key)} & late.keys() for key in keys}
+    return {key: any(late[name] for name in names) for key, names in owing.items() if names}
 
 
 def _is_key(lane: Lane, text: str) -> bool:

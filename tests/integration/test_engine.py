@@ -341,4 +341,4 @@ def live_revision(stores):
 def settle(lane, revision, keys, rows_read):
     from sync_pipeline import pipeline
 
-    pipeline._settle(lane, revision, keys, rows_read, Order(force=True))
+    pipeline._settle(lane, revision, keys, rows_read, Order(force=True), roots=keys)

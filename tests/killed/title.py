@@ -1,0 +1,5 @@
+"""A work's title in one language."""
+
+from tests import parted
+
+entity = parted.TITLE
