@@ -59,7 +59,7 @@ def edited(world, seed, without=UNSTAMPED):
 
 def follow(log, *, entity="--all", **settings):
     """The live delta, in a process of its own."""
-    return Command(log, "sync", entity, "--follow", **WITHOUT_SWEEP, **settings)
+    return Command(log, "sync", entity, "--follow", **{**WITHOUT_SWEEP, **settings})
 
 
 def settle(world, log, seconds=90, **settings):
