@@ -4,17 +4,18 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-import boto3
-from botocore.config import Config
-
-from demo.servers.object_store import REGION, ObjectStore
-
+# a second to import: whoever only needs the region does without
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
+
+REGION = "us-east-1"
 
 
 def s3_client(endpoint: str, access_key: str, secret_key: str, connections: int = 32) -> S3Client:
     """A client for a loopback server: never by way of a proxy."""
+    import boto3
+    from botocore.config import Config
+
     return boto3.client(
         "s3",
         endpoint_url=endpoint,
@@ -27,8 +28,7 @@ def s3_client(endpoint: str, access_key: str, secret_key: str, connections: int 
     )
 
 
-def create_bucket(store: ObjectStore, name: str) -> None:
+def create_bucket(client: S3Client, name: str) -> None:
     """Make a bucket unless it is there."""
-    client = store.client()
     if name not in {bucket["Name"] for bucket in client.list_buckets()["Buckets"]}:
         client.create_bucket(Bucket=name)

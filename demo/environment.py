@@ -5,8 +5,8 @@ from __future__ import annotations
 import shlex
 from urllib.parse import urlsplit
 
+from demo.buckets import REGION
 from demo.fleet import LEGACY_BUCKET, TARGET_BUCKET, Addresses
-from demo.servers.object_store import REGION
 
 ADMIN_SETTING = "SYNC_DEMO_ADMIN_DB"
 

@@ -126,7 +126,7 @@ class Fleet:
 
     def _make_buckets(self) -> None:
         for name in (LEGACY_BUCKET, TARGET_BUCKET):
-            create_bucket(self.objects, name)
+            create_bucket(self.objects.client(), name)
 
 
 def up(home: Home) -> Fleet:

@@ -133,7 +133,7 @@ def opened(fleet: Fleet, name: str, **settings: str) -> Iterator[World]:
     monolith, writer_url = create_monolith(fleet.legacy, name), create_target(fleet.target, name)
     legacy_bucket, target_bucket = (f"{name.replace('_', '-')}-{side}" for side in ("legacy", "new"))
     for bucket in (legacy_bucket, target_bucket):
-        create_bucket(fleet.objects, bucket)
+        create_bucket(fleet.objects.client(), bucket)
     _remove_indices(addresses.search_url)
     own = {
         "SYNC_LEGACY_DB": monolith.reader_url,

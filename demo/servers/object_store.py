@@ -8,11 +8,10 @@ import secrets
 from pathlib import Path
 from typing import Any
 
+from demo.buckets import s3_client
 from demo.jars import OBJECTS, Jars
 from demo.machine import java_program
 from demo.servers.server import Server
-
-REGION = "us-east-1"
 
 _PROPERTIES = """\
 s3proxy.endpoint=http://127.0.0.1:{port}
@@ -107,7 +106,5 @@ class ObjectStore(Server):
 
     def client(self) -> Any:
         """A boto3 client for this server."""
-        from demo.buckets import s3_client
-
         access, secret = self.keys
         return s3_client(self.url, access, secret)
