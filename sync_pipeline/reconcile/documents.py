@@ -14,7 +14,7 @@ from sync_pipeline.errors import SettingError
 from sync_pipeline.lane import Lane
 from sync_pipeline.origin import DIGEST
 from sync_pipeline.reconcile.verdict import Difference, Finding
-from sync_pipeline.sinks.search_index import SearchIndex, reaching
+from sync_pipeline.sinks.search_index import SearchIndex, has_fit_id, reaching
 
 _MGET = 1_000
 _WALK = 5_000
@@ -35,14 +35,22 @@ def compare_documents(
     for first in range(0, len(ids), _MGET):
         part = ids[first : first + _MGET]
         ledger = _ledger(lane, part)
-        with reaching():
-            answer = lane.stores.search.mget(index=index.alias, ids=part)["docs"]
-        for doc in answer:
+        for doc in _fetched(lane, index, part):
             wanted = documents.get(doc["_id"])
             kind = _kind(doc, wanted, digests.get(doc["_id"]), *ledger.get(doc["_id"], (None, 0, 0)))
             if kind:
                 found.append(Finding("search", kind, doc["_id"], differs=_differences(doc, wanted)))
     return found
+
+
+def _fetched(lane: Lane, index: SearchIndex, ids: list[str]) -> Iterator[dict[str, Any]]:
+    """As `mget` gives them; what no document can bear as its id is not there."""
+    texts = pa.array(ids, pa.string())
+    fit = has_fit_id(texts)
+    if asked := texts.filter(fit).to_pylist():
+        with reaching():
+            yield from lane.stores.search.mget(index=index.alias, ids=asked)["docs"]
+    yield from ({"_id": text, "found": False} for text in texts.filter(pc.invert(fit)).to_pylist())
 
 
 def extra_documents(lane: Lane, index: SearchIndex) -> list[Finding]:

@@ -7,7 +7,7 @@ looks afterwards whether its keys were overtaken meanwhile, and owes those again
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -27,6 +27,9 @@ _CONFLICT = 409
 _TOO_MANY = 429
 _BAD = 400
 _SERVER = 500
+# of UTF-8; a bulk that holds one longer id, or an empty one, is refused whole
+_ID_BYTES = 512
+_UNFIT = "UnfitId", f"an id of a document is 1 to {_ID_BYTES} bytes long"
 
 
 @dataclass(frozen=True)
@@ -84,9 +87,12 @@ class SearchIndex:
 
         Raises UnreachableError when the cluster does not answer; what it has taken by then may be sent again.
         """
-        result = BulkResult()
+        fit = has_fit_id(ids)
+        unfit = pc.indices_nonzero(pc.and_(pc.invert(fit), documents.is_valid())).to_pylist()
+        result = BulkResult(rejected=dict.fromkeys(unfit, _UNFIT))
+        places = pc.indices_nonzero(fit).to_pylist()
         sent = 0
-        for body, count in _bodies(ids, versions, documents):
+        for body, count in _bodies(ids.filter(fit), versions.filter(fit), documents.filter(fit)):
             with reaching():
                 answer = client.bulk(
                     operations=body,  # type: ignore[arg-type]
@@ -94,9 +100,15 @@ class SearchIndex:
                     index=self.alias,
                     filter_path="errors,items.*.status,items.*.error.type,items.*.error.reason",
                 )
-            _classify(answer.body, sent, result)
+            _classify(answer.body, places[sent : sent + count], result)
             sent += count
         return result
+
+
+def has_fit_id(ids: pa.Array) -> pa.Array:
+    """Whether a document can have each id."""
+    octets = pc.binary_length(ids)
+    return pc.and_(pc.greater(octets, 0), pc.less_equal(octets, _ID_BYTES))
 
 
 class reaching:  # noqa: N801 - reads as a phrase
@@ -137,10 +149,10 @@ def _bodies(ids: pa.Array, versions: pa.Array, documents: pa.Array) -> Iterator[
         first, spent = end, sizes[end - 1].as_py()
 
 
-def _classify(answer: Mapping[str, Any], offset: int, result: BulkResult) -> None:
+def _classify(answer: Mapping[str, Any], places: Sequence[int], result: BulkResult) -> None:
     if not answer["errors"]:
         return
-    for n, item in enumerate(answer["items"], offset):
+    for n, item in zip(places, answer["items"], strict=True):
         (outcome,) = item.values()
         status = outcome["status"]
         if status == _CONFLICT:
