@@ -1,0 +1,1 @@
+"""The awkward monolith's entities, caught as TEST_CAPTURE says."""

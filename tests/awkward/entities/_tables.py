@@ -1,0 +1,21 @@
+"""What the entities share: their source, and the titles as they lie in two tables."""
+
+import os
+
+from sync_pipeline.sources.outbox import Outbox
+from sync_pipeline.sources.source import Capture
+from sync_pipeline.sources.sweep_only import SweepOnly
+from sync_pipeline.sources.wal import Wal
+from sync_pipeline.sources.watermark import Watermark
+
+SOURCES = {"watermark": Watermark(), "outbox": Outbox(), "wal": Wal(), "sweep": SweepOnly()}
+
+TITLES = """
+    (SELECT "Id" AS id, 'film' AS kind, "Title" AS name, "Body" AS body, "Label" AS label, "State" AS state,
+            "Extra" AS extra, "Gross" AS gross, "Budget" AS budget, "Score" AS score FROM "Old Vault"."Film"
+     UNION ALL SELECT id, 'clip', caption, script, label, state, extra, NULL, NULL, NULL FROM clip)"""
+
+
+def capture() -> Capture:
+    """How changes are caught this time."""
+    return SOURCES[os.environ.get("TEST_CAPTURE", "sweep")]

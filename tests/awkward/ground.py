@@ -1,0 +1,80 @@
+"""A world with the awkward monolith in it: opened, filled, followed, and compared."""
+
+import sys
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+
+import psycopg2
+
+from demo.fleet import Fleet
+from sync_pipeline.capture import subject_of
+from sync_pipeline.lane import Lane
+from sync_pipeline.sources import outbox_tables, publication
+from sync_pipeline.sources.outbox import Outbox
+from sync_pipeline.sources.wal import Wal
+from tests import oracle as general
+from tests.awkward import oracle
+from tests.awkward.load import load
+from tests.world import World, opened
+
+ENTITIES = "tests.awkward.entities"
+# what is left out, the sweep finds or a follower will do
+_BEHIND = """
+    SELECT entity, applied_through::text FROM sync.cursor WHERE applied_through IS NULL OR applied_through < %(since)s
+    UNION ALL SELECT entity, 'not swept' FROM sync.cursor WHERE %(swept)s AND coalesce(swept_from < %(since)s, true)
+    UNION ALL SELECT entity, reason || ' ' || coalesce(message, '') FROM sync.due WHERE reason <> 'rejected'"""
+
+
+@contextmanager
+def awkward_world(fleet: Fleet, name: str, source: str, *, rows: int = 240, **settings: str) -> Iterator[World]:
+    """A world whose monolith is the awkward one, with what the source needs; entities read the source at import."""
+    for module in [module for module in sys.modules if module.startswith(f"{ENTITIES}.")]:
+        del sys.modules[module]
+    with opened(fleet, name, SYNC_ENTITIES=ENTITIES, TEST_CAPTURE=source, **settings) as world:
+        load(world.monolith.admin_url, world.client, world.legacy_bucket, films=rows, clips=rows // 3, airings=rows // 2)
+        yield world
+
+
+@contextmanager
+def installed(world: World) -> Iterator[None]:
+    """What the entities' source needs in the monolith, until the end of the block."""
+    for lane in world.lanes.values():
+        for statement in install(lane):
+            world.legacy(statement)
+    try:
+        yield
+    finally:
+        for lane in world.lanes.values():
+            for statement in uninstall(lane):
+                world.legacy(statement)
+
+
+def install(lane: Lane) -> list[str]:
+    """Statements that make what the lane's source needs."""
+    capture = lane.entity.capture
+    if isinstance(capture, Outbox):
+        return outbox_tables.install(subject_of(lane), capture)
+    return publication.install(subject_of(lane)) if isinstance(capture, Wal) else []
+
+
+def uninstall(lane: Lane) -> list[str]:
+    """Statements that take it away again."""
+    capture = lane.entity.capture
+    if isinstance(capture, Outbox):
+        return outbox_tables.uninstall(subject_of(lane), capture)
+    return publication.uninstall(subject_of(lane)) if isinstance(capture, Wal) else []
+
+
+def differences(world: World) -> list[general.Difference]:
+    """What the oracle finds wrong."""
+    buckets = general.Buckets(world.client, world.legacy_bucket, world.client, world.target_bucket)
+    with (
+        closing(psycopg2.connect(world.monolith.admin_url)) as legacy,
+        closing(psycopg2.connect(world.target_url)) as target,
+    ):
+        return oracle.differences(legacy, target, world.search_url, buckets)
+
+
+def behind(world: World, since: object, *, swept: bool) -> list[tuple[str, str]]:
+    """What is not done yet of all that was committed before `since`."""
+    return world.target(_BEHIND, {"since": since, "swept": swept})

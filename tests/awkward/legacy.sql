@@ -1,0 +1,83 @@
+-- What grew in twenty years, by many hands. Hardly a table has a stamp, and no two name their keys alike.
+CREATE SCHEMA "Old Vault";
+
+CREATE TABLE country (
+    code char(2) PRIMARY KEY,
+    name text NOT NULL
+);
+
+-- codes were typed by hand: any text there is
+CREATE TABLE label (
+    code     text PRIMARY KEY,
+    name     text,
+    story    text,
+    founded  bigint,
+    country  char(2) REFERENCES country,
+    state    char(1) NOT NULL DEFAULT 'D',
+    logo     bigint  -- of asset, by agreement
+);
+
+-- P is published, D a draft, X is deleted
+CREATE TABLE "Old Vault"."Film" (
+    "Id"    uuid PRIMARY KEY,
+    "Title" text,
+    "Body"  text,
+    "Label" text REFERENCES label (code) ON UPDATE CASCADE ON DELETE SET NULL,
+    "State" char(1) NOT NULL DEFAULT 'D',
+    "Extra" jsonb,  -- {"poster": 7, "stills": ["8", 9], "editions": [{"lang": "de", "name": "…"}]}
+    "Gross" bigint,
+    "Budget" numeric,
+    "Score" numeric(24, 10)
+);
+CREATE INDEX ON "Old Vault"."Film" ("Label");
+
+-- a film cut down becomes a clip, under the same id
+CREATE TABLE clip (
+    id      uuid PRIMARY KEY,
+    caption text,
+    script  text,
+    label   text REFERENCES label (code) ON UPDATE CASCADE ON DELETE SET NULL,
+    state   char(1) NOT NULL DEFAULT 'D',
+    extra   jsonb
+);
+CREATE INDEX ON clip (label);
+
+-- of films and clips; no key at all, and the same tag may be there twice
+CREATE TABLE tag (
+    title uuid NOT NULL,
+    tag   text
+);
+CREATE INDEX ON tag (title);
+
+CREATE TABLE place (
+    id    bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    title uuid NOT NULL,
+    rank  integer,
+    city  text
+);
+CREATE INDEX ON place (title);
+
+-- a file of the bucket; many rows may name one
+CREATE TABLE asset (
+    id      bigint PRIMARY KEY,
+    path    text NOT NULL,
+    revised integer NOT NULL DEFAULT 0
+);
+
+-- the only table with a stamp, and that goes back when a backup is played in
+CREATE TABLE airing (
+    channel text,
+    slot    timestamptz,
+    hd      boolean,
+    title   uuid,
+    note    text,
+    price   numeric(38, 12),
+    watched bigint,
+    poster  bigint,
+    touched timestamp,
+    PRIMARY KEY (channel, slot, hd)
+);
+
+GRANT USAGE ON SCHEMA "Old Vault" TO sync_reader;
+GRANT SELECT ON ALL TABLES IN SCHEMA "Old Vault" TO sync_reader;
+GRANT SELECT ON country, label, clip, tag, place, asset, airing TO sync_reader;
