@@ -13,6 +13,13 @@ from sync_pipeline.columns import array_literal, arrow_type, json_of, text_of
 from sync_pipeline.errors import SettingError
 from sync_pipeline.stores import Cursor, bind, quote
 
+# as Arrow writes them, whatever the session's settings are: a trigger runs in sessions that are not ours
+_WRITTEN = {
+    "timestamp with time zone": "to_char(({}) AT TIME ZONE 'UTC', 'YYYY-MM-DD HH24:MI:SS.US\"Z\"')",
+    "timestamp without time zone": "to_char({}, 'YYYY-MM-DD HH24:MI:SS.US')",
+    "date": "to_char({}, 'YYYY-MM-DD')",
+}
+_BOOLEANS = {"t": "true", "f": "false"}
 _TEXTS = {"text", "character varying", "character", "name", "citext"}
 
 
@@ -68,6 +75,10 @@ class Key:
         """Keys as rows: `unnest(…)`."""
         return f"unnest({', '.join(self._arrays(cursor, keys))})"
 
+    def rows(self, cursor: Cursor, keys: pa.Table) -> str:
+        """A sub-select: `keys` as rows of the key's columns."""
+        return f"(SELECT * FROM unnest({', '.join(self._arrays(cursor, keys))}) AS k ({self.plain()}))"
+
     def after(self, cursor: Cursor, alias: str, position: Sequence[str] | None) -> str:
         """A condition: the row's key is above a position (None is below everything)."""
         return self._against(cursor, alias, ">", position) if position else "true"
@@ -89,7 +100,8 @@ class Key:
         rows = [self._split(text) for text in texts]
         try:
             arrays = [
-                pa.array([row[n] for row in rows], pa.string()).cast(field.type) for n, field in enumerate(self.schema)
+                pa.array([_readable(row[n], kind) for row in rows], pa.string()).cast(field.type)
+                for n, (field, kind) in enumerate(zip(self.schema, self.types, strict=True))
             ]
         except pa.ArrowInvalid as error:
             raise SettingError(f"not a key of type {', '.join(self.types)}: {error}") from error
@@ -106,7 +118,8 @@ class Key:
 
     def written(self, expressions: Iterable[str]) -> str:
         """The same of SQL expressions, one for each of its columns."""
-        parts = [f"({expression})::text" for expression in expressions]
+        pairs = zip(expressions, self.types, strict=True)
+        parts = [_WRITTEN.get(kind, "({})::text").format(expression) for expression, kind in pairs]
         if len(parts) == 1:
             return parts[0]
         return f"'[' || concat_ws(',', {', '.join(f'to_json({part})' for part in parts)}) || ']'"
@@ -121,6 +134,12 @@ class Key:
         if not isinstance(parts, list) or len(parts) != len(self.columns):
             raise SettingError(f'{text!r} is not a key: write ["…", "…"] for {", ".join(self.columns)}')
         return [str(part) for part in parts]
+
+    def _arrays(self, cursor: Cursor, keys: pa.Table) -> list[str]:
+        """Each column of `keys` as an SQL array."""
+        return [
+            f"{bind(cursor, array_literal(keys.column(n)))}::{_own_type(kind)}[]" for n, kind in enumerate(self.types)
+        ]
 
     def _references(self, alias: str) -> list[str]:
         prefix = f"{alias}." if alias else ""
@@ -141,6 +160,11 @@ class Key:
 
 def _is_text(kind: str) -> bool:
     return kind.split("(", maxsplit=1)[0] in _TEXTS
+
+
+def _readable(text: str, kind: str) -> str:
+    """A value as the log or COPY writes it, in the form that a cast of Arrow takes."""
+    return _BOOLEANS.get(text, text) if kind == "boolean" else text
 
 
 def _own_type(kind: str) -> str:

@@ -80,6 +80,12 @@ class Origin:
         if missing:
             raise LegacySchemaError(f"entity {entity.name}: the legacy query returns no key column {missing[0]!r}")
         types = {name: types[name] for name in dict.fromkeys((*entity.origin.key, *types))}  # the key is first
+        padded = [name for name in entity.origin.key if types[name] == "bpchar"]
+        if padded:
+            raise LegacySchemaError(
+                f"entity {entity.name}: key column {padded[0]!r} is filled up with spaces: select it as"
+                f" {padded[0]}::text AS {padded[0]}"
+            )
         digest = f"hash_record_extended(ROW({', '.join(_hashed(n, t) for n, t in types.items())}), 0)"
         key = Key(entity.origin.key, tuple(types[name] for name in entity.origin.key))
         return cls(

@@ -144,6 +144,7 @@ class Stores:
             application_name=APPLICATION,
             connect_timeout=5,
             client_encoding="UTF8",
+            options=_PINS,
         )
 
     @contextmanager

@@ -13,15 +13,20 @@ _RELATION, _BEGIN, _COMMIT, _INSERT, _UPDATE, _DELETE, _TRUNCATE = b"RBCIUDT"
 _NEW, _OLD, _OLD_KEY = b"NOK"
 _NULL, _UNCHANGED, _TEXT = b"nut"
 _IDENTITY = 1
+_BPCHAR = 1042
 
 
 @dataclass(frozen=True)
 class Relation:
-    """A published table as the stream announces it: its oid, columns, and those of its replica identity."""
+    """A published table as the stream announces it: its oid, columns, and those of its replica identity.
+
+    `padded` are columns (by place) of type char(n), whose values come filled up with spaces that do not count.
+    """
 
     oid: int
     columns: tuple[str, ...]
     identity: frozenset[str]
+    padded: frozenset[int] = frozenset()
 
 
 @dataclass(frozen=True)
@@ -98,12 +103,14 @@ def _relation(message: bytes) -> Relation:
     at = message.index(b"\0", message.index(b"\0", 5) + 1) + 2  # past schema, name and the identity's kind
     (count,) = struct.unpack_from("!H", message, at)
     at += 2
-    columns, identity = [], set()
-    for _ in range(count):
+    columns, identity, padded = [], set(), set()
+    for place in range(count):
         end = message.index(b"\0", at + 1)
         name = message[at + 1 : end].decode()
         columns.append(name)
         if message[at] & _IDENTITY:
             identity.add(name)
+        if struct.unpack_from("!I", message, end + 1)[0] == _BPCHAR:
+            padded.add(place)
         at = end + 9  # past type and modifier
-    return Relation(oid, tuple(columns), frozenset(identity))
+    return Relation(oid, tuple(columns), frozenset(identity), frozenset(padded))

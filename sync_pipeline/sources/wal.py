@@ -10,7 +10,7 @@ import datetime as dt
 import select
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any
@@ -74,6 +74,7 @@ class WalSource(Source):
         self._cursor: Any = None
         self._tracked: list[Tracked] = []
         self._places: dict[int, list[tuple[int, list[int | bytes]]]] = {}
+        self._padded: dict[int, frozenset[int]] = {}
         self._system = ""
         self._emptied_at: dt.datetime | None = None
 
@@ -200,6 +201,7 @@ class WalSource(Source):
         """Where a table's messages hold what leads to a root, in one way or several. Raises DeclarationError."""
         ways = [(n, tracked) for n, tracked in enumerate(self._tracked) if tracked.oid == relation.oid]
         self._places[relation.oid] = [(n, self._placed(tracked, relation)) for n, tracked in ways]
+        self._padded[relation.oid] = relation.padded
 
     def _placed(self, tracked: Tracked, relation: Relation) -> list[int | bytes]:
         """For each part of the key its place in a row, or the literal that stands for it."""
@@ -216,10 +218,11 @@ class WalSource(Source):
         ]
 
     def _note(self, change: Change, changed: dict[int, set[str]]) -> None:
+        padded = self._padded.get(change.oid, frozenset())
         for n, places in self._places.get(change.oid, ()):
             noted = changed.setdefault(n, set())
             for row in change.rows:
-                values = [row[at] if isinstance(at, int) else at for at in places]
+                values = [_value(row, at, padded) if isinstance(at, int) else at for at in places]
                 if all(value is not None for value in values):
                     noted.add(_text([value.decode() for value in values if value is not None]))
 
@@ -315,6 +318,11 @@ def _visible(xids: set[int], snapshot: str) -> set[int]:
     _, xmax, running = snapshot.split(":")
     unseen = {int(xid) % 2**32 for xid in running.split(",") if xid}
     return {xid for xid in xids if 0 < (int(xmax) - xid) % 2**32 < 2**31 and xid not in unseen}
+
+
+def _value(row: Sequence[bytes | None], at: int, padded: frozenset[int]) -> bytes | None:
+    value = row[at]
+    return value.rstrip(b" ") if value is not None and at in padded else value
 
 
 def _text(values: list[str]) -> str:
