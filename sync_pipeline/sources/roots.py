@@ -6,6 +6,7 @@ from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from sync_pipeline.errors import DeclarationError
 from sync_pipeline.keys import Key
@@ -84,19 +85,22 @@ def pages(subject: Subject, tracked: Tracked, named: Collection[str], rows: int)
 def roots_of(subject: Subject, table: Table) -> str:
     """Select list of the roots' keys, under the key's own names, over the table and what it is joined with."""
     key = subject.key
-    return ", ".join(f"{root} AS {quote(own)}" for root, own in zip(table.roots(key.types), key.columns, strict=True))
+    roots = zip(table.roots(key.types), key.types, key.columns, strict=True)
+    # cast, for a table may have the key in another type than the query: char(n) is padded, text is not
+    return ", ".join(f"({root})::{kind} AS {quote(own)}" for root, kind, own in roots)
 
 
 def _joined(subject: Subject, tracked: Tracked, changed: pa.Table, rows: int) -> Iterator[pa.Table]:
     """Roots that refer to the changed rows now, page by page in order of their keys."""
-    key, table = subject.key, tracked.table
+    key = subject.key
     position: list[str] | None = None
+    with subject.stores.legacy_rows() as cursor:
+        referring = _referring(cursor, subject, tracked, changed)
     while True:
         with subject.stores.legacy_rows() as cursor:
-            these = tracked.named.is_in(cursor, table.name, changed)
             query = (
-                f"SELECT * FROM (SELECT DISTINCT {roots_of(subject, table)} FROM {table.name} {table.join}"
-                f" WHERE {these}) w WHERE {key.after(cursor, 'w', position)} ORDER BY {key.ordered('w')} LIMIT {rows}"
+                f"SELECT * FROM ({referring}) w"
+                f" WHERE {key.after(cursor, 'w', position)} ORDER BY {key.ordered('w')} LIMIT {rows}"
             )
             page = copy_out(cursor, query, key.schema)
         if page.num_rows:
@@ -104,3 +108,20 @@ def _joined(subject: Subject, tracked: Tracked, changed: pa.Table, rows: int) ->
         if page.num_rows < rows:
             return
         position = key.position(page)
+
+
+def _referring(cursor: Cursor, subject: Subject, tracked: Tracked, changed: pa.Table) -> str:
+    """Selects the roots' keys. Roots may still refer to a row that is gone, where no foreign key forbids it."""
+    table, named = tracked.table, tracked.named
+    roots = roots_of(subject, table)
+    these = named.is_in(cursor, table.name, changed)
+    there = copy_out(cursor, f"SELECT {named.plain(table.name)} FROM {table.name} WHERE {these}", named.schema)
+    gone = changed.filter(pc.invert(pc.is_in(named.texts(changed), value_set=named.texts(there))))
+    query = f"SELECT DISTINCT {roots} FROM {table.name} {table.join} WHERE {these}"
+    if not gone.num_rows:
+        return query
+    # a row of the table's type that holds nothing but its primary key stands for each
+    keys = named.rows(cursor, gone)
+    lost = f"SELECT (jsonb_populate_record(NULL::{table.name}, to_jsonb(k))).* FROM {keys} k"
+    plainly = f"{roots} FROM ({lost}) {table.alias} {table.join}".replace(f"{table.name}.", f"{table.alias}.")
+    return f"{query} UNION SELECT {plainly}"

@@ -49,6 +49,11 @@ class Table:
         """The stamped columns, none or several."""
         return self.stamp if isinstance(self.stamp, tuple) else (self.stamp,) if self.stamp else ()
 
+    @property
+    def alias(self) -> str:
+        """The name without its schema, as it is written."""
+        return _last(self.name)[0]
+
     def roots(self, types: Sequence[str]) -> list[str]:
         """SQL of each key column, qualified; `types` are those of the root's key."""
         return [
