@@ -30,8 +30,19 @@ from sync_pipeline.stores import bind, copy_out, first_line
 EVERYTHING = "*"  # as an aggregate's id: the table was emptied
 TRIES = 5
 _EVENTS = pa.schema(
-    [("id", pa.int64()), ("aggregate_type", pa.string()), ("aggregate_id", pa.string()), ("version", pa.int64())]
+    [
+        ("id", pa.int64()),
+        ("aggregate_type", pa.string()),
+        ("aggregate_id", pa.string()),
+        ("version", pa.int64()),
+        ("emptied", pa.bool_()),
+    ]
 )
+# whether an outbox that somebody else made tells what an event was, and lets us see it
+_TELLS = """
+    SELECT EXISTS (SELECT FROM pg_attribute WHERE attrelid = %s::regclass AND attname = 'event_type'
+                   AND has_column_privilege(attrelid, attnum, 'SELECT'))
+"""
 # few enough that no lock on the monolith's rows lasts
 _BATCH = 1_000
 _CLEAN_SECONDS = 60.0
@@ -149,7 +160,7 @@ class OutboxSource(Source):
         self._ear = None
 
     def _pending(self, position: int, rows: int) -> pa.Table:
-        columns = "id, aggregate_type, aggregate_id, " + ("version" if self.outbox.version else "NULL")
+        columns = f"id, aggregate_type, aggregate_id, {'version' if self.outbox.version else 'NULL'}, {self._emptied}"
         with self.subject.stores.legacy() as cursor:
             return copy_out(
                 cursor,
@@ -158,6 +169,14 @@ class OutboxSource(Source):
                 f" ORDER BY id LIMIT {rows}",
                 _EVENTS,
             )
+
+    @cached_property
+    def _emptied(self) -> str:
+        """A condition: the event says that the table was emptied. A key may read so, too."""
+        with self.subject.stores.legacy() as cursor:
+            cursor.execute(_TELLS, (self.outbox.table,))
+            tells = cursor.fetchone()[0]
+        return f"aggregate_id = '{EVERYTHING}'" + (" AND event_type ~* 'truncate'" if tells else "")
 
     @cached_property
     def _kinds(self) -> list[str]:
@@ -180,10 +199,11 @@ class OutboxSource(Source):
         return self._joined.get(kind) or [Tracked(Table(self.outbox.table, key.columns), 0, key, key.columns)]
 
     def _roots(self, tracked: list[Tracked], events: pa.Table, rows: int) -> Iterator[Page]:
-        texts = pc.unique(events.column("aggregate_id")).to_pylist()
-        if EVERYTHING in texts:
+        if pc.any(events.column("emptied")).as_py():
             self._emptied_at = self.subject.stores.legacy_now()
-            texts.remove(EVERYTHING)
+            self._pulled.append(events.filter(events.column("emptied")).column("id").combine_chunks())
+            events = events.filter(pc.invert(events.column("emptied")))
+        texts = pc.unique(events.column("aggregate_id")).to_pylist()
         wrong = self._refused(tracked[0], texts)
         refused = pc.is_in(events.column("aggregate_id"), value_set=pa.array([*wrong], pa.string()))
         self._tell(events.filter(refused), wrong)
@@ -196,9 +216,7 @@ class OutboxSource(Source):
 
     def _versions(self, events: pa.Table, wrong: Mapping[str, str]) -> dict[str, int]:
         """By root, the highest version that its events tell; of a root with an event that tells none, none."""
-        named = events.filter(
-            pc.invert(pc.is_in(events.column("aggregate_id"), value_set=pa.array([EVERYTHING, *wrong])))
-        )
+        named = events.filter(pc.invert(pc.is_in(events.column("aggregate_id"), value_set=pa.array([*wrong], pa.string()))))
         texts = self.subject.key.texts(self.subject.key.parse(named.column("aggregate_id").to_pylist())).to_pylist()
         found: dict[str, int | None] = {}
         for text, version in zip(texts, named.column("version").to_pylist(), strict=True):
