@@ -157,6 +157,15 @@ def release(cursor: Cursor, entity: str, keys: Sequence[str]) -> None:
     )
 
 
+def release_unchanged(cursor: Cursor, entity: str, keys: Sequence[str]) -> None:
+    """Rows that are as they were written are parked no longer, unless it was their document that was not taken."""
+    cursor.execute(
+        "DELETE FROM sync.due WHERE entity = %s AND reason = ANY(%s) AND step IS DISTINCT FROM 'document'"
+        " AND key = ANY(%s)",
+        (entity, list(PARKED), list(keys)),
+    )
+
+
 def release_waiting(cursor: Cursor, entity: str, keys: Sequence[str], revision: int) -> None:
     """Whatever waits for these rows is owed now. Only adds records: nobody's lock is waited for."""
     cursor.execute(

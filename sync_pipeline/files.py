@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
 import pyarrow as pa
@@ -17,6 +18,10 @@ from sync_pipeline.ledger import media as ledger
 from sync_pipeline.origin import Reject
 from sync_pipeline.sinks.media_bucket import Copied, MediaBucket, Source
 from sync_pipeline.stores import Stores
+
+_TRIES = 5
+# (key texts, legacy file keys) side by side to new keys
+Rename = Callable[[pa.Array, pa.Array], pa.Array]
 
 
 @dataclass
@@ -48,7 +53,10 @@ def place(sink: MediaBucket, stores: Stores, key: Key, adapted: Adapted, *, wait
         targets = {}
         placed.waiting = sorted({text for text, _ in names})
     gone = [reject.key for reject in placed.rejects] + placed.waiting
-    placed.adapted = _renamed(sink, without(adapted, key, gone), targets)
+    names_of, keys_of = pa.array(list(targets), pa.string()), pa.array(list(targets.values()), pa.string())
+    placed.adapted = _renamed(
+        sink, key, without(adapted, key, gone), lambda _, values: keys_of.take(pc.index_in(values, value_set=names_of))
+    )
     left = set(gone)
     placed.references = sorted({(text, name, targets[name]) for text, name in names if text not in left})
     return placed
@@ -97,33 +105,34 @@ def _copy(
     missing: dict[str, MediaMissingError],
     placed: Placed,
 ) -> None:
-    crash_point("media.before")
-    with stores.target() as cursor:
-        ledger.begin(cursor, [targets[source.key] for source in absent])
-    outcomes = sink.copy(stores, absent)
-    crash_point("media.after")
-    found = [outcome for outcome in outcomes if isinstance(outcome, Copied)]
-    copies = [copy for copy in found if copy.source in absent]
-    for source, outcome in zip(absent, outcomes, strict=True):
-        if isinstance(outcome, MediaMissingError):
-            missing[source.key] = outcome
-    with stores.target() as cursor:
-        ledger.record(cursor, copies)
-    placed.copied += len(copies)
-    placed.copied_bytes += sum(copy.size for copy in copies)
-    changed = [copy.source for copy in found if copy.source not in absent]
-    if changed:  # overwritten in mid-copy: what is there now goes under a name that nobody has begun
-        targets |= {source.key: sink.target_key(source) for source in changed}
-        _copy(sink, stores, changed, targets, missing, placed)
+    for _ in range(_TRIES):
+        crash_point("media.before")
+        with stores.target() as cursor:
+            ledger.begin(cursor, [targets[source.key] for source in absent])
+        outcomes = sink.copy(stores, absent)
+        crash_point("media.after")
+        copies = [outcome for outcome in outcomes if isinstance(outcome, Copied)]
+        for source, outcome in zip(absent, outcomes, strict=True):
+            if isinstance(outcome, MediaMissingError):
+                missing[source.key] = outcome
+        with stores.target() as cursor:
+            ledger.record(cursor, copies)
+        placed.copied += len(copies)
+        placed.copied_bytes += sum(copy.size for copy in copies)
+        # overwritten in mid-copy: what is there now goes under a name of its own
+        absent = [outcome for outcome in outcomes if isinstance(outcome, Source)]
+        if not absent:
+            return
+        targets |= {source.key: sink.target_key(source) for source in absent}
+    raise UnreachableError(f"{absent[0].key} changed {_TRIES} times while it was copied")
 
 
-def _renamed(sink: MediaBucket, adapted: Adapted, targets: dict[str, str]) -> Adapted:
-    names, keys = pa.array(list(targets), pa.string()), pa.array(list(targets.values()), pa.string())
-    table = adapted.table
+def _renamed(sink: MediaBucket, key: Key, adapted: Adapted, rename: Rename) -> Adapted:
+    texts, table = key.texts(adapted.legacy), adapted.table
     for name in sink.columns:
         column = table.column(name).combine_chunks()
-        _, values = _flat(column)
-        renamed = keys.take(pc.index_in(values, value_set=names))
+        rows, values = _flat(column)
+        renamed = rename(texts.take(rows), values)
         made = relist(column, renamed) if pa.types.is_list(column.type) else renamed
         table = table.set_column(table.column_names.index(name), name, made)
     return replace(adapted, table=table)
@@ -139,7 +148,12 @@ def _flat(column: pa.ChunkedArray | pa.Array) -> tuple[pa.Array, pa.Array]:
 
 def name_known(sink: MediaBucket, stores: Stores, entity: str, key: Key, adapted: Adapted) -> Adapted:
     """Rows as they read when their files are named by the keys the ledger gives them; unknown files are NULL."""
-    names = _named(sink, key, adapted)
+    texts = sorted({text for text, _ in _named(sink, key, adapted)})
     with stores.target() as cursor:
-        targets = ledger.named(cursor, entity, [name for _, name in names])
-    return _renamed(sink, adapted, targets)
+        known = ledger.named(cursor, entity, texts)
+
+    def rename(rows: pa.Array, values: pa.Array) -> pa.Array:
+        pairs = zip(rows.to_pylist(), values.to_pylist(), strict=True)
+        return pa.array([known.get(pair) for pair in pairs], pa.string())
+
+    return _renamed(sink, key, adapted, rename)

@@ -22,7 +22,7 @@ from sync_pipeline.faults import crash_point, guarded
 from sync_pipeline.files import Placed, place
 from sync_pipeline.lane import Lane
 from sync_pipeline.ledger import media
-from sync_pipeline.ledger.ledger import KEEP, PARK, WRITE, next_revision
+from sync_pipeline.ledger.ledger import HELD_DOCUMENT, KEEP, PARK, WITHDRAW, WRITE, next_revision
 from sync_pipeline.origin import DIGEST, Reject, Rows
 from sync_pipeline.references import Kin, StricterError
 from sync_pipeline.stores import Cursor
@@ -82,6 +82,7 @@ class _Batch:
     waits: dict[str, due.Wait] = field(default_factory=dict)  # by key text: neither written nor deleted yet
     roots: pa.Table = field(default_factory=lambda: pa.table({}))
     late: list[str] = field(default_factory=list)  # key texts of roots that a higher revision has looked at
+    private: frozenset[str] = frozenset()  # key texts of adapted rows that want no document
 
 
 def sync_keys(lane: Lane, keys: pa.Table, order: Order) -> Outcome:
@@ -178,16 +179,28 @@ def _prepare(lane: Lane, revision: int, keys: pa.Table, rows: Rows, order: Order
         unchanged = unchanged.slice(0, 0)
     fresh = prior.num_rows == 0 and not lane.entity.table.references and lane.gate is None
     fresh = fresh and not (gone.num_rows or unchanged.num_rows or rejects or placed.waiting)
+    private = frozenset(key.texts(adapted.legacy.filter(pc.invert(_bit(adapted.held, HELD_DOCUMENT)))).to_pylist())
     return _Batch(
-        lane, revision, order, keys, placed.adapted, placed, gone, unchanged, written.take(kept), rejects, fresh
+        lane,
+        revision,
+        order,
+        keys,
+        placed.adapted,
+        placed,
+        gone,
+        unchanged,
+        written.take(kept),
+        rejects,
+        fresh,
+        private=private,
     )
 
 
 def _renamed(lane: Lane, placed: Placed) -> pa.Array:
     """Keys (as text) of rows whose files have new names, since their bytes have changed and nothing else has."""
     with lane.stores.target() as cursor:
-        named = media.named(cursor, lane.entity.name, [source for _, source, _ in placed.references])
-    return pa.array([text for text, source, new in placed.references if named.get(source) != new], pa.string())
+        named = media.named(cursor, lane.entity.name, sorted({text for text, _, _ in placed.references}))
+    return pa.array([text for text, source, new in placed.references if named.get((text, source)) != new], pa.string())
 
 
 def _compare(lane: Lane, keys: pa.Table, rows: Rows, prior: pa.Table) -> tuple[pa.Array, pa.Table, pa.Table]:
@@ -325,7 +338,7 @@ def _write_under(batch: _Batch, outcome: Outcome, *, strict: bool) -> Operations
         applied = lane.ledger.apply(cursor, plan, batch.revision)
         operations = _write_rows(ready, cursor, plan, applied)
         texts = lane.origin.key.texts(plan)
-        _settle_due(ready, cursor, texts, applied, outcome)
+        _settle_due(ready, cursor, plan, applied, outcome)
         if lane.entity.version_column:
             _record_versions(ready, cursor, lane.entity.version_column, applied)
         n = applied.column("n").combine_chunks()
@@ -367,7 +380,9 @@ def _plan(batch: _Batch) -> pa.Table:
         return pa.repeat(pa.scalar(value, pa.int64()), rows)
 
     rows = batch.adapted.legacy
-    parked = key.parse(sorted({r.key for r in batch.rejects} | set(batch.placed.waiting) | set(batch.waits)))
+    texts = sorted({r.key for r in batch.rejects} | set(batch.placed.waiting) | set(batch.waits))
+    parked = key.parse(texts)
+    stays = pa.array([WITHDRAW if text in batch.private else PARK for text in texts], pa.int16())
     action = pc.if_else(batch.forced, WRITE, KEEP)
     gone, same = batch.gone, batch.unchanged
     plan = pa.concat_tables(
@@ -375,7 +390,7 @@ def _plan(batch: _Batch) -> pa.Table:
             part(rows, action, rows.column(DIGEST).combine_chunks(), batch.adapted.held),
             part(gone, constant(WRITE, gone.num_rows), constant(None, gone.num_rows), constant(0, gone.num_rows)),
             part(same, constant(KEEP, same.num_rows), same.column(DIGEST), constant(0, same.num_rows)),
-            part(parked, constant(PARK, len(parked)), constant(None, len(parked)), constant(0, len(parked))),
+            part(parked, stays, constant(None, len(parked)), constant(0, len(parked))),
         ]
     )
     at = len(columns)
@@ -393,7 +408,8 @@ def _operations(batch: _Batch, plan: pa.Table, applied: pa.Table) -> Operations:
     action, held = (touched.column(name).combine_chunks() for name in ("action", "held"))
     all_of_them = batch.order.force or batch.order.documents
     adapted = pc.less(n, batch.adapted.table.num_rows)
-    considered = pc.or_(pc.equal(action, WRITE), pc.and_(adapted, pa.scalar(all_of_them)))
+    written = pc.is_in(action, value_set=pa.array([WRITE, WITHDRAW], pa.int16()))
+    considered = pc.or_(written, pc.and_(adapted, pa.scalar(all_of_them)))
     wanted = pc.and_(considered, _bit(held, 2))
     may_be_there = pc.or_(_bit(applied.column("held_before").combine_chunks(), 2), pa.scalar(all_of_them))
     deleted = pc.and_(pc.and_(considered, pc.invert(_bit(held, 2))), may_be_there)
@@ -403,19 +419,23 @@ def _operations(batch: _Batch, plan: pa.Table, applied: pa.Table) -> Operations:
     return Operations(keys, lane.origin.key.texts(keys), versions, documents).filter(pc.or_(wanted, deleted))
 
 
-def _settle_due(batch: _Batch, cursor: Cursor, texts: pa.Array, applied: pa.Table, outcome: Outcome) -> None:
-    name, revision = batch.lane.entity.name, batch.revision
+def _settle_due(batch: _Batch, cursor: Cursor, plan: pa.Table, applied: pa.Table, outcome: Outcome) -> None:
+    name, revision, texts = batch.lane.entity.name, batch.revision, _texts(batch, plan)
     let_through = set(texts.take(applied.column("n").combine_chunks()).to_pylist())
     parked = {reject.key: reject for reject in batch.rejects if reject.key in let_through}
     waiting = [text for text in batch.placed.waiting if text in let_through and text not in parked]
     overtaken = texts.take(applied.filter(applied.column("overtaken")).column("n").combine_chunks()).to_pylist()
     waits = [wait for text, wait in batch.waits.items() if text in let_through]
-    due.release(cursor, name, sorted(let_through - parked.keys() - set(waiting) - batch.waits.keys()))
+    through = sorted(let_through - parked.keys() - set(waiting) - batch.waits.keys())
+    sent = batch.order.force or batch.order.documents
+    kept = set() if sent else set(texts.filter(pc.equal(plan.column("action"), KEEP)).to_pylist())
+    due.release(cursor, name, [text for text in through if text not in kept])
+    due.release_unchanged(cursor, name, [text for text in through if text in kept])
     due.wait(cursor, name, waits, revision, batch.lane.stores.settings.parent_limit_seconds)
     due.park(cursor, name, parked.values(), revision, batch.lane.stores.settings.retry_limit)
     due.owe(cursor, name, "media", waiting, revision)
     due.owe(cursor, name, "overtaken", overtaken, revision)
-    if batch.order.force or batch.order.documents:
+    if sent:
         # whoever has looked since may have found the row unchanged, and sent nothing
         refused = sorted({*texts.to_pylist(), *batch.late} - let_through)
         due.owe(cursor, name, "overtaken" if batch.order.force else "documents", refused, revision)

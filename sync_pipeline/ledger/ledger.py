@@ -25,6 +25,8 @@ HELD_DOCUMENT = 2
 PARK = -1
 KEEP = 0
 WRITE = 1
+# the row stays as it is, and its document goes: it is private now, and cannot be written yet
+WITHDRAW = 2
 
 PLAN_COLUMNS = ("n", "action", DIGEST, "held")
 PRIOR = pa.schema([(DIGEST, pa.int64()), ("basis", pa.int32()), ("written", pa.int64())])
@@ -109,10 +111,11 @@ class Ledger:
                     FROM {self.table} l WHERE {self.key.joins("l", self.key, "p")} AND {newer} FOR UPDATE) l
             ), written AS (
                 UPDATE {self.table} l SET seen = %(revision)s,
-                    written = CASE p.action WHEN {WRITE} THEN %(revision)s ELSE l.written END,
+                    written = CASE WHEN p.action IN ({WRITE}, {WITHDRAW}) THEN %(revision)s ELSE l.written END,
                     digest = CASE p.action WHEN {WRITE} THEN p.{DIGEST} ELSE l.digest END,
                     basis = CASE p.action WHEN {WRITE} THEN %(basis)s ELSE l.basis END,
-                    held = CASE p.action WHEN {WRITE} THEN p.held ELSE l.held END
+                    held = CASE p.action WHEN {WRITE} THEN p.held WHEN {WITHDRAW} THEN l.held & {HELD_ROW}
+                        ELSE l.held END
                 FROM locked p WHERE {self.key.joins("l", self.key, "p")}
                 RETURNING p.n, p.held_before, l.written, p.action = {KEEP} AND
                     (p.{DIGEST} IS DISTINCT FROM p.digest_before

@@ -106,10 +106,10 @@ def refer_new(cursor: Cursor, entity: str, references: Sequence[tuple[str, str, 
     return True
 
 
-def named(cursor: Cursor, entity: str, source_keys: Sequence[str]) -> dict[str, str]:
-    """Legacy file keys to the new keys that the entity's rows give them."""
+def named(cursor: Cursor, entity: str, keys: Sequence[str]) -> dict[tuple[str, str], str]:
+    """(row's key text, legacy file key) to the new key, for these rows: two rows may name two states of one file."""
     cursor.execute(
-        "SELECT DISTINCT source_key, target_key FROM sync.media_ref WHERE entity = %s AND source_key = ANY(%s)",
-        (entity, list(source_keys)),
+        "SELECT key, source_key, target_key FROM sync.media_ref WHERE entity = %s AND key = ANY(%s)",
+        (entity, list(keys)),
     )
-    return dict(cursor.fetchall())
+    return {(key, source): target for key, source, target in cursor.fetchall()}

@@ -27,7 +27,6 @@ if TYPE_CHECKING:
 MISSING = {"404", "NoSuchKey", "NotFound"}
 _CHANGED = {"412", "PreconditionFailed"}
 _UNSUPPORTED = {"NotImplemented", "501", "AccessDenied", "403"}
-_TRIES = 5
 # what an object is besides its bytes and its own metadata
 HEADERS = ("ContentType", "CacheControl", "ContentDisposition", "ContentEncoding", "ContentLanguage")
 
@@ -72,25 +71,22 @@ class MediaBucket:
         """Each key's present identity, or why it has none. Raises UnreachableError."""
         return dict(_each(stores, sorted(set(keys)), lambda key: (key, _head(stores, key))))
 
-    def copy(self, stores: Stores, sources: Iterable[Source]) -> list[Copied | MediaMissingError]:
-        """Copy each source's content under its target key. Raises UnreachableError."""
+    def copy(self, stores: Stores, sources: Iterable[Source]) -> list[Copied | Source | MediaMissingError]:
+        """Copy each source's content under its target key. Raises UnreachableError.
+
+        What was overwritten meanwhile is given back as it is now: its copy bears another name, which is to be begun.
+        """
         return _each(stores, list(sources), lambda source: self._copy_one(stores, source))
 
-    def _copy_one(self, stores: Stores, source: Source) -> Copied | MediaMissingError:
-        """One object; overwritten in mid-copy, it is looked at again and its new content copied instead."""
-        for _ in range(_TRIES):
-            try:
-                return _stream(stores, source, self.target_key(source))
-            except ClientError as error:
-                if code(error) not in _CHANGED | MISSING:
-                    raise _unreachable(error) from error
-            except (BotoCoreError, HTTPClientError) as error:
+    def _copy_one(self, stores: Stores, source: Source) -> Copied | Source | MediaMissingError:
+        try:
+            return _stream(stores, source, self.target_key(source))
+        except ClientError as error:
+            if code(error) not in _CHANGED | MISSING:
                 raise _unreachable(error) from error
-            again = _head(stores, source.key)
-            if isinstance(again, MediaMissingError):
-                return again
-            source = again
-        raise UnreachableError(f"{source.key} changed {_TRIES} times while it was copied")
+        except (BotoCoreError, HTTPClientError) as error:
+            raise _unreachable(error) from error
+        return _head(stores, source.key)
 
 
 class _Hashing:

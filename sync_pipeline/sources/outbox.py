@@ -216,7 +216,8 @@ class OutboxSource(Source):
 
     def _versions(self, events: pa.Table, wrong: Mapping[str, str]) -> dict[str, int]:
         """By root, the highest version that its events tell; of a root with an event that tells none, none."""
-        named = events.filter(pc.invert(pc.is_in(events.column("aggregate_id"), value_set=pa.array([*wrong], pa.string()))))
+        refused = pc.is_in(events.column("aggregate_id"), value_set=pa.array([*wrong], pa.string()))
+        named = events.filter(pc.invert(refused))
         texts = self.subject.key.texts(self.subject.key.parse(named.column("aggregate_id").to_pylist())).to_pylist()
         found: dict[str, int | None] = {}
         for text, version in zip(texts, named.column("version").to_pylist(), strict=True):
