@@ -11,7 +11,7 @@ from tests.awkward.load import BIG, GIANT, NOWHERE, Loader
 from tests.awkward.texts import CODES, WORDS, body
 
 NO_FILE = "gone/nowhere.jpg"
-_FILM, _TITLE = '"Old Vault"."Film"', "(SELECT \"Id\" AS id FROM \"Old Vault\".\"Film\" UNION ALL SELECT id FROM clip) t"
+_FILM, _TITLE = '"Old Vault"."Film"', '(SELECT "Id" AS id FROM "Old Vault"."Film" UNION ALL SELECT id FROM clip) t'
 
 
 @dataclass
@@ -173,7 +173,9 @@ def other_files(desk: Desk) -> None:
     extra = desk.loader.extra()
     desk.run(f'UPDATE {_FILM} SET "Extra" = %s WHERE "Id" = %s', extra, desk.film())
     stills = json.dumps([desk.rng.choice((NOWHERE, *desk.loader.assets))])
-    desk.run("UPDATE clip SET extra = jsonb_build_object('stills', %s::jsonb) WHERE id = %s", stills, desk.one("id", "clip"))
+    desk.run(
+        "UPDATE clip SET extra = jsonb_build_object('stills', %s::jsonb) WHERE id = %s", stills, desk.one("id", "clip")
+    )
     logo = desk.rng.choice((None, NOWHERE, *desk.loader.assets))
     desk.run("UPDATE label SET logo = %s WHERE code = %s", logo, desk.one("code", "label"))
 
@@ -182,7 +184,7 @@ def move_file(desk: Desk) -> None:
     """A shared file's path becomes another one, or one that leads nowhere, and back."""
     asset, other = desk.rng.choice(desk.loader.assets), desk.rng.choice(desk.loader.assets)
     path = NO_FILE if desk.rng.random() < 0.3 else desk.loader.path(other)
-    desk.run("UPDATE asset SET path = %s WHERE id = %s", path, asset)
+    desk.run("UPDATE asset SET path = %s, revised = DEFAULT WHERE id = %s", path, asset)
 
 
 def drop_file(desk: Desk) -> None:
@@ -200,7 +202,7 @@ def overwrite_file(desk: Desk) -> None:
     desk.client.put_object(
         Bucket=desk.bucket, Key=path, Body=desk.rng.randbytes(300), ContentType="image/png", Metadata={"by": "writer"}
     )
-    desk.run("UPDATE asset SET revised = revised + 1 WHERE path = %s", path)
+    desk.run("UPDATE asset SET revised = DEFAULT WHERE path = %s", path)
 
 
 def air(desk: Desk) -> None:

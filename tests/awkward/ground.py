@@ -31,7 +31,9 @@ def awkward_world(fleet: Fleet, name: str, source: str, *, rows: int = 240, **se
     for module in [module for module in sys.modules if module.startswith(f"{ENTITIES}.")]:
         del sys.modules[module]
     with opened(fleet, name, SYNC_ENTITIES=ENTITIES, TEST_CAPTURE=source, **settings) as world:
-        load(world.monolith.admin_url, world.client, world.legacy_bucket, films=rows, clips=rows // 3, airings=rows // 2)
+        load(
+            world.monolith.admin_url, world.client, world.legacy_bucket, films=rows, clips=rows // 3, airings=rows // 2
+        )
         yield world
 
 
@@ -47,6 +49,14 @@ def installed(world: World) -> Iterator[None]:
         for lane in world.lanes.values():
             for statement in uninstall(lane):
                 world.legacy(statement)
+
+
+@contextmanager
+def followed(world: World) -> Iterator[None]:
+    """The live delta of all entities; nobody waits for a first sweep."""
+    world.target("UPDATE sync.cursor SET swept_at = now()")
+    with world.following([*world.lanes.values()]):
+        yield
 
 
 def install(lane: Lane) -> list[str]:

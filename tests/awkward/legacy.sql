@@ -58,10 +58,11 @@ CREATE TABLE place (
 CREATE INDEX ON place (title);
 
 -- a file of the bucket; many rows may name one
+CREATE SEQUENCE revision;
 CREATE TABLE asset (
     id      bigint PRIMARY KEY,
     path    text NOT NULL,
-    revised integer NOT NULL DEFAULT 0
+    revised bigint NOT NULL DEFAULT nextval('revision')
 );
 
 -- the only table with a stamp, and that goes back when a backup is played in

@@ -63,14 +63,27 @@ class Loader:
         slot = BEGINNING + dt.timedelta(minutes=30 * (n // 2), microseconds=n % 3)
         numbers = Decimal(n) / 7 if n % 5 else None, pick((None, BIG + n))
         words = pick(titles), pick(WORDS)
-        return pick(CODES), slot, n % 2 == 0, *words, *numbers, pick((None, *self.assets)), BEGINNING.replace(tzinfo=None)
+        return (
+            pick(CODES),
+            slot,
+            n % 2 == 0,
+            *words,
+            *numbers,
+            pick((None, *self.assets)),
+            BEGINNING.replace(tzinfo=None),
+        )
 
     def extra(self) -> str | None:
         """Ids of files in JSON, as numbers and as texts; some lead nowhere, some fields are no lists."""
         pick = self.rng.choice
         stills = [str(n) if n % 2 else n for n in self.rng.sample([*self.assets, NOWHERE], self.rng.randrange(4))]
         editions = [{"lang": lang, "name": pick(WORDS)} for lang in ("de", "en", "ja")[: self.rng.randrange(4)]]
-        whole = {"poster": pick((None, NOWHERE, *self.assets)), "stills": stills, "editions": editions, "mood": pick(WORDS)}
+        whole = {
+            "poster": pick((None, NOWHERE, *self.assets)),
+            "stills": stills,
+            "editions": editions,
+            "mood": pick(WORDS),
+        }
         return pick((None, "{}", '"no object"', '{"stills": 7, "editions": null}', *[json.dumps(whole)] * 8))
 
     def tags(self) -> list[str | None]:
@@ -86,7 +99,15 @@ class Loader:
             story = body(90_000, code) if n % 8 == 0 else self.rng.choice(WORDS)
             state = "D" if n % 5 == 4 else "P"
             logo = self.assets[n % 4] if n % 3 else None  # four files for all of them
-            yield code, self.rng.choice(WORDS), story, BIG + n if n % 2 else None, self.rng.choice(COUNTRIES), state, logo
+            yield (
+                code,
+                self.rng.choice(WORDS),
+                story,
+                BIG + n if n % 2 else None,
+                self.rng.choice(COUNTRIES),
+                state,
+                logo,
+            )
 
     def _label(self) -> str | None:
         return self.rng.choice((GIANT, GIANT, GIANT, None, *CODES))
@@ -116,7 +137,9 @@ class Loader:
         execute_values(cursor, f"INSERT INTO {into} VALUES %s", list(rows))
 
 
-def load(url: str, client: Any, bucket: str, *, seed: int = 1, films: int = 240, clips: int = 80, airings: int = 120) -> None:
+def load(
+    url: str, client: Any, bucket: str, *, seed: int = 1, films: int = 240, clips: int = 80, airings: int = 120
+) -> None:
     """Fill an empty database and its bucket."""
     with connected(url, autocommit=False) as connection, connection, connection.cursor() as cursor:
         Loader(client, bucket, seed).load(cursor, films, clips, airings)

@@ -112,7 +112,7 @@ class Monolith:
         for row in self.tables["airing"]:
             key = composite(row["channel"], row["slot"], row["hd"])
             rows[key] = {name: row[name] for name in same} | {"id": key, "poster": self.path(row["poster"])}
-        return Wanted(rows, set(rows), ("poster",), ("title",))
+        return Wanted(rows, set(rows), ("poster",), ("title", "hd"))
 
     def path(self, asset: Any) -> str | None:
         """Of an asset by its id, which JSON may have as text."""
@@ -122,9 +122,7 @@ class Monolith:
         """Everything, with the rows that must be parked for their files."""
         found = {"title": self.titles(), "label": self.all_labels(), "airing": self.airings()}
         for wanted in found.values():
-            wanted.parked |= {
-                key for key, row in wanted.rows.items() if not {*named(row, wanted.files)} <= self.bucket
-            }
+            wanted.parked |= {key for key, row in wanted.rows.items() if not {*named(row, wanted.files)} <= self.bucket}
         return found
 
 
@@ -137,7 +135,9 @@ def differences(legacy: Any, target: Any, search_url: str, buckets: Buckets) -> 
         found += compare_rows(kind, wanted, rows)
         found += compare_documents(kind, wanted, rows, documents)
         found += compare_files(kind, wanted, rows, buckets)
-        found += compare_due(kind, wanted, rows_of(target, "SELECT *, coalesce(keys, ARRAY[key]) AS texts FROM sync.due"))
+        found += compare_due(
+            kind, wanted, rows_of(target, "SELECT *, coalesce(keys, ARRAY[key]) AS texts FROM sync.due")
+        )
     return found
 
 

@@ -80,5 +80,5 @@ PATHS = (
 
 def body(size: int, seed: str) -> str:
     """A long text with control characters in it."""
-    line = f"{seed}: \x01\x0b\x1f\t\"quoted\", \\N\r\n\\.\n{{}} \u2028 é e\u0301 🎬\n"
+    line = f'{seed}: \x01\x0b\x1f\t"quoted", \\N\r\n\\.\n{{}} \u2028 é e\u0301 🎬\n'
     return (line * (size // len(line.encode()) + 1))[:size]

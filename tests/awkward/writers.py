@@ -63,7 +63,9 @@ class Writers:
             self.errors.append(error)
 
     def _write_through(self, rng: Random) -> None:
-        with closing(psycopg2.connect(self.world.monolith.admin_url, options=_OPTIONS, connect_timeout=5)) as connection:
+        with closing(
+            psycopg2.connect(self.world.monolith.admin_url, options=_OPTIONS, connect_timeout=5)
+        ) as connection:
             while not self._stop.wait(_PAUSE_SECONDS * rng.random()):
                 change = rng.choices([*self.weights], [*self.weights.values()])[0]
                 try:

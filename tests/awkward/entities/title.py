@@ -20,7 +20,7 @@ QUERY = f"""
            (SELECT a.path FROM asset a WHERE a.id::text = t.extra ->> 'poster') AS poster,
            ARRAY(SELECT a.path FROM jsonb_array_elements_text({STILLS}) WITH ORDINALITY s (id, n)
                  JOIN asset a ON a.id::text = s.id ORDER BY s.n) AS stills,
-           (SELECT sum(a.revised) FROM asset a WHERE a.id::text = t.extra ->> 'poster'
+           (SELECT max(a.revised) FROM asset a WHERE a.id::text = t.extra ->> 'poster'
                OR a.id::text IN (SELECT jsonb_array_elements_text({STILLS}))) AS revised
     FROM {TITLES} t LEFT JOIN label l ON l.code = t.label LEFT JOIN country c ON c.code = l.country
     WHERE t.state <> 'X'"""
