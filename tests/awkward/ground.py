@@ -75,6 +75,25 @@ def uninstall(lane: Lane) -> list[str]:
     return publication.uninstall(subject_of(lane)) if isinstance(capture, Wal) else []
 
 
+def catalogue(world: World) -> list[list[tuple[object, ...]]]:
+    """Everything in the monolith that an installation could leave behind."""
+    mine = "nspname !~ '^pg_' AND nspname <> 'information_schema'"
+    return [
+        world.legacy(query)
+        for query in (
+            "SELECT nspname, relname, relkind, relreplident, relacl::text, reloptions::text"
+            f" FROM pg_class c JOIN pg_namespace n ON n.oid = relnamespace WHERE {mine} ORDER BY 1, 2",
+            "SELECT tgname, tgrelid::regclass::text FROM pg_trigger WHERE NOT tgisinternal ORDER BY 1, 2",
+            "SELECT proname, proacl::text FROM pg_proc p JOIN pg_namespace n ON n.oid = pronamespace"
+            f" WHERE {mine} ORDER BY 1",
+            f"SELECT nspname, nspacl::text FROM pg_namespace WHERE {mine} ORDER BY 1",
+            "SELECT pubname FROM pg_publication",
+            "SELECT slot_name FROM pg_replication_slots WHERE database = current_database()",
+            "SELECT rolname, rolreplication FROM pg_roles WHERE rolname !~ '^pg_' ORDER BY 1",
+        )
+    ]
+
+
 def differences(world: World) -> list[general.Difference]:
     """What the oracle finds wrong."""
     buckets = general.Buckets(world.client, world.legacy_bucket, world.client, world.target_bucket)

@@ -1,4 +1,4 @@
-"""The awkward monolith, point by point: each is changed under the live delta, with the sweep off, and comes out right."""
+"""The awkward monolith, point by point: each is changed under the live delta, without a sweep, and comes out right."""
 
 import datetime as dt
 import json
