@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from uuid import UUID
 
 import orjson
 import pyarrow as pa
@@ -103,7 +104,7 @@ class Key:
                 pa.array([_readable(row[n], kind) for row in rows], pa.string()).cast(field.type)
                 for n, (field, kind) in enumerate(zip(self.schema, self.types, strict=True))
             ]
-        except pa.ArrowInvalid as error:
+        except (pa.ArrowInvalid, ValueError) as error:
             raise SettingError(f"not a key of type {', '.join(self.types)}: {error}") from error
         return pa.Table.from_arrays(arrays, schema=self.schema)
 
@@ -163,7 +164,9 @@ def _is_text(kind: str) -> bool:
 
 
 def _readable(text: str, kind: str) -> str:
-    """A value as the log or COPY writes it, in the form that a cast of Arrow takes."""
+    """A value as the log, COPY or a monolith's own code writes it, in the form that a cast of Arrow takes."""
+    if kind == "uuid":
+        return str(UUID(text))
     return _BOOLEANS.get(text, text) if kind == "boolean" else text
 
 
