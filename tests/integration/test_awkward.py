@@ -303,6 +303,26 @@ def test_a_writer_with_settings_of_its_own_is_understood(world):
     assert world.target(f"SELECT note FROM awkward.airing {where}", [channel, slot, hd]) == [("from afar",)]
 
 
+def test_an_event_of_the_monoliths_own_code_may_write_a_uuid_as_it_likes(world, films):
+    event = "INSERT INTO outbox (aggregate_type, aggregate_id, event_type) VALUES ('aw_title', %s, 'by hand')"
+    key = "abcdefab-cdef-4abc-8def-abcdefabcdef"
+    world.legacy(f"""INSERT INTO {FILM} ("Id", "Title", "State") VALUES (%s, 'letters', 'P')""", [key])
+    settle(world)
+    world.legacy(f"ALTER TABLE {FILM} DISABLE TRIGGER USER")
+    world.legacy(f"""UPDATE {FILM} SET "Title" = 'in capitals' WHERE "Id" = %s""", [key])
+    world.legacy(f"ALTER TABLE {FILM} ENABLE TRIGGER USER")
+    world.legacy(event, [key.upper()])
+    settle(world)
+    assert title(world, key, "name") == ("in capitals",)
+    world.legacy(event, ["no uuid"])
+    world.legacy(f"""UPDATE {FILM} SET "Title" = 'beside it' WHERE "Id" = %s""", [key])
+    wait_for(lambda: title(world, key, "name") == ("beside it",))
+    said = "SELECT last_error FROM outbox WHERE aggregate_id = 'no uuid'"
+    wait_for(lambda: world.legacy(said) != [(None,)])
+    assert "not a key of type uuid" in world.legacy(said)[0][0]
+    world.legacy("DELETE FROM outbox WHERE aggregate_id = 'no uuid'")
+
+
 def test_a_stamp_that_goes_back_is_no_news_to_an_outbox(world):
     world.legacy("UPDATE airing SET note = 'played back', touched = '2001-01-01' WHERE hd")
     settle(world)
@@ -408,3 +428,43 @@ def test_a_padded_key_is_refused_by_name(world):
     origin = type(entity.origin)("SELECT code FROM country", key=("code",))
     with pytest.raises(LegacySchemaError, match="'code' is filled up with spaces"):
         Origin.open(type(entity)(**{**vars(entity), "origin": origin}), world.stores)
+
+
+def test_the_oracle_finds_what_is_planted_and_nothing_else(world, films):
+    """The last one: it leaves the new side as it planted it."""
+    put(world, "planted.jpg", "a file")
+    asset(world, 709, "planted.jpg")
+    world.legacy(f"""UPDATE {FILM} SET "Extra" = '{{"poster": 709}}' WHERE "Id" = %s""", [A])
+    world.legacy("UPDATE label SET state = 'P' WHERE code IN ('007', '1.0', 'café')")
+    world.legacy("UPDATE asset SET path = '0/no extension' WHERE id <> 709")  # so that no other row is parked
+    settle(world)
+    unfit = {("due", "label", code, "owed") for code in parked(world, "aw_label")}
+    assert {found[:4] for found in differences(world)} <= unfit
+    world.target("DELETE FROM awkward.label WHERE code = '7'")
+    world.target("UPDATE awkward.label SET founded = coalesce(founded, 0) + 1 WHERE code = '0x7'")
+    world.target("UPDATE awkward.title SET body = 'by hand', score = 1.5 WHERE id = %s", [C])
+    world.target("INSERT INTO awkward.airing VALUES ('planted', '2000-01-01', true)")
+    world.target(
+        "INSERT INTO sync.due (entity, reason, key, revision, priority, not_before)"
+        " VALUES ('aw_title', 'sweep', %s, 0, 7, 'infinity')",
+        [B],
+    )
+    world.document("DELETE", "aw_label/_doc/007")
+    world.document("PUT", "aw_label/_doc/1.0", {"code": "1.0"})
+    world.document("PUT", f"aw_title/_doc/{C}", {"name": "a draft"})
+    world.client.put_object(Bucket=world.target_bucket, Key=title(world, A, "poster")[0], Body=b"a Tile")
+    fields = ("name", "story", "founded", "country", "logo")
+    planted = {
+        ("row", "label", "7", "missing"),
+        ("row", "label", "0x7", "founded"),
+        ("row", "title", C, "body"),
+        ("row", "title", C, "score"),
+        ("row", "airing", '["planted","2000-01-01 00:00:00.000000Z","true"]', "extra"),
+        ("due", "title", B, "owed"),
+        ("document", "label", "007", "missing"),
+        ("document", "title", C, "extra"),
+        ("file", "title", A, "bytes"),
+        *(("document", "label", "1.0", name) for name in fields),
+    }
+    found = {found[:4] for found in differences(world)} - unfit
+    assert found == planted
