@@ -11,6 +11,7 @@ from tests.awkward.load import BIG, GIANT, NOWHERE, Loader
 from tests.awkward.texts import CODES, WORDS, body
 
 NO_FILE = "gone/nowhere.jpg"
+_DISC = '"Old Vault"."Disc"'
 _FILM, _TITLE = '"Old Vault"."Film"', '(SELECT "Id" AS id FROM "Old Vault"."Film" UNION ALL SELECT id FROM clip) t'
 
 
@@ -226,6 +227,38 @@ def air(desk: Desk) -> None:
         desk.run(act, *key)
 
 
+def shelve(desk: Desk) -> None:
+    """A book and a disc of one number, with scenes of both."""
+    no, note = desk.rng.randrange(1000), desk.rng.choice(WORDS)
+    desk.run("INSERT INTO book VALUES (%s, %s) ON CONFLICT DO NOTHING", no, note)
+    desk.run(f"INSERT INTO {_DISC} VALUES (%s, %s) ON CONFLICT DO NOTHING", no, note)
+    desk.run("INSERT INTO scene (book, note) VALUES (%s, %s)", no, note)
+    desk.run("INSERT INTO scene (disc, note) VALUES (%s, %s)", no, note)
+
+
+def take_off_the_shelf(desk: Desk) -> None:
+    """With all its scenes."""
+    desk.run("DELETE FROM book WHERE no = %s", desk.one("no", "book"))
+    desk.run(f'DELETE FROM {_DISC} WHERE "No" = %s', desk.one('"No"', _DISC))
+
+
+def renumber(desk: Desk) -> None:
+    """A book under another number, its scenes go with it; another one is renamed."""
+    desk.run(
+        "UPDATE book SET no = %s, changed = DEFAULT WHERE no = %s",
+        desk.rng.randrange(1000, 9999),
+        desk.one("no", "book"),
+    )
+    name = desk.rng.choice(WORDS)
+    desk.run(f'UPDATE {_DISC} SET "Name" = %s, "Changed" = DEFAULT WHERE "No" = %s', name, desk.one('"No"', _DISC))
+
+
+def move_scene(desk: Desk) -> None:
+    """From whatever it is of to a disc, or to nothing."""
+    disc = desk.rng.choice((None, desk.one('"No"', _DISC)))
+    desk.run("UPDATE scene SET book = NULL, disc = %s WHERE id = %s", disc, desk.one("id", "scene"))
+
+
 def opposite_orders(desk: Desk) -> None:
     """Two rows of one table and two of another, in any order: some of these end in a deadlock."""
     films = [desk.film(), desk.film()]
@@ -259,4 +292,8 @@ WEIGHTS: dict[Change, int] = {
     overwrite_file: 2,
     air: 8,
     opposite_orders: 5,
+    shelve: 5,
+    take_off_the_shelf: 4,
+    renumber: 3,
+    move_scene: 3,
 }

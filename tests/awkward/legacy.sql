@@ -79,6 +79,28 @@ CREATE TABLE airing (
     PRIMARY KEY (channel, slot, hd)
 );
 
+-- two shelves that count from one each; both draw a number when they change
+CREATE SEQUENCE change;
+CREATE TABLE book (
+    no      bigint PRIMARY KEY,
+    name    text,
+    changed bigint NOT NULL DEFAULT nextval('change')
+);
+CREATE TABLE "Old Vault"."Disc" (
+    "No"      bigint PRIMARY KEY,
+    "Name"    text,
+    "Changed" bigint NOT NULL DEFAULT nextval('change')
+);
+
+-- of a book or of a disc
+CREATE TABLE scene (
+    id   bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    book bigint REFERENCES book ON DELETE CASCADE ON UPDATE CASCADE,
+    disc bigint REFERENCES "Old Vault"."Disc" ON DELETE CASCADE ON UPDATE CASCADE,
+    note text
+);
+
 GRANT USAGE ON SCHEMA "Old Vault" TO sync_reader;
 GRANT SELECT ON ALL TABLES IN SCHEMA "Old Vault" TO sync_reader;
-GRANT SELECT ON country, label, clip, tag, place, asset, airing TO sync_reader;
+GRANT SELECT ON country, label, clip, tag, place, asset, airing, book, scene TO sync_reader;
+GRANT SELECT ON SEQUENCE change TO sync_reader;

@@ -44,6 +44,11 @@ class Loader:
         self._insert(cursor, "clip", [self.clip(key) for key in titles[films:]])
         self._insert(cursor, "tag", [(key, tag) for key in titles for tag in self.tags()])
         self._insert(cursor, "place (title, rank, city)", [(key, *at) for key in titles for at in self.places()])
+        shelf = [(n, self.rng.choice(WORDS)) for n in range(1, clips // 4 + 1)]
+        self._insert(cursor, "book (no, name)", shelf)
+        self._insert(cursor, '"Old Vault"."Disc" ("No", "Name")', shelf[::2])
+        self._insert(cursor, "scene (book, note)", [(no, note) for no, note in shelf for _ in range(2)])
+        self._insert(cursor, "scene (disc, note)", shelf[::2])
         self._insert(cursor, "airing", [self.airing(n, titles) for n in range(airings)])
 
     def film(self, key: str) -> tuple[Any, ...]:

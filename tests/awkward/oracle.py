@@ -22,7 +22,19 @@ from tests.oracle import (
     rows_of,
 )
 
-TABLES = ("country", "label", '"Old Vault"."Film"', "clip", "tag", "place", "asset", "airing")
+TABLES = (
+    "country",
+    "label",
+    '"Old Vault"."Film"',
+    "clip",
+    "tag",
+    "place",
+    "asset",
+    "airing",
+    "book",
+    '"Old Vault"."Disc"',
+    "scene",
+)
 LONGEST_ID = 512  # bytes
 Row = dict[str, Any]
 
@@ -114,6 +126,26 @@ class Monolith:
             rows[key] = {name: row[name] for name in same} | {"id": key, "poster": self.path(row["poster"])}
         return Wanted(rows, set(rows), ("poster",), ("title", "hd"))
 
+    def works(self) -> Wanted:
+        """Books and discs, by kind and number."""
+        books = [("book", row["no"], row["name"]) for row in self.tables["book"]]
+        discs = [("disc", row["No"], row["Name"]) for row in self.tables['"Old Vault"."Disc"']]
+        rows = {
+            texts(kind, str(no)): {"id": texts(kind, str(no)), "kind": kind, "number": no, "name": name}
+            for kind, no, name in books + discs
+        }
+        return Wanted(rows, set(rows), ())
+
+    def scenes(self) -> Wanted:
+        """Scenes, which refer to works and have no documents."""
+        rows = {}
+        for row in self.tables["scene"]:
+            book, disc = row["book"], row["disc"]
+            kind = "book" if book is not None else "disc" if disc is not None else None
+            work = {"work_kind": kind, "work_number": disc if book is None else book}
+            rows[str(row["id"])] = {"id": row["id"], "note": row["note"]} | work
+        return Wanted(rows, set(), ())
+
     def path(self, asset: Any) -> str | None:
         """Of an asset by its id, which JSON may have as text."""
         return self.paths.get(int(asset)) if asset is not None and str(asset).isdigit() else None
@@ -121,6 +153,7 @@ class Monolith:
     def wanted(self) -> dict[str, Wanted]:
         """Everything, with the rows that must be parked for their files."""
         found = {"title": self.titles(), "label": self.all_labels(), "airing": self.airings()}
+        found |= {"work": self.works(), "scene": self.scenes()}
         for wanted in found.values():
             wanted.parked |= {key for key, row in wanted.rows.items() if not {*named(row, wanted.files)} <= self.bucket}
         return found
@@ -131,7 +164,7 @@ def differences(legacy: Any, target: Any, search_url: str, buckets: Buckets) -> 
     found = []
     for kind, wanted in monolith(legacy, buckets).wanted().items():
         rows = {key_of(kind, row): row for row in plain_rows(target, f"SELECT * FROM awkward.{kind}")}
-        documents = documents_of(search_url, f"aw_{kind}")
+        documents = documents_of(search_url, f"aw_{kind}") if kind != "scene" else []
         found += compare_rows(kind, wanted, rows)
         found += compare_documents(kind, wanted, rows, documents)
         found += compare_files(kind, wanted, rows, buckets)
@@ -166,7 +199,9 @@ def compare_rows(kind: str, wanted: Wanted, rows: dict[str, Row]) -> list[Differ
         if key not in rows:
             found.append(Difference("row", kind, key, "missing"))
             continue
-        found += fields_that_differ("row", kind, wanted.rows[key], {"id": key, **rows[key]}, wanted.files)
+        found += fields_that_differ(
+            "row", kind, wanted.rows[key], {"id": wanted.rows[key]["id"], **rows[key]}, wanted.files
+        )
     return found
 
 
@@ -230,13 +265,20 @@ def key_of(kind: str, row: Row) -> str:
     """A row's key as one text."""
     if kind == "airing":
         return composite(row["channel"], row["slot"], row["hd"])
+    if kind == "work":
+        return texts(row["kind"], str(row["number"]))
     return str(row["code" if kind == "label" else "id"])
 
 
 def composite(channel: str, slot: dt.datetime, hd: bool) -> str:
     """A key of three as the engine promises to write it."""
     instant = slot.astimezone(dt.UTC).strftime("%Y-%m-%d %H:%M:%S.%fZ")
-    return json.dumps([channel, instant, "true" if hd else "false"], ensure_ascii=False, separators=(",", ":"))
+    return texts(channel, instant, "true" if hd else "false")
+
+
+def texts(*parts: str) -> str:
+    """Parts of a key as one text."""
+    return json.dumps(parts, ensure_ascii=False, separators=(",", ":"))
 
 
 def named(row: Row, columns: tuple[str, ...]) -> list[str]:

@@ -25,8 +25,10 @@ FILM = '"Old Vault"."Film"'
 def world(fleet):
     with awkward_world(fleet, "awkward", "outbox", rows=60, SYNC_SWEEP_SECONDS="1e9") as world, installed(world):
         world.backfill()
-        assert differences(world) == []
+        assert len(waiting(world)) == world.legacy("SELECT count(*) FROM scene")[0][0]  # filled before their works
         with followed(world):
+            settle(world)
+            assert differences(world) == []
             yield world
 
 
@@ -69,6 +71,11 @@ def label(world, code, columns):
 def parked(world, entity):
     due = world.target("SELECT key, step, message FROM sync.due WHERE entity = %s AND reason = 'rejected'", [entity])
     return {key: (step, message) for key, step, message in due}
+
+
+def waiting(world):
+    """Scenes that wait for their work."""
+    return world.target("SELECT key FROM sync.due WHERE entity = 'aw_scene' AND waits_for = 'aw_work'")
 
 
 def put(world, path, content):
@@ -321,6 +328,34 @@ def test_an_event_of_the_monoliths_own_code_may_write_a_uuid_as_it_likes(world, 
     wait_for(lambda: world.legacy(said) != [(None,)])
     assert "not a key of type uuid" in world.legacy(said)[0][0]
     world.legacy("DELETE FROM outbox WHERE aggregate_id = 'no uuid'")
+
+
+def test_one_number_of_two_tables_is_two_works(world):
+    world.legacy("INSERT INTO book (no, name) VALUES (-1, 'a book')")
+    world.legacy("""INSERT INTO "Old Vault"."Disc" VALUES (-1, 'a disc')""")
+    settle(world)
+    of_one = "SELECT kind, name FROM awkward.work WHERE number = -1 ORDER BY 1"
+    assert world.target(of_one) == [("book", "a book"), ("disc", "a disc")]
+    world.legacy("DELETE FROM book WHERE no = -1")
+    settle(world)
+    assert world.target(of_one) == [("disc", "a disc")]
+    assert document(world, "aw_work", '["book","-1"]') is None
+
+
+def test_scenes_go_where_their_works_go(world):
+    world.target("ALTER TABLE awkward.scene ADD FOREIGN KEY (work_kind, work_number) REFERENCES awkward.work")
+    world.legacy("INSERT INTO book (no) VALUES (-7)")
+    world.legacy("INSERT INTO scene (book) SELECT -7 FROM generate_series(1, 20)")
+    settle(world)
+    of_one = "SELECT count(*) FROM awkward.scene WHERE work_number = %s"
+    assert world.target(of_one, [-7]) == [(20,)]
+    world.legacy("UPDATE book SET no = -8 WHERE no = -7")
+    settle(world)
+    assert (world.target(of_one, [-7]), world.target(of_one, [-8])) == ([(0,)], [(20,)])
+    world.legacy("DELETE FROM book WHERE no = -8")
+    settle(world)
+    assert world.target("SELECT 1 FROM awkward.work WHERE number < -1") == []
+    assert world.target(of_one, [-8]) == [(0,)]
 
 
 def test_a_stamp_that_goes_back_is_no_news_to_an_outbox(world):
