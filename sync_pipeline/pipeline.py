@@ -22,7 +22,7 @@ from sync_pipeline.faults import crash_point, guarded
 from sync_pipeline.files import Placed, place
 from sync_pipeline.lane import Lane
 from sync_pipeline.ledger import media
-from sync_pipeline.ledger.ledger import HELD_DOCUMENT, KEEP, PARK, WITHDRAW, WRITE, next_revision
+from sync_pipeline.ledger.ledger import DOUBT, HELD_DOCUMENT, KEEP, PARK, WITHDRAW, WRITE, next_revision
 from sync_pipeline.origin import DIGEST, Reject, Rows
 from sync_pipeline.references import Kin, StricterError
 from sync_pipeline.stores import Cursor
@@ -382,7 +382,8 @@ def _plan(batch: _Batch) -> pa.Table:
     rows = batch.adapted.legacy
     texts = sorted({r.key for r in batch.rejects} | set(batch.placed.waiting) | set(batch.waits))
     parked = key.parse(texts)
-    stays = pa.array([WITHDRAW if text in batch.private else PARK for text in texts], pa.int16())
+    public = DOUBT if batch.order.force or batch.order.documents else PARK
+    stays = pa.array([WITHDRAW if text in batch.private else public for text in texts], pa.int16())
     action = pc.if_else(batch.forced, WRITE, KEEP)
     gone, same = batch.gone, batch.unchanged
     plan = pa.concat_tables(
@@ -408,10 +409,13 @@ def _operations(batch: _Batch, plan: pa.Table, applied: pa.Table) -> Operations:
     action, held = (touched.column(name).combine_chunks() for name in ("action", "held"))
     all_of_them = batch.order.force or batch.order.documents
     adapted = pc.less(n, batch.adapted.table.num_rows)
+    held_before = _bit(applied.column("held_before").combine_chunks(), 2)
     written = pc.is_in(action, value_set=pa.array([WRITE, WITHDRAW], pa.int16()))
-    considered = pc.or_(written, pc.and_(adapted, pa.scalar(all_of_them)))
+    # its document's removal was owed, and the row is parked meanwhile
+    unsure = pc.and_(pc.equal(action, DOUBT), pc.invert(held_before))
+    considered = pc.or_(pc.or_(written, unsure), pc.and_(adapted, pa.scalar(all_of_them)))
     wanted = pc.and_(considered, _bit(held, 2))
-    may_be_there = pc.or_(_bit(applied.column("held_before").combine_chunks(), 2), pa.scalar(all_of_them))
+    may_be_there = pc.or_(held_before, pa.scalar(all_of_them))
     deleted = pc.and_(pc.and_(considered, pc.invert(_bit(held, 2))), may_be_there)
     rows = pc.if_else(wanted, n, pa.scalar(None, pa.int32()))
     documents = index.documents(batch.adapted.table).take(rows)

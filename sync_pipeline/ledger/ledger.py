@@ -27,6 +27,8 @@ KEEP = 0
 WRITE = 1
 # the row stays as it is, and its document goes: it is private now, and cannot be written yet
 WITHDRAW = 2
+# the row stays as it is and its document was owed, which cannot be made: whatever comes next is written
+DOUBT = 3
 
 PLAN_COLUMNS = ("n", "action", DIGEST, "held")
 PRIOR = pa.schema([(DIGEST, pa.int64()), ("basis", pa.int32()), ("written", pa.int64())])
@@ -112,7 +114,8 @@ class Ledger:
             ), written AS (
                 UPDATE {self.table} l SET seen = %(revision)s,
                     written = CASE WHEN p.action IN ({WRITE}, {WITHDRAW}) THEN %(revision)s ELSE l.written END,
-                    digest = CASE p.action WHEN {WRITE} THEN p.{DIGEST} ELSE l.digest END,
+                    digest = CASE WHEN p.action = {WRITE} THEN p.{DIGEST}
+                        WHEN p.action IN ({WITHDRAW}, {DOUBT}) AND l.digest IS NOT NULL THEN 0 ELSE l.digest END,
                     basis = CASE p.action WHEN {WRITE} THEN %(basis)s ELSE l.basis END,
                     held = CASE p.action WHEN {WRITE} THEN p.held WHEN {WITHDRAW} THEN l.held & {HELD_ROW}
                         ELSE l.held END
