@@ -381,6 +381,11 @@ def test_a_draft_whose_file_is_missing_is_not_left_in_search(world, films):
     assert A in parked(world, "aw_title")
     assert document(world, "aw_title", A) is None
     assert reconcile(world.lane("aw_title")).word == "clean"
+    world.legacy(f"""UPDATE {FILM} SET "State" = 'P', "Extra" = NULL WHERE "Id" = %s""", [A])
+    settle(world)
+    assert document(world, "aw_title", A) is not None  # as it was before
+    world.legacy(f"""UPDATE {FILM} SET "Extra" = '{{"poster": 708}}' WHERE "Id" = %s""", [A])
+    settle(world)
     put(world, "never.jpg", "after all")
     world.legacy(f"""UPDATE {FILM} SET "State" = 'P' WHERE "Id" = %s""", [A])
     settle(world)
