@@ -146,11 +146,6 @@ class Key:
         prefix = f"{alias}." if alias else ""
         return [prefix + quote(name) for name in self.columns]
 
-    def _arrays(self, cursor: Cursor, keys: pa.Table) -> list[str]:
-        return [
-            f"{bind(cursor, array_literal(keys.column(n)))}::{_own_type(kind)}[]" for n, kind in enumerate(self.types)
-        ]
-
     def _against(self, cursor: Cursor, alias: str, operator: str, position: Sequence[str]) -> str:
         """Compared with a position, which may be one of roots: of the first columns only."""
         key = self.prefix(len(position))
