@@ -8,9 +8,10 @@ from pydantic import Field
 
 from assets.history import POOL, fill_partitions, not_filled
 from assets.resources import Engine
+from sync_pipeline.batch.order import Order, Outcome
 from sync_pipeline.entity import Entity, pick
 from sync_pipeline.lane import Lane
-from sync_pipeline.pipeline import Order, Outcome, sync_keys
+from sync_pipeline.pipeline import sync_keys
 from sync_pipeline.reconcile.reconcile import reconcile
 from sync_pipeline.repair import repair
 from sync_pipeline.sweep import sweep

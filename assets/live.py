@@ -15,13 +15,13 @@ from pydantic import Field
 from assets.lineage import column_lineages, sink_keys, sink_specs
 from assets.observed import Figures, observed
 from assets.resources import Engine
+from sync_pipeline.batch.order import Outcome
 from sync_pipeline.beside import beside
 from sync_pipeline.entity import Entity
 from sync_pipeline.errors import UnreachableError
 from sync_pipeline.follower import Follower
 from sync_pipeline.lane import Lane, open_lanes
 from sync_pipeline.live import caught_up, mark
-from sync_pipeline.pipeline import Outcome
 from sync_pipeline.stores import Stores
 
 # the first one soon, for whoever looks at a pipeline just started

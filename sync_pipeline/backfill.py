@@ -10,11 +10,12 @@ from dataclasses import dataclass
 import pyarrow as pa
 from psycopg2.extras import execute_values
 
+from sync_pipeline.batch.order import Order, Outcome
 from sync_pipeline.capture import open_cursor
 from sync_pipeline.errors import DeclarationError, StoppedError
 from sync_pipeline.lane import Lane
 from sync_pipeline.partitions import KeyRanges, Monthly
-from sync_pipeline.pipeline import Order, Outcome, sync_page
+from sync_pipeline.pipeline import sync_page
 from sync_pipeline.stores import Cursor
 
 Report = Callable[[Outcome], None]

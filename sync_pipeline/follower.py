@@ -19,6 +19,7 @@ from contextlib import closing
 from functools import partial
 
 from sync_pipeline import due
+from sync_pipeline.batch.order import Outcome, Report
 from sync_pipeline.beside import beside
 from sync_pipeline.capture import open_cursor, resumed
 from sync_pipeline.entity import Entity
@@ -30,7 +31,6 @@ from sync_pipeline.ledger.cursor import Lease
 from sync_pipeline.ledger.ledger import migrate
 from sync_pipeline.live import poll, work
 from sync_pipeline.outgoing import Outgoing
-from sync_pipeline.pipeline import Outcome, Report
 from sync_pipeline.stores import Stores, first_line
 from sync_pipeline.sweep import sweep, sweep_is_due
 

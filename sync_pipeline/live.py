@@ -11,13 +11,14 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from sync_pipeline import due, versions
+from sync_pipeline.batch.order import Order, Outcome, Report
 from sync_pipeline.errors import UnreachableError
 from sync_pipeline.faults import crash_point
 from sync_pipeline.lane import Lane
 from sync_pipeline.ledger.cursor import Lease
 from sync_pipeline.ledger.ledger import next_revision
 from sync_pipeline.outgoing import Outgoing
-from sync_pipeline.pipeline import Order, Outcome, Report, sync_keys, sync_roots
+from sync_pipeline.pipeline import sync_keys, sync_roots
 from sync_pipeline.sources.source import Page, Source
 from sync_pipeline.stores import Cursor
 from sync_pipeline.sweep import ask_for_sweep

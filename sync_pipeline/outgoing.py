@@ -6,10 +6,10 @@ import logging
 import threading
 
 from sync_pipeline import due
+from sync_pipeline.batch.order import Outcome, Report
 from sync_pipeline.documents import Operations, send
 from sync_pipeline.errors import UnreachableError
 from sync_pipeline.lane import Lane
-from sync_pipeline.pipeline import Outcome, Report
 
 log = logging.getLogger(__name__)
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 import pyarrow as pa
 from botocore.exceptions import BotoCoreError, ClientError
 
+from sync_pipeline.batch.order import Order, Outcome
 from sync_pipeline.errors import UnreachableError
 from sync_pipeline.lane import Lane
-from sync_pipeline.pipeline import Order, Outcome, sync_keys
+from sync_pipeline.pipeline import sync_keys
 from sync_pipeline.reconcile.files import rows_naming
 from sync_pipeline.reconcile.reconcile import keys_of
 from sync_pipeline.reconcile.verdict import Finding

@@ -23,11 +23,12 @@ from demo.environment import variables
 from demo.fleet import Fleet
 from demo.load import load
 from sync_pipeline.backfill import backfill
+from sync_pipeline.batch.order import Order
 from sync_pipeline.capture import open_cursor
 from sync_pipeline.entity import load_entities
 from sync_pipeline.follower import Follower
 from sync_pipeline.lane import Lane
-from sync_pipeline.pipeline import Order, sync_keys
+from sync_pipeline.pipeline import sync_keys
 from sync_pipeline.settings import Settings
 from sync_pipeline.stores import Stores
 from tests import oracle

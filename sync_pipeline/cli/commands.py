@@ -11,6 +11,7 @@ import typer
 
 from sync_pipeline import logs
 from sync_pipeline.backfill import Filled, backfill_all
+from sync_pipeline.batch.order import Order, Outcome
 from sync_pipeline.cli import sources, tables
 from sync_pipeline.cli.due import app as due_app
 from sync_pipeline.cli.following import Totals, caught_up, follow
@@ -19,7 +20,7 @@ from sync_pipeline.cli.progress import Bars, bars
 from sync_pipeline.errors import SettingError
 from sync_pipeline.lane import Lane
 from sync_pipeline.partitions import Monthly
-from sync_pipeline.pipeline import Order, Outcome, sync_keys
+from sync_pipeline.pipeline import sync_keys
 from sync_pipeline.preflight.notice import worst
 from sync_pipeline.preflight.preflight import preflight
 from sync_pipeline.reconcile.reconcile import reconcile as compare

@@ -7,6 +7,7 @@ import threading
 from collections.abc import Callable, Iterable, Mapping
 
 from sync_pipeline import due
+from sync_pipeline.batch.order import Outcome
 from sync_pipeline.cli.progress import bars
 from sync_pipeline.entity import Entity
 from sync_pipeline.errors import StoppedError
@@ -14,7 +15,6 @@ from sync_pipeline.follower import Follower
 from sync_pipeline.lane import Lane, open_lanes
 from sync_pipeline.live import caught_up as has_caught_up
 from sync_pipeline.live import mark
-from sync_pipeline.pipeline import Outcome
 from sync_pipeline.stores import Stores
 
 _COUNTS = ("keys", "read", "written", "deleted", "parked", "waiting", "documents", "files", "file_bytes")

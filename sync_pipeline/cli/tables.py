@@ -14,7 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from sync_pipeline.backfill import Filled
-from sync_pipeline.pipeline import Outcome
+from sync_pipeline.batch.order import Outcome
 from sync_pipeline.preflight.notice import Notice, worst
 from sync_pipeline.reconcile.verdict import KINDS, SINKS, Verdict
 

@@ -12,8 +12,9 @@ from dataclasses import replace
 from functools import wraps
 from pathlib import Path
 
-from sync_pipeline import documents, origin, pipeline
+from sync_pipeline import documents, origin
 from sync_pipeline.backfill import backfill_all
+from sync_pipeline.batch import prepare
 from sync_pipeline.entity import Entity, load_entities
 from sync_pipeline.lane import Lane
 from sync_pipeline.ledger.ledger import Ledger
@@ -27,8 +28,8 @@ PHASES = {
     "read": (origin, "copy_text"),
     "parse": (origin, "read_copy"),
     "look": (Ledger, "prior"),
-    "adapt": (pipeline, "adapt"),
-    "files": (pipeline, "place"),
+    "adapt": (prepare, "adapt"),
+    "files": (prepare, "place"),
     "ledger": (Ledger, "append"),
     "rows": (RelationalTable, "append"),
     "make documents": (SearchIndex, "documents"),

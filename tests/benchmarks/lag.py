@@ -24,10 +24,11 @@ from demo.fleet import LEGACY_BUCKET, Addresses, down, up
 from demo.home import Home
 from demo.lag import Observer
 from demo.load import load
+from sync_pipeline.batch.order import Order
 from sync_pipeline.capture import open_cursor
 from sync_pipeline.entity import load_entities
 from sync_pipeline.lane import Lane
-from sync_pipeline.pipeline import Order, sync_keys
+from sync_pipeline.pipeline import sync_keys
 from sync_pipeline.settings import Settings
 from sync_pipeline.stores import Stores
 from tests.caught._tables import made

@@ -9,10 +9,11 @@ import psycopg2
 import pytest
 
 from sync_pipeline import live
+from sync_pipeline.batch.order import Order
 from sync_pipeline.capture import resumed
 from sync_pipeline.faults import GUARDS
 from sync_pipeline.ledger.cursor import Lease
-from sync_pipeline.pipeline import Order, sync_keys
+from sync_pipeline.pipeline import sync_keys
 from sync_pipeline.reconcile.reconcile import reconcile
 from tests.stalled import stalled
 from tests.world import opened

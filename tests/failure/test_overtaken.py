@@ -6,8 +6,9 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from sync_pipeline import due, live
+from sync_pipeline.batch.order import Order
 from sync_pipeline.ledger.ledger import next_revision, raise_revision
-from sync_pipeline.pipeline import Order, sync_keys
+from sync_pipeline.pipeline import sync_keys
 from tests.stalled import stalled
 
 OWED = "SELECT reason, coalesce(keys, ARRAY[key]) FROM sync.due ORDER BY id"

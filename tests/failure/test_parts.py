@@ -6,8 +6,9 @@ import pytest
 
 from sync_pipeline import live
 from sync_pipeline.backfill import backfill
+from sync_pipeline.batch.order import Order
 from sync_pipeline.lane import Lane
-from sync_pipeline.pipeline import Order, sync_roots
+from sync_pipeline.pipeline import sync_roots
 from sync_pipeline.reconcile.reconcile import reconcile
 from sync_pipeline.repair import repair
 from sync_pipeline.sweep import sweep

@@ -7,8 +7,9 @@ import pytest
 
 from sync_pipeline import live
 from sync_pipeline.backfill import backfill
+from sync_pipeline.batch.order import Order
 from sync_pipeline.lane import Lane
-from sync_pipeline.pipeline import Order, sync_keys
+from sync_pipeline.pipeline import sync_keys
 from sync_pipeline.reconcile.reconcile import reconcile
 from sync_pipeline.status import status_of
 from tests.kin import EPISODE, FOLDER, FOREIGN_KEYS, MONOLITH, PILOTED, SERIES

@@ -9,11 +9,11 @@ import pytest
 
 from sync_pipeline import backfill as filling
 from sync_pipeline.backfill import backfill_all
+from sync_pipeline.batch.order import Outcome
 from sync_pipeline.entity import load_entities
 from sync_pipeline.errors import UnreachableError
 from sync_pipeline.lane import Lane
 from sync_pipeline.partitions import KeyRanges
-from sync_pipeline.pipeline import Outcome
 from sync_pipeline.sinks.relational import RelationalTable
 from sync_pipeline.stores import Stores
 

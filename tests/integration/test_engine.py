@@ -12,12 +12,13 @@ import pytest
 from demo.edit import Editors
 from sync_pipeline import live
 from sync_pipeline.backfill import backfill
+from sync_pipeline.batch.order import Order
 from sync_pipeline.capture import resumed
 from sync_pipeline.entity import LegacyQuery, load_entities
 from sync_pipeline.follower import Follower
 from sync_pipeline.heartbeat import sightings
 from sync_pipeline.lane import Lane
-from sync_pipeline.pipeline import Order, sync_keys
+from sync_pipeline.pipeline import sync_keys
 from sync_pipeline.reconcile.reconcile import reconcile
 from sync_pipeline.repair import repair
 from sync_pipeline.sinks.relational import RelationalTable

@@ -10,11 +10,12 @@ import psycopg2
 import pytest
 
 from sync_pipeline import replica as waiting
+from sync_pipeline.batch.order import Order
 from sync_pipeline.beside import beside
 from sync_pipeline.capture import open_cursor
 from sync_pipeline.errors import SettingError, UnreachableError
 from sync_pipeline.lane import Lane
-from sync_pipeline.pipeline import Order, sync_keys
+from sync_pipeline.pipeline import sync_keys
 from sync_pipeline.preflight.preflight import preflight
 from sync_pipeline.stores import Stores
 from tests.caught._tables import SOURCES, TABLES, made, unmade

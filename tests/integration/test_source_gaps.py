@@ -4,9 +4,10 @@ from dataclasses import replace
 
 import pytest
 
+from sync_pipeline.batch.order import Order
 from sync_pipeline.capture import open_cursor
 from sync_pipeline.lane import Lane
-from sync_pipeline.pipeline import Order, sync_keys
+from sync_pipeline.pipeline import sync_keys
 from sync_pipeline.sources.outbox import TRIES, Outbox
 from sync_pipeline.sources.wal import Wal
 from sync_pipeline.status import status_of

@@ -3,10 +3,11 @@
 import pandas as pd
 import pytest
 
+from sync_pipeline.batch.order import Order
 from sync_pipeline.entity import Entity, LegacyQuery
 from sync_pipeline.lane import Lane
 from sync_pipeline.partitions import KeyRanges
-from sync_pipeline.pipeline import Order, sync_keys
+from sync_pipeline.pipeline import sync_keys
 from sync_pipeline.preflight.preflight import preflight
 from sync_pipeline.sinks.relational import RelationalTable
 from sync_pipeline.sources.table import Literal, Table

@@ -6,13 +6,14 @@ import threading
 import pytest
 
 from sync_pipeline import garbage
+from sync_pipeline.batch.order import Order
 from sync_pipeline.entity import load_entities
 from sync_pipeline.errors import UnreachableError
 from sync_pipeline.files import place
 from sync_pipeline.garbage import collect
 from sync_pipeline.lane import Lane
 from sync_pipeline.ledger import media
-from sync_pipeline.pipeline import Order, sync_keys
+from sync_pipeline.pipeline import sync_keys
 from sync_pipeline.reconcile.reconcile import reconcile
 from sync_pipeline.sinks.media_bucket import MediaBucket, Source
 from sync_pipeline.stores import Stores
@@ -220,7 +221,7 @@ def test_a_row_that_placed_its_file_before_the_mark_is_written_again(world, lane
         assert collect(lane.stores) == 1
         return done
 
-    monkeypatch.setattr("sync_pipeline.pipeline.place", placed_then_collected)
+    monkeypatch.setattr("sync_pipeline.batch.prepare.place", placed_then_collected)
     with pytest.raises(UnreachableError, match="garbage"):
         take_name(world, lane, key)
     assert world.target("SELECT count(*) FROM sync.media_ref WHERE target_key = %s", (target,)) == [(0,)]

@@ -5,9 +5,10 @@ import dataclasses
 import pytest
 
 from sync_pipeline import due, live
+from sync_pipeline.batch.order import Order
 from sync_pipeline.entity import load_entities
 from sync_pipeline.lane import Lane
-from sync_pipeline.pipeline import Order, sync_keys
+from sync_pipeline.pipeline import sync_keys
 from sync_pipeline.stores import Stores
 
 RETRIES = 2

@@ -1,0 +1,1 @@
+"""A batch: what is asked of it, what it found, and how it is written."""

@@ -1,0 +1,68 @@
+"""A batch on its way: what was read, what is to be written, deleted, left alone or parked."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from sync_pipeline import due
+from sync_pipeline.adapt import Adapted, without
+from sync_pipeline.batch.order import Order
+from sync_pipeline.files import Placed
+from sync_pipeline.lane import Lane
+from sync_pipeline.origin import Reject
+
+
+@dataclass
+class Batch:
+    """A batch between its read and its write."""
+
+    lane: Lane
+    revision: int
+    order: Order
+    keys: pa.Table
+    adapted: Adapted
+    placed: Placed
+    gone: pa.Table  # keys whose row is to be deleted
+    unchanged: pa.Table  # keys whose row needs no write, with `_digest`
+    forced: pa.Array  # of adapted rows: true where the row is written, false where only its document is sent
+    rejects: list[Reject] = field(default_factory=list)
+    fresh: bool = False
+    waits: dict[str, due.Wait] = field(default_factory=dict)  # by key text: neither written nor deleted yet
+    roots: pa.Table = field(default_factory=lambda: pa.table({}))
+    late: list[str] = field(default_factory=list)  # key texts of roots that a higher revision has looked at
+    private: frozenset[str] = frozenset()  # key texts of adapted rows that want no document
+
+    def texts(self, table: pa.Table) -> pa.Array:
+        """Keys of a table's rows as texts."""
+        return self.lane.origin.key.texts(table)
+
+    def without(self, texts: list[str]) -> Batch:
+        """The batch, some keys left out."""
+        out, left_out = pa.array(texts, pa.string()), set(texts)
+
+        def others(table: pa.Table) -> pa.Table:
+            return table.filter(pc.invert(pc.is_in(self.texts(table), value_set=out)))
+
+        kept = without(self.adapted, self.lane.origin.key, texts)
+        at = pc.index_in(self.texts(kept.legacy), value_set=self.texts(self.adapted.legacy))
+        return replace(
+            self,
+            adapted=kept,
+            forced=self.forced.take(at),
+            gone=others(self.gone),
+            unchanged=others(self.unchanged),
+            rejects=[reject for reject in self.rejects if reject.key not in left_out],
+            placed=replace(self.placed, waiting=[text for text in self.placed.waiting if text not in left_out]),
+        )
+
+    def ready(self) -> Batch:
+        """The batch without rows that wait for others."""
+        return self.without(list(self.waits)) if self.waits else self
+
+
+def bit(held: pa.Array, which: int) -> pa.Array:
+    """Of each row, whether a sink holds something for it."""
+    return pc.not_equal(pc.bit_wise_and(held, pa.scalar(which, pa.int16())), 0)

@@ -1,0 +1,43 @@
+"""How a batch is to be carried out, and what it did."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from sync_pipeline.documents import Operations
+from sync_pipeline.stores import Cursor
+from sync_pipeline.versions import Expected
+
+
+@dataclass(frozen=True)
+class Order:
+    """How a batch is to be carried out."""
+
+    acknowledge: bool = False  # its keys are events: every key's revision is raised, changed or not
+    force: bool = False  # write rows that have not changed, too
+    documents: bool = False  # send documents of rows that have not changed, too
+    wait: bool = False  # rows whose files must be copied are put off into `due`
+    commit: Callable[[Cursor, Outcome], None] | None = None  # done in the rows' transaction
+    expected: Expected | None = None  # versions that its rows must show; keys of others are left to `commit`
+    hand_over: Callable[[Operations], None] | None = None  # takes the documents, instead of sending them at once
+
+
+@dataclass
+class Outcome:
+    """What a batch did, in rows, documents, files and bytes."""
+
+    keys: int = 0
+    read: int = 0
+    written: int = 0
+    deleted: int = 0
+    parked: int = 0
+    waiting: int = 0
+    documents: int = 0
+    documents_owed: int = 0
+    files: int = 0
+    file_bytes: int = 0
+    position: list[str] | None = None
+
+
+Report = Callable[[str, Outcome], None]

@@ -1,0 +1,81 @@
+"""A batch as the ledger is told of it, and what follows from the part that the ledger lets through."""
+
+from __future__ import annotations
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from sync_pipeline.batch.batch import Batch, bit
+from sync_pipeline.documents import Operations
+from sync_pipeline.ledger.ledger import DOUBT, KEEP, PARK, WITHDRAW, WRITE
+from sync_pipeline.origin import DIGEST
+
+
+def plan_of(batch: Batch) -> pa.Table:
+    """Every key the ledger is told of: adapted rows first, so that `n` numbers them."""
+    key = batch.lane.origin.key
+    columns = list(key.columns)
+
+    def part(keys: pa.Table, action: pa.Array, digest: pa.Array, held: pa.Array) -> pa.Table:
+        table = keys.select(columns).append_column("action", action.cast(pa.int16()))
+        return table.append_column(DIGEST, digest.cast(pa.int64())).append_column("held", held.cast(pa.int16()))
+
+    def constant(value: int | None, rows: int) -> pa.Array:
+        return pa.repeat(pa.scalar(value, pa.int64()), rows)
+
+    rows = batch.adapted.legacy
+    texts = sorted({r.key for r in batch.rejects} | set(batch.placed.waiting) | set(batch.waits))
+    parked = key.parse(texts)
+    public = DOUBT if batch.order.force or batch.order.documents else PARK
+    stays = pa.array([WITHDRAW if text in batch.private else public for text in texts], pa.int16())
+    action = pc.if_else(batch.forced, WRITE, KEEP)
+    gone, same = batch.gone, batch.unchanged
+    plan = pa.concat_tables(
+        [
+            part(rows, action, rows.column(DIGEST).combine_chunks(), batch.adapted.held),
+            part(gone, constant(WRITE, gone.num_rows), constant(None, gone.num_rows), constant(0, gone.num_rows)),
+            part(same, constant(KEEP, same.num_rows), same.column(DIGEST), constant(0, same.num_rows)),
+            part(parked, stays, constant(None, len(parked)), constant(0, len(parked))),
+        ]
+    )
+    at = len(columns)
+    return plan.add_column(at, "n", pa.array(range(plan.num_rows), pa.int32())).combine_chunks()
+
+
+def operations_of(batch: Batch, plan: pa.Table, applied: pa.Table) -> Operations:
+    """The documents that the applied part of a plan asks for: written rows, and all where the order says so."""
+    lane, index = batch.lane, batch.lane.entity.index
+    if index is None:
+        return Operations.none(lane)
+    n = applied.column("n").combine_chunks()
+    versions = applied.column("written").combine_chunks()
+    touched = plan.take(n)
+    action, held = (touched.column(name).combine_chunks() for name in ("action", "held"))
+    all_of_them = batch.order.force or batch.order.documents
+    adapted = pc.less(n, batch.adapted.table.num_rows)
+    held_before = bit(applied.column("held_before").combine_chunks(), 2)
+    written = pc.is_in(action, value_set=pa.array([WRITE, WITHDRAW], pa.int16()))
+    # its document's removal was owed, and the row is parked meanwhile
+    unsure = pc.and_(pc.equal(action, DOUBT), pc.invert(held_before))
+    considered = pc.or_(pc.or_(written, unsure), pc.and_(adapted, pa.scalar(all_of_them)))
+    wanted = pc.and_(considered, bit(held, 2))
+    may_be_there = pc.or_(held_before, pa.scalar(all_of_them))
+    deleted = pc.and_(pc.and_(considered, pc.invert(bit(held, 2))), may_be_there)
+    rows = pc.if_else(wanted, n, pa.scalar(None, pa.int32()))
+    documents = index.documents(batch.adapted.table).take(rows)
+    keys = touched.select(list(lane.origin.key.columns))
+    return Operations(keys, lane.origin.key.texts(keys), versions, documents).filter(pc.or_(wanted, deleted))
+
+
+def references_of(batch: Batch) -> pa.Table:
+    """What rows of the plan say of files: `n`, `source_key`, `target_key`."""
+    texts = batch.texts(batch.adapted.legacy)
+    names = pa.array([text for text, _, _ in batch.placed.references], pa.string())
+    table = pa.table(
+        {
+            "n": pc.index_in(names, value_set=texts).cast(pa.int32()),
+            "source_key": pa.array([source for _, source, _ in batch.placed.references], pa.string()),
+            "target_key": pa.array([target for _, _, target in batch.placed.references], pa.string()),
+        }
+    )
+    return table.filter(table.column("n").is_valid())

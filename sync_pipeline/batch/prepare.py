@@ -1,0 +1,88 @@
+"""What a batch has to do: its rows compared with the ledger, adapted, and their files placed."""
+
+from __future__ import annotations
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from sync_pipeline.adapt import adapt
+from sync_pipeline.batch.batch import Batch, bit
+from sync_pipeline.batch.order import Order
+from sync_pipeline.faults import guarded
+from sync_pipeline.files import Placed, place
+from sync_pipeline.lane import Lane
+from sync_pipeline.ledger import media
+from sync_pipeline.ledger.ledger import HELD_DOCUMENT
+from sync_pipeline.origin import DIGEST, Rows
+
+
+def prepare(lane: Lane, revision: int, keys: pa.Table, rows: Rows, order: Order) -> Batch:
+    """Raises as sync_keys does."""
+    key = lane.origin.key
+    with lane.stores.target() as cursor:
+        prior = lane.ledger.prior(cursor, keys)
+    same, gone, absent = _compare(lane, keys, rows, prior)
+    changed = pc.invert(same)
+    chosen = pc.or_(changed, pa.scalar(order.force or order.documents))
+    adapted, rejects = adapt(lane.entity, key, rows.table.filter(chosen))
+    placed = Placed(adapted)
+    if lane.entity.media:
+        placed = place(lane.entity.media, lane.stores, key, adapted, wait=order.wait)
+    rejects = [*rows.rejects, *rejects, *placed.rejects]
+    written = changed if not order.force else pa.repeat(True, len(changed))
+    if order.documents and placed.references:
+        written = pc.or_(written, pc.is_in(key.texts(rows.table), value_set=_renamed(lane, placed)))
+    kept = pc.index_in(key.texts(placed.adapted.legacy), value_set=key.texts(rows.table))
+    unchanged = rows.table.filter(pc.invert(chosen)).select([*key.columns, DIGEST])
+    if not order.force and not order.documents:
+        missing = absent
+    else:
+        gone, missing = pa.concat_tables([gone, absent]), absent.slice(0, 0)
+    if order.acknowledge and guarded(45):
+        nothing = missing.append_column(DIGEST, pa.nulls(missing.num_rows, pa.int64()))
+        unchanged = pa.concat_tables([unchanged, nothing])
+    else:
+        unchanged = unchanged.slice(0, 0)
+    fresh = prior.num_rows == 0 and not lane.entity.table.references and lane.gate is None
+    fresh = fresh and not (gone.num_rows or unchanged.num_rows or rejects or placed.waiting)
+    private = frozenset(key.texts(adapted.legacy.filter(pc.invert(bit(adapted.held, HELD_DOCUMENT)))).to_pylist())
+    return Batch(
+        lane,
+        revision,
+        order,
+        keys,
+        placed.adapted,
+        placed,
+        gone,
+        unchanged,
+        written.take(kept),
+        rejects,
+        fresh,
+        private=private,
+    )
+
+
+def _renamed(lane: Lane, placed: Placed) -> pa.Array:
+    """Keys (as text) of rows whose files have new names, since their bytes have changed and nothing else has."""
+    with lane.stores.target() as cursor:
+        named = media.named(cursor, lane.entity.name, sorted({text for text, _, _ in placed.references}))
+    return pa.array([text for text, source, new in placed.references if named.get((text, source)) != new], pa.string())
+
+
+def _compare(lane: Lane, keys: pa.Table, rows: Rows, prior: pa.Table) -> tuple[pa.Array, pa.Table, pa.Table]:
+    """(per row: is as the ledger has it; keys that are gone since; keys that are gone and were not there before)."""
+    key = lane.origin.key
+    texts, before = key.texts(rows.table), key.texts(prior)
+    at = pc.index_in(texts, value_set=before)
+    digest = prior.column(DIGEST).combine_chunks().take(at)
+    basis = prior.column("basis").combine_chunks().take(at)
+    same = pc.and_(
+        pc.fill_null(pc.equal(digest, rows.table.column(DIGEST).combine_chunks()), False),
+        pc.fill_null(pc.equal(basis, lane.ledger.basis), False),
+    )
+    there = pa.concat_arrays([texts.cast(pa.string()), pa.array([r.key for r in rows.rejects], pa.string())])
+    all_texts = key.texts(keys)
+    away = pc.invert(pc.is_in(all_texts, value_set=there))
+    live = prior.filter(prior.column(DIGEST).combine_chunks().is_valid())
+    was = pc.is_in(all_texts, value_set=key.texts(live))
+    return same, keys.filter(pc.and_(away, was)), keys.filter(pc.and_(away, pc.invert(was)))

@@ -1,0 +1,62 @@
+"""What a batch leaves behind beside its rows, in their transaction: what is owed, versions, the moved cursor."""
+
+from __future__ import annotations
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from sync_pipeline import due, versions
+from sync_pipeline.batch.batch import Batch
+from sync_pipeline.batch.order import Outcome
+from sync_pipeline.faults import crash_point, guarded
+from sync_pipeline.ledger.ledger import KEEP
+from sync_pipeline.stores import Cursor
+
+
+def settle_due(batch: Batch, cursor: Cursor, plan: pa.Table, applied: pa.Table, outcome: Outcome) -> None:
+    """Release what went through, park and owe the rest."""
+    name, revision, texts = batch.lane.entity.name, batch.revision, batch.texts(plan)
+    let_through = set(texts.take(applied.column("n").combine_chunks()).to_pylist())
+    parked = {reject.key: reject for reject in batch.rejects if reject.key in let_through}
+    waiting = [text for text in batch.placed.waiting if text in let_through and text not in parked]
+    overtaken = texts.take(applied.filter(applied.column("overtaken")).column("n").combine_chunks()).to_pylist()
+    waits = [wait for text, wait in batch.waits.items() if text in let_through]
+    through = sorted(let_through - parked.keys() - set(waiting) - batch.waits.keys())
+    sent = batch.order.force or batch.order.documents
+    kept = set() if sent else set(texts.filter(pc.equal(plan.column("action"), KEEP)).to_pylist())
+    due.release(cursor, name, [text for text in through if text not in kept])
+    due.release_unchanged(cursor, name, [text for text in through if text in kept])
+    due.wait(cursor, name, waits, revision, batch.lane.stores.settings.parent_limit_seconds)
+    due.park(cursor, name, parked.values(), revision, batch.lane.stores.settings.retry_limit)
+    due.owe(cursor, name, "media", waiting, revision)
+    due.owe(cursor, name, "overtaken", overtaken, revision)
+    if sent:
+        # whoever has looked since may have found the row unchanged, and sent nothing
+        refused = sorted({*texts.to_pylist(), *batch.late} - let_through)
+        due.owe(cursor, name, "overtaken" if batch.order.force else "documents", refused, revision)
+    outcome.parked, outcome.waiting = len(parked), len(waiting) + len(waits)
+
+
+def record_versions(batch: Batch, cursor: Cursor, column: str, applied: pa.Table) -> None:
+    """Which versions are applied now, of rows that this batch may write; nothing is known of those that are gone."""
+    n = applied.column("n").combine_chunks()
+    rows = batch.adapted.legacy.take(n.filter(pc.less(n, batch.adapted.table.num_rows)))
+    shown = zip(batch.texts(rows).to_pylist(), rows.column(column).to_pylist(), strict=True)
+    gone = batch.texts(batch.gone).to_pylist()
+    versions.record(
+        cursor, batch.lane.entity.name, {text: version for text, version in shown if version is not None}, gone
+    )
+
+
+def acknowledge(batch: Batch, cursor: Cursor, outcome: Outcome) -> None:
+    """Move what the caller wants moved, with the rows."""
+    if guarded(19):
+        move_on(batch, cursor, outcome)
+
+
+def move_on(batch: Batch, cursor: Cursor, outcome: Outcome) -> None:
+    """Do what the order adds to the rows' transaction."""
+    if batch.order.commit:
+        crash_point("acknowledge.before")
+        batch.order.commit(cursor, outcome)
+        crash_point("acknowledge.after")
