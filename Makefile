@@ -29,7 +29,7 @@ check: setup
 	DAGSTER_HOME=$(CURDIR)/$(VENV)/dagster $(BIN)/dg check defs
 
 test: setup
-	$(BIN)/python -m pytest -n 2 --dist loadfile
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 # Dagster's pages in this machine's Chromium; SYNC_SCREENSHOTS=docs/img renews the pictures of the tour.
 test-extra: setup

@@ -136,6 +136,18 @@ class Monolith:
         }
         return Wanted(rows, set(rows), ())
 
+    def editions(self) -> Wanted:
+        """Of films, as many as each lists."""
+        rows = {}
+        for film in self.tables['"Old Vault"."Film"']:
+            extra = film["Extra"] if isinstance(film["Extra"], dict) else {}
+            listed = extra.get("editions") if film["State"] != "X" else None
+            for edition in listed if isinstance(listed, list) else ():
+                key = texts(str(film["Id"]), edition["lang"])
+                rows[key] = {"id": key, "film": film["Id"], "title": film["Title"], **edition}
+                rows[key]["is_public"] = film["State"] == "P"
+        return Wanted(rows, _where(rows, "is_public"), (), ("is_public",))
+
     def scenes(self) -> Wanted:
         """Scenes, which refer to works and have no documents."""
         rows = {}
@@ -153,7 +165,7 @@ class Monolith:
     def wanted(self) -> dict[str, Wanted]:
         """Everything, with the rows that must be parked for their files."""
         found = {"title": self.titles(), "label": self.all_labels(), "airing": self.airings()}
-        found |= {"work": self.works(), "scene": self.scenes()}
+        found |= {"work": self.works(), "scene": self.scenes(), "edition": self.editions()}
         for wanted in found.values():
             wanted.parked |= {key for key, row in wanted.rows.items() if not {*named(row, wanted.files)} <= self.bucket}
         return found
@@ -265,6 +277,8 @@ def key_of(kind: str, row: Row) -> str:
     """A row's key as one text."""
     if kind == "airing":
         return composite(row["channel"], row["slot"], row["hd"])
+    if kind == "edition":
+        return texts(str(row["film"]), row["lang"])
     if kind == "work":
         return texts(row["kind"], str(row["number"]))
     return str(row["code" if kind == "label" else "id"])

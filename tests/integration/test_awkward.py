@@ -126,6 +126,35 @@ def test_a_parents_new_name_reaches_all_its_titles(world, films):
     assert world.legacy(f"SELECT count(*) FROM ({of_both}) t (label) WHERE label = %s", [GIANT]) == [(count,)]
 
 
+def editions(world, key):
+    """Rows and documents of a film's editions, by language."""
+    rows = world.target("SELECT lang, name FROM awkward.edition WHERE film = %s", [key])
+    query = {"query": {"term": {"film": key}}}
+    world.document("POST", "aw_edition/_refresh")
+    hits = world.document("POST", "aw_edition/_search", query)["hits"]["hits"]
+    return dict(rows), {hit["_source"]["lang"]: hit["_source"]["name"] for hit in hits}
+
+
+@pytest.mark.parametrize("states", ["PP", "PD", "PX"])
+def test_one_row_becomes_none_one_or_several_which_come_and_go(world, films, states):
+    several = {"de": "eins", "en": "one", "ja": "一"}
+
+    def listed(names):
+        extra = json.dumps({"editions": [{"lang": lang, "name": name} for lang, name in names.items()]})
+        world.legacy(f'UPDATE {FILM} SET "Extra" = %s WHERE "Id" = %s', [extra, A])
+        settle(world)
+        return editions(world, A)
+
+    assert listed(several) == (several, several)
+    assert listed({"en": "first"}) == ({"en": "first"}, {"en": "first"})
+    assert listed({}) == ({}, {})
+    assert listed(several) == (several, several)
+    world.legacy(f'UPDATE {FILM} SET "State" = %s WHERE "Id" = %s', [states[1], A])
+    settle(world)
+    there = {} if states[1] == "X" else several
+    assert editions(world, A) == (there, there if states[1] == "P" else {})
+
+
 def test_tags_are_sorted_and_the_first_address_is_taken(world, films):
     world.legacy("INSERT INTO tag VALUES (%(a)s, 'b'), (%(a)s, 'a'), (%(a)s, 'b'), (%(a)s, NULL)", {"a": A})
     world.legacy("INSERT INTO place (title, rank, city) VALUES (%(a)s, NULL, 'none'), (%(a)s, 2, 'two')", {"a": A})

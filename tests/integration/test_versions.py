@@ -71,18 +71,18 @@ def poll(lane, monkeypatch):
     lease = Lease.take(lane.stores, "note", "test")
     source = resumed(lane)
     read = []
-    by_keys = Origin.by_keys
+    by_roots = Origin.by_roots
 
-    def noted(origin, keys):
-        read.extend(keys.column("id").to_pylist())
-        return by_keys(origin, keys)
+    def noted(origin, roots):
+        read.extend(roots.column("id").to_pylist())
+        return by_roots(origin, roots)
 
     def once():
         read.clear()
         live.poll(lane, lease, source, lambda *_: None, keep_idle=True)
         return sorted(read)
 
-    monkeypatch.setattr(Origin, "by_keys", noted)
+    monkeypatch.setattr(Origin, "by_roots", noted)
     yield once
     lease.give_back(lane.stores)
 
