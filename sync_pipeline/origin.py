@@ -1,13 +1,11 @@
 """The origin: an entity's legacy rows as they are now, by key or by range, each with its digest.
 
-A digest is PostgreSQL's own `hash_record_extended` over the declared columns: it is computed where the row
-is, equal for equal values whatever their text (1.0 = 1.00), and stable within a major version, which is why
+A digest (`digest.py`) is computed where the row is. It is stable within a major version of the server, which is why
 the ledger remembers the version it was made under.
 """
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -15,6 +13,7 @@ import psycopg2
 import pyarrow as pa
 
 from sync_pipeline.columns import arrow_type, read_copy, write_copy
+from sync_pipeline.digest import digest_of, digest_version
 from sync_pipeline.entity import Entity
 from sync_pipeline.errors import LegacySchemaError
 from sync_pipeline.keys import Key
@@ -24,8 +23,6 @@ from sync_pipeline.stores import Cursor, Stores, bind, copy_out, copy_text, firs
 DIGEST = "_digest"
 _NUMERIC = 1700
 _UNCONSTRAINED = 0xFFFF
-# no hash of their own in PostgreSQL: hashed as jsonb, or as their text
-_HASHED_AS = {"json": "jsonb", "xml": "text", "point": "text", "box": "text", "polygon": "text", "path": "text"}
 
 
 @dataclass(frozen=True)
@@ -86,7 +83,7 @@ class Origin:
                 f"entity {entity.name}: key column {padded[0]!r} is filled up with spaces: select it as"
                 f" {padded[0]}::text AS {padded[0]}"
             )
-        digest = f"hash_record_extended(ROW({', '.join(_hashed(n, t) for n, t in types.items())}), 0)"
+        digest = digest_of(types)
         key = Key(entity.origin.key, tuple(types[name] for name in entity.origin.key))
         return cls(
             stores,
@@ -95,7 +92,7 @@ class Origin:
             pa.schema([(name, arrow_type(kind)) for name, kind in types.items()] + [(DIGEST, pa.int64())]),
             ", ".join(_selected(name, kind) for name, kind in types.items()) + f", {digest} AS {DIGEST}",
             digest,
-            f"1/{major}/{_fingerprint(types)}",
+            digest_version(types, major),
             key.prefix(len(entity.origin.root or entity.origin.key)),
         )
 
@@ -241,13 +238,3 @@ def _selected(name: str, kind: str) -> str:
     element = arrow_type(kind).value_type
     value = f"q.{quote(name)}::text[]" if pa.types.is_string(element) else f"q.{quote(name)}"
     return f"to_json({value})"
-
-
-def _hashed(name: str, kind: str) -> str:
-    other = _HASHED_AS.get(kind)
-    return f"q.{quote(name)}::{other}" if other else f"q.{quote(name)}"
-
-
-def _fingerprint(types: dict[str, str]) -> str:
-    """Which columns of which types a digest covers, in short."""
-    return hashlib.sha256(repr(list(types.items())).encode()).hexdigest()[:12]

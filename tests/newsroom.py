@@ -65,6 +65,7 @@ def follow(log, *, entity="--all", **settings):
 def settle(world, log, seconds=90, **settings):
     """Follow until all that is committed now is applied, and nothing but parked rows is owed."""
     ((since,),) = world.legacy("SELECT clock_timestamp()")
+    world.hurry()
     live = follow(log, **settings)
     limit = time.monotonic() + seconds
     while left := world.target(_BEHIND, [since]):

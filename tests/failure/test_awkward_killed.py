@@ -66,5 +66,6 @@ def restart(server, live):
 def settle(world, live, swept):
     """Until all that is committed now is done."""
     ((since,),) = world.legacy("SELECT clock_timestamp()")
+    world.hurry()
     wait_for(lambda: not behind(world, since, swept=swept) or not live.alive(), 90)
     assert live.alive(), live.tail()
