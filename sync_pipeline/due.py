@@ -151,6 +151,8 @@ def wait(cursor: Cursor, entity: str, waits: Sequence[Wait], revision: int, limi
 
 def release(cursor: Cursor, entity: str, keys: Sequence[str]) -> None:
     """Rows that went through are parked no longer."""
+    if not keys:
+        return
     cursor.execute(
         "DELETE FROM sync.due WHERE entity = %s AND reason = ANY(%s) AND key = ANY(%s)",
         (entity, list(PARKED), list(keys)),
@@ -159,6 +161,8 @@ def release(cursor: Cursor, entity: str, keys: Sequence[str]) -> None:
 
 def release_unchanged(cursor: Cursor, entity: str, keys: Sequence[str]) -> None:
     """Rows that are as they were written are parked no longer, unless it was their document that was not taken."""
+    if not keys:
+        return
     cursor.execute(
         "DELETE FROM sync.due WHERE entity = %s AND reason = ANY(%s) AND step IS DISTINCT FROM 'document'"
         " AND key = ANY(%s)",
