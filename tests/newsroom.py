@@ -62,7 +62,7 @@ def follow(log, *, entity="--all", **settings):
     return Command(log, "sync", entity, "--follow", **{**WITHOUT_SWEEP, **settings})
 
 
-def settle(world, log, seconds=90, **settings):
+def settle(world, log, seconds=180, **settings):
     """Follow until all that is committed now is applied, and nothing but parked rows is owed."""
     ((since,),) = world.legacy("SELECT clock_timestamp()")
     world.hurry()

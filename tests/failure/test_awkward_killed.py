@@ -11,6 +11,7 @@ from tests.command import Command
 from tests.world import wait_for
 
 KILLS = 3
+PATIENCE = 180  # seconds
 # (source, seconds between sweeps, the server that goes with it)
 RUNS = [("outbox", "1e9", "target"), ("wal", "1e9", "legacy"), ("watermark", "1", "search")]
 _THROUGH = "SELECT min(applied_through) FROM sync.cursor"
@@ -49,7 +50,7 @@ def follow(log):
 def moved_on(world):
     """The follower has got going, or got on."""
     ((before,),) = world.target(_THROUGH)
-    wait_for(lambda: world.target(_THROUGH) != [(before,)], 60)
+    wait_for(lambda: world.target(_THROUGH) != [(before,)], PATIENCE)
 
 
 def restart(server, live):
@@ -57,7 +58,7 @@ def restart(server, live):
     said = len(live.log.read_text())
     server.kill()
     try:
-        wait_for(lambda: "unreachable" in live.log.read_text()[said:].lower() or server.name == "search", 60)
+        wait_for(lambda: "unreachable" in live.log.read_text()[said:].lower() or server.name == "search", PATIENCE)
     finally:
         server.start()
         server.wait_healthy()
@@ -67,5 +68,5 @@ def settle(world, live, swept):
     """Until all that is committed now is done."""
     ((since,),) = world.legacy("SELECT clock_timestamp()")
     world.hurry()
-    wait_for(lambda: not behind(world, since, swept=swept) or not live.alive(), 90)
+    wait_for(lambda: not behind(world, since, swept=swept) or not live.alive(), PATIENCE)
     assert live.alive(), live.tail()

@@ -12,7 +12,7 @@ from tests.world import opened, wait_for
 
 KILLS = 4
 RESTARTED = 2
-PATIENCE = 60  # seconds
+PATIENCE = 120  # seconds
 SETTINGS = {"outbox": {}, "wal": {}, "sweep": {"SYNC_SWEEP_SECONDS": "1", "SYNC_BRAKE_ROWS": "100000"}}
 FELT = re.compile("store unreachable|sweep stopped")
 _THROUGH = "SELECT min(applied_through) FROM sync.cursor"

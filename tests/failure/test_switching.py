@@ -9,6 +9,7 @@ from tests.caught._tables import made, unmade
 from tests.newsroom import edited
 from tests.world import opened, wait_for
 
+PATIENCE = 120  # seconds
 NAMES = ("text", "video", "audio")
 # every ordered pair once
 ROUND = ["wal", "watermark", "sweep", "outbox", "wal", "outbox"]
@@ -56,12 +57,12 @@ def test_nothing_is_lost(world, monkeypatch):
             now = lanes(world)
             run(world, made, now)
             with world.following(now):
-                wait_for(partial(is_followed_by, world, source, since), 60)
+                wait_for(partial(is_followed_by, world, source, since), PATIENCE)
             ((since,),) = world.legacy("SELECT clock_timestamp()")
             run(world, unmade, before)
             before = now
     with world.following(before):
-        wait_for(lambda: not world.target(_BEHIND, {"since": since}), 60)
+        wait_for(lambda: not world.target(_BEHIND, {"since": since}), PATIENCE)
     run(world, unmade, before)
     assert world.differences() == []
     assert observer.setbacks == []
