@@ -149,23 +149,13 @@ def wait(cursor: Cursor, entity: str, waits: Sequence[Wait], revision: int, limi
     )
 
 
-def release(cursor: Cursor, entity: str, keys: Sequence[str]) -> None:
-    """Rows that went through are parked no longer."""
+def release(cursor: Cursor, entity: str, keys: Sequence[str], *, unchanged: bool = False) -> None:
+    """Rows that went through are parked no longer; an `unchanged` one still is where its document was not taken."""
     if not keys:
         return
+    but = " AND step IS DISTINCT FROM 'document'" if unchanged else ""
     cursor.execute(
-        "DELETE FROM sync.due WHERE entity = %s AND reason = ANY(%s) AND key = ANY(%s)",
-        (entity, list(PARKED), list(keys)),
-    )
-
-
-def release_unchanged(cursor: Cursor, entity: str, keys: Sequence[str]) -> None:
-    """Rows that are as they were written are parked no longer, unless it was their document that was not taken."""
-    if not keys:
-        return
-    cursor.execute(
-        "DELETE FROM sync.due WHERE entity = %s AND reason = ANY(%s) AND step IS DISTINCT FROM 'document'"
-        " AND key = ANY(%s)",
+        f"DELETE FROM sync.due WHERE entity = %s AND reason = ANY(%s) AND key = ANY(%s){but}",
         (entity, list(PARKED), list(keys)),
     )
 

@@ -1,8 +1,6 @@
 """An entity whose legacy row comes as none, one or several rows here: a work, and its title in each language."""
 
-import random
-import threading
-from contextlib import closing, contextmanager, suppress
+from contextlib import suppress
 
 import pandas as pd
 import psycopg2
@@ -14,6 +12,7 @@ from sync_pipeline.sinks.relational import RelationalTable
 from sync_pipeline.sinks.search_index import SearchIndex
 from sync_pipeline.sources.outbox import Outbox
 from sync_pipeline.sources.table import Table
+from tests.hands import at_work
 
 MONOLITH = """
     CREATE TABLE work (id bigint PRIMARY KEY, genre text, updated_at timestamptz NOT NULL DEFAULT clock_timestamp());
@@ -78,23 +77,5 @@ def edit(cursor, dice):
         cursor.execute(*dice.choice(acts))
 
 
-@contextmanager
-def edited(world, workers=8):
-    stop = threading.Event()
-
-    def work_on(seed):
-        dice = random.Random(seed)
-        with closing(psycopg2.connect(world.monolith.admin_url)) as connection:
-            connection.autocommit = True
-            while not stop.wait(dice.random() * 0.02):
-                edit(connection.cursor(), dice)
-
-    threads = [threading.Thread(target=work_on, args=(seed,)) for seed in range(workers)]
-    for thread in threads:
-        thread.start()
-    try:
-        yield
-    finally:
-        stop.set()
-        for thread in threads:
-            thread.join()
+def edited(world):
+    return at_work(world.monolith.admin_url, edit)

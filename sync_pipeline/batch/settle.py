@@ -25,7 +25,7 @@ def settle_due(batch: Batch, cursor: Cursor, plan: pa.Table, applied: pa.Table, 
     sent = batch.order.force or batch.order.documents
     kept = set() if sent else set(texts.filter(pc.equal(plan.column("action"), KEEP)).to_pylist())
     due.release(cursor, name, [text for text in through if text not in kept])
-    due.release_unchanged(cursor, name, [text for text in through if text in kept])
+    due.release(cursor, name, [text for text in through if text in kept], unchanged=True)
     due.wait(cursor, name, waits, revision, batch.lane.stores.settings.parent_limit_seconds)
     due.park(cursor, name, parked.values(), revision, batch.lane.stores.settings.retry_limit)
     due.owe(cursor, name, "media", waiting, revision)

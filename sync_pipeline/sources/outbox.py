@@ -11,7 +11,7 @@ import datetime as dt
 import select
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -207,17 +207,16 @@ class OutboxSource(Source):
         wrong = self._refused(tracked[0], texts)
         refused = pc.is_in(events.column("aggregate_id"), value_set=pa.array([*wrong], pa.string()))
         self._tell(events.filter(refused), wrong)
-        self._pulled.append(events.filter(pc.invert(refused)).column("id").combine_chunks())
-        told = self._versions(events, wrong) if self.outbox.version and not tracked[0].table.join else {}
+        named = events.filter(pc.invert(refused))
+        self._pulled.append(named.column("id").combine_chunks())
+        told = self._versions(named) if self.outbox.version and not tracked[0].table.join else {}
         for each in tracked:
             for page in pages(self.subject, each, [text for text in texts if text not in wrong], rows):
                 own = self.subject.key.texts(page.keys).to_pylist() if told else []
                 yield replace(page, versions={text: told[text] for text in own if text in told})
 
-    def _versions(self, events: pa.Table, wrong: Mapping[str, str]) -> dict[str, int]:
+    def _versions(self, named: pa.Table) -> dict[str, int]:
         """By root, the highest version that its events tell; of a root with an event that tells none, none."""
-        refused = pc.is_in(events.column("aggregate_id"), value_set=pa.array([*wrong], pa.string()))
-        named = events.filter(pc.invert(refused))
         texts = self.subject.key.texts(self.subject.key.parse(named.column("aggregate_id").to_pylist())).to_pylist()
         found: dict[str, int | None] = {}
         for text, version in zip(texts, named.column("version").to_pylist(), strict=True):

@@ -7,14 +7,10 @@ from contextlib import closing, contextmanager
 import psycopg2
 
 from demo.fleet import Fleet
-from sync_pipeline.capture import subject_of
-from sync_pipeline.lane import Lane
-from sync_pipeline.sources import outbox_tables, publication
-from sync_pipeline.sources.outbox import Outbox
-from sync_pipeline.sources.wal import Wal
 from tests import oracle as general
 from tests.awkward import oracle
 from tests.awkward.load import load
+from tests.installed import made, unmade
 from tests.world import World, opened
 
 ENTITIES = "tests.awkward.entities"
@@ -43,13 +39,13 @@ def awkward_world(fleet: Fleet, name: str, source: str, *, rows: int = 240, **se
 def installed(world: World) -> Iterator[None]:
     """What the entities' source needs in the monolith, until the end of the block."""
     for lane in world.lanes.values():
-        for statement in install(lane):
+        for statement in made(lane):
             world.legacy(statement)
     try:
         yield
     finally:
         for lane in world.lanes.values():
-            for statement in uninstall(lane):
+            for statement in unmade(lane):
                 world.legacy(statement)
 
 
@@ -59,41 +55,6 @@ def followed(world: World) -> Iterator[None]:
     world.target("UPDATE sync.cursor SET swept_at = now()")
     with world.following([*world.lanes.values()]):
         yield
-
-
-def install(lane: Lane) -> list[str]:
-    """Statements that make what the lane's source needs."""
-    capture = lane.entity.capture
-    if isinstance(capture, Outbox):
-        return outbox_tables.install(subject_of(lane), capture)
-    return publication.install(subject_of(lane)) if isinstance(capture, Wal) else []
-
-
-def uninstall(lane: Lane) -> list[str]:
-    """Statements that take it away again."""
-    capture = lane.entity.capture
-    if isinstance(capture, Outbox):
-        return outbox_tables.uninstall(subject_of(lane), capture)
-    return publication.uninstall(subject_of(lane)) if isinstance(capture, Wal) else []
-
-
-def catalogue(world: World) -> list[list[tuple[object, ...]]]:
-    """Everything in the monolith that an installation could leave behind."""
-    mine = "nspname !~ '^pg_' AND nspname <> 'information_schema'"
-    return [
-        world.legacy(query)
-        for query in (
-            "SELECT nspname, relname, relkind, relreplident, relacl::text, reloptions::text"
-            f" FROM pg_class c JOIN pg_namespace n ON n.oid = relnamespace WHERE {mine} ORDER BY 1, 2",
-            "SELECT tgname, tgrelid::regclass::text FROM pg_trigger WHERE NOT tgisinternal ORDER BY 1, 2",
-            "SELECT proname, proacl::text FROM pg_proc p JOIN pg_namespace n ON n.oid = pronamespace"
-            f" WHERE {mine} ORDER BY 1",
-            f"SELECT nspname, nspacl::text FROM pg_namespace WHERE {mine} ORDER BY 1",
-            "SELECT pubname FROM pg_publication",
-            "SELECT slot_name FROM pg_replication_slots WHERE database = current_database()",
-            "SELECT rolname, rolreplication FROM pg_roles WHERE rolname !~ '^pg_' ORDER BY 1",
-        )
-    ]
 
 
 def differences(world: World) -> list[general.Difference]:

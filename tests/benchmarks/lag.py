@@ -31,8 +31,8 @@ from sync_pipeline.lane import Lane
 from sync_pipeline.pipeline import sync_keys
 from sync_pipeline.settings import Settings
 from sync_pipeline.stores import Stores
-from tests.caught._tables import made
 from tests.command import Command
+from tests.installed import made
 
 _ROWS_A_TRANSACTION = 20
 _WRITERS = 4

@@ -12,7 +12,7 @@ from sync_pipeline.pipeline import sync_roots
 from sync_pipeline.reconcile.reconcile import reconcile
 from sync_pipeline.repair import repair
 from sync_pipeline.sweep import sweep
-from tests.caught._tables import made
+from tests.installed import made
 from tests.parted import FILES, LANGUAGES, MONOLITH, TITLE, edited
 from tests.stalled import stalled
 from tests.world import opened, wait_for

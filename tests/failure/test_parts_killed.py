@@ -5,7 +5,7 @@ import signal
 from sync_pipeline.faults import CRASH_POINTS
 from sync_pipeline.lane import Lane
 from sync_pipeline.reconcile.reconcile import reconcile
-from tests.caught._tables import made
+from tests.installed import made
 from tests.newsroom import WITHOUT_SWEEP, follow, settle
 from tests.parted import FILES, MONOLITH, TITLE, edited
 from tests.world import opened

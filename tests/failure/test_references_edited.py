@@ -1,17 +1,15 @@
 """Parents and children made, moved and deleted in any order, each entity followed on its own, with foreign keys."""
 
 import dataclasses
-import random
-import threading
 import time
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import ExitStack
 
-import psycopg2
 import pytest
 
 from sync_pipeline.lane import Lane
 from sync_pipeline.sources.outbox import Outbox
-from tests.caught._tables import made
+from tests.hands import at_work
+from tests.installed import made
 from tests.kin import EPISODE, FOLDER, FOREIGN_KEYS, MONOLITH, SERIES
 from tests.world import opened, wait_for
 
@@ -56,26 +54,8 @@ def edit(cursor, dice):
     cursor.execute(*acts[dice.choice(sorted(acts))])
 
 
-@contextmanager
-def edited(world, workers=8):
-    stop = threading.Event()
-
-    def work(seed):
-        dice = random.Random(seed)
-        with closing(psycopg2.connect(world.monolith.admin_url)) as connection:
-            connection.autocommit = True
-            while not stop.wait(dice.random() * 0.02):
-                edit(connection.cursor(), dice)
-
-    threads = [threading.Thread(target=work, args=(seed,)) for seed in range(workers)]
-    for thread in threads:
-        thread.start()
-    try:
-        yield
-    finally:
-        stop.set()
-        for thread in threads:
-            thread.join()
+def edited(world):
+    return at_work(world.monolith.admin_url, edit)
 
 
 def apart(world):

@@ -6,7 +6,7 @@ import threading
 
 import pytest
 
-from tests.caught._tables import made, unmade
+from tests.installed import made, unmade
 from tests.newsroom import edited, follow, leave_out_the_sweep, settle, was_swept
 from tests.world import opened, wait_for
 

@@ -5,7 +5,7 @@ from functools import partial
 
 import pytest
 
-from tests.caught._tables import made, unmade
+from tests.installed import made, unmade
 from tests.newsroom import edited
 from tests.world import opened, wait_for
 

@@ -4,8 +4,9 @@ import pytest
 
 from sync_pipeline.preflight.declarations import look_at_entity
 from sync_pipeline.sweep import ask_for_sweep
-from tests.awkward.ground import awkward_world, behind, catalogue, differences, followed, installed
+from tests.awkward.ground import awkward_world, behind, differences, followed, installed
 from tests.awkward.writers import Writers
+from tests.installed import catalogue
 from tests.world import wait_for
 
 # what reports nothing of tables without stamps needs the sweep

@@ -18,7 +18,8 @@ from sync_pipeline.lane import Lane
 from sync_pipeline.pipeline import sync_keys
 from sync_pipeline.preflight.preflight import preflight
 from sync_pipeline.stores import Stores
-from tests.caught._tables import SOURCES, TABLES, made, unmade
+from tests.caught._tables import TABLES
+from tests.installed import SOURCES, made, unmade
 from tests.newsroom import edited, follow, leave_out_the_sweep, settle, was_swept
 from tests.replica import Replica
 from tests.world import opened, wait_for

@@ -11,7 +11,8 @@ from sync_pipeline.pipeline import sync_keys
 from sync_pipeline.sources.outbox import TRIES, Outbox
 from sync_pipeline.sources.wal import Wal
 from sync_pipeline.status import status_of
-from tests.caught._tables import TABLES, made, unmade
+from tests.caught._tables import TABLES
+from tests.installed import made, unmade
 from tests.world import opened, wait_for
 
 SLOT = "SELECT slot_name FROM pg_replication_slots WHERE slot_name = 'sync_text'"

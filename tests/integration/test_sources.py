@@ -6,7 +6,8 @@ import pytest
 
 from sync_pipeline.lane import Lane
 from sync_pipeline.sweep import sweep
-from tests.caught._tables import SOURCES, TABLES, made, unmade
+from tests.caught._tables import TABLES
+from tests.installed import SOURCES, catalogue, made, unmade
 from tests.world import opened, wait_for
 
 # statements over the ids of some texts, %(a)s and %(b)s, and one of their authors
@@ -54,22 +55,6 @@ def source(request, world):
     for statement in unmade(lane):
         world.legacy(statement)
     assert catalogue(world) == before
-
-
-def catalogue(world):
-    """Everything in the monolith that an installation could leave behind."""
-    return [
-        world.legacy(query)
-        for query in (
-            "SELECT relname, relkind, relreplident, relacl::text, reloptions::text FROM pg_class"
-            " WHERE relnamespace = 'public'::regnamespace ORDER BY 1",
-            "SELECT tgname, tgrelid::regclass::text FROM pg_trigger WHERE NOT tgisinternal ORDER BY 1, 2",
-            "SELECT proname, proacl::text FROM pg_proc WHERE pronamespace = 'public'::regnamespace ORDER BY 1",
-            "SELECT pubname FROM pg_publication",
-            "SELECT slot_name FROM pg_replication_slots WHERE database = current_database()",
-            "SELECT rolname, rolreplication FROM pg_roles WHERE rolname !~ '^pg_' ORDER BY 1",
-        )
-    ]
 
 
 def chosen(world):

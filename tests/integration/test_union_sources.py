@@ -12,7 +12,7 @@ from sync_pipeline.preflight.preflight import preflight
 from sync_pipeline.sinks.relational import RelationalTable
 from sync_pipeline.sources.table import Literal, Table
 from sync_pipeline.sweep import sweep
-from tests.caught._tables import SOURCES, made, unmade
+from tests.installed import SOURCES, made, unmade
 from tests.integration.test_sources import catalogue
 from tests.world import opened, wait_for
 

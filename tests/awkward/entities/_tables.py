@@ -2,13 +2,8 @@
 
 import os
 
-from sync_pipeline.sources.outbox import Outbox
 from sync_pipeline.sources.source import Capture
-from sync_pipeline.sources.sweep_only import SweepOnly
-from sync_pipeline.sources.wal import Wal
-from sync_pipeline.sources.watermark import Watermark
-
-SOURCES = {"watermark": Watermark(), "outbox": Outbox(), "wal": Wal(), "sweep": SweepOnly()}
+from tests.installed import SOURCES
 
 TITLES = """
     (SELECT "Id" AS id, 'film' AS kind, "Title" AS name, "Body" AS body, "Label" AS label, "State" AS state,

@@ -1,0 +1,48 @@
+"""What a source needs in the monolith, made and taken away, and the catalogue that must be as it was afterwards."""
+
+from sync_pipeline.capture import subject_of
+from sync_pipeline.lane import Lane
+from sync_pipeline.sources import outbox_tables, publication
+from sync_pipeline.sources.outbox import Outbox
+from sync_pipeline.sources.source import Capture
+from sync_pipeline.sources.sweep_only import SweepOnly
+from sync_pipeline.sources.wal import Wal
+from sync_pipeline.sources.watermark import Watermark
+from tests.world import World
+
+SOURCES: dict[str, Capture] = {"watermark": Watermark(), "outbox": Outbox(), "wal": Wal(), "sweep": SweepOnly()}
+
+
+def made(lane: Lane) -> list[str]:
+    """Statements that make what the lane's source needs."""
+    capture = lane.entity.capture
+    if isinstance(capture, Outbox):
+        return outbox_tables.install(subject_of(lane), capture)
+    return publication.install(subject_of(lane)) if isinstance(capture, Wal) else []
+
+
+def unmade(lane: Lane) -> list[str]:
+    """Statements that take it away again."""
+    capture = lane.entity.capture
+    if isinstance(capture, Outbox):
+        return outbox_tables.uninstall(subject_of(lane), capture)
+    return publication.uninstall(subject_of(lane)) if isinstance(capture, Wal) else []
+
+
+def catalogue(world: World) -> list[list[tuple[object, ...]]]:
+    """Everything in the monolith that an installation could leave behind."""
+    mine = "nspname !~ '^pg_' AND nspname <> 'information_schema'"
+    return [
+        world.legacy(query)
+        for query in (
+            "SELECT nspname, relname, relkind, relreplident, relacl::text, reloptions::text"
+            f" FROM pg_class c JOIN pg_namespace n ON n.oid = relnamespace WHERE {mine} ORDER BY 1, 2",
+            "SELECT tgname, tgrelid::regclass::text FROM pg_trigger WHERE NOT tgisinternal ORDER BY 1, 2",
+            "SELECT proname, proacl::text FROM pg_proc p JOIN pg_namespace n ON n.oid = pronamespace"
+            f" WHERE {mine} ORDER BY 1",
+            f"SELECT nspname, nspacl::text FROM pg_namespace WHERE {mine} ORDER BY 1",
+            "SELECT pubname FROM pg_publication",
+            "SELECT slot_name FROM pg_replication_slots WHERE database = current_database()",
+            "SELECT rolname, rolreplication FROM pg_roles WHERE rolname !~ '^pg_' ORDER BY 1",
+        )
+    ]
