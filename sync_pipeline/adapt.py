@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from sync_pipeline.columns import frame, text_of
+from sync_pipeline.columns import frame, table_of, text_of
 from sync_pipeline.entity import Entity
 from sync_pipeline.errors import DeclarationError, RowRejectedError
 from sync_pipeline.keys import Key
@@ -67,7 +67,7 @@ def _convert(entity: Entity, key: Key, legacy: pa.Table) -> pa.Table:
     made = entity.adapt(given)
     if len(made) != len(given) or not made.index.equals(given.index):
         raise DeclarationError(f"entity {entity.name}: adapt must return one row for each legacy row, in order")
-    table = pa.Table.from_pandas(made, preserve_index=False, nthreads=1).replace_schema_metadata(None)
+    table = table_of(made)
     _check_key(entity, key, legacy, table)
     return table
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
+import orjson
 import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -27,8 +28,13 @@ ARROW_TYPES: dict[str, pa.DataType] = {
     "timestamp without time zone": pa.timestamp("us"),
     "timestamp with time zone": pa.timestamp("us", "UTC"),
 }
-# control characters that JSON has short words for, which PostgreSQL uses too
-_ESCAPES = {8: "\\b", 9: "\\t", 10: "\\n", 12: "\\f", 13: "\\r"}
+# Arrow's reader starts a thread; for so few, parsing one by one is over before that
+_FEW_LISTS = 200
+# what JSON has short words for, and PostgreSQL too
+_ESCAPES = {8: "\\b", 9: "\\t", 10: "\\n", 12: "\\f", 13: "\\r", ord('"'): '\\"', ord("\\"): "\\\\"}
+# by byte: whether it wants an escape
+_QUOTES = np.isin(np.arange(256), [ord('"'), ord("\\")])
+_QUOTES_AND_CONTROLS = _QUOTES | (np.arange(256) < 0x20)
 
 
 def arrow_type(pg_type: str) -> pa.DataType:
@@ -87,9 +93,18 @@ def frame(table: pa.Table) -> pd.DataFrame:
     return result
 
 
+def table_of(made: pd.DataFrame) -> pa.Table:
+    """A frame's columns as Arrow has them: at once where they are Arrow's. Raises pa.ArrowInvalid, ValueError."""
+    columns = {str(name): column.array for name, column in made.items()}
+    if len(columns) == made.shape[1] and all(isinstance(c, pd.arrays.ArrowExtensionArray) for c in columns.values()):
+        return pa.table({name: pa.array(c) for name, c in columns.items()})
+    return pa.Table.from_pandas(made, preserve_index=False, nthreads=1).replace_schema_metadata(None)
+
+
 def text_of(column: pa.ChunkedArray | pa.Array) -> pa.Array:
     """A column's values as text, NULLs kept."""
-    return _whole(pc.cast(_whole(column), pa.string()))
+    whole = _whole(column)
+    return whole if pa.types.is_string(whole.type) else _whole(pc.cast(whole, pa.string()))
 
 
 def array_literal(values: pa.ChunkedArray | pa.Array) -> str:
@@ -112,12 +127,12 @@ def json_of(column: pa.ChunkedArray | pa.Array, *, raw: bool = False) -> pa.Arra
     """Each value as a JSON token; NULL becomes null. `raw` columns hold JSON text already."""
     array = _whole(column)
     if raw:
-        return pc.fill_null(text_of(array), "null")
+        return _or_null(text_of(array))
     if pa.types.is_struct(array.type):
         return _json_struct(array)
     if pa.types.is_list(array.type) or pa.types.is_large_list(array.type):
         return _json_list(array)
-    return pc.fill_null(_json_scalar(array), "null")
+    return _or_null(_json_scalar(array))
 
 
 def json_objects(table: pa.Table, raw: frozenset[str] = frozenset()) -> pa.Array:
@@ -139,12 +154,20 @@ def _lists(column: pa.ChunkedArray, kind: pa.DataType) -> pa.Array:
         return pa.array([], kind)
     # most rows hold one of few lists, the empty one first of all: each is parsed once
     coded = pc.dictionary_encode(pc.fill_null(_whole(column), "null"))
-    lines = pc.binary_join_element_wise('{"v":', coded.dictionary, "}\n", "")
-    body = characters(lines)
+    few = len(coded.dictionary) <= _FEW_LISTS and pa.types.is_string(kind.value_type)
+    parsed = _parse_few(coded.dictionary, kind) if few else _parse_many(coded.dictionary, kind)
+    return parsed.take(coded.indices)
+
+
+def _parse_few(texts: pa.Array, kind: pa.DataType) -> pa.Array:
+    return pa.array(map(orjson.loads, texts.to_pylist()), kind)
+
+
+def _parse_many(texts: pa.Array, kind: pa.DataType) -> pa.Array:
+    body = characters(pc.binary_join_element_wise('{"v":', texts, "}\n", ""))
     options = ndjson.ParseOptions(explicit_schema=pa.schema([("v", kind)]), newlines_in_values=False)
     read = ndjson.ReadOptions(use_threads=False, block_size=max(1 << 20, body.size + 1))
-    parsed = ndjson.read_json(pa.BufferReader(body), read_options=read, parse_options=options).column(0)
-    return _whole(parsed).take(coded.indices)
+    return _whole(ndjson.read_json(pa.BufferReader(body), read_options=read, parse_options=options).column(0))
 
 
 def _copy_column(column: pa.ChunkedArray) -> pa.ChunkedArray | pa.Array:
@@ -160,13 +183,16 @@ def _copy_column(column: pa.ChunkedArray) -> pa.ChunkedArray | pa.Array:
 
 
 def _array_literals(lists: pa.Array) -> pa.Array:
-    items = pc.fill_null(_quoted(text_of(lists.flatten())), "NULL")
+    items = _quoted(text_of(lists.flatten()))
+    items = pc.fill_null(items, "NULL") if items.null_count else items
     joined = pc.binary_join(relist(lists, items), ",")
     return _whole(pc.binary_join_element_wise("{", joined, "}", ""))
 
 
 def relist(lists: pa.Array, items: pa.Array) -> pa.Array:
     """The same lists over other items; `flatten` has dropped what offsets of slices and NULLs hide."""
+    if pa.types.is_list(lists.type) and not lists.null_count and len(lists) and lists.offsets[0].as_py() == 0:
+        return pa.ListArray.from_arrays(lists.offsets, items)
     lengths = pc.fill_null(pc.list_value_length(lists), 0)
     offsets = pa.concat_arrays([pa.array([0], pa.int64()), pc.cumulative_sum(pc.cast(lengths, pa.int64()))])
     mask = lists.is_null() if lists.null_count else None
@@ -174,12 +200,18 @@ def relist(lists: pa.Array, items: pa.Array) -> pa.Array:
 
 
 def _quoted(text: pa.Array) -> pa.Array:
+    """As a string of JSON, or of an array literal, which leaves control characters as they are."""
+    return _escaped(text, _QUOTES)
+
+
+def _escaped(text: pa.Array, special: np.ndarray) -> pa.Array:
+    """In quotes. One look at the bytes: most texts hold nothing that wants an escape."""
     octets = np.frombuffer(characters(text), np.uint8)
-    escaped = text
-    for special in ("\\", '"'):
-        if (octets == ord(special)).any():  # a look costs a tenth of a pass, and most columns hold neither
-            escaped = pc.replace_substring(escaped, special, f"\\{special}")
-    return _whole(pc.binary_join_element_wise('"', escaped, '"', ""))
+    marked = special[octets]
+    codes = sorted(map(int, np.unique(octets[marked])), reverse=True) if marked.any() else []
+    for code in codes:  # of all of these the backslash is the highest: it goes first
+        text = pc.replace_substring(text, chr(code), _ESCAPES.get(code, f"\\u{code:04x}"))
+    return _whole(pc.binary_join_element_wise('"', text, '"', ""))
 
 
 def _json_scalar(array: pa.Array) -> pa.Array:
@@ -198,34 +230,29 @@ def _json_scalar(array: pa.Array) -> pa.Array:
 
 
 def _json_text(text: pa.Array) -> pa.Array:
-    quoted = _quoted(text)
-    for code in _control_codes(quoted):
-        quoted = pc.replace_substring(quoted, chr(code), _ESCAPES.get(code, f"\\u{code:04x}"))
-    return quoted
+    return _escaped(text, _QUOTES_AND_CONTROLS)
 
 
-def _control_codes(text: pa.Array) -> list[int]:
-    """Which control characters occur: one look at the bytes, for most texts have one or none of the 32."""
-    octets = np.frombuffer(characters(text), np.uint8)
-    return [int(code) for code in np.unique(octets[octets < 0x20])]
+def _or_null(tokens: pa.Array) -> pa.Array:
+    return pc.fill_null(tokens, "null") if tokens.null_count else tokens
 
 
 def _json_struct(array: pa.StructArray) -> pa.Array:
     names = [field.name for field in array.type]
     tokens = [json_of(array.field(n)) for n in range(len(names))]
-    return pc.if_else(array.is_valid(), _object(names, tokens, len(array)), pa.scalar("null"))
+    objects = _object(names, tokens, len(array))
+    return pc.if_else(array.is_valid(), objects, pa.scalar("null")) if array.null_count else objects
 
 
 def _json_list(array: pa.Array) -> pa.Array:
     joined = pc.binary_join(relist(array, json_of(array.flatten())), ",")
-    return pc.fill_null(_whole(pc.binary_join_element_wise("[", joined, "]", "")), "null")
+    return _or_null(_whole(pc.binary_join_element_wise("[", joined, "]", "")))
 
 
 def _object(names: Sequence[str], tokens: Sequence[pa.Array], rows: int) -> pa.Array:
     if not names:
         return pa.array(["{}"] * rows, pa.string())
-    heads = _json_text(pa.array(names, pa.string())).to_pylist()
     parts: list[pa.Array | str] = []
-    for n, (head, token) in enumerate(zip(heads, tokens, strict=True)):
-        parts += [f"{'{' if n == 0 else ','}{head}:", token]
+    for n, (name, token) in enumerate(zip(names, tokens, strict=True)):
+        parts += [f"{'{' if n == 0 else ','}{orjson.dumps(name).decode()}:", token]
     return _whole(pc.binary_join_element_wise(*parts, "}", ""))

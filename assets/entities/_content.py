@@ -1,5 +1,7 @@
 """What text, video and audio share: all three live in the monolith's table `content`."""
 
+from functools import reduce
+
 import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -42,10 +44,11 @@ def query(kind: str) -> str:
 
 def address(legacy: pd.DataFrame) -> pd.Series:
     """The flat address columns as one structure; NULL where all of them are."""
-    parts = pa.Table.from_pandas(legacy[ADDRESS], preserve_index=False).to_struct_array().combine_chunks()
-    empty = pa.array(legacy[ADDRESS].isna().all(axis=1).to_numpy(bool))
-    struct = pc.if_else(empty, pa.scalar(None, parts.type), parts)
-    return pd.Series(struct, index=legacy.index, dtype=pd.ArrowDtype(struct.type))
+    parts = [pa.array(part) for _, part in legacy[ADDRESS].items()]
+    known = reduce(pc.or_, [part.is_valid() for part in parts])
+    struct = pc.make_struct(*parts, field_names=ADDRESS)
+    known_or_null = pc.if_else(known, struct, pa.scalar(None, struct.type))
+    return pd.Series(pd.arrays.ArrowExtensionArray(known_or_null), index=legacy.index)
 
 
 def whole_number(text: pd.Series) -> pd.Series:

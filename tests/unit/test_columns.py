@@ -26,6 +26,12 @@ def test_json_lists_keep_nulls_and_emptiness(values: list[list[str | None] | Non
     assert [json.loads(v) for v in columns.json_of(array).to_pylist()] == values
 
 
+@given(st.lists(st.one_of(st.none(), st.lists(TEXT, max_size=4)), min_size=1, max_size=12))
+def test_few_lists_are_parsed_as_many_are(values: list[list[str | None] | None]) -> None:
+    texts, kind = pa.array([json.dumps(value) for value in values]), pa.list_(pa.string())
+    assert columns._parse_few(texts, kind).equals(columns._parse_many(texts, kind))
+
+
 def test_sliced_lists_are_not_shifted() -> None:
     array = pa.array([["a"], None, ["b", "c"], []], pa.list_(pa.string())).slice(1)
     assert [json.loads(v) for v in columns.json_of(array).to_pylist()] == [None, ["b", "c"], []]
