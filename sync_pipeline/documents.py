@@ -76,7 +76,8 @@ def send(lane: Lane, operations: Operations, coming: Callable[[], set[str]] = se
         return 0, 0
     crash_point("documents.before")
     try:
-        result = index.write(lane.stores.search, operations.ids, operations.versions, operations.documents)
+        with lane.stores.search_breaker:
+            result = index.write(lane.stores.search, operations.ids, operations.versions, operations.documents)
         crash_point("documents.after")
         foreign = _foreign(lane, index, operations, result.conflicts)
     except UnreachableError as error:
@@ -86,7 +87,7 @@ def send(lane: Lane, operations: Operations, coming: Callable[[], set[str]] = se
     crash_point("close.before")
     with lane.stores.target() as cursor:
         # lost with the server, it is done again: rows need not wait for this one's turn at the disk
-        cursor.execute("SET LOCAL synchronous_commit = off")
+        cursor.defer("SET LOCAL synchronous_commit = off")
         _close(lane, cursor, operations, result, foreign, coming)
     crash_point("close.after")
     return total - len(result.retriable) - len(result.rejected), len(result.retriable)

@@ -31,6 +31,9 @@ CLAIM_SECONDS = 120
 MISSING_FILE = "MediaMissing"
 # few enough that fresh work never waits long behind a record
 _KEYS_A_RECORD = 500
+_IS_FULL = f"cardinality(keys) >= {_KEYS_A_RECORD}"
+# so many records that are not full are put together
+_MANY_RECORDS = 50
 
 
 @dataclass(frozen=True)
@@ -154,7 +157,7 @@ def release(cursor: Cursor, entity: str, keys: Sequence[str], *, unchanged: bool
     if not keys:
         return
     but = " AND step IS DISTINCT FROM 'document'" if unchanged else ""
-    cursor.execute(
+    cursor.defer(
         f"DELETE FROM sync.due WHERE entity = %s AND reason = ANY(%s) AND key = ANY(%s){but}",
         (entity, list(PARKED), list(keys)),
     )
@@ -171,15 +174,39 @@ def release_waiting(cursor: Cursor, entity: str, keys: Sequence[str], revision: 
     )
 
 
-def claim(cursor: Cursor, entity: str, limit: int = 1) -> list[Owed]:
-    """Claim the most urgent records by lease, so that no lock is held while they are worked on."""
+def gather(cursor: Cursor, entity: str, reason: str) -> None:
+    """Put many small records into few: while a store is away what is owed grows with its keys, not with the time."""
+    values = {"entity": entity, "reason": reason}
+    free = "entity = %(entity)s AND reason = %(reason)s AND (claimed_until IS NULL OR claimed_until < now())"
+    cursor.execute(f"SELECT count(*), count(*) FILTER (WHERE {_IS_FULL}) FROM sync.due WHERE {free}", values)
+    records, full = cursor.fetchone()
+    if records - full < _MANY_RECORDS:
+        return
+    cursor.execute(
+        f"WITH taken AS (DELETE FROM sync.due WHERE {free} RETURNING *),"
+        " named AS (SELECT key, row_number() OVER (ORDER BY key) - 1 AS n FROM"
+        "   (SELECT DISTINCT k AS key FROM taken, unnest(coalesce(keys, ARRAY[key])) k) k)"
+        " INSERT INTO sync.due (entity, reason, keys, revision, priority, attempts, error, message, first_at)"
+        f" SELECT entity, reason, array_agg(named.key), revision, priority, attempts, error, message, first_at"
+        " FROM named, (SELECT entity, reason, priority, max(revision) AS revision, max(attempts) AS attempts,"
+        "   max(error) AS error, max(message) AS message, min(first_at) AS first_at FROM taken GROUP BY 1, 2, 3) t"
+        f" GROUP BY n / {_KEYS_A_RECORD}, entity, reason, revision, priority, attempts, error, message, first_at",
+        values,
+    )
+
+
+def claim(cursor: Cursor, entity: str, useless: Sequence[str] = (), limit: int = 1) -> list[Owed]:
+    """Claim the most urgent records by lease, so that no lock is held while they are worked on.
+
+    Those of `useless` reasons are left.
+    """
     cursor.execute(
         f"UPDATE sync.due SET claimed_until = now() + interval '{CLAIM_SECONDS} s' WHERE id IN ("
-        " SELECT id FROM sync.due WHERE entity = %s AND not_before <= now()"
+        " SELECT id FROM sync.due WHERE entity = %s AND not_before <= now() AND reason <> ALL(%s::text[])"
         " AND (claimed_until IS NULL OR claimed_until < now())"
         " ORDER BY priority, not_before LIMIT %s FOR UPDATE SKIP LOCKED)"
         " RETURNING id, reason, coalesce(keys, ARRAY[key]), attempts, extract(epoch FROM now() - first_at)::float8",
-        (entity, limit),
+        (entity, list(useless), limit),
     )
     return [Owed(*row) for row in cursor.fetchall()]
 
@@ -198,7 +225,7 @@ def let_go(cursor: Cursor, ids: Sequence[int]) -> None:
 
 def close(cursor: Cursor, ids: Sequence[int]) -> None:
     """What was owed is done."""
-    cursor.execute("DELETE FROM sync.due WHERE id = ANY(%s)", (list(ids),))
+    cursor.defer("DELETE FROM sync.due WHERE id = ANY(%s)", (list(ids),))
 
 
 def later(cursor: Cursor, identity: int, seconds: float) -> None:

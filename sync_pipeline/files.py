@@ -46,7 +46,8 @@ def place(sink: MediaBucket, stores: Stores, key: Key, adapted: Adapted, *, wait
     if not names:
         return placed
     try:
-        targets = _targets(sink, stores, names, placed, wait=wait)
+        with stores.media_breaker:
+            targets = _targets(sink, stores, names, placed, wait=wait)
     except UnreachableError:
         if not wait:
             raise

@@ -12,6 +12,7 @@ import pyarrow.compute as pc
 
 from sync_pipeline import due, versions
 from sync_pipeline.batch.order import Order, Outcome, Report
+from sync_pipeline.breaker import Breaker
 from sync_pipeline.errors import UnreachableError
 from sync_pipeline.faults import crash_point
 from sync_pipeline.lane import Lane
@@ -102,8 +103,11 @@ def _nothing(*_: object) -> None:
 def work(lane: Lane, report: Report) -> bool:
     """Claim and do some of what is owed; False when nothing was."""
     crash_point("due.before")
+    useless = [reason for reason, breaker in _needs(lane).items() if breaker.is_open]
     with lane.stores.target() as cursor:
-        owed = due.claim(cursor, lane.entity.name)
+        for reason in useless:
+            due.gather(cursor, lane.entity.name, reason)
+        owed = due.claim(cursor, lane.entity.name, useless)
     if owed:
         crash_point("due.after")
     for record in owed:
@@ -127,6 +131,11 @@ def work(lane: Lane, report: Report) -> bool:
             with lane.stores.target() as cursor:
                 due.postpone(cursor, [record.id], error)
     return bool(owed)
+
+
+def _needs(lane: Lane) -> dict[str, Breaker]:
+    """What is owed to a store, and that store's breaker."""
+    return {"documents": lane.stores.search_breaker, "media": lane.stores.media_breaker}
 
 
 def _again(lane: Lane, record: due.Owed) -> Order:

@@ -15,12 +15,14 @@ log = logging.getLogger(__name__)
 
 # what more polls bring is left to whoever does what is owed: memory stays bounded while the cluster is slow or down
 _MOST_DOCUMENTS = 10_000
+# A request costs the cluster more than the documents in it, and readers see none of them before the next refresh.
+_PACE_SECONDS = 0.5
 
 
 class Outgoing:
     """Batches whose rows are committed and whose documents are due, claimed by this process.
 
-    All that gather while one request is under way go in the next: a slow cluster gets fewer and larger ones.
+    Requests keep a pace; all that gather meanwhile go in the next: a slow cluster gets fewer and larger ones.
     """
 
     def __init__(self, lane: Lane, report: Report) -> None:
@@ -49,6 +51,7 @@ class Outgoing:
         try:
             while batches := self._next(stop):
                 self._send(Operations.together(batches))
+                stop.wait(_PACE_SECONDS)
         except Exception as error:
             self._error = error
 

@@ -20,7 +20,7 @@ from sync_pipeline.faults import guarded
 from sync_pipeline.keys import Key
 from sync_pipeline.lane import Lane
 from sync_pipeline.ledger.ledger import HELD_ROW, key_of, table_of
-from sync_pipeline.ledger.references import Dependent, dependents, lock
+from sync_pipeline.ledger.references import Dependent, enter
 from sync_pipeline.sinks.relational import Reference
 from sync_pipeline.stores import Cursor
 
@@ -44,8 +44,7 @@ class Kin:
         entity = lane.entity
         parents = {reference.entity for reference in entity.table.references}
         strict = guarded(22) and (strict or entity.name in parents)  # rows of a batch may rely on each other
-        lock(cursor, {entity.name, *parents}, exclusive=strict)
-        return cls(lane, cursor, dependents(cursor, entity.name), strict)
+        return cls(lane, cursor, enter(cursor, entity.name, parents, exclusive=strict), strict)
 
     @property
     def alone(self) -> bool:

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import datetime as dt
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import psycopg2
+import psycopg2.extensions
 import pyarrow as pa
 from botocore.config import Config
-from sqlalchemy import Engine, create_engine
-from sqlalchemy.exc import OperationalError
+from sqlalchemy import Engine, create_engine, event
+from sqlalchemy.exc import InvalidatePoolError, OperationalError
 
+from sync_pipeline.breaker import Breaker
 from sync_pipeline.columns import read_copy, write_copy
 from sync_pipeline.errors import SettingError, UnreachableError
 from sync_pipeline.replica import SETTING, await_replay, flush, identity_of, position_of
@@ -29,8 +32,42 @@ Cursor = Any  # psycopg2's cursor
 APPLICATION = "sync-pipeline"
 # text forms that digests and COPY depend on
 _PINS = "-c timezone=UTC -c datestyle=ISO,YMD -c intervalstyle=postgres -c extra_float_digits=1 -c bytea_output=hex"
+# a connection that rested for longer is looked at before it is used
+_REST_SECONDS = 1.0
 # shorter than any index.gc_deletes, so that no write outlives the tombstone that refuses it
 SEARCH_SECONDS = 30
+
+
+class DeferringCursor(psycopg2.extensions.cursor):
+    """Sends statements whose answers nobody needs together with the next one: fewer journeys to the server."""
+
+    def __init__(self, *arguments: Any, **named: Any) -> None:
+        super().__init__(*arguments, **named)
+        self._deferred: list[bytes] = []
+
+    def defer(self, statement: str, values: Any = None) -> None:
+        """Before whatever comes next. An error of it is raised there."""
+        self._deferred.append(self.mogrify(statement, values))
+
+    def execute(self, statement: Any, values: Any = None) -> None:
+        """All that was deferred, and this."""
+        super().execute(self._all(self.mogrify(statement, values)))
+
+    def copy_expert(self, statement: Any, file: Any, size: int = 8192) -> None:
+        """All that was deferred, and this COPY."""
+        super().copy_expert(self._all(statement.encode()), file, size)
+
+    def roll_back(self) -> None:
+        """Undo what was begun; a connection that cannot is closed."""
+        self._deferred = []
+        with suppress(psycopg2.Error):
+            super().execute("ROLLBACK")
+            return
+        self.connection.close()
+
+    def _all(self, statement: bytes) -> bytes:
+        statements, self._deferred = [*self._deferred, statement], []
+        return b";\n".join(statements)
 
 
 class Stores:
@@ -38,6 +75,8 @@ class Stores:
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
+        self.search_breaker = Breaker("search")
+        self.media_breaker = Breaker("media")
         self._replica_known = False
 
     @cached_property
@@ -168,9 +207,23 @@ class Stores:
 
     @contextmanager
     def target(self) -> Iterator[Cursor]:
-        """One transaction at the new side: commits at the end, rolls back on any error."""
-        with _session(self.target_engine, "SYNC_TARGET_DB") as connection, connection, connection.cursor() as cursor:
-            yield cursor
+        """One transaction at the new side: commits at the end, rolls back on any error. See DeferringCursor."""
+        with self.target_at_once() as cursor:
+            cursor.defer("BEGIN")
+            try:
+                yield cursor
+                cursor.execute("COMMIT")
+            except BaseException:
+                cursor.roll_back()
+                raise
+
+    @contextmanager
+    def target_at_once(self) -> Iterator[Cursor]:
+        """A cursor at the new side; every statement is its own transaction."""
+        with _session(self.target_engine, "SYNC_TARGET_DB") as connection:
+            connection.autocommit = True
+            with connection.cursor(cursor_factory=DeferringCursor) as cursor:
+                yield cursor
 
     def close(self) -> None:
         """Close what was opened."""
@@ -220,12 +273,12 @@ def quote(name: str) -> str:
 
 
 def _engine(url: str, options: str) -> Engine:
-    return create_engine(
+    engine = create_engine(
         url,
         # four threads an entity: what is above the pool's size is opened and closed at each use
         pool_size=16,
         max_overflow=16,
-        pool_pre_ping=True,
+        pool_use_lifo=True,
         connect_args={
             "options": options,
             "application_name": APPLICATION,
@@ -234,6 +287,25 @@ def _engine(url: str, options: str) -> Engine:
             "client_encoding": "UTF8",
         },
     )
+    event.listen(engine, "checkin", _note_rest)
+    event.listen(engine, "checkout", _look_after_rest)
+    return engine
+
+
+def _note_rest(_: Any, record: Any) -> None:
+    record.info["rests"] = time.monotonic()
+
+
+def _look_after_rest(connection: Any, record: Any, _: Any) -> None:
+    """Whether a connection that has rested still stands; one in steady use would have said."""
+    if time.monotonic() - record.info.get("rests", time.monotonic()) < _REST_SECONDS:
+        return
+    try:
+        with connection.cursor() as cursor:
+            cursor.execute("SELECT 1")
+        connection.rollback()
+    except psycopg2.Error as error:
+        raise InvalidatePoolError from error
 
 
 @contextmanager
@@ -246,6 +318,7 @@ def _session(engine: Engine, setting: str) -> Iterator[Any]:
         yield pooled.driver_connection
     except (psycopg2.OperationalError, psycopg2.InterfaceError) as error:
         pooled.invalidate()
+        engine.dispose()  # its neighbours broke with it, or will be made again
         raise UnreachableError(f"{setting}: {first_line(error)}") from error
     finally:
         pooled.close()

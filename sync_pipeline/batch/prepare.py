@@ -19,7 +19,7 @@ from sync_pipeline.origin import DIGEST, Rows
 def prepare(lane: Lane, revision: int, keys: pa.Table, rows: Rows, order: Order) -> Batch:
     """Raises as sync_keys does."""
     key = lane.origin.key
-    with lane.stores.target() as cursor:
+    with lane.stores.target_at_once() as cursor:
         prior = lane.ledger.prior(cursor, keys)
     same, gone, absent = _compare(lane, keys, rows, prior)
     changed = pc.invert(same)

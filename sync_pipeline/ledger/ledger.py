@@ -99,13 +99,11 @@ class Ledger:
         """
         self._stage(cursor, plan)
         order = self.key.plain("p")
-        cursor.execute(
-            f"INSERT INTO {self.table} ({self.key.plain()}, seen, written, digest, basis, held)"
-            f" SELECT {order}, 0, 0, NULL, 0, 0 FROM {self._plan} p ORDER BY {order} ON CONFLICT DO NOTHING"
-        )
         newer = "l.seen < %(revision)s" if guarded(17) else "true"
-        cursor.execute(
+        cursor.defer(
             f"""
+            INSERT INTO {self.table} ({self.key.plain()}, seen, written, digest, basis, held)
+            SELECT {order}, 0, 0, NULL, 0, 0 FROM {self._plan} p ORDER BY {order} ON CONFLICT DO NOTHING;
             {_BY_KEY};
             WITH locked AS MATERIALIZED (
                 SELECT p.*, l.* FROM (SELECT * FROM {self._plan} p ORDER BY {order}) p CROSS JOIN LATERAL (
@@ -158,7 +156,7 @@ class Ledger:
         return f"pg_temp.{quote('applied_' + self.entity)}"
 
     def _stage(self, cursor: Cursor, plan: pa.Table) -> None:
-        cursor.execute(
+        cursor.defer(
             f"CREATE TEMP TABLE IF NOT EXISTS {quote('plan_' + self.entity)}"
             f" ({self.key.ddl()}, n integer, action smallint, {DIGEST} bigint, held smallint) ON COMMIT DELETE ROWS;"
             f"CREATE TEMP TABLE IF NOT EXISTS {quote('applied_' + self.entity)}"
@@ -196,7 +194,7 @@ def key_of(cursor: Cursor, entity: str) -> Key | None:
 
 def next_revision(stores: Stores) -> int:
     """One number for a batch, taken after its keys were pulled and before its rows are read."""
-    with stores.target() as cursor:
+    with stores.target_at_once() as cursor:
         cursor.execute("SELECT nextval('sync.revision')")
         return int(cursor.fetchone()[0])
 

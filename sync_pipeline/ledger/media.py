@@ -60,14 +60,14 @@ def record(cursor: Cursor, copies: Sequence[Copied]) -> None:
 def refer(cursor: Cursor, entity: str, key: Key, references: pa.Table) -> bool:
     """Replace what the applied rows refer to; False when an object among them is being deleted."""
     stage, plan, applied = (f"pg_temp.{quote(f'{part}_{entity}')}" for part in ("refs", "plan", "applied"))
-    cursor.execute(
+    cursor.defer(
         f"DELETE FROM sync.media_ref r USING {plan} p JOIN {applied} a USING (n)"
         f" WHERE r.entity = %s AND r.key = {key.text_expression('p')} AND p.action = 1",
         (entity,),
     )
     if not references.num_rows:
         return True
-    cursor.execute(
+    cursor.defer(
         f"CREATE TEMP TABLE IF NOT EXISTS {quote(f'refs_{entity}')}"
         " (n integer, source_key text, target_key text) ON COMMIT DELETE ROWS"
     )

@@ -21,24 +21,23 @@ class Dependent:
     columns: list[str]
 
 
-def lock(cursor: Cursor, entities: Iterable[str], *, exclusive: bool) -> None:
-    """Lock entities until the transaction ends, always in one order."""
-    take = "pg_advisory_xact_lock" if exclusive else "pg_advisory_xact_lock_shared"
+def enter(cursor: Cursor, entity: str, parents: Iterable[str], *, exclusive: bool) -> list[Dependent]:
+    """Lock an entity and its parents until the transaction ends, and say who refers to it, as seen under the locks."""
     cursor.execute(
-        f"SELECT {take}({_LOCKS}, h) FROM"
-        " (SELECT DISTINCT hashtext(name) AS h FROM unnest(%s::text[]) AS name ORDER BY 1) locks",
-        (sorted(entities),),
-    )
-
-
-def dependents(cursor: Cursor, entity: str) -> list[Dependent]:
-    """Who refers to an entity."""
-    cursor.execute(
-        "SELECT entity, relation, key, columns FROM sync.reference"
-        " WHERE parent = %s AND to_regclass(relation) IS NOT NULL ORDER BY entity",
-        (entity,),
+        f"{_locking(exclusive)}; SELECT entity, relation, key, columns FROM sync.reference"
+        " WHERE parent = %(entity)s AND to_regclass(relation) IS NOT NULL ORDER BY entity",
+        {"locked": sorted({entity, *parents}), "entity": entity},
     )
     return [Dependent(*row) for row in cursor.fetchall()]
+
+
+def _locking(exclusive: bool) -> str:
+    """Always in one order."""
+    take = "pg_advisory_xact_lock" if exclusive else "pg_advisory_xact_lock_shared"
+    return (
+        f"SELECT {take}({_LOCKS}, h) FROM"
+        " (SELECT DISTINCT hashtext(name) AS h FROM unnest(%(locked)s::text[]) AS name ORDER BY 1) locks"
+    )
 
 
 def register(cursor: Cursor, entity: str, table: RelationalTable) -> None:
@@ -49,7 +48,7 @@ def register(cursor: Cursor, entity: str, table: RelationalTable) -> None:
     if declared == known:
         return
     # whoever writes a parent now does not know yet that it is one
-    lock(cursor, {entity, *(parent for parent, *_ in declared | known)}, exclusive=True)
+    enter(cursor, entity, {parent for parent, *_ in declared | known}, exclusive=True)
     cursor.execute("DELETE FROM sync.reference WHERE entity = %s", (entity,))
     for parent, relation, key, columns in sorted(declared):
         cursor.execute(

@@ -98,30 +98,30 @@ class RelationalTable:
         """
         stage, plan, applied = (f"pg_temp.{quote(f'{part}_{entity}')}" for part in ("stage", "plan", "applied"))
         target = key.named(self.key)
-        cursor.execute(
+        cursor.defer(
             f"CREATE TEMP TABLE IF NOT EXISTS {quote(f'stage_{entity}')} (LIKE {self.quoted}, n integer)"
             " ON COMMIT DELETE ROWS"
         )
         copy_in(cursor, stage, f"{self._list()}, n", rows)
-        cursor.execute(
-            f"DELETE FROM {self.quoted} t USING {plan} p JOIN {applied} a USING (n)"
-            f" WHERE {target.joins('t', key, 'p')} AND p.action = 1 AND p.held & 1 = 0"
-        )
         applied_rows = (
             f"(SELECT s.* FROM {stage} s JOIN {applied} a USING (n) JOIN {plan} p USING (n) WHERE p.action = 1)"
         )
-        cursor.execute(self._upsert(f"{applied_rows} s"))
+        cursor.defer(
+            f"DELETE FROM {self.quoted} t USING {plan} p JOIN {applied} a USING (n)"
+            f" WHERE {target.joins('t', key, 'p')} AND p.action = 1 AND p.held & 1 = 0;"
+            f"{self._upsert(f'{applied_rows} s')}"
+        )
 
     def refused(self, stores: Stores, rows: pa.Table) -> list[tuple[int, Exception]]:
         """Which rows (by number) the table does not take, and why: tried for real, then rolled back."""
         found: list[tuple[int, Exception]] = []
-        connection = stores.target_engine.raw_connection()
-        try:
-            self._probe(connection.cursor(), rows, 0, found)
-            self._probe_again(connection.cursor(), rows, found)
-        finally:
-            connection.rollback()
-            connection.close()
+        with stores.target_at_once() as cursor:
+            cursor.execute("BEGIN")
+            try:
+                self._probe(cursor, rows, 0, found)
+                self._probe_again(cursor, rows, found)
+            finally:
+                cursor.roll_back()
         return found
 
     def _probe(self, cursor: Cursor, rows: pa.Table, first: int, found: list[tuple[int, Exception]]) -> None:

@@ -1,0 +1,90 @@
+"""A store is away for long, under editors: rows keep flowing, what is owed stays bounded, and all catches up by itself.
+
+SYNC_TEST_OUTAGE_SECONDS makes it as long as one likes.
+"""
+
+import os
+import re
+import time
+from pathlib import Path
+
+import pytest
+
+from demo.fleet import down, up
+from demo.home import Home
+from tests.newsroom import UNSTAMPED, edited, end, follow, leave_out_the_sweep, settle
+from tests.world import opened, wait_for
+
+CONTENTS, FILES = 600, 60
+SECONDS = float(os.environ.get("SYNC_TEST_OUTAGE_SECONDS", "12"))
+# beside the keys of rows, some are under way
+SLACK = 200
+# what a follower may need beyond what it needs anyway
+MEMORY = 150 << 20
+OWED = {"search": ("documents",), "objects": ("media",)}
+_KEYS = "SELECT coalesce(sum(coalesce(cardinality(keys), 1)), 0), count(*) FROM sync.due WHERE reason = ANY(%s)"
+
+
+@pytest.fixture(scope="module")
+def world(jars, tmp_path_factory):
+    home = Home(tmp_path_factory.mktemp("servers"))
+    try:
+        with opened(up(home), "outages") as world:
+            world.load(CONTENTS, FILES)
+            leave_out_the_sweep(world)
+            for name in world.lanes:
+                world.all_in(name)
+            yield world
+    finally:
+        down(home)
+
+
+@pytest.mark.parametrize("away", ["search", "objects"])
+def test_away_for_long(world, tmp_path, away):
+    with edited(world, seed=9, without=UNSTAMPED | {"overwrite_file"}) as observer:
+        live = follow(tmp_path / "live")
+        wait_for(lambda: world.target("SELECT 1 FROM sync.cursor HAVING bool_and(applied_through IS NOT NULL)"), 60)
+        before = resident(live.pid)
+        getattr(world.fleet, away).kill()
+        most, asked = watched(world, live, away)
+        assert resident(live.pid) < before + MEMORY
+        server = getattr(world.fleet, away)
+        server.start()
+        server.wait_healthy()
+        wait_for(lambda: not left(world, away), 90)  # by itself, while editors go on
+        assert live.alive(), live.tail()
+        end(live)
+    print(f"{away} away for {SECONDS:.0f} s: at most {most} keys owed, {asked} times asked")
+    assert "store left alone" in live.log.read_text()
+    assert most > 0
+    assert observer.setbacks == []
+    settle(world, tmp_path / "settle")
+    assert world.differences() == []
+
+
+def watched(world, live, away):
+    """The most keys that were owed at a time, while rows flow; how often the store was left alone."""
+    most, until = 0, time.monotonic() + SECONDS
+    while time.monotonic() < until:
+        ((since,),) = world.legacy("SELECT clock_timestamp()")
+        wait_for(lambda since=since: flows(world, since), 60)
+        ((keys, _),) = world.target(_KEYS, [list(OWED[away])])
+        most = max(most, int(keys))
+        ((contents,),) = world.legacy("SELECT count(*) FROM content")
+        assert keys <= contents + SLACK, "grows with the time, not with the keys"
+        assert live.alive(), live.tail()
+    return most, len(re.findall("store left alone", live.log.read_text()))
+
+
+def flows(world, since):
+    return not world.target("SELECT 1 FROM sync.cursor WHERE applied_through < %s", [since])
+
+
+def left(world, away):
+    return world.target("SELECT 1 FROM sync.due WHERE reason = ANY(%s) AND attempts > 0", [list(OWED[away])])
+
+
+def resident(pid):
+    """Bytes of memory that a process holds."""
+    (pages,) = re.findall(r"VmRSS:\s+(\d+) kB", Path(f"/proc/{pid}/status").read_text())
+    return int(pages) * 1024
