@@ -6,10 +6,11 @@ the ledger remembers the version it was made under.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 
 import psycopg2
+import psycopg2.errors
 import pyarrow as pa
 
 from sync_pipeline.columns import arrow_type, read_copy, write_copy
@@ -21,6 +22,10 @@ from sync_pipeline.partitions import UNDATED, Monthly
 from sync_pipeline.stores import Cursor, Stores, bind, copy_out, copy_text, first_line, quote
 
 DIGEST = "_digest"
+# what a query raises over the values of a single row
+_ROW_FAULTS = (psycopg2.DataError, psycopg2.errors.CardinalityViolation, psycopg2.errors.RaiseException)
+# stands for the digest of a row that has none; the ledger never holds it
+_NO_DIGEST = -1
 _NUMERIC = 1700
 _UNCONSTRAINED = 0xFFFF
 
@@ -42,11 +47,12 @@ class Rows:
     table: pa.Table
     rejects: tuple[Reject, ...] = ()
     last: list[str] | None = None  # position of the last row read, whether it could be used or not
+    gone: int = 0  # there when keys were read, and no more when their rows were
 
     @property
     def count(self) -> int:
         """How many rows were read, whether they could be used or not."""
-        return int(self.table.num_rows) + len(self.rejects)
+        return int(self.table.num_rows) + len(self.rejects) + self.gone
 
 
 @dataclass(frozen=True)
@@ -108,40 +114,88 @@ class Origin:
 
     def by_keys(self, keys: pa.Table) -> Rows:
         """The rows of these keys; a key without a row is gone."""
-        if keys.num_rows == 0:
-            return Rows(self.schema.empty_table())
-        with self.stores.legacy_rows() as cursor:
-            return self._read(cursor, f"WHERE {self.key.is_in(cursor, 'q', keys)} OFFSET 0")
+        return self._named(self.key, keys)
 
     def by_roots(self, roots: pa.Table) -> Rows:
         """The rows of these roots."""
-        if roots.num_rows == 0:
+        return self._named(self.root, roots)
+
+    def _named(self, kind: Key, named: pa.Table) -> Rows:
+        """Rows by key or root. Those for which the query fails are found by halving, and rejected alone."""
+        if named.num_rows == 0:
             return Rows(self.schema.empty_table())
+        try:
+            with self.stores.legacy_rows() as cursor:
+                return self._read(cursor, f"WHERE {kind.is_in(cursor, 'q', named)} OFFSET 0")
+        except _ROW_FAULTS as error:
+            if named.num_rows == 1:
+                keys = self._keys(lambda cursor: f"WHERE {kind.is_in(cursor, 'q', named)}", self.key)
+                said = type(error).__name__, first_line(error)
+                return Rows(
+                    self.schema.empty_table(),
+                    tuple(Reject(text, "read", *said) for text in self.key.texts(keys).to_pylist()),
+                )
+        half = named.num_rows // 2
+        first, second = self._named(kind, named.slice(0, half)), self._named(kind, named.slice(half))
+        return Rows(pa.concat_tables([first.table, second.table]), first.rejects + second.rejects)
+
+    def _keys(self, which: Callable[[Cursor], str], kind: Key) -> pa.Table:
+        """Keys or roots alone: no other column is computed. Raises LegacySchemaError where even that fails."""
         with self.stores.legacy_rows() as cursor:
-            return self._read(cursor, f"WHERE {self.root.is_in(cursor, 'q', roots)} OFFSET 0")
+            try:
+                return copy_out(cursor, f"SELECT {kind.plain('q')} FROM ({self.sql}) q {which(cursor)}", kind.schema)
+            except _ROW_FAULTS as error:
+                raise LegacySchemaError(f"the legacy query fails before it names a row: {first_line(error)}") from error
 
     def page(self, after: Sequence[str] | None, until: Sequence[str] | None, within: str, limit: int) -> Rows:
-        """All rows of the next `limit` roots above `after`, at or below `until`, of a condition on q; in order."""
-        with self.stores.legacy_rows() as cursor:
+        """All rows of the next `limit` roots above `after`, at or below `until`, of a condition on q."""
+        order = self.root.ordered("q")
+
+        def which(cursor: Cursor) -> str:
             where = f"{within} AND {self.root.after(cursor, 'q', after)} AND {self.root.until(cursor, 'q', until)}"
-            order = self.root.ordered("q")
-            which = f"WHERE {where} ORDER BY {order} LIMIT {limit}"
-            if self.has_parts:
-                roots = self.root.plain("q")
-                which = f"WHERE {where} GROUP BY {roots} ORDER BY {order} LIMIT {limit}"
-                which = f"WHERE ({roots}) IN (SELECT {roots} FROM ({self.sql}) q {which}) OFFSET 0"
-            return self._read(cursor, which, f"ORDER BY {order}")
+            grouped = f"GROUP BY {self.root.plain('q')} " if self.has_parts else ""
+            return f"WHERE {where} {grouped}ORDER BY {order} LIMIT {limit}"
+
+        try:
+            with self.stores.legacy_rows() as cursor:
+                chosen = which(cursor)
+                if self.has_parts:
+                    roots = self.root.plain("q")
+                    chosen = f"WHERE ({roots}) IN (SELECT {roots} FROM ({self.sql}) q {chosen}) OFFSET 0"
+                return self._read(cursor, chosen, f"ORDER BY {order}")
+        except _ROW_FAULTS:
+            roots = self._keys(which, self.root)
+            rows = self.by_roots(roots)
+            last = self.root.position(roots) if roots.num_rows else None
+            return replace(rows, last=last, gone=max(0, roots.num_rows - rows.count))
 
     def digests(self, after: Sequence[str] | None, limit: int) -> pa.Table:
-        """The next `limit` keys with their digests, in key order."""
+        """The next `limit` keys with their digests, in key order; -1 where the query fails for the row."""
+
+        def which(cursor: Cursor) -> str:
+            return f"WHERE {self.key.after(cursor, 'q', after)} ORDER BY {self.key.ordered('q')} LIMIT {limit}"
+
+        try:
+            return self._digests(which)
+        except _ROW_FAULTS:
+            return self._digests_of(self._keys(which, self.key))
+
+    def _digests(self, which: Callable[[Cursor], str]) -> pa.Table:
         with self.stores.legacy_rows() as cursor:
-            schema = self.key.schema.append(pa.field(DIGEST, pa.int64()))
-            return copy_out(
-                cursor,
-                f"SELECT {self.key.plain('q')}, {self.digest} FROM ({self.sql}) q"
-                f" WHERE {self.key.after(cursor, 'q', after)} ORDER BY {self.key.ordered('q')} LIMIT {limit}",
-                schema,
+            query = f"SELECT {self.key.plain('q')}, {self.digest} FROM ({self.sql}) q {which(cursor)}"
+            return copy_out(cursor, query, self.key.schema.append(pa.field(DIGEST, pa.int64())))
+
+    def _digests_of(self, keys: pa.Table) -> pa.Table:
+        """By halving, in the keys' order but for what is gone meanwhile."""
+        try:
+            return self._digests(
+                lambda cursor: f"WHERE {self.key.is_in(cursor, 'q', keys)} ORDER BY {self.key.ordered('q')}"
             )
+        except _ROW_FAULTS:
+            if keys.num_rows == 1:
+                return keys.append_column(DIGEST, pa.array([_NO_DIGEST], pa.int64()))
+        half = keys.num_rows // 2
+        return pa.concat_tables([self._digests_of(keys.slice(0, half)), self._digests_of(keys.slice(half))])
 
     def count(self, within: str) -> int:
         """How many rows there are of a condition on q."""
@@ -177,6 +231,8 @@ class Origin:
         query = f"SELECT {self.select} FROM (SELECT * FROM ({self.sql}) q {which}) q {order}"
         try:
             text = copy_text(cursor, query)
+        except _ROW_FAULTS:
+            raise
         except psycopg2.ProgrammingError as error:
             raise LegacySchemaError(f"the legacy query no longer runs: {first_line(error)}") from error
         try:

@@ -1,0 +1,118 @@
+"""A legacy query that fails for the values of some rows: they are parked, and stop nobody."""
+
+import dataclasses
+
+import pytest
+
+from sync_pipeline.backfill import backfill
+from sync_pipeline.batch.order import Order
+from sync_pipeline.entity import load_entities
+from sync_pipeline.errors import LegacySchemaError
+from sync_pipeline.lane import Lane
+from sync_pipeline.pipeline import sync_keys
+from sync_pipeline.reconcile.reconcile import reconcile
+from sync_pipeline.stores import Stores
+from sync_pipeline.sweep import sweep
+
+PAGE, BAD = 10, 25
+OF = "SELECT id FROM content WHERE kind = 'text' AND deleted_at IS NULL"
+PARKED = "SELECT key::bigint, step, error FROM sync.due WHERE reason = 'rejected' ORDER BY 1"
+# what an entity's own query may trip over, and how a row brings it about
+FAULTS = {
+    "InvalidTextRepresentation": ("(c.attrs ->> 'number')::int", 'attrs = \'{"duration": 1, "number": "many"}\''),
+    "DivisionByZero": ("1 / coalesce((c.attrs ->> 'number')::int, 1)", 'attrs = \'{"duration": 1, "number": 0}\''),
+    "CardinalityViolation": (
+        "(SELECT n FROM generate_series(1, CASE WHEN c.price = -7 THEN 2 ELSE 1 END) n)",
+        "price = -7",
+    ),
+}
+
+
+@pytest.fixture(scope="module")
+def filled(world):
+    world.load(300, 0)
+    world.legacy("UPDATE content SET created_at = '2024-05-05', updated_at = now() WHERE kind = 'text'")
+    return world
+
+
+def lane_of(world, expression, condition="true"):
+    """The text entity, whose query also computes `expression`, over small pages."""
+    entity = load_entities("assets.entities")["text"]
+    sql = entity.origin.sql.replace("SELECT c.id,", f"SELECT c.id, {expression} AS computed,", 1)
+    origin = dataclasses.replace(entity.origin, sql=f"{sql} AND {condition}")
+    stores = Stores(dataclasses.replace(world.stores.settings, chunk_rows=PAGE))
+    return Lane.open(dataclasses.replace(entity, origin=origin), stores)
+
+
+@pytest.fixture(params=FAULTS)
+def broken(request, filled):
+    """A lane some of whose rows make the query fail; what they are, and the fault's name."""
+    expression, how = FAULTS[request.param]
+    bad = [key for (key,) in filled.legacy(f"{OF} ORDER BY id OFFSET 17 LIMIT {BAD}")]
+    kept = filled.legacy("SELECT id, attrs::text, price FROM content WHERE id = ANY(%s)", [bad])
+    filled.legacy(f"UPDATE content SET {how} WHERE id = ANY(%s)", [bad])
+    for table in ("sync.backfill", "sync.due", 'sync."ledger_text"', "catalog.text"):
+        if filled.target("SELECT to_regclass(%s) IS NOT NULL", [table])[0][0]:
+            filled.target(f"DELETE FROM {table}")
+    lane = lane_of(filled, expression)
+    yield lane, bad, request.param
+    lane.stores.close()
+    for key, attrs, price in kept:
+        filled.legacy("UPDATE content SET attrs = %s, price = %s WHERE id = %s", [attrs, price, key])
+
+
+def good(world, bad):
+    return sorted(key for (key,) in world.legacy(OF) if key not in bad)
+
+
+def written(world):
+    return [key for (key,) in world.target("SELECT id FROM catalog.text ORDER BY id")]
+
+
+def test_they_are_parked_alone(filled, broken):
+    lane, bad, fault = broken
+    assert backfill(lane, "2024-05").parked == BAD
+    assert written(filled) == good(filled, bad)
+    assert filled.target(PARKED) == [(key, "read", fault) for key in sorted(bad)]
+    keys = [str(key) for key in (*bad[:2], *good(filled, bad)[:2])]
+    outcome = sync_keys(lane, lane.origin.key.parse(keys), Order(acknowledge=True))
+    assert (outcome.parked, outcome.deleted) == (2, 0)
+    verdict = reconcile(lane)
+    assert verdict.word == "clean"
+    assert {(f.kind, int(f.key)) for f in verdict.findings} == {("pending", key) for key in bad}
+    assert all(fault in finding.detail for finding in verdict.findings)
+
+
+def test_one_that_was_in_keeps_what_readers_have(filled, broken):
+    lane, bad, fault = broken
+    _, how = FAULTS[fault]
+    victim = good(filled, bad)[3]
+    ((attrs, price),) = filled.legacy("SELECT attrs::text, price FROM content WHERE id = %s", [victim])
+    assert backfill(lane, "2024-05").parked == BAD
+    filled.legacy(f"UPDATE content SET {how} WHERE id = %s", [victim])
+    assert sync_keys(lane, lane.origin.key.parse([str(victim)]), Order(acknowledge=True)).parked == 1
+    assert victim in written(filled)
+    filled.legacy("UPDATE content SET attrs = %s, price = %s WHERE id = %s", [attrs, price, victim])
+    sync_keys(lane, lane.origin.key.parse([str(victim)]), Order(acknowledge=True))
+    assert filled.target("SELECT 1 FROM sync.due WHERE key = %s", [str(victim)]) == []
+
+
+def test_the_sweep_finds_them_and_goes_on(filled, broken):
+    lane, bad, fault = broken
+    backfill(lane, "2024-05")
+    lost = good(filled, bad)[5]
+    filled.legacy("UPDATE content SET title = %s WHERE id = %s", [f"unstamped {fault}", lost])
+    filled.target("UPDATE sync.cursor SET filled_at = now()")
+    swept = sweep(lane)
+    assert swept.compared == len(good(filled, bad)) + BAD
+    assert swept.gone == 0
+    (keys,) = filled.target("SELECT array_agg(k::bigint ORDER BY k::bigint) FROM sync.due, unnest(keys) k")
+    assert keys == (sorted([*bad, lost]),)
+
+
+def test_a_query_that_fails_before_it_names_a_row_stops_its_entity(filled):
+    filled.legacy('UPDATE content SET attrs = \'{"duration": 1, "x": "y"}\' WHERE kind = \'text\'')
+    lane = lane_of(filled, "1", "coalesce((c.attrs ->> 'x')::int, 1) = 1")
+    with pytest.raises(LegacySchemaError, match="before it names a row"):
+        sync_keys(lane, lane.origin.key.parse(["1", "2", "3"]), Order())
+    lane.stores.close()
