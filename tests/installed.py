@@ -16,8 +16,8 @@ SOURCES: dict[str, Capture] = {"watermark": Watermark(), "outbox": Outbox(), "wa
 def made(lane: Lane) -> list[str]:
     """Statements that make what the lane's source needs."""
     capture = lane.entity.capture
-    if isinstance(capture, Outbox):
-        return outbox_tables.install(subject_of(lane), capture)
+    if isinstance(capture, Outbox):  # versions are told by the monolith's own code
+        return [] if capture.version else outbox_tables.install(subject_of(lane), capture)
     return publication.install(subject_of(lane)) if isinstance(capture, Wal) else []
 
 
@@ -25,7 +25,7 @@ def unmade(lane: Lane) -> list[str]:
     """Statements that take it away again."""
     capture = lane.entity.capture
     if isinstance(capture, Outbox):
-        return outbox_tables.uninstall(subject_of(lane), capture)
+        return [] if capture.version else outbox_tables.uninstall(subject_of(lane), capture)
     return publication.uninstall(subject_of(lane)) if isinstance(capture, Wal) else []
 
 

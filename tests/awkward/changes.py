@@ -3,46 +3,16 @@
 import json
 import uuid
 from collections.abc import Callable
-from dataclasses import dataclass
-from random import Random
 from typing import Any
 
-from tests.awkward.load import BIG, GIANT, NOWHERE, Loader
+from tests.awkward import loans
+from tests.awkward.desk import FILM, Desk
+from tests.awkward.load import BIG, GIANT, NOWHERE
 from tests.awkward.texts import CODES, WORDS, body
 
 NO_FILE = "gone/nowhere.jpg"
 _DISC = '"Old Vault"."Disc"'
-_FILM, _TITLE = '"Old Vault"."Film"', '(SELECT "Id" AS id FROM "Old Vault"."Film" UNION ALL SELECT id FROM clip) t'
-
-
-@dataclass
-class Desk:
-    """What a writer works with."""
-
-    cursor: Any
-    rng: Random
-    client: Any
-    bucket: str
-    loader: Loader
-
-    def run(self, statement: str, *values: object) -> int:
-        """How many rows it changed."""
-        self.cursor.execute(statement, values)
-        return int(self.cursor.rowcount)
-
-    def one(self, column: str, source: str) -> Any:
-        """Some value of a column; None where there is none."""
-        salt = self.rng.getrandbits(32)
-        self.run(f"SELECT {column} FROM {source} ORDER BY md5({column}::text || %s) LIMIT 1", str(salt))
-        return (self.cursor.fetchone() or (None,))[0]
-
-    def film(self) -> Any:
-        """A film's id."""
-        return self.one('"Id"', _FILM)
-
-    def title(self) -> Any:
-        """A film's or clip's id."""
-        return self.one("id", _TITLE)
+_AIRING = "WHERE (channel, slot, hd) = (%s, %s, %s)"
 
 
 def edit_film(desk: Desk) -> None:
@@ -50,7 +20,7 @@ def edit_film(desk: Desk) -> None:
     words = desk.rng.choice(WORDS), body(90_000 if desk.rng.random() < 0.05 else 100, "edited")
     numbers = desk.rng.choice((None, BIG, 3)), desk.rng.choice((None, "1.0", "1.00", "0.30"))
     desk.run(
-        f'UPDATE {_FILM} SET "Title" = %s, "Body" = %s, "Gross" = %s, "Budget" = %s WHERE "Id" = %s',
+        f'UPDATE {FILM} SET "Title" = %s, "Body" = %s, "Gross" = %s, "Budget" = %s WHERE "Id" = %s',
         *words,
         *numbers,
         desk.film(),
@@ -65,7 +35,7 @@ def edit_clip(desk: Desk) -> None:
 def rewrite_the_same(desk: Desk) -> None:
     """Twenty rows of each table, as they are."""
     some = "(SELECT {0} FROM {1} ORDER BY {0} LIMIT 20)"
-    desk.run(f'UPDATE {_FILM} SET "Title" = "Title" WHERE "Id" IN {some.format(chr(34) + "Id" + chr(34), _FILM)}')
+    desk.run(f'UPDATE {FILM} SET "Title" = "Title" WHERE "Id" IN {some.format(chr(34) + "Id" + chr(34), FILM)}')
     desk.run(f"UPDATE label SET name = name WHERE code IN {some.format('code', 'label')}")
     desk.run("UPDATE place SET city = city WHERE mod(id, 10) = 1")
 
@@ -73,7 +43,7 @@ def rewrite_the_same(desk: Desk) -> None:
 def create_film(desk: Desk) -> None:
     """With tags and places."""
     key = str(uuid.UUID(int=desk.rng.getrandbits(128), version=4))
-    desk.run(f"INSERT INTO {_FILM} VALUES ({', '.join(['%s'] * 9)})", *desk.loader.film(key))
+    desk.run(f"INSERT INTO {FILM} VALUES ({', '.join(['%s'] * 9)})", *desk.loader.film(key))
     for tag in desk.loader.tags():
         desk.run("INSERT INTO tag VALUES (%s, %s)", key, tag)
     for at in desk.loader.places():
@@ -82,7 +52,7 @@ def create_film(desk: Desk) -> None:
 
 def delete_title(desk: Desk) -> None:
     """For good; its tags and places stay behind, for nobody told them."""
-    desk.run(f'DELETE FROM {_FILM} WHERE "Id" = %s', desk.film())
+    desk.run(f'DELETE FROM {FILM} WHERE "Id" = %s', desk.film())
     desk.run("DELETE FROM clip WHERE id = %s", desk.one("id", "clip"))
 
 
@@ -90,13 +60,13 @@ def cut_down(desk: Desk) -> None:
     """A film becomes a clip, or a clip a film, under the same id."""
     if desk.rng.random() < 0.5:
         desk.run(
-            f'WITH f AS (DELETE FROM {_FILM} WHERE "Id" = %s RETURNING *)'
+            f'WITH f AS (DELETE FROM {FILM} WHERE "Id" = %s RETURNING *)'
             ' INSERT INTO clip SELECT "Id", "Title", "Body", "Label", "State", "Extra" FROM f',
             desk.film(),
         )
     else:
         desk.run(
-            f"WITH c AS (DELETE FROM clip WHERE id = %s RETURNING *) INSERT INTO {_FILM} SELECT * FROM c",
+            f"WITH c AS (DELETE FROM clip WHERE id = %s RETURNING *) INSERT INTO {FILM} SELECT * FROM c",
             desk.one("id", "clip"),
         )
 
@@ -104,7 +74,7 @@ def cut_down(desk: Desk) -> None:
 def other_id(desk: Desk) -> None:
     """A film under another key; half of its tags go with it."""
     old, new = desk.film(), str(uuid.UUID(int=desk.rng.getrandbits(128), version=4))
-    desk.run(f'UPDATE {_FILM} SET "Id" = %s WHERE "Id" = %s', new, old)
+    desk.run(f'UPDATE {FILM} SET "Id" = %s WHERE "Id" = %s', new, old)
     desk.run("UPDATE place SET title = %s WHERE title = %s", new, old)
     desk.run("UPDATE tag SET title = %s WHERE title = %s AND tag < 'm'", new, old)
 
@@ -113,7 +83,7 @@ def publish_and_not(desk: Desk) -> None:
     """Draft and published, back and forth, at times twice in a transaction."""
     film, clip = desk.film(), desk.one("id", "clip")
     for _ in range(desk.rng.choice((1, 2, 3))):
-        desk.run(f'UPDATE {_FILM} SET "State" = %s WHERE "Id" = %s', desk.rng.choice("PPDDX"), film)
+        desk.run(f'UPDATE {FILM} SET "State" = %s WHERE "Id" = %s', desk.rng.choice("PPDDX"), film)
         desk.run("UPDATE clip SET state = %s WHERE id = %s", desk.rng.choice("PPDDX"), clip)
 
 
@@ -172,7 +142,7 @@ def rename_country(desk: Desk) -> None:
 def other_files(desk: Desk) -> None:
     """Other ids in JSON; some lead nowhere."""
     extra = desk.loader.extra()
-    desk.run(f'UPDATE {_FILM} SET "Extra" = %s WHERE "Id" = %s', extra, desk.film())
+    desk.run(f'UPDATE {FILM} SET "Extra" = %s WHERE "Id" = %s', extra, desk.film())
     stills = json.dumps([desk.rng.choice((NOWHERE, *desk.loader.assets))])
     desk.run(
         "UPDATE clip SET extra = jsonb_build_object('stills', %s::jsonb) WHERE id = %s", stills, desk.one("id", "clip")
@@ -206,25 +176,40 @@ def overwrite_file(desk: Desk) -> None:
     desk.run("UPDATE asset SET revised = DEFAULT WHERE path = %s", path)
 
 
-def air(desk: Desk) -> None:
-    """Airings come, go, and are put off; their stamp goes back now and then."""
-    desk.run("SELECT channel, slot, hd FROM airing ORDER BY md5(slot::text || %s) LIMIT 2", str(desk.rng.random()))
-    keys = desk.cursor.fetchall()
-    stamp = "timestamp '2001-01-01'" if desk.rng.random() < 0.3 else "localtimestamp"
-    which = "WHERE (channel, slot, hd) = (%s, %s, %s)"
-    for key in keys[:1]:
-        note = desk.rng.choice(WORDS)
-        desk.run(f"UPDATE airing SET note = %s, price = price / 3, touched = {stamp} {which}", note, *key)
-    for key in keys[1:]:
-        act = desk.rng.choice(
-            (
-                f"DELETE FROM airing {which}",
-                f"UPDATE airing SET slot = slot + interval '1 us', touched = {stamp} {which}",
-                f"UPDATE airing SET hd = NOT hd {which}",
-                f"INSERT INTO airing SELECT channel || ',', slot, hd, title, note FROM airing {which}",
-            )
-        )
-        desk.run(act, *key)
+def _airing(desk: Desk) -> Any:
+    """Some airing's key."""
+    desk.run("SELECT channel, slot, hd FROM airing ORDER BY md5(slot::text || %s) LIMIT 1", str(desk.rng.random()))
+    return desk.cursor.fetchone() or ("nowhere", "2000-01-01", True)
+
+
+def annotate(desk: Desk) -> None:
+    """An airing is changed, and stamped."""
+    note = desk.rng.choice(WORDS)
+    setting = "note = %s, price = price / 3, touched = localtimestamp"
+    desk.run(f"UPDATE airing SET {setting} {_AIRING}", note, *_airing(desk))
+
+
+def play_back(desk: Desk) -> None:
+    """An airing is changed, and its stamp goes back."""
+    note = desk.rng.choice(WORDS)
+    desk.run(f"UPDATE airing SET note = %s, touched = timestamp '2001-01-01' {_AIRING}", note, *_airing(desk))
+
+
+def put_off(desk: Desk) -> None:
+    """An airing under another key, and stamped."""
+    other = desk.rng.choice(("slot = slot + interval '1 us'", "hd = NOT hd"))
+    desk.run(f"UPDATE airing SET {other}, touched = localtimestamp {_AIRING}", *_airing(desk))
+
+
+def call_off(desk: Desk) -> None:
+    """An airing is deleted."""
+    desk.run(f"DELETE FROM airing {_AIRING}", *_airing(desk))
+
+
+def air_again(desk: Desk) -> None:
+    """An airing is made, without a stamp."""
+    key = _airing(desk)
+    desk.run(f"INSERT INTO airing SELECT channel || ',', slot, hd, title, note FROM airing {_AIRING}", *key)
 
 
 def shelve(desk: Desk) -> None:
@@ -243,12 +228,16 @@ def take_off_the_shelf(desk: Desk) -> None:
 
 
 def renumber(desk: Desk) -> None:
-    """A book under another number, its scenes go with it; another one is renamed."""
+    """A book under another number, and numbered anew; its scenes go with it."""
     desk.run(
         "UPDATE book SET no = %s, changed = DEFAULT WHERE no = %s",
         desk.rng.randrange(1000, 9999),
         desk.one("no", "book"),
     )
+
+
+def rename_disc(desk: Desk) -> None:
+    """Another name, and another number of its change."""
     name = desk.rng.choice(WORDS)
     desk.run(f'UPDATE {_DISC} SET "Name" = %s, "Changed" = DEFAULT WHERE "No" = %s', name, desk.one('"No"', _DISC))
 
@@ -264,7 +253,7 @@ def opposite_orders(desk: Desk) -> None:
     films = [desk.film(), desk.film()]
     labels = [(desk.rng.choice(CODES)) for _ in range(2)]
     for film, label in zip(films, labels, strict=True):
-        desk.run(f'UPDATE {_FILM} SET "Title" = %s WHERE "Id" = %s', desk.rng.choice(WORDS), film)
+        desk.run(f'UPDATE {FILM} SET "Title" = %s WHERE "Id" = %s', desk.rng.choice(WORDS), film)
         desk.run("UPDATE label SET story = %s WHERE code = %s", desk.rng.choice(WORDS), label)
 
 
@@ -290,10 +279,27 @@ WEIGHTS: dict[Change, int] = {
     move_file: 3,
     drop_file: 2,
     overwrite_file: 2,
-    air: 8,
+    annotate: 3,
+    play_back: 2,
+    put_off: 2,
+    call_off: 1,
+    air_again: 1,
     opposite_orders: 5,
     shelve: 5,
     take_off_the_shelf: 4,
-    renumber: 3,
+    renumber: 2,
+    rename_disc: 2,
     move_scene: 3,
+    loans.lend: 4,
+    loans.prolong: 3,
+    loans.bring_back: 3,
+    loans.waive: 2,
+    loans.strike_off: 2,
+    loans.rewrite: 2,
+    loans.remind: 3,
+    loans.word_otherwise: 2,
+    loans.take_back: 2,
+    loans.mistake: 2,
+    loans.rename_branch: 1,
+    loans.say_again: 2,
 }

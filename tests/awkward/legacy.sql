@@ -65,7 +65,7 @@ CREATE TABLE asset (
     revised bigint NOT NULL DEFAULT nextval('revision')
 );
 
--- the only table with a stamp, and that goes back when a backup is played in
+-- its stamp goes back when a backup is played in
 CREATE TABLE airing (
     channel text,
     slot    timestamptz,
@@ -100,7 +100,40 @@ CREATE TABLE scene (
     note text
 );
 
+-- the lending desk is the newest: its rows count their changes, and its own code tells of each, some of it beforehand.
+-- Of a loan's three stamps any one moves, and at times none; `back` is UTC
+CREATE SEQUENCE "Old Vault"."Turn";
+CREATE TABLE branch (
+    code text PRIMARY KEY,
+    name text,
+    turn bigint NOT NULL DEFAULT nextval('"Old Vault"."Turn"')
+);
+CREATE TABLE loan (
+    branch   text,
+    number   integer,
+    borrower text,
+    fee      numeric(12, 2),
+    lent     timestamptz DEFAULT clock_timestamp(),
+    back     timestamp,
+    turn     bigint,
+    version  bigint NOT NULL DEFAULT 1,
+    PRIMARY KEY (branch, number)
+);
+CREATE TABLE reminder (
+    id     bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    branch text,
+    loan   integer,
+    note   text,
+    sent   timestamptz NOT NULL DEFAULT clock_timestamp()
+);
+CREATE TABLE "Old Vault"."Told" (
+    id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    aggregate_type text NOT NULL, aggregate_id text NOT NULL, event_type text NOT NULL, version bigint,
+    processed_at timestamptz, attempts integer NOT NULL DEFAULT 0, last_error text
+);
+
 GRANT USAGE ON SCHEMA "Old Vault" TO sync_reader;
 GRANT SELECT ON ALL TABLES IN SCHEMA "Old Vault" TO sync_reader;
-GRANT SELECT ON country, label, clip, tag, place, asset, airing, book, scene TO sync_reader;
-GRANT SELECT ON SEQUENCE change TO sync_reader;
+GRANT SELECT ON country, label, clip, tag, place, asset, airing, book, scene, branch, loan, reminder TO sync_reader;
+GRANT UPDATE (processed_at, attempts, last_error), DELETE ON "Old Vault"."Told" TO sync_reader;
+GRANT SELECT ON SEQUENCE change, "Old Vault"."Turn" TO sync_reader;

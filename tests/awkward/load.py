@@ -16,6 +16,7 @@ from tests.awkward.texts import CODES, NO_DOCUMENT, PATHS, WORDS, body
 
 SCHEMA = Path(__file__).with_name("legacy.sql")
 COUNTRIES = ("DE", "FR", "JP", "N ")
+BRANCHES = ("007", '["a"]', "café", "null", "A ")
 BIG = 2**53 + 1
 EXACT = ("1.0", "1.00", "0.1", "-0.0", "12345678901234567890.123456789012345678901234567890", "1E-20", "NaN")
 SCORES = ("1.0000000000", "99999999999999.0000000001", "0.0000000001", "-0.5", "0")
@@ -50,6 +51,10 @@ class Loader:
         self._insert(cursor, "scene (book, note)", [(no, note) for no, note in shelf for _ in range(2)])
         self._insert(cursor, "scene (disc, note)", shelf[::2])
         self._insert(cursor, "airing", [self.airing(n, titles) for n in range(airings)])
+        self._insert(cursor, "branch (code, name)", [(code, self.rng.choice(WORDS)) for code in BRANCHES])
+        loans = [(code, n) for code in BRANCHES for n in range(airings // 10)]
+        self._insert(cursor, "loan (branch, number, borrower, fee)", [(*key, *self.loan()) for key in loans])
+        self._insert(cursor, "reminder (branch, loan, note)", [(*key, self.rng.choice(WORDS)) for key in loans])
 
     def film(self, key: str) -> tuple[Any, ...]:
         """A film's row."""
@@ -77,6 +82,10 @@ class Loader:
             pick((None, *self.assets)),
             BEGINNING.replace(tzinfo=None),
         )
+
+    def loan(self) -> tuple[Any, ...]:
+        """A loan's borrower and fee."""
+        return self.rng.choice(WORDS), self.rng.choice((None, "0.00", "12.50"))
 
     def extra(self) -> str | None:
         """Ids of files in JSON, as numbers and as texts; some lead nowhere, some fields are no lists."""

@@ -34,6 +34,9 @@ TABLES = (
     "book",
     '"Old Vault"."Disc"',
     "scene",
+    "branch",
+    "loan",
+    "reminder",
 )
 LONGEST_ID = 512  # bytes
 Row = dict[str, Any]
@@ -158,6 +161,20 @@ class Monolith:
             rows[str(row["id"])] = {"id": row["id"], "note": row["note"]} | work
         return Wanted(rows, set(), ())
 
+    def loans(self) -> Wanted:
+        """Loans, with all that was sent of them."""
+        names = {row["code"]: row["name"] for row in self.tables["branch"]}
+        sent = defaultdict(list)
+        for row in sorted(self.tables["reminder"], key=lambda row: row["id"]):
+            sent[row["branch"], row["loan"]].append(row["note"])
+        rows = {}
+        for row in self.tables["loan"]:
+            same = {name: row[name] for name in ("branch", "number", "borrower", "fee", "version")}
+            key = texts(row["branch"], str(row["number"]))
+            also = {"branch_name": names.get(row["branch"]), "reminders": sent[row["branch"], row["number"]]}
+            rows[key] = {"id": key} | same | also
+        return Wanted(rows, set(rows), ())
+
     def path(self, asset: Any) -> str | None:
         """Of an asset by its id, which JSON may have as text."""
         return self.paths.get(int(asset)) if asset is not None and str(asset).isdigit() else None
@@ -165,7 +182,7 @@ class Monolith:
     def wanted(self) -> dict[str, Wanted]:
         """Everything, with the rows that must be parked for their files."""
         found = {"title": self.titles(), "label": self.all_labels(), "airing": self.airings()}
-        found |= {"work": self.works(), "scene": self.scenes(), "edition": self.editions()}
+        found |= {"work": self.works(), "scene": self.scenes(), "edition": self.editions(), "loan": self.loans()}
         for wanted in found.values():
             wanted.parked |= {key for key, row in wanted.rows.items() if not {*named(row, wanted.files)} <= self.bucket}
         return found
@@ -279,6 +296,8 @@ def key_of(kind: str, row: Row) -> str:
         return composite(row["channel"], row["slot"], row["hd"])
     if kind == "edition":
         return texts(str(row["film"]), row["lang"])
+    if kind == "loan":
+        return texts(row["branch"], str(row["number"]))
     if kind == "work":
         return texts(row["kind"], str(row["number"]))
     return str(row["code" if kind == "label" else "id"])

@@ -10,8 +10,8 @@ from typing import Any
 import psycopg2
 from botocore.exceptions import BotoCoreError, ClientError
 
-from tests.awkward.changes import WEIGHTS, Change, Desk, overwrite_file
-from tests.awkward.load import Loader
+from tests.awkward.changes import WEIGHTS, Change, overwrite_file
+from tests.awkward.desk import Desk
 from tests.world import World
 
 WRITERS = 8
@@ -79,8 +79,7 @@ class Writers:
 
     def _transaction(self, connection: Any, change: Change, rng: Random) -> str:
         """One change, at times behind a savepoint that is rolled back to, late, or not at all."""
-        loader = Loader(self.world.client, self.world.legacy_bucket, rng.getrandbits(32))
-        desk = Desk(connection.cursor(), rng, self.world.client, self.world.legacy_bucket, loader)
+        desk = Desk.of(self.world, connection.cursor(), rng)
         rolls_back = change is not overwrite_file  # bytes stay as they are, whatever becomes of the transaction
         if rolls_back and rng.random() < 0.1:
             desk.run("SAVEPOINT before")

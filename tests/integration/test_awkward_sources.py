@@ -18,6 +18,7 @@ TRANSACTIONS = 250
 def world(fleet, request):
     seconds = "2" if SWEPT[request.param] else "1e9"
     settings = {"SYNC_SWEEP_SECONDS": seconds, "SYNC_MARGIN_SECONDS": "0.2", "SYNC_BRAKE_ROWS": "100000"}
+    settings |= {"SYNC_FUTURE_LIMIT_SECONDS": "2"}  # versions whose transactions were rolled back
     with awkward_world(fleet, f"awkward_{request.param}", request.param, rows=120, **settings) as world:
         before = catalogue(world)
         with installed(world):
@@ -36,6 +37,8 @@ def test_under_eight_writers(world):
         caught_up(world, swept=SWEPT[source])
         assert differences(world) == []
     assert {"(rolled back)", "(late)"} <= writers.tally.keys()
+    told = world.target("SELECT min(events_deferred), min(events_dropped) FROM sync.cursor WHERE entity = 'aw_loan'")
+    assert all(told[0]) is (source == "outbox"), told
     swept = world.target("SELECT 1 FROM sync.cursor WHERE swept_from IS NOT NULL")
     assert bool(swept) is SWEPT[source]
 

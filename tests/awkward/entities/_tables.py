@@ -2,6 +2,7 @@
 
 import os
 
+from sync_pipeline.sources.outbox import Outbox
 from sync_pipeline.sources.source import Capture
 from tests.installed import SOURCES
 
@@ -11,6 +12,7 @@ TITLES = """
      UNION ALL SELECT id, 'clip', caption, script, label, state, extra, NULL, NULL, NULL FROM clip)"""
 
 
-def capture() -> Capture:
-    """How changes are caught this time."""
-    return SOURCES[os.environ.get("TEST_CAPTURE", "sweep")]
+def capture(outbox: Outbox | None = None) -> Capture:
+    """How changes are caught this time; `outbox` is the entity's own."""
+    name = os.environ.get("TEST_CAPTURE", "sweep")
+    return outbox if outbox and name == "outbox" else SOURCES[name]
