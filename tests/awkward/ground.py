@@ -1,5 +1,6 @@
 """A world with the awkward monolith in it: opened, filled, followed, and compared."""
 
+import os
 import sys
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
@@ -26,13 +27,24 @@ _BEHIND = """
 @contextmanager
 def awkward_world(fleet: Fleet, name: str, source: str, *, rows: int = 240, **settings: str) -> Iterator[World]:
     """A world whose monolith is the awkward one, with what the source needs; entities read the source at import."""
-    for module in [module for module in sys.modules if module.startswith(f"{ENTITIES}.")]:
-        del sys.modules[module]
+    _forget()
     with opened(fleet, name, SYNC_ENTITIES=ENTITIES, TEST_CAPTURE=source, **settings) as world:
         load(
             world.monolith.admin_url, world.client, world.legacy_bucket, films=rows, clips=rows // 3, airings=rows // 2
         )
         yield world
+
+
+def caught_by(world: World, source: str) -> None:
+    """The same world, with its entities caught in another way."""
+    _forget()
+    os.environ["TEST_CAPTURE"] = source
+    world.__dict__.pop("lanes", None)
+
+
+def _forget() -> None:
+    for module in [module for module in sys.modules if module.startswith(f"{ENTITIES}.")]:
+        del sys.modules[module]
 
 
 @contextmanager
@@ -59,12 +71,28 @@ def followed(world: World) -> Iterator[None]:
 
 def differences(world: World) -> list[general.Difference]:
     """What the oracle finds wrong."""
-    buckets = general.Buckets(world.client, world.legacy_bucket, world.client, world.target_bucket)
     with (
         closing(psycopg2.connect(world.monolith.admin_url)) as legacy,
         closing(psycopg2.connect(world.target_url)) as target,
     ):
-        return oracle.differences(legacy, target, world.search_url, buckets)
+        return oracle.differences(legacy, target, world.search_url, _buckets(world))
+
+
+def wanted(world: World) -> dict[str, dict[str, object]]:
+    """By entity and key, what the new side should hold: a row with the ETags of its files; of parked ones nothing."""
+    with closing(psycopg2.connect(world.monolith.admin_url)) as legacy:
+        monolith = oracle.monolith(legacy, _buckets(world))
+    return {
+        kind: {
+            key: key not in wanted.parked and (row, [monolith.bucket[path] for path in oracle.named(row, wanted.files)])
+            for key, row in wanted.rows.items()
+        }
+        for kind, wanted in monolith.wanted().items()
+    }
+
+
+def _buckets(world: World) -> general.Buckets:
+    return general.Buckets(world.client, world.legacy_bucket, world.client, world.target_bucket)
 
 
 def behind(world: World, since: object, *, swept: bool) -> list[tuple[str, str]]:

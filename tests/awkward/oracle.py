@@ -55,10 +55,10 @@ class Wanted:
 
 @dataclass
 class Monolith:
-    """Every table as it is in one snapshot, and the keys of its bucket."""
+    """Every table as it is in one snapshot, and its bucket's ETags by key."""
 
     tables: dict[str, list[Row]]
-    bucket: set[str]
+    bucket: dict[str, str]
 
     def __post_init__(self) -> None:
         self.names = {row["code"]: row["name"] for row in self.tables["country"]}
@@ -183,8 +183,9 @@ class Monolith:
         """Everything, with the rows that must be parked for their files."""
         found = {"title": self.titles(), "label": self.all_labels(), "airing": self.airings()}
         found |= {"work": self.works(), "scene": self.scenes(), "edition": self.editions(), "loan": self.loans()}
+        there = self.bucket.keys()
         for wanted in found.values():
-            wanted.parked |= {key for key, row in wanted.rows.items() if not {*named(row, wanted.files)} <= self.bucket}
+            wanted.parked |= {key for key, row in wanted.rows.items() if not {*named(row, wanted.files)} <= there}
         return found
 
 
@@ -210,7 +211,7 @@ def monolith(legacy: Any, buckets: Buckets) -> Monolith:
         legacy.set_session(isolation_level="REPEATABLE READ", readonly=True)
         tables = {name: plain_rows(legacy, f"SELECT * FROM {name}") for name in TABLES}
     pages = buckets.legacy_client.get_paginator("list_objects_v2").paginate(Bucket=buckets.legacy)
-    return Monolith(tables, {item["Key"] for page in pages for item in page.get("Contents", [])})
+    return Monolith(tables, {item["Key"]: item["ETag"] for page in pages for item in page.get("Contents", [])})
 
 
 def plain_rows(connection: Any, query: str) -> list[Row]:
