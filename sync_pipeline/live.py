@@ -20,7 +20,7 @@ from sync_pipeline.ledger.cursor import Lease
 from sync_pipeline.ledger.ledger import next_revision
 from sync_pipeline.outgoing import Outgoing
 from sync_pipeline.pipeline import sync_keys, sync_roots
-from sync_pipeline.sources.source import Page, Source
+from sync_pipeline.sources.source import Page, Source, Told
 from sync_pipeline.stores import Cursor
 from sync_pipeline.sweep import ask_for_sweep
 from sync_pipeline.versions import Expected
@@ -65,14 +65,15 @@ def _apply(lane: Lane, page: Page, order: Order) -> Outcome:
     if not column:
         return sync_roots(lane, page.keys, order)
     with lane.stores.target() as cursor:
-        dropped = versions.applied(cursor, name, page.versions)
+        dropped = versions.applied(cursor, name, page.told)
     texts = lane.origin.key.texts(page.keys)
     keys = page.keys.filter(pc.invert(pc.is_in(texts, value_set=pa.array(dropped, pa.string()))))
-    expected = Expected(column, {text: v for text, v in page.versions.items() if text not in dropped})
-    unversioned = [text for text in texts.to_pylist() if text not in page.versions]
+    plain = Told().then(None)
+    told = {text: page.told.get(text, plain) for text in texts.to_pylist() if text not in dropped}
+    expected = Expected(column, told)
 
     def commit(cursor: Cursor, outcome: Outcome) -> None:
-        versions.wait_no_more(cursor, name, unversioned)
+        versions.wait_no_more(cursor, name, expected.ended)
         versions.defer(cursor, name, expected)
         for record in due.owe(cursor, name, "future", expected.future, 0):
             due.later(cursor, record, versions.AGAIN_SECONDS)
@@ -145,7 +146,7 @@ def _again(lane: Lane, record: due.Owed) -> Order:
         waited = versions.awaited(cursor, name, record.keys)
     over = record.age > lane.stores.settings.future_limit_seconds
     column = lane.entity.version_column
-    expected = Expected(column, waited if column and not over else {})
+    expected = Expected(column, {key: Told(v) for key, v in waited.items()} if column and not over else {})
     if over and waited:
         log.error("events from the future", extra={"entity": name, "keys": len(waited), "error": "never showed"})
 

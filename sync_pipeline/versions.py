@@ -2,6 +2,7 @@
 
 An event whose version the row does not show yet is from the future (a replica lags, or the outbox is in another
 database): its key waits in `due`. One at or below the version that was applied is dropped, and its row is not read.
+An event that tells none has its row applied as it stands, and takes nothing from what others wait for.
 Only event batches are held back; what is known as applied is no more than a short cut, and forgotten with the row.
 """
 
@@ -16,6 +17,7 @@ import pyarrow.compute as pc
 from sync_pipeline.columns import array_literal
 from sync_pipeline.keys import Key
 from sync_pipeline.origin import Rows
+from sync_pipeline.sources.source import Told
 from sync_pipeline.stores import Cursor
 
 AGAIN_SECONDS = 1.0
@@ -25,33 +27,33 @@ _PAIRS = "unnest(%(keys)s::text[], %(versions)s::bigint[]) AS w(key, version)"
 
 @dataclass
 class Expected:
-    """The versions (by key, as text) that a batch's rows must show in `column`; `future` holds those that do not."""
+    """What is told (by key, as text) of the versions that a batch's rows must show in `column`.
+
+    `future` holds the keys whose row is yet to come, `ended` those that were deleted.
+    """
 
     column: str
-    versions: Mapping[str, int]
+    told: Mapping[str, Told]
     future: list[str] = field(default_factory=list)
+    ended: list[str] = field(default_factory=list)
 
     def hold_back(self, key: Key, keys: pa.Table, rows: Rows) -> tuple[pa.Table, Rows]:
-        """Keys and rows without those that are from the future: their row shows less, or is not there."""
-        if not self.versions:
+        """Keys and rows without those from the future, unless they are to be applied as they stand, too."""
+        if not self.told:
             return keys, rows
         texts = key.texts(rows.table)
         shown = dict(zip(texts.to_pylist(), rows.table.column(self.column).to_pylist(), strict=True))
         shown |= {reject.key: None for reject in rows.rejects}
-        self.future = [text for text, version in self.versions.items() if _is_ahead(version, text, shown)]
-        held = pa.array(self.future, pa.string())
+        self.future = [text for text, told in self.told.items() if told.is_ahead(text in shown, shown.get(text))]
+        self.ended = [text for text, told in self.told.items() if told.ends_plain and text not in shown]
+        held = pa.array([text for text in self.future if not self.told[text].plain], pa.string())
         kept = rows.table.filter(pc.invert(pc.is_in(texts, value_set=held)))
         return keys.filter(pc.invert(pc.is_in(key.texts(keys), value_set=held))), Rows(kept, rows.rejects, rows.last)
 
 
-def _is_ahead(version: int, text: str, shown: Mapping[str, int | None]) -> bool:
-    """A row that bears no version says nothing against being the one."""
-    there = shown.get(text, version - 1)
-    return there is not None and there < version
-
-
-def applied(cursor: Cursor, entity: str, versions: Mapping[str, int]) -> set[str]:
-    """Those of the keys whose version, or a higher one, is known to be applied."""
+def applied(cursor: Cursor, entity: str, told: Mapping[str, Told]) -> set[str]:
+    """Those of the keys of which nothing but versions was told that are known to be applied."""
+    versions = {text: each.version for text, each in told.items() if each.version is not None and not each.plain}
     cursor.execute(
         f"SELECT w.key FROM {_PAIRS} JOIN sync.version v ON v.entity = %(entity)s AND v.key = w.key"
         " AND v.applied >= w.version",
@@ -74,7 +76,7 @@ def record(cursor: Cursor, entity: str, versions: Mapping[str, int], gone: Seque
 
 def defer(cursor: Cursor, entity: str, expected: Expected) -> None:
     """Remember which versions are waited for."""
-    versions = {text: expected.versions[text] for text in expected.future}
+    versions = {text: version for text in expected.future if (version := expected.told[text].version) is not None}
     cursor.execute(
         f"INSERT INTO sync.version AS v (entity, key, awaited) SELECT %(entity)s, w.key, w.version FROM {_PAIRS}"
         " ORDER BY w.key ON CONFLICT (entity, key) DO UPDATE SET awaited = greatest(v.awaited, excluded.awaited)",

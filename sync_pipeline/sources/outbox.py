@@ -23,7 +23,7 @@ import pyarrow.compute as pc
 
 from sync_pipeline.errors import GapError, SettingError
 from sync_pipeline.sources.roots import Tracked, pages, track_all
-from sync_pipeline.sources.source import Page, Source, Standing, State, Subject
+from sync_pipeline.sources.source import Page, Source, Standing, State, Subject, Told
 from sync_pipeline.sources.table import Table
 from sync_pipeline.stores import bind, copy_out, first_line
 
@@ -209,20 +209,19 @@ class OutboxSource(Source):
         self._tell(events.filter(refused), wrong)
         named = events.filter(pc.invert(refused))
         self._pulled.append(named.column("id").combine_chunks())
-        told = self._versions(named) if self.outbox.version and not tracked[0].table.join else {}
+        told = self._told(named) if self.outbox.version and not tracked[0].table.join else {}
         for each in tracked:
             for page in pages(self.subject, each, [text for text in texts if text not in wrong], rows):
                 own = self.subject.key.texts(page.keys).to_pylist() if told else []
-                yield replace(page, versions={text: told[text] for text in own if text in told})
+                yield replace(page, told={text: told[text] for text in own})
 
-    def _versions(self, named: pa.Table) -> dict[str, int]:
-        """By root, the highest version that its events tell; of a root with an event that tells none, none."""
+    def _told(self, named: pa.Table) -> dict[str, Told]:
+        """By root, what its events tell, one after the other."""
         texts = self.subject.key.texts(self.subject.key.parse(named.column("aggregate_id").to_pylist())).to_pylist()
-        found: dict[str, int | None] = {}
+        found: dict[str, Told] = {}
         for text, version in zip(texts, named.column("version").to_pylist(), strict=True):
-            before = found.get(text, version)
-            found[text] = None if version is None or before is None else max(before, version)
-        return {text: version for text, version in found.items() if version is not None}
+            found[text] = found.get(text, Told()).then(version)
+        return found
 
     def _refused(self, tracked: Tracked, texts: list[str]) -> dict[str, str]:
         """Ids that are no keys, with the reason; all at once where all are."""

@@ -44,12 +44,33 @@ class Standing:
 
 
 @dataclass(frozen=True)
+class Told:
+    """What the events of one root tell of its version."""
+
+    version: int | None = None  # the highest
+    plain: bool = False  # one tells none: the row is applied as it stands, whatever others wait for
+    ends_plain: bool = False  # the last one tells none: a row that is not there has been deleted
+
+    def then(self, version: int | None) -> Told:
+        """With one more event."""
+        if version is None:
+            return Told(self.version, True, True)
+        return Told(max(version, self.version or version), self.plain)
+
+    def is_ahead(self, there: bool, shown: int | None) -> bool:
+        """Whether the row is yet to come; one that bears no version says nothing against being the one."""
+        if self.version is None:
+            return False
+        return shown is not None and shown < self.version if there else not self.ends_plain
+
+
+@dataclass(frozen=True)
 class Page:
     """Keys that may have changed. Those of a fan-out wait behind fresh edits."""
 
     keys: pa.Table
     fanout: bool = False
-    versions: Mapping[str, int] = field(default_factory=dict)  # by key, as text; of those keys that tell one
+    told: Mapping[str, Told] = field(default_factory=dict)  # by key, as text; where events may tell versions
 
 
 class Source(ABC):

@@ -195,6 +195,50 @@ def test_an_event_without_a_version_is_applied_whatever_was(world, lane, poll):
     assert titles(world, 7) == {7: "by a child again"}
 
 
+def test_an_event_without_a_version_takes_nothing_from_one_of_the_future(world, lane, poll):
+    """Of a child that was committed, while the root's own change, told beforehand, was not."""
+    for key, tellings in ((31, [(2, None)]), (32, [(None, 2)]), (33, [(2,), (None,)])):
+        for telling in tellings:
+            for version in telling:
+                tell(world, key, version)
+            write(world, key, "by a child", 1)
+            poll()
+        write(world, key, "two", 2)
+        work_off(world, lane)
+        assert titles(world, key) == {key: "two"}
+    assert world.target(FUTURE) == []
+
+
+def test_an_old_version_takes_nothing_from_an_event_without_one(world, lane, poll):
+    write(world, 34, "four", 4)
+    tell(world, 34, 4)
+    poll()
+    write(world, 34, "by a child", 4)
+    tell(world, 34, None)
+    tell(world, 34, 4)
+    poll()
+    assert titles(world, 34) == {34: "by a child"}
+
+
+def test_a_row_that_was_changed_and_deleted_is_not_waited_for(world, lane, poll):
+    tell(world, 35, 2)
+    world.legacy("DELETE FROM note WHERE id = 35")
+    tell(world, 35, None)
+    poll()
+    assert titles(world, 35) == {}
+    assert world.target(FUTURE) == []
+
+
+def test_a_row_that_was_deleted_and_is_to_be_made_again_is(world, lane, poll):
+    world.legacy("DELETE FROM note WHERE id = 36")
+    tell(world, 36, None)
+    tell(world, 36, 1)
+    poll()
+    world.legacy("INSERT INTO note VALUES (36, 'again', 1)")
+    work_off(world, lane)
+    assert titles(world, 36) == {36: "again"}
+
+
 def test_what_never_shows_is_taken_as_it_stands_and_said(world, lane, poll):
     tell(world, 8, 2)
     write(world, 8, "as it stands", 1)
