@@ -195,6 +195,16 @@ def gather(cursor: Cursor, entity: str, reason: str) -> None:
     )
 
 
+def look_again(cursor: Cursor, entity: str, besides: Sequence[str]) -> None:
+    """Parked rows that a sweep finds as they were last written, or nowhere: what they were parked for may be over."""
+    cursor.execute(
+        "UPDATE sync.due SET not_before = now() WHERE id IN (SELECT id FROM sync.due WHERE entity = %s"
+        " AND reason = 'rejected' AND not_before > now() AND step IS DISTINCT FROM 'document' AND waits_for IS NULL"
+        " AND key <> ALL(%s::text[]) FOR UPDATE SKIP LOCKED)",
+        (entity, array_literal(pa.array(besides, pa.string()))),
+    )
+
+
 def claim(cursor: Cursor, entity: str, useless: Sequence[str] = (), limit: int = 1) -> list[Owed]:
     """Claim the most urgent records by lease, so that no lock is held while they are worked on.
 

@@ -66,6 +66,7 @@ def sweep(lane: Lane) -> Swept:
         cursor.execute("DELETE FROM sync.due WHERE entity = %s AND reason = 'sweep'", (lane.entity.name,))
         due.owe(cursor, lane.entity.name, "sweep", keys, 0)
         due.owe(cursor, lane.entity.name, "media", rewritten, 0)
+        due.look_again(cursor, lane.entity.name, keys)
         cursor.execute(
             "UPDATE sync.cursor SET swept_from = %s, swept_at = now(), sweep_error = NULL WHERE entity = %s",
             (began, lane.entity.name),

@@ -10,6 +10,7 @@ from sync_pipeline.entity import load_entities
 from sync_pipeline.lane import Lane
 from sync_pipeline.pipeline import sync_keys
 from sync_pipeline.stores import Stores
+from sync_pipeline.sweep import sweep
 
 RETRIES = 2
 OWED = "SELECT error, attempts, extract(epoch FROM not_before - last_at)::float FROM sync.due WHERE reason = 'rejected'"
@@ -71,6 +72,30 @@ def test_a_file_that_comes_later_brings_its_row_along(world, lane, key):
     assert work_once(world, lane)
     assert world.target(OWED) == []
     assert len(world.target("SELECT cover FROM catalog.text WHERE id = %s", (key,))[0][0]) == 1
+
+
+def test_a_row_that_is_again_as_it_was_is_no_longer_parked_once_it_is_swept(world, lane, key):
+    """Its digest is the one that was written, so no sweep finds it changed."""
+    world.legacy("UPDATE media_files SET content_id = (SELECT max(id) FROM content)")
+    sync(lane, key)
+    world.legacy("UPDATE media_files SET content_id = %s", (key,))
+    for _ in range(RETRIES + 1):
+        sync(lane, key)
+    world.legacy("DELETE FROM media_files")
+    sweep(lane)
+    live.work(lane, lambda *_: None)
+    assert world.target(OWED) == []
+
+
+def test_a_row_that_came_to_nothing_is_no_longer_parked_once_it_is_swept(world, lane):
+    ((key,),) = world.legacy("INSERT INTO content (kind, title) VALUES ('text', 'never whole') RETURNING id::text")
+    world.legacy("INSERT INTO media_files (content_id, kind, bucket_key) VALUES (%s, 'cover', 'never.jpg')", (key,))
+    for _ in range(RETRIES + 1):
+        sync(lane, key)
+    world.legacy("DELETE FROM content WHERE id = %s", (key,))
+    sweep(lane)
+    live.work(lane, lambda *_: None)
+    assert world.target(OWED) == []
 
 
 def test_a_replay_of_what_still_fails_keeps_it_parked(world, lane, key):
