@@ -115,8 +115,11 @@ class World:
         return _run(self.target_url, statement, values)
 
     def hurry(self) -> None:
-        """What waits for its next try, since a store was away, is tried now."""
-        self.target("UPDATE sync.due SET not_before = now() WHERE reason <> 'rejected' AND not_before < 'infinity'")
+        """What waits for its next try, since a store was away, is tried now; but for what somebody works on."""
+        self.target(
+            "UPDATE sync.due SET not_before = now() WHERE id IN (SELECT id FROM sync.due WHERE reason <> 'rejected'"
+            " AND not_before < 'infinity' FOR UPDATE SKIP LOCKED)"
+        )
 
     def document(self, method: str, path: str, body: Any = None) -> Any:
         """A request to the search cluster."""

@@ -79,8 +79,7 @@ def restart(server, live):
 def settle(world, live, swept):
     """Until all that is committed now is done."""
     ((since,),) = world.legacy("SELECT clock_timestamp()")
-    world.hurry()
     for lane in world.lanes.values() if swept else ():
         ask_for_sweep(lane, since)
-    wait_for(lambda: not behind(world, since, swept=swept) or not live.alive(), PATIENCE)
+    wait_for(lambda: world.hurry() or not behind(world, since, swept=swept) or not live.alive(), PATIENCE)
     assert live.alive(), live.tail()
