@@ -20,8 +20,9 @@ def tell(desk: Desk, key: Key, what: str, version: int | None = None) -> None:
     """Of a loan: with the change; a version at times through another connection, before it is committed, if ever."""
     event = ("aw_loan", json.dumps(key), what, version)
     if version is not None and desk.rng.random() < 0.3:
-        with closing(psycopg2.connect(desk.url)) as other, other, other.cursor() as cursor:
-            cursor.execute(_TOLD, event)
+        with closing(psycopg2.connect(desk.url)) as other:
+            other.autocommit = True
+            other.cursor().execute(_TOLD, event)
     else:
         desk.run(_TOLD, *event)
 
