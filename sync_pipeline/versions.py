@@ -9,7 +9,7 @@ Only event batches are held back; what is known as applied is no more than a sho
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -48,7 +48,7 @@ class Expected:
         self.ended = [text for text, told in self.told.items() if told.ends_plain and text not in shown]
         held = pa.array([text for text in self.future if not self.told[text].plain], pa.string())
         kept = rows.table.filter(pc.invert(pc.is_in(texts, value_set=held)))
-        return keys.filter(pc.invert(pc.is_in(key.texts(keys), value_set=held))), Rows(kept, rows.rejects, rows.last)
+        return keys.filter(pc.invert(pc.is_in(key.texts(keys), value_set=held))), replace(rows, table=kept)
 
 
 def applied(cursor: Cursor, entity: str, told: Mapping[str, Told]) -> set[str]:
