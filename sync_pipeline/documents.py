@@ -27,6 +27,8 @@ class Operations:
     versions: pa.Array
     documents: pa.Array
     owed: list[int] = field(default_factory=list)
+    revision: int = 0  # the batch's: a document of a lower version is as it was
+    beside: bool = False  # an index is filled beside the alias, and wants them first
 
     @classmethod
     def none(cls, lane: Lane) -> Operations:
@@ -43,12 +45,13 @@ class Operations:
             for part in ("ids", "versions", "documents")
         )
         owed = [record for batch in batches for record in batch.owed]
+        beside = any(batch.beside for batch in batches)
         if len(batches) == 1:
-            return cls(keys, ids, versions, documents, owed)
+            return cls(keys, ids, versions, documents, owed, beside=beside)
         rows = pa.table({"id": ids, "row": pa.array(range(len(ids)))})
         last = rows.group_by("id").aggregate([("row", "max")]).column("row_max").combine_chunks()
         last = last.take(pc.sort_indices(last))
-        return cls(keys.take(last), ids.take(last), versions.take(last), documents.take(last), owed)
+        return cls(keys.take(last), ids.take(last), versions.take(last), documents.take(last), owed, beside=beside)
 
     def filter(self, mask: pa.Array) -> Operations:
         """Those of a mask."""
@@ -63,23 +66,30 @@ class Operations:
 
     def owe(self, cursor: Cursor, entity: str, revision: int) -> None:
         """Record them as due, claimed by this worker, in the rows' transaction."""
-        self.owed = due.owe(cursor, entity, "documents", self.ids.to_pylist(), revision, claimed=True)
+        self.revision = revision
+        self.owed, self.beside = due.owe_documents(cursor, entity, self.ids.to_pylist(), revision)
 
 
-def send(lane: Lane, operations: Operations, coming: Callable[[], set[str]] = set) -> tuple[int, int]:
+def send(
+    lane: Lane, operations: Operations, coming: Callable[[], set[str]] = set, *, again: bool = True
+) -> tuple[int, int]:
     """Send and close; gives (sent, left owed). What is not taken stays due, nothing is raised for it.
 
-    `coming` tells whose later documents the caller is to send after these.
+    `coming` tells whose later documents the caller is to send after these. Without `again`, documents that are as they
+    were go to the index that is filled beside the alias only.
     """
     index, total = lane.entity.index, len(operations.ids)
     if index is None or not total:
         return 0, 0
+    shown = operations if again else operations.filter(pc.equal(operations.versions, operations.revision))
     crash_point("documents.before")
     try:
         with lane.stores.search_breaker:
-            result = index.write(lane.stores.search, operations.ids, operations.versions, operations.documents)
+            # first, so that whoever reads the alias never sees what its next index does not have yet
+            missed = _write_beside(lane, index, operations) if operations.beside else []
+            result = index.write(lane.stores.search, shown.ids, shown.versions, shown.documents)
         crash_point("documents.after")
-        foreign = _foreign(lane, index, operations, result.conflicts)
+        foreign = _foreign(lane, index, shown, result.conflicts)
     except UnreachableError as error:
         with lane.stores.target() as cursor:
             due.postpone(cursor, operations.owed, error)
@@ -88,30 +98,49 @@ def send(lane: Lane, operations: Operations, coming: Callable[[], set[str]] = se
     with lane.stores.target() as cursor:
         # lost with the server, it is done again: rows need not wait for this one's turn at the disk
         cursor.defer("SET LOCAL synchronous_commit = off")
-        _close(lane, cursor, operations, result, foreign, coming)
+        _close(lane, cursor, operations, missed, coming)
+        _settle(lane, cursor, shown, result, foreign)
     crash_point("close.after")
     return total - len(result.retriable) - len(result.rejected), len(result.retriable)
 
 
+def _write_beside(lane: Lane, index: SearchIndex, operations: Operations) -> list[str]:
+    """Write the index that is filled beside the alias; ids that it could not take now.
+
+    What it refuses for good is found when it is compared with the ledger, before anybody reads it.
+    """
+    result = index.write(
+        lane.stores.search, operations.ids, operations.versions, operations.documents, index.next_alias
+    )
+    return [operations.ids[n].as_py() for n in result.retriable]
+
+
 def _close(
-    lane: Lane,
-    cursor: Cursor,
-    operations: Operations,
-    result: BulkResult,
-    foreign: list[str],
-    coming: Callable[[], set[str]],
+    lane: Lane, cursor: Cursor, operations: Operations, missed: list[str], coming: Callable[[], set[str]]
 ) -> None:
     name = lane.entity.name
-    due.close(cursor, operations.owed)
+    if due.close_documents(cursor, name, operations.owed):
+        _again(lane, cursor, missed)
+        if not operations.beside:  # it was on the way when the rebuild began
+            due.owe(cursor, name, "documents", operations.ids.to_pylist(), 0)
     # a delete's tombstone may be gone by the time a late bulk arrives: what was overtaken is owed again
     later = lane.origin.key.texts(lane.ledger.later_than(cursor, operations.keys, operations.versions)).to_pylist()
     due.owe(cursor, name, "documents", sorted(set(later) - coming()) if later else [], 0)
+
+
+def _settle(lane: Lane, cursor: Cursor, operations: Operations, result: BulkResult, foreign: list[str]) -> None:
+    name = lane.entity.name
     due.owe(cursor, name, "overtaken", foreign, 0)
-    if result.retriable:
-        texts = [operations.ids[n].as_py() for n in result.retriable]
-        due.postpone(cursor, due.owe(cursor, name, "documents", texts, 0), UnreachableError("the cluster is busy"))
+    _again(lane, cursor, [operations.ids[n].as_py() for n in result.retriable])
     rejects = [Reject(operations.ids[n].as_py(), "document", *why) for n, why in result.rejected.items()]
     due.park(cursor, name, rejects, 0, lane.stores.settings.retry_limit)
+
+
+def _again(lane: Lane, cursor: Cursor, texts: list[str]) -> None:
+    """Owe documents that could not be taken now."""
+    if texts:
+        owed = due.owe(cursor, lane.entity.name, "documents", texts, 0)
+        due.postpone(cursor, owed, UnreachableError("the cluster is busy"))
 
 
 def _foreign(lane: Lane, index: SearchIndex, operations: Operations, conflicts: list[int]) -> list[str]:

@@ -34,6 +34,8 @@ _KEYS_A_RECORD = 500
 _IS_FULL = f"cardinality(keys) >= {_KEYS_A_RECORD}"
 # so many records that are not full are put together
 _MANY_RECORDS = 50
+# asked along with what is recorded anyway: a batch has no moment to spare for it
+_BESIDE = "EXISTS (SELECT FROM sync.rebuild r WHERE r.entity = {} AND r.state = 'filling')"
 
 
 @dataclass(frozen=True)
@@ -68,17 +70,30 @@ def owe(
     cursor: Cursor, entity: str, reason: str, keys: Sequence[str], revision: int, *, claimed: bool = False
 ) -> list[int]:
     """Record keys as owed, in the caller's transaction; `claimed` keeps them to the caller for a while."""
+    return [identity for identity, _ in _owe(cursor, entity, reason, keys, revision, claimed=claimed)]
+
+
+def owe_documents(cursor: Cursor, entity: str, keys: Sequence[str], revision: int) -> tuple[list[int], bool]:
+    """Record documents as owed, claimed by the caller; and whether an index is filled beside the alias."""
+    records = _owe(cursor, entity, "documents", keys, revision, claimed=True)
+    return [identity for identity, _ in records], any(beside for _, beside in records)
+
+
+def _owe(
+    cursor: Cursor, entity: str, reason: str, keys: Sequence[str], revision: int, *, claimed: bool
+) -> list[tuple[int, bool]]:
+    """(id, whether an index is filled beside the alias) of each record."""
     until = f"now() + interval '{CLAIM_SECONDS} s'" if claimed else "NULL"
-    ids = []
+    records = []
     for first in range(0, len(keys), _KEYS_A_RECORD):
         part = keys[first : first + _KEYS_A_RECORD]
         cursor.execute(
             "INSERT INTO sync.due (entity, reason, keys, revision, priority, claimed_until)"
-            f" VALUES (%s, %s, %s::text[], %s, %s, {until}) RETURNING id",
+            f" VALUES (%s, %s, %s::text[], %s, %s, {until}) RETURNING id, {_BESIDE.format('due.entity')}",
             (entity, reason, array_literal(pa.array(part, pa.string())), revision, PRIORITY[reason]),
         )
-        ids.append(int(cursor.fetchone()[0]))
-    return ids
+        records.append(cursor.fetchone())
+    return records
 
 
 def park(cursor: Cursor, entity: str, rejects: Iterable[Reject], revision: int, retries: int) -> None:
@@ -238,6 +253,14 @@ def close(cursor: Cursor, ids: Sequence[int]) -> None:
     cursor.defer("DELETE FROM sync.due WHERE id = ANY(%s)", (list(ids),))
 
 
+def close_documents(cursor: Cursor, entity: str, ids: Sequence[int]) -> bool:
+    """Documents were sent; whether an index is filled beside the alias, which wants them as well."""
+    cursor.execute(
+        f"WITH closed AS (DELETE FROM sync.due WHERE id = ANY(%s)) SELECT {_BESIDE.format('%s')}", (list(ids), entity)
+    )
+    return bool(cursor.fetchone()[0])
+
+
 def later(cursor: Cursor, identity: int, seconds: float) -> None:
     """Not now."""
     cursor.execute("UPDATE sync.due SET not_before = now() + %s * interval '1 s' WHERE id = %s", (seconds, identity))
@@ -270,6 +293,15 @@ def replay(cursor: Cursor, entity: str | None, key: str | None) -> int:
         {"e": entity, "k": key},
     )
     return int(cursor.rowcount)
+
+
+def replay_documents(cursor: Cursor, entity: str) -> None:
+    """Make rows due at once whose documents the index did not take."""
+    cursor.execute(
+        "UPDATE sync.due SET not_before = now(), attempts = 0"
+        " WHERE entity = %s AND reason = 'rejected' AND step = 'document'",
+        (entity,),
+    )
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from sync_pipeline.entity import Entity
+from sync_pipeline.ledger import rebuilds
 from sync_pipeline.settings import Settings
 from sync_pipeline.stores import Cursor, Stores
 
@@ -25,7 +26,7 @@ _OUTAGES = """
 
 
 def status_of(stores: Stores, entity: Entity) -> dict[str, Any]:
-    """Cursor, window, sweep, due work by reason, backfill progress and alerts; empty before the first run."""
+    """Cursor, window, sweep, due work by reason, backfill, a rebuild under way, alerts; empty before the first run."""
     with stores.target() as cursor:
         cursor.execute("SELECT to_regclass('sync.cursor') IS NOT NULL")
         if not cursor.fetchone()[0]:
@@ -37,6 +38,7 @@ def status_of(stores: Stores, entity: Entity) -> dict[str, Any]:
         found = dict(zip([column.name for column in cursor.description], row, strict=True))
         found["due"] = _due(cursor, entity.name)
         found["backfill"] = _backfill(cursor, entity)
+        found["rebuild"] = rebuilds.shown(cursor, entity.name)
         found["alerts"] = [*_alerts(found, stores.settings), *_outages(cursor, entity.name)]
     return found
 
@@ -82,6 +84,11 @@ def _alerts(found: dict[str, Any], settings: Settings) -> list[str]:
         )
     if found["gap"]:
         alerts.append("the source of changes began anew: what it may have missed waits for the sweep")
+    if found["rebuild"] and not found["rebuild"]["at_work"]:
+        alerts.append(
+            f"the rebuild of {found['rebuild']['index']} was cut off: sync-pipeline rebuild index goes on with it,"
+            " rebuild abandon gives it up"
+        )
     if found["sweep_error"]:
         alerts.append(f"the last sweep stopped: {found['sweep_error']}")
     return alerts

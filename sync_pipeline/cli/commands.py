@@ -17,6 +17,7 @@ from sync_pipeline.cli.due import app as due_app
 from sync_pipeline.cli.following import Totals, caught_up, follow
 from sync_pipeline.cli.opening import All, AnyName, Format, Name, Output, opened, parsed, partitions, show
 from sync_pipeline.cli.progress import Bars, bars
+from sync_pipeline.cli.rebuild import app as rebuild_app
 from sync_pipeline.errors import SettingError
 from sync_pipeline.lane import Lane
 from sync_pipeline.partitions import Monthly
@@ -30,6 +31,7 @@ from sync_pipeline.status import status_of
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 app.add_typer(due_app, name="due")
+app.add_typer(rebuild_app, name="rebuild")
 app.add_typer(sources.outbox, name="outbox")
 app.add_typer(sources.wal, name="wal")
 

@@ -16,6 +16,7 @@ from rich.text import Text
 from sync_pipeline.backfill import Filled
 from sync_pipeline.batch.order import Outcome
 from sync_pipeline.preflight.notice import Notice, worst
+from sync_pipeline.rebuild.rebuild import Rebuilt
 from sync_pipeline.reconcile.verdict import KINDS, SINKS, Verdict
 
 _PIPE_COLUMNS = 160
@@ -113,6 +114,10 @@ def statuses(report: Mapping[str, Mapping[str, Any]]) -> None:
         events = found.get("events", {})
         if any(events.values()):
             say(f"{entity}: events {', '.join(f'{word} {count:,}' for word, count in events.items())}")
+        if rebuild := found.get("rebuild"):
+            done = "all rows" if rebuild["filled"] else f"{rebuild['rows']:,} rows"
+            since = _instant(rebuild["started_at"])
+            say(f"{entity}: {rebuild['index']} is filled beside {rebuild['former']} since {since}: {done}")
         for alert in found.get("alerts", ()):
             say(f"{entity}: {alert}", "yellow")
 
@@ -134,6 +139,25 @@ def _status_row(entity: str, found: Mapping[str, Any]) -> tuple[object, ...]:
         f"{fill['done']} of {fill['declared']}",
         fill["rows"],
     )
+
+
+def rebuilt(found: Sequence[Rebuilt]) -> None:
+    """What rebuilds did; where one was not swapped, why."""
+    heads = ("entity", "index", "former", "rows read", "documents", "carried over", "differ")
+    rows = [(r.entity, r.index, r.former, r.rows, r.documents, r.carried_over, len(r.findings)) for r in found]
+    table(heads, rows, left=3)
+    samples = [(made.entity, f.kind, f.key, f.detail) for made in found for f in sorted(made.findings)]
+    if samples:
+        table(("entity", "kind", "key", "how"), samples[:_SAMPLES], left=4)
+    for made in found:
+        if made.findings:
+            say(
+                f"Readers of {made.entity} stay with {made.former}: {made.index} differs from the ledger. Mend it, then"
+                f" sync-pipeline rebuild index {made.entity} again; or sync-pipeline rebuild abandon {made.entity}.",
+                "red",
+            )
+        else:
+            say(f"{made.former} is kept: sync-pipeline rebuild clear {made.entity} deletes it.")
 
 
 def owed(report: Mapping[str, Mapping[str, Any]]) -> None:

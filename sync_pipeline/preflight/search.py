@@ -26,7 +26,7 @@ def look_at_search(stores: Stores, entities: Iterable[Entity]) -> Iterator[Notic
             yield from _versions(stores.search)
             for entity in entities:
                 if entity.index:
-                    yield from _alias(stores.search, entity.index)
+                    yield from _alias(stores.search, entity.name, entity.index)
     except ApiError as error:
         raise UnreachableError(f"SYNC_SEARCH_URL: {error}") from error
 
@@ -49,12 +49,12 @@ def _versions(client: Elasticsearch) -> Iterator[Notice]:
         yield Notice("ok", ABOUT, f"Elasticsearch {', '.join(versions)}")
 
 
-def _alias(client: Elasticsearch, index: SearchIndex) -> Iterator[Notice]:
+def _alias(client: Elasticsearch, entity: str, index: SearchIndex) -> Iterator[Notice]:
     name = index.alias
     if client.indices.exists_alias(name=name):
         behind = client.indices.get_alias(name=name).body
         if len(behind) == 1:
-            yield from _mapping(client, index, next(iter(behind)))
+            yield from _mapping(client, entity, index, next(iter(behind)))
             return
         yield Notice(
             "error",
@@ -72,16 +72,19 @@ def _alias(client: Elasticsearch, index: SearchIndex) -> Iterator[Notice]:
         yield Notice("ok", ABOUT, f"alias {name} is free: its index will be made")
 
 
-def _mapping(client: Elasticsearch, index: SearchIndex, concrete: str) -> Iterator[Notice]:
+def _mapping(client: Elasticsearch, entity: str, index: SearchIndex, concrete: str) -> Iterator[Notice]:
+    rebuild = f"sync-pipeline rebuild index {entity}"
     there: dict[str, Any] = client.indices.get_mapping(index=concrete).body[concrete]["mappings"].get("properties", {})
     missing = {field: dict(wanted) for field, wanted in index.fields.items() if field not in there}
     if missing:
-        remedy = f"PUT {concrete}/_mapping with these fields as declared, then raise the entity's version"
+        remedy = (
+            f"raise the entity's version, then {rebuild}; or PUT {concrete}/_mapping with these fields, and backfill"
+        )
         yield Notice("error", ABOUT, f"index {concrete} has no field {', '.join(missing)}", remedy)
     other = [field for field, wanted in index.fields.items() if field in there and not _within(wanted, there[field])]
     for field in other:
         what = f"{concrete}: field {field} is {there[field]}, declared is {dict(index.fields[field])}"
-        yield Notice("error", ABOUT, what, "a field's mapping cannot be changed: fill a new index and swap the alias")
+        yield Notice("error", ABOUT, what, f"a field's mapping cannot be changed, a new index can be filled: {rebuild}")
     if not missing and not other:
         yield Notice("ok", ABOUT, f"alias {index.alias} points to {concrete}, mapped as declared")
 

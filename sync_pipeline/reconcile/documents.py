@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import orjson
 import pyarrow as pa
@@ -15,6 +15,9 @@ from sync_pipeline.lane import Lane
 from sync_pipeline.origin import DIGEST
 from sync_pipeline.reconcile.verdict import Difference, Finding
 from sync_pipeline.sinks.search_index import SearchIndex, has_fit_id, reaching
+
+if TYPE_CHECKING:
+    from elasticsearch import Elasticsearch
 
 _MGET = 1_000
 _WALK = 5_000
@@ -56,8 +59,8 @@ def _fetched(lane: Lane, index: SearchIndex, ids: list[str]) -> Iterator[dict[st
 def extra_documents(lane: Lane, index: SearchIndex) -> list[Finding]:
     """Documents whose key the ledger does not hold as wanting one. Refreshes once, then walks the index."""
     found: list[Finding] = []
-    for ids in _walk(lane, index):
-        known, bad = _parsed(lane, ids)
+    for ids in all_ids(lane.stores.search, index.alias):
+        known, bad = parsed(lane, ids)
         with lane.stores.target() as cursor:
             cursor.execute(
                 f"SELECT {lane.origin.key.text_expression('l')} FROM {lane.ledger.table} l"
@@ -68,7 +71,7 @@ def extra_documents(lane: Lane, index: SearchIndex) -> list[Finding]:
     return found
 
 
-def _parsed(lane: Lane, ids: list[str]) -> tuple[pa.Table, set[str]]:
+def parsed(lane: Lane, ids: list[str]) -> tuple[pa.Table, set[str]]:
     """Ids as keys, and those that are none."""
     try:
         return lane.origin.key.parse(ids), set()
@@ -118,11 +121,11 @@ def _ledger(lane: Lane, texts: list[str]) -> dict[str, tuple[int | None, int, in
     return dict(zip(lane.origin.key.texts(prior).to_pylist(), values, strict=True))
 
 
-def _walk(lane: Lane, index: SearchIndex) -> Iterator[list[str]]:
-    client = lane.stores.search
+def all_ids(client: Elasticsearch, index: str) -> Iterator[list[str]]:
+    """Ids of all documents of an index or alias, page by page. Refreshes once."""
     with reaching():
-        client.indices.refresh(index=index.alias)
-        pit = client.open_point_in_time(index=index.alias, keep_alive="2m")["id"]
+        client.indices.refresh(index=index)
+        pit = client.open_point_in_time(index=index, keep_alive="2m")["id"]
     try:
         after: list[Any] | None = None
         while True:

@@ -46,18 +46,30 @@ class SearchIndex:
     """Documents behind `alias`: `fields` maps each field (a column of the adapted frame) to its mapping.
 
     `json_fields` are text columns that hold JSON already. `where` names a boolean column of the adapted
-    frame: only rows that have it true have a document.
+    frame: only rows that have it true have a document. `settings` are the index's, where we make it; what they leave
+    out, a rebuilt index takes from the one before it.
     """
 
     alias: str
     fields: Mapping[str, Mapping[str, Any]]
     json_fields: frozenset[str] = frozenset()
     where: str | None = None
+    settings: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def first_index(self) -> str:
         """The index that is made behind a free alias."""
         return f"{self.alias}-000001"
+
+    @property
+    def next_alias(self) -> str:
+        """The name of an index that is filled to be the next one behind the alias, until it is."""
+        return f"{self.alias}-next"
+
+    @property
+    def mappings(self) -> dict[str, Any]:
+        """As an index is made with."""
+        return {"dynamic": False, "properties": {name: dict(mapping) for name, mapping in self.fields.items()}}
 
     def ensure(self, client: Elasticsearch) -> None:
         """Make an index behind the alias where there is none. Raises UnreachableError."""
@@ -70,8 +82,8 @@ class SearchIndex:
             try:
                 client.indices.create(
                     index=self.first_index,
-                    settings=settings,
-                    mappings={"dynamic": False, "properties": {name: dict(m) for name, m in self.fields.items()}},
+                    settings={**settings, **self.settings},
+                    mappings=self.mappings,
                     aliases={self.alias: {}},
                 )
             except BadRequestError as error:
@@ -82,10 +94,13 @@ class SearchIndex:
         """Each adapted row's document, as JSON text."""
         return json_objects(select(adapted, list(self.fields), f"index {self.alias}"), self.json_fields)
 
-    def write(self, client: Elasticsearch, ids: pa.Array, versions: pa.Array, documents: pa.Array) -> BulkResult:
+    def write(
+        self, client: Elasticsearch, ids: pa.Array, versions: pa.Array, documents: pa.Array, alias: str = ""
+    ) -> BulkResult:
         """Index each document under its id and version, or delete where the document is NULL.
 
-        Raises UnreachableError when the cluster does not answer; what it has taken by then may be sent again.
+        `alias` is another one than the readers'. Raises UnreachableError when the cluster does not answer; what it has
+        taken by then may be sent again.
         """
         fit = has_fit_id(ids)
         unfit = pc.indices_nonzero(pc.and_(pc.invert(fit), documents.is_valid())).to_pylist()
@@ -97,7 +112,7 @@ class SearchIndex:
                 answer = client.bulk(
                     operations=body,  # type: ignore[arg-type]
                     require_alias=True,
-                    index=self.alias,
+                    index=alias or self.alias,
                     filter_path="errors,items.*.status,items.*.error.type,items.*.error.reason",
                 )
             _classify(answer.body, places[sent : sent + count], result)

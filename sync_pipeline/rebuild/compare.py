@@ -1,0 +1,193 @@
+"""The comparison before the swap: what the ledger says of documents against what the new index holds, by id.
+
+Versions are read in real time. The ledger is read first, together with what is owed: a document that is owed may still
+be on its way, and has to be no older than in the former index; any other must be there as it was written last.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import orjson
+import pyarrow as pa
+
+from sync_pipeline import due
+from sync_pipeline.lane import Lane
+from sync_pipeline.ledger.rebuilds import Rebuild
+from sync_pipeline.live import work
+from sync_pipeline.rebuild.fill import COMPARED, Report
+from sync_pipeline.reconcile.documents import all_ids, parsed
+from sync_pipeline.reconcile.verdict import Finding
+from sync_pipeline.sinks.search_index import has_fit_id, reaching
+from sync_pipeline.stores import copy_out
+
+_PAGE = 1_000
+_LOOKS = 3
+_PAUSE_SECONDS = 0.2
+# for documents that are owed
+_PATIENCE_SECONDS = 60.0
+_OWED = "entity = %s AND (reason IN ('documents', 'overtaken') OR step = 'document')"
+_STANDING = [("written", pa.int64()), ("held", pa.bool_()), ("owed", pa.bool_())]
+
+
+@dataclass
+class Compared:
+    """How many documents were compared, how many came from the former index, and what differs."""
+
+    documents: int = 0
+    carried_over: int = 0
+    findings: list[Finding] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Doubt:
+    """A document of the new index that is not as it has to be: missing, stale, extra or corrupt."""
+
+    key: str
+    kind: str
+    owed: bool = False
+
+
+def compare(lane: Lane, rebuild: Rebuild, report: Report) -> Compared:
+    """Compare all documents, those that nobody wants as well. Raises UnreachableError."""
+    compared = Compared()
+    refused: dict[str, str] = {}
+    found: list[Doubt] = []
+    for texts in _wanted(lane):
+        if lacking := doubts(lane, rebuild, texts):
+            compared.carried_over += _carry_over(lane, rebuild, [doubt.key for doubt in lacking], refused)
+            found += doubts(lane, rebuild, [doubt.key for doubt in lacking])
+        compared.documents += len(texts)
+        report(COMPARED, len(texts))
+    foreign: set[str] = set()
+    for ids in all_ids(lane.stores.search, rebuild.index):
+        _, bad = parsed(lane, ids)
+        found += doubts(lane, rebuild, [text for text in ids if text not in bad])
+        foreign |= bad
+    left = _settled(lane, rebuild, list({doubt.key for doubt in found}))
+    compared.findings = [Finding("search", doubt.kind, doubt.key, refused.get(doubt.key, "")) for doubt in left]
+    compared.findings += [Finding("search", "extra", text) for text in sorted(foreign)]
+    return compared
+
+
+def doubts(lane: Lane, rebuild: Rebuild, texts: list[str]) -> list[Doubt]:
+    """Which documents of these keys (texts) keep the new index from taking the former one's place."""
+    found: list[Doubt] = []
+    for first in range(0, len(texts), _PAGE):
+        standing = _standing(lane, texts[first : first + _PAGE])
+        new = _versions(lane, rebuild.index, list(standing))
+        former = _versions(lane, rebuild.former, [text for text, (_, _, owed) in standing.items() if owed])
+        for text, (written, held, owed) in standing.items():
+            if kind := _kind(written, new.get(text), former.get(text), held=held, owed=owed):
+                found.append(Doubt(text, kind, owed))
+    return found
+
+
+def owed_documents(lane: Lane) -> list[str]:
+    """Keys (texts) of documents that may be on their way."""
+    with lane.stores.target() as cursor:
+        cursor.execute(f"SELECT DISTINCT unnest(coalesce(keys, ARRAY[key])) FROM sync.due WHERE {_OWED}", _named(lane))
+        return [text for (text,) in cursor.fetchall()]
+
+
+def _kind(written: int, new: int | None, former: int | None, *, held: bool, owed: bool) -> str:
+    if not held:
+        there = new is not None and (not owed or former is None)
+        return "extra" if there else ""
+    if owed:
+        wanted = former
+    else:
+        wanted = written
+        if new is not None and new > written:
+            return "corrupt"  # somebody else wrote it, or it was written after the ledger was read
+    if wanted is None or (new is not None and new >= wanted):
+        return ""
+    return "missing" if new is None else "stale"
+
+
+def _wanted(lane: Lane) -> Iterator[list[str]]:
+    """Keys (texts) that have a document, by the ledger."""
+    key, after = lane.origin.key, None
+    while True:
+        with lane.stores.target() as cursor:
+            page = copy_out(
+                cursor,
+                f"SELECT {key.plain('l')} FROM {lane.ledger.table} l WHERE l.held & 2 <> 0 AND"
+                f" {key.after(cursor, 'l', after)} ORDER BY {key.ordered('l')} LIMIT {_PAGE}",
+                key.schema,
+            )
+        if page.num_rows == 0:
+            return
+        texts = key.texts(page)
+        yield texts.filter(has_fit_id(texts)).to_pylist()
+        after = key.position(page)
+
+
+def _standing(lane: Lane, texts: list[str]) -> dict[str, tuple[int, bool, bool]]:
+    """(revision that wrote it, whether it has a document, whether that is owed) of each key, in one snapshot."""
+    key = lane.origin.key
+    with lane.stores.target() as cursor:
+        owed = cursor.mogrify(f"SELECT unnest(coalesce(keys, ARRAY[key])) FROM sync.due WHERE {_OWED}", _named(lane))
+        text = key.text_expression("l")
+        found = copy_out(
+            cursor,
+            f"SELECT {key.plain('l')}, l.written, l.held & 2 <> 0, {text} IN ({owed.decode()})"
+            f" FROM {lane.ledger.table} l WHERE {key.is_in(cursor, 'l', key.parse(texts))}",
+            pa.schema([*key.schema, *_STANDING]),
+        )
+    values = (found.column(name).to_pylist() for name, _ in _STANDING)
+    known = dict(zip(key.texts(found).to_pylist(), zip(*values, strict=True), strict=True))
+    return {text: known.get(text, (0, False, False)) for text in texts}
+
+
+def _versions(lane: Lane, index: str, ids: list[str]) -> dict[str, int]:
+    return {doc["_id"]: doc["_version"] for doc in _documents(lane, index, ids, source=False)}
+
+
+def _documents(lane: Lane, index: str, ids: list[str], *, source: bool) -> list[dict[str, Any]]:
+    """Those that are there."""
+    if not ids:
+        return []
+    with reaching():
+        answer = lane.stores.search.mget(index=index, ids=ids, source=source)
+    return [doc for doc in answer["docs"] if doc.get("found")]
+
+
+def _carry_over(lane: Lane, rebuild: Rebuild, texts: list[str], refused: dict[str, str]) -> int:
+    """Take over what the fill does not make, as the former index has it: readers keep it until a sweep takes it away.
+
+    Its row is parked, or gone from the monolith and not yet swept. Fills `refused` with what the new index says.
+    """
+    index, key = lane.entity.index, lane.origin.key
+    docs = _documents(lane, rebuild.former, texts, source=True)
+    if index is None or not docs:
+        return 0
+    ids = pa.array([doc["_id"] for doc in docs], pa.string())
+    versions = pa.array([doc["_version"] for doc in docs], pa.int64())
+    bodies = pa.array([orjson.dumps(doc["_source"]).decode() for doc in docs], pa.string())
+    result = index.write(lane.stores.search, ids, versions, bodies, index.next_alias)
+    refused |= {ids[n].as_py(): f"{kind}: {message}" for n, (kind, message) in result.rejected.items()}
+    with lane.stores.target() as cursor:  # what was deleted meanwhile must not be back
+        later = lane.ledger.later_than(cursor, key.parse(ids.to_pylist()), versions)
+        due.owe(cursor, lane.entity.name, "documents", key.texts(later).to_pylist(), 0)
+    return len(docs) - len(result.rejected) - len(result.retriable) - len(result.conflicts)
+
+
+def _settled(lane: Lane, rebuild: Rebuild, texts: list[str]) -> list[Doubt]:
+    """What is still in doubt when nothing of it is owed any more, or nobody has done it in time."""
+    limit, looks = time.monotonic() + _PATIENCE_SECONDS, 0
+    found = doubts(lane, rebuild, texts)
+    while found and time.monotonic() < limit and (looks < _LOOKS or any(doubt.owed for doubt in found)):
+        if not work(lane, lambda *_: None):
+            threading.Event().wait(_PAUSE_SECONDS)
+        found = doubts(lane, rebuild, [doubt.key for doubt in found])
+        looks += 1
+    return found
+
+
+def _named(lane: Lane) -> tuple[str]:
+    return (lane.entity.name,)
