@@ -1,5 +1,8 @@
-"""Jobs that people start by hand or by schedule, each with a short form: backfill, sweep, repair."""
+"""Jobs that people start by hand or by schedule, each with a short form: backfill, sweep, repair, rebuild."""
 
+import time
+from collections import Counter
+from collections.abc import Callable
 from dataclasses import asdict
 from typing import Any
 
@@ -12,13 +15,19 @@ from sync_pipeline.batch.order import Order, Outcome
 from sync_pipeline.entity import Entity, pick
 from sync_pipeline.lane import Lane
 from sync_pipeline.pipeline import sync_keys
+from sync_pipeline.rebuild.rebuild import Rebuilt, abandon, clear, rebuild_index
 from sync_pipeline.reconcile.reconcile import reconcile
 from sync_pipeline.repair import repair
+from sync_pipeline.stores import Stores
 from sync_pipeline.sweep import sweep
 
 _MENDED = ("written", "deleted", "documents", "files", "parked")
 # the queue starts these after runs of the live delta
 _BEHIND_LIVE = {"dagster/priority": "-10"}
+# a long step says so often how far it is
+_TELL_SECONDS = 10.0
+# of what differs, in a run's failure
+_NAMED = 20
 
 
 class Entities(dg.Config):
@@ -42,9 +51,17 @@ class Keys(dg.Config):
     keys: list[str] = Field([], description="Keys to write again, drifting or not; they go with one entity.")
 
 
+class Rebuilds(dg.Config):
+    """Which indices to rebuild, or what to do instead."""
+
+    entities: list[str] = Field([], description="Names of entities; none: all that have an index.")
+    abandon: bool = Field(False, description="Give up what is under way instead, and delete its index.")
+    clear: bool = Field(False, description="Delete the former indices afterwards; else they are kept.")
+
+
 def jobs(entities: dict[str, Entity]) -> list[dg.JobDefinition]:
     """The jobs, over these entities."""
-    return [_backfill(entities), _sweep(entities), _repair(entities)]
+    return [_backfill(entities), _sweep(entities), _repair(entities), _rebuild(entities)]
 
 
 def _backfill(entities: dict[str, Entity]) -> dg.JobDefinition:
@@ -141,6 +158,68 @@ def _mended(lane: Lane, keys: list[str]) -> dict[str, int]:
 
 def _sum(outcomes: list[Outcome], name: str) -> int:
     return sum(getattr(outcome, name) for outcome in outcomes)
+
+
+def _rebuild(entities: dict[str, Entity]) -> dg.JobDefinition:
+    @dg.op(name="fill_and_swap", pool=POOL, out=dg.Out(dg.Nothing))
+    def fill_and_swap(context: dg.OpExecutionContext, engine: Engine, config: Rebuilds) -> None:
+        """Readers move to a new index at once, or not at all; terminated, it goes on in the next run."""
+        chosen = [entity for entity in pick(entities, config.entities) if entity.index or config.entities]
+        with engine.stores(context.run.run_id) as stores:
+            if config.abandon:
+                _show(context, [{"entity": entity.name, "deleted": abandon(stores, entity)} for entity in chosen])
+                return
+            found = [rebuild_index(Lane.open(entity, stores), _telling(context, entity)) for entity in chosen]
+            _show(context, [_row(made, config.clear, stores, entities) for made in found])
+        if wrong := [made for made in found if made.findings]:
+            raise _not_swapped(wrong)
+
+    @dg.job(
+        name="rebuild",
+        description="Fill a new search index beside the one that readers use, by today's mapping and adapter; compare it"
+        " with the ledger, and put it in the other's place. The live delta goes on meanwhile.",
+        tags=_BEHIND_LIVE,
+    )
+    def rebuild() -> None:
+        fill_and_swap()
+
+    return rebuild
+
+
+def _telling(context: dg.OpExecutionContext, entity: Entity) -> Callable[[str, int], None]:
+    """Says in the run's log how far a step is, now and then."""
+    done: Counter[str] = Counter()
+    told = time.monotonic()
+
+    def tell(step: str, count: int) -> None:
+        nonlocal told
+        first = step not in done
+        done[step] += count
+        if first or time.monotonic() - told > _TELL_SECONDS:
+            told = time.monotonic()
+            context.log.info(f"{entity.name}: {done[step]:,} {step}")
+
+    return tell
+
+
+def _row(made: Rebuilt, clears: bool, stores: Stores, entities: dict[str, Entity]) -> dict[str, Any]:
+    """What came of a rebuild, for a table."""
+    row = asdict(made) | {"findings": len(made.findings)}
+    if clears and not made.findings:
+        row["deleted"] = ", ".join(clear(stores, entities[made.entity]))
+    return row
+
+
+def _not_swapped(wrong: list[Rebuilt]) -> dg.Failure:
+    lines = [f"- {made.entity} {f.key}: {f.kind} {f.detail}" for made in wrong for f in sorted(made.findings)[:_NAMED]]
+    return dg.Failure(
+        "\n".join(
+            f"{made.index} differs from the ledger in {len(made.findings)} documents; readers stay with {made.former}"
+            for made in wrong
+        ),
+        metadata={"documents": dg.MetadataValue.md("\n".join(lines))},
+        allow_retries=False,
+    )
 
 
 def _show(context: dg.OpExecutionContext, rows: list[dict[str, Any]]) -> None:

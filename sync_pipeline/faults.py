@@ -25,6 +25,15 @@ CRASH_POINTS = (
     "due.after",
 )
 
+# beside those of the batches that fill: between the steps of a rebuild, in their order
+REBUILD_CRASH_POINTS = (
+    "rebuild.begun",
+    "rebuild.made",
+    "rebuild.filled",
+    "rebuild.standstill",
+    "rebuild.swapped",
+)
+
 # rows of hazards that a test may switch off, to see that it would notice
 GUARDS = frozenset({1, 17, 19, 22, 28, 45, 50})
 

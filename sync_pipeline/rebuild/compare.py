@@ -58,9 +58,10 @@ def compare(lane: Lane, rebuild: Rebuild, report: Report) -> Compared:
     refused: dict[str, str] = {}
     found: list[Doubt] = []
     for texts in _wanted(lane):
-        if lacking := doubts(lane, rebuild, texts):
-            compared.carried_over += _carry_over(lane, rebuild, [doubt.key for doubt in lacking], refused)
-            found += doubts(lane, rebuild, [doubt.key for doubt in lacking])
+        if doubted := doubts(lane, rebuild, texts):
+            lacking = [doubt.key for doubt in doubted if doubt.kind in {"missing", "stale"}]
+            compared.carried_over += _carry_over(lane, rebuild, lacking, refused)
+            found += doubts(lane, rebuild, [doubt.key for doubt in doubted])
         compared.documents += len(texts)
         report(COMPARED, len(texts))
     foreign: set[str] = set()

@@ -1,0 +1,121 @@
+"""Indices rebuilt under eight editors, the engine in processes of its own: what readers of the alias see meanwhile."""
+
+import signal
+import threading
+
+import pytest
+
+from sync_pipeline.faults import REBUILD_CRASH_POINTS
+from tests.command import Command
+from tests.newsroom import WITHOUT_SWEEP, edited, end, follow, leave_out_the_sweep, settle, was_swept
+
+CONTENTS, FILES, POISON = 2_000, 100, 2
+REBUILDS = 3
+LOOKS = 100
+# pages so small that editors meet every rebuild
+PAGES = {"SYNC_CHUNK_ROWS": "60"}
+IN_A_PAGE = ("rows.after:3", "documents.after:3", "close.before:3")
+
+
+class Reader:
+    """Reads all documents behind an alias again and again, as they show: no refresh, no look beside the alias.
+
+    `wrong` holds documents of an older version than seen before, and those that are gone though the ledger has no
+    later write of them.
+    """
+
+    def __init__(self, world, alias):
+        self.world, self.alias = world, alias
+        self.wrong, self.errors, self.indices, self.looks = [], [], set(), 0
+        self._seen, self._there = {}, set()
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run)
+
+    def __enter__(self):
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_):
+        self._stop.set()
+        self._thread.join()
+        if self.errors:
+            raise self.errors[0]
+
+    def _run(self):
+        try:
+            while not self._stop.is_set():
+                self._look()
+        except Exception as error:
+            self.errors.append(error)
+
+    def _look(self):
+        body = {"size": 10_000, "version": True, "_source": False}
+        hits = self.world.document("POST", f"{self.alias}/_search", body)["hits"]["hits"]
+        shown = {int(hit["_id"]): hit["_version"] for hit in hits}
+        for key, version in shown.items():
+            if version < self._seen.get(key, 0) or (key not in self._there and version == self._seen.get(key)):
+                self.wrong.append((key, self._seen[key], version))
+        self.wrong += [(key, self._seen[key], None) for key in self._unexplained(self._there - shown.keys())]
+        self._seen |= shown
+        self._there = set(shown)
+        self.indices |= {hit["_index"] for hit in hits}
+        self.looks += 1
+
+    def _unexplained(self, gone):
+        """Those that nobody has written since they were seen."""
+        if not gone:
+            return []
+        query = f"SELECT id, written FROM sync.ledger_{self.alias} WHERE id = ANY(%s)"
+        written = dict(self.world.target(query, [sorted(gone)]))
+        return [key for key in gone if written[key] <= self._seen[key]]
+
+
+@pytest.fixture(scope="module")
+def world(fresh_world):
+    fresh_world.load(CONTENTS, FILES, POISON)
+    leave_out_the_sweep(fresh_world)
+    for name in fresh_world.lanes:
+        fresh_world.all_in(name)
+    return fresh_world
+
+
+def rebuild(log, entity, **settings):
+    return Command(log, "rebuild", "index", entity, **{**WITHOUT_SWEEP, **PAGES, **settings})
+
+
+def behind(world, alias):
+    (index,) = world.document("GET", f"_alias/{alias}")
+    return index
+
+
+def test_readers_of_the_alias_see_nothing_go_back(world, tmp_path):
+    with edited(world, seed=7) as observer, Reader(world, "text") as reader:
+        live = follow(tmp_path / "live")
+        for turn in range(REBUILDS):
+            made = rebuild(tmp_path / f"rebuild-{turn}", "text")
+            assert made.wait() == 0, made.tail()
+        end(live)
+    assert reader.wrong == []
+    assert observer.setbacks == []
+    assert behind(world, "text") == "text-000004"
+    assert reader.indices >= {"text-000002", "text-000003", "text-000004"}
+    assert reader.looks > LOOKS
+    settle(world, tmp_path / "settled")
+    assert world.differences() == []
+    assert not was_swept(world)
+
+
+def test_killed_at_every_step_it_goes_on(world, tmp_path):
+    with edited(world, seed=8), Reader(world, "video") as reader:
+        live = follow(tmp_path / "live")
+        for point in (*REBUILD_CRASH_POINTS[:2], *IN_A_PAGE, *REBUILD_CRASH_POINTS[2:]):
+            cut = rebuild(tmp_path / "cut", "video", SYNC_TEST_CRASH_AT=point)
+            assert cut.wait() == -signal.SIGKILL, f"{point}: {cut.tail()}"
+        made = rebuild(tmp_path / "made", "video")
+        assert made.wait() == 0, made.tail()
+        end(live)
+    assert reader.wrong == []
+    assert reader.indices == {"video-000001", "video-000002"}
+    assert world.target("SELECT state, index FROM sync.rebuild WHERE entity = 'video'") == [("done", "video-000002")]
+    settle(world, tmp_path / "settled")
+    assert world.differences() == []
