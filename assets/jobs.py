@@ -176,8 +176,8 @@ def _rebuild(entities: dict[str, Entity]) -> dg.JobDefinition:
 
     @dg.job(
         name="rebuild",
-        description="Fill a new search index beside the one that readers use, by today's mapping and adapter; compare it"
-        " with the ledger, and put it in the other's place. The live delta goes on meanwhile.",
+        description="Fill a new search index beside the one that readers use, by today's mapping and adapter; compare"
+        " it with the ledger, and put it in the other's place. The live delta goes on meanwhile.",
         tags=_BEHIND_LIVE,
     )
     def rebuild() -> None:

@@ -7,16 +7,19 @@ its legacy rows; so whoever is told of none has read less than the fill will, un
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
 
+import psycopg2
 from psycopg2.extras import Json
 
 from sync_pipeline.errors import SettingError
 from sync_pipeline.stores import Cursor, Stores
 
 _LOCKS = 0x53594E49
+# for the session of one that was just killed to be noticed
+_PATIENCE = "1s"
 _ROW = "index, former, declared, state, position, filled, rows, started_at"
 # whether somebody holds the lock: an advisory lock of two keys shows as classid and objid
 _AT_WORK = (
@@ -99,12 +102,17 @@ def shown(cursor: Cursor, entity: str) -> dict[str, Any] | None:
 def alone(stores: Stores, entity: str) -> Iterator[None]:
     """Be the only one at work at an entity's rebuild. Raises SettingError when somebody else is."""
     connection = stores.target_engine.raw_connection()
+    lock = (_LOCKS, entity)
     try:
         cursor = connection.cursor()
-        cursor.execute("SELECT pg_try_advisory_lock(%s, hashtext(%s))", (_LOCKS, entity))
-        if not cursor.fetchone()[0]:  # type: ignore[index]
-            raise SettingError(f"entity {entity}: another process is at work at its rebuild; end that one first")
+        cursor.execute(f"SET LOCAL lock_timeout = '{_PATIENCE}'")
+        cursor.execute("SELECT pg_advisory_lock(%s, hashtext(%s))", lock)
         connection.commit()  # the lock is the session's: no transaction stays open for it
         yield
+        with suppress(psycopg2.Error):
+            cursor.execute("SELECT pg_advisory_unlock(%s, hashtext(%s))", lock)
+    except psycopg2.errors.LockNotAvailable as error:
+        message = f"entity {entity}: another process is at work at its rebuild; end that one first"
+        raise SettingError(message) from error
     finally:
         connection.invalidate()  # and ends with the session

@@ -193,9 +193,28 @@ def test_repair_mends_what_drifts_and_nothing_else(filled, world, instance, defs
 
 
 def mended(job, instance):
-    run = job.execute_in_process(instance=instance)
+    return rows(job.execute_in_process(instance=instance))
+
+
+def rows(run):
+    """The table with a step's output, by entity."""
     (output,) = (event for event in run.all_events if event.is_successful_output)
     return {record.data["entity"]: record.data for record in output.event_specific_data.metadata["entities"].records}
+
+
+def test_an_index_is_rebuilt_and_its_progress_told(filled, world, instance, defs):
+    stores, _ = world
+    job = defs.resolve_job_def("rebuild")
+    config = {"entities": ["audio"], "clear": True}
+    run = job.execute_in_process(instance=instance, run_config=dg.RunConfig(ops={"fill_and_swap": {"config": config}}))
+    row = rows(run)["audio"]
+    assert (row["index"], row["deleted"], row["findings"]) == ("audio-000002", "audio-000001", 0)
+    assert row["documents"] == stores.search.count(index="audio")["count"]
+    messages = [log.user_message for log in instance.all_logs(run.run_id)]
+    assert any("rows filled" in message for message in messages)
+    config = {"entities": ["audio"], "abandon": True}
+    run = job.execute_in_process(instance=instance, run_config=dg.RunConfig(ops={"fill_and_swap": {"config": config}}))
+    assert rows(run)["audio"]["deleted"] is None
 
 
 def test_standing_is_told_when_it_changes_and_never_green_unseen(filled, world, instance, defs, monkeypatch):

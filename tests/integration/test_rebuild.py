@@ -1,0 +1,291 @@
+"""An index rebuilt beside the live one, step by step: what it is made of, what reaches it, and what keeps it back."""
+
+from dataclasses import replace
+
+import pytest
+
+from sync_pipeline import live
+from sync_pipeline.batch.order import Order
+from sync_pipeline.cli import tables
+from sync_pipeline.documents import send
+from sync_pipeline.entity import Entity
+from sync_pipeline.errors import DeclarationError, SettingError
+from sync_pipeline.ledger.rebuilds import alone
+from sync_pipeline.pipeline import sync_keys
+from sync_pipeline.preflight.preflight import preflight
+from sync_pipeline.rebuild import rebuild as story
+from sync_pipeline.rebuild.fill import COMPARED, FILLED
+from sync_pipeline.rebuild.rebuild import abandon, clear, rebuild_index
+from sync_pipeline.sinks.search_index import SearchIndex
+from sync_pipeline.status import status_of
+from tests.stalled import stalled
+from tests.world import opened
+
+EDIT = "UPDATE content SET title = %s, updated_at = clock_timestamp(), version = version + 1 WHERE id = %s"
+DELETE = "UPDATE content SET deleted_at = now(), updated_at = clock_timestamp() WHERE id = %s"
+POISON = """UPDATE content SET attrs = '{"duration": "not a number"}', updated_at = clock_timestamp() WHERE id = %s"""
+
+
+@pytest.fixture(scope="module")
+def world(fleet):
+    with opened(fleet, "rebuild", SYNC_CHUNK_ROWS="20") as world:
+        world.load(180, 10)
+        for name in world.lanes:
+            world.all_in(name)
+        yield world
+
+
+@pytest.fixture
+def lane(world):
+    """Texts; whatever a scene leaves, the last rebuild of all is of what the file declares, and right."""
+    lane = world.lane("text")
+    yield lane
+    abandon(world.stores, lane.entity)
+    world.hurry()
+    work_off(lane)
+    assert not rebuild_index(lane).findings
+    clear(world.stores, lane.entity)
+    assert world.differences() == []
+
+
+@pytest.fixture
+def keys(world, lane):
+    """Public texts in the order of a fill."""
+    return [key for (key,) in world.target("SELECT id FROM catalog.text WHERE is_public ORDER BY id")]
+
+
+def work_off(lane):
+    while live.work(lane, lambda *_: None):
+        pass
+
+
+def sync(lane, *keys, **order):
+    return sync_keys(lane, lane.origin.key.parse(map(str, keys)), Order(**order))
+
+
+def altered(lane, **changes):
+    """The lane with another search index."""
+    index = replace(lane.entity.index, **changes)
+    sinks = tuple(index if isinstance(sink, SearchIndex) else sink for sink in lane.entity.sinks)
+    return replace(lane, entity=replace(lane.entity, sinks=sinks))
+
+
+def behind(world, alias="text"):
+    return list(world.document("GET", f"_alias/{alias}"))
+
+
+def found(world, index, key):
+    """A document's version, None where it is not there."""
+    (doc,) = world.document("POST", f"{index}/_mget", {"ids": [str(key)]})["docs"]
+    return doc.get("_version")
+
+
+class Once:
+    """A report that acts once, at a step's first word."""
+
+    def __init__(self, act, step=FILLED):
+        self.act, self.step = act, step
+
+    def __call__(self, step, _):
+        if step == self.step and self.act:
+            act, self.act = self.act, None
+            act()
+
+
+def search_faults(world, entity):
+    return [n for n in preflight(world.stores, [entity]) if n.about == "search" and n.level == "error"]
+
+
+def test_a_changed_mapping_is_served_after_a_rebuild(world, lane, keys):
+    (former,) = behind(world)
+    world.document("PUT", f"{former}/_settings", {"index": {"max_result_window": 20_000}})
+    world.document("PUT", f"{former}/_alias/long-ones", {"filter": {"range": {"reading_seconds": {"gte": 60}}}})
+    fields = {**lane.entity.index.fields, "header": {"type": "keyword"}, "price": {"type": "double"}}
+    settings = {"refresh_interval": "2s", "analysis": {"analyzer": {"ours": {"type": "standard"}}}}
+    changed = altered(lane, fields=fields, settings=settings)
+    faults = search_faults(world, changed.entity)
+    assert len(faults) == 2
+    assert all("sync-pipeline rebuild index text" in fault.remedy for fault in faults)
+
+    made = rebuild_index(changed)
+
+    assert (made.former, made.findings) == (former, [])
+    assert made.documents == len(keys)
+    assert behind(world) == behind(world, "long-ones") == [made.index]
+    there = world.document("GET", made.index)[made.index]
+    assert there["aliases"] == {"text": {}, "long-ones": {"filter": {"range": {"reading_seconds": {"gte": 60}}}}}
+    assert there["mappings"]["properties"]["header"] == {"type": "keyword"}
+    kept = there["settings"]["index"]
+    assert (kept["max_result_window"], kept["number_of_replicas"], kept["refresh_interval"]) == ("20000", "0", "2s")
+    assert kept["analysis"] == {"analyzer": {"ours": {"type": "standard"}}}
+    assert "price" in world.document("GET", f"text/_doc/{keys[0]}")["_source"]
+    assert search_faults(world, changed.entity) == []
+
+    world.legacy(EDIT, ("after the swap", keys[0]))
+    sync(changed, keys[0])
+    assert found(world, former, keys[0]) < found(world, "text", keys[0])
+    assert clear(world.stores, lane.entity) == [former]
+    assert former not in world.document("GET", "_aliases")
+
+
+def test_changes_reach_both_indices_and_unchanged_documents_only_the_new_one(world, lane, keys):
+    (former,) = behind(world)
+    writes = world.document("GET", f"{former}/_stats/indexing")["_all"]["total"]["indexing"]["index_total"]
+
+    def edit():
+        world.legacy(EDIT, ("filled before", keys[0]))
+        world.legacy(EDIT, ("filled later", keys[-1]))
+        sync(lane, keys[0], keys[-1], acknowledge=True)
+        assert found(world, former, keys[0]) == found(world, "text-next", keys[0]) is not None
+        assert found(world, former, keys[-1]) == found(world, "text-next", keys[-1])
+
+    made = rebuild_index(lane, Once(edit))
+    assert made.findings == []
+    after = world.document("GET", f"{former}/_stats/indexing")["_all"]["total"]["indexing"]["index_total"]
+    assert after - writes == 2
+
+
+def test_what_is_deleted_during_the_fill_stays_deleted(world, lane, keys):
+    filled, coming, read = keys[0], keys[-1], keys[len(keys) // 2]
+    late = []
+
+    def delete():
+        for key in (filled, coming):
+            sync(lane, key, documents=True, hand_over=late.append)
+            world.legacy(DELETE, [key])
+        sync(lane, filled, coming, acknowledge=True)
+        with stalled(lane, read, Order(documents=True)):
+            world.legacy(DELETE, [read])
+            sync(lane, read, acknowledge=True)
+        # as if these requests were so late that no tombstone refuses them any more
+        (new,) = behind(world, "text-next")
+        world.document("PUT", f"{new}/_settings", {"index": {"gc_deletes": "0ms"}})
+        world.document("POST", f"{new}/_refresh")
+        for operations in late:
+            send(lane, operations)
+
+    made = rebuild_index(lane, Once(delete))
+    assert made.findings == []
+    work_off(lane)
+    assert [found(world, "text", key) for key in (filled, coming, read)] == [None] * 3
+
+
+def test_who_was_on_the_way_when_it_began_writes_the_new_index_too(world, lane, keys):
+    """The key is gone; a copy of its document is in the new index, and only the batch that knows of none deletes it."""
+    late = []
+    world.legacy(DELETE, [keys[0]])
+    sync(lane, keys[0], acknowledge=True, hand_over=late.append)
+
+    def arrive():
+        world.document("PUT", f"text-next/_doc/{keys[0]}?version=1&version_type=external", {"header": "carried over"})
+        send(lane, late[0])
+        assert world.target("SELECT count(*) FROM sync.due WHERE keys = ARRAY[%s]", [str(keys[0])]) == [(1,)]
+
+    assert rebuild_index(lane, Once(arrive)).findings == []
+    assert found(world, "text", keys[0]) is None
+
+
+def test_documents_of_parked_and_unswept_rows_are_carried_over(world, lane, keys):
+    parked, unswept = keys[:2]
+    world.legacy(POISON, [parked])
+    sync(lane, parked, acknowledge=True)
+    world.legacy("DELETE FROM content_tags WHERE content_id = %s", [unswept])
+    world.legacy("DELETE FROM media_files WHERE content_id = %s", [unswept])
+    world.legacy("DELETE FROM content WHERE id = %s", [unswept])
+    before = [world.document("GET", f"text/_doc/{key}") for key in (parked, unswept)]
+    made = rebuild_index(lane)
+    assert (made.carried_over, made.findings) == (2, [])
+    after = [world.document("GET", f"text/_doc/{key}") for key in (parked, unswept)]
+    assert [doc["_index"] for doc in after] == [made.index] * 2
+    assert [(doc["_version"], doc["_source"]) for doc in after] == [(d["_version"], d["_source"]) for d in before]
+    world.legacy(DELETE, [parked])
+    sync(lane, parked, unswept)
+
+
+def test_a_planted_document_refuses_the_swap(world, lane, keys, capsys):
+    (former,) = behind(world)
+    newer = world.target("SELECT last_value + 1000 FROM sync.revision")[0][0]
+
+    def plant():
+        for key, version in (("999999", 1), (keys[0], newer), ("no-key", 1)):
+            where = f"text-next/_doc/{key}?version={version}&version_type=external_gte"
+            world.document("PUT", where, {"header": "planted"})
+
+    made = rebuild_index(lane, Once(plant, COMPARED))
+    assert {(finding.key, finding.kind) for finding in made.findings} == {
+        ("999999", "extra"),
+        ("no-key", "extra"),
+        (str(keys[0]), "corrupt"),
+    }
+    assert behind(world) == [former]
+    assert found(world, "text", keys[0]) < newer
+    tables.rebuilt([made])
+    assert f"Readers of text stay with {former}" in capsys.readouterr().out
+    assert {finding.key for finding in rebuild_index(lane).findings} == {"999999", "no-key", str(keys[0])}
+    assert abandon(world.stores, lane.entity) == made.index
+    assert behind(world) == [former]
+    assert made.index not in world.document("GET", "_aliases")
+
+
+def test_what_the_new_mapping_refuses_is_named_with_its_reason(world, lane, keys):
+    changed = altered(lane, fields={**lane.entity.index.fields, "header": {"type": "long"}})
+    made = rebuild_index(changed)
+    assert {finding.kind for finding in made.findings} == {"missing"}
+    assert len(made.findings) > len(keys) / 2
+    assert "document_parsing_exception" in made.findings[0].detail
+    assert status_of(world.stores, lane.entity)["alerts"] == [
+        f"the rebuild of {made.index} was cut off: sync-pipeline rebuild index goes on with it,"
+        " rebuild abandon gives it up"
+    ]
+    with pytest.raises(DeclarationError, match="its file has changed"):
+        rebuild_index(lane)
+
+
+def test_one_at_a_time_and_it_is_shown(world, lane):
+    def look():
+        shown = status_of(world.stores, lane.entity)["rebuild"]
+        assert (shown["state"], shown["rows"], shown["at_work"]) == ("filling", 20, True)
+        assert status_of(world.stores, lane.entity)["alerts"] == []
+        for other in (rebuild_index, lambda lane: abandon(lane.stores, lane.entity)):
+            with pytest.raises(SettingError, match="another process is at work"):
+                other(lane)
+
+    rebuild_index(lane, Once(look))
+    assert status_of(world.stores, lane.entity)["rebuild"] is None
+    with alone(world.stores, "text"), alone(world.stores, "video"):
+        pass
+
+
+def test_the_swap_waits_for_documents_that_are_owed(world, lane, keys, monkeypatch):
+    """What readers have seen and the new index has not is still owed: it comes first, then the swap."""
+    (former,) = behind(world)
+    swaps, tries = story._swap, []
+
+    def withheld(lane, rebuild, successor):
+        version = found(world, former, keys[0])
+        world.document("DELETE", f"{rebuild.index}/_doc/{keys[0]}?version={version}&version_type=external_gte")
+        with lane.stores.target() as cursor:
+            cursor.execute(
+                "INSERT INTO sync.due (entity, reason, keys, revision, priority)"
+                " VALUES ('text', 'documents', ARRAY[%s], 0, 1)",
+                (str(keys[0]),),
+            )
+        swaps(lane, rebuild, successor)
+
+    def work(*arguments):
+        tries.append(behind(world))
+        return live.work(*arguments)
+
+    monkeypatch.setattr(story, "_swap", withheld)
+    monkeypatch.setattr(story, "work", work)
+    made = rebuild_index(lane)
+    assert tries
+    assert set(map(tuple, tries)) == {(former,)}
+    assert found(world, made.index, keys[0]) == found(world, former, keys[0])
+
+
+def test_an_entity_without_an_index_has_none_to_rebuild(world, lane):
+    sinks = tuple(sink for sink in lane.entity.sinks if not isinstance(sink, SearchIndex))
+    bare: Entity = replace(lane.entity, sinks=sinks)
+    with pytest.raises(SettingError, match="has no search index"):
+        rebuild_index(replace(lane, entity=bare))
