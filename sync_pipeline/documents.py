@@ -71,17 +71,20 @@ class Operations:
 
 
 def send(
-    lane: Lane, operations: Operations, coming: Callable[[], set[str]] = set, *, again: bool = True
+    lane: Lane,
+    operations: Operations,
+    coming: Callable[[], set[str]] = set,
+    shown: Operations | None = None,
 ) -> tuple[int, int]:
     """Send and close; gives (sent, left owed). What is not taken stays due, nothing is raised for it.
 
-    `coming` tells whose later documents the caller is to send after these. Without `again`, documents that are as they
-    were go to the index that is filled beside the alias only.
+    `coming` tells whose later documents the caller is to send after these. `shown` are those that readers lack; the
+    others go only to the index that is filled beside the alias.
     """
     index, total = lane.entity.index, len(operations.ids)
     if index is None or not total:
         return 0, 0
-    shown = operations if again else operations.filter(pc.equal(operations.versions, operations.revision))
+    shown = operations if shown is None else shown
     crash_point("documents.before")
     try:
         with lane.stores.search_breaker:

@@ -295,6 +295,14 @@ def replay(cursor: Cursor, entity: str | None, key: str | None) -> int:
     return int(cursor.rowcount)
 
 
+def refused_documents(cursor: Cursor, entity: str) -> list[str]:
+    """Rows (key texts) that are parked since the index did not take their document."""
+    cursor.execute(
+        "SELECT key FROM sync.due WHERE entity = %s AND reason = 'rejected' AND step = 'document'", (entity,)
+    )
+    return [key for (key,) in cursor.fetchall()]
+
+
 def replay_documents(cursor: Cursor, entity: str) -> None:
     """Make rows due at once whose documents the index did not take."""
     cursor.execute(

@@ -6,7 +6,9 @@ from collections.abc import Callable
 from functools import partial
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
+from sync_pipeline import due
 from sync_pipeline.batch.order import Order, Outcome
 from sync_pipeline.documents import Operations, send
 from sync_pipeline.errors import UnreachableError
@@ -29,8 +31,10 @@ def fill(lane: Lane, rebuild: Rebuild, report: Report) -> None:
     def commit(cursor: Cursor, outcome: Outcome) -> None:
         rebuild.advance(cursor, outcome.position, outcome.read)
 
-    order = Order(documents=True, commit=commit, hand_over=partial(_send, lane))
     while not rebuild.filled:
+        with lane.stores.target() as cursor:
+            refused = due.refused_documents(cursor, lane.entity.name)
+        order = Order(documents=True, commit=commit, hand_over=partial(_send, lane, pa.array(refused, pa.string())))
         outcome = sync_page(lane, rebuild.position, None, "true", order)
         rebuild.position, rebuild.filled = outcome.position, outcome.position is None
         rebuild.rows += outcome.read
@@ -38,8 +42,10 @@ def fill(lane: Lane, rebuild: Rebuild, report: Report) -> None:
         pa.default_memory_pool().release_unused()  # as a backfill does
 
 
-def _send(lane: Lane, operations: Operations) -> None:
-    """To the new index, and what has changed to the former one as well."""
-    sent, owed = send(lane, operations, again=False)
+def _send(lane: Lane, refused: pa.Array, operations: Operations) -> None:
+    """All to the new index; to the former one what has changed, and what it has refused before."""
+    changed = pc.equal(operations.versions, operations.revision)
+    shown = operations.filter(pc.or_(changed, pc.is_in(operations.ids, value_set=refused)))
+    sent, owed = send(lane, operations, shown=shown)
     if owed and not sent:  # else all documents would end up in `due`
         raise UnreachableError("SYNC_SEARCH_URL: the cluster takes no documents; the rebuild goes on here later")

@@ -45,6 +45,7 @@ def lane(world):
     work_off(lane)
     assert not rebuild_index(lane).findings
     clear(world.stores, lane.entity)
+    work_off(lane)
     assert world.differences() == []
 
 
@@ -239,6 +240,25 @@ def test_what_the_new_mapping_refuses_is_named_with_its_reason(world, lane, keys
     ]
     with pytest.raises(DeclarationError, match="its file has changed"):
         rebuild_index(lane)
+
+
+@pytest.mark.parametrize("swapped", [False, True])
+def test_what_the_former_index_refused_is_taken_by_the_new_one_or_stays_parked(world, lane, keys, swapped):
+    parked = "SELECT count(*) FROM sync.due WHERE reason = 'rejected' AND step = 'document' AND key = %s"
+    (former,) = behind(world)
+    world.document("PUT", f"{former}/_mapping", {"properties": {"body": {"type": "text"}, "version": {"type": "ip"}}})
+    changed = altered(lane, fields={**lane.entity.index.fields, "version": {"type": "integer"}})
+    world.legacy(EDIT, ("refused", keys[0]))
+    sync(changed, keys[0])
+    assert world.target(parked, [str(keys[0])]) == [(1,)]
+    if swapped:
+        assert rebuild_index(changed).findings == []
+        work_off(changed)
+        assert world.document("GET", f"text/_doc/{keys[0]}")["_source"]["header"] == "refused"
+    else:
+        rebuild_index(changed, Once(lambda: world.document("PUT", "text-next/_doc/999999", {}), COMPARED))
+        abandon(world.stores, lane.entity)
+    assert world.target(parked, [str(keys[0])]) == [(0 if swapped else 1,)]
 
 
 def test_one_at_a_time_and_it_is_shown(world, lane):
