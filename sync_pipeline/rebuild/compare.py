@@ -67,7 +67,7 @@ def compare(lane: Lane, rebuild: Rebuild, report: Report) -> Compared:
     foreign: set[str] = set()
     for ids in all_ids(lane.stores.search, rebuild.index):
         _, bad = parsed(lane, ids)
-        found += doubts(lane, rebuild, [text for text in ids if text not in bad])
+        found += doubts(lane, rebuild, _unwanted(lane, [text for text in ids if text not in bad]))
         foreign |= bad
     left = _settled(lane, rebuild, list({doubt.key for doubt in found}))
     compared.findings = [Finding("search", doubt.kind, doubt.key, refused.get(doubt.key, "")) for doubt in left]
@@ -126,6 +126,11 @@ def _wanted(lane: Lane) -> Iterator[list[str]]:
         texts = key.texts(page)
         yield texts.filter(has_fit_id(texts)).to_pylist()
         after = key.position(page)
+
+
+def _unwanted(lane: Lane, texts: list[str]) -> list[str]:
+    """Those that have no document, by the ledger."""
+    return [text for text, (_, held, _) in _standing(lane, texts).items() if not held]
 
 
 def _standing(lane: Lane, texts: list[str]) -> dict[str, tuple[int, bool, bool]]:

@@ -116,6 +116,11 @@ def _begun(lane: Lane, index: SearchIndex) -> tuple[Rebuild, Successor]:
         with stores.target() as cursor:
             rebuild.begin(cursor)
         crash_point("rebuild.begun")
+    if behind(stores.search, index.alias) not in ([rebuild.former], [rebuild.index]):
+        raise SettingError(
+            f"alias {index.alias} has been moved since the rebuild of {rebuild.index} was begun:"
+            f" sync-pipeline rebuild abandon {lane.entity.name}"
+        )
     if rebuild.declared != declared:
         raise DeclarationError(
             f"entity {lane.entity.name}: its file has changed since the rebuild of {rebuild.index} was begun:"

@@ -67,7 +67,9 @@ class Successor:
     def let_go(self, client: Elasticsearch) -> None:
         """Have the former index take writes."""
         with reaching():
-            client.indices.put_settings(index=self.former, settings={"index.blocks.write": None})
+            client.indices.put_settings(
+                index=self.former, settings={"index.blocks.write": None}, ignore_unavailable=True
+            )
 
     def swap(self, client: Elasticsearch) -> None:
         """Put all aliases of the former index before this one, in one step; what was written to it shows by then."""
