@@ -104,7 +104,7 @@ def send(
         _close(lane, cursor, operations, missed, coming)
         _settle(lane, cursor, shown, result, foreign)
     crash_point("close.after")
-    return total - len(result.retriable) - len(result.rejected), len(result.retriable)
+    return total - len(result.retriable) - len(result.rejected), max(len(result.retriable), len(missed))
 
 
 def _write_beside(lane: Lane, index: SearchIndex, operations: Operations) -> list[str]:

@@ -13,6 +13,7 @@ from sync_pipeline.cli.opening import All, Format, Name, Output, opened, show
 from sync_pipeline.cli.progress import Bars, bars
 from sync_pipeline.lane import Lane
 from sync_pipeline.ledger.ledger import migrate
+from sync_pipeline.rebuild.compare import wanted_documents
 from sync_pipeline.rebuild.fill import COMPARED, FILLED
 from sync_pipeline.rebuild.rebuild import Rebuilt, abandon, clear, rebuild_index
 
@@ -34,7 +35,7 @@ def _rebuilt(lane: Lane, shown: Bars) -> Rebuilt:
     entity = lane.entity.name
     advance = {
         FILLED: shown.bar(f"{entity}: {FILLED}", lambda: lane.origin.count("true")),
-        COMPARED: shown.bar(f"{entity}: {COMPARED}", lambda: None),
+        COMPARED: shown.bar(f"{entity}: {COMPARED}", lambda: wanted_documents(lane)),
     }
     return rebuild_index(lane, lambda step, count: advance[step](count))
 

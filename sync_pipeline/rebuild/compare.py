@@ -28,6 +28,8 @@ from sync_pipeline.stores import copy_out
 _PAGE = 1_000
 _LOOKS = 3
 _PAUSE_SECONDS = 0.2
+# to refuse the swap, and to see why
+_ENOUGH = 1_000
 # for documents that are owed
 _PATIENCE_SECONDS = 60.0
 _OWED = "entity = %s AND (reason IN ('documents', 'overtaken') OR step = 'document')"
@@ -53,26 +55,38 @@ class Doubt:
 
 
 def compare(lane: Lane, rebuild: Rebuild, report: Report) -> Compared:
-    """Compare all documents, those that nobody wants as well. Raises UnreachableError."""
+    """Compare all documents, those that nobody wants as well; not on and on where many differ.
+
+    Raises UnreachableError.
+    """
     compared = Compared()
-    refused: dict[str, str] = {}
-    found: list[Doubt] = []
     for texts in _wanted(lane):
-        if doubted := doubts(lane, rebuild, texts):
-            lacking = [doubt.key for doubt in doubted if doubt.kind in {"missing", "stale"}]
-            compared.carried_over += _carry_over(lane, rebuild, lacking, refused)
-            found += doubts(lane, rebuild, [doubt.key for doubt in doubted])
+        _compare_wanted(lane, rebuild, texts, compared)
         compared.documents += len(texts)
         report(COMPARED, len(texts))
-    foreign: set[str] = set()
+        if len(compared.findings) >= _ENOUGH:
+            return compared
     for ids in all_ids(lane.stores.search, rebuild.index):
-        _, bad = parsed(lane, ids)
-        found += doubts(lane, rebuild, _unwanted(lane, [text for text in ids if text not in bad]))
-        foreign |= bad
-    left = _settled(lane, rebuild, list({doubt.key for doubt in found}))
-    compared.findings = [Finding("search", doubt.kind, doubt.key, refused.get(doubt.key, "")) for doubt in left]
-    compared.findings += [Finding("search", "extra", text) for text in sorted(foreign)]
+        _, foreign = parsed(lane, ids)
+        unwanted = _unwanted(lane, [text for text in ids if text not in foreign])
+        left = _settled(lane, rebuild, doubts(lane, rebuild, unwanted))
+        compared.findings += [Finding("search", doubt.kind, doubt.key) for doubt in left]
+        compared.findings += [Finding("search", "extra", text) for text in sorted(foreign)]
+        if len(compared.findings) >= _ENOUGH:
+            return compared
     return compared
+
+
+def _compare_wanted(lane: Lane, rebuild: Rebuild, texts: list[str], compared: Compared) -> None:
+    """Documents that there have to be; those that the fill did not make are carried over."""
+    found = doubts(lane, rebuild, texts)
+    if not found:
+        return
+    lacking = [doubt.key for doubt in found if doubt.kind in {"missing", "stale"}]
+    taken, refused = _carry_over(lane, rebuild, lacking)
+    compared.carried_over += taken
+    left = _settled(lane, rebuild, found)
+    compared.findings += [Finding("search", doubt.kind, doubt.key, refused.get(doubt.key, "")) for doubt in left]
 
 
 def doubts(lane: Lane, rebuild: Rebuild, texts: list[str]) -> list[Doubt]:
@@ -80,12 +94,20 @@ def doubts(lane: Lane, rebuild: Rebuild, texts: list[str]) -> list[Doubt]:
     found: list[Doubt] = []
     for first in range(0, len(texts), _PAGE):
         standing = _standing(lane, texts[first : first + _PAGE])
-        new = _versions(lane, rebuild.index, list(standing))
+        # the new index is written first, and so read last
         former = _versions(lane, rebuild.former, [text for text, (_, _, owed) in standing.items() if owed])
+        new = _versions(lane, rebuild.index, list(standing))
         for text, (written, held, owed) in standing.items():
             if kind := _kind(written, new.get(text), former.get(text), held=held, owed=owed):
                 found.append(Doubt(text, kind, owed))
     return found
+
+
+def wanted_documents(lane: Lane) -> int:
+    """How many documents there are to compare, by the ledger."""
+    with lane.stores.target() as cursor:
+        cursor.execute(f"SELECT count(*) FROM {lane.ledger.table} WHERE held & 2 <> 0")
+        return int(cursor.fetchone()[0])
 
 
 def owed_documents(lane: Lane) -> list[str]:
@@ -163,32 +185,31 @@ def _documents(lane: Lane, index: str, ids: list[str], *, source: bool) -> list[
     return [doc for doc in answer["docs"] if doc.get("found")]
 
 
-def _carry_over(lane: Lane, rebuild: Rebuild, texts: list[str], refused: dict[str, str]) -> int:
+def _carry_over(lane: Lane, rebuild: Rebuild, texts: list[str]) -> tuple[int, dict[str, str]]:
     """Take over what the fill does not make, as the former index has it: readers keep it until a sweep takes it away.
 
-    Its row is parked, or gone from the monolith and not yet swept. Fills `refused` with what the new index says.
+    Its row is parked, or gone from the monolith and not yet swept. Gives how many were taken, and why others were not.
     """
     index, key = lane.entity.index, lane.origin.key
     docs = _documents(lane, rebuild.former, texts, source=True)
     if index is None or not docs:
-        return 0
+        return 0, {}
     ids = pa.array([doc["_id"] for doc in docs], pa.string())
     versions = pa.array([doc["_version"] for doc in docs], pa.int64())
     bodies = pa.array([orjson.dumps(doc["_source"]).decode() for doc in docs], pa.string())
     result = index.write(lane.stores.search, ids, versions, bodies, index.next_alias)
-    refused |= {ids[n].as_py(): f"{kind}: {message}" for n, (kind, message) in result.rejected.items()}
     with lane.stores.target() as cursor:  # what was deleted meanwhile must not be back
         later = lane.ledger.later_than(cursor, key.parse(ids.to_pylist()), versions)
         due.owe(cursor, lane.entity.name, "documents", key.texts(later).to_pylist(), 0)
-    return len(docs) - len(result.rejected) - len(result.retriable) - len(result.conflicts)
+    taken = len(docs) - len(result.rejected) - len(result.retriable) - len(result.conflicts)
+    return taken, {ids[n].as_py(): f"{kind}: {why}" for n, (kind, why) in result.rejected.items()}
 
 
-def _settled(lane: Lane, rebuild: Rebuild, texts: list[str]) -> list[Doubt]:
+def _settled(lane: Lane, rebuild: Rebuild, found: list[Doubt]) -> list[Doubt]:
     """What is still in doubt when nothing of it is owed any more, or nobody has done it in time."""
     limit, looks = time.monotonic() + _PATIENCE_SECONDS, 0
-    found = doubts(lane, rebuild, texts)
-    while found and time.monotonic() < limit and (looks < _LOOKS or any(doubt.owed for doubt in found)):
-        if not work(lane, lambda *_: None):
+    while found and (looks < _LOOKS or any(doubt.owed for doubt in found)) and time.monotonic() < limit:
+        if looks and not work(lane, lambda *_: None):
             threading.Event().wait(_PAUSE_SECONDS)
         found = doubts(lane, rebuild, [doubt.key for doubt in found])
         looks += 1

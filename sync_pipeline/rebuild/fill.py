@@ -46,6 +46,6 @@ def _send(lane: Lane, refused: pa.Array, operations: Operations) -> None:
     """All to the new index; to the former one what has changed, and what it has refused before."""
     changed = pc.equal(operations.versions, operations.revision)
     shown = operations.filter(pc.or_(changed, pc.is_in(operations.ids, value_set=refused)))
-    sent, owed = send(lane, operations, shown=shown)
-    if owed and not sent:  # else all documents would end up in `due`
+    _, owed = send(lane, operations, shown=shown)
+    if 0 < owed == len(operations.ids):  # else all documents would end up in `due`
         raise UnreachableError("SYNC_SEARCH_URL: the cluster takes no documents; the rebuild goes on here later")
