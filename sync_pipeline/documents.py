@@ -13,6 +13,7 @@ from sync_pipeline.errors import UnreachableError
 from sync_pipeline.faults import crash_point
 from sync_pipeline.lane import Lane
 from sync_pipeline.ledger.ledger import raise_revision
+from sync_pipeline.ledger.rebuilds import under_way
 from sync_pipeline.origin import Reject
 from sync_pipeline.sinks.search_index import BulkResult, SearchIndex, reaching
 from sync_pipeline.stores import Cursor
@@ -122,10 +123,12 @@ def _close(
     lane: Lane, cursor: Cursor, operations: Operations, missed: list[str], coming: Callable[[], set[str]]
 ) -> None:
     name = lane.entity.name
-    if due.close_documents(cursor, name, operations.owed):
+    if operations.beside:
+        due.close(cursor, operations.owed)
+    else:  # it may have been on the way when a rebuild began
+        due.close_shown(cursor, operations.owed)
+    if missed and under_way(cursor, name):
         _again(lane, cursor, missed)
-        if not operations.beside:  # it was on the way when the rebuild began
-            due.owe(cursor, name, "documents", operations.ids.to_pylist(), 0)
     # a delete's tombstone may be gone by the time a late bulk arrives: what was overtaken is owed again
     later = lane.origin.key.texts(lane.ledger.later_than(cursor, operations.keys, operations.versions)).to_pylist()
     due.owe(cursor, name, "documents", sorted(set(later) - coming()) if later else [], 0)

@@ -253,12 +253,10 @@ def close(cursor: Cursor, ids: Sequence[int]) -> None:
     cursor.defer("DELETE FROM sync.due WHERE id = ANY(%s)", (list(ids),))
 
 
-def close_documents(cursor: Cursor, entity: str, ids: Sequence[int]) -> bool:
-    """Documents were sent; whether an index is filled beside the alias, which wants them as well."""
-    cursor.execute(
-        f"WITH closed AS (DELETE FROM sync.due WHERE id = ANY(%s)) SELECT {_BESIDE.format('%s')}", (list(ids), entity)
-    )
-    return bool(cursor.fetchone()[0])
+def close_shown(cursor: Cursor, ids: Sequence[int]) -> None:
+    """Documents were sent to the alias alone: done, unless an index is filled beside it, which wants them as well."""
+    cursor.defer(f"DELETE FROM sync.due WHERE id = ANY(%s) AND NOT {_BESIDE.format('due.entity')}", (list(ids),))
+    cursor.defer("UPDATE sync.due SET claimed_until = NULL WHERE id = ANY(%s)", (list(ids),))
 
 
 def later(cursor: Cursor, identity: int, seconds: float) -> None:

@@ -105,7 +105,7 @@ def alone(stores: Stores, entity: str) -> Iterator[None]:
     lock = (_LOCKS, entity)
     try:
         cursor = connection.cursor()
-        cursor.execute(f"SET LOCAL lock_timeout = '{_PATIENCE}'")
+        cursor.execute(f"SET lock_timeout = '{_PATIENCE}'")
         cursor.execute("SELECT pg_advisory_lock(%s, hashtext(%s))", lock)
         connection.commit()  # the lock is the session's: no transaction stays open for it
         yield
