@@ -332,3 +332,20 @@ def test_progress_shows_on_a_terminal_and_nowhere_else(started):
     assert "text: rows" not in out
     piped = started("reconcile", "text")
     assert piped.communicate(timeout=30)[1] == ""
+
+
+def test_a_rebuilt_index_is_told_and_the_former_one_deleted_on_request(loaded, command):
+    code, out, said = command("rebuild", "index", "audio")
+    assert (code, said) == (0, "")
+    assert "audio-000001 is kept: sync-pipeline rebuild clear audio deletes it." in out
+    loaded.target(
+        "INSERT INTO sync.rebuild (entity, index, former, declared, state)"
+        " VALUES ('audio', 'audio-000003', 'audio-000002', '{}', 'making')"
+    )
+    assert "audio: audio-000003 is filled beside audio-000002 since " in command("status", "audio")[1]
+    assert "its file has changed since the rebuild of audio-000003" in command("rebuild", "index", "audio")[2]
+    assert command("rebuild", "abandon", "audio")[:2] == (0, "audio-000003 is deleted.\n")
+    assert command("rebuild", "abandon", "audio")[1] == "No rebuild of audio is under way.\n"
+    assert command("rebuild", "clear", "audio")[1] == "audio-000001: deleted.\n"
+    assert command("rebuild", "clear", "audio", "--format", "json")[1] == '{"audio": []}\n'
+    assert command("rebuild", "index", "--format", "json")[0] == 2
