@@ -17,6 +17,7 @@ from sync_pipeline.rebuild import rebuild as story
 from sync_pipeline.rebuild.fill import COMPARED, FILLED
 from sync_pipeline.rebuild.rebuild import abandon, clear, rebuild_index
 from sync_pipeline.sinks.search_index import SearchIndex
+from sync_pipeline.sinks.successor import Successor
 from sync_pipeline.status import status_of
 from tests.stalled import stalled
 from tests.world import opened
@@ -309,3 +310,38 @@ def test_an_entity_without_an_index_has_none_to_rebuild(world, lane):
     bare: Entity = replace(lane.entity, sinks=sinks)
     with pytest.raises(SettingError, match="has no search index"):
         rebuild_index(replace(lane, entity=bare))
+
+
+def test_what_readers_have_seen_shows_after_the_swap(world, lane, keys, monkeypatch):
+    """Written to both indices, and shown by the former one, while the new one refreshes only when it is told to."""
+    swaps = story._swap
+
+    def seen(lane, rebuild, successor):
+        world.legacy(EDIT, ("seen", keys[0]))
+        sync(lane, keys[0], acknowledge=True)
+        world.document("POST", f"{rebuild.former}/_refresh")
+        swaps(lane, rebuild, successor)
+
+    monkeypatch.setattr(story, "_swap", seen)
+    made = rebuild_index(altered(lane, settings={"refresh_interval": "-1"}))
+    body = {"query": {"ids": {"values": [str(keys[0])]}}, "version": True}
+    hits = world.document("POST", "text/_search", body)["hits"]["hits"]
+    assert [hit["_version"] for hit in hits] == [found(world, made.former, keys[0])]
+    world.document("PUT", "text/_settings", {"index": {"refresh_interval": None}})
+
+
+def test_the_former_index_stands_still_in_the_swap(world, lane, keys, monkeypatch):
+    swap = Successor.swap
+
+    def meanwhile(successor, client):
+        before = found(world, successor.former, keys[0])
+        world.legacy(EDIT, ("in the swap", keys[0]))
+        sync(lane, keys[0], acknowledge=True)
+        assert found(world, successor.former, keys[0]) == before
+        swap(successor, client)
+
+    monkeypatch.setattr(Successor, "swap", meanwhile)
+    assert rebuild_index(lane).findings == []
+    world.hurry()
+    work_off(lane)
+    assert world.document("GET", f"text/_doc/{keys[0]}")["_source"]["header"] == "in the swap"
