@@ -12,6 +12,9 @@ from demo.machine import free_port
 
 HOME_SETTING, JARS_SETTING = "SYNC_DEMO_HOME", "SYNC_DEMO_JARS"
 HEAP_SETTING = "SYNC_DEMO_SEARCH_HEAP"
+JAVA_SETTING = "SYNC_DEMO_JAVA_FLAGS"
+# Elasticsearch starts with half the work; whoever measures it for minutes leaves this out
+_SOON = "-XX:TieredStopAtLevel=1"
 SERVERS = ("legacy", "target", "search", "objects")
 DAGSTER = "dagster"
 CODE = "code"
@@ -26,6 +29,7 @@ class Home:
         jars = os.environ.get(JARS_SETTING)
         self.jars = Path(jars).absolute() if jars else self.root / "jars"
         self.search_heap = os.environ.get(HEAP_SETTING) or "512m"
+        self.java_flags = tuple(os.environ.get(JAVA_SETTING, _SOON).split())
         self._ports_file = self.root / "ports.json"
 
     @property

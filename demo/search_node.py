@@ -1,4 +1,4 @@
-"""Runs one Elasticsearch node inside this program: `python -m demo.search_node HOME JARS PORT TRANSPORT_PORT HEAP`."""
+"""Runs one Elasticsearch node in this program: `python -m demo.search_node HOME JARS PORT TRANSPORT_PORT [FLAG …]`."""
 
 from __future__ import annotations
 
@@ -39,11 +39,11 @@ def settings(home: Path, port: int, transport_port: int) -> dict[str, str]:
     }
 
 
-def start_java(home: Path, jars: Path, heap: str) -> None:
+def start_java(home: Path, jars: Path, chosen: list[str]) -> None:
     """Load the Java virtual machine into this program."""
     import jpype
 
-    flags = (f"-Xms{heap}", f"-Xmx{heap}", f"-Djava.io.tmpdir={home / 'tmp'}", f"-Des.path.home={home}", *_FLAGS)
+    flags = (*chosen, f"-Djava.io.tmpdir={home / 'tmp'}", f"-Des.path.home={home}", *_FLAGS)
     class_path = [str(jar) for jar in sorted(jars.glob("*.jar")) if not is_network(jar)]
     jpype.startJVM(str(java_library()), *flags, classpath=class_path)
 
@@ -86,7 +86,7 @@ def main() -> None:
     """Run until SIGTERM, then close the node in order."""
     home, jars = Path(sys.argv[1]), Path(sys.argv[2])
     (home / "tmp").mkdir(exist_ok=True)
-    start_java(home, jars, heap=sys.argv[5])
+    start_java(home, jars, sys.argv[5:])
     node = start_node(home, int(sys.argv[3]), int(sys.argv[4]))
     wanted = {signal.SIGTERM, signal.SIGINT}
     for number in wanted:

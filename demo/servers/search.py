@@ -27,12 +27,12 @@ licensed=false
 
 
 class SearchServer(Server):
-    """`heap` is the Java heap."""
+    """`flags` are those of the Java virtual machine."""
 
-    def __init__(self, home: Path, name: str, port: int, jars: Jars, heap: str) -> None:
+    def __init__(self, home: Path, name: str, port: int, jars: Jars, flags: tuple[str, ...]) -> None:
         super().__init__(home, name, port)
         self.jars = jars
-        self.heap = heap
+        self.flags = flags
 
     @property
     def url(self) -> str:
@@ -41,7 +41,7 @@ class SearchServer(Server):
 
     def command(self) -> list[str]:
         transport = free_port({self.port})
-        numbers = [str(self.port), str(transport), self.heap]
+        numbers = [str(self.port), str(transport), *self.flags]
         return [sys.executable, "-m", "demo.search_node", str(self.folder), str(self.jars.folder(SEARCH)), *numbers]
 
     def marks(self) -> set[str]:

@@ -76,7 +76,7 @@ class Ground:
 def brought_up(repository: Path, rows: int) -> Iterator[Ground]:
     """Servers with a monolith of `rows` contents; nothing of them is left at the end."""
     home = Home(repository / ".bench")
-    home.search_heap = _HEAP
+    home.search_heap, home.java_flags = _HEAP, ()
     if JARS_SETTING not in os.environ:
         home.jars = repository / ".demo" / "jars"
     down(home)  # what a killed run left

@@ -64,6 +64,7 @@ def followed(source: str, contents: int, *prepared: str) -> Iterator[tuple[Addre
     """A filled pipeline that follows by `source`, over a monolith on which the statements `prepared` have run."""
     os.environ["TEST_CAPTURE"] = source
     home = Home(Path(".bench").absolute())
+    home.java_flags = ()
     try:
         fleet = up(home)
         at = fleet.addresses()
