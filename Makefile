@@ -3,7 +3,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 
 # The demo runs the whole move on this machine and leaves nothing running.
-.PHONY: setup demo dev check test test-extra bench bench-lag bench-fanout bench-month clean pins
+.PHONY: setup demo dev check test test-extra bench bench-lag bench-fanout bench-month chaos clean pins
 setup: $(VENV)/.ready
 
 $(VENV)/.ready: requirements/dev.txt pyproject.toml
@@ -55,6 +55,12 @@ bench-fanout: setup
 # A month of live delta in Dagster's storage: its size after retention, and how long pages take to open.
 bench-month: setup
 	$(BIN)/python -m tests.benchmarks.month $(BENCH)
+
+# Faults at random on real servers, round by round: make chaos ROUNDS=20 SEED=7 FROM=40 goes on where FROM=20 ended.
+SEED := 1
+FROM := 0
+chaos: setup
+	$(BIN)/python -m tests.chaos --rounds $(or $(filter-out 1000000,$(ROUNDS)),10) --seed $(SEED) --from $(FROM) $(CHAOS)
 
 clean:
 	-test -x $(BIN)/sync-pipeline && $(BIN)/sync-pipeline demo down

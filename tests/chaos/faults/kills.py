@@ -1,0 +1,38 @@
+"""kill -9 of followers and backfills: at any time, and at any boundary of a batch."""
+
+import signal
+from collections.abc import Iterator
+from random import Random
+
+from sync_pipeline.faults import CRASH_POINTS
+from tests.chaos.faults.fault import fault
+from tests.chaos.scene import Scene
+
+# claiming is the live delta's: history has no events and owes nothing
+OF_HISTORY = [point for point in CRASH_POINTS if point.partition(".")[0] not in {"claim", "due"}]
+
+
+@fault(weight=3)
+def follower_killed(scene: Scene, dice: Random) -> Iterator[None]:
+    """One to three times."""
+    for _ in range(dice.randrange(1, 4)):
+        dice.choice(scene.crew.followers).signal(signal.SIGKILL)
+        scene.over.wait(dice.random())
+    yield
+
+
+@fault(weight=4)
+def follower_dies_at_a_boundary(scene: Scene, dice: Random) -> Iterator[None]:
+    """The next process, at a named point; one that is not reached in time is left alone."""
+    dice.choice(scene.crew.followers).arm(f"{dice.choice(CRASH_POINTS)}:{dice.choice((1, 1, 2, 3, 5))}")
+    yield
+
+
+@fault(weight=2, needs_history=True)
+def history_killed(scene: Scene, dice: Random) -> Iterator[None]:
+    """A backfill dies at a named point, and goes on in another process; one that had ended begins again."""
+    worker = scene.crew.histories[-1]
+    if worker.done:
+        worker = scene.crew.fill(worker.arguments[1])
+    worker.arm(f"{dice.choice(OF_HISTORY)}:{dice.choice((1, 2, 4))}")
+    yield

@@ -1,0 +1,46 @@
+"""Rows: such as no adapter takes, and such as change there and back."""
+
+from collections.abc import Iterator
+from random import Random
+
+from tests.chaos.faults.fault import fault
+from tests.chaos.ledger import note
+from tests.chaos.scene import Scene
+
+_POISON = """
+    INSERT INTO content (kind, title, status, attrs, created_at, updated_at)
+    SELECT (ARRAY['text', 'video', 'audio'])[1 + n %% 3], 'poison', 'published', '{"duration": "no number"}', now(),
+           now() FROM generate_series(1, %s) n RETURNING id"""
+_MEND = "UPDATE content SET attrs = NULL, version = version + 1, updated_at = now() WHERE id = ANY(%s)"
+
+
+@fault(weight=2)
+def poison(scene: Scene, dice: Random) -> Iterator[None]:
+    """Several rows no adapter takes; half of them are mended, the others stay."""
+    with scene.writer() as connection:
+        cursor = connection.cursor()
+        cursor.execute(_POISON, (dice.randrange(2, 20),))
+        made = [key for (key,) in cursor.fetchall()]
+        note(cursor, "poison", made)
+        connection.commit()
+        yield
+        cursor.execute(_MEND, (made[::2],))
+        note(cursor, "mended", made[::2])
+        connection.commit()
+
+
+@fault(weight=2, sources=("outbox", "wal"))
+def there_and_back(scene: Scene, dice: Random) -> Iterator[None]:
+    """Many rows read otherwise for a moment, unstamped, and then as they did: again and again until healed."""
+    contents = scene.contents(dice, 40)
+    with scene.writer() as connection:
+        cursor = connection.cursor()
+        for _ in range(dice.randrange(5, 15)):
+            for act in ("title || ' there'", "left(title, -6)"):
+                cursor.execute(
+                    f"UPDATE content SET title = {act} WHERE id = ANY(%s) AND title IS NOT NULL AND deleted_at IS NULL",
+                    (contents,),
+                )
+                connection.commit()
+                scene.over.wait(dice.random() / 20)
+        yield

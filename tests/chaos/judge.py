@@ -1,0 +1,57 @@
+"""The judge: everything that was committed is applied or due, what is due gets done, and nothing is otherwise."""
+
+import time
+from typing import Any
+
+from tests.chaos import ledger
+from tests.chaos.scene import Scene
+from tests.observer import Observer
+from tests.oracle import Difference
+
+PATIENCE = 150  # seconds
+_LOOK_SECONDS = 0.1
+# a parked row is right if it is poison; the oracle tells
+_LEFT = """
+    SELECT entity, 'applied through ' || coalesce(applied_through::text, 'nothing') FROM sync.cursor
+     WHERE applied_through IS NULL OR applied_through < %(since)s
+    UNION ALL SELECT entity, 'not swept' FROM sync.cursor WHERE (%(swept)s AND coalesce(swept_from < %(since)s, true))
+        OR (sweep_wanted IS NOT NULL AND coalesce(swept_from < sweep_wanted, true))
+    UNION ALL SELECT entity, reason || ' ' || coalesce(message, '') FROM sync.due WHERE reason <> 'rejected'
+        AND NOT (reason = 'sweep' AND keys <@ ARRAY(
+            SELECT key FROM sync.due p WHERE p.entity = due.entity AND p.reason = 'rejected'))"""
+
+_PARKED = "SELECT entity, key FROM sync.due WHERE reason = 'rejected'"
+
+
+def settled(scene: Scene, seconds: float = PATIENCE) -> list[str]:
+    """Wait until nothing is left to be done of what is committed now; what is left when the time is up."""
+    ((since,),) = scene.world.legacy("SELECT clock_timestamp()")
+    limit = time.monotonic() + seconds
+    while left := _left(scene, since):
+        if time.monotonic() > limit:
+            return left
+        scene.world.hurry()
+        time.sleep(_LOOK_SECONDS)
+    return []
+
+
+def _left(scene: Scene, since: Any) -> list[str]:
+    rows = scene.world.target(_LEFT, {"since": since, "swept": scene.plan.swept})
+    histories = [worker.log.name for worker in scene.crew.histories if not worker.done]
+    return [f"not settled: {entity}: {what}" for entity, what in rows] + [f"not settled: {name}" for name in histories]
+
+
+def violations(scene: Scene, observer: Observer) -> list[str]:
+    """Every object that is lost, doubled, gone back, or neither right nor due; the followers have ended."""
+    parked = set(scene.world.target(_PARKED))
+    found = [f"oracle: {' '.join(d)}" for d in scene.world.differences() if not _looked_at_again(d, parked)]
+    found += ledger.violations(scene.world)
+    return found + [
+        f"observer: {back.where} {back.key} went from {back.before} to {back.after}" for back in observer.setbacks
+    ]
+
+
+def _looked_at_again(difference: Difference, parked: set[tuple[str, str]]) -> bool:
+    """Of a parked row the ledger has no digest: each sweep owes it once more."""
+    again = difference.what == "owed" and difference.detail.startswith("sweep")
+    return again and (difference.kind, difference.key) in parked

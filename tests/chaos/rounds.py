@@ -1,0 +1,182 @@
+"""One round: a world, its writers and followers, the faults at their times, then silence, and the judge."""
+
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from random import Random
+
+import psycopg2
+
+from demo.edit import Editors
+from demo.fleet import Fleet
+from tests.chaos import judge, ledger
+from tests.chaos.crew import Crew
+from tests.chaos.draw import KINDS
+from tests.chaos.faults import FAULTS
+from tests.chaos.faults.stamps import MARGIN_SECONDS
+from tests.chaos.guarded import Guarded
+from tests.chaos.plan import Plan, Strike
+from tests.chaos.scene import Scene
+from tests.installed import made, unmade
+from tests.observer import Observer
+from tests.world import World, opened, wait_for
+
+ENTITIES = "tests.chaos.entities"
+COMMITS = 200
+WRITERS = 8
+RATE = 60.0  # transactions a second, of all writers
+_PATIENCE = 90
+_PREPARED = "SELECT gid FROM pg_prepared_xacts WHERE database = current_database()"
+
+
+@dataclass
+class Result:
+    """What came of a round."""
+
+    plan: Plan
+    commits: int = 0
+    struck: list[str] = field(default_factory=list)  # faults that did strike
+    crash_points: dict[str, int] = field(default_factory=dict)
+    ends: dict[int, int] = field(default_factory=dict)  # exit codes of followers and backfills
+    seconds: float = 0.0
+    violations: list[str] = field(default_factory=list)
+
+
+def play(fleet: Fleet, plan: Plan, folder: Path) -> Result:
+    """Carry a plan out. Raises what the harness itself fails by; whatever is wrong with the engine is in the result."""
+    began = time.monotonic()
+    for module in (f"{package}.{kind}" for package in (ENTITIES, "tests.caught") for kind in KINDS):
+        sys.modules.pop(module, None)  # it reads its source at import
+    result = Result(plan)
+    with opened(fleet, plan.name, **_settings(plan)) as world, _prepared(world, plan), ExitStack() as stack:
+        crew = stack.enter_context(Crew(folder, {}))
+        scene = Scene(plan, world, crew)
+        _play(scene, result)
+        result.crash_points, result.ends = dict(crew.died_at), dict(crew.ends)
+    result.seconds = time.monotonic() - began
+    return result
+
+
+def _settings(plan: Plan) -> dict[str, str]:
+    return {
+        "SYNC_ENTITIES": ENTITIES,
+        "TEST_CAPTURE": plan.source,
+        "SYNC_MARGIN_SECONDS": str(MARGIN_SECONDS),
+        "SYNC_SWEEP_SECONDS": "1" if plan.swept else "1e9",
+        "SYNC_CHUNK_ROWS": "25",
+        "SYNC_BRAKE_ROWS": "1000000",
+        "SYNC_GARBAGE_GRACE_SECONDS": str(plan.grace_seconds),
+    }
+
+
+@contextmanager
+def _prepared(world: World, plan: Plan) -> Iterator[None]:
+    """Contents, what the source needs, and history, but for what is filled beside; all gone at the end."""
+    world.load(plan.contents, plan.files, poison=plan.poison)
+    lanes = list(world.lanes.values())
+    for lane in lanes:
+        for statement in made(lane):
+            world.legacy(statement)
+        if lane.entity.name != plan.filled_beside:
+            world.all_in(lane.entity.name)
+            world.target("UPDATE sync.cursor SET filled_at = now() WHERE entity = %s", [lane.entity.name])
+    world.target("UPDATE sync.cursor SET swept_at = now()")
+    try:
+        yield
+    finally:
+        for (name,) in world.legacy(_PREPARED):
+            world.legacy("ROLLBACK PREPARED %s", (name,))
+        wait_for(lambda: _taken_away(world, lanes), _PATIENCE)
+
+
+def _taken_away(world: World, lanes: list) -> bool:
+    """A slot goes when the server has noticed that its reader is gone."""
+    try:
+        for lane in lanes:
+            for statement in unmade(lane):
+                world.legacy(statement)
+    except psycopg2.errors.ObjectInUse:
+        return False
+    return True
+
+
+def _play(scene: Scene, result: Result) -> None:
+    with Observer(scene.world.target_url, scene.world.search_url) as observer:
+        with _written(scene):
+            for _ in range(scene.plan.followers):
+                scene.crew.follow()
+            if scene.plan.filled_beside:
+                scene.crew.fill(scene.plan.filled_beside)
+            result.struck = _struck(scene)
+            wait_for(lambda: ledger.commits(scene.world) >= COMMITS, _PATIENCE)
+        result.commits = ledger.commits(scene.world)
+        result.violations = _judged(scene, observer)
+
+
+def _judged(scene: Scene, observer: Observer) -> list[str]:
+    """Settled by one of the followers, or by one that has seen nothing of it."""
+    last = scene.crew.follow() if scene.plan.ends_fresh else scene.crew.followers[0]
+    for worker in scene.crew.followers:
+        if worker is not last:
+            scene.crew.retire(worker)
+    left = judge.settled(scene)
+    codes = [code for code in scene.crew.end() if code != 0]
+    left += [f"a follower ended with {code}: {scene.crew.tail()}" for code in codes]
+    return left + judge.violations(scene, observer)
+
+
+@contextmanager
+def _written(scene: Scene) -> Iterator[None]:
+    """Writers at work until the end of the block; every open transaction has ended by then."""
+    world, plan = scene.world, scene.plan
+    editors = Editors(
+        world.monolith.admin_url,
+        world.client,
+        world.legacy_bucket,
+        rate=RATE,
+        seconds=600,
+        workers=WRITERS,
+        poison=plan.poison,
+        seed=plan.writers_seed,
+        late_seconds=(0.5, 3),
+        without=plan.without,
+    )
+    thread = Guarded(lambda: _run(editors))
+    thread.start()
+    try:
+        yield
+    finally:
+        editors.halt()
+        thread.check()
+
+
+def _run(editors: Editors) -> None:
+    editors.run()
+
+
+def _struck(scene: Scene) -> list[str]:
+    """Carry out all strikes, each in a thread of its own, and wait until all is healed; names of those that struck."""
+    struck: list[str] = []
+    threads = [Guarded(partial(_strike, scene, one, struck)) for one in scene.plan.strikes]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    for thread in threads:
+        thread.check()
+    return struck
+
+
+def _strike(scene: Scene, one: Strike, struck: list[str]) -> None:
+    scene.over.wait(one.at)
+    try:
+        with FAULTS[one.fault].strike(scene, Random(one.seed)):
+            struck.append(one.fault)
+            scene.over.wait(one.lasts)
+    except (psycopg2.OperationalError, psycopg2.InterfaceError) as error:
+        # another fault took its server away
+        scene.done[f"{one.fault} cut short: {type(error).__name__}"] += 1

@@ -1,0 +1,52 @@
+"""What a fault may reach: the world, its workers, the ways between them, and a tally of what came to pass."""
+
+import threading
+from collections import Counter, defaultdict
+from collections.abc import Callable
+from contextlib import closing
+from dataclasses import dataclass, field
+from random import Random
+from typing import Any
+
+import psycopg2
+
+from tests.chaos.crew import Crew
+from tests.chaos.plan import Plan
+from tests.world import World, wait_for
+
+_PATIENCE = 90
+_SOME = """
+    SELECT id FROM content WHERE deleted_at IS NULL AND coalesce(attrs ->> 'duration', '0') ~ '^-?[0-9]+$'
+    ORDER BY hashint8(id # %s) LIMIT %s"""
+
+
+@dataclass
+class Scene:
+    """One round's; faults share it."""
+
+    plan: Plan
+    world: World
+    crew: Crew
+    done: Counter[str] = field(default_factory=Counter)  # what a fault did, in more detail than its name
+    over: threading.Event = field(default_factory=threading.Event)
+    restarting: dict[str, threading.Lock] = field(default_factory=lambda: defaultdict(threading.Lock))
+
+    def contents(self, dice: Random, count: int) -> list[int]:
+        """Some that are there now, and that an adapter takes."""
+        return [key for (key,) in self.world.legacy(_SOME, (dice.getrandbits(31), count))]
+
+    def heal(self, act: Callable[[], Any]) -> None:
+        """Do what must be done, whatever server is away just now."""
+
+        def healed() -> bool:
+            try:
+                act()
+            except psycopg2.OperationalError:
+                return False
+            return True
+
+        wait_for(healed, _PATIENCE)
+
+    def writer(self) -> "closing[Any]":
+        """A connection of the monolith's own, as one of its programs has it."""
+        return closing(psycopg2.connect(self.world.monolith.admin_url, options="-c lock_timeout=8s"))
