@@ -1,18 +1,20 @@
-"""`python -m tests.chaos --rounds N --seed S --from K`: play rounds, note what came of them, exit 1 on any violation."""
+"""`python -m tests.chaos --rounds N --seed S --from K`: play rounds, note what came of each, exit 1 on a violation."""
 
 import argparse
 import os
 import shutil
+import signal
 import sys
 import tempfile
 import traceback
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 from demo.fleet import Fleet, down, up
 from demo.home import JARS_SETTING, Home
 from tests.chaos.draw import SOURCES, draw
+from tests.chaos.network import Network
 from tests.chaos.plan import Plan
 from tests.chaos.report import keep, rounds_kept, written
 from tests.chaos.rounds import Result, play
@@ -29,21 +31,22 @@ def main() -> int:
     if options.table:
         TABLE.write_text(written(TABLE.read_text(), rounds_kept(RESULTS)))
         return 0
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(2))  # servers are stopped then, too
     worst = 0
-    with _fleet() as fleet:
+    with _fleet() as fleet, closing(Network(fleet)) as network:
         for number in range(options.first, options.first + options.rounds):
             plan = draw(options.seed, number, tuple(options.faults or ()), options.source)
-            worst = max(worst, _round(fleet, plan, keep_it=not options.faults))
+            worst = max(worst, _round(fleet, network, plan, keep_it=not options.faults))
     return worst
 
 
-def _round(fleet: Fleet, plan: Plan, *, keep_it: bool) -> int:
+def _round(fleet: Fleet, network: Network, plan: Plan, *, keep_it: bool) -> int:
     print("\n".join(plan.lines()), flush=True)
     folder = FOLDER / "logs" / f"{plan.seed}-{plan.number}"
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     try:
-        result = play(fleet, plan, folder)
+        result = play(fleet, network, plan, folder)
     except Exception:
         traceback.print_exc()
         fleet.start()  # whatever was left down

@@ -6,9 +6,9 @@ from random import Random
 from tests.chaos.faults import FAULTS, Fault
 from tests.chaos.plan import Plan, Strike
 from tests.newsroom import UNSTAMPED
+from tests.oracle import KINDS
 
 SOURCES = ("watermark", "outbox", "wal")
-KINDS = ("text", "video", "audio")
 _FIRST, _LAST = 0.3, 3.0  # seconds after the writers began
 _SHORTEST, _LONGEST = 0.8, 3.0
 _SWEPT_SHARE = 0.35

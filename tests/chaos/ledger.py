@@ -1,4 +1,4 @@
-"""The independent ledger: what writers committed, noted in their own transactions, and read by none of the engine's code.
+"""The independent ledger: what writers committed, noted in their own transactions; the engine never reads it.
 
 It is the table `demo.edit_log` of the monolith's database: content, kind of change, a version that rises for each
 content, and whether it is gone.

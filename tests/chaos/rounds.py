@@ -1,5 +1,6 @@
 """One round: a world, its writers and followers, the faults at their times, then silence, and the judge."""
 
+import os
 import sys
 import time
 from collections.abc import Iterator
@@ -15,14 +16,15 @@ from demo.edit import Editors
 from demo.fleet import Fleet
 from tests.chaos import judge, ledger
 from tests.chaos.crew import Crew
-from tests.chaos.draw import KINDS
 from tests.chaos.faults import FAULTS
 from tests.chaos.faults.stamps import MARGIN_SECONDS
 from tests.chaos.guarded import Guarded
+from tests.chaos.network import Network
 from tests.chaos.plan import Plan, Strike
 from tests.chaos.scene import Scene
 from tests.installed import made, unmade
 from tests.observer import Observer
+from tests.oracle import KINDS
 from tests.world import World, opened, wait_for
 
 ENTITIES = "tests.chaos.entities"
@@ -41,21 +43,24 @@ class Result:
     commits: int = 0
     struck: list[str] = field(default_factory=list)  # faults that did strike
     crash_points: dict[str, int] = field(default_factory=dict)
+    details: dict[str, int] = field(default_factory=dict)  # what faults did, and which were cut short
     ends: dict[int, int] = field(default_factory=dict)  # exit codes of followers and backfills
     seconds: float = 0.0
     violations: list[str] = field(default_factory=list)
 
 
-def play(fleet: Fleet, plan: Plan, folder: Path) -> Result:
+def play(fleet: Fleet, network: Network, plan: Plan, folder: Path) -> Result:
     """Carry a plan out. Raises what the harness itself fails by; whatever is wrong with the engine is in the result."""
     began = time.monotonic()
     for module in (f"{package}.{kind}" for package in (ENTITIES, "tests.caught") for kind in KINDS):
         sys.modules.pop(module, None)  # it reads its source at import
     result = Result(plan)
     with opened(fleet, plan.name, **_settings(plan)) as world, _prepared(world, plan), ExitStack() as stack:
-        crew = stack.enter_context(Crew(folder, {}))
-        scene = Scene(plan, world, crew)
+        stack.callback(network.heal)
+        crew = stack.enter_context(Crew(folder, network.settings(dict(os.environ))))
+        scene = Scene(plan, world, crew, network)
         _play(scene, result)
+        result.details = dict(scene.done)
         result.crash_points, result.ends = dict(crew.died_at), dict(crew.ends)
     result.seconds = time.monotonic() - began
     return result

@@ -11,6 +11,7 @@ from typing import Any
 import psycopg2
 
 from tests.chaos.crew import Crew
+from tests.chaos.network import Network
 from tests.chaos.plan import Plan
 from tests.world import World, wait_for
 
@@ -27,6 +28,7 @@ class Scene:
     plan: Plan
     world: World
     crew: Crew
+    network: Network
     done: Counter[str] = field(default_factory=Counter)  # what a fault did, in more detail than its name
     over: threading.Event = field(default_factory=threading.Event)
     restarting: dict[str, threading.Lock] = field(default_factory=lambda: defaultdict(threading.Lock))
@@ -41,7 +43,7 @@ class Scene:
         def healed() -> bool:
             try:
                 act()
-            except psycopg2.OperationalError:
+            except (psycopg2.OperationalError, psycopg2.InterfaceError, OSError):
                 return False
             return True
 

@@ -1,6 +1,23 @@
 """The faults, a family in each file."""
 
-from tests.chaos.faults import followers, kills, restarts, rows, slots, stamps, transactions
+from tests.chaos.faults import (
+    connections,
+    disks,
+    files,
+    followers,
+    kills,
+    restarts,
+    rows,
+    schema,
+    search,
+    slots,
+    stamps,
+    transactions,
+)
 from tests.chaos.faults.fault import FAULTS, Fault
 
-__all__ = ["FAULTS", "Fault", "followers", "kills", "restarts", "rows", "slots", "stamps", "transactions"]
+FAMILIES = (
+    *(connections, disks, files, followers, kills, restarts),
+    *(rows, schema, search, slots, stamps, transactions),
+)
+__all__ = ["FAMILIES", "FAULTS", "Fault"]

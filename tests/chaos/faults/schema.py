@@ -1,0 +1,53 @@
+"""The monolith's schema changes in mid-backfill: columns come, go, and change their types."""
+
+from collections.abc import Iterator
+from random import Random
+
+from tests.chaos.faults.fault import ALL, fault
+from tests.chaos.scene import Scene
+
+
+@fault(weight=1.5, needs_history=True)
+def column_added(scene: Scene, dice: Random) -> Iterator[None]:
+    """One that nobody reads, with a default; it goes again, or stays."""
+    name = f"added_{dice.getrandbits(32)}"
+    _alter(scene, f"ADD COLUMN {name} text DEFAULT 'new'")
+    yield
+    if dice.random() < 0.5:
+        _alter(scene, f"DROP COLUMN {name}")
+
+
+@fault(weight=1.5, needs_history=True)
+def column_renamed(scene: Scene, dice: Random) -> Iterator[None]:
+    """One that the entity reads; it comes back with all it held."""
+    name = dice.choice(("zip", "rating", "attrs"))
+    _alter(scene, f"RENAME COLUMN {name} TO {name}_once")
+    try:
+        yield
+    finally:
+        _alter(scene, f"RENAME COLUMN {name}_once TO {name}")
+
+
+@fault(weight=1, swept=ALL, needs_history=True)
+def column_dropped(scene: Scene, _: Random) -> Iterator[None]:
+    """One that the entity reads; it comes back empty, which no source can tell."""
+    _alter(scene, "DROP COLUMN street")
+    try:
+        yield
+    finally:
+        _alter(scene, "ADD COLUMN street text")
+
+
+@fault(weight=1.5, needs_history=True)
+def column_retyped(scene: Scene, dice: Random) -> Iterator[None]:
+    """One that the entity reads; its values read the same when it is as it was."""
+    name, other, back = dice.choice((("price", "text", "numeric"), ("rating", "text", "double precision")))
+    _alter(scene, f"ALTER COLUMN {name} TYPE {other}")
+    try:
+        yield
+    finally:
+        _alter(scene, f"ALTER COLUMN {name} TYPE {back} USING {name}::{back}")
+
+
+def _alter(scene: Scene, what: str) -> None:
+    scene.heal(lambda: scene.world.legacy(f"ALTER TABLE content {what}"))

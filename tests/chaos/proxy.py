@@ -1,0 +1,136 @@
+"""A TCP proxy between the engine and one endpoint: slow, cut after so many bytes, refusing, or a black hole."""
+
+import asyncio
+import threading
+from collections.abc import Coroutine
+from typing import Any
+
+_PATIENCE = 10
+_CHUNK_BYTES = 1 << 16
+
+
+class Loop:
+    """The event loop that all proxies live in, in a thread of its own."""
+
+    def __init__(self) -> None:
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
+        self._thread.start()
+
+    def do(self, work: Coroutine[Any, Any, Any]) -> Any:
+        """Have something done, and wait for it."""
+        return asyncio.run_coroutine_threadsafe(work, self._loop).result(_PATIENCE)
+
+    def close(self) -> None:
+        """End it with whatever it was at."""
+        self.do(_cancel_others())
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join()
+        self._loop.close()
+
+
+class Link:
+    """The way to one port of this machine; called from any thread."""
+
+    def __init__(self, loop: Loop, upstream: int) -> None:
+        self.upstream = upstream
+        self.to = upstream
+        self.port = 0
+        self._loop = loop
+        self._seconds = 0.0
+        self._cut_after: int | None = None
+        self._left = 0
+        self._transports: set[asyncio.BaseTransport] = set()
+        loop.do(self._open())
+
+    def slow(self, seconds: float) -> None:
+        """Every piece that passes takes so long."""
+        self._seconds = seconds
+
+    def cut_after(self, count: int) -> None:
+        """Whenever so many bytes have passed, all connections are cut."""
+        self._left = self._cut_after = count
+
+    def refuse(self) -> None:
+        """Nobody listens any more, and all connections are cut."""
+        self._loop.do(self._close())
+
+    def swallow(self) -> None:
+        """Whatever is sent arrives nowhere, until healed."""
+        self._loop.do(self._stop_the_flow())
+
+    def divert(self, port: int) -> None:
+        """New connections lead elsewhere; the old ones are cut."""
+        self.to = port
+        self.cut()
+
+    def cut(self) -> None:
+        """Cut all connections."""
+        self._loop.do(self._abort())
+
+    def heal(self, *, cut: bool = False) -> None:
+        """As it was; what was swallowed arrives now, unless it is `cut`."""
+        self._seconds, self._cut_after = 0.0, None
+        if cut or self.to != self.upstream:
+            self.divert(self.upstream)
+        self._loop.do(self._open())
+
+    async def _open(self) -> None:
+        if not self.port or not self._server.is_serving():
+            self._server = await asyncio.start_server(self._serve, "127.0.0.1", self.port)
+            self.port = self._server.sockets[0].getsockname()[1]
+            self._flow = getattr(self, "_flow", None) or asyncio.Event()
+        self._flow.set()
+
+    async def _close(self) -> None:
+        self._server.close()
+        await self._abort()
+
+    async def _abort(self) -> None:
+        for transport in self._transports:
+            transport.abort()  # type: ignore[attr-defined]
+
+    async def _stop_the_flow(self) -> None:
+        self._flow.clear()
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            there, back = await asyncio.open_connection("127.0.0.1", self.to)
+        except OSError:
+            writer.transport.abort()
+            return
+        both = {writer.transport, back.transport}
+        self._transports |= both
+        try:
+            await asyncio.gather(self._pump(reader, back), self._pump(there, writer))
+        except OSError:
+            pass
+        finally:
+            for transport in both:
+                transport.abort()
+            self._transports -= both
+
+    async def _pump(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while part := await reader.read(_CHUNK_BYTES):
+            await self._flow.wait()
+            await asyncio.sleep(self._seconds)
+            if self._cut_after is not None and self._is_over(len(part)):
+                await self._abort()
+            writer.write(part)
+            await writer.drain()
+        if writer.can_write_eof():
+            writer.write_eof()
+
+    def _is_over(self, count: int) -> bool:
+        self._left -= count
+        if self._left >= 0:
+            return False
+        self._left = self._cut_after or 0
+        return True
+
+
+async def _cancel_others() -> None:
+    others = asyncio.all_tasks() - {asyncio.current_task()}
+    for task in others:
+        task.cancel()
+    await asyncio.gather(*others, return_exceptions=True)
