@@ -5,6 +5,7 @@ import json
 import threading
 import urllib.error
 import urllib.request
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import psycopg2
@@ -19,7 +20,7 @@ class Setback(NamedTuple):
     """A key that went from a version to a lower one, or came back as old as it left."""
 
     where: str
-    key: int
+    key: int | str
     before: int
     after: int
 
@@ -31,10 +32,10 @@ class Track:
         self.where = where
         self.setbacks: list[Setback] = []
         self.looks = 0
-        self._highest: dict[int, int] = {}
-        self.there: set[int] = set()
+        self._highest: dict[int | str, int] = {}
+        self.there: set[int | str] = set()
 
-    def see(self, versions: dict[int, int]) -> None:
+    def see(self, versions: Mapping[Any, int]) -> None:
         """Take in all keys that are there, with their versions."""
         for key, version in versions.items():
             before = self._highest.get(key, -1)
@@ -48,11 +49,13 @@ class Track:
 class Observer:
     """Samples rows and documents until the end of a `with`; servers may go away meanwhile."""
 
-    def __init__(self, target_url: str, search_url: str) -> None:
+    def __init__(
+        self, target_url: str, search_url: str, rows: tuple[str, ...] = KINDS, documents: tuple[str, ...] = KINDS
+    ) -> None:
         self.target_url = target_url
         self.search_url = search_url
-        self.rows = {kind: Track(f"row of {kind}") for kind in KINDS}
-        self.documents = {kind: Track(f"document of {kind}") for kind in KINDS}
+        self.rows = {kind: Track(f"row of {kind}") for kind in rows}
+        self.documents = {kind: Track(f"document of {kind}") for kind in documents}
         self.errors: list[BaseException] = []
         self._stop = threading.Event()
         self._threads = [threading.Thread(target=self._run, args=(act,)) for act in (self._rows, self._documents)]
@@ -109,7 +112,7 @@ class Observer:
             if seen is not None:
                 track.see(seen)
 
-    def _all_documents(self, kind: str) -> dict[int, int] | None:
+    def _all_documents(self, kind: str) -> dict[str, int] | None:
         """Every document's version; None when a part of the index did not answer."""
         self._ask(f"{kind}/_refresh")
         answer = self._ask(f"{kind}/_search", {"size": 10_000, "version": True, "_source": False})
@@ -117,7 +120,7 @@ class Observer:
         if shards["successful"] < shards["total"]:
             return None
         assert answer["hits"]["total"]["value"] < 10_000
-        return {int(hit["_id"]): hit["_version"] for hit in answer["hits"]["hits"]}
+        return {hit["_id"]: hit["_version"] for hit in answer["hits"]["hits"]}
 
     def _ask(self, path: str, body: dict[str, Any] | None = None) -> Any:
         content, headers = body and json.dumps(body).encode(), {"Content-Type": "application/json"}

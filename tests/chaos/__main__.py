@@ -14,6 +14,7 @@ from pathlib import Path
 from demo.fleet import Fleet, down, up
 from demo.home import JARS_SETTING, Home
 from tests.chaos.draw import SOURCES, draw
+from tests.chaos.grounds import GROUNDS
 from tests.chaos.network import Network
 from tests.chaos.plan import Plan
 from tests.chaos.report import keep, rounds_kept, written
@@ -35,7 +36,7 @@ def main() -> int:
     worst = 0
     with _fleet() as fleet, closing(Network(fleet)) as network:
         for number in range(options.first, options.first + options.rounds):
-            plan = draw(options.seed, number, tuple(options.faults or ()), options.source)
+            plan = draw(options.seed, number, tuple(options.faults or ()), options.source, options.ground)
             worst = max(worst, _round(fleet, network, plan, keep_it=not options.faults))
     return worst
 
@@ -91,6 +92,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--from", dest="first", type=int, default=0, help="the first round's number")
     parser.add_argument("--faults", nargs="*", help="instead of those that are drawn; such rounds are not kept")
     parser.add_argument("--source", choices=SOURCES, default="", help="instead of the one that is drawn")
+    parser.add_argument("--ground", choices=tuple(GROUNDS), default="", help="instead of the one that is drawn")
     parser.add_argument("--table", action="store_true", help="write docs/chaos.md from the rounds that were kept")
     return parser.parse_args()
 

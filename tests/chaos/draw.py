@@ -9,28 +9,35 @@ from tests.newsroom import UNSTAMPED
 from tests.oracle import KINDS
 
 SOURCES = ("watermark", "outbox", "wal")
+# whose history may be filled while faults strike
+ENTITIES = {"demo": KINDS, "awkward": ("aw_title", "aw_label", "aw_airing", "aw_edition")}
 _FIRST, _LAST = 0.3, 3.0  # seconds after the writers began
 _SHORTEST, _LONGEST = 0.8, 3.0
+_AWKWARD_SHARE = 0.2
 _SWEPT_SHARE = 0.35
 _FRESH_SHARE = 0.5
 
 
-def draw(seed: str, number: int, faults: tuple[str, ...] = (), source: str = "") -> Plan:
-    """A round's plan; `faults` and `source` are those drawn unless they are given."""
+def draw(seed: str, number: int, faults: tuple[str, ...] = (), source: str = "", ground: str = "") -> Plan:
+    """A round's plan; `faults`, `source` and `ground` are those drawn unless they are given."""
     rng = Random(f"{seed}/{number}")
     drawn = rng.choice(SOURCES)
     source = source or drawn
-    swept = rng.random() < _SWEPT_SHARE
-    chosen = _chosen(rng, source, swept)
+    drawn = "awkward" if rng.random() < _AWKWARD_SHARE else "demo"
+    ground = ground or drawn
+    # hardly a table of the awkward monolith has a stamp
+    swept = rng.random() < _SWEPT_SHARE or (source, ground) == ("watermark", "awkward")
+    chosen = _chosen(rng, source, ground, swept)
     chosen = [FAULTS[name] for name in faults] or chosen
     swept = swept or any(source in fault.swept for fault in chosen)
     plan = Plan(
         seed=seed,
         number=number,
         source=source,
+        ground=ground,
         swept=swept,
         followers=rng.choice((1, 1, 2)),
-        filled_beside=rng.choice((None, *KINDS)),
+        filled_beside=rng.choice((None, *ENTITIES[ground])),
         contents=rng.randrange(200, 500),
         files=rng.randrange(10, 60),
         poison=rng.randrange(3),
@@ -41,13 +48,17 @@ def draw(seed: str, number: int, faults: tuple[str, ...] = (), source: str = "")
         strikes=tuple(_strike(rng, fault) for fault in chosen),
     )
     if any(fault.needs_history for fault in chosen):
-        plan = replace(plan, filled_beside=plan.filled_beside or rng.choice(KINDS))
+        plan = replace(plan, filled_beside=plan.filled_beside or rng.choice(ENTITIES[ground]))
     return replace(plan, without=tuple(sorted(_left_out(plan, chosen))))
 
 
-def _chosen(rng: Random, source: str, swept: bool) -> list[Fault]:
+def _chosen(rng: Random, source: str, ground: str, swept: bool) -> list[Fault]:
     """Two to four, some of them more than once."""
-    fit = [fault for fault in FAULTS.values() if source in fault.sources and (swept or source not in fault.swept)]
+    fit = [
+        fault
+        for fault in FAULTS.values()
+        if source in fault.sources and ground in fault.grounds and (swept or source not in fault.swept)
+    ]
     return rng.choices(fit, [fault.weight for fault in fit], k=rng.choice((2, 2, 3, 3, 4)))
 
 

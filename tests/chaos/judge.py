@@ -3,7 +3,7 @@
 import time
 from typing import Any
 
-from tests.chaos import ledger
+from tests.chaos.grounds import GROUNDS
 from tests.chaos.scene import Scene
 from tests.observer import Observer
 from tests.oracle import Difference
@@ -43,9 +43,10 @@ def _left(scene: Scene, since: Any) -> list[str]:
 
 def violations(scene: Scene, observer: Observer) -> list[str]:
     """Every object that is lost, doubled, gone back, or neither right nor due; the followers have ended."""
+    ground = GROUNDS[scene.plan.ground]
     parked = set(scene.world.target(_PARKED))
-    found = [f"oracle: {' '.join(d)}" for d in scene.world.differences() if not _looked_at_again(d, parked)]
-    found += ledger.violations(scene.world)
+    found = [f"oracle: {' '.join(d)}" for d in ground.differences(scene.world) if not _looked_at_again(d, parked)]
+    found += ground.noted(scene.world)
     return found + [
         f"observer: {back.where} {back.key} went from {back.before} to {back.after}" for back in observer.setbacks
     ]
@@ -54,4 +55,4 @@ def violations(scene: Scene, observer: Observer) -> list[str]:
 def _looked_at_again(difference: Difference, parked: set[tuple[str, str]]) -> bool:
     """Of a parked row the ledger has no digest: each sweep owes it once more."""
     again = difference.what == "owed" and difference.detail.startswith("sweep")
-    return again and (difference.kind, difference.key) in parked
+    return again and {(difference.kind, difference.key), (f"aw_{difference.kind}", difference.key)} & parked

@@ -2,6 +2,10 @@
 
 from dataclasses import asdict, dataclass
 
+WRITERS = 8
+COMMITS = 200
+RATE = 60.0  # transactions a second, of all writers
+
 
 @dataclass(frozen=True)
 class Strike:
@@ -20,6 +24,7 @@ class Plan:
     seed: str
     number: int
     source: str
+    ground: str
     swept: bool  # every second, or never unless a source asks for it
     followers: int
     filled_beside: str | None  # whose history is filled while the faults strike

@@ -12,25 +12,22 @@ from random import Random
 
 import psycopg2
 
-from demo.edit import Editors
 from demo.fleet import Fleet
-from tests.chaos import judge, ledger
+from sync_pipeline.lane import Lane
+from tests.chaos import judge
 from tests.chaos.crew import Crew
 from tests.chaos.faults import FAULTS
 from tests.chaos.faults.stamps import MARGIN_SECONDS
+from tests.chaos.grounds import GROUNDS
 from tests.chaos.guarded import Guarded
 from tests.chaos.network import Network
-from tests.chaos.plan import Plan, Strike
+from tests.chaos.plan import COMMITS, Plan, Strike
 from tests.chaos.scene import Scene
 from tests.installed import made, unmade
 from tests.observer import Observer
 from tests.oracle import KINDS
-from tests.world import World, opened, wait_for
+from tests.world import World, wait_for
 
-ENTITIES = "tests.chaos.entities"
-COMMITS = 200
-WRITERS = 8
-RATE = 60.0  # transactions a second, of all writers
 _PATIENCE = 90
 _PREPARED = "SELECT gid FROM pg_prepared_xacts WHERE database = current_database()"
 
@@ -52,10 +49,10 @@ class Result:
 def play(fleet: Fleet, network: Network, plan: Plan, folder: Path) -> Result:
     """Carry a plan out. Raises what the harness itself fails by; whatever is wrong with the engine is in the result."""
     began = time.monotonic()
-    for module in (f"{package}.{kind}" for package in (ENTITIES, "tests.caught") for kind in KINDS):
-        sys.modules.pop(module, None)  # it reads its source at import
+    ground = GROUNDS[plan.ground]
+    _forget(ground.entities, "tests.caught")
     result = Result(plan)
-    with opened(fleet, plan.name, **_settings(plan)) as world, _prepared(world, plan), ExitStack() as stack:
+    with ground.opened(fleet, plan, _settings(plan)) as world, _prepared(world, plan), ExitStack() as stack:
         stack.callback(network.heal)
         crew = stack.enter_context(Crew(folder, network.settings(dict(os.environ))))
         scene = Scene(plan, world, crew, network)
@@ -68,7 +65,6 @@ def play(fleet: Fleet, network: Network, plan: Plan, folder: Path) -> Result:
 
 def _settings(plan: Plan) -> dict[str, str]:
     return {
-        "SYNC_ENTITIES": ENTITIES,
         "TEST_CAPTURE": plan.source,
         "SYNC_MARGIN_SECONDS": str(MARGIN_SECONDS),
         "SYNC_SWEEP_SECONDS": "1" if plan.swept else "1e9",
@@ -81,14 +77,12 @@ def _settings(plan: Plan) -> dict[str, str]:
 @contextmanager
 def _prepared(world: World, plan: Plan) -> Iterator[None]:
     """Contents, what the source needs, and history, but for what is filled beside; all gone at the end."""
-    world.load(plan.contents, plan.files, poison=plan.poison)
     lanes = list(world.lanes.values())
     for lane in lanes:
         for statement in made(lane):
             world.legacy(statement)
         if lane.entity.name != plan.filled_beside:
-            world.all_in(lane.entity.name)
-            world.target("UPDATE sync.cursor SET filled_at = now() WHERE entity = %s", [lane.entity.name])
+            _filled(world, lane)
     world.target("UPDATE sync.cursor SET swept_at = now()")
     try:
         yield
@@ -98,7 +92,21 @@ def _prepared(world: World, plan: Plan) -> Iterator[None]:
         wait_for(lambda: _taken_away(world, lanes), _PATIENCE)
 
 
-def _taken_away(world: World, lanes: list) -> bool:
+def _filled(world: World, lane: Lane) -> None:
+    if lane.entity.name in KINDS:  # quicker than so many chunks
+        world.all_in(lane.entity.name)
+    else:
+        world.filled(lane.entity.name)
+    world.target("UPDATE sync.cursor SET filled_at = now() WHERE entity = %s", [lane.entity.name])
+
+
+def _forget(*packages: str) -> None:
+    """Entities read their source at import."""
+    for name in [name for name in sys.modules if name.startswith(tuple(f"{package}." for package in packages))]:
+        del sys.modules[name]
+
+
+def _taken_away(world: World, lanes: list[Lane]) -> bool:
     """A slot goes when the server has noticed that its reader is gone."""
     try:
         for lane in lanes:
@@ -110,15 +118,16 @@ def _taken_away(world: World, lanes: list) -> bool:
 
 
 def _play(scene: Scene, result: Result) -> None:
-    with Observer(scene.world.target_url, scene.world.search_url) as observer:
-        with _written(scene):
+    ground = GROUNDS[scene.plan.ground]
+    with ground.observer(scene.world) as observer:
+        with ground.written(scene.world, scene.plan):
             for _ in range(scene.plan.followers):
                 scene.crew.follow()
             if scene.plan.filled_beside:
                 scene.crew.fill(scene.plan.filled_beside)
             result.struck = _struck(scene)
-            wait_for(lambda: ledger.commits(scene.world) >= COMMITS, _PATIENCE)
-        result.commits = ledger.commits(scene.world)
+            wait_for(lambda: ground.commits(scene.world) >= COMMITS, _PATIENCE)
+        result.commits = ground.commits(scene.world)
         result.violations = _judged(scene, observer)
 
 
@@ -132,35 +141,6 @@ def _judged(scene: Scene, observer: Observer) -> list[str]:
     codes = [code for code in scene.crew.end() if code != 0]
     left += [f"a follower ended with {code}: {scene.crew.tail()}" for code in codes]
     return left + judge.violations(scene, observer)
-
-
-@contextmanager
-def _written(scene: Scene) -> Iterator[None]:
-    """Writers at work until the end of the block; every open transaction has ended by then."""
-    world, plan = scene.world, scene.plan
-    editors = Editors(
-        world.monolith.admin_url,
-        world.client,
-        world.legacy_bucket,
-        rate=RATE,
-        seconds=600,
-        workers=WRITERS,
-        poison=plan.poison,
-        seed=plan.writers_seed,
-        late_seconds=(0.5, 3),
-        without=plan.without,
-    )
-    thread = Guarded(lambda: _run(editors))
-    thread.start()
-    try:
-        yield
-    finally:
-        editors.halt()
-        thread.check()
-
-
-def _run(editors: Editors) -> None:
-    editors.run()
 
 
 def _struck(scene: Scene) -> list[str]:

@@ -33,6 +33,11 @@ class Scene:
     over: threading.Event = field(default_factory=threading.Event)
     restarting: dict[str, threading.Lock] = field(default_factory=lambda: defaultdict(threading.Lock))
 
+    @property
+    def indices(self) -> list[str]:
+        """Aliases of all entities that have one."""
+        return [lane.entity.index.alias for lane in self.world.lanes.values() if lane.entity.index]
+
     def contents(self, dice: Random, count: int) -> list[int]:
         """Some that are there now, and that an adapter takes."""
         return [key for (key,) in self.world.legacy(_SOME, (dice.getrandbits(31), count))]

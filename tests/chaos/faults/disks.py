@@ -9,7 +9,6 @@ from random import Random
 
 from tests.chaos.faults.fault import fault
 from tests.chaos.scene import Scene
-from tests.oracle import KINDS
 
 _FULL = """
     CREATE OR REPLACE FUNCTION public.full_disk() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
@@ -23,8 +22,9 @@ _AT_COMMIT = """
 @fault(weight=2)
 def disk_full(scene: Scene, dice: Random) -> Iterator[None]:
     """For a table of rows, of the ledger, or for what is owed."""
-    kind = dice.choice(KINDS)
-    table = dice.choice((f"catalog.{kind}", f"catalog.{kind}", f"sync.ledger_{kind}", "sync.due", "sync.cursor"))
+    entity = dice.choice([lane.entity for lane in scene.world.lanes.values()])
+    rows = entity.table.name
+    table = dice.choice((rows, rows, f"sync.ledger_{entity.name}", "sync.due", "sync.cursor"))
     scene.world.target(_FULL)
     try:
         scene.world.target(dice.choice((_AT_ONCE, _AT_COMMIT)).format(table))

@@ -7,6 +7,8 @@ from random import Random
 from typing import Any
 
 ALL = ("watermark", "outbox", "wal")
+GROUNDS = ("demo", "awkward")
+DEMO = ("demo",)
 FAULTS: dict[str, "Fault"] = {}
 
 
@@ -19,6 +21,7 @@ class Fault:
     weight: float
     sources: tuple[str, ...]  # with which it makes sense
     swept: tuple[str, ...]  # which do not claim what it changes: there the sweep must find it
+    grounds: tuple[str, ...]
     ends_writers: bool  # whether it may end a writer's transaction that has overwritten a file
     needs_history: bool
 
@@ -28,6 +31,7 @@ def fault(
     sources: tuple[str, ...] = ALL,
     swept: tuple[str, ...] = (),
     *,
+    grounds: tuple[str, ...] = GROUNDS,
     ends_writers: bool = False,
     needs_history: bool = False,
 ) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
@@ -36,7 +40,7 @@ def fault(
     def register(function: Callable[..., Any]) -> Callable[..., Any]:
         strike = contextmanager(function)
         name = function.__name__
-        FAULTS[name] = Fault(name, strike, weight, sources, swept, ends_writers, needs_history)
+        FAULTS[name] = Fault(name, strike, weight, sources, swept, grounds, ends_writers, needs_history)
         return strike
 
     return register

@@ -6,7 +6,7 @@ from urllib.parse import unquote
 
 import psycopg2
 
-from tests.chaos.faults.fault import ALL, fault
+from tests.chaos.faults.fault import ALL, DEMO, fault
 from tests.chaos.interposer import Answer, Forward, Request
 from tests.chaos.ledger import note
 from tests.chaos.scene import Scene
@@ -17,7 +17,7 @@ _LOCK = "SELECT FROM content WHERE id = %s AND deleted_at IS NULL FOR UPDATE NOW
 _SAY = "UPDATE media_files SET size = %s, updated_at = now() WHERE bucket_key = %s"
 
 
-@fault(weight=2)
+@fault(weight=2, grounds=DEMO)
 def overwritten_in_mid_copy(scene: Scene, dice: Random) -> Iterator[None]:
     """Other bytes under the same key, between the look at a file and its copy, or before the copy has ended."""
 
@@ -35,7 +35,7 @@ def overwritten_in_mid_copy(scene: Scene, dice: Random) -> Iterator[None]:
     yield from _ruled(scene, dice, rule)
 
 
-@fault(weight=2)
+@fault(weight=2, grounds=DEMO)
 def body_cut(scene: Scene, dice: Random) -> Iterator[None]:
     """A file's body ends too soon."""
 
@@ -48,7 +48,7 @@ def body_cut(scene: Scene, dice: Random) -> Iterator[None]:
     yield from _ruled(scene, dice, rule)
 
 
-@fault(weight=1.5)
+@fault(weight=1.5, grounds=DEMO)
 def bucket_busy(scene: Scene, dice: Random) -> Iterator[None]:
     """503 or 500 to whatever is asked of the legacy bucket, more often than not."""
 
@@ -58,7 +58,7 @@ def bucket_busy(scene: Scene, dice: Random) -> Iterator[None]:
     yield from _ruled(scene, dice, rule)
 
 
-@fault(weight=2, swept=ALL)
+@fault(weight=2, swept=ALL, grounds=DEMO)
 def listing_fails(scene: Scene, dice: Random) -> Iterator[None]:
     """As a whole, or in its middle; or it is cut short."""
 

@@ -7,6 +7,9 @@ from random import Random
 from tests.chaos.faults.fault import fault
 from tests.chaos.scene import Scene
 
+_TAKEN = """
+    UPDATE sync.cursor SET owner = 'somebody', epoch = epoch + 1, lease_until = now() + %s * interval '1 s'
+    WHERE entity = %s"""
 _LEASES_RUN_OUT = "UPDATE sync.cursor SET lease_until = now() - interval '1 s'"
 
 
@@ -32,3 +35,24 @@ def follower_stands_still(scene: Scene, dice: Random) -> Iterator[None]:
         still.signal(signal.SIGCONT)
         scene.over.wait(dice.random())
         scene.crew.retire(more, signal.SIGKILL)
+
+
+@fault(weight=1)
+def lease_taken(scene: Scene, dice: Random) -> Iterator[None]:
+    """Somebody takes an entity's lease and does nothing with it, so that others get on before it."""
+    entity = dice.choice(list(scene.world.lanes))
+    scene.world.target(_TAKEN, (dice.uniform(1, 4), entity))
+    yield
+
+
+@fault(weight=5, grounds=("awkward",))
+def parent_after_child(scene: Scene, dice: Random) -> Iterator[None]:
+    """Works are held back while scenes of new ones come, and of old ones go."""
+    scene.world.target(_TAKEN, (dice.uniform(1, 4), "aw_work"))
+    numbers = [10_000 + dice.randrange(10**6) for _ in range(10)]
+    for number in numbers:
+        scene.world.legacy("INSERT INTO book (no, name) VALUES (%s, 'late') ON CONFLICT DO NOTHING", (number,))
+        scene.world.legacy("INSERT INTO scene (book, note) VALUES (%s, 'early')", (number,))
+    yield
+    for number in numbers[::2]:
+        scene.world.legacy("DELETE FROM book WHERE no = %s", (number,))

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from random import Random
 
-from tests.chaos.faults.fault import fault
+from tests.chaos.faults.fault import DEMO, fault
 from tests.chaos.ledger import note
 from tests.chaos.scene import Scene
 
@@ -14,7 +14,7 @@ _POISON = """
 _MEND = "UPDATE content SET attrs = NULL, version = version + 1, updated_at = now() WHERE id = ANY(%s)"
 
 
-@fault(weight=2)
+@fault(weight=2, grounds=DEMO)
 def poison(scene: Scene, dice: Random) -> Iterator[None]:
     """Several rows no adapter takes; half of them are mended, the others stay."""
     with scene.writer() as connection:
@@ -29,7 +29,7 @@ def poison(scene: Scene, dice: Random) -> Iterator[None]:
         connection.commit()
 
 
-@fault(weight=2, sources=("outbox", "wal"))
+@fault(weight=2, sources=("outbox", "wal"), grounds=DEMO)
 def there_and_back(scene: Scene, dice: Random) -> Iterator[None]:
     """Many rows read otherwise for a moment, unstamped, and then as they did: again and again until healed."""
     contents = scene.contents(dice, 40)

@@ -3,11 +3,11 @@
 from collections.abc import Iterator
 from random import Random
 
-from tests.chaos.faults.fault import ALL, fault
+from tests.chaos.faults.fault import ALL, DEMO, fault
 from tests.chaos.scene import Scene
 
 
-@fault(weight=1.5, needs_history=True)
+@fault(weight=1.5, needs_history=True, grounds=DEMO)
 def column_added(scene: Scene, dice: Random) -> Iterator[None]:
     """One that nobody reads, with a default; it goes again, or stays."""
     name = f"added_{dice.getrandbits(32)}"
@@ -17,7 +17,7 @@ def column_added(scene: Scene, dice: Random) -> Iterator[None]:
         _alter(scene, f"DROP COLUMN {name}")
 
 
-@fault(weight=1.5, needs_history=True)
+@fault(weight=1.5, needs_history=True, grounds=DEMO)
 def column_renamed(scene: Scene, dice: Random) -> Iterator[None]:
     """One that the entity reads; it comes back with all it held."""
     name = dice.choice(("zip", "rating", "attrs"))
@@ -28,7 +28,7 @@ def column_renamed(scene: Scene, dice: Random) -> Iterator[None]:
         _alter(scene, f"RENAME COLUMN {name}_once TO {name}")
 
 
-@fault(weight=1, swept=ALL, needs_history=True)
+@fault(weight=1, swept=ALL, needs_history=True, grounds=DEMO)
 def column_dropped(scene: Scene, _: Random) -> Iterator[None]:
     """One that the entity reads; it comes back empty, which no source can tell."""
     _alter(scene, "DROP COLUMN street")
@@ -38,7 +38,7 @@ def column_dropped(scene: Scene, _: Random) -> Iterator[None]:
         _alter(scene, "ADD COLUMN street text")
 
 
-@fault(weight=1.5, needs_history=True)
+@fault(weight=1.5, needs_history=True, grounds=DEMO)
 def column_retyped(scene: Scene, dice: Random) -> Iterator[None]:
     """One that the entity reads; its values read the same when it is as it was."""
     name, other, back = dice.choice((("price", "text", "numeric"), ("rating", "text", "double precision")))

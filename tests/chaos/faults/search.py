@@ -5,11 +5,10 @@ from collections.abc import Iterator
 from random import Random
 from typing import Any
 
-from tests.chaos.faults.fault import fault
+from tests.chaos.faults.fault import DEMO, fault
 from tests.chaos.interposer import Answer, Forward, Request
 from tests.chaos.ledger import note
 from tests.chaos.scene import Scene
-from tests.oracle import KINDS
 
 _BUSY = ("es_rejected_execution_exception", "too busy")
 _JSON = (
@@ -64,7 +63,7 @@ def answers_lost(scene: Scene, dice: Random) -> Iterator[None]:
 @fault(weight=2)
 def index_blocked(scene: Scene, dice: Random) -> Iterator[None]:
     """Read-only, as for a full disk or for maintenance."""
-    block, kind = dice.choice(("read_only_allow_delete", "write", "read_only")), dice.choice(KINDS)
+    block, kind = dice.choice(("read_only_allow_delete", "write", "read_only")), dice.choice(scene.indices)
     scene.heal(lambda: _block(scene, kind, block, True))
     try:
         yield
@@ -72,7 +71,7 @@ def index_blocked(scene: Scene, dice: Random) -> Iterator[None]:
         scene.heal(lambda: _block(scene, kind, block, None))
 
 
-@fault(weight=0.7)
+@fault(weight=0.7, grounds=DEMO)
 def node_restarted_after_deletes(scene: Scene, dice: Random) -> Iterator[None]:
     """Documents are deleted, and the node that holds their tombstones goes and comes back."""
     with scene.writer() as connection:

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from random import Random
 
-from tests.chaos.faults.fault import fault
+from tests.chaos.faults.fault import DEMO, fault
 from tests.chaos.ledger import note
 from tests.chaos.scene import Scene
 
@@ -20,7 +20,7 @@ _BEHIND = """
     WHERE id = ANY(%s)"""
 
 
-@fault(weight=1)
+@fault(weight=1, grounds=DEMO)
 def one_stamp(scene: Scene, dice: Random) -> Iterator[None]:
     """Ten thousand rows of one transaction; a hundred thousand now and then."""
     rows = 100_000 if dice.random() < 0.03 else 10_000
@@ -29,14 +29,14 @@ def one_stamp(scene: Scene, dice: Random) -> Iterator[None]:
     yield
 
 
-@fault(weight=2)
+@fault(weight=2, grounds=DEMO)
 def clock_behind(scene: Scene, dice: Random) -> Iterator[None]:
     """By less than the margin: every source must report it."""
     _stamp_behind(scene, dice, MARGIN_SECONDS * 0.8)
     yield
 
 
-@fault(weight=2, swept=("watermark",))
+@fault(weight=2, swept=("watermark",), grounds=DEMO)
 def clock_far_behind(scene: Scene, dice: Random) -> Iterator[None]:
     """By more than the margin: no watermark can see it."""
     _stamp_behind(scene, dice, dice.uniform(2, 3_600))

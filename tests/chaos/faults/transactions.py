@@ -7,7 +7,7 @@ from typing import Any
 
 import psycopg2
 
-from tests.chaos.faults.fault import fault
+from tests.chaos.faults.fault import DEMO, fault
 from tests.chaos.ledger import note
 from tests.chaos.scene import Scene
 
@@ -33,7 +33,7 @@ def create(cursor: Any, kind: str, count: int) -> list[int]:
     return made
 
 
-@fault(weight=3)
+@fault(weight=3, grounds=DEMO)
 def long_transaction(scene: Scene, dice: Random) -> Iterator[None]:
     """Written at once, committed late."""
     with scene.writer() as connection:
@@ -44,7 +44,7 @@ def long_transaction(scene: Scene, dice: Random) -> Iterator[None]:
         connection.commit()
 
 
-@fault(weight=2)
+@fault(weight=2, grounds=DEMO)
 def written_late(scene: Scene, dice: Random) -> Iterator[None]:
     """Begun long before it writes anything; its stamps are as old as its beginning."""
     with scene.writer() as connection:
@@ -55,7 +55,7 @@ def written_late(scene: Scene, dice: Random) -> Iterator[None]:
         connection.commit()
 
 
-@fault(weight=2)
+@fault(weight=2, grounds=DEMO)
 def savepoints(scene: Scene, dice: Random) -> Iterator[None]:
     """Many, one in the other; some are taken back, and the transaction stays open."""
     with scene.writer() as connection:
@@ -70,7 +70,7 @@ def savepoints(scene: Scene, dice: Random) -> Iterator[None]:
         connection.commit()
 
 
-@fault(weight=2)
+@fault(weight=2, grounds=DEMO)
 def prepared_transaction(scene: Scene, dice: Random) -> Iterator[None]:
     """Prepared, and committed or given up by somebody else."""
     name = f"{scene.plan.name}_{dice.getrandbits(32)}"
