@@ -40,7 +40,8 @@ class Result:
     commits: int = 0
     struck: list[str] = field(default_factory=list)  # faults that did strike
     crash_points: dict[str, int] = field(default_factory=dict)
-    details: dict[str, int] = field(default_factory=dict)  # what faults did, and which were cut short
+    details: dict[str, int] = field(default_factory=dict)  # what faults did
+    cut_short: dict[str, int] = field(default_factory=dict)  # faults that others kept from striking, or from ending
     ends: dict[int, int] = field(default_factory=dict)  # exit codes of followers and backfills
     seconds: float = 0.0
     violations: list[str] = field(default_factory=list)
@@ -52,18 +53,19 @@ def play(fleet: Fleet, network: Network, plan: Plan, folder: Path) -> Result:
     ground = GROUNDS[plan.ground]
     _forget(ground.entities, "tests.caught")
     result = Result(plan)
-    with ground.opened(fleet, plan, _settings(plan)) as world, _prepared(world, plan), ExitStack() as stack:
+    with ground.opened(fleet, plan, settings(plan)) as world, _prepared(world, plan), ExitStack() as stack:
         stack.callback(network.heal)
         crew = stack.enter_context(Crew(folder, network.settings(dict(os.environ))))
         scene = Scene(plan, world, crew, network)
         _play(scene, result)
-        result.details = dict(scene.done)
+        result.details, result.cut_short = dict(scene.done), dict(scene.cut_short)
         result.crash_points, result.ends = dict(crew.died_at), dict(crew.ends)
     result.seconds = time.monotonic() - began
     return result
 
 
-def _settings(plan: Plan) -> dict[str, str]:
+def settings(plan: Plan) -> dict[str, str]:
+    """The engine's, but for where its stores are."""
     return {
         "TEST_CAPTURE": plan.source,
         "SYNC_MARGIN_SECONDS": str(MARGIN_SECONDS),
@@ -162,6 +164,5 @@ def _strike(scene: Scene, one: Strike, struck: list[str]) -> None:
         with FAULTS[one.fault].strike(scene, Random(one.seed)):
             struck.append(one.fault)
             scene.over.wait(one.lasts)
-    except (psycopg2.OperationalError, psycopg2.InterfaceError) as error:
-        # another fault took its server away
-        scene.done[f"{one.fault} cut short: {type(error).__name__}"] += 1
+    except (psycopg2.OperationalError, psycopg2.InterfaceError):
+        scene.cut_short[one.fault] += 1  # another fault took its server away

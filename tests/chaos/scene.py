@@ -30,6 +30,7 @@ class Scene:
     crew: Crew
     network: Network
     done: Counter[str] = field(default_factory=Counter)  # what a fault did, in more detail than its name
+    cut_short: Counter[str] = field(default_factory=Counter)
     over: threading.Event = field(default_factory=threading.Event)
     restarting: dict[str, threading.Lock] = field(default_factory=lambda: defaultdict(threading.Lock))
 
