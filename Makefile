@@ -65,7 +65,7 @@ chaos: setup
 
 clean:
 	-test -x $(BIN)/sync-pipeline && $(BIN)/sync-pipeline demo down
-	rm -rf $(VENV) .demo .bench .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
+	rm -rf $(VENV) .demo .bench .chaos .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
 
 # Renew the pinned versions. Registry addresses stay out of the file.
 pins:

@@ -24,23 +24,26 @@ class Worker:
         self.arguments = arguments
         self.ends = ends
         self.command: Command | None = None
-        self.point = ""  # where the present process is to die by itself
+        self.code: int | None = None  # the last process's
+        self.died_at = ""  # the boundary at which it died by itself
         self.done = False
-        self.retired = False
-        self._armed = ""
+        self._point = ""  # where the present process is to die
+        self._next_point = ""
         self._killed = False
+        self._farewell: int | None = None
 
-    def keep(self, settings: dict[str, str]) -> tuple[str, int] | None:
-        """Start it unless it runs; (where it was to die, exit code) when it has ended since the last look."""
-        if self.done or (self.command and self.command.alive()):
-            return None
-        ended = (self.point if not self._killed else "", self.command.wait()) if self.command else None
-        self.command, self._killed = None, False
-        self.done = self.retired or (self.ends and ended is not None and ended[1] == 0)
+    def keep(self, settings: dict[str, str]) -> bool:
+        """Start it unless it runs or is done; whether a process has ended since the last look."""
+        if self.done:
+            return False
+        if self.command and self.command.alive():
+            return False
+        ended = self.command is not None
+        if self.command:
+            self._note_end(self.command.wait())
+        self.done = self._farewell is not None or (self.ends and ended and self.code == 0)
         if not self.done:
-            self.point, self._armed = self._armed, ""
-            crash = {"SYNC_TEST_CRASH_AT": self.point} if self.point else {}
-            self.command = Command(self.log, *self.arguments, **settings, **crash)
+            self._start(settings)
         return ended
 
     def signal(self, number: int) -> None:
@@ -53,8 +56,25 @@ class Worker:
 
     def arm(self, point: str) -> None:
         """Have the next process die at a crash point (`point:nth`); the present one goes now."""
-        self._armed = point
+        self._next_point = point
         self.signal(signal.SIGKILL)
+
+    def retire(self, number: int = signal.SIGTERM) -> None:
+        """End it for good: asked to, or by force."""
+        self._farewell = number
+        self.signal(number)
+
+    def _start(self, settings: dict[str, str]) -> None:
+        self._point, self._next_point, self._killed = self._next_point, "", False
+        crash = {"SYNC_TEST_CRASH_AT": self._point} if self._point else {}
+        self.command = Command(self.log, *self.arguments, **settings, **crash)
+        if self._farewell is not None:  # it came while this one was started
+            self.signal(self._farewell)
+
+    def _note_end(self, code: int) -> None:
+        self.code, self.command = code, None
+        by_itself = code == -signal.SIGKILL and not self._killed
+        self.died_at = self._point.partition(":")[0] if by_itself else ""
 
 
 class Crew:
@@ -65,7 +85,7 @@ class Crew:
         self.settings = settings
         self.followers: list[Worker] = []
         self.histories: list[Worker] = []
-        self.died_at: Counter[str] = Counter()  # crash points
+        self.died_at: Counter[str] = Counter()  # boundaries
         self.ends: Counter[int] = Counter()  # exit codes
         self._stop = threading.Event()
         self._lock = threading.Lock()
@@ -85,51 +105,41 @@ class Crew:
 
     def follow(self) -> Worker:
         """One more follower."""
-        worker = Worker(self.folder / f"live-{len(self.followers)}.log", "sync", "--all", "--follow")
-        with self._lock:
-            self.followers.append(worker)
-        return worker
+        return self._add(self.followers, "live", "sync", "--all", "--follow")
 
     def fill(self, entity: str) -> Worker:
         """A backfill, until it has succeeded."""
-        worker = Worker(self.folder / f"history-{len(self.histories)}.log", "backfill", entity, ends=True)
-        with self._lock:
-            self.histories.append(worker)
-        return worker
+        return self._add(self.histories, "history", "backfill", entity, ends=True)
 
-    def retire(self, worker: Worker, number: int = signal.SIGTERM) -> None:
-        """End one for good: asked to, or by force."""
-        worker.retired = True
-        worker.signal(number)
-
-    def end(self) -> list[int]:
-        """Ask all followers to end in order; their exit codes."""
-        before = Counter(self.ends)
+    def end(self) -> list[Worker]:
+        """Ask all followers to end in order; those that had to be killed."""
         for worker in self.followers:
-            self.retire(worker)
+            worker.retire()
+        with suppress(AssertionError):
+            wait_for(lambda: all(worker.done for worker in self.followers), _PATIENCE)
+        hanging = [worker for worker in self.followers if not worker.done]
+        for worker in hanging:
+            worker.retire(signal.SIGKILL)
         wait_for(lambda: all(worker.done for worker in self.followers), _PATIENCE)
-        return sorted((self.ends - before).elements())
+        return hanging
 
-    def tail(self) -> str:
-        """The end of what each has said."""
-        return "\n".join(
-            f"{worker.log.name}: {worker.log.read_text()[-1_500:]}"
-            for worker in (*self.followers, *self.histories)
-            if worker.log.exists()
-        )
+    def _add(self, workers: list[Worker], name: str, *arguments: str, ends: bool = False) -> Worker:
+        worker = Worker(self.folder / f"{name}-{len(workers)}.log", *arguments, ends=ends)
+        with self._lock:
+            workers.append(worker)
+        return worker
 
     def _keep(self) -> None:
         while not self._stop.wait(_LOOK_SECONDS):
             with self._lock:
                 workers = [*self.followers, *self.histories]
             for worker in workers:
-                ended = worker.keep(self.settings)
-                if ended:
-                    self._count(*ended)
+                if worker.keep(self.settings):
+                    self._count(worker)
 
-    def _count(self, point: str, code: int) -> None:
-        self.ends[code] += 1
-        if point and code == -signal.SIGKILL:
-            self.died_at[point.partition(":")[0]] += 1
-        elif code not in {0, -signal.SIGKILL}:
+    def _count(self, worker: Worker) -> None:
+        self.ends[worker.code or 0] += 1
+        if worker.died_at:
+            self.died_at[worker.died_at] += 1
+        elif worker.code not in {0, -signal.SIGKILL}:
             self._stop.wait(_AGAIN_SECONDS)  # it could not begin: a store is away

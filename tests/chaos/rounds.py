@@ -138,10 +138,11 @@ def _judged(scene: Scene, observer: Observer) -> list[str]:
     last = scene.crew.follow() if scene.plan.ends_fresh else scene.crew.followers[0]
     for worker in scene.crew.followers:
         if worker is not last:
-            scene.crew.retire(worker)
+            worker.retire()
     left = judge.settled(scene)
-    codes = [code for code in scene.crew.end() if code != 0]
-    left += [f"a follower ended with {code}: {scene.crew.tail()}" for code in codes]
+    left += [f"{worker.log.name} did not end when asked to" for worker in scene.crew.end()]
+    if last.code:
+        left.append(f"{last.log.name} ended with {last.code}: {last.log.read_text()[-1_500:]}")
     return left + judge.violations(scene, observer)
 
 

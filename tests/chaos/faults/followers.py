@@ -19,7 +19,7 @@ def more_followers(scene: Scene, dice: Random) -> Iterator[None]:
     more = [scene.crew.follow() for _ in range(dice.choice((1, 1, 2)))]
     yield
     for worker in more:
-        scene.crew.retire(worker, dice.choice((signal.SIGTERM, signal.SIGKILL)))
+        worker.retire(dice.choice((signal.SIGTERM, signal.SIGKILL)))
 
 
 @fault(weight=2)
@@ -34,7 +34,7 @@ def follower_stands_still(scene: Scene, dice: Random) -> Iterator[None]:
     finally:
         still.signal(signal.SIGCONT)
         scene.over.wait(dice.random())
-        scene.crew.retire(more, signal.SIGKILL)
+        more.retire(signal.SIGKILL)
 
 
 @fault(weight=1)
