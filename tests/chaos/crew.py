@@ -46,7 +46,7 @@ class Worker:
             self._start(settings)
         return ended
 
-    def signal(self, number: int) -> None:
+    def send(self, number: int) -> None:
         """Send a signal to the present process, if there is one."""
         command = self.command
         if command is not None:
@@ -57,19 +57,19 @@ class Worker:
     def arm(self, point: str) -> None:
         """Have the next process die at a crash point (`point:nth`); the present one goes now."""
         self._next_point = point
-        self.signal(signal.SIGKILL)
+        self.send(signal.SIGKILL)
 
     def retire(self, number: int = signal.SIGTERM) -> None:
         """End it for good: asked to, or by force."""
         self._farewell = number
-        self.signal(number)
+        self.send(number)
 
     def _start(self, settings: dict[str, str]) -> None:
         self._point, self._next_point, self._killed = self._next_point, "", False
         crash = {"SYNC_TEST_CRASH_AT": self._point} if self._point else {}
         self.command = Command(self.log, *self.arguments, **settings, **crash)
         if self._farewell is not None:  # it came while this one was started
-            self.signal(self._farewell)
+            self.send(self._farewell)
 
     def _note_end(self, code: int) -> None:
         self.code, self.command = code, None

@@ -26,13 +26,13 @@ def more_followers(scene: Scene, dice: Random) -> Iterator[None]:
 def follower_stands_still(scene: Scene, dice: Random) -> Iterator[None]:
     """A follower stops in mid-work until its leases have run out; another takes over, and the first goes on."""
     still = dice.choice(scene.crew.followers)
-    still.signal(signal.SIGSTOP)
+    still.send(signal.SIGSTOP)
     more = scene.crew.follow()
     scene.world.target(_LEASES_RUN_OUT)
     try:
         yield
     finally:
-        still.signal(signal.SIGCONT)
+        still.send(signal.SIGCONT)
         scene.over.wait(dice.random())
         more.retire(signal.SIGKILL)
 

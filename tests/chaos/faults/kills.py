@@ -16,7 +16,7 @@ OF_HISTORY = [point for point in CRASH_POINTS if point.partition(".")[0] not in 
 def follower_killed(scene: Scene, dice: Random) -> Iterator[None]:
     """One to three times."""
     for _ in range(dice.randrange(1, 4)):
-        dice.choice(scene.crew.followers).signal(signal.SIGKILL)
+        dice.choice(scene.crew.followers).send(signal.SIGKILL)
         scene.over.wait(dice.random())
     yield
 
