@@ -1,6 +1,7 @@
 """An HTTP proxy that a rule sits in: it sees each request, and may answer itself, change the answer, or cut it."""
 
 import http.client
+import threading
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -41,6 +42,7 @@ class Interposer:
     def __init__(self, upstream: int) -> None:
         self.upstream = upstream
         self.rule: Rule = passed_on
+        self.alone = threading.Lock()  # one rule at a time
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), _handler(self))
         self._server.daemon_threads = True
         self._server.block_on_close = False

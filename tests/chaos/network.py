@@ -38,13 +38,14 @@ class Network:
     def ruled(self, setting: str, rule: Rule) -> Iterator[None]:
         """An HTTP endpoint behind a rule, until the end of the block."""
         interposer, link = self._interposers[setting], self.links[setting]
-        interposer.rule = rule
-        link.divert(interposer.port)
-        try:
-            yield
-        finally:
-            interposer.rule = passed_on
-            link.divert(link.upstream)
+        with interposer.alone:
+            interposer.rule = rule
+            link.divert(interposer.port)
+            try:
+                yield
+            finally:
+                interposer.rule = passed_on
+                link.divert(link.upstream)
 
     def heal(self) -> None:
         """Everything as it was."""

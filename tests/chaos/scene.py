@@ -32,7 +32,8 @@ class Scene:
     done: Counter[str] = field(default_factory=Counter)  # what a fault did, in more detail than its name
     cut_short: Counter[str] = field(default_factory=Counter)
     over: threading.Event = field(default_factory=threading.Event)
-    restarting: dict[str, threading.Lock] = field(default_factory=lambda: defaultdict(threading.Lock))
+    # what only one fault at a time may have its hands on
+    alone: dict[str, threading.Lock] = field(default_factory=lambda: defaultdict(threading.Lock))
 
     @property
     def indices(self) -> list[str]:

@@ -25,10 +25,11 @@ def disk_full(scene: Scene, dice: Random) -> Iterator[None]:
     entity = dice.choice([lane.entity for lane in scene.world.lanes.values()])
     rows = entity.table.name
     table = dice.choice((rows, rows, f"sync.ledger_{entity.name}", "sync.due", "sync.cursor"))
-    scene.world.target(_FULL)
-    try:
-        scene.world.target(dice.choice((_AT_ONCE, _AT_COMMIT)).format(table))
-        scene.done[f"{table} full"] += 1
-        yield
-    finally:
-        scene.heal(lambda: scene.world.target("DROP FUNCTION public.full_disk() CASCADE"))
+    with scene.alone["disk"]:
+        scene.world.target(_FULL)
+        try:
+            scene.world.target(dice.choice((_AT_ONCE, _AT_COMMIT)).format(table))
+            scene.done[f"{table} full"] += 1
+            yield
+        finally:
+            scene.heal(lambda: scene.world.target("DROP FUNCTION IF EXISTS public.full_disk() CASCADE"))

@@ -47,7 +47,7 @@ def sessions_cut(scene: Scene, dice: Random) -> Iterator[None]:
 
 def _restarted(scene: Scene, dice: Random, name: str) -> Iterator[None]:
     server = getattr(scene.world.fleet, name)
-    with scene.restarting[name]:
+    with scene.alone[name]:
         dice.choice((server.kill, server.stop))()
         try:
             yield

@@ -1,6 +1,7 @@
 """The monolith's schema changes in mid-backfill: columns come, go, and change their types."""
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from random import Random
 
 from tests.chaos.faults.fault import ALL, DEMO, fault
@@ -21,32 +22,34 @@ def column_added(scene: Scene, dice: Random) -> Iterator[None]:
 def column_renamed(scene: Scene, dice: Random) -> Iterator[None]:
     """One that the entity reads; it comes back with all it held."""
     name = dice.choice(("zip", "rating", "attrs"))
-    _alter(scene, f"RENAME COLUMN {name} TO {name}_once")
-    try:
+    with _altered(scene, f"RENAME COLUMN {name} TO {name}_once", f"RENAME COLUMN {name}_once TO {name}"):
         yield
-    finally:
-        _alter(scene, f"RENAME COLUMN {name}_once TO {name}")
 
 
 @fault(weight=1, swept=ALL, needs_history=True, grounds=DEMO)
 def column_dropped(scene: Scene, _: Random) -> Iterator[None]:
     """One that the entity reads; it comes back empty, which no source can tell."""
-    _alter(scene, "DROP COLUMN street")
-    try:
+    with _altered(scene, "DROP COLUMN street", "ADD COLUMN street text"):
         yield
-    finally:
-        _alter(scene, "ADD COLUMN street text")
 
 
 @fault(weight=1.5, needs_history=True, grounds=DEMO)
 def column_retyped(scene: Scene, dice: Random) -> Iterator[None]:
     """One that the entity reads; its values read the same when it is as it was."""
     name, other, back = dice.choice((("price", "text", "numeric"), ("rating", "text", "double precision")))
-    _alter(scene, f"ALTER COLUMN {name} TYPE {other}")
-    try:
+    there_again = f"ALTER COLUMN {name} TYPE {back} USING {name}::{back}"
+    with _altered(scene, f"ALTER COLUMN {name} TYPE {other}", there_again):
         yield
-    finally:
-        _alter(scene, f"ALTER COLUMN {name} TYPE {back} USING {name}::{back}")
+
+
+@contextmanager
+def _altered(scene: Scene, there: str, and_back: str) -> Iterator[None]:
+    with scene.alone["schema"]:
+        _alter(scene, there)
+        try:
+            yield
+        finally:
+            _alter(scene, and_back)
 
 
 def _alter(scene: Scene, what: str) -> None:

@@ -80,7 +80,7 @@ def node_restarted_after_deletes(scene: Scene, dice: Random) -> Iterator[None]:
         note(connection.cursor(), "deleted", gone)
         connection.commit()
     yield
-    with scene.restarting["search"]:
+    with scene.alone["search"]:
         server = scene.world.fleet.search
         dice.choice((server.kill, server.stop))()
         server.start()
