@@ -56,7 +56,7 @@ class Worker:
 
     def arm(self, point: str) -> None:
         """Have the next process die at a crash point (`point:nth`); the present one goes now."""
-        self._next_point = point
+        self._next_point, self.died_at = point, ""
         self.send(signal.SIGKILL)
 
     def retire(self, number: int = signal.SIGTERM) -> None:

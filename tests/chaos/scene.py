@@ -1,6 +1,7 @@
 """What a fault may reach: the world, its workers, the ways between them, and a tally of what came to pass."""
 
 import threading
+import time
 from collections import Counter, defaultdict
 from collections.abc import Callable
 from contextlib import closing
@@ -43,6 +44,12 @@ class Scene:
     def contents(self, dice: Random, count: int) -> list[int]:
         """Some that are there now, and that an adapter takes."""
         return [key for (key,) in self.world.legacy(_SOME, (dice.getrandbits(31), count))]
+
+    def wait_until(self, condition: Callable[[], Any], seconds: float) -> None:
+        """Wait for a condition, and no longer than so many seconds."""
+        limit = time.monotonic() + seconds
+        while not condition() and time.monotonic() < limit:
+            self.over.wait(0.05)
 
     def heal(self, act: Callable[[], Any]) -> None:
         """Do what must be done, whatever server is away just now."""

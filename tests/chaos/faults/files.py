@@ -76,9 +76,14 @@ def listing_fails(scene: Scene, dice: Random) -> Iterator[None]:
 def _ruled(scene: Scene, dice: Random, rule: object) -> Iterator[None]:
     """Behind the rule, some files are to be copied anew."""
     with scene.network.ruled("SYNC_LEGACY_S3_ENDPOINT", rule):
-        for (key,) in scene.world.legacy(_SOME, (dice.getrandbits(31),)):
-            _overwrite(scene, dice, key)
+        overwrite_some(scene, dice)
         yield
+
+
+def overwrite_some(scene: Scene, dice: Random) -> None:
+    """So that there are files to be copied."""
+    for (key,) in scene.world.legacy(_SOME, (dice.getrandbits(31),)):
+        _overwrite(scene, dice, key)
 
 
 def _object(scene: Scene, request: Request) -> str:

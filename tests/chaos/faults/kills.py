@@ -6,8 +6,10 @@ from random import Random
 
 from sync_pipeline.faults import CRASH_POINTS
 from tests.chaos.faults.fault import fault
+from tests.chaos.faults.files import overwrite_some
 from tests.chaos.scene import Scene
 
+_PATIENCE = 8  # seconds; a process takes some to begin
 # claiming is the live delta's: history has no events and owes nothing
 OF_HISTORY = [point for point in CRASH_POINTS if point.partition(".")[0] not in {"claim", "due"}]
 
@@ -23,8 +25,13 @@ def follower_killed(scene: Scene, dice: Random) -> Iterator[None]:
 
 @fault(weight=4)
 def follower_dies_at_a_boundary(scene: Scene, dice: Random) -> Iterator[None]:
-    """The next process, at a named point; one that is not reached in time is left alone."""
-    dice.choice(scene.crew.followers).arm(f"{dice.choice(CRASH_POINTS)}:{dice.choice((1, 1, 2, 3, 5))}")
+    """Whichever gets there first, at a named point; a point that is not reached in time is left alone."""
+    point, armed = dice.choice(CRASH_POINTS), list(scene.crew.followers)
+    for worker in armed:
+        worker.arm(f"{point}:{dice.choice((1, 1, 2, 3))}")
+    if point.startswith("media") and scene.plan.ground == "demo":
+        overwrite_some(scene, dice)
+    scene.wait_until(lambda: any(worker.died_at for worker in armed), _PATIENCE)
     yield
 
 
@@ -35,4 +42,5 @@ def history_killed(scene: Scene, dice: Random) -> Iterator[None]:
     if worker.done:
         worker = scene.crew.fill(worker.arguments[1])
     worker.arm(f"{dice.choice(OF_HISTORY)}:{dice.choice((1, 2, 4))}")
+    scene.wait_until(lambda: worker.done or worker.died_at, _PATIENCE)
     yield
