@@ -38,6 +38,8 @@ def main() -> int:
         for number in range(options.first, options.first + options.rounds):
             plan = draw(options.seed, number, tuple(options.faults or ()), options.source, options.ground)
             worst = max(worst, _round(fleet, network, plan, keep_it=_is_drawn(options)))
+            if worst and options.stop:
+                break
     return worst
 
 
@@ -99,6 +101,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--faults", nargs="*", help="instead of those that are drawn; such rounds are not kept")
     parser.add_argument("--source", choices=SOURCES, default="", help="instead of the one that is drawn")
     parser.add_argument("--ground", choices=tuple(GROUNDS), default="", help="instead of the one that is drawn")
+    parser.add_argument("--stop", action="store_true", help="at the first round that finds anything")
     parser.add_argument("--table", action="store_true", help="write docs/chaos.md from the rounds that were kept")
     return parser.parse_args()
 
