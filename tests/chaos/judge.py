@@ -50,9 +50,8 @@ def violations(scene: Scene, observer: Observer) -> list[str]:
     parked = set(scene.world.target(_PARKED))
     found = [f"oracle: {' '.join(d)}" for d in ground.differences(scene.world) if not _looked_at_again(d, parked)]
     found += ground.noted(scene.world)
-    return found + [
-        f"observer: {back.where} {back.key} went from {back.before} to {back.after}" for back in observer.setbacks
-    ]
+    backs = dict.fromkeys(observer.setbacks)  # each is seen until it is right again
+    return found + [f"observer: {back.where} {back.key} went from {back.before} to {back.after}" for back in backs]
 
 
 def _looked_at_again(difference: Difference, parked: set[tuple[str, str]]) -> bool:
