@@ -1,12 +1,14 @@
 """Several followers at once, and one that stands still while another takes its place."""
 
 import signal
+import time
 from collections.abc import Iterator
 from random import Random
 
 from tests.chaos.faults.fault import fault
 from tests.chaos.scene import Scene
 
+_STANDS_SECONDS = 6
 _TAKEN = """
     UPDATE sync.cursor SET owner = 'somebody', epoch = epoch + 1, lease_until = now() + %s * interval '1 s'
     WHERE entity = %s"""
@@ -35,6 +37,24 @@ def follower_stands_still(scene: Scene, dice: Random) -> Iterator[None]:
         still.send(signal.SIGCONT)
         scene.over.wait(dice.random())
         more.retire(signal.SIGKILL)
+
+
+@fault(weight=2, needs_history=True)
+def history_stands_still(scene: Scene, dice: Random) -> Iterator[None]:
+    """A backfill stops between what it has read and what it writes, again and again, while others get on."""
+    worker = scene.crew.histories[-1]
+    if worker.done:
+        worker = scene.crew.fill(worker.arguments[1])
+    limit = time.monotonic() + _STANDS_SECONDS
+    try:
+        while not worker.done and time.monotonic() < limit:
+            worker.send(signal.SIGSTOP)
+            scene.over.wait(dice.uniform(0.1, 0.5))
+            worker.send(signal.SIGCONT)
+            scene.over.wait(dice.uniform(0.05, 0.3))
+        yield
+    finally:
+        worker.send(signal.SIGCONT)
 
 
 @fault(weight=1)

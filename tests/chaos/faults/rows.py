@@ -29,18 +29,16 @@ def poison(scene: Scene, dice: Random) -> Iterator[None]:
         connection.commit()
 
 
-@fault(weight=2, sources=("outbox", "wal"), grounds=DEMO)
+@fault(weight=2, sources=("outbox", "wal"), grounds=DEMO, needs_history=True)
 def there_and_back(scene: Scene, dice: Random) -> Iterator[None]:
-    """Many rows read otherwise for a moment, unstamped, and then as they did: again and again until healed."""
-    contents = scene.contents(dice, 40)
+    """Rows read otherwise for a moment, unstamped, and then as they did; each once, so that nothing comes after it."""
+    contents = scene.contents(dice, 300)
     with scene.writer() as connection:
         cursor = connection.cursor()
-        for _ in range(dice.randrange(5, 15)):
+        while contents:
+            some, contents = contents[:10], contents[10:]
             for act in ("title || ' there'", "left(title, -6)"):
-                cursor.execute(
-                    f"UPDATE content SET title = {act} WHERE id = ANY(%s) AND title IS NOT NULL AND deleted_at IS NULL",
-                    (contents,),
-                )
+                cursor.execute(f"UPDATE content SET title = {act} WHERE id = ANY(%s) AND title IS NOT NULL", (some,))
                 connection.commit()
-                scene.over.wait(dice.random() / 20)
+                scene.over.wait(dice.random() / 5)
         yield
