@@ -107,6 +107,11 @@ class Origin:
         """Whether a root may have several rows, or none."""
         return self.root != self.key
 
+    @property
+    def _of(self) -> str:
+        """What rows are read from."""
+        return f"({self.sql}) q"
+
     def roots_of(self, keys: pa.Table) -> pa.Table:
         """The roots of these rows or keys, once each."""
         roots = keys.select(list(self.root.columns))
@@ -143,7 +148,8 @@ class Origin:
         """Keys or roots alone: no other column is computed. Raises LegacySchemaError where even that fails."""
         with self.stores.legacy_rows() as cursor:
             try:
-                return copy_out(cursor, f"SELECT {kind.plain('q')} FROM ({self.sql}) q {which(cursor)}", kind.schema)
+                query = f"SELECT {kind.plain('q')} FROM {self._of} {which(cursor)}"
+                return copy_out(cursor, query, kind.schema, self._of)
             except _ROW_FAULTS as error:
                 raise LegacySchemaError(f"the legacy query fails before it names a row: {first_line(error)}") from error
 
@@ -182,8 +188,8 @@ class Origin:
 
     def _digests(self, which: Callable[[Cursor], str]) -> pa.Table:
         with self.stores.legacy_rows() as cursor:
-            query = f"SELECT {self.key.plain('q')}, {self.digest} FROM ({self.sql}) q {which(cursor)}"
-            return copy_out(cursor, query, self.key.schema.append(pa.field(DIGEST, pa.int64())))
+            query = f"SELECT {self.key.plain('q')}, {self.digest} FROM {self._of} {which(cursor)}"
+            return copy_out(cursor, query, self.key.schema.append(pa.field(DIGEST, pa.int64())), self._of)
 
     def _digests_of(self, keys: pa.Table) -> pa.Table:
         """By halving, in the keys' order but for what is gone meanwhile."""
@@ -228,9 +234,9 @@ class Origin:
 
     def _read(self, cursor: Cursor, which: str, order: str = "") -> Rows:
         # `which` ends in LIMIT or OFFSET: a fence, or the query's sub-selects would run again for the digest
-        query = f"SELECT {self.select} FROM (SELECT * FROM ({self.sql}) q {which}) q {order}"
+        query = f"SELECT {self.select} FROM (SELECT * FROM {self._of} {which}) q {order}"
         try:
-            text = copy_text(cursor, query)
+            text = copy_text(cursor, query, self._of)
         except _ROW_FAULTS:
             raise
         except psycopg2.ProgrammingError as error:

@@ -235,15 +235,20 @@ class Stores:
                 self.__dict__[name].close()
 
 
-def copy_out(cursor: Cursor, query: str, schema: pa.Schema) -> pa.Table:
+def copy_out(cursor: Cursor, query: str, schema: pa.Schema, of: str = "") -> pa.Table:
     """The rows of `query` as a table of `schema`. Raises pa.ArrowInvalid where a value does not fit."""
-    return read_copy(copy_text(cursor, query), schema)
+    return read_copy(copy_text(cursor, query, of), schema)
 
 
-def copy_text(cursor: Cursor, query: str) -> pa.Buffer:
-    """The rows of `query` as COPY's CSV."""
+def copy_text(cursor: Cursor, query: str, of: str = "") -> pa.Buffer:
+    """The rows of `query` as COPY's CSV; legacy reads tell what they are `of`, as SQL has it after FROM.
+
+    COPY takes its snapshot before it waits for tables, and one that ALTER TABLE has rewritten meanwhile would show it
+    no row. So a statement before it, in the same message and transaction, waits for them.
+    """
+    wait = f"PREPARE sync_tables AS SELECT FROM {of}; DEALLOCATE sync_tables; " if of else ""
     sink = pa.BufferOutputStream()
-    cursor.copy_expert(f"COPY ({query}) TO STDOUT (FORMAT csv)", sink)
+    cursor.copy_expert(f"{wait}COPY ({query}) TO STDOUT (FORMAT csv)", sink)
     return sink.getvalue()
 
 

@@ -102,7 +102,7 @@ def _joined(subject: Subject, tracked: Tracked, changed: pa.Table, rows: int) ->
                 f"SELECT * FROM ({referring}) w"
                 f" WHERE {key.after(cursor, 'w', position)} ORDER BY {key.ordered('w')} LIMIT {rows}"
             )
-            page = copy_out(cursor, query, key.schema)
+            page = copy_out(cursor, query, key.schema, f"{tracked.table.name} {tracked.table.join}")
         if page.num_rows:
             yield page
         if page.num_rows < rows:
@@ -115,7 +115,8 @@ def _referring(cursor: Cursor, subject: Subject, tracked: Tracked, changed: pa.T
     table, named = tracked.table, tracked.named
     roots = roots_of(subject, table)
     these = named.is_in(cursor, table.name, changed)
-    there = copy_out(cursor, f"SELECT {named.plain(table.name)} FROM {table.name} WHERE {these}", named.schema)
+    held = f"SELECT {named.plain(table.name)} FROM {table.name} WHERE {these}"
+    there = copy_out(cursor, held, named.schema, table.name)
     gone = changed.filter(pc.invert(pc.is_in(named.texts(changed), value_set=named.texts(there))))
     query = f"SELECT DISTINCT {roots} FROM {table.name} {table.join} WHERE {these}"
     if not gone.num_rows:

@@ -180,7 +180,7 @@ def _page(subject: Subject, stamp: Stamp, bound: Mark, position: tuple[str, list
             )
             after = f"({order}) > ({bind(cursor, position[0])}::{_kind(stamp)}, {literal})"
         query = f"SELECT * FROM ({inner}) w WHERE {_above(cursor, stamp, bound)} AND {after} ORDER BY {order}"
-        return copy_out(cursor, f"{query} LIMIT {rows}", schema)
+        return copy_out(cursor, f"{query} LIMIT {rows}", schema, f"{table.name} {table.join}")
 
 
 def _kind(stamp: Stamp) -> str:

@@ -1,0 +1,79 @@
+"""ALTER TABLE rewrites a table of the monolith while the engine waits to read it: its rows are not taken for gone.
+
+To a snapshot that is older than the rewrite, the table is empty.
+"""
+
+import datetime as dt
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+
+import psycopg2
+import pyarrow as pa
+import pytest
+
+from sync_pipeline.batch.order import Order
+from sync_pipeline.capture import subject_of
+from sync_pipeline.pipeline import sync_keys
+from sync_pipeline.sources.roots import pages, track
+from sync_pipeline.sources.watermark import stamped_since
+from tests.caught._tables import TABLES
+from tests.world import opened, wait_for
+
+WAITS = "SELECT 1 FROM pg_locks WHERE NOT granted AND relation = %s::regclass"
+BEGINNING = dt.datetime(2000, 1, 1, tzinfo=dt.UTC)
+# a column that the entity does not read, with another type and its own: both write all rows anew
+REWRITES = {"content": ("view_count", "numeric", "bigint"), "authors": ("created_at", "timestamp", "timestamptz")}
+*_, OF_AUTHORS = TABLES
+
+
+@pytest.fixture(scope="module")
+def lane(fleet):
+    with opened(fleet, "rewritten") as world:
+        world.load(60, 0)
+        yield world, world.all_in("text")
+
+
+def during_a_rewrite(world, table, read):
+    """What is read by somebody who began to wait for the table before its rewrite was committed."""
+    name, other, own = REWRITES[table]
+    with closing(psycopg2.connect(world.monolith.admin_url)) as connection, ThreadPoolExecutor(1) as reader:
+        connection.cursor().execute(f"ALTER TABLE {table} ALTER COLUMN {name} TYPE {other}")
+        reading = reader.submit(read)
+        wait_for(lambda: world.legacy(WAITS, [table]))
+        connection.commit()
+        found = reading.result()
+    world.legacy(f"ALTER TABLE {table} ALTER COLUMN {name} TYPE {own}")
+    return found
+
+
+@pytest.mark.parametrize("table", REWRITES)
+def test_a_batch_leaves_its_rows_as_they_are(lane, table):
+    world, lane = lane
+    held = "SELECT * FROM catalog.text ORDER BY id"
+    before = world.target(held)
+    keys = lane.origin.key.parse([str(key) for (key,) in world.target("SELECT id FROM catalog.text")])
+    during_a_rewrite(world, table, lambda: sync_keys(lane, keys, Order()))
+    assert world.target(held) == before != []
+
+
+def roots_of_authors(lane):
+    """All texts, by their authors."""
+    subject = subject_of(lane)
+    with lane.stores.legacy() as cursor:
+        tracked = track(cursor, subject, OF_AUTHORS)
+    return pa.concat_tables(page.keys for page in pages(subject, tracked, map(str, range(1, 30)), 1_000))
+
+
+READS = {
+    "page": lambda lane: lane.origin.page(None, None, "true", 1_000).table,
+    "digests": lambda lane: lane.origin.digests(None, 1_000),
+    "stamps": lambda lane: pa.concat_tables(stamped_since(subject_of(lane), BEGINNING, 1_000)),
+    "roots": roots_of_authors,
+}
+
+
+@pytest.mark.parametrize("read", READS)
+def test_all_rows_are_read(lane, read):
+    world, lane = lane
+    rows = READS[read](lane).num_rows
+    assert during_a_rewrite(world, "content", lambda: READS[read](lane)).num_rows == rows > 0
