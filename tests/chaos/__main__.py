@@ -9,6 +9,7 @@ import tempfile
 import traceback
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 from demo.fleet import Fleet, down, up
@@ -37,6 +38,7 @@ def main() -> int:
     with _fleet() as fleet, closing(Network(fleet)) as network:
         for number in range(options.first, options.first + options.rounds):
             plan = draw(options.seed, number, tuple(options.faults or ()), options.source, options.ground)
+            plan = plan if options.margin is None else replace(plan, margin=options.margin)
             worst = max(worst, _round(fleet, network, plan, keep_it=_is_drawn(options)))
             if worst and options.stop:
                 break
@@ -45,7 +47,7 @@ def main() -> int:
 
 def _is_drawn(options: argparse.Namespace) -> bool:
     """Whether nothing but the seed and the number say what the round is."""
-    chosen = options.faults or options.source or options.ground
+    chosen = options.faults or options.source or options.ground or options.margin is not None
     return not chosen and not os.environ.get("SYNC_TEST_GUARDS_OFF")
 
 
@@ -101,6 +103,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--faults", nargs="*", help="instead of those that are drawn; such rounds are not kept")
     parser.add_argument("--source", choices=SOURCES, default="", help="instead of the one that is drawn")
     parser.add_argument("--ground", choices=tuple(GROUNDS), default="", help="instead of the one that is drawn")
+    parser.add_argument("--margin", type=float, help="of the watermark, in seconds, instead of 0.4")
     parser.add_argument("--stop", action="store_true", help="at the first round that finds anything")
     parser.add_argument("--table", action="store_true", help="write docs/chaos.md from the rounds that were kept")
     return parser.parse_args()

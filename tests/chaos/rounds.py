@@ -17,7 +17,6 @@ from sync_pipeline.lane import Lane
 from tests.chaos import judge
 from tests.chaos.crew import Crew
 from tests.chaos.faults import FAULTS
-from tests.chaos.faults.stamps import MARGIN_SECONDS
 from tests.chaos.grounds import GROUNDS
 from tests.chaos.guarded import Guarded
 from tests.chaos.network import Network
@@ -68,7 +67,7 @@ def settings(plan: Plan) -> dict[str, str]:
     """The engine's, but for where its stores are."""
     return {
         "TEST_CAPTURE": plan.source,
-        "SYNC_MARGIN_SECONDS": str(MARGIN_SECONDS),
+        "SYNC_MARGIN_SECONDS": str(plan.margin),
         "SYNC_SWEEP_SECONDS": "1" if plan.swept else "1e9",
         "SYNC_CHUNK_ROWS": "25",
         "SYNC_BRAKE_ROWS": "1000000",

@@ -14,16 +14,13 @@ import pytest
 from sync_pipeline.batch.order import Order
 from sync_pipeline.capture import subject_of
 from sync_pipeline.pipeline import sync_keys
-from sync_pipeline.sources.roots import pages, track
 from sync_pipeline.sources.watermark import stamped_since
-from tests.caught._tables import TABLES
 from tests.world import opened, wait_for
 
 WAITS = "SELECT 1 FROM pg_locks WHERE NOT granted AND relation = %s::regclass"
 BEGINNING = dt.datetime(2000, 1, 1, tzinfo=dt.UTC)
 # a column that the entity does not read, with another type and its own: both write all rows anew
 REWRITES = {"content": ("view_count", "numeric", "bigint"), "authors": ("created_at", "timestamp", "timestamptz")}
-*_, OF_AUTHORS = TABLES
 
 
 @pytest.fixture(scope="module")
@@ -56,19 +53,10 @@ def test_a_batch_leaves_its_rows_as_they_are(lane, table):
     assert world.target(held) == before != []
 
 
-def roots_of_authors(lane):
-    """All texts, by their authors."""
-    subject = subject_of(lane)
-    with lane.stores.legacy() as cursor:
-        tracked = track(cursor, subject, OF_AUTHORS)
-    return pa.concat_tables(page.keys for page in pages(subject, tracked, map(str, range(1, 30)), 1_000))
-
-
 READS = {
     "page": lambda lane: lane.origin.page(None, None, "true", 1_000).table,
     "digests": lambda lane: lane.origin.digests(None, 1_000),
     "stamps": lambda lane: pa.concat_tables(stamped_since(subject_of(lane), BEGINNING, 1_000)),
-    "roots": roots_of_authors,
 }
 
 

@@ -7,7 +7,6 @@ from tests.chaos.faults.fault import DEMO, fault
 from tests.chaos.ledger import note
 from tests.chaos.scene import Scene
 
-MARGIN_SECONDS = 0.4
 _MANY = """
     WITH made AS (
         INSERT INTO content (kind, title, status, created_at, updated_at)
@@ -32,7 +31,7 @@ def one_stamp(scene: Scene, dice: Random) -> Iterator[None]:
 @fault(weight=2, grounds=DEMO)
 def clock_behind(scene: Scene, dice: Random) -> Iterator[None]:
     """By less than the margin: every source must report it."""
-    _stamp_behind(scene, dice, MARGIN_SECONDS * 0.8)
+    _stamp_behind(scene, dice, scene.plan.margin * 0.8)
     yield
 
 
