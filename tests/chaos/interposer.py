@@ -43,9 +43,7 @@ class Interposer:
         self.upstream = upstream
         self.rule: Rule = passed_on
         self.alone = threading.Lock()  # one rule at a time
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), _handler(self))
-        self._server.daemon_threads = True
-        self._server.block_on_close = False
+        self._server = _Server(("127.0.0.1", 0), _handler(self))
         self.port = self._server.server_address[1]
         self._thread = Guarded(lambda: self._server.serve_forever(0.05))
         self._thread.start()
@@ -74,6 +72,13 @@ class Interposer:
         self._server.shutdown()
         self._server.server_close()
         self._thread.check()
+
+
+class _Server(ThreadingHTTPServer):
+    block_on_close = False
+
+    def handle_error(self, *_: object) -> None:
+        """Connections are cut here all the time."""
 
 
 def passed_on(request: Request, forward: Forward) -> Answer:
