@@ -11,25 +11,39 @@ import datetime as dt
 import dagster as dg
 
 from assets.lineage import sink_keys
+from checks.letters import letters_page
+from sync_pipeline import dead_letters
+from sync_pipeline.due import DEAD_LETTERS
 from sync_pipeline.entity import Entity
 from sync_pipeline.holdings import holdings
 from sync_pipeline.status import status_of
 from sync_pipeline.stores import Stores
 
-Figures = dict[str, float | int]
+Figures = dict[str, float | int | dg.MarkdownMetadataValue]
 
 
 def observed(stores: Stores, entity: Entity) -> dict[dg.AssetKey, Figures]:
     """By sink, figures as they are now. Raises UnreachableError."""
-    standing, held = _standing(stores, entity), holdings(stores, entity)
+    standing, held, letters = _standing(stores, entity), holdings(stores, entity), _letters(stores, entity)
     found: dict[dg.AssetKey, Figures] = {key: dict(standing) for key in sink_keys(entity).values()}
     for sink, holding in held.items():
         found[sink_keys(entity)[sink]] |= {"dagster/row_count": holding.rows, "dagster/size_bytes": holding.size}
+    found[sink_keys(entity)["relational"]] |= letters
     return found
+
+
+def _letters(stores: Stores, entity: Entity) -> Figures:
+    """Dead letters as a page; nothing where there are none."""
+    if not status_of(stores, entity):
+        return {}
+    with stores.target() as cursor:
+        causes = dead_letters.overview(cursor, dead_letters.Which(entity.name), 0)["causes"]
+    return {"dead letters": dg.MetadataValue.md(letters_page(entity.name, causes))} if causes else {}
 
 
 def _standing(stores: Stores, entity: Entity) -> Figures:
     status = status_of(stores, entity)
     through = status.get("applied_through")
     behind = (dt.datetime.now(dt.UTC) - through).total_seconds() if through else float("nan")
-    return {"seconds behind": round(behind, 2), "due": sum(map(int, status.get("due", {}).values()))}
+    owed = sum(int(keys) for reason, keys in status.get("due", {}).items() if reason not in DEAD_LETTERS)
+    return {"seconds behind": round(behind, 2), "due": owed}

@@ -12,7 +12,7 @@ from sync_pipeline.errors import SyncError
 from sync_pipeline.lane import Lane
 from sync_pipeline.reconcile.parts import Part, parts
 from sync_pipeline.reconcile.reconcile import reconcile
-from sync_pipeline.reconcile.verdict import KINDS, Finding, Verdict
+from sync_pipeline.reconcile.verdict import KINDS, KNOWN, Finding, Verdict
 
 NAME = "reconciliation"
 _SAMPLES = 50
@@ -59,7 +59,8 @@ def _result(key: dg.AssetKey, sink: str, verdict: Verdict, tolerated: int) -> dg
     found = [finding for finding in verdict.findings if finding.sink == sink or finding.kind == "unknown"]
     counts = {kind: sum(finding.kind == kind for finding in found) for kind in KINDS}
     overdue = verdict.overdue if counts["pending"] else 0
-    wrong = {kind: count for kind, count in counts.items() if count and (kind != "pending" or overdue)}
+    known = KNOWN - {"pending"} if overdue else KNOWN
+    wrong = {kind: count for kind, count in counts.items() if count and kind not in known}
     said = ", ".join(f"{count} {kind}" for kind, count in wrong.items()) or "no mismatch"
     return dg.AssetCheckResult(
         passed=not wrong,

@@ -5,22 +5,24 @@ from typing import Any, cast
 
 import dagster as dg
 
+from checks.letters import letters_page
 from checks.opening import OpensStores
-from sync_pipeline import due
+from sync_pipeline import dead_letters, due
 from sync_pipeline.entity import Entity
 from sync_pipeline.status import status_of
 from sync_pipeline.stores import Stores
 
-FRESHNESS, DUE = "freshness", "due"
+FRESHNESS, DUE, DEAD_LETTERS = "freshness", "due", "dead_letters"
 _CAUSES = 50
 _COLUMNS = ("reason", "step", "error", "keys", "attempts", "first_at", "next_at", "message")
 
 
 def standing_check(entity: Entity, key: dg.AssetKey) -> dg.AssetChecksDefinition:
-    """Two checks on the asset of the entity's table."""
+    """Three checks on the asset of the entity's table."""
     specs = [
         dg.AssetCheckSpec(FRESHNESS, asset=key, description="How far the new side is behind the monolith."),
-        dg.AssetCheckSpec(DUE, asset=key, description="What is owed for too long, and rows that nobody could take."),
+        dg.AssetCheckSpec(DUE, asset=key, description="What is owed for too long."),
+        dg.AssetCheckSpec(DEAD_LETTERS, asset=key, description="Rows that were refused: why, and what to do."),
     ]
 
     @dg.multi_asset_check(specs=specs, name=f"standing_{entity.name}", required_resource_keys={"engine"})
@@ -32,16 +34,18 @@ def standing_check(entity: Entity, key: dg.AssetKey) -> dg.AssetChecksDefinition
 
 
 def standing(stores: Stores, entity: Entity, key: dg.AssetKey) -> Iterator[dg.AssetCheckResult]:
-    """Both results, from the ledger as it is now. Raises UnreachableError."""
+    """All results, from the ledger as it is now. Raises UnreachableError."""
     status = status_of(stores, entity)
     yield _freshness(status, stores.settings.lag_limit_seconds, key)
     if status:
         with stores.target() as cursor:
             overdue = due.keys_overdue(cursor, entity.name, stores.settings.due_limit_seconds)
             causes = due.overview(cursor, due.Choice(entity.name), 0)["causes"]
+            letters = dead_letters.overview(cursor, dead_letters.Which(entity.name), 0)
     else:
-        overdue, causes = 0, []
+        overdue, causes, letters = 0, [], {dead_letters.PARKED: 0, due.DISCARDED: 0, "causes": []}
     yield _due(status.get("due", {}), overdue, cast(list[dict[str, Any]], causes), key)
+    yield _dead_letters(entity.name, letters, key)
 
 
 def _freshness(status: dict[str, Any], limit: float, key: dg.AssetKey) -> dg.AssetCheckResult:
@@ -66,18 +70,22 @@ def _who(status: dict[str, Any]) -> str:
 
 
 def _due(owed: dict[str, int], overdue: int, causes: list[dict[str, Any]], key: dg.AssetKey) -> dg.AssetCheckResult:
-    parked = int(owed.get("rejected", 0))
-    waiting = sum(map(int, owed.values())) - parked
-    severity = None
-    if overdue:
-        severity = dg.AssetCheckSeverity.ERROR
-    elif parked:
-        severity = dg.AssetCheckSeverity.WARN
-    said = f"{waiting} keys wait, {overdue} of them for too long; {parked} rows are parked"
-    metadata: dict[str, Any] = {"waiting": waiting, "overdue": overdue, "parked": parked}
+    waiting = sum(int(keys) for reason, keys in owed.items() if reason not in due.DEAD_LETTERS)
+    severity = dg.AssetCheckSeverity.ERROR if overdue else None
+    said = f"{waiting} keys wait, {overdue} of them for too long"
+    metadata: dict[str, Any] = {"waiting": waiting, "overdue": overdue}
     if causes:
         metadata["causes"] = dg.MetadataValue.table([dg.TableRecord(_cells(cause)) for cause in causes[:_CAUSES]])
     return _result(DUE, key, severity, said, metadata)
+
+
+def _dead_letters(entity: str, found: dict[str, Any], key: dg.AssetKey) -> dg.AssetCheckResult:
+    parked, discarded = found[dead_letters.PARKED], found[due.DISCARDED]
+    said = f"{parked} rows are parked" + (f", {discarded} are discarded" if discarded else "")
+    metadata: dict[str, Any] = {"parked": parked, "discarded": discarded}
+    if found["causes"]:
+        metadata["causes"] = dg.MetadataValue.md(letters_page(entity, found["causes"]))
+    return _result(DEAD_LETTERS, key, dg.AssetCheckSeverity.WARN if parked else None, said, metadata)
 
 
 def _cells(cause: dict[str, Any]) -> dict[str, str | int]:

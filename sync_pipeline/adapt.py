@@ -50,8 +50,8 @@ def adapt(entity: Entity, key: Key, legacy: pa.Table) -> tuple[Adapted, list[Rej
             elif part.num_rows == 0:
                 raise DeclarationError(f"entity {entity.name}: adapt fails on an empty frame: {error}") from error
             else:
-                text = key.texts(part)[0].as_py()
-                rejects.append(Reject(text, "adapt", type(error).__name__, str(error)))
+                text, digest = key.texts(part)[0].as_py(), part.column(DIGEST)[0].as_py()
+                rejects.append(Reject(text, "adapt", type(error).__name__, str(error), digest))
 
     attempt(legacy)
     if not pieces:

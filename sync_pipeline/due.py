@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import pyarrow as pa
 from psycopg2.extras import execute_values
@@ -20,12 +21,16 @@ PRIORITY = {
     "future": 3,
     "children": 4,
     "parent": 5,
-    "rejected": 5,
     "fanout": 6,
     "sweep": 7,
 }
+_PARKED_PRIORITY = 5
 # what is set aside until something else changes
 PARKED = ("rejected", "parent", "children")
+# what nobody owes any more, but knows of (dead_letters.py)
+DISCARDED = "discarded"
+ASIDE = (*PARKED, DISCARDED)
+DEAD_LETTERS = ("rejected", DISCARDED)
 _CHILDREN_SECONDS = 60
 CLAIM_SECONDS = 120
 MISSING_FILE = "MediaMissing"
@@ -57,6 +62,7 @@ class Wait:
     reason: str
     entity: str
     awaited: str
+    digest: int | None = None  # of the row that waits
 
     @property
     def said(self) -> str:
@@ -100,9 +106,9 @@ def park(cursor: Cursor, entity: str, rejects: Iterable[Reject], revision: int, 
     """Park rows with their reason; they wait for a change of the row or for a replay.
 
     A file may be uploaded after the row that names it: a row whose file is missing is tried again by itself,
-    `retries` times for the same fault, after 2, 4, 8 … 600 s.
+    `retries` times for the same fault, after 2, 4, 8 … 600 s. A row that was discarded stays so while it is the same.
     """
-    rows = [(entity, r.key, revision, r.step, r.error, r.message[:2000]) for r in rejects]
+    rows = [(entity, r.key, revision, r.step, r.error, r.message[:2000], r.digest) for r in rejects]
     if not rows:
         return
     cursor.execute(
@@ -111,13 +117,16 @@ def park(cursor: Cursor, entity: str, rejects: Iterable[Reject], revision: int, 
     )
     execute_values(
         cursor,
-        "INSERT INTO sync.due (entity, reason, key, revision, priority, not_before, attempts, step, error, message)"
-        " VALUES %s ON CONFLICT (entity, key, reason) WHERE key IS NOT NULL DO UPDATE SET revision = excluded.revision,"
+        "INSERT INTO sync.due (entity, reason, key, revision, priority, not_before, attempts, step, error, message,"
+        " digest) SELECT r.* FROM (VALUES %s) r (entity, reason, key, revision, priority, not_before, attempts, step,"
+        " error, message, digest) WHERE NOT EXISTS (SELECT FROM sync.due d WHERE (d.entity, d.key, d.reason) ="
+        f" (r.entity, r.key, '{DISCARDED}') AND d.digest = r.digest)"
+        " ON CONFLICT (entity, key, reason) WHERE key IS NOT NULL DO UPDATE SET revision = excluded.revision,"
         " attempts = CASE WHEN due.message = excluded.message THEN due.attempts + 1 ELSE 1 END, step = excluded.step,"
-        " error = excluded.error, message = excluded.message, last_at = now(), claimed_until = NULL,"
-        " not_before = 'infinity', waits_for = NULL, waits_key = NULL",
-        sorted(rows),
-        template=f"(%s, 'rejected', %s, %s, {PRIORITY['rejected']}, 'infinity', 1, %s, %s, %s)",
+        " error = excluded.error, message = excluded.message, digest = excluded.digest, last_at = now(),"
+        " claimed_until = NULL, not_before = 'infinity', waits_for = NULL, waits_key = NULL",
+        sorted(rows, key=lambda row: row[1]),
+        template=f"(%s, 'rejected', %s, %s, {_PARKED_PRIORITY}, 'infinity'::timestamptz, 1, %s, %s, %s, %s::bigint)",
     )
     cursor.execute(
         "UPDATE sync.due SET not_before = now() + least(600, power(2, attempts)) * interval '1 s'"
@@ -126,19 +135,26 @@ def park(cursor: Cursor, entity: str, rejects: Iterable[Reject], revision: int, 
     )
 
 
+def recall(cursor: Cursor, entity: str, keys: Sequence[str]) -> None:
+    """Rows that were discarded, and that somebody has had tried all the same, are no longer."""
+    cursor.execute(
+        "DELETE FROM sync.due WHERE entity = %s AND reason = %s AND key = ANY(%s)", (entity, DISCARDED, list(keys))
+    )
+
+
 def wait(cursor: Cursor, entity: str, waits: Sequence[Wait], revision: int, limit: float) -> None:
     """Set rows aside until those they wait for are written. A child that waits longer than `limit` s is a dead letter.
 
     Even then it is released when its parent lands.
     """
-    values = [(w.key, w.reason, w.entity, w.awaited, w.said) for w in sorted(waits, key=lambda w: w.key)]
+    values = [(w.key, w.reason, w.entity, w.awaited, w.said, w.digest) for w in sorted(waits, key=lambda w: w.key)]
     if not values:
         return
     keys = [key for key, *_ in values]
     # of a dead letter, the time runs on for as long as it waits for the same
     execute_values(
         cursor,
-        "DELETE FROM sync.due d USING (VALUES %s) w (key, reason, waits_for, waits_key, message)"
+        "DELETE FROM sync.due d USING (VALUES %s) w (key, reason, waits_for, waits_key, message, digest)"
         f" WHERE d.entity = {bind(cursor, entity)} AND d.key = w.key AND d.reason IN ('rejected', 'parent', 'children')"
         " AND NOT (d.reason = 'children' AND w.reason = 'children')"
         " AND (d.waits_for, d.waits_key) IS DISTINCT FROM (w.waits_for, w.waits_key)",
@@ -147,12 +163,14 @@ def wait(cursor: Cursor, entity: str, waits: Sequence[Wait], revision: int, limi
     )
     execute_values(
         cursor,
-        "INSERT INTO sync.due (entity, reason, key, revision, priority, step, error, waits_for, waits_key, message)"
-        " SELECT w.* FROM (VALUES %s) w (entity, reason, key, revision, priority, step, error, waits_for, waits_key,"
-        " message) WHERE NOT EXISTS (SELECT FROM sync.due d WHERE (d.entity, d.key, d.reason) ="
+        "INSERT INTO sync.due (entity, reason, key, revision, priority, step, error, waits_for, waits_key, message,"
+        " digest) SELECT w.* FROM (VALUES %s) w (entity, reason, key, revision, priority, step, error, waits_for,"
+        " waits_key, message, digest) WHERE NOT EXISTS (SELECT FROM sync.due d WHERE (d.entity, d.key, d.reason) ="
         " (w.entity, w.key, 'rejected')) ON CONFLICT (entity, key, reason) WHERE key IS NOT NULL DO UPDATE"
-        " SET waits_for = excluded.waits_for, waits_key = excluded.waits_key, message = excluded.message",
+        " SET waits_for = excluded.waits_for, waits_key = excluded.waits_key, message = excluded.message,"
+        " digest = excluded.digest",
         [(entity, r, k, revision, PRIORITY[r], "row", "Waits", *rest) for k, r, *rest in values],
+        template="(%s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s::bigint)",
         page_size=len(values),
     )
     cursor.execute(
@@ -168,13 +186,16 @@ def wait(cursor: Cursor, entity: str, waits: Sequence[Wait], revision: int, limi
 
 
 def release(cursor: Cursor, entity: str, keys: Sequence[str], *, unchanged: bool = False) -> None:
-    """Rows that went through are parked no longer; an `unchanged` one still is where its document was not taken."""
+    """Rows that went through are parked no longer.
+
+    An `unchanged` one still is where its document was not taken, and stays discarded where it was.
+    """
     if not keys:
         return
     but = " AND step IS DISTINCT FROM 'document'" if unchanged else ""
     cursor.defer(
         f"DELETE FROM sync.due WHERE entity = %s AND reason = ANY(%s) AND key = ANY(%s){but}",
-        (entity, list(PARKED), list(keys)),
+        (entity, list(PARKED if unchanged else ASIDE), list(keys)),
     )
 
 
@@ -283,16 +304,6 @@ def postpone(cursor: Cursor, ids: Sequence[int], error: Exception) -> None:
     )
 
 
-def replay(cursor: Cursor, entity: str | None, key: str | None) -> int:
-    """Make what waits due at once, with all its retries before it; the number of records."""
-    cursor.execute(
-        "UPDATE sync.due SET not_before = now(), claimed_until = NULL, attempts = 0"
-        " WHERE (%(e)s IS NULL OR entity = %(e)s) AND (%(k)s IS NULL OR key = %(k)s OR %(k)s = ANY(keys))",
-        {"e": entity, "k": key},
-    )
-    return int(cursor.rowcount)
-
-
 def refused_documents(cursor: Cursor, entity: str) -> list[str]:
     """Rows (key texts) that are parked since the index did not take their document."""
     cursor.execute(
@@ -312,7 +323,7 @@ def replay_documents(cursor: Cursor, entity: str) -> None:
 
 @dataclass(frozen=True)
 class Choice:
-    """Which of what is owed is asked for."""
+    """Which of what is owed is asked for; dead letters are a thing of their own."""
 
     entity: str
     reason: str | None = None
@@ -322,28 +333,42 @@ class Choice:
     def where(self) -> str:
         """The condition, over named parameters."""
         return (
-            "entity = %(entity)s AND (%(reason)s IS NULL OR reason = %(reason)s)"
+            "entity = %(entity)s AND reason <> ALL(%(dead)s) AND (%(reason)s IS NULL OR reason = %(reason)s)"
             " AND (%(key)s IS NULL OR key = %(key)s OR %(key)s = ANY(keys))"
         )
+
+    @property
+    def values(self) -> dict[str, object]:
+        """The parameters."""
+        return {**vars(self), "dead": list(DEAD_LETTERS)}
+
+
+def replay(cursor: Cursor, choice: Choice) -> int:
+    """Make what waits due at once, with all its retries before it; the number of records."""
+    cursor.execute(
+        f"UPDATE sync.due SET not_before = now(), claimed_until = NULL, attempts = 0 WHERE {choice.where}",
+        choice.values,
+    )
+    return int(cursor.rowcount)
 
 
 def overview(cursor: Cursor, choice: Choice, limit: int) -> dict[str, object]:
     """`total` records, `causes` (records alike, with an example), and the first `records`, most urgent first."""
-    values = {**vars(choice), "limit": limit}
+    values = {**choice.values, "limit": limit}
     cursor.execute(f"SELECT count(*) FROM sync.due WHERE {choice.where}", values)
     total = int(cursor.fetchone()[0])
-    causes = _named(
+    causes = named(
         cursor,
         "SELECT reason, step, error, sum(coalesce(cardinality(keys), 1))::bigint AS keys, max(attempts) AS attempts,"
-        f" min(first_at) AS first_at, {_next_at('min(not_before)')} AS next_at, min(message) AS message"
+        f" min(first_at) AS first_at, {next_at('min(not_before)')} AS next_at, min(message) AS message"
         f" FROM sync.due WHERE {choice.where} GROUP BY reason, step, error ORDER BY keys DESC, 1, 2, 3",
         values,
     )
-    records = _named(
+    records = named(
         cursor,
         "SELECT reason, coalesce(key, CASE WHEN cardinality(keys) = 1 THEN keys[1] ELSE cardinality(keys) || ' keys'"
         " END) AS key, step, error, message, attempts, first_at, last_at,"
-        f" {_next_at('not_before')} AS next_at"
+        f" {next_at('not_before')} AS next_at"
         f" FROM sync.due WHERE {choice.where} ORDER BY priority, not_before, id LIMIT %(limit)s",
         values,
     )
@@ -351,30 +376,31 @@ def overview(cursor: Cursor, choice: Choice, limit: int) -> dict[str, object]:
 
 
 def keys_owed(cursor: Cursor, entity: str) -> int:
-    """How many keys are owed, parked rows left out."""
+    """How many keys are owed, rows set aside left out."""
     cursor.execute(
         "SELECT coalesce(sum(coalesce(cardinality(keys), 1)), 0) FROM sync.due WHERE entity = %s AND reason <> ALL(%s)",
-        (entity, list(PARKED)),
+        (entity, list(ASIDE)),
     )
     return int(cursor.fetchone()[0])
 
 
 def keys_overdue(cursor: Cursor, entity: str, seconds: float) -> int:
-    """How many keys are owed for longer than this; parked rows, and children that wait for parents, left out."""
+    """How many keys are owed for longer than this; dead letters, and children that wait for parents, left out."""
     cursor.execute(
         "SELECT coalesce(sum(coalesce(cardinality(keys), 1)), 0) FROM sync.due"
-        " WHERE entity = %s AND reason NOT IN ('rejected', 'parent') AND first_at < now() - %s * interval '1 s'",
-        (entity, seconds),
+        " WHERE entity = %s AND reason <> ALL(%s) AND first_at < now() - %s * interval '1 s'",
+        (entity, [*DEAD_LETTERS, "parent"], seconds),
     )
     return int(cursor.fetchone()[0])
 
 
-def _next_at(expression: str) -> str:
+def next_at(expression: str) -> str:
     """When it is tried again; what waits for a person has no such time."""
     return f"nullif({expression}, 'infinity')"
 
 
-def _named(cursor: Cursor, query: str, values: dict[str, object]) -> list[dict[str, object]]:
+def named(cursor: Cursor, query: str, values: dict[str, object]) -> list[dict[str, Any]]:
+    """The rows of a query, by column."""
     cursor.execute(query, values)
     names = [column.name for column in cursor.description]
     return [dict(zip(names, row, strict=True)) for row in cursor.fetchall()]

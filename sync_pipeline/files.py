@@ -15,7 +15,7 @@ from sync_pipeline.errors import DeclarationError, MediaMissingError, Unreachabl
 from sync_pipeline.faults import crash_point
 from sync_pipeline.keys import Key
 from sync_pipeline.ledger import media as ledger
-from sync_pipeline.origin import Reject
+from sync_pipeline.origin import DIGEST, Reject
 from sync_pipeline.sinks.media_bucket import Copied, MediaBucket, Source
 from sync_pipeline.stores import Stores
 
@@ -59,8 +59,17 @@ def place(sink: MediaBucket, stores: Stores, key: Key, adapted: Adapted, *, wait
         sink, key, without(adapted, key, gone), lambda _, values: keys_of.take(pc.index_in(values, value_set=names_of))
     )
     left = set(gone)
+    placed.rejects = _of_rows(key, adapted, placed.rejects)
     placed.references = sorted({(text, name, targets[name]) for text, name in names if text not in left})
     return placed
+
+
+def _of_rows(key: Key, adapted: Adapted, rejects: list[Reject]) -> list[Reject]:
+    """The rejects, with the digests of their rows."""
+    if not rejects:
+        return []
+    digests = dict(zip(key.texts(adapted.legacy).to_pylist(), adapted.legacy.column(DIGEST).to_pylist(), strict=True))
+    return [replace(reject, digest=digests[reject.key]) for reject in rejects]
 
 
 def _named(sink: MediaBucket, key: Key, adapted: Adapted) -> list[tuple[str, str]]:

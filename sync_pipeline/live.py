@@ -172,9 +172,9 @@ def caught_up(lane: Lane, since: object) -> bool:
     with lane.stores.target() as cursor:
         cursor.execute(
             "SELECT coalesce(applied_through >= %(t)s AND swept_from >= %(t)s, false) AND NOT EXISTS"
-            " (SELECT FROM sync.due WHERE entity = %(e)s AND reason <> ALL(%(parked)s))"
+            " (SELECT FROM sync.due WHERE entity = %(e)s AND reason <> ALL(%(aside)s))"
             " FROM sync.cursor WHERE entity = %(e)s",
-            {"t": since, "e": lane.entity.name, "parked": list(due.PARKED)},
+            {"t": since, "e": lane.entity.name, "aside": list(due.ASIDE)},
         )
         return bool(cursor.fetchone()[0])
 

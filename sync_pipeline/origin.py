@@ -38,6 +38,7 @@ class Reject:
     step: str
     error: str
     message: str
+    digest: int | None = None  # of the row that was refused
 
 
 @dataclass(frozen=True)
@@ -250,13 +251,15 @@ class Origin:
     def _read_leniently(self, texts: pa.Table) -> Rows:
         """Cast column by column and set aside the rows that hold what no Arrow type can (infinity, year 20000)."""
         keys = self.key.texts(texts.select(list(self.key.columns)))
+        digests = texts.column(DIGEST)
         rejects: dict[int, Reject] = {}
         columns = []
         for field in self.schema:
             column, faults = _cast(texts.column(field.name), field)
             columns.append(column)
             for row, message in faults:
-                rejects.setdefault(row, Reject(keys[row].as_py(), "read", "UnreadableValue", message))
+                about = keys[row].as_py(), "read", "UnreadableValue", message
+                rejects.setdefault(row, Reject(*about, int(digests[row].as_py())))
         keep = pa.array([row for row in range(texts.num_rows) if row not in rejects], pa.int64())
         table = pa.Table.from_arrays(columns, schema=self.schema).take(keep)
         return Rows(table, tuple(rejects.values()), self._last(texts))

@@ -21,6 +21,7 @@ from sync_pipeline.keys import Key
 from sync_pipeline.lane import Lane
 from sync_pipeline.ledger.ledger import HELD_ROW, key_of, table_of
 from sync_pipeline.ledger.references import Dependent, enter
+from sync_pipeline.origin import DIGEST
 from sync_pipeline.sinks.relational import Reference
 from sync_pipeline.stores import Cursor
 
@@ -92,10 +93,11 @@ class Kin:
                 there = self._there(reference, named)
                 if reference.entity == self.lane.entity.name:
                     there = (there - go) | (come - found.keys())
-                pairs = zip(key.texts(rows.legacy).to_pylist(), named.to_pylist(), strict=True)
+                digests = rows.legacy.column(DIGEST).to_pylist()
+                waiting = zip(key.texts(rows.legacy).to_pylist(), named.to_pylist(), digests, strict=True)
                 now |= {
-                    text: Wait(text, "parent", reference.entity, parent)
-                    for text, parent in pairs
+                    text: Wait(text, "parent", reference.entity, parent, digest)
+                    for text, parent, digest in waiting
                     if parent is not None and parent not in there
                 }
             if not now:

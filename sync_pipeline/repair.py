@@ -11,14 +11,14 @@ from sync_pipeline.lane import Lane
 from sync_pipeline.pipeline import sync_keys
 from sync_pipeline.reconcile.files import rows_naming
 from sync_pipeline.reconcile.reconcile import keys_of
-from sync_pipeline.reconcile.verdict import Finding
+from sync_pipeline.reconcile.verdict import KNOWN, Finding
 
 _CHUNK = 2_000
 
 
 def repair(lane: Lane, findings: list[Finding]) -> list[Outcome]:
-    """Mend what a reconciliation found. Findings that are pending or unknown are left alone."""
-    findings = [finding for finding in findings if finding.kind not in {"pending", "unknown"}]
+    """Mend what a reconciliation found. Findings that are pending, discarded or unknown are left alone."""
+    findings = [finding for finding in findings if finding.kind not in {*KNOWN, "unknown"}]
     _remove_extra(lane, findings)
     keys = pa.concat_tables([keys_of(lane, findings), _renewed(lane, findings)])
     keys = keys.group_by(keys.column_names).aggregate([])

@@ -185,8 +185,9 @@ def _rewritten_files(lane: Lane) -> list[str]:
             "SELECT DISTINCT r.key FROM sync.media_ref r JOIN sync.media m USING (target_key)"
             " LEFT JOIN listing l ON l.source_key = r.source_key"
             " WHERE r.entity = %s AND l.etag IS DISTINCT FROM m.source_etag AND NOT EXISTS (SELECT FROM sync.due d"
-            "   WHERE d.entity = r.entity AND d.reason = 'media' AND r.key = ANY(d.keys)) ORDER BY 1",
-            (lane.entity.name,),
+            "   WHERE d.entity = r.entity AND (d.reason = 'media' AND r.key = ANY(d.keys)"
+            "     OR d.reason = %s AND r.key = d.key)) ORDER BY 1",
+            (lane.entity.name, due.DISCARDED),
         )
         return [key for (key,) in cursor.fetchall()]
 

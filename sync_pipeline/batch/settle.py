@@ -27,6 +27,8 @@ def settle_due(batch: Batch, cursor: Cursor, plan: pa.Table, applied: pa.Table, 
     due.release(cursor, name, [text for text in through if text not in kept])
     due.release(cursor, name, [text for text in through if text in kept], unchanged=True)
     due.wait(cursor, name, waits, revision, batch.lane.stores.settings.parent_limit_seconds)
+    if sent and parked:
+        due.recall(cursor, name, list(parked))
     due.park(cursor, name, parked.values(), revision, batch.lane.stores.settings.retry_limit)
     due.owe(cursor, name, "media", waiting, revision)
     due.owe(cursor, name, "overtaken", overtaken, revision)

@@ -150,8 +150,8 @@ def _write_rows(batch: Batch, cursor: Cursor, plan: pa.Table, applied: pa.Table)
 def _refused(batch: Batch) -> list[Reject]:
     """Which rows the table does not take: tried in a transaction that is rolled back."""
     rows = batch.lane.entity.table.rows(batch.adapted.table)
-    texts = batch.texts(batch.adapted.legacy)
+    texts, digests = batch.texts(batch.adapted.legacy), batch.adapted.legacy.column(DIGEST)
     return [
-        Reject(texts[row].as_py(), "row", type(error).__name__, str(error).strip())
+        Reject(texts[row].as_py(), "row", type(error).__name__, str(error).strip(), digests[row].as_py())
         for row, error in batch.lane.entity.table.refused(batch.lane.stores, rows)
     ]

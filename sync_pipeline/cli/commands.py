@@ -13,6 +13,7 @@ from sync_pipeline import logs
 from sync_pipeline.backfill import Filled, backfill_all
 from sync_pipeline.batch.order import Order, Outcome
 from sync_pipeline.cli import sources, tables
+from sync_pipeline.cli.dead_letters import app as dead_letters_app
 from sync_pipeline.cli.due import app as due_app
 from sync_pipeline.cli.following import Totals, caught_up, follow
 from sync_pipeline.cli.opening import All, AnyName, Format, Name, Output, opened, parsed, partitions, show
@@ -32,6 +33,7 @@ from sync_pipeline.status import status_of
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 app.add_typer(due_app, name="due")
 app.add_typer(rebuild_app, name="rebuild")
+app.add_typer(dead_letters_app, name="dead-letters")
 app.add_typer(sources.outbox, name="outbox")
 app.add_typer(sources.wal, name="wal")
 

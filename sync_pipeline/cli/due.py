@@ -15,7 +15,9 @@ from sync_pipeline.errors import SettingError
 from sync_pipeline.lane import Lane
 from sync_pipeline.ledger.ledger import migrate
 
-app = typer.Typer(no_args_is_help=True, help="What is owed: parked rows, documents, files, sweep findings.")
+app = typer.Typer(
+    no_args_is_help=True, help="What is owed: documents, files, rows that wait for others, sweep findings."
+)
 
 Reason = Annotated[str | None, typer.Option(help=f"Only {', '.join(owed.PRIORITY)}.", show_default=False)]
 Key = Annotated[str | None, typer.Option(help="Only this key.", show_default=False)]
@@ -32,7 +34,8 @@ def listing(
 ) -> None:
     """What is owed by cause, and the most urgent of it."""
     if reason and reason not in owed.PRIORITY:
-        raise SettingError(f"nothing is owed for reason {reason!r}; there are {', '.join(owed.PRIORITY)}")
+        letters = "; rows that were refused are dead letters: sync-pipeline dead-letters list"
+        raise SettingError(f"nothing is owed for reason {reason!r}; there are {', '.join(owed.PRIORITY)}{letters}")
     with opened(name, everything or not name) as (stores, entities):
         migrate(stores)
         with stores.target() as cursor:
@@ -50,7 +53,7 @@ def replay(name: AnyName = None, everything: All = False, key: Key = None, outpu
             if key and name:
                 parsed(lane, [key])
             with stores.target() as cursor:
-                report[entity.name] = owed.replay(cursor, entity.name, key)
+                report[entity.name] = owed.replay(cursor, owed.Choice(entity.name, key=key))
             while live.work(lane, lambda *_: None):
                 pass
     show(report, output, lambda: tables.table(("entity", "records replayed"), report.items()))

@@ -118,6 +118,8 @@ def statuses(report: Mapping[str, Mapping[str, Any]]) -> None:
             done = "all rows" if rebuild["filled"] else f"{rebuild['rows']:,} rows"
             since = _instant(rebuild["started_at"])
             say(f"{entity}: {rebuild['index']} is filled beside {rebuild['former']} since {since}: {done}")
+        if discarded := found.get("due", {}).get("discarded"):
+            say(f"{entity}: {discarded:,} rows are discarded: sync-pipeline dead-letters list {entity} --discarded")
         for alert in found.get("alerts", ()):
             say(f"{entity}: {alert}", "yellow")
 
@@ -127,6 +129,7 @@ def _status_row(entity: str, found: Mapping[str, Any]) -> tuple[object, ...]:
         return (entity, "never ran", *[""] * 8)
     due, fill = dict(found["due"]), found["backfill"]
     parked = due.pop("rejected", 0)
+    due.pop("discarded", None)
     return (
         entity,
         "yes" if found["followed"] else "no",
@@ -201,7 +204,7 @@ def notices(found: Sequence[Notice]) -> None:
 
 def _say_parked(entity: str, parked: int) -> None:
     if parked:
-        say(f"Rows of {entity} are parked: sync-pipeline due list {entity} --reason rejected", "yellow")
+        say(f"Rows of {entity} are parked: sync-pipeline dead-letters list {entity}", "yellow")
 
 
 def _cell(value: object) -> Text:

@@ -65,10 +65,11 @@ def compare_files(lane: Lane, sink: MediaBucket) -> list[Finding]:
         return found + [finding for finding in looks if finding]
 
 
-def owed_files(lane: Lane, findings: list[Finding], owed: Mapping[str, bool]) -> list[Finding]:
-    """The findings, those as pending whose rows are all that is `owed` (key texts)."""
+def known_files(lane: Lane, findings: list[Finding], known: Mapping[str, str]) -> list[Finding]:
+    """The findings, those whose rows (key texts) are `known` to differ as of that kind."""
     rows = rows_naming(lane, [finding.key for finding in findings])
-    return [replace(f, kind="pending") if rows.get(f.key, set()) & owed.keys() else f for f in findings]
+    kinds = {f.key: max((known[row] for row in rows.get(f.key, ()) if row in known), default=f.kind) for f in findings}
+    return [replace(finding, kind=kinds[finding.key]) for finding in findings]
 
 
 def rows_naming(lane: Lane, objects: list[str]) -> dict[str, set[str]]:

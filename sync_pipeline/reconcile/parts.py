@@ -37,7 +37,7 @@ def parts(lane: Lane, findings: Iterable[Finding]) -> list[Part]:
 
     Raises UnreachableError.
     """
-    by_row = _by_row(lane, [finding for finding in findings if finding.kind != "unknown"])
+    by_row = _by_row(lane, [f for f in findings if f.kind not in {"discarded", "unknown"}])
     label = _label(lane)
     with lane.stores.legacy_rows() as cursor:
         cursor.execute(f"SELECT {label}, count(*) FROM ({lane.origin.sql}) q GROUP BY 1")

@@ -8,6 +8,7 @@ from dataclasses import replace
 
 import pyarrow as pa
 
+from sync_pipeline import due
 from sync_pipeline.adapt import Adapted, adapt
 from sync_pipeline.errors import SettingError, SyncError
 from sync_pipeline.files import name_known
@@ -15,7 +16,7 @@ from sync_pipeline.keys import Key
 from sync_pipeline.lane import Lane
 from sync_pipeline.origin import Reject, Rows
 from sync_pipeline.reconcile.documents import compare_documents, extra_documents
-from sync_pipeline.reconcile.files import compare_files, owed_files, rows_naming
+from sync_pipeline.reconcile.files import compare_files, known_files, rows_naming
 from sync_pipeline.reconcile.rows import compare_rows
 from sync_pipeline.reconcile.verdict import Finding, Verdict
 from sync_pipeline.sinks.media_bucket import MediaBucket
@@ -88,7 +89,7 @@ def _settled(lane: Lane, suspects: list[Finding], verdict: Verdict) -> list[Find
 
 
 def _look_again(lane: Lane, suspects: list[Finding], verdict: Verdict) -> list[Finding]:
-    """What still differs after the grace time, against a fresh read; what is owed is pending."""
+    """What still differs after the grace time, against a fresh read; what is owed is pending, or discarded."""
     threading.Event().wait(lane.stores.settings.recheck_seconds)
     foreign = [finding for finding in suspects if not _is_key(lane, finding.key)]
     keys = lane.origin.key.parse(sorted({f.key for f in suspects} - {f.key for f in foreign}))
@@ -102,8 +103,8 @@ def _look_again(lane: Lane, suspects: list[Finding], verdict: Verdict) -> list[F
         return [replace(finding, kind="unknown", detail=str(error)) for finding in suspects]
     owed = _owed(lane, [finding.key for finding in found])
     verdict.overdue += sum(owed.values())
-    settled = [replace(f, kind="pending") if f.key in owed else f for f in found]
-    return foreign + settled
+    kinds = _discarded(lane, [finding.key for finding in found]) | dict.fromkeys(owed, "pending")
+    return foreign + [replace(f, kind=kinds.get(f.key, f.kind)) for f in found]
 
 
 def _files(lane: Lane, sink: MediaBucket, verdict: Verdict) -> list[Finding]:
@@ -117,9 +118,10 @@ def _files(lane: Lane, sink: MediaBucket, verdict: Verdict) -> list[Finding]:
         found = _still(lane, sink, found)
     if any(finding.kind == "stale" for finding in found) and await_sweep(lane, _SWEEP_PATIENCE_SECONDS):
         found = _still(lane, sink, found)
-    owed = _owed(lane, sorted(set().union(*rows_naming(lane, [f.key for f in found]).values())))
+    rows = sorted(set().union(*rows_naming(lane, [f.key for f in found]).values()))
+    owed = _owed(lane, rows)
     verdict.overdue += sum(owed.values())
-    return owed_files(lane, found, owed)
+    return known_files(lane, found, _discarded(lane, rows) | dict.fromkeys(owed, "pending"))
 
 
 def _still(lane: Lane, sink: MediaBucket, found: list[Finding]) -> list[Finding]:
@@ -150,12 +152,22 @@ def _owed(lane: Lane, keys: list[str]) -> dict[str, bool]:
     with lane.stores.target() as cursor:
         cursor.execute(
             "SELECT k, bool_or(reason <> 'parent' AND first_at < now() - %s * interval '1 s') FROM sync.due d,"
-            " unnest(coalesce(d.keys, ARRAY[d.key])) k WHERE d.entity = %s AND k = ANY(%s) GROUP BY k",
-            (lane.stores.settings.due_limit_seconds, lane.entity.name, [*keys, *roots]),
+            " unnest(coalesce(d.keys, ARRAY[d.key])) k WHERE d.entity = %s AND k = ANY(%s) AND reason <> %s GROUP BY k",
+            (lane.stores.settings.due_limit_seconds, lane.entity.name, [*keys, *roots], due.DISCARDED),
         )
         late = {key: bool(is_late) for key, is_late in cursor.fetchall()}
     owing = {key: {key, root.get(key, key)} & late.keys() for key in keys}
     return {key: any(late[name] for name in names) for key, names in owing.items() if names}
+
+
+def _discarded(lane: Lane, keys: list[str]) -> dict[str, str]:
+    """Those of the keys that somebody has set aside for good, as their kind."""
+    with lane.stores.target() as cursor:
+        cursor.execute(
+            "SELECT key FROM sync.due WHERE entity = %s AND reason = %s AND key = ANY(%s)",
+            (lane.entity.name, due.DISCARDED, keys),
+        )
+        return {key: "discarded" for (key,) in cursor.fetchall()}
 
 
 def _is_key(lane: Lane, text: str) -> bool:

@@ -2,7 +2,7 @@
 
 missing: should be there and is not. extra: is there and should not be. stale: as we once wrote it, but the
 monolith has moved on. corrupt: neither what the monolith holds nor what we wrote. pending: differs, and is owed
-in `due`. unknown: could not be looked at.
+in `due`. discarded: differs, and somebody has set it aside for good. unknown: could not be looked at.
 """
 
 from __future__ import annotations
@@ -11,7 +11,9 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-KINDS = ("missing", "stale", "extra", "corrupt", "pending", "unknown")
+KINDS = ("missing", "stale", "extra", "corrupt", "pending", "discarded", "unknown")
+# differs, and is known to
+KNOWN = frozenset({"pending", "discarded"})
 SINKS = ("relational", "search", "media")
 _SAMPLES = 100
 
@@ -59,7 +61,7 @@ class Verdict:
         kinds = {finding.kind for finding in self.findings}
         if "unknown" in kinds:
             return "unknown"
-        return "drift" if kinds - {"pending"} or self.overdue else "clean"
+        return "drift" if kinds - KNOWN or self.overdue else "clean"
 
     def as_dict(self) -> dict[str, Any]:
         """For JSON: counts by sink and kind, and samples."""

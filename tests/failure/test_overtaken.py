@@ -5,8 +5,9 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from sync_pipeline import due, live
+from sync_pipeline import dead_letters, due, live
 from sync_pipeline.batch.order import Order
+from sync_pipeline.dead_letters import Which
 from sync_pipeline.ledger.ledger import next_revision, raise_revision
 from sync_pipeline.pipeline import sync_keys
 from tests.stalled import stalled
@@ -134,5 +135,4 @@ def test_a_document_that_the_index_refuses_is_parked_until_a_replay(world, lane,
     finally:
         back = [{"add": {"index": "text-000001", "alias": "text"}}, {"remove_index": {"index": "text-refuses"}}]
         world.document("POST", "_aliases", {"actions": back})
-    with lane.stores.target() as cursor:
-        due.replay(cursor, "text", None)
+    dead_letters.replay(lane, Which("text"))

@@ -62,7 +62,7 @@ def test_definitions_show_the_way_of_the_data(defs):
     )
     assert graph.get(dg.AssetKey(["search", "video"])).parent_keys == {dg.AssetKey(["catalog", "video"])}
     assert dg.AssetKey(["legacy", "bucket"]) in graph.get(dg.AssetKey(["media", "video"])).parent_keys
-    assert len(graph.asset_check_keys) == 9 + 6 + 6  # of sinks, of where entities stand, of what is expected
+    assert len(graph.asset_check_keys) == 9 + 9 + 6  # of sinks, of where entities stand, of what is expected
 
 
 def test_a_range_is_one_run_with_a_result_for_each_partition(filled, world, instance):
@@ -235,7 +235,7 @@ def test_standing_is_told_when_it_changes_and_never_green_unseen(filled, world, 
 
     instance.report_runless_asset_event(dg.AssetMaterialization(["catalog", "text"]))
     again, cursor = looked(cursor)
-    assert set(again) == {("text", "freshness"), ("text", "due")}
+    assert set(again) == {("text", "freshness"), ("text", "due"), ("text", "dead_letters")}
     assert looked(cursor)[0] == {}
 
     with stores.target() as statement:

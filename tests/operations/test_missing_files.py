@@ -4,8 +4,9 @@ import dataclasses
 
 import pytest
 
-from sync_pipeline import due, live
+from sync_pipeline import dead_letters, live
 from sync_pipeline.batch.order import Order
+from sync_pipeline.dead_letters import Which
 from sync_pipeline.entity import load_entities
 from sync_pipeline.lane import Lane
 from sync_pipeline.pipeline import sync_keys
@@ -101,7 +102,6 @@ def test_a_row_that_came_to_nothing_is_no_longer_parked_once_it_is_swept(world, 
 def test_a_replay_of_what_still_fails_keeps_it_parked(world, lane, key):
     for _ in range(RETRIES + 1):
         sync(lane, key)
-    with lane.stores.target() as cursor:
-        assert due.replay(cursor, "text", None) == 1
+    assert dead_letters.replay(lane, Which("text")) == [key]
     assert live.work(lane, lambda *_: None)
     assert world.target(OWED) == [("MediaMissing", 1, pytest.approx(2))]

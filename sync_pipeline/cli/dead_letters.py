@@ -1,0 +1,236 @@
+"""`sync-pipeline dead-letters …`: rows that were refused, by cause and one by one; tried again, or discarded."""
+
+from __future__ import annotations
+
+import getpass
+import re
+import socket
+import time
+from collections.abc import Mapping
+from functools import partial
+from typing import Annotated, Any
+
+import typer
+
+from sync_pipeline import dead_letters, live
+from sync_pipeline.cli import tables
+from sync_pipeline.cli.opening import All, AnyName, Format, Output, opened, parsed, show
+from sync_pipeline.dead_letters import Which
+from sync_pipeline.due import DEAD_LETTERS, DISCARDED
+from sync_pipeline.errors import SettingError
+from sync_pipeline.lane import Lane
+from sync_pipeline.ledger.ledger import migrate
+from sync_pipeline.stores import Stores
+
+app = typer.Typer(no_args_is_help=True, help="Rows that were refused: by cause, one by one; tried again, or discarded.")
+
+Keys = Annotated[list[str] | None, typer.Option("--key", help="Only this key; may be given several times.")]
+Step = Annotated[str | None, typer.Option(help=f"Only of step {', '.join(dead_letters.REMEDIES)}.", show_default=False)]
+Error = Annotated[str | None, typer.Option(help="Only of this error, such as ArrowInvalid.", show_default=False)]
+Older = Annotated[str | None, typer.Option("--older-than", help="First refused so long ago: 90s, 30m, 12h, 7d.")]
+Discarded = Annotated[bool, typer.Option("--discarded", help="Only those that were discarded.")]
+Name = Annotated[str, typer.Argument(help="The entity.")]
+
+_UNITS = {"s": 1, "m": 60, "h": 3_600, "d": 86_400}
+_PATIENCE_SECONDS = 30.0
+_LOOK_SECONDS = 0.1
+
+
+@app.command("list")
+def listing(
+    name: AnyName = None,
+    everything: All = False,
+    key: Keys = None,
+    step: Step = None,
+    error: Error = None,
+    older: Older = None,
+    discarded: Discarded = False,
+    limit: Annotated[int, typer.Option(min=0, help="Letters shown of each entity.")] = 20,
+    output: Format = Output.TEXT,
+) -> None:
+    """Dead letters by cause, with examples, and the oldest of them."""
+    reasons = (DISCARDED,) if discarded else DEAD_LETTERS
+    seconds = _seconds(older)
+    with opened(name, everything or not name) as (stores, entities):
+        report = {
+            e.name: _overview(stores, Which(e.name, key or (), step, error, seconds, reasons), limit) for e in entities
+        }
+    show(report, output, partial(_listed, report))
+
+
+def _overview(stores: Stores, which: Which, limit: int) -> dict[str, Any]:
+    migrate(stores)
+    with stores.target() as cursor:
+        return dead_letters.overview(cursor, which, limit)
+
+
+def _listed(report: Mapping[str, Mapping[str, Any]]) -> None:
+    causes = [(entity, cause) for entity, found in report.items() for cause in found["causes"]]
+    if not causes:
+        tables.say("No dead letters.")
+        return
+    heads = ("entity", "state", "step", "error", "rows", "attempts", "since", "keys", "for example")
+    names = ("state", "step", "error", "letters", "attempts", "first_at")
+    rows = [(e, *(c[name] for name in names), ", ".join(c["keys"]), c["message"]) for e, c in causes]
+    tables.table(heads, rows, left=9)
+    letters = [letter for found in report.values() for letter in found["letters"]]
+    tables.table(("entity", "key", "state", "next try", "message"), map(_line, letters), left=5)
+    total = sum(cause["letters"] for _, cause in causes)
+    if total > len(letters):
+        tables.say(
+            f"{len(letters):,} of {total:,}; --limit shows more, --step, --error, --older-than and --key choose."
+        )
+    if any(found[dead_letters.PARKED] for found in report.values()):
+        tables.say("show ENTITY KEY tells all of one; replay tries again what is mended; discard sets aside for good.")
+
+
+def _line(letter: Mapping[str, Any]) -> tuple[object, ...]:
+    if letter["state"] == DISCARDED:
+        said = f"{letter['discarded_why']} ({letter['discarded_by']}, {letter['discarded_at']:%Y-%m-%d})"
+        return letter["entity"], letter["key"], letter["state"], "when its row changes", said
+    return letter["entity"], letter["key"], letter["state"], letter["next_at"] or "on replay", letter["message"]
+
+
+@app.command("show")
+def showing(name: Name, key: Annotated[str, typer.Argument(help="The key.")], output: Format = Output.TEXT) -> None:
+    """All that is known of one: why, since when, what the monolith holds now, and what to do."""
+    with opened(name, everything=False) as (stores, entities):
+        lane = Lane.open(entities[0], stores)
+        (text,) = _keys(lane, [key])
+        with stores.target() as cursor:
+            letter = dead_letters.letter(cursor, name, text)
+        if letter is None:
+            raise SettingError(f"{name} {text} is no dead letter: sync-pipeline why {name} {text} says where it stands")
+        found = dead_letters.known(lane, letter)
+    show(found, output, partial(_shown, found))
+
+
+def _shown(found: Mapping[str, Any]) -> None:
+    tables.say(
+        f"{found['entity']} {found['key']} is {found['state']}: refused at step {found['step']}, {found['error']}"
+    )
+    tables.say(f"  {found['message']}")
+    times = f"first {found['first_at']:%Y-%m-%d %H:%M:%S}, last {found['last_at']:%Y-%m-%d %H:%M:%S}"
+    tables.say(
+        f"Attempts: {found['attempts']:,}; {times}; next: {found['next_at'] or 'when its row changes, or on replay'}."
+    )
+    if found["state"] == DISCARDED:
+        by, at = found["discarded_by"], f"{found['discarded_at']:%Y-%m-%d %H:%M:%S}"
+        tables.say(f"Discarded by {by} at {at}: {found['discarded_why']}")
+    tables.say(f"In the monolith: {_in_the_monolith(found)}")
+    if found["row"]:
+        tables.table(("column", "value now"), found["row"].items(), left=2)
+    tables.say(
+        f"To do: {found['remedy']}; then sync-pipeline dead-letters replay {found['entity']} --key {found['key']}"
+    )
+
+
+def _in_the_monolith(found: Mapping[str, Any]) -> str:
+    if not found["readable"]:
+        return "there, and still not readable."
+    if found["row"] is None:
+        return "gone."
+    return {None: "there.", True: "there, and changed since it was refused.", False: "there, as it was refused."}[
+        found["changed"]
+    ]
+
+
+@app.command()
+def replay(
+    name: AnyName = None,
+    everything: All = False,
+    key: Keys = None,
+    step: Step = None,
+    error: Error = None,
+    older: Older = None,
+    discarded: Discarded = False,
+    output: Format = Output.TEXT,
+) -> None:
+    """Try them again now. Discarded ones only where --key or --discarded asks for them."""
+    reasons = (DISCARDED,) if discarded else DEAD_LETTERS if key else ("rejected",)
+    seconds = _seconds(older)
+    report = {}
+    with opened(name, everything) as (stores, entities):
+        for entity in entities:
+            lane = Lane.open(entity, stores)
+            which = Which(entity.name, _keys(lane, key), step, error, seconds, reasons)
+            report[entity.name] = _replayed(lane, dead_letters.replay(lane, which))
+    heads = ("entity", "replayed", "through", "parked again")
+    show(report, output, lambda: tables.table(heads, [(n, *row.values()) for n, row in report.items()]))
+
+
+def _replayed(lane: Lane, keys: list[str]) -> dict[str, int]:
+    """Work until none of them is due, whoever follows takes some of them."""
+    limit = time.monotonic() + _PATIENCE_SECONDS
+    while live.work(lane, lambda *_: None) or (_under_way(lane, keys) and time.monotonic() < limit):
+        pass
+    with lane.stores.target() as cursor:
+        found = dead_letters.overview(cursor, Which(lane.entity.name, keys), 0) if keys else {dead_letters.PARKED: 0}
+    return {
+        "replayed": len(keys),
+        "through": len(keys) - found[dead_letters.PARKED],
+        "parked": found[dead_letters.PARKED],
+    }
+
+
+def _under_way(lane: Lane, keys: list[str]) -> bool:
+    with lane.stores.target() as cursor:
+        found = dead_letters.under_way(cursor, lane.entity.name, keys)
+    if found:
+        time.sleep(_LOOK_SECONDS)
+    return found
+
+
+@app.command()
+def discard(
+    name: Name,
+    why: Annotated[str, typer.Option("--reason", help="Why nobody needs them; it is kept.")],
+    key: Keys = None,
+    step: Step = None,
+    error: Error = None,
+    older: Older = None,
+    by: Annotated[str, typer.Option(help="Who says so.", show_default="you, at this machine")] = "",
+    output: Format = Output.TEXT,
+) -> None:
+    """Set them aside for good: not tried again until their legacy rows change. A replay takes it back."""
+    if not (key or step or error or older):
+        raise SettingError("say which: --key, --step, --error or --older-than")
+    if not why.strip():
+        raise SettingError("--reason must say why")
+    seconds = _seconds(older)
+    with opened(name, everything=False) as (stores, entities):
+        lane = Lane.open(entities[0], stores)
+        which = Which(name, _keys(lane, key), step, error, seconds, ("rejected",))
+        keys = dead_letters.discard(lane, which, by or _who(), why.strip())
+        with stores.target() as cursor:
+            left = dead_letters.overview(cursor, which, 0)[dead_letters.PARKED]
+    report = {name: {"discarded": len(keys), "left": left}}
+    show(report, output, partial(_discarded, name, keys, left))
+
+
+def _discarded(name: str, keys: list[str], left: int) -> None:
+    tables.say(
+        f"{len(keys):,} rows of {name} are discarded; sync-pipeline dead-letters replay {name} --discarded undoes it."
+    )
+    if left:
+        tables.say(
+            f"{left:,} were refused by an earlier version, which did not note the row: replay them first.", "yellow"
+        )
+
+
+def _keys(lane: Lane, keys: list[str] | None) -> list[str]:
+    """Keys as they were typed, as the ledger writes them."""
+    return lane.origin.key.texts(parsed(lane, keys)).to_pylist() if keys else []
+
+
+def _seconds(age: str | None) -> float | None:
+    if age is None:
+        return None
+    read = re.fullmatch(r"(\d+)([smhd])", age)
+    if not read:
+        raise SettingError(f"--older-than {age!r}: write a whole number and s, m, h or d, such as 12h")
+    return float(read[1]) * _UNITS[read[2]]
+
+
+def _who() -> str:
+    return f"{getpass.getuser()}@{socket.gethostname()}"

@@ -1,0 +1,206 @@
+"""Dead letters: rows that were refused, or waited in vain. By cause, one by one; replayed, or discarded for good.
+
+A dead letter is tried again when its legacy row changes, and stays where it is meanwhile. To discard one is to have the
+ledger take the very row that was refused for applied: no sweep, backfill or event looks at it again until it is another
+one. What the new side held before stays there, and reconciliation calls the difference discarded.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from sync_pipeline.due import DEAD_LETTERS, DISCARDED, named, next_at
+from sync_pipeline.lane import Lane
+from sync_pipeline.origin import DIGEST
+from sync_pipeline.stores import Cursor
+
+PARKED = "parked"
+# what to do, by the step that refused
+REMEDIES = {
+    "read": "mend the row in the monolith, or cast the column in the entity's query",
+    "adapt": "mend the row in the monolith, or the adapter and raise the entity's version",
+    "media": "upload the file to the monolith's bucket",
+    "row": "mend the row in the monolith, or the new table and the entity's file",
+    "document": "mend the row in the monolith, or the index's mapping",
+}
+AWAITED = "bring the row that it refers to: see why that one is not there"
+_EXAMPLES, _LONGEST = 3, 200
+_STATE = f"CASE reason WHEN '{DISCARDED}' THEN '{DISCARDED}' ELSE '{PARKED}' END"
+
+
+@dataclass(frozen=True)
+class Which:
+    """Which dead letters are meant: those that fulfil all that is said."""
+
+    entity: str
+    keys: Sequence[str] = ()
+    step: str | None = None
+    error: str | None = None
+    older: float | None = None  # seconds since it was first refused
+    reasons: tuple[str, ...] = DEAD_LETTERS
+
+    @property
+    def where(self) -> str:
+        """The condition, over named parameters."""
+        return (
+            "entity = %(entity)s AND reason = ANY(%(reasons)s) AND (%(keys)s = '{}' OR key = ANY(%(keys)s))"
+            " AND (%(step)s IS NULL OR step = %(step)s) AND (%(error)s IS NULL OR error = %(error)s)"
+            " AND (%(older)s IS NULL OR first_at <= now() - %(older)s * interval '1 s')"
+        )
+
+    @property
+    def values(self) -> dict[str, object]:
+        """The parameters."""
+        return {**vars(self), "reasons": list(self.reasons), "keys": list(self.keys)}
+
+
+def overview(cursor: Cursor, which: Which, limit: int) -> dict[str, Any]:
+    """How many are `parked` and `discarded`, their `causes` with examples, and `letters`, the oldest first."""
+    values = {**which.values, "limit": limit}
+    causes = named(
+        cursor,
+        f"SELECT {_STATE} AS state, step, error, count(*) AS letters, max(attempts) AS attempts, min(first_at)"
+        f" AS first_at, max(last_at) AS last_at, {next_at('min(not_before)')} AS next_at, min(message) AS message,"
+        f" (array_agg(key ORDER BY first_at, id))[:{_EXAMPLES}] AS keys FROM sync.due WHERE {which.where}"
+        " GROUP BY 1, 2, 3 ORDER BY 1 DESC, 4 DESC, 2, 3",
+        values,
+    )
+    letters = named(cursor, f"{_SELECT} WHERE {which.where} ORDER BY first_at, id LIMIT %(limit)s", values)
+    counts = {state: sum(c["letters"] for c in causes if c["state"] == state) for state in (PARKED, DISCARDED)}
+    return {**counts, "causes": causes, "letters": letters}
+
+
+_SELECT = (
+    f"SELECT entity, key, {_STATE} AS state, step, error, message, attempts, first_at, last_at,"
+    f" {next_at('not_before')} AS next_at, waits_for, waits_key, digest, revision, discarded_at, discarded_by,"
+    " discarded_why FROM sync.due"
+)
+
+
+def letter(cursor: Cursor, entity: str, key: str) -> dict[str, Any] | None:
+    """One dead letter; a row that is parked anew after an older state was discarded is parked."""
+    which = Which(entity, [key])
+    found = named(cursor, f"{_SELECT} WHERE {which.where} ORDER BY reason = '{DISCARDED}'", which.values)
+    return found[0] if found else None
+
+
+def known(lane: Lane, found: dict[str, Any]) -> dict[str, Any]:
+    """A letter with its `remedy`, the legacy `row` now (texts; None where it is gone) and whether it has `changed`.
+
+    Raises UnreachableError, LegacySchemaError.
+    """
+    rows = lane.origin.by_keys(lane.origin.key.parse([found["key"]]))
+    row = next(iter(rows.table.to_pylist()), None)
+    digest = row.pop(DIGEST) if row else next((reject.digest for reject in rows.rejects), None)
+    changed = None if found["digest"] is None else digest != found["digest"]
+    shown = {name: shorten(value) for name, value in row.items()} if row else None
+    return {**found, "remedy": remedy(found), "row": shown, "changed": changed, "readable": not rows.rejects}
+
+
+def shorten(value: object) -> str:
+    """A value as people read it in a line."""
+    text = "NULL" if value is None else str(value)
+    return text if len(text) <= _LONGEST else f"{text[: _LONGEST - 1]}…"
+
+
+def remedy(found: Mapping[str, Any]) -> str:
+    """What a person can do about a cause or a letter."""
+    return AWAITED if found["error"] == "ParentMissing" else REMEDIES.get(found["step"], "mend the row in the monolith")
+
+
+def replay(lane: Lane, which: Which) -> list[str]:
+    """Make them due at once, with all their retries before them; the keys. Discarded ones are letters again."""
+    with lane.stores.target() as cursor:
+        keys = _locked(lane, cursor, which)
+        discarded = _among(cursor, lane, keys, DISCARDED)
+        _set_digests(lane, cursor, discarded, DISCARDED, "CASE WHEN l.held = 0 THEN NULL ELSE 0 END")
+        mine = {"entity": lane.entity.name, "keys": discarded, "reason": DISCARDED}
+        cursor.execute(
+            "DELETE FROM sync.due d WHERE entity = %(entity)s AND reason = %(reason)s AND key = ANY(%(keys)s)"
+            " AND EXISTS (SELECT FROM sync.due r WHERE (r.entity, r.key, r.reason) = (d.entity, d.key, 'rejected'))",
+            mine,
+        )
+        cursor.execute(
+            "UPDATE sync.due SET reason = 'rejected', discarded_at = NULL, discarded_by = NULL, discarded_why = NULL"
+            " WHERE entity = %(entity)s AND reason = %(reason)s AND key = ANY(%(keys)s)",
+            mine,
+        )
+        cursor.execute(
+            "UPDATE sync.due SET not_before = now(), claimed_until = NULL, attempts = 0"
+            " WHERE entity = %s AND reason = 'rejected' AND key = ANY(%s)",
+            (lane.entity.name, keys),
+        )
+    return keys
+
+
+def under_way(cursor: Cursor, entity: str, keys: Sequence[str]) -> bool:
+    """Whether somebody is at work on one of them."""
+    cursor.execute(
+        "SELECT EXISTS (SELECT FROM sync.due WHERE entity = %s AND reason = 'rejected' AND key = ANY(%s)"
+        " AND claimed_until > now())",
+        (entity, list(keys)),
+    )
+    return bool(cursor.fetchone()[0])
+
+
+def discard(lane: Lane, which: Which, by: str, why: str) -> list[str]:
+    """Set parked ones aside for good, until their legacy rows change; the keys.
+
+    Left as they are: letters of which it is not known what row was refused. A replay makes that known.
+    """
+    with lane.stores.target() as cursor:
+        _locked(lane, cursor, which)
+        cursor.execute(
+            f"SELECT key, step FROM sync.due WHERE {which.where} AND reason = 'rejected'"
+            " AND (digest IS NOT NULL OR step = 'document')",
+            which.values,
+        )
+        steps = dict(cursor.fetchall())
+        refused = [key for key, step in steps.items() if step != "document"]  # the row of a document is applied
+        _set_digests(lane, cursor, refused, "rejected", "d.digest")
+        mine = {"entity": lane.entity.name, "keys": list(steps), "by": by, "why": why, "reason": DISCARDED}
+        cursor.execute(
+            "DELETE FROM sync.due WHERE entity = %(entity)s AND reason = %(reason)s AND key = ANY(%(keys)s)", mine
+        )
+        cursor.execute(
+            "UPDATE sync.due SET reason = %(reason)s, not_before = 'infinity', claimed_until = NULL, waits_for = NULL,"
+            " waits_key = NULL, discarded_at = now(), discarded_by = %(by)s, discarded_why = %(why)s"
+            " WHERE entity = %(entity)s AND reason = 'rejected' AND key = ANY(%(keys)s)",
+            mine,
+        )
+    return sorted(steps)
+
+
+def _locked(lane: Lane, cursor: Cursor, which: Which) -> list[str]:
+    """The keys that are meant, still so once nobody else writes them: a batch locks the ledger first, too."""
+    query = f"SELECT DISTINCT key FROM sync.due WHERE {which.where} ORDER BY key"
+    cursor.execute(query, which.values)
+    keys, key = lane.origin.key.parse(text for (text,) in cursor.fetchall()), lane.origin.key
+    cursor.execute(
+        f"SELECT FROM {lane.ledger.table} l WHERE {key.is_in(cursor, 'l', keys)} ORDER BY {key.plain('l')} FOR UPDATE"
+    )
+    cursor.execute(query, which.values)
+    still = {text for (text,) in cursor.fetchall()}
+    return [text for text in key.texts(keys).to_pylist() if text in still]
+
+
+def _among(cursor: Cursor, lane: Lane, keys: Sequence[str], reason: str) -> list[str]:
+    cursor.execute(
+        "SELECT key FROM sync.due WHERE entity = %s AND reason = %s AND key = ANY(%s)",
+        (lane.entity.name, reason, list(keys)),
+    )
+    return [key for (key,) in cursor.fetchall()]
+
+
+def _set_digests(lane: Lane, cursor: Cursor, keys: Sequence[str], reason: str, digest: str) -> None:
+    """What the ledger takes for applied of these letters' rows; those of documents are applied."""
+    key = lane.origin.key
+    if keys:
+        cursor.execute(
+            f"UPDATE {lane.ledger.table} l SET digest = {digest}, basis = {lane.ledger.basis} FROM sync.due d"
+            f" WHERE {key.is_in(cursor, 'l', key.parse(keys))} AND d.entity = %s AND d.key = {key.text_expression('l')}"
+            " AND d.reason = %s AND d.step <> 'document'",
+            (lane.entity.name, reason),
+        )

@@ -1,0 +1,257 @@
+"""Dead letters: found by cause, told one by one, tried again, or discarded until their rows change."""
+
+import dataclasses
+import json
+from contextlib import contextmanager
+
+import dagster as dg
+import pytest
+
+from assets.observed import observed
+from checks.standing import DEAD_LETTERS, standing
+from sync_pipeline import dead_letters, live
+from sync_pipeline.backfill import backfill
+from sync_pipeline.batch.order import Order
+from sync_pipeline.dead_letters import Which
+from sync_pipeline.pipeline import sync_keys
+from sync_pipeline.reconcile.reconcile import reconcile
+from sync_pipeline.repair import repair
+from sync_pipeline.status import status_of
+from sync_pipeline.sweep import sweep
+from tests.world import wait_for
+
+SPOIL = "UPDATE content SET attrs = jsonb_build_object('duration', %s::text), updated_at = now() WHERE id = %s"
+MEND = "UPDATE content SET attrs = jsonb_build_object('duration', 7), updated_at = now() WHERE id = %s"
+LETTERS = "SELECT key, reason FROM sync.due ORDER BY key, reason"
+SECONDS = "SELECT reading_seconds FROM catalog.text WHERE id = %s"
+
+
+@pytest.fixture(scope="module")
+def lane(world):
+    world.load(60, 0)
+    lane = world.all_in("text")
+    world.target("UPDATE sync.cursor SET filled_at = now()")
+    sweep(lane)
+    return lane
+
+
+@pytest.fixture
+def keys(world, lane):
+    """Three rows that were taken, and that no adapter takes now."""
+    found = [
+        key for (key,) in world.legacy("SELECT id FROM content WHERE kind = 'text' AND deleted_at IS NULL LIMIT 3")
+    ]
+    for n, key in enumerate(found):
+        world.legacy(SPOIL, (f"no number {n}", key))
+    sync(lane, *found)
+    yield [str(key) for key in found]
+    for key in found:
+        world.legacy(MEND, (key,))
+    sync(lane, *found)
+    assert world.target(LETTERS) == []
+
+
+def sync(lane, *keys, **order):
+    return sync_keys(lane, lane.origin.key.parse(map(str, keys)), Order(acknowledge=True, **order))
+
+
+def discard(lane, *keys):
+    return dead_letters.discard(lane, Which("text", keys, reasons=("rejected",)), "me@here", "a test of ours")
+
+
+@contextmanager
+def taking_all(lane):
+    """The entity with an adapter that takes the rows, too."""
+
+    def adapt(legacy):
+        legacy = legacy.assign(duration=legacy["duration"].str.replace(r"^\D.*$", "9", regex=True))
+        return lane.entity.adapt(legacy)
+
+    yield dataclasses.replace(lane, entity=dataclasses.replace(lane.entity, adapt=adapt))
+
+
+def test_they_are_grouped_by_cause_and_chosen(world, lane, keys, command):
+    world.legacy("INSERT INTO media_files (content_id, kind, bucket_key) VALUES (%s, 'cover', 'no.jpg')", (keys[0],))
+    world.legacy(MEND, (keys[0],))
+    sync(lane, keys[0])
+    world.target("UPDATE sync.due SET first_at = now() - interval '2 h' WHERE key = %s", (keys[1],))
+
+    def listed(*words):
+        code, out, _ = command("dead-letters", "list", "text", "--format", "json", *words)
+        assert code == 0
+        return json.loads(out)["text"]
+
+    found = listed()
+    assert {(c["state"], c["step"], c["error"], c["letters"]) for c in found["causes"]} == {
+        ("parked", "adapt", "ArrowInvalid", 2),
+        ("parked", "media", "MediaMissing", 1),
+    }
+    assert [letter["key"] for letter in found["letters"]] == [keys[1], *sorted({keys[0], keys[2]}, key=int)]
+    assert (found["parked"], found["discarded"]) == (3, 0)
+    assert set(found["causes"][0]["keys"]) == {keys[1], keys[2]}
+    for words, chosen in (
+        (("--step", "media"), keys[:1]),
+        (("--error", "ArrowInvalid"), keys[1:]),
+        (("--older-than", "1h"), keys[1:2]),
+        (("--key", keys[2], "--key", keys[1]), keys[1:]),
+        (("--discarded",), []),
+    ):
+        assert {letter["key"] for letter in listed(*words)["letters"]} == set(chosen), words
+    assert len(listed("--limit", "1")["letters"]) == 1
+    _, out, _ = command("dead-letters", "list")
+    assert "no number" in out
+    assert "{" not in out
+    assert command("dead-letters", "list", "video")[1] == "No dead letters.\n"
+    assert command("dead-letters", "list", "--older-than", "soon")[0] == 2
+    world.legacy("DELETE FROM media_files")
+
+
+def test_all_of_one_is_told(world, lane, keys, command):
+    code, out, _ = command("dead-letters", "show", "text", keys[1])
+    assert code == 0
+    assert f"text {keys[1]} is parked: refused at step adapt, ArrowInvalid" in out
+    assert "no number 1" in out
+    assert "there, as it was refused." in out
+    assert f"sync-pipeline dead-letters replay text --key {keys[1]}" in out
+    world.legacy(SPOIL, ("another", keys[1]))
+    found = json.loads(command("dead-letters", "show", "text", keys[1], "--format", "json")[1])
+    assert (found["changed"], found["attempts"], found["row"]["duration"]) == (True, 1, "another")
+    code, _, said = command("dead-letters", "show", "text", "x")
+    assert code == 2
+    assert "a key of entity text is id bigint" in said
+    assert "is no dead letter" in command("dead-letters", "show", "text", "999999")[2]
+
+
+def test_a_letter_is_tried_again_by_itself_when_its_row_changes(world, lane, keys):
+    with world.following([lane]):
+        world.legacy(MEND, (keys[0],))
+        wait_for(lambda: keys[0] not in {key for key, _ in world.target(LETTERS)})
+    assert world.target(SECONDS, (keys[0],)) == [(7,)]
+    assert {key for key, _ in world.target(LETTERS)} == set(keys[1:])
+
+
+def test_a_replay_says_what_went_through(world, lane, keys, command):
+    world.legacy("UPDATE content SET attrs = '{}' WHERE id = %s", (keys[0],))  # without a stamp: nothing tells of it
+
+    def replayed(*words):
+        code, out, _ = command("dead-letters", "replay", "text", "--format", "json", *words)
+        assert code == 0
+        return tuple(json.loads(out)["text"].values())
+
+    assert replayed("--key", keys[1]) == (1, 0, 1)
+    assert replayed("--step", "row") == (0, 0, 0)
+    assert replayed() == (3, 1, 2)
+    assert {key for key, _ in world.target(LETTERS)} == set(keys[1:])
+
+
+def test_a_discarded_one_is_not_tried_until_its_row_changes(world, lane, keys, command):
+    code, out, _ = command("dead-letters", "discard", "text", "--key", keys[0], "--reason", "a test row", "--by", "ann")
+    assert (code, out.split(";")[0]) == (0, "1 rows of text are discarded")
+    shown = json.loads(command("dead-letters", "show", "text", keys[0], "--format", "json")[1])
+    assert (shown["state"], shown["discarded_by"], shown["discarded_why"]) == ("discarded", "ann", "a test row")
+    with taking_all(lane) as mended:  # would be taken, were they tried
+        sync(mended, keys[0])  # an event, of a change that concerns us not
+        assert sweep(mended).changed == 2
+        while live.work(mended, lambda *_: None):
+            pass
+        for partition in lane.entity.partitions.names()[-2:]:
+            backfill(mended, partition)
+        command("dead-letters", "replay", "text")
+    assert world.target(LETTERS) == [(keys[0], "discarded")]
+    assert world.target(SECONDS, (keys[0],)) != [(9,)]
+
+    ((stamp,),) = world.legacy("SELECT updated_at FROM content WHERE id = %s", (keys[0],))
+    world.legacy(SPOIL, ("no number either", keys[0]))
+    sync(lane, keys[0])
+    assert world.target(LETTERS) == [(keys[0], "discarded"), (keys[0], "rejected")]
+    assert json.loads(command("dead-letters", "show", "text", keys[0], "--format", "json")[1])["state"] == "parked"
+    world.legacy(SPOIL, ("no number 0", keys[0]))
+    world.legacy("UPDATE content SET updated_at = %s WHERE id = %s", (stamp, keys[0]))
+    sync(lane, keys[0])
+    assert world.target(LETTERS) == [(keys[0], "discarded")]  # as it was when somebody set it aside
+
+    world.legacy(MEND, (keys[0],))
+    with world.following([lane]):
+        wait_for(lambda: world.target(LETTERS) == [])
+    assert world.target(SECONDS, (keys[0],)) == [(7,)]
+
+
+def test_what_changed_before_it_was_discarded_comes_through(world, lane, keys):
+    world.legacy(MEND, (keys[0],))  # nobody has looked yet
+    assert discard(lane, keys[0]) == [keys[0]]
+    sync(lane, keys[0])
+    assert world.target(SECONDS, (keys[0],)) == [(7,)]
+    assert keys[0] not in {key for key, _ in world.target(LETTERS)}
+
+
+def test_it_counts_apart_and_is_no_drift(world, lane, keys):
+    discard(lane, *keys)
+    status = status_of(world.stores, lane.entity)
+    assert status["due"] == {"discarded": 3}
+    verdict = reconcile(lane)
+    assert verdict.word == "clean"
+    assert {f.kind for f in verdict.findings} == {"discarded"}
+    assert {f.key for f in verdict.findings} == set(keys)
+    assert repair(lane, verdict.findings) == []
+    assert live.caught_up(lane, "epoch")
+
+
+@pytest.mark.parametrize("word", ["--key", "--discarded"])
+def test_a_replay_takes_a_discard_back(world, lane, keys, command, word):
+    discard(lane, *keys)
+    assert json.loads(command("dead-letters", "replay", "text", "--format", "json")[1])["text"]["replayed"] == 0
+    wanted = [part for key in keys for part in ("--key", key)] if word == "--key" else [word]
+    assert json.loads(command("dead-letters", "replay", "text", "--format", "json", *wanted)[1])["text"]["parked"] == 3
+    assert world.target(LETTERS) == sorted((key, "rejected") for key in keys)
+    discard(lane, *keys)
+    with taking_all(lane) as mended:
+        dead_letters.replay(mended, Which("text", reasons=("discarded",)))
+        while live.work(mended, lambda *_: None):
+            pass
+    assert world.target(LETTERS) == []
+    assert [world.target(SECONDS, (key,)) for key in keys] == [[(9,)]] * 3
+    assert reconcile(lane).word == "drift"  # by the old adapter; by the new one it is clean
+
+
+def test_a_row_that_goes_takes_its_letter_along(world, lane, keys):
+    discard(lane, keys[0])
+    world.legacy("UPDATE content SET deleted_at = now() WHERE id = %s", (keys[0],))
+    try:
+        sweep(lane)
+        while live.work(lane, lambda *_: None):
+            pass
+        assert keys[0] not in {key for key, _ in world.target(LETTERS)}
+        assert world.target(SECONDS, (keys[0],)) == []
+    finally:
+        world.legacy("UPDATE content SET deleted_at = NULL WHERE id = %s", (keys[0],))
+
+
+def test_what_is_to_be_discarded_must_be_said(keys, command):
+    assert "say which" in command("dead-letters", "discard", "text", "--reason", "all of them")[2]
+    assert "must say why" in command("dead-letters", "discard", "text", "--key", keys[0], "--reason", " ")[2]
+    assert command("dead-letters", "discard", "text", "--key", keys[0])[0] == 2
+
+
+def test_they_show_in_dagster(world, lane, keys):
+    discard(lane, keys[0])
+    table = dg.AssetKey(["catalog", "text"])
+
+    def look():
+        return next(found for found in standing(world.stores, lane.entity, table) if found.check_name == DEAD_LETTERS)
+
+    found = look()
+    assert (found.passed, found.severity) == (False, dg.AssetCheckSeverity.WARN)
+    assert found.description == "2 rows are parked, 1 are discarded"
+    page = found.metadata["causes"].value
+    assert "| adapt: ArrowInvalid | 2 |" in page
+    assert "| adapt: ArrowInvalid (discarded) | 1 |" in page
+    assert "sync-pipeline dead-letters replay text --step adapt" in page
+    assert "{" not in page
+    assert observed(world.stores, lane.entity)[table]["dead letters"].value == page
+    discard(lane, *keys)
+    assert look().passed
+    for key in keys:
+        world.legacy(MEND, (key,))
+    sync(lane, *keys)
+    assert "causes" not in look().metadata
+    assert "dead letters" not in observed(world.stores, lane.entity)[table]
