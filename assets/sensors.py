@@ -61,8 +61,8 @@ def watch_standing(entities: Iterable[Entity]) -> dg.SensorDefinition:
     @dg.sensor(
         name="watch_standing",
         minimum_interval_seconds=60,
-        description="Looks each minute how far behind each entity is and what it owes. Tells the checks freshness and"
-        " due when that changes, after a materialization, and every half hour.",
+        description="Looks each minute how far behind each entity is and what it owes. Tells the checks freshness,"
+        " due and dead_letters when that changes, after a materialization, and every half hour.",
     )
     def watch(context: dg.SensorEvaluationContext, engine: Engine) -> dg.SensorResult:
         told: dict[str, list[object]] = json.loads(context.cursor or "{}")

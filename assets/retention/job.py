@@ -28,7 +28,7 @@ class Keep(dg.Config):
         0, ge=0, description="All other runs, backfills, and events of no run. 0: SYNC_KEEP_RUNS_DAYS, or 30."
     )
     standing_days: float = Field(
-        0, ge=0, description="What the checks freshness and due said. 0: SYNC_KEEP_STANDING_DAYS, or 7."
+        0, ge=0, description="What the checks freshness, due and dead_letters said. 0: SYNC_KEEP_STANDING_DAYS, or 7."
     )
     check_days: float = Field(0, ge=0, description="Results of all other checks. 0: SYNC_KEEP_CHECKS_DAYS, or 90.")
 

@@ -85,7 +85,7 @@ def test_a_tables_page_says_what_it_holds_and_what_is_checked(pages):
         expect(pages.page.get_by_role("link", name=neighbour).first).to_be_visible()
     pages.shot("asset")
     pages.tab("Checks")
-    for check in ("reconciliation", "expectations", "freshness", "due"):
+    for check in ("reconciliation", "expectations", "freshness", "due", "dead_letters"):
         pages.sees(check)
 
 
