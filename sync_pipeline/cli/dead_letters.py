@@ -14,7 +14,7 @@ import typer
 
 from sync_pipeline import dead_letters, live
 from sync_pipeline.cli import tables
-from sync_pipeline.cli.opening import All, AnyName, Format, Output, opened, parsed, show
+from sync_pipeline.cli.opening import All, AnyName, Format, Output, opened, show, spelled
 from sync_pipeline.dead_letters import Which
 from sync_pipeline.due import DEAD_LETTERS, DISCARDED
 from sync_pipeline.errors import SettingError
@@ -96,7 +96,7 @@ def showing(name: Name, key: Annotated[str, typer.Argument(help="The key.")], ou
     """All that is known of one: why, since when, what the monolith holds now, and what to do."""
     with opened(name, everything=False) as (stores, entities):
         lane = Lane.open(entities[0], stores)
-        (text,) = _keys(lane, [key])
+        (text,) = spelled(lane, [key])
         with stores.target() as cursor:
             letter = dead_letters.letter(cursor, name, text)
         if letter is None:
@@ -153,7 +153,7 @@ def replay(
     with opened(name, everything) as (stores, entities):
         for entity in entities:
             lane = Lane.open(entity, stores)
-            which = Which(entity.name, _keys(lane, key), step, error, seconds, reasons)
+            which = Which(entity.name, spelled(lane, key), step, error, seconds, reasons)
             report[entity.name] = _replayed(lane, dead_letters.replay(lane, which))
     heads = ("entity", "replayed", "through", "parked again")
     show(report, output, lambda: tables.table(heads, [(n, *row.values()) for n, row in report.items()]))
@@ -200,7 +200,7 @@ def discard(
     seconds = _seconds(older)
     with opened(name, everything=False) as (stores, entities):
         lane = Lane.open(entities[0], stores)
-        which = Which(name, _keys(lane, key), step, error, seconds, ("rejected",))
+        which = Which(name, spelled(lane, key), step, error, seconds, ("rejected",))
         keys = dead_letters.discard(lane, which, by or _who(), why.strip())
         with stores.target() as cursor:
             left = dead_letters.overview(cursor, which, 0)[dead_letters.PARKED]
@@ -216,11 +216,6 @@ def _discarded(name: str, keys: list[str], left: int) -> None:
         tables.say(
             f"{left:,} were refused by an earlier version, which did not note the row: replay them first.", "yellow"
         )
-
-
-def _keys(lane: Lane, keys: list[str] | None) -> list[str]:
-    """Keys as they were typed, as the ledger writes them."""
-    return lane.origin.key.texts(parsed(lane, keys)).to_pylist() if keys else []
 
 
 def _seconds(age: str | None) -> float | None:

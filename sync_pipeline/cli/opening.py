@@ -54,6 +54,11 @@ def parsed(lane: Lane, keys: Iterable[str]) -> pa.Table:
         raise SettingError(f"a key of entity {lane.entity.name} is {columns}: {error}") from error
 
 
+def spelled(lane: Lane, keys: Iterable[str] | None) -> list[str]:
+    """Keys as they were typed, as the ledger writes them. Raises SettingError as `parsed` does."""
+    return lane.origin.key.texts(parsed(lane, keys)).to_pylist() if keys else []
+
+
 def partitions(entity: Entity, wanted: list[str] | None) -> list[str]:
     """The partitions a command names, or all. Raises SettingError naming what there is."""
     there = entity.partitions.names()

@@ -1,0 +1,177 @@
+"""All that is known of one object: in the monolith, in the ledger, in `due` and in each sink, now."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import pyarrow as pa
+from botocore.exceptions import BotoCoreError, ClientError
+
+from sync_pipeline.adapt import adapt
+from sync_pipeline.due import named
+from sync_pipeline.errors import UnreachableError
+from sync_pipeline.lane import Lane
+from sync_pipeline.ledger.ledger import HELD_DOCUMENT, HELD_ROW
+from sync_pipeline.ledger.states import Signs, State, state_of
+from sync_pipeline.origin import DIGEST, Reject
+from sync_pipeline.sinks.media_bucket import MISSING, code
+from sync_pipeline.sinks.search_index import has_fit_id, reaching
+from sync_pipeline.stores import Cursor
+
+_DUE = """
+    SELECT reason, step, error, message, attempts, first_at, last_at, nullif(not_before, 'infinity') AS next_at,
+           waits_for, waits_key, digest, discarded_at, discarded_by, discarded_why
+    FROM sync.due WHERE entity = %(entity)s AND (key = %(key)s OR %(key)s = ANY(keys)
+        OR reason = 'fanout' AND %(root)s = ANY(keys)) ORDER BY priority, id
+"""
+_FILES = """
+    SELECT r.source_key, r.target_key, m.size, m.copied_at
+    FROM sync.media_ref r LEFT JOIN sync.media m USING (target_key)
+    WHERE (r.entity, r.key) = (%(entity)s, %(key)s) ORDER BY 1
+"""
+_CURSOR = """
+    SELECT applied_through, source, swept_at, filled_at, coalesce(lease_until > now(), false) AS followed
+    FROM sync.cursor WHERE entity = %(entity)s
+"""
+
+
+@dataclass(frozen=True)
+class Legacy:
+    """The monolith's row: its digest, None where there is no row; what the sinks want of it; who refuses it."""
+
+    digest: int | None = None
+    held: int | None = None
+    refused: Reject | None = None
+
+    @property
+    def there(self) -> bool:
+        """Whether the monolith holds the row."""
+        return self.digest is not None
+
+
+@dataclass(frozen=True)
+class Entry:
+    """The key's row in the ledger."""
+
+    seen: int
+    written: int
+    digest: int | None
+    held: int
+    current: bool  # written by the entity's present version
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What is known of one object; what could not be asked for is named in `unknown`."""
+
+    entity: str
+    key: str
+    legacy: Legacy
+    entry: Entry | None
+    owed: list[dict[str, Any]]
+    row: bool
+    document: int | None  # its version; None where there is none
+    files: list[dict[str, Any]]  # source_key, target_key, size, copied_at, there
+    cursor: dict[str, Any]
+    unknown: dict[str, str]  # sink -> why it could not be looked at
+
+    def owing(self, *reasons: str) -> dict[str, Any] | None:
+        """The first record owed for one of these reasons."""
+        return next((record for reason in reasons for record in self.owed if record["reason"] == reason), None)
+
+    @property
+    def changed(self) -> bool:
+        """Whether the monolith's row is another than the one that the ledger takes for applied."""
+        return self.legacy.digest != (self.entry.digest if self.entry else None)
+
+    @property
+    def state(self) -> State:
+        """Where the object stands."""
+        entry = self.entry
+        return state_of(
+            Signs(
+                self.legacy.there,
+                entry.digest if entry else None,
+                entry.written if entry else 0,
+                self.changed or bool(entry and not entry.current and self.legacy.there),
+                frozenset(record["reason"] for record in self.owed),
+                document=self.document,
+            )
+        )
+
+
+def facts_of(lane: Lane, key: str) -> Facts:
+    """Look everywhere, once. Raises UnreachableError where monolith or ledger do not answer, LegacySchemaError."""
+    keys = lane.origin.key.parse([key])
+    root = lane.origin.root.texts(keys.select(list(lane.origin.root.columns)))[0].as_py()
+    values = {"entity": lane.entity.name, "key": key, "root": root}
+    legacy = _legacy(lane, keys)
+    unknown: dict[str, str] = {}
+    with lane.stores.target() as cursor:
+        entry = _entry(lane, cursor, keys)
+        owed, files = named(cursor, _DUE, values), named(cursor, _FILES, values)
+        (standing,) = named(cursor, _CURSOR, values)
+        target = lane.origin.key.named(lane.entity.table.key)
+        cursor.execute(
+            f"SELECT EXISTS (SELECT FROM {lane.entity.table.quoted} t WHERE {target.is_in(cursor, 't', keys)})"
+        )
+        row = bool(cursor.fetchone()[0])
+    document = None
+    try:
+        document = _document(lane, key)
+    except UnreachableError as error:
+        unknown["search"] = str(error)
+    try:
+        files = [{**file, "there": _is_there(lane, file["target_key"])} for file in files]
+    except UnreachableError as error:
+        unknown["media"] = str(error)
+    return Facts(lane.entity.name, key, legacy, entry, owed, row, document, files, standing, unknown)
+
+
+def _legacy(lane: Lane, keys: pa.Table) -> Legacy:
+    rows = lane.origin.by_keys(keys)
+    if rows.rejects:
+        return Legacy(rows.rejects[0].digest, None, rows.rejects[0])
+    if not rows.table.num_rows:
+        return Legacy()
+    digest = rows.table.column(DIGEST)[0].as_py()
+    adapted, rejects = adapt(lane.entity, lane.origin.key, rows.table)
+    return Legacy(digest, None, rejects[0]) if rejects else Legacy(digest, adapted.held[0].as_py())
+
+
+def _entry(lane: Lane, cursor: Cursor, keys: pa.Table) -> Entry | None:
+    cursor.execute(
+        f"SELECT seen, written, digest, held, basis = {lane.ledger.basis} FROM {lane.ledger.table} l"
+        f" WHERE {lane.origin.key.is_in(cursor, 'l', keys)}"
+    )
+    found = cursor.fetchone()
+    return Entry(*found) if found else None
+
+
+def _document(lane: Lane, key: str) -> int | None:
+    """The version of its document, by a realtime look."""
+    index = lane.entity.index
+    if index is None or not has_fit_id(pa.array([key]))[0].as_py():
+        return None
+    with reaching():
+        (found,) = lane.stores.search.mget(index=index.alias, ids=[key], source=False)["docs"]
+    return int(found["_version"]) if found.get("found") else None
+
+
+def _is_there(lane: Lane, target_key: str) -> bool:
+    try:
+        lane.stores.target_s3.head_object(Bucket=lane.stores.settings.target_bucket.name, Key=target_key)
+    except ClientError as error:
+        if code(error) in MISSING:
+            return False
+        raise UnreachableError(f"SYNC_TARGET_S3_BUCKET: {error}") from error
+    except BotoCoreError as error:
+        raise UnreachableError(f"SYNC_TARGET_S3_BUCKET: {error}") from error
+    return True
+
+
+def wants(facts: Facts, sink: str) -> bool:
+    """Whether a sink is to hold something of the monolith's row as it is now."""
+    bit = {"relational": HELD_ROW, "search": HELD_DOCUMENT}[sink]
+    return bool((facts.legacy.held or 0) & bit)

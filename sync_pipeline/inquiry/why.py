@@ -1,0 +1,246 @@
+"""Why an object is, or is not, in each sink: one verdict, and a sentence for each sink."""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from sync_pipeline import dead_letters
+from sync_pipeline.inquiry.facts import Entry, Facts, facts_of, wants
+from sync_pipeline.lane import Lane
+
+_OWED = {
+    "documents": "its document is owed: the cluster has not taken it yet",
+    "media": "its files are still to be copied",
+    "overtaken": "it is to be written again, since a newer batch believed it unchanged",
+    "future": "an event told a version that its row does not show yet",
+    "released": "the row that it waited for has come, and it is next",
+    "fanout": "a row that it is made of has changed, and it waits behind fresh edits",
+    "sweep": "the sweep found that it differs, and it waits behind fresh edits",
+}
+# what explains why a sink is behind
+_BEHIND = frozenset({"parked", "discarded", "waits", "owed", "on its way", "outdated"})
+
+
+@dataclass(frozen=True)
+class Answer:
+    """`word` is the kind of verdict, `sinks` a sentence for each sink, `to_do` what a person can do, if anything."""
+
+    facts: Facts
+    word: str
+    verdict: str
+    sinks: Mapping[str, str]
+    to_do: str = ""
+
+    def as_dict(self) -> dict[str, Any]:
+        """For JSON."""
+        facts = self.facts
+        return {
+            "entity": facts.entity,
+            "key": facts.key,
+            "state": facts.state,
+            "word": self.word,
+            "verdict": self.verdict,
+            "sinks": dict(self.sinks),
+            "to_do": self.to_do,
+            "monolith": facts.legacy.there,
+            "ledger": vars(facts.entry) if facts.entry else None,
+            "due": facts.owed,
+            "document": facts.document,
+            "files": facts.files,
+            "source": facts.cursor,
+        }
+
+
+@dataclass(frozen=True)
+class _Cause:
+    """Why an object stands where it stands."""
+
+    word: str
+    said: str
+    to_do: str = ""
+
+
+def why(lane: Lane, key: str) -> Answer:
+    """Look everywhere, and say why. Raises UnreachableError where monolith or ledger do not answer."""
+    facts = facts_of(lane, key)
+    cause = _cause(lane, facts)
+    sinks = {"relational": _of_table(lane, facts, cause)}
+    if lane.entity.index:
+        sinks["search"] = _of_index(lane, facts, cause)
+    if lane.entity.media:
+        sinks["media"] = _of_files(facts, cause)
+    return Answer(facts, cause.word, f"{facts.entity} {facts.key} {cause.said}.", sinks, cause.to_do)
+
+
+def _cause(lane: Lane, facts: Facts) -> _Cause:
+    return _set_aside(facts) or _owed(facts) or (_there(lane, facts) if facts.legacy.there else _gone(lane, facts))
+
+
+def _set_aside(facts: Facts) -> _Cause | None:
+    """A dead letter, or a row that waits for another one."""
+    letter, name = facts.owing("rejected"), f"{facts.entity} --key {facts.key}"
+    if letter:
+        tries = f"{letter['attempts']:,} attempts" if letter["attempts"] != 1 else "1 attempt"
+        said = f"is parked at step {letter['step']} since {_instant(letter['first_at'])} ({tries})"
+        return _Cause(
+            "parked",
+            f"{said}: {letter['error']}: {letter['message']}",
+            f"{dead_letters.remedy(letter)}; then sync-pipeline dead-letters replay {name}",
+        )
+    if waiting := facts.owing("parent", "children"):
+        who = f"{waiting['waits_for']} {waiting['waits_key']}"
+        return _Cause(
+            "waits", f"waits since {_instant(waiting['first_at'])}: {waiting['message']}", f"sync-pipeline why {who}"
+        )
+    if discarded := facts.owing("discarded"):
+        said = f"was discarded by {discarded['discarded_by']} on {_instant(discarded['discarded_at'])}"
+        undo = f"sync-pipeline dead-letters replay {name}"
+        if facts.changed and discarded["step"] != "document":
+            return None
+        return _Cause("discarded", f"{said}: {discarded['discarded_why']}", f"{undo} takes it back")
+    return None
+
+
+def _owed(facts: Facts) -> _Cause | None:
+    found = facts.owing(*_OWED)
+    if not found:
+        return None
+    said = f"is owed since {_instant(found['first_at'])}: {_OWED[found['reason']]}"
+    if found["error"]:
+        said += f" ({found['error']}: {found['message']}; next try {_instant(found['next_at'])})"
+    return _Cause("owed", said, _nobody(facts))
+
+
+def _gone(lane: Lane, facts: Facts) -> _Cause:
+    entry = facts.entry
+    if entry is None or (entry.digest is None and not entry.written):
+        there = facts.row or facts.document is not None
+        if there:
+            return _Cause("drift", "is not in the monolith, and we never wrote it: somebody else did", _repair(facts))
+        return _Cause("never existed", "never existed, as far as we know: it is in neither side, nor in the ledger")
+    if entry.digest is None:
+        said = f"is gone from the monolith; revision {entry.written} deleted it"
+        if facts.row or facts.document is not None:
+            return _Cause("drift", f"{said}, and somebody has put it back", _repair(facts))
+        return _Cause("gone", said)
+    return _Cause(
+        "on its way", f"is gone from the monolith, which nobody has noticed yet: {_position(facts)}", _nobody(facts)
+    )
+
+
+def _there(lane: Lane, facts: Facts) -> _Cause:
+    entry = facts.entry
+    if entry is None or (facts.changed and not entry.written):
+        late = "its history is not all in" if facts.cursor["filled_at"] is None else _position(facts)
+        return _Cause("on its way", f"is in the monolith, and nobody has looked at it yet: {late}", _nobody(facts))
+    if facts.changed:
+        said = f"has changed in the monolith since revision {entry.written}: {_position(facts)}"
+        return _Cause("on its way", said, _nobody(facts))
+    if not entry.current:
+        to_do = f"sync-pipeline backfill {facts.entity}"
+        return _Cause("outdated", "was written by an older version of the entity", to_do)
+    return _applied(lane, facts, entry)
+
+
+def _applied(lane: Lane, facts: Facts, entry: Entry) -> _Cause:
+    """The ledger has the row as it is now."""
+    since = f"is up to date since revision {entry.written}"
+    wrong = _drift(lane, facts)
+    if wrong:
+        return _Cause(
+            "drift", f"{since} for the ledger, but {wrong}: somebody else changed the new side", _repair(facts)
+        )
+    if not wants(facts, "relational"):
+        return _Cause("filtered", f"{since}, and has no row: {_filter(lane.entity.table.where)}")
+    if lane.entity.index and not wants(facts, "search"):
+        return _Cause("filtered", f"{since}, and is not in search: {_filter(lane.entity.index.where)}")
+    return _Cause("up to date", since)
+
+
+def _drift(lane: Lane, facts: Facts) -> str:
+    """What is, or is not, in a sink against what the ledger believes."""
+    if facts.row != wants(facts, "relational"):
+        return "its row is gone" if not facts.row else "there is a row"
+    if lane.entity.index and "search" not in facts.unknown and (facts.document is not None) != wants(facts, "search"):
+        return "its document is gone" if facts.document is None else "there is a document"
+    if lost := [file["target_key"] for file in facts.files if file.get("there") is False]:
+        return f"the file {lost[0]} is gone"
+    return ""
+
+
+def _of_table(lane: Lane, facts: Facts, cause: _Cause) -> str:
+    name = lane.entity.table.name
+    written = f"as revision {facts.entry.written} wrote it" if facts.entry and facts.entry.written else ""
+    if not facts.row:
+        return f"not in {name}: {_absence(facts, cause, lane.entity.table.where, 'relational')}"
+    behind = (
+        cause.word in _BEHIND and not (cause.word == "owed" and facts.owing("documents")) and not _of_document(facts)
+    )
+    return f"in {name}, {written or 'though we never wrote it'}" + (f", and behind: it {cause.said}" if behind else "")
+
+
+def _of_index(lane: Lane, facts: Facts, cause: _Cause) -> str:
+    index = lane.entity.index
+    assert index is not None
+    if "search" in facts.unknown:
+        return f"unknown: {facts.unknown['search']}"
+    if facts.document is None:
+        return f"not in {index.alias}: {_absence(facts, cause, index.where, 'search')}"
+    behind = cause.word in _BEHIND
+    return f"in {index.alias}, of revision {facts.document}" + (f", and behind: it {cause.said}" if behind else "")
+
+
+def _of_files(facts: Facts, cause: _Cause) -> str:
+    if "media" in facts.unknown:
+        return f"unknown: {facts.unknown['media']}"
+    behind = f"; it {cause.said}" if cause.word in _BEHIND and (facts.owing("media") or _step(facts) == "media") else ""
+    if not facts.files:
+        return f"names no file on the new side{behind}"
+    lost = [file["target_key"] for file in facts.files if not file["there"]]
+    if lost:
+        return f"{len(lost)} of {len(facts.files)} files are not there, such as {lost[0]}{behind}"
+    return f"{len(facts.files)} files, all there{behind}"
+
+
+def _absence(facts: Facts, cause: _Cause, where: str | None, sink: str) -> str:
+    """Why a sink holds nothing."""
+    if facts.legacy.held is not None and not wants(facts, sink) and cause.word not in {"on its way", "parked"}:
+        return _filter(where) if where else "it has no row"
+    return f"it {cause.said}"
+
+
+def _filter(where: str | None) -> str:
+    return f"{where} is not true, and only rows that have it true are there"
+
+
+def _step(facts: Facts) -> str:
+    letter = facts.owing("rejected", "discarded")
+    return str(letter["step"]) if letter else ""
+
+
+def _of_document(facts: Facts) -> bool:
+    """Whether only its document is refused: its row is up to date."""
+    return _step(facts) == "document"
+
+
+def _position(facts: Facts) -> str:
+    """How far the source has been applied."""
+    through = facts.cursor["applied_through"]
+    if through is None:
+        return "the live delta was never followed"
+    return f"the source {facts.cursor['source']} is applied through {_instant(through)}"
+
+
+def _nobody(facts: Facts) -> str:
+    return "" if facts.cursor["followed"] else f"nobody follows {facts.entity}: sync-pipeline sync {facts.entity}"
+
+
+def _repair(facts: Facts) -> str:
+    return f"sync-pipeline repair {facts.entity} --key {facts.key}"
+
+
+def _instant(at: dt.datetime | None) -> str:
+    return f"{at:%Y-%m-%d %H:%M:%S}" if at else "on replay"
