@@ -17,7 +17,7 @@ from sync_pipeline.lane import Lane
 from sync_pipeline.pipeline import sync_keys
 from sync_pipeline.rebuild.rebuild import Rebuilt, abandon, clear, rebuild_index
 from sync_pipeline.reconcile.reconcile import reconcile
-from sync_pipeline.repair import repair
+from sync_pipeline.repair import CAUSE, repair
 from sync_pipeline.stores import Stores
 from sync_pipeline.sweep import sweep
 
@@ -148,7 +148,11 @@ def _repair(entities: dict[str, Entity]) -> dg.JobDefinition:
 
 def _mended(lane: Lane, keys: list[str]) -> dict[str, int]:
     if keys:
-        outcomes, found, unknown = [sync_keys(lane, lane.origin.key.parse(keys), Order(force=True))], len(keys), 0
+        outcomes, found, unknown = (
+            [sync_keys(lane, lane.origin.key.parse(keys), Order(force=True, cause=CAUSE))],
+            len(keys),
+            0,
+        )
     else:
         findings = reconcile(lane).findings
         unknown = sum(finding.kind == "unknown" for finding in findings)

@@ -22,6 +22,7 @@ class Engine(dg.ConfigurableResource):  # type: ignore[type-arg]
         Raises SettingError naming every setting that is missing or wrong.
         """
         stores = Stores(Settings.from_env())
+        stores.worker = run_id or stores.worker
         try:
             with beating(stores, run_id) if run_id else nullcontext():
                 yield stores

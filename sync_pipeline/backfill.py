@@ -79,7 +79,9 @@ def backfill(
     while True:
         if stop is not None and stop.is_set():
             raise StoppedError(f"entity {lane.entity.name}, partition {partition}: stopped after {position}")
-        order = Order(commit=lambda cursor, outcome: _progress(lane, partition, cursor, outcome))
+        order = Order(
+            commit=lambda cursor, outcome: _progress(lane, partition, cursor, outcome), cause=f"backfill {partition}"
+        )
         outcome = sync_page(lane, position, high, within, order)
         files, file_bytes = files + outcome.files, file_bytes + outcome.file_bytes
         report(outcome)

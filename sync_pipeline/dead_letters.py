@@ -11,10 +11,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sync_pipeline.due import DEAD_LETTERS, DISCARDED, named, next_at
+from sync_pipeline.due import DEAD_LETTERS, DISCARDED, next_at
 from sync_pipeline.lane import Lane
+from sync_pipeline.ledger.log import TAKEN_FOR_APPLIED, tell
 from sync_pipeline.origin import DIGEST
-from sync_pipeline.stores import Cursor
+from sync_pipeline.stores import Cursor, named
 
 PARKED = "parked"
 # what to do, by the step that refused
@@ -116,6 +117,7 @@ def replay(lane: Lane, which: Which) -> list[str]:
         keys = _locked(lane, cursor, which)
         discarded = _among(cursor, lane, keys, DISCARDED)
         _set_digests(lane, cursor, discarded, DISCARDED, "CASE WHEN l.held = 0 THEN NULL ELSE 0 END")
+        tell(cursor, lane.entity.name, "replayed", [(key, None, None) for key in keys], 0)
         mine = {"entity": lane.entity.name, "keys": discarded, "reason": DISCARDED}
         cursor.execute(
             "DELETE FROM sync.due d WHERE entity = %(entity)s AND reason = %(reason)s AND key = ANY(%(keys)s)"
@@ -160,6 +162,7 @@ def discard(lane: Lane, which: Which, by: str, why: str) -> list[str]:
         steps = dict(cursor.fetchall())
         refused = [key for key, step in steps.items() if step != "document"]  # the row of a document is applied
         _set_digests(lane, cursor, refused, "rejected", "d.digest")
+        tell(cursor, lane.entity.name, DISCARDED, [(key, step, f"{by}: {why}") for key, step in steps.items()], 0)
         mine = {"entity": lane.entity.name, "keys": list(steps), "by": by, "why": why, "reason": DISCARDED}
         cursor.execute(
             "DELETE FROM sync.due WHERE entity = %(entity)s AND reason = %(reason)s AND key = ANY(%(keys)s)", mine
@@ -199,8 +202,11 @@ def _set_digests(lane: Lane, cursor: Cursor, keys: Sequence[str], reason: str, d
     key = lane.origin.key
     if keys:
         cursor.execute(
-            f"UPDATE {lane.ledger.table} l SET digest = {digest}, basis = {lane.ledger.basis} FROM sync.due d"
-            f" WHERE {key.is_in(cursor, 'l', key.parse(keys))} AND d.entity = %s AND d.key = {key.text_expression('l')}"
-            " AND d.reason = %s AND d.step <> 'document'",
-            (lane.entity.name, reason),
+            f"WITH set AS (UPDATE {lane.ledger.table} l SET digest = {digest}, basis = {lane.ledger.basis}"
+            f" FROM sync.due d WHERE {key.is_in(cursor, 'l', key.parse(keys))} AND d.entity = %(entity)s"
+            f" AND d.key = {key.text_expression('l')} AND d.reason = %(reason)s AND d.step <> 'document'"
+            " RETURNING d.key, l.digest, l.basis)"
+            " INSERT INTO sync.event (entity, key, kind, digest, basis) SELECT %(entity)s, key, %(kind)s, digest, basis"
+            " FROM set",
+            {"entity": lane.entity.name, "reason": reason, "kind": TAKEN_FOR_APPLIED},
         )

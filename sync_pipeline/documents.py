@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -17,6 +18,10 @@ from sync_pipeline.ledger.rebuilds import under_way
 from sync_pipeline.origin import Reject
 from sync_pipeline.sinks.search_index import BulkResult, SearchIndex, reaching
 from sync_pipeline.stores import Cursor
+
+# the client costs half a second to import
+if TYPE_CHECKING:
+    from elasticsearch import Elasticsearch
 
 
 @dataclass
@@ -65,6 +70,19 @@ class Operations:
         at = pa.array(rows, pa.int64())
         return Operations(self.keys.take(at), self.ids.take(at), self.versions.take(at), self.documents.take(at))
 
+    def opaque_id(self, entity: str) -> str:
+        """By which the cluster's own logs name the request: entity and revisions."""
+        found = pc.min_max(self.versions)
+        low, high = found["min"].as_py(), found["max"].as_py()
+        return f"sync/{entity}/{low}" if low == high else f"sync/{entity}/{low}-{high}"
+
+    def note(self, cursor: Cursor, entity: str, refused: int) -> None:
+        """Write down that the cluster has answered their request."""
+        revisions = pc.unique(self.versions).to_pylist()
+        values = entity, self.opaque_id(entity), revisions, max(revisions), len(self.ids), refused
+        columns = "entity, opaque_id, revisions, high, documents, refused"
+        cursor.defer(f"INSERT INTO sync.request ({columns}) VALUES %s", (values,))
+
     def owe(self, cursor: Cursor, entity: str, revision: int) -> None:
         """Record them as due, claimed by this worker, in the rows' transaction."""
         self.revision = revision
@@ -89,9 +107,10 @@ def send(
     crash_point("documents.before")
     try:
         with lane.stores.search_breaker:
+            search = lane.stores.search.options(opaque_id=operations.opaque_id(lane.entity.name))
             # first, so that whoever reads the alias never sees what its next index does not have yet
-            missed = _write_beside(lane, index, operations) if operations.beside else []
-            result = index.write(lane.stores.search, shown.ids, shown.versions, shown.documents)
+            missed = _write_beside(search, index, operations) if operations.beside else []
+            result = index.write(search, shown.ids, shown.versions, shown.documents)
         crash_point("documents.after")
         foreign = _foreign(lane, index, shown, result.conflicts)
     except UnreachableError as error:
@@ -108,14 +127,12 @@ def send(
     return total - len(result.retriable) - len(result.rejected), max(len(result.retriable), len(missed))
 
 
-def _write_beside(lane: Lane, index: SearchIndex, operations: Operations) -> list[str]:
+def _write_beside(search: Elasticsearch, index: SearchIndex, operations: Operations) -> list[str]:
     """Write the index that is filled beside the alias; ids that it could not take now.
 
     What it refuses for good is found when it is compared with the ledger, before anybody reads it.
     """
-    result = index.write(
-        lane.stores.search, operations.ids, operations.versions, operations.documents, index.next_alias
-    )
+    result = index.write(search, operations.ids, operations.versions, operations.documents, index.next_alias)
     return [operations.ids[n].as_py() for n in result.retriable]
 
 
@@ -136,6 +153,8 @@ def _close(
 
 def _settle(lane: Lane, cursor: Cursor, operations: Operations, result: BulkResult, foreign: list[str]) -> None:
     name = lane.entity.name
+    if len(operations.ids):
+        operations.note(cursor, name, len(result.retriable) + len(result.rejected))
     due.owe(cursor, name, "overtaken", foreign, 0)
     _again(lane, cursor, [operations.ids[n].as_py() for n in result.retriable])
     rejects = [Reject(operations.ids[n].as_py(), "document", *why) for n, why in result.rejected.items()]

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import pyarrow as pa
 from psycopg2.extras import execute_values
 
 from sync_pipeline.columns import array_literal
+from sync_pipeline.ledger.log import tell
 from sync_pipeline.origin import Reject
-from sync_pipeline.stores import Cursor, bind
+from sync_pipeline.stores import Cursor, bind, named
 
 PRIORITY = {
     "overtaken": 0,
@@ -133,6 +133,13 @@ def park(cursor: Cursor, entity: str, rejects: Iterable[Reject], revision: int, 
         " WHERE entity = %s AND reason = 'rejected' AND error = %s AND attempts <= %s AND key = ANY(%s)",
         (entity, MISSING_FILE, retries, [key for _, key, *_ in rows]),
     )
+    # the same fault again is no news
+    cursor.execute(
+        "SELECT key, step, error || ': ' || message FROM sync.due"
+        " WHERE entity = %s AND reason = 'rejected' AND attempts = 1 AND key = ANY(%s) ORDER BY key",
+        (entity, [key for _, key, *_ in rows]),
+    )
+    tell(cursor, entity, "parked", cursor.fetchall(), revision)
 
 
 def recall(cursor: Cursor, entity: str, keys: Sequence[str]) -> None:
@@ -179,13 +186,17 @@ def wait(cursor: Cursor, entity: str, waits: Sequence[Wait], revision: int, limi
         " ELSE error END, not_before = CASE WHEN late THEN 'infinity' WHEN reason = 'parent' THEN"
         f" first_at + %(limit)s * interval '1 s' ELSE now() + interval '{_CHILDREN_SECONDS} s' END"
         " FROM (SELECT id AS late_id, reason = 'rejected' OR (reason = 'parent' AND"
-        "   first_at + %(limit)s * interval '1 s' <= now()) AS late FROM sync.due"
-        "   WHERE entity = %(entity)s AND key = ANY(%(keys)s) AND reason = ANY(%(parked)s)) l WHERE id = late_id",
+        "   first_at + %(limit)s * interval '1 s' <= now()) AS late, reason = 'rejected' AS was_late FROM sync.due"
+        "   WHERE entity = %(entity)s AND key = ANY(%(keys)s) AND reason = ANY(%(parked)s)) l WHERE id = late_id"
+        " RETURNING key, step, message, attempts = 1, late AND NOT was_late",
         {"limit": limit, "entity": entity, "keys": keys, "parked": list(PARKED)},
     )
+    found = cursor.fetchall()
+    tell(cursor, entity, "waits", [about for *about, is_new, _ in found if is_new], revision)
+    tell(cursor, entity, "parked", [about for *about, _, has_run_out in found if has_run_out], revision)
 
 
-def release(cursor: Cursor, entity: str, keys: Sequence[str], *, unchanged: bool = False) -> None:
+def release(cursor: Cursor, entity: str, keys: Sequence[str], revision: int, *, unchanged: bool = False) -> None:
     """Rows that went through are parked no longer.
 
     An `unchanged` one still is where its document was not taken, and stays discarded where it was.
@@ -194,8 +205,15 @@ def release(cursor: Cursor, entity: str, keys: Sequence[str], *, unchanged: bool
         return
     but = " AND step IS DISTINCT FROM 'document'" if unchanged else ""
     cursor.defer(
-        f"DELETE FROM sync.due WHERE entity = %s AND reason = ANY(%s) AND key = ANY(%s){but}",
-        (entity, list(PARKED if unchanged else ASIDE), list(keys)),
+        f"WITH gone AS (DELETE FROM sync.due WHERE entity = %(entity)s AND reason = ANY(%(reasons)s)"
+        f" AND key = ANY(%(keys)s){but} RETURNING key, step) INSERT INTO sync.event (entity, key, kind, step, revision)"
+        " SELECT %(entity)s, key, 'went through', step, %(revision)s FROM gone",
+        {
+            "entity": entity,
+            "reasons": list(PARKED if unchanged else ASIDE),
+            "keys": list(keys),
+            "revision": revision,
+        },
     )
 
 
@@ -397,10 +415,3 @@ def keys_overdue(cursor: Cursor, entity: str, seconds: float) -> int:
 def next_at(expression: str) -> str:
     """When it is tried again; what waits for a person has no such time."""
     return f"nullif({expression}, 'infinity')"
-
-
-def named(cursor: Cursor, query: str, values: dict[str, object]) -> list[dict[str, Any]]:
-    """The rows of a query, by column."""
-    cursor.execute(query, values)
-    names = [column.name for column in cursor.description]
-    return [dict(zip(names, row, strict=True)) for row in cursor.fetchall()]

@@ -28,6 +28,7 @@ from sync_pipeline.garbage import collect
 from sync_pipeline.heartbeat import BEAT_SECONDS, beat, free_leases_of_the_gone, leave, quietly
 from sync_pipeline.lane import Lane
 from sync_pipeline.ledger.cursor import Lease
+from sync_pipeline.ledger.days import make_ahead
 from sync_pipeline.ledger.ledger import migrate
 from sync_pipeline.live import poll, work
 from sync_pipeline.outgoing import Outgoing
@@ -56,6 +57,7 @@ class Follower:
         self.stores = stores
         self.report = report
         self.name = name or f"{socket.gethostname()}/{os.getpid()}/{uuid.uuid4().hex[:8]}"
+        stores.worker = self.name
         self.failures: dict[str, Exception] = {}
         self._stop = threading.Event()
         self._halts: dict[str, threading.Event] = {}
@@ -178,6 +180,7 @@ class Follower:
                 if sweep_is_due(lane):
                     sweep(lane)
                     collect(lane.stores)
+                    make_ahead(lane.stores)
                 halt.wait(_LOOK_SECONDS)
             except (UnreachableError, BrakeError) as error:
                 log.warning("sweep stopped", extra={"entity": lane.entity.name, "error": str(error)})

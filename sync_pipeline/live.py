@@ -27,6 +27,8 @@ from sync_pipeline.versions import Expected
 
 log = logging.getLogger(__name__)
 
+# the cause of a batch, in the log
+POLL = "poll"
 _PULL_ROWS = 5_000
 # so many roots of a changed parent are applied at once
 _FEW = 500
@@ -53,7 +55,9 @@ def poll(
         if page.fanout and page.keys.num_rows > _FEW:
             _put_behind(lane, page.keys, move)
         else:
-            order = Order(acknowledge=True, wait=True, commit=move, hand_over=hand_over)
+            order = Order(
+                acknowledge=True, wait=True, commit=move, hand_over=hand_over, cause=POLL, position=page.position
+            )
             report(lane.entity.name, _apply(lane, page, order))
         page = following
     source.keep()
@@ -120,6 +124,7 @@ def work(lane: Lane, report: Report) -> bool:
                 documents=record.reason in {"documents", "rejected"},  # it may be the document that was not taken
                 force=record.reason in {"overtaken", "media"},  # a file's new bytes leave the row's digest as it was
                 commit=partial(_closing, record),
+                cause=f"due: {record.reason}",
             )
         )
         try:
@@ -158,7 +163,7 @@ def _again(lane: Lane, record: due.Owed) -> Order:
         else:
             due.close(cursor, [record.id])
 
-    return Order(acknowledge=True, expected=expected, commit=commit)
+    return Order(acknowledge=True, expected=expected, commit=commit, cause=f"due: {record.reason}")
 
 
 def _closing(record: due.Owed, cursor: Cursor, _: Outcome) -> None:

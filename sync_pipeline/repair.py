@@ -13,6 +13,8 @@ from sync_pipeline.reconcile.files import rows_naming
 from sync_pipeline.reconcile.reconcile import keys_of
 from sync_pipeline.reconcile.verdict import KNOWN, Finding
 
+# the cause of its batches, in the log
+CAUSE = "repair"
 _CHUNK = 2_000
 
 
@@ -23,7 +25,7 @@ def repair(lane: Lane, findings: list[Finding]) -> list[Outcome]:
     keys = pa.concat_tables([keys_of(lane, findings), _renewed(lane, findings)])
     keys = keys.group_by(keys.column_names).aggregate([])
     chunks = (keys.slice(first, _CHUNK) for first in range(0, keys.num_rows, _CHUNK))
-    return [sync_keys(lane, chunk, Order(force=True)) for chunk in chunks]
+    return [sync_keys(lane, chunk, Order(force=True, cause=CAUSE)) for chunk in chunks]
 
 
 def _renewed(lane: Lane, findings: list[Finding]) -> pa.Table:

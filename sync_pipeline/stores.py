@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import datetime as dt
+import os
+import socket
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -75,6 +77,7 @@ class Stores:
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
+        self.worker = f"{socket.gethostname()}/{os.getpid()}"  # who works with them: a run, a follower, a process
         self.search_breaker = Breaker("search")
         self.media_breaker = Breaker("media")
         self._replica_known = False
@@ -258,6 +261,13 @@ def copy_in(cursor: Cursor, relation: str, columns: str, table: pa.Table) -> Non
         cursor.copy_expert(
             f"COPY {relation} ({columns}) FROM STDIN (FORMAT csv)", pa.BufferReader(write_copy(table)), 1 << 20
         )
+
+
+def named(cursor: Cursor, query: str, values: Mapping[str, object]) -> list[dict[str, Any]]:
+    """The rows of a query, by column."""
+    cursor.execute(query, values)
+    names = [column.name for column in cursor.description]
+    return [dict(zip(names, row, strict=True)) for row in cursor.fetchall()]
 
 
 def bind(cursor: Cursor, value: object) -> str:

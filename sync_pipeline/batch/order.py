@@ -19,6 +19,8 @@ class Order:
     documents: bool = False  # send documents of rows that have not changed, too
     wait: bool = False  # rows whose files must be copied are put off into `due`
     commit: Callable[[Cursor, Outcome], None] | None = None  # done in the rows' transaction
+    cause: str = "keys"  # whose doing it is, for the log
+    position: str = ""  # what of the monolith it acknowledges, for the log
     expected: Expected | None = None  # versions that its rows must show; keys of others are left to `commit`
     hand_over: Callable[[Operations], None] | None = None  # takes the documents, instead of sending them at once
 

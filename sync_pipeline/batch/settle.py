@@ -10,6 +10,8 @@ from sync_pipeline.batch.batch import Batch
 from sync_pipeline.batch.order import Outcome
 from sync_pipeline.faults import crash_point, guarded
 from sync_pipeline.ledger.ledger import KEEP
+from sync_pipeline.ledger.log import BODY, Entry
+from sync_pipeline.origin import DIGEST
 from sync_pipeline.stores import Cursor
 
 
@@ -24,8 +26,8 @@ def settle_due(batch: Batch, cursor: Cursor, plan: pa.Table, applied: pa.Table, 
     through = sorted(let_through - parked.keys() - set(waiting) - batch.waits.keys())
     sent = batch.order.force or batch.order.documents
     kept = set() if sent else set(texts.filter(pc.equal(plan.column("action"), KEEP)).to_pylist())
-    due.release(cursor, name, [text for text in through if text not in kept])
-    due.release(cursor, name, [text for text in through if text in kept], unchanged=True)
+    due.release(cursor, name, [text for text in through if text not in kept], revision)
+    due.release(cursor, name, [text for text in through if text in kept], revision, unchanged=True)
     due.wait(cursor, name, waits, revision, batch.lane.stores.settings.parent_limit_seconds)
     if sent and parked:
         due.recall(cursor, name, list(parked))
@@ -50,10 +52,36 @@ def record_versions(batch: Batch, cursor: Cursor, column: str, applied: pa.Table
     )
 
 
-def acknowledge(batch: Batch, cursor: Cursor, outcome: Outcome) -> None:
-    """Move what the caller wants moved, with the rows."""
+def body_of(texts: pa.Array, plan: pa.Table, applied: pa.Table) -> pa.Table:
+    """What became of each key that the ledger let through, for the log."""
+    n = applied.column("n").combine_chunks()
+    columns = [texts.take(n), *(plan.column(name).take(n) for name in ("action", DIGEST, "held"))]
+    return pa.table([*columns, applied.column("seen_before")], names=BODY.names).cast(BODY)
+
+
+def acknowledge(batch: Batch, cursor: Cursor, outcome: Outcome, body: pa.Table, documents: int) -> None:
+    """Log the batch, and move what the caller wants moved, with the rows."""
+    if body.num_rows:
+        _entry(batch, outcome, documents).write(cursor, body)
     if guarded(19):
         move_on(batch, cursor, outcome)
+
+
+def _entry(batch: Batch, outcome: Outcome, documents: int) -> Entry:
+    lane, order = batch.lane, batch.order
+    return Entry(
+        lane.entity.name,
+        batch.revision,
+        lane.ledger.basis,
+        order.cause,
+        lane.stores.worker,
+        order.position,
+        outcome.written,
+        outcome.deleted,
+        outcome.parked,
+        documents,
+        batch.placed.copied,
+    )
 
 
 def move_on(batch: Batch, cursor: Cursor, outcome: Outcome) -> None:

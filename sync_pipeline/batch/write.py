@@ -12,12 +12,13 @@ from sync_pipeline import due
 from sync_pipeline.batch.batch import Batch, bit
 from sync_pipeline.batch.order import Outcome
 from sync_pipeline.batch.plan import operations_of, plan_of, references_of
-from sync_pipeline.batch.settle import acknowledge, move_on, record_versions, settle_due
+from sync_pipeline.batch.settle import acknowledge, body_of, move_on, record_versions, settle_due
 from sync_pipeline.documents import Operations
 from sync_pipeline.errors import UnreachableError
 from sync_pipeline.faults import crash_point, guarded
 from sync_pipeline.ledger import media
 from sync_pipeline.ledger.ledger import WRITE
+from sync_pipeline.ledger.log import BODY
 from sync_pipeline.origin import DIGEST, Reject
 from sync_pipeline.references import Kin, StricterError
 from sync_pipeline.stores import Cursor
@@ -71,7 +72,7 @@ def _first_load(batch: Batch, outcome: Outcome) -> Operations:
         if not kin.alone:
             due.release_waiting(cursor, lane.entity.name, texts.to_pylist(), batch.revision)
         outcome.written = rows.num_rows
-        acknowledge(batch, cursor, outcome)
+        acknowledge(batch, cursor, outcome, _first_body(texts, digests, adapted.held), len(operations.ids))
     crash_point("rows.after")
     return operations
 
@@ -107,9 +108,15 @@ def _write_under(batch: Batch, outcome: Outcome, *, strict: bool) -> Operations:
         held = plan.column("held").combine_chunks().take(n)
         outcome.written = pc.sum(pc.and_(writes, bit(held, 1))).as_py() or 0
         outcome.deleted = (pc.sum(writes).as_py() or 0) - outcome.written
-        acknowledge(batch, cursor, outcome)
+        acknowledge(batch, cursor, outcome, body_of(texts, plan, applied), len(operations.ids))
     crash_point("rows.after")
     return operations
+
+
+def _first_body(texts: pa.Array, digests: pa.Array, held: pa.Array) -> pa.Table:
+    """What became of the keys of a first load, for the log."""
+    action, before = (pa.repeat(pa.scalar(value, pa.int64()), len(texts)) for value in (WRITE, 0))
+    return pa.table([texts, action, digests, held, before], names=BODY.names).cast(BODY)
 
 
 def _through_gate(batch: Batch, cursor: Cursor) -> Batch:

@@ -16,7 +16,7 @@ from sync_pipeline.cli import sources, tables
 from sync_pipeline.cli.dead_letters import app as dead_letters_app
 from sync_pipeline.cli.due import app as due_app
 from sync_pipeline.cli.following import Totals, caught_up, follow
-from sync_pipeline.cli.inquiry import why
+from sync_pipeline.cli.inquiry import history, why
 from sync_pipeline.cli.opening import All, AnyName, Format, Name, Output, opened, parsed, partitions, show
 from sync_pipeline.cli.progress import Bars, bars
 from sync_pipeline.cli.rebuild import app as rebuild_app
@@ -28,6 +28,7 @@ from sync_pipeline.preflight.notice import worst
 from sync_pipeline.preflight.preflight import preflight
 from sync_pipeline.reconcile.reconcile import reconcile as compare
 from sync_pipeline.reconcile.verdict import Verdict, overall
+from sync_pipeline.repair import CAUSE as REPAIR
 from sync_pipeline.repair import repair as mend
 from sync_pipeline.status import status_of
 
@@ -36,6 +37,7 @@ app.add_typer(due_app, name="due")
 app.add_typer(rebuild_app, name="rebuild")
 app.add_typer(dead_letters_app, name="dead-letters")
 app.command()(why)
+app.command()(history)
 app.add_typer(sources.outbox, name="outbox")
 app.add_typer(sources.wal, name="wal")
 
@@ -150,7 +152,7 @@ def repair(
         totals = Totals(entities)
         lane = Lane.open(entities[0], stores)
         if key:
-            outcomes = [sync_keys(lane, parsed(lane, key), Order(force=True))]
+            outcomes = [sync_keys(lane, parsed(lane, key), Order(force=True, cause=REPAIR))]
         else:
             with bars() as shown:
                 verdict = _compare(lane, shown)

@@ -1,4 +1,4 @@
-"""`sync-pipeline why …`: what people ask about one object."""
+"""`sync-pipeline why …` and `sync-pipeline history …`: what people ask about one object."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ import typer
 
 from sync_pipeline.cli import tables
 from sync_pipeline.cli.opening import Format, Output, opened, show, spelled
+from sync_pipeline.inquiry.history import Happening, Story
+from sync_pipeline.inquiry.history import history as tell
 from sync_pipeline.inquiry.why import Answer
 from sync_pipeline.inquiry.why import why as ask
 from sync_pipeline.lane import Lane
@@ -34,3 +36,35 @@ def _told(answer: Answer) -> None:
     tables.say(f"  state: {answer.facts.state}")
     if answer.to_do:
         tables.say(f"To do: {answer.to_do}")
+
+
+def history(
+    name: Name,
+    key: Key,
+    limit: Annotated[int, typer.Option(min=1, help="Lines shown, the newest.")] = 50,
+    output: Format = Output.TEXT,
+) -> None:
+    """The story of an object: what batches did with it, and what was exceptional."""
+    with opened(name, everything=False) as (stores, entities):
+        lane = Lane.open(entities[0], stores)
+        (text,) = spelled(lane, [key])
+        story = tell(lane, text, limit)
+        answer = ask(lane, text)
+    show({**story.as_dict(), "now": answer.verdict}, output, lambda: _narrated(story, answer))
+
+
+def _narrated(story: Story, answer: Answer) -> None:
+    heads = ("at", "revision", "what", "by", "of the monolith")
+    rows = [
+        (f"{h.at:%Y-%m-%d %H:%M:%S.%f}"[:-3], str(h.revision or ""), h.what, _by(h), h.position)
+        for h in story.happenings
+    ]
+    if rows:
+        tables.table(heads, rows, left=5)
+    if not story.whole:
+        tables.say("What was before is not in the log: older than SYNC_HISTORY_DAYS, or from before there was one.")
+    tables.say(f"Now: {answer.verdict}")
+
+
+def _by(happening: Happening) -> str:
+    return f"{happening.cause}, {happening.worker}" if happening.cause else ""

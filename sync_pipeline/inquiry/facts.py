@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime as dt
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,15 +10,15 @@ import pyarrow as pa
 from botocore.exceptions import BotoCoreError, ClientError
 
 from sync_pipeline.adapt import adapt
-from sync_pipeline.due import named
 from sync_pipeline.errors import UnreachableError
 from sync_pipeline.lane import Lane
 from sync_pipeline.ledger.ledger import HELD_DOCUMENT, HELD_ROW
+from sync_pipeline.ledger.log import time_of
 from sync_pipeline.ledger.states import Signs, State, state_of
 from sync_pipeline.origin import DIGEST, Reject
 from sync_pipeline.sinks.media_bucket import MISSING, code
 from sync_pipeline.sinks.search_index import has_fit_id, reaching
-from sync_pipeline.stores import Cursor
+from sync_pipeline.stores import Cursor, named
 
 _DUE = """
     SELECT reason, step, error, message, attempts, first_at, last_at, nullif(not_before, 'infinity') AS next_at,
@@ -74,6 +75,7 @@ class Facts:
     document: int | None  # its version; None where there is none
     files: list[dict[str, Any]]  # source_key, target_key, size, copied_at, there
     cursor: dict[str, Any]
+    written_at: dt.datetime | None  # when the revision that wrote it last did; None where the log does not tell
     unknown: dict[str, str]  # sink -> why it could not be looked at
 
     def owing(self, *reasons: str) -> dict[str, Any] | None:
@@ -117,6 +119,7 @@ def facts_of(lane: Lane, key: str) -> Facts:
             f"SELECT EXISTS (SELECT FROM {lane.entity.table.quoted} t WHERE {target.is_in(cursor, 't', keys)})"
         )
         row = bool(cursor.fetchone()[0])
+        written_at = time_of(cursor, lane.entity.name, entry.written) if entry else None
     document = None
     try:
         document = _document(lane, key)
@@ -126,7 +129,7 @@ def facts_of(lane: Lane, key: str) -> Facts:
         files = [{**file, "there": _is_there(lane, file["target_key"])} for file in files]
     except UnreachableError as error:
         unknown["media"] = str(error)
-    return Facts(lane.entity.name, key, legacy, entry, owed, row, document, files, standing, unknown)
+    return Facts(lane.entity.name, key, legacy, entry, owed, row, document, files, standing, written_at, unknown)
 
 
 def _legacy(lane: Lane, keys: pa.Table) -> Legacy:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from sync_pipeline import dead_letters
-from sync_pipeline.inquiry.facts import Entry, Facts, facts_of, wants
+from sync_pipeline.inquiry.facts import Facts, facts_of, wants
 from sync_pipeline.lane import Lane
 
 _OWED = {
@@ -122,7 +122,7 @@ def _gone(lane: Lane, facts: Facts) -> _Cause:
             return _Cause("drift", "is not in the monolith, and we never wrote it: somebody else did", _repair(facts))
         return _Cause("never existed", "never existed, as far as we know: it is in neither side, nor in the ledger")
     if entry.digest is None:
-        said = f"is gone from the monolith; revision {entry.written} deleted it"
+        said = f"is gone from the monolith; {_revision(facts)} deleted it"
         if facts.row or facts.document is not None:
             return _Cause("drift", f"{said}, and somebody has put it back", _repair(facts))
         return _Cause("gone", said)
@@ -137,17 +137,17 @@ def _there(lane: Lane, facts: Facts) -> _Cause:
         late = "its history is not all in" if facts.cursor["filled_at"] is None else _position(facts)
         return _Cause("on its way", f"is in the monolith, and nobody has looked at it yet: {late}", _nobody(facts))
     if facts.changed:
-        said = f"has changed in the monolith since revision {entry.written}: {_position(facts)}"
+        said = f"has changed in the monolith since {_revision(facts)}: {_position(facts)}"
         return _Cause("on its way", said, _nobody(facts))
     if not entry.current:
         to_do = f"sync-pipeline backfill {facts.entity}"
         return _Cause("outdated", "was written by an older version of the entity", to_do)
-    return _applied(lane, facts, entry)
+    return _applied(lane, facts)
 
 
-def _applied(lane: Lane, facts: Facts, entry: Entry) -> _Cause:
+def _applied(lane: Lane, facts: Facts) -> _Cause:
     """The ledger has the row as it is now."""
-    since = f"is up to date since revision {entry.written}"
+    since = f"is up to date since {_revision(facts)}"
     wrong = _drift(lane, facts)
     if wrong:
         return _Cause(
@@ -214,6 +214,12 @@ def _absence(facts: Facts, cause: _Cause, where: str | None, sink: str) -> str:
 
 def _filter(where: str | None) -> str:
     return f"{where} is not true, and only rows that have it true are there"
+
+
+def _revision(facts: Facts) -> str:
+    """The revision that wrote it last, and when that was."""
+    number = facts.entry.written if facts.entry else 0
+    return f"revision {number} of {_instant(facts.written_at)}" if facts.written_at else f"revision {number}"
 
 
 def _step(facts: Facts) -> str:

@@ -15,6 +15,7 @@ import pyarrow.compute as pc
 from sync_pipeline.errors import DeclarationError
 from sync_pipeline.faults import guarded
 from sync_pipeline.keys import Key
+from sync_pipeline.ledger.days import keep_ahead
 from sync_pipeline.origin import DIGEST
 from sync_pipeline.stores import Cursor, Stores, copy_in, copy_out, ensure_schema, quote
 
@@ -33,7 +34,13 @@ DOUBT = 3
 PLAN_COLUMNS = ("n", "action", DIGEST, "held")
 PRIOR = pa.schema([(DIGEST, pa.int64()), ("basis", pa.int32()), ("written", pa.int64())])
 APPLIED = pa.schema(
-    [("n", pa.int32()), ("held_before", pa.int16()), ("written", pa.int64()), ("overtaken", pa.bool_())]
+    [
+        ("n", pa.int32()),
+        ("held_before", pa.int16()),
+        ("written", pa.int64()),
+        ("overtaken", pa.bool_()),
+        ("seen_before", pa.int64()),
+    ]
 )
 # A batch is small beside the ledger, but the planner takes an unanalysed temporary table for a large one, and would
 # read the whole ledger for a handful of keys.
@@ -107,7 +114,8 @@ class Ledger:
             {_BY_KEY};
             WITH locked AS MATERIALIZED (
                 SELECT p.*, l.* FROM (SELECT * FROM {self._plan} p ORDER BY {order}) p CROSS JOIN LATERAL (
-                    SELECT l.held AS held_before, l.digest AS digest_before, l.basis AS basis_before
+                    SELECT l.held AS held_before, l.digest AS digest_before, l.basis AS basis_before,
+                        l.seen AS seen_before
                     FROM {self.table} l WHERE {self.key.joins("l", self.key, "p")} AND {newer} FOR UPDATE) l
             ), written AS (
                 UPDATE {self.table} l SET seen = %(revision)s,
@@ -120,14 +128,14 @@ class Ledger:
                 FROM locked p WHERE {self.key.joins("l", self.key, "p")}
                 RETURNING p.n, p.held_before, l.written, p.action = {KEEP} AND
                     (p.{DIGEST} IS DISTINCT FROM p.digest_before
-                     OR (p.basis_before <> %(basis)s AND p.{DIGEST} IS NOT NULL))
+                     OR (p.basis_before <> %(basis)s AND p.{DIGEST} IS NOT NULL)), p.seen_before
             )
             INSERT INTO {self._applied} SELECT * FROM written;
             {_AS_EVER}
             """,
             {"revision": revision, "basis": self.basis},
         )
-        return copy_out(cursor, f"SELECT n, held_before, written, overtaken FROM {self._applied}", APPLIED)
+        return copy_out(cursor, f"SELECT n, held_before, written, overtaken, seen_before FROM {self._applied}", APPLIED)
 
     def later_than(self, cursor: Cursor, keys: pa.Table, written: pa.Array) -> pa.Table:
         """Those of `keys` that have been written since, by a revision above their `written`."""
@@ -160,7 +168,8 @@ class Ledger:
             f"CREATE TEMP TABLE IF NOT EXISTS {quote('plan_' + self.entity)}"
             f" ({self.key.ddl()}, n integer, action smallint, {DIGEST} bigint, held smallint) ON COMMIT DELETE ROWS;"
             f"CREATE TEMP TABLE IF NOT EXISTS {quote('applied_' + self.entity)}"
-            " (n integer, held_before smallint, written bigint, overtaken boolean) ON COMMIT DELETE ROWS"
+            " (n integer, held_before smallint, written bigint, overtaken boolean, seen_before bigint)"
+            " ON COMMIT DELETE ROWS"
         )
         staged = plan.select([*self.key.columns, *PLAN_COLUMNS])
         copy_in(cursor, self._plan, f"{self.key.plain()}, {', '.join(PLAN_COLUMNS)}", staged)
@@ -217,6 +226,7 @@ def migrate(stores: Stores) -> None:
         if cursor.fetchone()[0]:
             cursor.execute("SELECT count(*) FROM sync.migration")
             if cursor.fetchone()[0] == len([file for file in files if file.name.endswith(".sql")]):
+                keep_ahead(cursor)
                 return
         cursor.execute(f"SELECT pg_advisory_xact_lock({_MIGRATION_LOCK})")
         ensure_schema(cursor, "sync")
@@ -227,6 +237,7 @@ def migrate(stores: Stores) -> None:
             if file.name.endswith(".sql") and file.name not in applied:
                 cursor.execute(file.read_text(encoding="utf-8"))
                 cursor.execute("INSERT INTO sync.migration VALUES (%s, now())", (file.name,))
+        keep_ahead(cursor)
 
 
 def _basis(cursor: Cursor, entity: str, entity_version: int, digest_version: str) -> int:

@@ -23,7 +23,7 @@ import pyarrow.compute as pc
 
 from sync_pipeline.errors import GapError, SettingError
 from sync_pipeline.sources.roots import Tracked, pages, track_all
-from sync_pipeline.sources.source import Page, Source, Standing, State, Subject, Told
+from sync_pipeline.sources.source import Page, Source, Standing, State, Subject, Told, numbered
 from sync_pipeline.sources.table import Table
 from sync_pipeline.stores import bind, copy_out, first_line
 
@@ -209,11 +209,12 @@ class OutboxSource(Source):
         self._tell(events.filter(refused), wrong)
         named = events.filter(pc.invert(refused))
         self._pulled.append(named.column("id").combine_chunks())
+        position = numbered("events", named.column("id").to_pylist())
         told = self._told(named) if self.outbox.version and not tracked[0].table.join else {}
         for each in tracked:
             for page in pages(self.subject, each, [text for text in texts if text not in wrong], rows):
                 own = self.subject.key.texts(page.keys).to_pylist() if told else []
-                yield replace(page, told={text: told[text] for text in own})
+                yield replace(page, told={text: told[text] for text in own}, position=position)
 
     def _told(self, named: pa.Table) -> dict[str, Told]:
         """By root, what its events tell, one after the other."""

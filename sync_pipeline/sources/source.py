@@ -8,7 +8,7 @@ from __future__ import annotations
 import datetime as dt
 import threading
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -19,6 +19,8 @@ from sync_pipeline.sources.table import Table
 from sync_pipeline.stores import Stores
 
 State = dict[str, Any]
+# so many numbers are listed one by one
+_FEW = 8
 
 
 @dataclass(frozen=True)
@@ -71,6 +73,14 @@ class Page:
     keys: pa.Table
     fanout: bool = False
     told: Mapping[str, Told] = field(default_factory=dict)  # by key, as text; where events may tell versions
+    position: str = ""  # what of the monolith it tells of, for people: transactions, events, an instant
+
+
+def numbered(what: str, numbers: Collection[int]) -> str:
+    """`events 7, 9`, or `events 7 to 90 (41)`; nothing where there are none."""
+    if len(numbers) <= _FEW:
+        return f"{what} {', '.join(map(str, sorted(numbers)))}" if numbers else ""
+    return f"{what} {min(numbers)} to {max(numbers)} ({len(numbers)})"
 
 
 class Source(ABC):

@@ -12,7 +12,7 @@ import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import orjson
@@ -23,7 +23,7 @@ from sync_pipeline.errors import DeclarationError, GapError, UnreachableError
 from sync_pipeline.replica import written_end
 from sync_pipeline.sources.pgoutput import Begin, Change, Commit, Relation, Truncate, parse
 from sync_pipeline.sources.roots import Tracked, pages, track_all
-from sync_pipeline.sources.source import Page, Source, Standing, State, Subject
+from sync_pipeline.sources.source import Page, Source, Standing, State, Subject, numbered
 from sync_pipeline.stores import bind, first_line
 
 # how long one poll may read before what it has is applied
@@ -229,9 +229,10 @@ class WalSource(Source):
     def _roots(self, changed: dict[int, set[str]], xids: set[int], rows: int) -> Iterator[Page]:
         if not changed:
             return
+        position = numbered("transactions", xids)
         self._wait_visible(xids)
         for n, named in changed.items():
-            yield from pages(self.subject, self._tracked[n], named, rows)
+            yield from (replace(page, position=position) for page in pages(self.subject, self._tracked[n], named, rows))
 
     def _wait_visible(self, xids: set[int]) -> None:
         """A commit is in the log before a query sees it; read earlier, its rows would look unchanged."""

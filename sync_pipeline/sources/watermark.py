@@ -70,7 +70,7 @@ class WatermarkSource(Source):
             for page in pages(self.subject, stamp, bound, rows):
                 keys = self._unseen(n, page, known)
                 if keys.num_rows:
-                    yield Page(keys, fanout=bool(stamp.table.join))
+                    yield Page(keys, fanout=bool(stamp.table.join), position=_since(bound))
 
     def standing(self) -> Standing:
         """As the look saw it that the last pull began with."""
@@ -181,6 +181,14 @@ def _page(subject: Subject, stamp: Stamp, bound: Mark, position: tuple[str, list
             after = f"({order}) > ({bind(cursor, position[0])}::{_kind(stamp)}, {literal})"
         query = f"SELECT * FROM ({inner}) w WHERE {_above(cursor, stamp, bound)} AND {after} ORDER BY {order}"
         return copy_out(cursor, f"{query} LIMIT {rows}", schema, f"{table.name} {table.join}")
+
+
+def _since(bound: Mark) -> str:
+    if bound.at == BEGINNING.at:
+        return "all stamps"
+    return ", ".join(
+        [f"stamps since {bound.at:%Y-%m-%d %H:%M:%S}Z", *(f"{n} since {at}" for n, at in bound.numbers.items())]
+    )
 
 
 def _kind(stamp: Stamp) -> str:

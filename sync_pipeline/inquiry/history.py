@@ -1,0 +1,113 @@
+"""The story of one object: what batches did with it, what was exceptional, which requests took its document."""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import islice
+from typing import Any
+
+from sync_pipeline.inquiry.facts import Facts, facts_of
+from sync_pipeline.lane import Lane
+from sync_pipeline.ledger.ledger import DOUBT, HELD_DOCUMENT, HELD_ROW, KEEP, PARK, WITHDRAW, WRITE
+from sync_pipeline.ledger.log import TAKEN_FOR_APPLIED, chain
+from sync_pipeline.stores import Cursor, named
+
+_EVENTS = """
+    SELECT id, at, kind, step, said, revision FROM sync.event
+    WHERE (entity, key) = (%(entity)s, %(key)s) AND kind <> %(silent)s ORDER BY id DESC LIMIT %(limit)s
+"""
+_REQUEST = """
+    SELECT at, opaque_id, documents FROM sync.request
+    WHERE entity = %(entity)s AND high >= %(revision)s AND %(revision)s = ANY(revisions) AND at >= %(at)s
+    ORDER BY at LIMIT 1
+"""
+_FILES = """
+    SELECT m.copied_at AS at, r.source_key, r.target_key FROM sync.media_ref r JOIN sync.media m USING (target_key)
+    WHERE (r.entity, r.key) = (%(entity)s, %(key)s)
+"""
+_SAID = {
+    KEEP: "looked at, and unchanged",
+    PARK: "looked at, and set aside",
+    WITHDRAW: "private now, and set aside: its document goes",
+    DOUBT: "tried again, and set aside",
+}
+
+
+@dataclass(frozen=True)
+class Happening:
+    """One line of a story; `revision`, `cause`, `worker` and `position` are of the batch, where one did it."""
+
+    at: dt.datetime
+    what: str
+    revision: int | None = None
+    cause: str = ""
+    worker: str = ""
+    position: str = ""
+
+
+@dataclass(frozen=True)
+class Story:
+    """What happened to an object, oldest first; `whole` tells whether the log reaches back to its beginning."""
+
+    facts: Facts
+    happenings: list[Happening]
+    whole: bool
+
+    def as_dict(self) -> dict[str, Any]:
+        """For JSON."""
+        return {
+            "entity": self.facts.entity,
+            "key": self.facts.key,
+            "state": self.facts.state,
+            "whole": self.whole,
+            "history": [vars(happening) for happening in self.happenings],
+        }
+
+
+def history(lane: Lane, key: str, limit: int) -> Story:
+    """The last `limit` batches and events of an object. Raises UnreachableError, LegacySchemaError."""
+    facts = facts_of(lane, key)
+    name, seen = lane.entity.name, facts.entry.seen if facts.entry else 0
+    with lane.stores.target() as cursor:
+        batches = list(islice(chain(cursor, name, key, seen), limit))
+        values = {"entity": name, "key": key, "limit": limit, "silent": TAKEN_FOR_APPLIED}
+        events = named(cursor, _EVENTS, values)
+        found = [*map(_of_batch, batches), *map(_of_event, events), *_requests(cursor, name, batches)]
+        found += [
+            Happening(f["at"], f"file {f['source_key']} copied to {f['target_key']}")
+            for f in named(cursor, _FILES, values)
+        ]
+    whole = not seen or bool(batches and not batches[-1]["before"])
+    return Story(facts, sorted(found, key=lambda happening: happening.at)[-limit:], whole)
+
+
+def _of_batch(row: dict[str, Any]) -> Happening:
+    return Happening(row["at"], _became(row), row["revision"], row["cause"], row["worker"], row["position"])
+
+
+def _became(row: dict[str, Any]) -> str:
+    if row["action"] != WRITE:
+        return _SAID[row["action"]]
+    if row["digest"] is None:
+        return "deleted: gone from the monolith"
+    sinks = {HELD_ROW: "row", HELD_DOCUMENT: "document"}
+    wanted = [sink for bit, sink in sinks.items() if row["held"] & bit]
+    return f"written: {' and '.join(wanted)}" if wanted else "taken note of: no sink wants it"
+
+
+def _of_event(event: dict[str, Any]) -> Happening:
+    step = f" at step {event['step']}" if event["step"] else ""
+    said = f": {event['said']}" if event["said"] else ""
+    return Happening(event["at"], f"{event['kind']}{step}{said}", event["revision"] or None)
+
+
+def _requests(cursor: Cursor, entity: str, batches: list[dict[str, Any]]) -> Iterator[Happening]:
+    """The answered request that held the document of each write."""
+    for row in batches:
+        if row["action"] in {WRITE, WITHDRAW} and row["documents"]:
+            values = {"entity": entity, "revision": row["revision"], "at": row["at"]}
+            for found in named(cursor, _REQUEST, values):
+                what = f"bulk request {found['opaque_id']} answered ({found['documents']:,} documents)"
+                yield Happening(found["at"], what, row["revision"])

@@ -1,0 +1,157 @@
+"""The story of one object, read backwards from the ledger through the log."""
+
+import json
+
+import pytest
+
+from sync_pipeline import dead_letters
+from sync_pipeline.batch.order import Order
+from sync_pipeline.dead_letters import Which
+from sync_pipeline.inquiry.history import history
+from sync_pipeline.lane import Lane
+from sync_pipeline.pipeline import sync_keys
+from tests.kin import EPISODE, MONOLITH, SERIES
+from tests.world import wait_for
+
+SPOIL = "UPDATE content SET attrs = jsonb_build_object('duration', 'no number'), updated_at = now() WHERE id = %s"
+MEND = "UPDATE content SET attrs = jsonb_build_object('duration', 7), updated_at = now() WHERE id = %s"
+EDIT = "UPDATE content SET title = 'anew', updated_at = now() WHERE id = %s"
+PICK = "SELECT id FROM content WHERE kind = 'text' AND deleted_at IS NULL AND status {} 'published' ORDER BY id"
+
+
+@pytest.fixture(scope="module")
+def lane(world):
+    world.load(60, 12)
+    return world.filled("text")
+
+
+@pytest.fixture(scope="module")
+def keys(world, lane):
+    """Published ones; each test takes its own."""
+    return iter([str(key) for (key,) in world.legacy(PICK.format("="))])
+
+
+def sync(lane, key, **order):
+    return sync_keys(lane, lane.origin.key.parse([str(key)]), Order(acknowledge=True, **order))
+
+
+def told(lane, key):
+    """What happened, and whose doing it was."""
+    return [(happening.what, happening.cause) for happening in history(lane, str(key), 50).happenings]
+
+
+def month(world, key):
+    ((at,),) = world.legacy("SELECT to_char(created_at, 'YYYY-MM') FROM content WHERE id = %s", (key,))
+    return f"backfill {at}"
+
+
+def is_request(what):
+    return what.startswith("bulk request sync/text/") and "answered" in what
+
+
+def test_one_untouched_since_the_backfill(world, lane, keys):
+    key = next(keys)
+    (written, cause), (request, _) = told(lane, key)
+    assert (written, cause) == ("written: row and document", month(world, key))
+    assert is_request(request)
+    story = history(lane, key, 50)
+    assert story.whole
+    ((revision,),) = world.target("SELECT written FROM sync.ledger_text WHERE id = %s", (key,))
+    assert story.happenings[0].revision == revision
+    assert story.happenings[0].worker == lane.stores.worker
+    assert f"sync/text/{revision}" in request
+
+
+def test_one_that_failed_was_mended_and_replayed(world, lane, keys, command):
+    key = next(keys)
+    world.legacy(SPOIL, (key,))
+    for _ in range(3):  # the same fault again is no news
+        sync(lane, key)
+    dead_letters.discard(lane, Which("text", [key]), "ann", "a test row")
+    command("dead-letters", "replay", "text", "--key", key)
+    world.legacy("UPDATE content SET attrs = '{}' WHERE id = %s", (key,))
+    command("dead-letters", "replay", "text", "--key", key)
+    said = told(lane, key)[2:]
+    fault = next(what for what, _ in said if what.startswith("parked"))
+    assert fault.startswith("parked at step adapt: ArrowInvalid: ")
+    assert [what for what, _ in said if not is_request(what)] == [
+        "looked at, and set aside",
+        fault,
+        "looked at, and set aside",
+        "looked at, and set aside",
+        "discarded at step adapt: ann: a test row",
+        "replayed",
+        "tried again, and set aside",
+        fault,
+        "replayed",
+        "written: row and document",
+        "went through at step adapt: " + fault.partition("ArrowInvalid: ")[2],
+    ] or [what for what, _ in said]
+    assert ("written: row and document", "due: rejected") in said
+    assert is_request(said[-1][0])
+
+
+def test_one_deleted(world, lane, keys):
+    key = next(keys)
+    world.legacy("UPDATE content SET deleted_at = now(), updated_at = now() WHERE id = %s", (key,))
+    with world.following([lane]) as follower:
+        wait_for(lambda: world.target("SELECT 1 FROM catalog.text WHERE id = %s", (key,)) == [])
+        wait_for(lambda: is_request(told(lane, key)[-1][0]))
+        name = follower.name
+    said = history(lane, key, 50).happenings
+    deleted = next(happening for happening in said if happening.what == "deleted: gone from the monolith")
+    assert (deleted.cause, deleted.worker) == ("poll", name)
+    assert deleted.position.startswith("stamps since") or deleted.position == "all stamps"
+    assert [happening.what for happening in said[-2:]] == [deleted.what, said[-1].what]
+    assert history(lane, key, 50).facts.state == "deleted"
+
+
+def test_one_filtered_out_of_search(world, lane):
+    ((key,), *_) = world.legacy(PICK.format("<>"))
+    assert told(lane, key) == [("written: row", month(world, key))]
+
+
+def test_one_that_never_existed(lane):
+    assert told(lane, 999_999) == []
+    sync(lane, 999_999)
+    assert told(lane, 999_999) == [("looked at, and unchanged", "keys")]
+
+
+def test_one_parked_for_its_parent(world):
+    world.legacy(MONOLITH)
+    series, episode = (Lane.open(entity, world.stores) for entity in (SERIES, EPISODE))
+    world.legacy("INSERT INTO episode VALUES (1, 'pilot', 7)")
+    sync(episode, 1)
+    sync(episode, 1)
+    world.target("UPDATE sync.due SET first_at = now() - interval '1 day'")
+    sync(episode, 1)
+    wait = "refers to series 7, which is not in the new side"
+    assert [what for what, _ in told(episode, 1) if "looked at" not in what] == [
+        f"waits at step row: {wait}",
+        f"parked at step row: {wait}",
+    ]
+    world.legacy("INSERT INTO series VALUES (7, 'series')")
+    with world.following([series, episode]):
+        wait_for(lambda: world.target("SELECT 1 FROM catalog.episode"))
+        wait_for(lambda: history(episode, "1", 50).facts.state == "committed")
+    said = [what for what, _ in told(episode, 1)]
+    assert f"went through at step row: {wait}" in said
+    assert ("written: row and document", "due: released") in told(episode, 1)
+
+
+def test_a_story_is_cut_at_its_limit_and_says_where_the_log_ends(world, lane, keys, command):
+    key = next(keys)
+    for _ in range(3):
+        sync(lane, key, force=True)
+    assert len(history(lane, key, 2).happenings) == 2
+    world.target("DELETE FROM sync.batch WHERE cause LIKE 'backfill%%'")
+    story = history(lane, key, 50)
+    assert not story.whole
+    assert sum(happening.what.startswith("written") for happening in story.happenings) == 3
+    code, out, _ = command("history", "text", key)
+    assert code == 0
+    assert "What was before is not in the log" in out
+    assert f"Now: text {key} is up to date since revision" in out
+    code, out, _ = command("history", "text", key, "--limit", "1", "--format", "json")
+    assert (code, len(json.loads(out)["history"])) == (0, 1)
+    assert command("history", "text", "x7")[0] == 2
