@@ -29,6 +29,10 @@ class GapError(SyncError):
     """What a source had not reported yet is lost to it. Begin it anew, and sweep."""
 
 
+class LogError(SyncError):
+    """The log does not hold what is asked for. Fill the history again, or take a snapshot sooner."""
+
+
 class StoppedError(SyncError):
     """Entities could not be followed, or a partition was left where it was. Their errors say why."""
 

@@ -53,6 +53,7 @@ class Settings:
     future_limit_seconds: float = 60.0
     replica_seconds: float = 30.0
     wal_alert_bytes: int = 1 << 30
+    history_days: float = 30.0
 
     @classmethod
     def from_env(cls, env: Mapping[str, str] | None = None) -> Settings:
@@ -84,6 +85,7 @@ NUMBERS = {
     "SYNC_FUTURE_LIMIT_SECONDS": "future_limit_seconds",
     "SYNC_REPLICA_SECONDS": "replica_seconds",
     "SYNC_WAL_ALERT_BYTES": "wal_alert_bytes",
+    "SYNC_HISTORY_DAYS": "history_days",
 }
 _AT_LEAST_ONE = {"SYNC_CHUNK_ROWS", "SYNC_BACKFILL_WORKERS", "SYNC_MEDIA_WORKERS", "SYNC_RETRY_LIMIT"}
 _S3_PART_MINIMUM = 5 * 1024 * 1024

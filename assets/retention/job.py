@@ -6,8 +6,10 @@ from collections.abc import Collection
 import dagster as dg
 from pydantic import Field
 
+from assets.resources import Engine
 from assets.retention.forget import BACKFILLS, Limits, forget_old, keep_connections
 from sync_pipeline.errors import SettingError
+from sync_pipeline.snapshot import trim
 
 # setting and default, by field of the form
 _SETTINGS = {
@@ -44,9 +46,19 @@ def retention_job(frequent: Collection[str]) -> dg.JobDefinition:
         context.log.info(f"forgotten: {forgotten}")
         context.add_output_metadata(vars(forgotten))
 
-    @dg.job(name="retention", description="Forget old runs with their events and logs, and old results of checks.")
+    @dg.op(name="forget_history", out=dg.Out(dg.Nothing))
+    def forget_history(context: dg.OpExecutionContext, engine: Engine) -> None:
+        """Drop the log older than SYNC_HISTORY_DAYS, once snapshots of the ledgers are taken."""
+        with engine.stores(context.run.run_id) as stores:
+            context.add_output_metadata(trim(stores))
+
+    @dg.job(
+        name="retention",
+        description="Forget old runs with their events and logs, old results of checks, and the objects' old history.",
+    )
     def retention() -> None:
         forget()
+        forget_history()
 
     return retention
 

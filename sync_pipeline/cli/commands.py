@@ -17,6 +17,7 @@ from sync_pipeline.cli.dead_letters import app as dead_letters_app
 from sync_pipeline.cli.due import app as due_app
 from sync_pipeline.cli.following import Totals, caught_up, follow
 from sync_pipeline.cli.inquiry import history, why
+from sync_pipeline.cli.ledger import app as ledger_app
 from sync_pipeline.cli.opening import All, AnyName, Format, Name, Output, opened, parsed, partitions, show
 from sync_pipeline.cli.progress import Bars, bars
 from sync_pipeline.cli.rebuild import app as rebuild_app
@@ -36,6 +37,7 @@ app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_
 app.add_typer(due_app, name="due")
 app.add_typer(rebuild_app, name="rebuild")
 app.add_typer(dead_letters_app, name="dead-letters")
+app.add_typer(ledger_app, name="ledger")
 app.command()(why)
 app.command()(history)
 app.add_typer(sources.outbox, name="outbox")

@@ -75,12 +75,12 @@ def history(lane: Lane, key: str, limit: int) -> Story:
         values = {"entity": name, "key": key, "limit": limit, "silent": TAKEN_FOR_APPLIED}
         events = named(cursor, _EVENTS, values)
         found = [*map(_of_batch, batches), *map(_of_event, events), *_requests(cursor, name, batches)]
-        found += [
-            Happening(f["at"], f"file {f['source_key']} copied to {f['target_key']}")
-            for f in named(cursor, _FILES, values)
-        ]
+        found += [_of_file(file) for file in named(cursor, _FILES, values)]
+    # what a batch found is written down before the batch itself, and told after it
+    began = {row["revision"]: row["at"] for row in batches}
+    found.sort(key=lambda h: (max(h.at, began.get(h.revision or 0, h.at)), not h.cause))
     whole = not seen or bool(batches and not batches[-1]["before"])
-    return Story(facts, sorted(found, key=lambda happening: happening.at)[-limit:], whole)
+    return Story(facts, found[-limit:], whole)
 
 
 def _of_batch(row: dict[str, Any]) -> Happening:
@@ -101,6 +101,10 @@ def _of_event(event: dict[str, Any]) -> Happening:
     step = f" at step {event['step']}" if event["step"] else ""
     said = f": {event['said']}" if event["said"] else ""
     return Happening(event["at"], f"{event['kind']}{step}{said}", event["revision"] or None)
+
+
+def _of_file(file: dict[str, Any]) -> Happening:
+    return Happening(file["at"], f"file {file['source_key']} copied to {file['target_key']}")
 
 
 def _requests(cursor: Cursor, entity: str, batches: list[dict[str, Any]]) -> Iterator[Happening]:

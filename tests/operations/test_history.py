@@ -85,8 +85,8 @@ def test_one_that_failed_was_mended_and_replayed(world, lane, keys, command):
         fault,
         "replayed",
         "written: row and document",
-        "went through at step adapt: " + fault.partition("ArrowInvalid: ")[2],
-    ] or [what for what, _ in said]
+        "went through at step adapt",
+    ]
     assert ("written: row and document", "due: rejected") in said
     assert is_request(said[-1][0])
 
@@ -97,13 +97,13 @@ def test_one_deleted(world, lane, keys):
     with world.following([lane]) as follower:
         wait_for(lambda: world.target("SELECT 1 FROM catalog.text WHERE id = %s", (key,)) == [])
         wait_for(lambda: is_request(told(lane, key)[-1][0]))
+        wait_for(lambda: history(lane, key, 50).facts.state == "deleted")
         name = follower.name
     said = history(lane, key, 50).happenings
     deleted = next(happening for happening in said if happening.what == "deleted: gone from the monolith")
     assert (deleted.cause, deleted.worker) == ("poll", name)
     assert deleted.position.startswith("stamps since") or deleted.position == "all stamps"
-    assert [happening.what for happening in said[-2:]] == [deleted.what, said[-1].what]
-    assert history(lane, key, 50).facts.state == "deleted"
+    assert said.index(deleted) == len(said) - 2  # then the cluster has answered
 
 
 def test_one_filtered_out_of_search(world, lane):
@@ -135,8 +135,7 @@ def test_one_parked_for_its_parent(world):
         wait_for(lambda: world.target("SELECT 1 FROM catalog.episode"))
         wait_for(lambda: history(episode, "1", 50).facts.state == "committed")
     said = [what for what, _ in told(episode, 1)]
-    assert f"went through at step row: {wait}" in said
-    assert ("written: row and document", "due: released") in told(episode, 1)
+    assert said.index("written: row and document") < said.index("went through at step row")
 
 
 def test_a_story_is_cut_at_its_limit_and_says_where_the_log_ends(world, lane, keys, command):
