@@ -217,6 +217,19 @@ def test_an_index_is_rebuilt_and_its_progress_told(filled, world, instance, defs
     assert rows(run)["audio"]["deleted"] is None
 
 
+def test_retention_drops_the_old_days_of_the_log(filled, world, instance, defs):
+    stores, _ = world
+    with stores.target() as cursor:
+        cursor.execute(
+            "CREATE TABLE sync.batch_20200101 PARTITION OF sync.batch FOR VALUES FROM ('2020-01-01Z') TO ('2020-01-02Z')"
+        )
+    run = defs.resolve_job_def("retention").execute_in_process(instance=instance)
+    (output,) = (event for event in run.all_events if event.is_successful_output and event.step_key == "forget_history")
+    assert output.event_specific_data.metadata["days"].value == 1
+    assert count(stores, "SELECT count(*) FROM sync.snapshot") == 3
+    assert count(stores, "SELECT count(*) FROM pg_class WHERE relname = 'batch_20200101'") == 0
+
+
 def test_standing_is_told_when_it_changes_and_never_green_unseen(filled, world, instance, defs, monkeypatch):
     stores, _ = world
     sensor = defs.resolve_sensor_def("watch_standing")

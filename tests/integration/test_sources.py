@@ -1,9 +1,11 @@
 """What each source claims to catch is caught with the sweep off; what it does not claim, the sweep finds."""
 
+import re
 from dataclasses import replace
 
 import pytest
 
+from sync_pipeline.inquiry.history import history
 from sync_pipeline.lane import Lane
 from sync_pipeline.sweep import sweep
 from tests.caught._tables import TABLES
@@ -121,3 +123,23 @@ def test_what_is_claimed_is_caught(world, source, change):
         assert wrong(world) == []
     else:
         pytest.fail(f"{name} does not claim it, and catches it: say so in docs")
+
+
+def test_a_batch_names_what_it_acknowledges(world, source):
+    name, lane = source
+    key = chosen(world)["b"]
+    ((xid,),) = world.legacy(
+        "UPDATE content SET title = 'told', updated_at = now() WHERE id = %s RETURNING pg_current_xact_id()::text",
+        [key],
+    )
+    caught_up(world, lane, swept=name == "sweep")
+    ((event,),) = world.legacy("SELECT max(id) FROM outbox") if name == "outbox" else ((None,),)
+    told = {
+        "watermark": r"stamps since [-\d]+ [:\d]+Z|all stamps",
+        "outbox": rf"events ({event}|.*\b{event}\b.*)",
+        "wal": rf"transactions {xid}",
+        "sweep": "",
+    }
+    last = [happening for happening in history(lane, str(key), 50).happenings if happening.cause][-1]
+    assert last.cause == ("due: sweep" if name == "sweep" else "poll")
+    assert re.fullmatch(told[name], last.position), last.position

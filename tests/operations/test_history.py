@@ -10,6 +10,7 @@ from sync_pipeline.dead_letters import Which
 from sync_pipeline.inquiry.history import history
 from sync_pipeline.lane import Lane
 from sync_pipeline.pipeline import sync_keys
+from sync_pipeline.sinks.search_index import SearchIndex
 from tests.kin import EPISODE, MONOLITH, SERIES
 from tests.world import wait_for
 
@@ -154,3 +155,19 @@ def test_a_story_is_cut_at_its_limit_and_says_where_the_log_ends(world, lane, ke
     code, out, _ = command("history", "text", key, "--limit", "1", "--format", "json")
     assert (code, len(json.loads(out)["history"])) == (0, 1)
     assert command("history", "text", "x7")[0] == 2
+
+
+def test_the_cluster_knows_a_request_by_its_revisions(world, lane, keys, monkeypatch):
+    key, named = next(keys), []
+    write = SearchIndex.write
+
+    def look(index, client, *documents):
+        # the cluster gives back what it will log
+        named.append(client.cluster.health().meta.headers["x-opaque-id"])
+        return write(index, client, *documents)
+
+    monkeypatch.setattr(SearchIndex, "write", look)
+    sync(lane, key, force=True)
+    ((revision,),) = world.target("SELECT written FROM sync.ledger_text WHERE id = %s", (key,))
+    assert named == [f"sync/text/{revision}"]
+    assert f"bulk request {named[0]} answered" in told(lane, key)[-1][0]
