@@ -79,8 +79,8 @@ class Operations:
     def note(self, cursor: Cursor, entity: str, refused: int) -> None:
         """Write down that the cluster has answered their request."""
         revisions = pc.unique(self.versions).to_pylist()
-        values = entity, self.opaque_id(entity), revisions, max(revisions), len(self.ids), refused
-        columns = "entity, opaque_id, revisions, high, documents, refused"
+        values = entity, self.opaque_id(entity), revisions, len(self.ids), refused
+        columns = "entity, opaque_id, revisions, documents, refused"
         cursor.defer(f"INSERT INTO sync.request ({columns}) VALUES %s", (values,))
 
     def owe(self, cursor: Cursor, entity: str, revision: int) -> None:

@@ -64,6 +64,13 @@ def place(sink: MediaBucket, stores: Stores, key: Key, adapted: Adapted, *, wait
     return placed
 
 
+def are_copied(sink: MediaBucket, stores: Stores, key: Key, adapted: Adapted, known: set[str]) -> bool:
+    """Whether the rows name files besides the `known` (legacy keys), and the new bucket has all of these."""
+    names = {name for _, name in _named(sink, key, adapted)} - known
+    with stores.target() as cursor:
+        return bool(names) and ledger.copied(cursor, sorted(names)) == names
+
+
 def _of_rows(key: Key, adapted: Adapted, rejects: list[Reject]) -> list[Reject]:
     """The rejects, with the digests of their rows."""
     if not rejects:

@@ -9,8 +9,9 @@ from typing import Any
 import pyarrow as pa
 from botocore.exceptions import BotoCoreError, ClientError
 
-from sync_pipeline.adapt import adapt
+from sync_pipeline.adapt import Adapted, adapt
 from sync_pipeline.errors import UnreachableError
+from sync_pipeline.files import are_copied
 from sync_pipeline.lane import Lane
 from sync_pipeline.ledger.ledger import HELD_DOCUMENT, HELD_ROW
 from sync_pipeline.ledger.log import time_of
@@ -44,6 +45,7 @@ class Legacy:
     digest: int | None = None
     held: int | None = None
     refused: Reject | None = None
+    adapted: Adapted | None = None
 
     @property
     def there(self) -> bool:
@@ -77,6 +79,7 @@ class Facts:
     cursor: dict[str, Any]
     written_at: dt.datetime | None  # when the revision that wrote it last did; None where the log does not tell
     unknown: dict[str, str]  # sink -> why it could not be looked at
+    copied: bool = False  # files that its row is to name are there, and no row names them yet
 
     def owing(self, *reasons: str) -> dict[str, Any] | None:
         """The first record owed for one of these reasons."""
@@ -98,7 +101,8 @@ class Facts:
                 entry.written if entry else 0,
                 self.changed or bool(entry and not entry.current and self.legacy.there),
                 frozenset(record["reason"] for record in self.owed),
-                document=self.document,
+                self.copied,
+                self.document,
             )
         )
 
@@ -129,7 +133,20 @@ def facts_of(lane: Lane, key: str) -> Facts:
         files = [{**file, "there": _is_there(lane, file["target_key"])} for file in files]
     except UnreachableError as error:
         unknown["media"] = str(error)
-    return Facts(lane.entity.name, key, legacy, entry, owed, row, document, files, standing, written_at, unknown)
+    return Facts(
+        lane.entity.name,
+        key,
+        legacy,
+        entry,
+        owed,
+        row,
+        document,
+        files,
+        standing,
+        written_at,
+        unknown,
+        _is_copied(lane, legacy, files),
+    )
 
 
 def _legacy(lane: Lane, keys: pa.Table) -> Legacy:
@@ -140,7 +157,14 @@ def _legacy(lane: Lane, keys: pa.Table) -> Legacy:
         return Legacy()
     digest = rows.table.column(DIGEST)[0].as_py()
     adapted, rejects = adapt(lane.entity, lane.origin.key, rows.table)
-    return Legacy(digest, None, rejects[0]) if rejects else Legacy(digest, adapted.held[0].as_py())
+    return Legacy(digest, None, rejects[0]) if rejects else Legacy(digest, adapted.held[0].as_py(), None, adapted)
+
+
+def _is_copied(lane: Lane, legacy: Legacy, files: list[dict[str, Any]]) -> bool:
+    if lane.entity.media is None or legacy.adapted is None:
+        return False
+    known = {file["source_key"] for file in files}
+    return are_copied(lane.entity.media, lane.stores, lane.origin.key, legacy.adapted, known)
 
 
 def _entry(lane: Lane, cursor: Cursor, keys: pa.Table) -> Entry | None:

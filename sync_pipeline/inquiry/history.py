@@ -20,7 +20,7 @@ _EVENTS = """
 """
 _REQUEST = """
     SELECT at, opaque_id, documents FROM sync.request
-    WHERE entity = %(entity)s AND high >= %(revision)s AND %(revision)s = ANY(revisions) AND at >= %(at)s
+    WHERE entity = %(entity)s AND at BETWEEN %(at)s AND %(at)s + interval '1 day' AND %(revision)s = ANY(revisions)
     ORDER BY at LIMIT 1
 """
 _FILES = """

@@ -23,6 +23,14 @@ def known(cursor: Cursor, target_keys: Sequence[str]) -> set[str]:
     return {key for (key,) in cursor.fetchall()}
 
 
+def copied(cursor: Cursor, source_keys: Sequence[str]) -> set[str]:
+    """Those of the legacy files of which some state was copied and is not about to be deleted."""
+    cursor.execute(
+        "SELECT DISTINCT source_key FROM sync.media WHERE source_key = ANY(%s) AND NOT deleting", (list(source_keys),)
+    )
+    return {key for (key,) in cursor.fetchall()}
+
+
 def begin(cursor: Cursor, target_keys: Sequence[str]) -> None:
     """Say which objects are about to be copied, and take them off what is being deleted: waits for a deletion."""
     execute_values(

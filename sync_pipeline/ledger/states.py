@@ -72,7 +72,7 @@ class Signs:
     written: int = 0  # the revision that wrote it last; 0: none
     changed: bool = False  # the monolith's row is another than the ledger's
     owed: frozenset[str] = frozenset()  # reasons in `due`
-    copied: bool = False  # files of a row that is not written yet are all there
+    copied: bool = False  # files that its row is to name are there, and no row names them yet
     document: int | None = None  # version of its document in the cluster
 
 
@@ -80,12 +80,13 @@ def state_of(signs: Signs) -> State:
     """The state that the signs tell."""
     if "rejected" in signs.owed:
         return State.FAILED
+    pending = State.COPIED if signs.copied else State.PENDING
     if signs.owed - {"documents", "discarded"}:
-        return State.COPIED if signs.copied else State.PENDING
+        return pending
     if "discarded" in signs.owed:
         return State.DISCARDED
     if "documents" in signs.owed:
         return State.INDEXED if signs.document == signs.written else State.WRITTEN
     if signs.digest is None:
-        return State.PENDING if signs.in_monolith else State.DELETED if signs.written else State.ABSENT
-    return State.PENDING if signs.changed else State.COMMITTED
+        return pending if signs.in_monolith else State.DELETED if signs.written else State.ABSENT
+    return pending if signs.changed else State.COMMITTED

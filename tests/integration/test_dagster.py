@@ -221,7 +221,8 @@ def test_retention_drops_the_old_days_of_the_log(filled, world, instance, defs):
     stores, _ = world
     with stores.target() as cursor:
         cursor.execute(
-            "CREATE TABLE sync.batch_20200101 PARTITION OF sync.batch FOR VALUES FROM ('2020-01-01Z') TO ('2020-01-02Z')"
+            "CREATE TABLE sync.batch_20200101 PARTITION OF sync.batch"
+            " FOR VALUES FROM ('2020-01-01Z') TO ('2020-01-02Z')"
         )
     run = defs.resolve_job_def("retention").execute_in_process(instance=instance)
     (output,) = (event for event in run.all_events if event.is_successful_output and event.step_key == "forget_history")

@@ -161,6 +161,18 @@ def test_a_file_that_is_not_there(world, lane, key):
     assert told["to_do"] == f"sync-pipeline repair text --key {named}"
 
 
+def test_a_batch_that_was_killed_after_its_files(world, lane, key):
+    body = {"Bucket": world.legacy_bucket, "Key": "yes.jpg", "Body": b"yes"}
+    world.client.put_object(**body)
+    world.legacy("INSERT INTO media_files (content_id, kind, bucket_key) VALUES (%s, 'cover', 'yes.jpg')", (key,))
+    assert asked(lane, key)["state"] == "pending"
+    with pytest.raises(ZeroDivisionError):
+        sync(lane, key, commit=lambda *_: 1 / 0)
+    assert (asked(lane, key)["state"], asked(lane, key)["word"]) == ("media copied", "on its way")
+    sync(lane, key)
+    assert (asked(lane, key)["state"], asked(lane, key)["word"]) == ("committed", "up to date")
+
+
 def test_what_somebody_else_has_changed(world, lane, key):
     world.target("DELETE FROM catalog.text WHERE id = %s", (key,))
     told = asked(lane, key)

@@ -48,11 +48,10 @@ CREATE TABLE sync.request (
     entity    text NOT NULL,
     opaque_id text NOT NULL,                 -- as the cluster's own logs have it
     revisions bigint[] NOT NULL,             -- whose documents were in it
-    high      bigint NOT NULL,               -- the highest of these
     documents integer NOT NULL,
     refused   integer NOT NULL
 ) PARTITION BY RANGE (at);
-CREATE INDEX request_revision ON sync.request (high);
+CREATE INDEX request_at ON sync.request (entity, at);
 
 -- The ledger of an entity as one database snapshot saw it, in parts: with the log since, it can be made again.
 CREATE TABLE sync.snapshot (
