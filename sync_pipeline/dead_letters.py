@@ -115,26 +115,31 @@ def replay(lane: Lane, which: Which) -> list[str]:
     """Make them due at once, with all their retries before them; the keys. Discarded ones are letters again."""
     with lane.stores.target() as cursor:
         keys = _locked(lane, cursor, which)
-        discarded = _among(cursor, lane, keys, DISCARDED)
-        _set_digests(lane, cursor, discarded, DISCARDED, "CASE WHEN l.held = 0 THEN NULL ELSE 0 END")
-        tell(cursor, lane.entity.name, "replayed", [(key, None, None) for key in keys], 0)
-        mine = {"entity": lane.entity.name, "keys": discarded, "reason": DISCARDED}
-        cursor.execute(
-            "DELETE FROM sync.due d WHERE entity = %(entity)s AND reason = %(reason)s AND key = ANY(%(keys)s)"
-            " AND EXISTS (SELECT FROM sync.due r WHERE (r.entity, r.key, r.reason) = (d.entity, d.key, 'rejected'))",
-            mine,
-        )
-        cursor.execute(
-            "UPDATE sync.due SET reason = 'rejected', discarded_at = NULL, discarded_by = NULL, discarded_why = NULL"
-            " WHERE entity = %(entity)s AND reason = %(reason)s AND key = ANY(%(keys)s)",
-            mine,
-        )
+        _take_back(lane, cursor, keys)
         cursor.execute(
             "UPDATE sync.due SET not_before = now(), claimed_until = NULL, attempts = 0"
             " WHERE entity = %s AND reason = 'rejected' AND key = ANY(%s)",
             (lane.entity.name, keys),
         )
+        tell(cursor, lane.entity.name, "replayed", [(key, None, None) for key in keys], 0)
     return keys
+
+
+def _take_back(lane: Lane, cursor: Cursor, keys: Sequence[str]) -> None:
+    """Those that were discarded are parked again, and the ledger takes their rows for applied no longer."""
+    values = {"entity": lane.entity.name, "keys": list(keys), "reason": DISCARDED}
+    mine = "entity = %(entity)s AND reason = %(reason)s AND key = ANY(%(keys)s)"
+    _set_digests(lane, cursor, keys, DISCARDED, "CASE WHEN l.held = 0 THEN NULL ELSE 0 END")
+    cursor.execute(
+        f"DELETE FROM sync.due d WHERE {mine} AND EXISTS"
+        " (SELECT FROM sync.due r WHERE (r.entity, r.key, r.reason) = (d.entity, d.key, 'rejected'))",
+        values,
+    )
+    cursor.execute(
+        "UPDATE sync.due SET reason = 'rejected', discarded_at = NULL, discarded_by = NULL, discarded_why = NULL"
+        f" WHERE {mine}",
+        values,
+    )
 
 
 def under_way(cursor: Cursor, entity: str, keys: Sequence[str]) -> bool:
@@ -154,26 +159,31 @@ def discard(lane: Lane, which: Which, by: str, why: str) -> list[str]:
     """
     with lane.stores.target() as cursor:
         _locked(lane, cursor, which)
-        cursor.execute(
-            f"SELECT key, step FROM sync.due WHERE {which.where} AND reason = 'rejected'"
-            " AND (digest IS NOT NULL OR step = 'document')",
-            which.values,
-        )
-        steps = dict(cursor.fetchall())
+        steps = _refused_rows(cursor, which)
         refused = [key for key, step in steps.items() if step != "document"]  # the row of a document is applied
         _set_digests(lane, cursor, refused, "rejected", "d.digest")
-        tell(cursor, lane.entity.name, DISCARDED, [(key, step, f"{by}: {why}") for key, step in steps.items()], 0)
-        mine = {"entity": lane.entity.name, "keys": list(steps), "by": by, "why": why, "reason": DISCARDED}
+        values = {"entity": lane.entity.name, "keys": list(steps), "by": by, "why": why, "reason": DISCARDED}
         cursor.execute(
-            "DELETE FROM sync.due WHERE entity = %(entity)s AND reason = %(reason)s AND key = ANY(%(keys)s)", mine
+            "DELETE FROM sync.due WHERE entity = %(entity)s AND reason = %(reason)s AND key = ANY(%(keys)s)", values
         )
         cursor.execute(
             "UPDATE sync.due SET reason = %(reason)s, not_before = 'infinity', claimed_until = NULL, waits_for = NULL,"
             " waits_key = NULL, discarded_at = now(), discarded_by = %(by)s, discarded_why = %(why)s"
             " WHERE entity = %(entity)s AND reason = 'rejected' AND key = ANY(%(keys)s)",
-            mine,
+            values,
         )
+        tell(cursor, lane.entity.name, DISCARDED, [(key, step, f"{by}: {why}") for key, step in steps.items()], 0)
     return sorted(steps)
+
+
+def _refused_rows(cursor: Cursor, which: Which) -> dict[str, str]:
+    """By key, the step that refused it; only where it is known which row that was."""
+    cursor.execute(
+        f"SELECT key, step FROM sync.due WHERE {which.where} AND reason = 'rejected'"
+        " AND (digest IS NOT NULL OR step = 'document')",
+        which.values,
+    )
+    return dict(cursor.fetchall())
 
 
 def _locked(lane: Lane, cursor: Cursor, which: Which) -> list[str]:
@@ -187,14 +197,6 @@ def _locked(lane: Lane, cursor: Cursor, which: Which) -> list[str]:
     cursor.execute(query, which.values)
     still = {text for (text,) in cursor.fetchall()}
     return [text for text in key.texts(keys).to_pylist() if text in still]
-
-
-def _among(cursor: Cursor, lane: Lane, keys: Sequence[str], reason: str) -> list[str]:
-    cursor.execute(
-        "SELECT key FROM sync.due WHERE entity = %s AND reason = %s AND key = ANY(%s)",
-        (lane.entity.name, reason, list(keys)),
-    )
-    return [key for (key,) in cursor.fetchall()]
 
 
 def _set_digests(lane: Lane, cursor: Cursor, keys: Sequence[str], reason: str, digest: str) -> None:

@@ -213,6 +213,68 @@ def test_a_replay_takes_a_discard_back(world, lane, keys, command, word):
     assert reconcile(lane).word == "drift"  # by the old adapter; by the new one it is clean
 
 
+def test_one_that_cannot_be_read_stays_discarded(world, lane, keys):
+    world.legacy("UPDATE content SET attrs = '{}', updated_at = 'infinity' WHERE id = %s", (keys[0],))
+    sync(lane, keys[0])
+    assert world.target("SELECT step FROM sync.due WHERE key = %s", (keys[0],)) == [("read",)]
+    discard(lane, keys[0])
+    sync(lane, keys[0])  # it is refused before anybody can tell that it is the same row
+    sweep(lane)
+    while live.work(lane, lambda *_: None):
+        pass
+    assert (keys[0], "discarded") in world.target(LETTERS)
+    assert (keys[0], "rejected") not in world.target(LETTERS)
+
+
+def test_who_has_one_written_by_force_has_it_tried(world, lane, keys, command):
+    discard(lane, *keys)
+    assert command("repair", "text", "--key", keys[0])[0] == 0
+    assert world.target(LETTERS) == sorted([(keys[0], "rejected"), (keys[1], "discarded"), (keys[2], "discarded")])
+    assert sweep(lane).changed == 1  # and it is tried again like any other
+
+
+def test_a_file_that_is_gone_does_not_bring_a_discarded_one_back(world, lane, keys):
+    world.client.put_object(Bucket=world.legacy_bucket, Key="gone.jpg", Body=b"soon gone")
+    world.legacy("INSERT INTO media_files (content_id, kind, bucket_key) VALUES (%s, 'cover', 'gone.jpg')", (keys[0],))
+    world.legacy(MEND, (keys[0],))
+    sync(lane, keys[0])
+    world.client.delete_object(Bucket=world.legacy_bucket, Key="gone.jpg")
+
+    def look():
+        sweep(lane)
+        while live.work(lane, lambda *_: None):
+            pass
+        return [reason for key, reason in world.target(LETTERS) if key == keys[0]]
+
+    assert look() == ["rejected"]
+    discard(lane, keys[0])
+    assert look() == ["discarded"]
+    assert {f.kind for f in reconcile(lane).findings if f.sink == "media"} <= {"discarded"}
+    world.legacy("DELETE FROM media_files WHERE bucket_key = 'gone.jpg'")
+
+
+def test_a_document_that_the_index_refuses_can_be_discarded(world, lane, keys, command):
+    mapping = {"properties": {"updated_at": {"type": "date", "format": "epoch_second"}}}
+    world.document("PUT", "text-refuses", {"mappings": {"dynamic": False, **mapping}})
+    swap = [{"remove": {"index": "text-000001", "alias": "text"}}, {"add": {"index": "text-refuses", "alias": "text"}}]
+    world.document("POST", "_aliases", {"actions": swap})
+    try:
+        world.legacy("UPDATE content SET status = 'published', attrs = '{}' WHERE id = %s", (keys[0],))
+        sync(lane, keys[0])
+    finally:
+        back = [{"add": {"index": "text-000001", "alias": "text"}}, {"remove_index": {"index": "text-refuses"}}]
+        world.document("POST", "_aliases", {"actions": back})
+    assert world.target("SELECT step FROM sync.due WHERE key = %s", (keys[0],)) == [("document",)]
+    discard(lane, keys[0])
+    sync(lane, keys[0])
+    assert (keys[0], "discarded") in world.target(LETTERS)
+    (found,) = [f for f in reconcile(lane).findings if f.sink == "search" and f.key == keys[0]]
+    assert found.kind == "discarded"
+    command("dead-letters", "replay", "text", "--key", keys[0])
+    assert keys[0] not in {key for key, _ in world.target(LETTERS)}
+    assert [f for f in reconcile(lane).findings if f.key == keys[0]] == []
+
+
 def test_a_row_that_goes_takes_its_letter_along(world, lane, keys):
     discard(lane, keys[0])
     world.legacy("UPDATE content SET deleted_at = now() WHERE id = %s", (keys[0],))
