@@ -1,4 +1,4 @@
-"""What the log costs a batch: bytes, and time beside the same batch without it, turn by turn.
+"""What the log costs a batch: bytes, time beside the same batch without it, turn by turn, and time of its statements.
 
 python -m tests.benchmarks.log
 """
@@ -8,7 +8,7 @@ from __future__ import annotations
 import statistics
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from unittest.mock import patch
@@ -17,10 +17,11 @@ from demo.fleet import down, up
 from demo.home import Home
 from sync_pipeline.batch.order import Order
 from sync_pipeline.lane import Lane
-from sync_pipeline.ledger.log import Entry
+from sync_pipeline.ledger.log import BODY, Entry, pack, unpack
 from sync_pipeline.pipeline import sync_keys
 from tests.world import World, opened
 
+_TURNS = 300
 _EDIT = "UPDATE content SET title = title || '.', updated_at = clock_timestamp() WHERE id = ANY(%s)"
 
 
@@ -36,6 +37,31 @@ def _seconds(world: World, lane: Lane, keys: list[int]) -> float:
     table = lane.origin.key.parse(map(str, keys))
     began = time.perf_counter()
     sync_keys(lane, table, Order(acknowledge=True, hand_over=lambda _: None))
+    return time.perf_counter() - began
+
+
+def _alone(world: World, lane: Lane, rows: int) -> None:
+    """The log's part of a batch alone: made here, written there; the rest of the batch is no noise in it."""
+    with lane.stores.target() as cursor:
+        cursor.execute("SELECT revision, size, body FROM sync.batch WHERE rows = %s ORDER BY id DESC LIMIT 1", (rows,))
+        revision, size, packed = cursor.fetchone()
+        body = unpack(packed, size, BODY)
+        entry = Entry("text", revision, 1, "poll", lane.stores.worker, "", rows, 0, 0, rows, 0)
+        made, written, journeys = [], [], []
+        for _ in range(_TURNS):
+            made.append(_time(lambda: pack(body)))
+            journeys.append(_time(lambda: cursor.execute("SELECT 1")))
+            entry.write(cursor, body)
+            written.append(_time(lambda: cursor.execute("SELECT 1")))
+        cursor.roll_back()
+        cursor.execute("BEGIN")
+    there = statistics.median(written) - statistics.median(journeys)
+    print(f"{rows:5,} rows, alone: packed in {1e3 * statistics.median(made):.3f} ms, written in {1e3 * there:.3f} ms")
+
+
+def _time(act: Callable[[], object]) -> float:
+    began = time.perf_counter()
+    act()
     return time.perf_counter() - began
 
 
@@ -66,6 +92,7 @@ def main() -> None:
                 keys = [key for (key,) in world.target("SELECT id FROM catalog.text ORDER BY id")]
                 for rows, turns in ((40, 300), (3_600, 10)):
                     _measured(world, lane, keys[:rows], turns)
+                    _alone(world, lane, rows)
         finally:
             down(home)
 
