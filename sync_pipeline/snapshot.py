@@ -7,6 +7,7 @@ the log keeps each batch's transaction, and the snapshot tells which ones it saw
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import count
 from typing import Any
 
 import psycopg2
@@ -135,9 +136,8 @@ def rebuild(lane: Lane) -> int:
 def _told(lane: Lane, cursor: Cursor) -> Iterator[tuple[pa.Table, pa.Table]]:
     """(keys, lines) of the snapshot, the batches since, and digests that were taken for applied."""
     entity, parse = lane.entity.name, lane.origin.key.parse
-    query = "SELECT seen::text AS seen, size, body FROM sync.snapshot WHERE entity = %(entity)s ORDER BY part"
     seen = None
-    for part in named(cursor, query, {"entity": entity}):
+    for part in _parts(cursor, entity):
         seen, table = part["seen"], unpack(part["body"], part["size"], _PART)
         columns = {name: table.column(name) for name in _PART.names}
         yield parse(table.column("key").to_pylist()), _lines(columns | {"_n": 0, "_action": WRITE})
@@ -155,6 +155,16 @@ def _told(lane: Lane, cursor: Cursor) -> Iterator[tuple[pa.Table, pa.Table]]:
     if events := cursor.fetchall():
         ids, keys, digests, bases = map(list, zip(*events, strict=True))
         yield parse(keys), _lines({"_n": ids, "_action": _TAKE, "digest": digests, "basis": bases})
+
+
+def _parts(cursor: Cursor, entity: str) -> Iterator[dict[str, Any]]:
+    """The snapshot, one part in memory at a time."""
+    query = "SELECT seen::text AS seen, size, body FROM sync.snapshot WHERE (entity, part) = (%(entity)s, %(part)s)"
+    for number in count():
+        part = named(cursor, query, {"entity": entity, "part": number})
+        if not part:
+            return
+        yield part[0]
 
 
 def _of_batch(row: dict[str, Any], body: pa.Table) -> pa.Table:
@@ -179,14 +189,14 @@ def _column(value: Any, kind: pa.DataType, rows: int) -> Any:
 
 
 def _check_whole(cursor: Cursor, entity: str, key: Key) -> None:
-    """Each key's first batch must follow on the snapshot, or on nothing."""
+    """Each batch names the revision that had looked at a key before; the first one the snapshot's, or none."""
     cursor.execute(
-        "SELECT count(*) FROM (SELECT DISTINCT ON (" + key.plain() + ") * FROM pg_temp.told WHERE _before IS NOT NULL"
-        f" ORDER BY {key.plain()}, _n) f LEFT JOIN pg_temp.told s ON s._n = 0 AND {key.joins('s', key, 'f')}"
-        " WHERE f._before <> coalesce(s.seen, 0)"
+        f"SELECT count(*) FROM (SELECT DISTINCT {key.plain()} FROM (SELECT *, lag(seen, 1, 0::bigint)"
+        f" OVER (PARTITION BY {key.plain()} ORDER BY _n) AS _last FROM pg_temp.told WHERE seen IS NOT NULL) t"
+        " WHERE _before <> _last) k"
     )
     if lacking := cursor.fetchone()[0]:
-        raise LogError(f"entity {entity}: the log does not reach back to the beginning of {lacking:,} keys")
+        raise LogError(f"entity {entity}: the log lacks batches of {lacking:,} keys")
     cursor.execute(
         "SELECT EXISTS (SELECT FROM sync.basis b, sync.migration m WHERE b.entity = %(entity)s"
         " AND m.name = '0009_log.sql' AND b.opened_at < m.applied_at)"
