@@ -10,7 +10,7 @@ from sync_pipeline.cli import tables
 from sync_pipeline.cli.opening import Format, Output, opened, show, spelled
 from sync_pipeline.inquiry.history import Happening, Story
 from sync_pipeline.inquiry.history import history as tell
-from sync_pipeline.inquiry.why import Answer
+from sync_pipeline.inquiry.why import Answer, explain
 from sync_pipeline.inquiry.why import why as ask
 from sync_pipeline.lane import Lane
 
@@ -49,7 +49,7 @@ def history(
         lane = Lane.open(entities[0], stores)
         (text,) = spelled(lane, [key])
         story = tell(lane, text, limit)
-        answer = ask(lane, text)
+        answer = explain(lane, story.facts)
     show({**story.as_dict(), "now": answer.verdict}, output, lambda: _narrated(story, answer))
 
 

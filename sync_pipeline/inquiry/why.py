@@ -65,7 +65,11 @@ class _Cause:
 
 def why(lane: Lane, key: str) -> Answer:
     """Look everywhere, and say why. Raises UnreachableError where monolith or ledger do not answer."""
-    facts = facts_of(lane, key)
+    return explain(lane, facts_of(lane, key))
+
+
+def explain(lane: Lane, facts: Facts) -> Answer:
+    """The answer that follows from what is known."""
     cause = _cause(lane, facts)
     sinks = {"relational": _of_table(lane, facts, cause)}
     if lane.entity.index:
