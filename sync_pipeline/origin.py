@@ -24,7 +24,7 @@ from sync_pipeline.stores import Cursor, Stores, bind, copy_out, copy_text, firs
 DIGEST = "_digest"
 # what a query raises over the values of a single row
 _ROW_FAULTS = (psycopg2.DataError, psycopg2.errors.CardinalityViolation, psycopg2.errors.RaiseException)
-# stands for the digest of a row that has none; the ledger never holds it
+# stands for the digest of a row that has none; the ledger holds it of discarded ones alone
 _NO_DIGEST = -1
 _NUMERIC = 1700
 _UNCONSTRAINED = 0xFFFF
@@ -139,7 +139,7 @@ class Origin:
                 said = type(error).__name__, first_line(error)
                 return Rows(
                     self.schema.empty_table(),
-                    tuple(Reject(text, "read", *said) for text in self.key.texts(keys).to_pylist()),
+                    tuple(Reject(text, "read", *said, _NO_DIGEST) for text in self.key.texts(keys).to_pylist()),
                 )
         half = named.num_rows // 2
         first, second = self._named(kind, named.slice(0, half)), self._named(kind, named.slice(half))

@@ -4,10 +4,13 @@ import dataclasses
 
 import pytest
 
+from sync_pipeline import dead_letters
 from sync_pipeline.backfill import backfill
 from sync_pipeline.batch.order import Order
+from sync_pipeline.dead_letters import Which
 from sync_pipeline.entity import load_entities
 from sync_pipeline.errors import LegacySchemaError
+from sync_pipeline.inquiry.why import why
 from sync_pipeline.lane import Lane
 from sync_pipeline.pipeline import sync_keys
 from sync_pipeline.reconcile.reconcile import reconcile
@@ -108,6 +111,22 @@ def test_the_sweep_finds_them_and_goes_on(filled, broken):
     assert swept.gone == 0
     (keys,) = filled.target("SELECT array_agg(k::bigint ORDER BY k::bigint) FROM sync.due, unnest(keys) k")
     assert keys == (sorted([*bad, lost]),)
+
+
+def test_discarded_ones_stay_so_until_the_query_takes_them(filled, broken):
+    lane, bad, fault = broken
+    backfill(lane, "2024-05")
+    texts = sorted(map(str, bad))
+    assert dead_letters.discard(lane, Which("text", reasons=("rejected",)), "me", "a test") == texts
+    sync_keys(lane, lane.origin.key.parse(texts[:3]), Order(acknowledge=True))
+    filled.target("UPDATE sync.cursor SET filled_at = now()")
+    assert sweep(lane).changed == 0
+    assert sorted(filled.target("SELECT key, reason FROM sync.due")) == [(text, "discarded") for text in texts]
+    assert reconcile(lane).word == "clean"
+    assert why(lane, texts[0]).word == "discarded"
+    good_attrs = "UPDATE content SET attrs = '{}', price = 1, title = %s WHERE id = %s"
+    filled.legacy(good_attrs, [f"mended {fault}", bad[0]])
+    assert sweep(lane).changed == 1
 
 
 def test_a_query_that_fails_before_it_names_a_row_stops_its_entity(filled):
