@@ -231,6 +231,9 @@ def test_who_has_one_written_by_force_has_it_tried(world, lane, keys, command):
     assert command("repair", "text", "--key", keys[0])[0] == 0
     assert world.target(LETTERS) == sorted([(keys[0], "rejected"), (keys[1], "discarded"), (keys[2], "discarded")])
     assert sweep(lane).changed == 1  # and it is tried again like any other
+    while live.work(lane, lambda *_: None):
+        pass
+    assert (keys[0], "rejected") in world.target(LETTERS)
 
 
 def test_a_file_that_is_gone_does_not_bring_a_discarded_one_back(world, lane, keys):
