@@ -199,7 +199,7 @@ def _check_whole(cursor: Cursor, entity: str, key: Key) -> None:
         raise LogError(f"entity {entity}: the log lacks batches of {lacking:,} keys")
     cursor.execute(
         "SELECT EXISTS (SELECT FROM sync.basis b, sync.migration m WHERE b.entity = %(entity)s"
-        " AND m.name = '0009_log.sql' AND b.opened_at < m.applied_at)"
+        " AND m.name = '0010_log.sql' AND b.opened_at < m.applied_at)"
         " AND NOT EXISTS (SELECT FROM sync.snapshot WHERE entity = %(entity)s)",
         {"entity": entity},
     )
