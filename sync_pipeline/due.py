@@ -142,6 +142,16 @@ def park(cursor: Cursor, entity: str, rejects: Iterable[Reject], revision: int, 
     tell(cursor, entity, "parked", cursor.fetchall(), revision)
 
 
+def discarded(cursor: Cursor, entity: str, rows: Sequence[tuple[str, int | None]]) -> list[str]:
+    """Those of the rows (key, digest) that somebody has set aside for good, as they are."""
+    cursor.execute(
+        "SELECT d.key FROM unnest(%s::text[], %s::bigint[]) r (key, digest) JOIN sync.due d"
+        " ON (d.entity, d.key, d.reason) = (%s, r.key, %s) AND d.digest = r.digest",
+        ([key for key, _ in rows], [digest for _, digest in rows], entity, DISCARDED),
+    )
+    return [key for (key,) in cursor.fetchall()]
+
+
 def recall(cursor: Cursor, entity: str, keys: Sequence[str]) -> None:
     """Rows that were discarded, and that somebody has had tried all the same, are no longer."""
     cursor.execute(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from sync_pipeline import due
 from sync_pipeline.adapt import adapt
 from sync_pipeline.batch.batch import Batch, bit
 from sync_pipeline.batch.order import Order
@@ -13,7 +14,7 @@ from sync_pipeline.files import Placed, place
 from sync_pipeline.lane import Lane
 from sync_pipeline.ledger import media
 from sync_pipeline.ledger.ledger import HELD_DOCUMENT
-from sync_pipeline.origin import DIGEST, Rows
+from sync_pipeline.origin import DIGEST, Reject, Rows
 
 
 def prepare(lane: Lane, revision: int, keys: pa.Table, rows: Rows, order: Order) -> Batch:
@@ -28,7 +29,7 @@ def prepare(lane: Lane, revision: int, keys: pa.Table, rows: Rows, order: Order)
     placed = Placed(adapted)
     if lane.entity.media:
         placed = place(lane.entity.media, lane.stores, key, adapted, wait=order.wait)
-    rejects = [*rows.rejects, *rejects, *placed.rejects]
+    rejects, discarded = _parted(lane, [*rows.rejects, *rejects, *placed.rejects], order)
     written = changed if not order.force else pa.repeat(True, len(changed))
     if order.documents and placed.references:
         written = pc.or_(written, pc.is_in(key.texts(rows.table), value_set=_renamed(lane, placed)))
@@ -39,6 +40,7 @@ def prepare(lane: Lane, revision: int, keys: pa.Table, rows: Rows, order: Order)
     else:
         gone, missing = pa.concat_tables([gone, absent]), absent.slice(0, 0)
     if order.acknowledge and guarded(45):
+        unchanged = pa.concat_tables([unchanged, discarded.select(unchanged.column_names)])
         nothing = missing.append_column(DIGEST, pa.nulls(missing.num_rows, pa.int64()))
         unchanged = pa.concat_tables([unchanged, nothing])
     else:
@@ -58,8 +60,20 @@ def prepare(lane: Lane, revision: int, keys: pa.Table, rows: Rows, order: Order)
         written.take(kept),
         rejects,
         fresh,
+        discarded=frozenset(key.texts(discarded).to_pylist()),
         private=private,
     )
+
+
+def _parted(lane: Lane, rejects: list[Reject], order: Order) -> tuple[list[Reject], pa.Table]:
+    """What is refused, and keys with `_digest` of what was discarded as it is: the ledger takes that for applied."""
+    texts: list[str] = []
+    if rejects and not order.force:
+        with lane.stores.target() as cursor:
+            texts = due.discarded(cursor, lane.entity.name, [(reject.key, reject.digest) for reject in rejects])
+    digests = {reject.key: reject.digest for reject in rejects}
+    keys = lane.origin.key.parse(texts).append_column(DIGEST, pa.array([digests[text] for text in texts], pa.int64()))
+    return [reject for reject in rejects if reject.key not in texts], keys
 
 
 def _renamed(lane: Lane, placed: Placed) -> pa.Array:

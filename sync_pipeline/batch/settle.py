@@ -25,11 +25,11 @@ def settle_due(batch: Batch, cursor: Cursor, plan: pa.Table, applied: pa.Table, 
     waits = [wait for text, wait in batch.waits.items() if text in let_through]
     through = sorted(let_through - parked.keys() - set(waiting) - batch.waits.keys())
     sent = batch.order.force or batch.order.documents
-    kept = set() if sent else set(texts.filter(pc.equal(plan.column("action"), KEEP)).to_pylist())
+    kept = set(batch.discarded) if sent else set(texts.filter(pc.equal(plan.column("action"), KEEP)).to_pylist())
     due.release(cursor, name, [text for text in through if text not in kept], revision)
     due.release(cursor, name, [text for text in through if text in kept], revision, unchanged=True)
     due.wait(cursor, name, waits, revision, batch.lane.stores.settings.parent_limit_seconds)
-    if sent and parked:
+    if batch.order.force and parked:
         due.recall(cursor, name, list(parked))
     due.park(cursor, name, parked.values(), revision, batch.lane.stores.settings.retry_limit)
     due.owe(cursor, name, "media", waiting, revision)

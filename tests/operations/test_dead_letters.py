@@ -236,6 +236,17 @@ def test_who_has_one_written_by_force_has_it_tried(world, lane, keys, command):
     assert (keys[0], "rejected") in world.target(LETTERS)
 
 
+def test_a_document_that_is_owed_does_not_bring_one_back(world, lane, keys):
+    discard(lane, *keys)
+    sync(lane, *keys, documents=True)
+    sync_keys(lane, lane.origin.key.parse(keys), Order(documents=True))
+    assert world.target(LETTERS) == sorted((key, "discarded") for key in keys)
+    assert sweep(lane).changed == 0
+    while live.work(lane, lambda *_: None):
+        pass
+    assert world.target(LETTERS) == sorted((key, "discarded") for key in keys)
+
+
 def test_a_file_that_is_gone_does_not_bring_a_discarded_one_back(world, lane, keys):
     world.client.put_object(Bucket=world.legacy_bucket, Key="gone.jpg", Body=b"soon gone")
     world.legacy("INSERT INTO media_files (content_id, kind, bucket_key) VALUES (%s, 'cover', 'gone.jpg')", (keys[0],))
