@@ -86,8 +86,13 @@ def test_snapshot_and_log_make_it_again_with_a_batch_under_way(world, lane, monk
     monkeypatch.setattr(snapshot, "_ROWS", 25)
     key = world.target("SELECT min(id) FROM catalog.text")[0][0]
     world.legacy(EDIT, ("under way", key))
-    # the batch has drawn its revision and locked its keys, and the snapshot does not see it
-    sync(lane, key, commit=lambda *_: snapshot.take(lane.stores, "text"))
+
+    def commit(*_):
+        """The batch has locked its keys, a later transaction is over, and the snapshot sees only that one."""
+        world.target("SELECT pg_current_xact_id()")
+        snapshot.take(lane.stores, "text")
+
+    sync(lane, key, commit=commit)
     ((parts,),) = world.target("SELECT count(*) FROM sync.snapshot WHERE entity = 'text'")
     assert parts > 2
     world.target("DELETE FROM sync.batch b USING sync.snapshot s WHERE pg_visible_in_snapshot(b.xid, s.seen)")
