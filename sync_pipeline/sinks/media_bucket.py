@@ -19,6 +19,7 @@ from urllib.parse import urlencode
 from botocore.exceptions import BotoCoreError, ClientError, HTTPClientError
 
 from sync_pipeline.errors import MediaMissingError, UnreachableError
+from sync_pipeline.faults import guarded
 from sync_pipeline.stores import Stores
 
 if TYPE_CHECKING:
@@ -106,7 +107,8 @@ class _Hashing:
 
 def _stream(stores: Stores, source: Source, target_key: str) -> Copied:
     bucket = stores.settings.legacy_bucket.name
-    found: Any = stores.legacy_s3.get_object(Bucket=bucket, Key=source.key, IfMatch=source.etag)
+    as_it_was: Any = {"IfMatch": source.etag} if guarded(30) else {}
+    found: Any = stores.legacy_s3.get_object(Bucket=bucket, Key=source.key, **as_it_was)
     extra: dict[str, Any] = {"Metadata": found.get("Metadata", {})}
     for name in HEADERS:
         if name in found:

@@ -20,6 +20,7 @@ import psycopg2
 from psycopg2.extras import REPLICATION_LOGICAL, LogicalReplicationConnection
 
 from sync_pipeline.errors import DeclarationError, GapError, UnreachableError
+from sync_pipeline.faults import guarded
 from sync_pipeline.replica import written_end
 from sync_pipeline.sources.pgoutput import Begin, Change, Commit, Relation, Truncate, parse
 from sync_pipeline.sources.roots import Tracked, pages, track_all
@@ -125,6 +126,8 @@ class WalSource(Source):
                 if sum(map(len, changed.values())) >= rows:
                     yield from self._roots(changed, xids, rows)
                     changed = {}
+            if not guarded(8):
+                self.keep()
             yield from self._roots(changed, xids, rows)
             self._reach_mark()
 
@@ -230,7 +233,8 @@ class WalSource(Source):
         if not changed:
             return
         position = numbered("transactions", xids)
-        self._wait_visible(xids)
+        if guarded(6):
+            self._wait_visible(xids)
         for n, named in changed.items():
             yield from (replace(page, position=position) for page in pages(self.subject, self._tracked[n], named, rows))
 

@@ -1,0 +1,247 @@
+"""What breaks a reader of the monolith's log, step by step: nobody follows, each poll is ours, and no sweep helps."""
+
+import threading
+from contextlib import closing, contextmanager, suppress
+from dataclasses import replace
+
+import pandas as pd
+import psycopg2
+import pytest
+
+from sync_pipeline import live
+from sync_pipeline.capture import open_cursor, resumed, subject_of
+from sync_pipeline.entity import Entity, LegacyQuery
+from sync_pipeline.lane import Lane
+from sync_pipeline.ledger.cursor import Lease
+from sync_pipeline.ledger.ledger import Ledger
+from sync_pipeline.partitions import KeyRanges
+from sync_pipeline.sinks.relational import RelationalTable
+from sync_pipeline.sources import wal
+from sync_pipeline.sources.publication import untold
+from sync_pipeline.sources.table import Table
+from sync_pipeline.sources.wal import Wal
+from sync_pipeline.status import status_of
+from sync_pipeline.stores import Stores
+from tests.installed import made, unmade
+from tests.world import opened, wait_for
+
+MONOLITH = """
+    CREATE TABLE note (id bigint PRIMARY KEY, title text, body text);
+    ALTER TABLE note ALTER body SET STORAGE EXTERNAL;
+    GRANT SELECT ON note TO sync_reader;
+"""
+NOTE = Entity(
+    name="note",
+    owner="team:tests",
+    origin=LegacyQuery("SELECT id, title, body FROM note", key=("id",)),
+    tables=(Table("note", key=("id",)),),
+    capture=Wal(),
+    adapt=lambda legacy: pd.DataFrame({name: legacy[name] for name in ("id", "title", "body")}),
+    sinks=(RelationalTable("catalog.note", key=("id",), columns={"id": "bigint", "title": "text", "body": "text"}),),
+    partitions=KeyRanges(1),
+)
+WRITE = "INSERT INTO note VALUES (%s, %s, %s) ON CONFLICT (id) DO UPDATE SET title = excluded.title"
+SLOT = "FROM pg_replication_slots WHERE slot_name = 'sync_note'"
+
+
+@pytest.fixture(scope="module")
+def world(fleet):
+    with opened(fleet, "log_hazards", SYNC_SWEEP_SECONDS="1e9") as world:
+        world.legacy(MONOLITH)
+        yield world
+
+
+@pytest.fixture
+def lane(world):
+    """No rows on either side, and a new slot."""
+    lane = Lane.open(NOTE, world.stores)
+    for statement in made(lane):
+        world.legacy(statement)
+    world.target("UPDATE sync.cursor SET state = NULL, gap_at = NULL")
+    open_cursor(lane)
+    yield lane
+    wait_for(lambda: world.legacy(f"SELECT 1 {SLOT} AND active_pid IS NULL"))
+    for statement in unmade(lane):
+        world.legacy(statement)
+    world.legacy("TRUNCATE note")
+    world.target("TRUNCATE catalog.note, sync.ledger_note, sync.due")
+
+
+@contextmanager
+def polling(lane):
+    """A function that polls once, and gives the number of keys it brought."""
+    lease, brought = Lease.take(lane.stores, "note", "test"), []
+
+    def poll():
+        brought.clear()
+        live.poll(lane, lease, source, lambda _, outcome: brought.append(outcome.keys), keep_idle=True)
+        return sum(brought)
+
+    with closing(resumed(lane)) as source:
+        try:
+            yield poll
+        finally:
+            lease.give_back(lane.stores)
+
+
+def poll_on(lane):
+    """Poll until something came, as a source that is opened anew."""
+    with polling(lane) as poll:
+        wait_for(poll)
+
+
+def poll_until(world, lane, key):
+    """Poll until a key is at the new side, as a source that is opened anew."""
+    with polling(lane) as poll:
+        wait_for(lambda: poll() and world.target("SELECT 1 FROM catalog.note WHERE id = %s", [key]))
+
+
+def apart(world):
+    """Keys on which the two sides do not agree."""
+    rows = set(world.legacy("SELECT * FROM note")) ^ set(world.target("SELECT * FROM catalog.note"))
+    return {key for key, *_ in rows}
+
+
+@contextmanager
+def writing(world, key, title):
+    """A transaction that writes at once, and commits at the end; the write is inside a savepoint."""
+    with closing(psycopg2.connect(world.monolith.admin_url)) as late:
+        cursor = late.cursor()
+        cursor.execute("SELECT pg_current_xact_id()")
+        cursor.execute("SAVEPOINT inside")
+        cursor.execute(WRITE, (key, title, ""))
+        yield
+        late.commit()
+
+
+def seen_in_the_log_first(world, lane):
+    """Hazard 6: a commit waits for a standby that does not answer: it is in the log, and no query shows it."""
+    looks = threading.Event()
+    visible = wal._visible
+
+    def looked(*arguments):
+        looks.set()
+        return visible(*arguments)
+
+    world.legacy("ALTER SYSTEM SET synchronous_standby_names = 'nobody'")
+    world.legacy("SELECT pg_reload_conf()")
+    wait_for(lambda: world.legacy("SHOW synchronous_standby_names") == [("nobody",)])
+    writer = threading.Thread(target=world.legacy, args=(WRITE, (1, "in the log", "")))
+    reader = threading.Thread(target=poll_on, args=(lane,))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(wal, "_visible", looked)
+        try:
+            writer.start()
+            wait_for(lambda: world.legacy("SELECT 1 FROM pg_stat_activity WHERE wait_event = 'SyncRep'"))
+            reader.start()
+            wait_for(lambda: looks.is_set() or not reader.is_alive())
+        finally:
+            world.legacy("ALTER SYSTEM RESET synchronous_standby_names")
+            world.legacy("SELECT pg_reload_conf()")
+            writer.join()
+            reader.join()
+
+
+def cut_off(world, lane):
+    """Hazard 8: a poll has read the log and ends before its rows are written; the next one is another worker's."""
+
+    class Cut(BaseException):
+        pass
+
+    def cut(*_):
+        raise Cut
+
+    world.legacy(WRITE, (1, "read once", ""))
+    with pytest.MonkeyPatch.context() as patch, suppress(Cut):
+        patch.setattr(Ledger, "apply", cut)
+        poll_on(lane)
+    wait_for(lambda: world.legacy(f"SELECT 1 {SLOT} AND active_pid IS NULL"))
+    world.legacy(WRITE, (2, "the next one", ""))
+    poll_until(world, lane, 2)
+
+
+SCENES = {6: seen_in_the_log_first, 8: cut_off}
+PLAYED = [pytest.param(hazard, marks=pytest.mark.hazard(hazard)) for hazard in SCENES]
+
+
+@pytest.mark.parametrize("hazard", PLAYED)
+def test_with_its_guard_a_hazard_does_no_harm(world, lane, hazard):
+    SCENES[hazard](world, lane)
+    assert apart(world) == set()
+
+
+@pytest.mark.parametrize("hazard", PLAYED)
+def test_without_its_guard_a_hazard_is_seen(world, lane, hazard, monkeypatch):
+    monkeypatch.setenv("SYNC_TEST_GUARDS_OFF", str(hazard))
+    SCENES[hazard](world, lane)
+    assert apart(world) == {1}
+
+
+@pytest.mark.hazard(4)
+@pytest.mark.hazard(7)
+def test_a_transaction_that_began_before_all_others_is_not_passed_over(world, lane):
+    """By its number it is the oldest, by its place in the log the last; what it wrote is a subtransaction's."""
+    with writing(world, 1, "began first"):
+        world.legacy(WRITE, (2, "committed first", ""))
+        poll_on(lane)
+        assert world.target("SELECT id FROM catalog.note") == [(2,)]
+    poll_on(lane)
+    assert apart(world) == set()
+
+
+@pytest.mark.hazard(9)
+def test_a_long_transaction_comes_in_pages_and_the_log_is_decoded_once(world, lane):
+    """The replication connection stays: no poll begins again at the slot's position."""
+    world.legacy("INSERT INTO note SELECT n, 'many', '' FROM generate_series(1, 5000) n")
+    with closing(resumed(lane)) as source:
+        pages = first_pages(source)
+        reader = world.legacy(f"SELECT active_pid {SLOT}")
+        world.legacy(WRITE, (1, "one more", ""))
+        first_pages(source)
+        assert world.legacy(f"SELECT active_pid {SLOT}") == reader != [(None,)]
+    assert sum(pages) == 5_000
+    assert max(pages) <= 500
+
+
+def first_pages(source):
+    """How many keys each page of the first poll holds that has any."""
+    pages = []
+    wait_for(lambda: pages.extend(page.keys.num_rows for page in source.pull(500)) or pages)
+    return pages
+
+
+@pytest.mark.hazard(10)
+def test_what_a_slot_keeps_is_told_and_let_go_while_only_others_write(world, lane):
+    """The monolith's other tables fill the log; nothing of it is ours."""
+    with closing(Stores(replace(world.stores.settings, wal_alert_bytes=1))) as strict:
+        world.legacy("CREATE TABLE other AS SELECT n, repeat('x', 500) FROM generate_series(1, 20000) n")
+        ((end,),) = world.legacy("SELECT pg_current_wal_flush_lsn()::text")
+        passed = f"SELECT 1 {SLOT} AND confirmed_flush_lsn >= '{end}'"
+        assert not world.legacy(passed)
+        with polling(lane) as poll:
+            wait_for(lambda: poll() or world.legacy(passed))
+        assert any("bytes of the monolith's log" in alert for alert in status_of(strict, NOTE)["alerts"])
+    world.legacy("DROP TABLE other")
+
+
+@pytest.mark.hazard(12)
+def test_a_long_value_that_the_log_leaves_out_is_not_lost(world, lane):
+    """An update that leaves a TOASTed column as it was does not send it."""
+    world.legacy(WRITE, (1, "before", "long " * 20_000))
+    poll_on(lane)
+    world.legacy("UPDATE note SET title = 'after' WHERE id = 1")
+    poll_on(lane)
+    assert apart(world) == set()
+    assert world.target("SELECT title, length(body) FROM catalog.note") == [("after", 100_000)]
+
+
+@pytest.mark.hazard(12)
+def test_a_child_whose_delete_tells_no_root_is_refused(world):
+    """Its entry in the log holds its own number alone."""
+    world.legacy("CREATE TABLE remark (no bigint PRIMARY KEY, note bigint); GRANT SELECT ON remark TO sync_reader")
+    child = Table("remark", key=("note",))
+    lane = Lane.open(replace(NOTE, tables=(*NOTE.tables, child)), world.stores)
+    with world.stores.legacy() as cursor:
+        assert untold(cursor, subject_of(lane)) == ["remark"]
+    assert "ALTER TABLE remark REPLICA IDENTITY FULL" in made(lane)
+    world.legacy("DROP TABLE remark")

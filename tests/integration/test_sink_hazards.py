@@ -1,0 +1,177 @@
+"""What breaks the writing and comparing of the new side, step by step; nobody follows."""
+
+import threading
+from contextlib import closing
+from dataclasses import replace
+
+import pandas as pd
+import psycopg2
+import pyarrow as pa
+import pytest
+
+from sync_pipeline.batch.order import Order
+from sync_pipeline.entity import Entity, LegacyQuery
+from sync_pipeline.lane import Lane
+from sync_pipeline.ledger.ledger import PLAN_COLUMNS, next_revision
+from sync_pipeline.partitions import KeyRanges
+from sync_pipeline.pipeline import sync_keys, sync_page
+from sync_pipeline.reconcile.reconcile import reconcile
+from sync_pipeline.sinks.relational import RelationalTable
+from sync_pipeline.status import status_of
+from sync_pipeline.sweep import sweep
+from tests.world import opened, wait_for
+
+EDIT = "UPDATE content SET title = %s, updated_at = clock_timestamp(), version = version + 1 WHERE id = %s"
+ODD = Entity(
+    name="odd",
+    owner="team:tests",
+    origin=LegacyQuery("SELECT id, extra FROM odd", key=("id",)),
+    tables=(),
+    adapt=lambda legacy: pd.DataFrame({"id": legacy["id"], "extra": legacy["extra"]}),
+    sinks=(RelationalTable("catalog.odd", key=("id",), columns={"id": "bigint", "extra": "jsonb"}),),
+    partitions=KeyRanges(1),
+)
+
+
+@pytest.fixture(scope="module")
+def world(fleet):
+    with opened(fleet, "sink_hazards", SYNC_RECHECK_SECONDS="0") as world:
+        world.load(60, 6)
+        world.all_in("text")
+        world.target("UPDATE sync.cursor SET filled_at = now()")
+        yield world
+
+
+@pytest.fixture
+def lane(world):
+    lane = world.lane("text")
+    yield lane
+    assert reconcile(lane).findings == []
+
+
+@pytest.fixture
+def key(world):
+    return world.target("SELECT min(id) FROM catalog.text WHERE is_public")[0][0]
+
+
+def sync(lane, *keys, **order):
+    return sync_keys(lane, lane.origin.key.parse(map(str, keys)), Order(**order))
+
+
+def all_keys(world):
+    return [key for (key,) in world.target("SELECT id FROM catalog.text ORDER BY 1")]
+
+
+def written(world):
+    """Every row, document, and file that a row names."""
+    rows = world.target("SELECT t::text FROM catalog.text t ORDER BY id")
+    world.document("POST", "text/_refresh")
+    hits = world.document("GET", "text/_search?size=1000")["hits"]["hits"]
+    files = world.target("SELECT key, source_key, target_key FROM sync.media_ref WHERE entity = 'text' ORDER BY 1, 2")
+    return rows, {hit["_id"]: hit["_source"] for hit in hits}, files
+
+
+@pytest.mark.hazard(18)
+def test_history_and_live_delta_write_the_same(world, lane, monkeypatch):
+    """By plain COPY into empty tables here, and by events, a few rows at a time, there."""
+    keys = all_keys(world)
+    tables = "catalog.text, sync.ledger_text, sync.media_ref"
+    world.target(f"TRUNCATE {tables}")
+    with monkeypatch.context() as patch:
+        patch.setattr("sync_pipeline.batch.write._FIRST_LOAD_ROWS", 1)
+        sync_page(lane, None, None, "true", Order())
+    history = written(world)
+    world.target(f"TRUNCATE {tables}")
+    for first in range(0, len(keys), 3):
+        sync(lane, *keys[first : first + 3], acknowledge=True)
+    assert written(world) == history
+    assert all(history)
+    assert sync_page(lane, None, None, "true", Order()).written == 0
+
+
+@pytest.mark.hazard(26)
+def test_what_no_refresh_has_shown_yet_is_counted(world, lane, key):
+    world.document("PUT", "text/_settings", {"index.refresh_interval": "-1"})
+    try:
+        world.legacy(EDIT, ("not refreshed", key))
+        sync(lane, key)
+        assert reconcile(lane).findings == []
+        world.document("PUT", "text/_doc/88888888", {"header": "nobody's"})
+        assert [(f.sink, f.kind, f.key) for f in reconcile(lane).findings] == [("search", "extra", "88888888")]
+    finally:
+        world.document("DELETE", "text/_doc/88888888")
+        world.document("PUT", "text/_settings", {"index.refresh_interval": None})
+
+
+@pytest.mark.hazard(35)
+def test_json_that_the_new_side_cannot_hold_is_parked_alone_with_the_reason(world):
+    world.legacy("CREATE TABLE odd (id bigint PRIMARY KEY, extra json); GRANT SELECT ON odd TO sync_reader")
+    for n, extra in enumerate((r'{"a": "b"}', r'{"a": "\u0000"}', r'{"a": "\ud800"}')):
+        world.legacy("INSERT INTO odd VALUES (%s, %s)", (n, extra))
+    lane = Lane.open(ODD, world.stores)
+    assert sync(lane, 0, 1, 2).parked == 2
+    assert world.target("SELECT id FROM catalog.odd") == [(0,)]
+    parked = world.target("SELECT key, step, message FROM sync.due WHERE entity = 'odd' ORDER BY key")
+    assert [(key, step) for key, step, _ in parked] == [("1", "row"), ("2", "row")]
+    assert all(r"\u0000" in message or "surrogate" in message for *_, message in parked)
+
+
+@pytest.mark.hazard(37)
+def test_what_arrives_during_a_comparison_is_no_drift(world, lane, key):
+    """It differs when the rows are walked, and no longer when the suspects are looked at again."""
+    world.legacy(EDIT, ("on its way", key))
+    assert [(f.kind, f.key) for f in reconcile(lane).findings] == [("stale", str(key))] * 2
+    assert reconcile(lane, lambda _: sync(lane, key)).findings == []
+
+
+@pytest.mark.hazard(47)
+@pytest.mark.parametrize("new", [False, True])
+def test_a_batch_that_waits_for_a_key_holds_none_above_it(world, lane, new):
+    """So two batches wait for each other in no order of their keys."""
+    low, high = (1_000_001, 1_000_002) if new else all_keys(world)[:2]
+    take = "SELECT 1 FROM sync.ledger_text WHERE id = %s FOR UPDATE NOWAIT"
+    if new:
+        take = "INSERT INTO sync.ledger_text (id, seen, written, basis, held) VALUES (%s, 0, 0, 0, 0)"
+    plan = pa.table({"id": [high, low]})
+    for name in PLAN_COLUMNS:
+        kind = pa.int64() if name == "_digest" else pa.int16()
+        plan = plan.append_column(name, pa.array([0, 0], kind))
+
+    def apply():
+        with lane.stores.target() as cursor:
+            lane.ledger.apply(cursor, plan, next_revision(lane.stores))
+            cursor.execute("ROLLBACK; BEGIN")
+
+    with closing(psycopg2.connect(world.target_url)) as first, closing(psycopg2.connect(world.target_url)) as second:
+        first.cursor().execute(take, (low,))
+        batch = threading.Thread(target=apply)
+        batch.start()
+        try:
+            waits = "SELECT 1 FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND datname = current_database()"
+            wait_for(lambda: world.target(waits))
+            second.cursor().execute("SET lock_timeout = '1s'")
+            second.cursor().execute(take, (high,))
+        finally:
+            first.rollback()
+            second.rollback()
+            batch.join()
+
+
+@pytest.mark.hazard(48)
+def test_rows_of_an_older_adapter_are_counted_and_filled_again(world, lane):
+    """Their source has not changed, so no digest tells."""
+
+    def louder(legacy):
+        return lane.entity.adapt(legacy).assign(header=legacy["title"].str.upper())
+
+    rows = len(all_keys(world))
+    assert sweep(lane).outdated == 0
+    newer = Lane.open(replace(lane.entity, version=2, adapt=louder), world.stores)
+    swept = sweep(newer)
+    assert (swept.outdated, swept.changed) == (rows, 0)
+    assert {finding.kind for finding in reconcile(newer).findings} == {"stale"}
+    assert status_of(world.stores, newer.entity)["backfill"]["done"] == 0
+    assert sync_page(newer, None, None, "true", Order()).written == rows
+    assert sweep(newer).outdated == 0
+    assert reconcile(newer).findings == []
+    sync_page(lane, None, None, "true", Order())

@@ -1,0 +1,51 @@
+"""Files on their way: what they bear beside their bytes, in one piece and in parts."""
+
+import io
+from types import SimpleNamespace
+
+import pytest
+
+from sync_pipeline.sinks import media_bucket
+from sync_pipeline.sinks.media_bucket import Source
+
+TAGS = [{"Key": "rights", "Value": "a&b"}, {"Key": "kind", "Value": "cover"}]
+BORNE = {"ContentType": "image/png", "CacheControl": "no-store", "Metadata": {"author": "somebody"}}
+
+
+class Legacy:
+    """A bucket with one object of three bytes."""
+
+    def get_object(self, **_):
+        return {"Body": io.BytesIO(b"abc"), "ContentLength": 3, "TagCount": len(TAGS), **BORNE}
+
+    def get_object_tagging(self, **_):
+        return {"TagSet": TAGS}
+
+
+class New:
+    """A bucket that notes what an object is put with."""
+
+    def __init__(self):
+        self.borne = {}
+
+    def put_object(self, Body, **put):  # noqa: N803 - the client's word
+        self.borne = put
+        return {"ETag": "e"}
+
+    def upload_fileobj(self, body, bucket, key, ExtraArgs, Config):  # noqa: N803
+        self.borne = ExtraArgs
+        body.read()
+
+    def head_object(self, **_):
+        return {"ContentLength": 3, "ETag": "e-1"}
+
+
+@pytest.mark.hazard(29)
+@pytest.mark.parametrize("multipart_bytes", [10, 1])
+def test_a_copy_bears_tags_type_and_metadata(multipart_bytes):
+    """A copy in parts takes none of them along by itself."""
+    bucket, new = SimpleNamespace(name="bucket"), New()
+    settings = SimpleNamespace(legacy_bucket=bucket, target_bucket=bucket, multipart_bytes=multipart_bytes)
+    stores = SimpleNamespace(settings=settings, legacy_s3=Legacy(), target_s3=new)
+    media_bucket._stream(stores, Source("a", "e"), "new/a")
+    assert {**BORNE, "Tagging": "rights=a%26b&kind=cover"}.items() <= new.borne.items()
