@@ -38,6 +38,8 @@ def unfilled(world):
     return [month for month in world.lanes["video"].entity.partitions.names() if month not in done]
 
 
+@pytest.mark.hazard(19)
+@pytest.mark.hazard(44)
 def test_killed_at_every_boundary(world, tmp_path):
     with edited(world, seed=3) as observer:
         for point in CRASH_POINTS:

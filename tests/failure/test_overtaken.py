@@ -71,6 +71,7 @@ def test_a_document_that_names_a_rewritten_file_takes_its_row_along(world, lane)
     sync(lane, key)
 
 
+@pytest.mark.hazard(23)
 def test_a_document_with_a_foreign_version_is_written_again(world, lane, key):
     above = next_revision(lane.stores) + 5_000
     document = world.document("GET", f"text/_doc/{key}")["_source"]
@@ -91,6 +92,7 @@ def test_a_document_that_somebody_deleted_is_written_again(world, lane, key):
     assert world.target(OWED) == [("overtaken", [str(key)])]
 
 
+@pytest.mark.hazard(23)
 def test_no_number_is_drawn_twice_while_the_sequence_leaps(world, lane):
     """Many at a time, since there are but microseconds in which a leap can go wrong."""
     drawing = threading.Event()
@@ -111,6 +113,7 @@ def test_no_number_is_drawn_twice_while_the_sequence_leaps(world, lane):
     assert len(set(drawn)) == len(drawn)
 
 
+@pytest.mark.hazard(25)
 def test_a_missing_alias_parks_no_row(world, lane, key):
     """As while a cluster starts: it is not the document's fault."""
     actions = {"index": "text-000001", "alias": "text"}
@@ -123,6 +126,7 @@ def test_a_missing_alias_parks_no_row(world, lane, key):
     assert world.target("SELECT reason, error FROM sync.due") == [("documents", "UnreachableError")]
 
 
+@pytest.mark.hazard(25)
 def test_a_document_that_the_index_refuses_is_parked_until_a_replay(world, lane, key):
     mapping = {"properties": {"updated_at": {"type": "date", "format": "epoch_second"}}}
     world.document("PUT", "text-refuses", {"mappings": {"dynamic": False, **mapping}})

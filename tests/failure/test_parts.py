@@ -122,12 +122,14 @@ def root_removed_meanwhile(world, lane):
 SCENES = [removed_meanwhile, root_removed_meanwhile]
 
 
+@pytest.mark.hazard(50)
 @pytest.mark.parametrize("scene", SCENES)
 def test_an_older_batch_brings_back_no_part(world, lane, scene):
     scene(world, lane)
     assert {lang for _, lang, _ in rows(world)} <= {"en"}
 
 
+@pytest.mark.hazard(50)
 @pytest.mark.parametrize("scene", SCENES)
 def test_without_its_gate_it_does(world, lane, scene, monkeypatch):
     monkeypatch.setenv("SYNC_TEST_GUARDS_OFF", "50")

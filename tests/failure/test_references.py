@@ -156,24 +156,28 @@ def child_in_a_race(world, series, episode):
         later.enter_context(meanwhile(world, series, 7))
 
 
+@pytest.mark.hazard(22)
 def test_a_parent_that_lands_in_a_race_is_not_missed(world, series, episode):
     parent_in_a_race(world, series, episode)
     assert rows(world, "episode") == [(1, "t", 7)]
     assert world.target(OWED) == []
 
 
+@pytest.mark.hazard(22)
 def test_without_its_guard_it_is(world, series, episode, monkeypatch):
     monkeypatch.setenv("SYNC_TEST_GUARDS_OFF", "22")
     parent_in_a_race(world, series, episode)
     assert rows(world, "episode") == []
 
 
+@pytest.mark.hazard(22)
 def test_a_child_that_lands_in_a_race_keeps_its_parent(world, series, episode):
     child_in_a_race(world, series, episode)
     assert rows(world, "series") == [(7, "t", None)]
     assert world.target(OWED) == [("series", "children", ["7"])]
 
 
+@pytest.mark.hazard(22)
 def test_without_its_guard_its_parent_goes(world, series, episode, monkeypatch):
     monkeypatch.setenv("SYNC_TEST_GUARDS_OFF", "22")
     world.target("ALTER TABLE catalog.episode DROP CONSTRAINT episode_series_id_fkey")
@@ -253,6 +257,7 @@ def test_a_written_child_that_is_pointed_to_a_missing_parent_stays_as_it_was(wor
     assert world.target(OWED) == []
 
 
+@pytest.mark.hazard(22)
 def test_a_child_that_waits_too_long_is_a_dead_letter_and_lands_all_the_same(world, series, episode):
     legacy(world, "episode", 1, 7)
     sync(episode, 1)

@@ -58,6 +58,7 @@ def restart(server, live):
         server.wait_healthy()
 
 
+@pytest.mark.hazard(8)
 def test_nothing_is_lost(world, source, tmp_path):
     leave_out_the_sweep(world)
     with edited(world, seed=11, without={"overwrite_file"}) as observer:

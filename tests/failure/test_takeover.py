@@ -42,6 +42,7 @@ def holds_the_lease(world, lane, pid, host):
     world.target("INSERT INTO sync.heartbeat (name, host, pid) VALUES ('other', %s, %s)", (host, pid))
 
 
+@pytest.mark.hazard(49)
 def test_a_lease_of_a_killed_follower_is_taken_at_once(world, lane, dead):
     holds_the_lease(world, lane, dead, heartbeat.here())
     with world.following([lane]) as ours:
@@ -79,6 +80,7 @@ def test_a_lease_that_could_not_be_given_back_is_taken_again(lane):
     assert Lease.take(lane.stores, "text", "other") is None
 
 
+@pytest.mark.hazard(49)
 def test_what_a_killed_worker_had_claimed_is_done_at_once(world, lane):
     ((key,),) = world.legacy("SELECT min(id) FROM content WHERE kind = 'text'")
     with lane.stores.target() as cursor:

@@ -177,6 +177,7 @@ def test_a_child_that_moves_changes_both_roots(world, films):
     assert title(world, B, "tags, city") == (["moved"], "moved")
 
 
+@pytest.mark.hazard(13)
 def test_a_row_under_another_key_takes_the_old_one_with_it(world, films):
     world.legacy(f'UPDATE {FILM} SET "Id" = %s WHERE "Id" = %s', [A[:-1] + "9", A])
     settle(world)
@@ -273,6 +274,7 @@ def test_a_parent_under_another_key_is_let_go_by_rows_that_name_the_old_one(worl
     assert title(world, A, "poster") == (None,)
 
 
+@pytest.mark.hazard(33)
 def test_texts_that_look_alike_are_keys_of_their_own(world):
     found = {code for (code,) in world.target("SELECT code FROM awkward.label")}
     assert found == {code for (code,) in world.legacy("SELECT code FROM label")} >= {*CODES, *NO_DOCUMENT}
@@ -429,6 +431,7 @@ def test_long_bodies_with_control_characters_arrive_whole(world):
     assert all(document(world, "aw_label", code)["story"] == text for code in CODES)
 
 
+@pytest.mark.hazard(43)
 def test_numbers_keep_all_their_digits(world, films):
     budget = "12345678901234567890.123456789012345678901234567890"
     world.legacy(
@@ -442,6 +445,7 @@ def test_numbers_keep_all_their_digits(world, films):
     assert (found["budget"], found["gross"]) == (budget, BIG)
 
 
+@pytest.mark.hazard(34)
 def test_what_is_written_again_with_the_same_values_writes_nothing(world, films):
     world.legacy(f'UPDATE {FILM} SET "Budget" = 1.0 WHERE "Id" = %s', [A])
     settle(world)

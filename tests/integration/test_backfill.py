@@ -47,14 +47,17 @@ def expected(world):
     return world.legacy("SELECT count(*) FROM content WHERE kind = 'text' AND deleted_at IS NULL")[0][0]
 
 
+@pytest.mark.hazard(41)
 def test_key_ranges_opened_on_an_empty_table_are_cut_once_it_has_rows(world, expected):
     parts = fill(ranged(world, "early"))
     assert sum(part.written for part in parts) == sum(part.rows for part in parts) == expected
     assert max(part.rows for part in parts) < expected / 2
     edges = "SELECT low, high FROM sync.backfill WHERE entity = 'early' ORDER BY partition"
     before = world.target(edges)
-    assert [part.written for part in fill(ranged(world, "early"))] == [0] * RANGES
+    world.legacy("INSERT INTO content (kind, title) SELECT 'text', 'later' FROM generate_series(1, 500)")
+    assert [part.written for part in fill(ranged(world, "early"))] == [*[0] * (RANGES - 1), 500]
     assert world.target(edges) == before
+    world.legacy("DELETE FROM content WHERE title = 'later'")
 
 
 def test_partitions_side_by_side_fill_everything_in_the_order_asked_for(world, expected):

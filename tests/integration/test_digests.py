@@ -51,6 +51,7 @@ def digests(world, kind, values):
     return [found for (found,) in world.legacy(query)]
 
 
+@pytest.mark.hazard(34)
 @pytest.mark.parametrize("kind", APART)
 def test_values_are_told_apart(world, kind):
     found = digests(world, kind, APART[kind])
@@ -58,6 +59,7 @@ def test_values_are_told_apart(world, kind):
     assert alike == []
 
 
+@pytest.mark.hazard(34)
 @pytest.mark.parametrize("kind", SAME)
 def test_one_value_has_one_digest(world, kind):
     assert len(set(digests(world, kind, SAME[kind]))) == 1

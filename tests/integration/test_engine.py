@@ -180,6 +180,7 @@ def test_the_sweep_leaves_history_to_the_backfill(world, lanes):
     assert (after.changed, after.unfilled) == (1 + parked, 0)
 
 
+@pytest.mark.hazard(14)
 def test_the_sweep_finds_what_no_stamp_reports(world, lanes):
     stores, admin, _ = world
     with psycopg2.connect(admin) as connection, connection.cursor() as cursor:
@@ -190,6 +191,7 @@ def test_the_sweep_finds_what_no_stamp_reports(world, lanes):
     assert differences(stores, admin) == []
 
 
+@pytest.mark.hazard(37)
 def test_what_the_sweep_is_still_to_bring_is_no_drift_while_somebody_follows(world, lanes):
     stores, admin, _ = world
     text = next(lane for lane in lanes if lane.entity.name == "text")
@@ -222,6 +224,9 @@ def leased(stores, name):
         return cursor.fetchone()[0]
 
 
+@pytest.mark.hazard(31)
+@pytest.mark.hazard(38)
+@pytest.mark.hazard(40)
 def test_planted_faults_are_named_mended_and_then_left_alone(world, lanes):
     stores, _, _ = world
     lane = next(lane for lane in lanes if lane.entity.name == "audio")
@@ -289,6 +294,7 @@ def call(url, method, body=None):
     urllib.request.urlopen(request).close()
 
 
+@pytest.mark.hazard(1)
 def test_a_commit_later_than_the_poll_is_not_lost(world, lanes):
     """Hazard 1, with the sweep off: the stamp is older than anything the next polls read."""
     stores, admin, _ = world
@@ -318,6 +324,7 @@ def test_a_commit_later_than_the_poll_is_not_lost(world, lanes):
     assert found[key][1] == "late"
 
 
+@pytest.mark.hazard(17)
 def test_a_stalled_older_batch_does_not_overwrite_a_newer_one(world, lanes):
     """Hazard 17: the older revision's rows are refused."""
     stores, admin, _ = world

@@ -238,6 +238,7 @@ def planted(world, instance):
     world.target("ALTER TABLE catalog.video OWNER TO sync_writer")
 
 
+@pytest.mark.hazard(39)
 @pytest.mark.parametrize(("check", "fault"), [*((NEW, f) for f in FAULTS), *((LEGACY, f) for f in LEGACY_FAULTS)])
 def test_each_fault_is_red(planted, check, fault):
     found, keys = planted

@@ -114,12 +114,14 @@ def late(world, lane, writer, end=committed):
         poll()
 
 
+@pytest.mark.hazard(1)
 @pytest.mark.parametrize("end", [committed, prepared])
 def test_a_number_that_comes_late_is_not_passed_over(world, lane, writer, end):
     late(world, lane, writer, end)
     assert apart(world) == set()
 
 
+@pytest.mark.hazard(1)
 def test_without_its_guard_it_is(world, lane, writer, monkeypatch):
     monkeypatch.setenv("SYNC_TEST_GUARDS_OFF", "1")
     world.legacy(EDIT, ("before", 1))

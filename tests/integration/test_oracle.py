@@ -13,6 +13,7 @@ def world(fresh_world):
     return fresh_world
 
 
+@pytest.mark.hazard(39)
 def test_the_oracle_finds_what_was_planted_and_nothing_else(world):
     assert world.differences() == []
     planted = {*plant_rows(world), *plant_documents(world), *plant_files(world), *plant_due(world)}

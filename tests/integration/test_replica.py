@@ -74,6 +74,7 @@ def settled(world):
     wait_for(lambda: world.target("SELECT 1 FROM sync.cursor WHERE entity = 'text' AND applied_through > %s", [since]))
 
 
+@pytest.mark.hazard(6)
 def test_what_a_paused_replica_does_not_show_is_neither_lost_nor_written_stale(world, replica, lane, key, caplog):
     with world.following([lane]):
         world.legacy(EDIT, ("shown", key))
@@ -91,6 +92,7 @@ def test_what_a_paused_replica_does_not_show_is_neither_lost_nor_written_stale(w
     assert world.differences() == []
 
 
+@pytest.mark.hazard(6)
 def test_without_the_wait_it_is_lost(world, replica, key, monkeypatch):
     """The test above would show it."""
     monkeypatch.setattr("sync_pipeline.stores.await_replay", lambda *_: None)

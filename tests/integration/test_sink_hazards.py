@@ -11,13 +11,17 @@ import pytest
 
 from sync_pipeline.batch.order import Order
 from sync_pipeline.entity import Entity, LegacyQuery
+from sync_pipeline.errors import UnreachableError
 from sync_pipeline.lane import Lane
 from sync_pipeline.ledger.ledger import PLAN_COLUMNS, next_revision
 from sync_pipeline.partitions import KeyRanges
 from sync_pipeline.pipeline import sync_keys, sync_page
 from sync_pipeline.reconcile.reconcile import reconcile
+from sync_pipeline.settings import Bucket
 from sync_pipeline.sinks.relational import RelationalTable
+from sync_pipeline.sources.table import Table
 from sync_pipeline.status import status_of
+from sync_pipeline.stores import Stores
 from sync_pipeline.sweep import sweep
 from tests.world import opened, wait_for
 
@@ -26,7 +30,7 @@ ODD = Entity(
     name="odd",
     owner="team:tests",
     origin=LegacyQuery("SELECT id, extra FROM odd", key=("id",)),
-    tables=(),
+    tables=(Table("odd", key=("id",)),),
     adapt=lambda legacy: pd.DataFrame({"id": legacy["id"], "extra": legacy["extra"]}),
     sinks=(RelationalTable("catalog.odd", key=("id",), columns={"id": "bigint", "extra": "jsonb"}),),
     partitions=KeyRanges(1),
@@ -36,7 +40,7 @@ ODD = Entity(
 @pytest.fixture(scope="module")
 def world(fleet):
     with opened(fleet, "sink_hazards", SYNC_RECHECK_SECONDS="0") as world:
-        world.load(60, 6)
+        world.load(60, 20)
         world.all_in("text")
         world.target("UPDATE sync.cursor SET filled_at = now()")
         yield world
@@ -101,6 +105,19 @@ def test_what_no_refresh_has_shown_yet_is_counted(world, lane, key):
     finally:
         world.document("DELETE", "text/_doc/88888888")
         world.document("PUT", "text/_settings", {"index.refresh_interval": None})
+
+
+@pytest.mark.hazard(32)
+def test_nothing_is_derived_from_a_listing_that_fails(world, lane):
+    """Of rows and files alike: what a sweep has seen until then is worth nothing."""
+    bucket = Bucket(lane.stores.settings.legacy_bucket.endpoint, "nowhere")
+    swept = "SELECT swept_at FROM sync.cursor WHERE entity = 'text'"
+    before = world.target(swept)
+    elsewhere = Stores(replace(lane.stores.settings, legacy_bucket=bucket))
+    with closing(elsewhere), pytest.raises(UnreachableError, match="listed to its end"):
+        sweep(replace(lane, stores=elsewhere))
+    assert world.target("SELECT 1 FROM sync.due WHERE entity = 'text'") == []
+    assert world.target(swept) == before
 
 
 @pytest.mark.hazard(35)

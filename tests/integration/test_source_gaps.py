@@ -71,6 +71,7 @@ def gap(world, lane):
     return any("began anew" in alert for alert in status_of(world.stores, lane.entity)["alerts"])
 
 
+@pytest.mark.hazard(11)
 def test_a_slot_that_was_dropped_is_made_anew_and_what_it_held_is_swept(world, logged):
     key = a_text(world)
     world.legacy("UPDATE content SET title = 'in the lost slot' WHERE id = %s", [key])
@@ -82,6 +83,7 @@ def test_a_slot_that_was_dropped_is_made_anew_and_what_it_held_is_swept(world, l
         wait_for(lambda: world.target(HEADER, [key]) == [("in the new one",)])
 
 
+@pytest.mark.hazard(11)
 def test_a_slot_that_somebody_moved_on_is_noticed(world, logged):
     key = a_text(world)
     world.legacy("UPDATE content SET title = 'passed over' WHERE id = %s", [key])
@@ -90,6 +92,7 @@ def test_a_slot_that_somebody_moved_on_is_noticed(world, logged):
         wait_for(lambda: world.target(HEADER, [key]) == [("passed over",)])
 
 
+@pytest.mark.hazard(14)
 @pytest.mark.parametrize("source", ["logged", "noted"])
 def test_a_table_that_was_emptied_is_swept(world, source, request):
     lane = request.getfixturevalue(source)

@@ -110,6 +110,8 @@ def wrong(world):
     return [difference for difference in world.differences() if "text" in str(difference)]
 
 
+@pytest.mark.hazard(13)
+@pytest.mark.hazard(14)
 @pytest.mark.parametrize("change", CHANGES)
 def test_what_is_claimed_is_caught(world, source, change):
     name, lane = source

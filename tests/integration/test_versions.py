@@ -116,6 +116,7 @@ def work_off(world, lane):
         pass
 
 
+@pytest.mark.hazard(6)
 def test_an_event_from_the_future_waits_for_its_row(world, lane, poll):
     tell(world, 1, 2)
     write(world, 1, "neither one nor two", 1)

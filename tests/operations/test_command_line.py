@@ -168,6 +168,7 @@ def test_drift_is_1_and_repair_mends_it(loaded, command):
     assert command("reconcile", "text")[0] == 0
 
 
+@pytest.mark.hazard(36)
 def test_what_cannot_be_looked_at_is_2(command, monkeypatch):
     monkeypatch.setenv("SYNC_TARGET_S3_BUCKET", "nowhere")
     code, out, _ = command("reconcile", "text", "--format", "json")
@@ -255,6 +256,7 @@ def test_what_is_owed_is_grouped_counted_and_limited(loaded, command):
     assert command("due", "list")[1] == "Nothing is owed.\n"
 
 
+@pytest.mark.hazard(3)
 def test_who_holds_the_window_is_told(loaded, command, monkeypatch):
     with psycopg2.connect(loaded.monolith.admin_url) as late, late.cursor() as cursor:
         cursor.execute("UPDATE authors SET bio = 'forgotten' WHERE id = 1")
@@ -282,6 +284,7 @@ def standing(out):
     return {row[0]: dict(zip(heads, row, strict=True)) for row in rows if len(row) == len(heads)}
 
 
+@pytest.mark.hazard(48)
 def test_a_history_of_an_older_version_counts_as_not_filled(loaded):
     text = load_entities("assets.entities")["text"]
     now, later = (status_of(loaded.stores, entity)["backfill"] for entity in (text, replace(text, version=2)))

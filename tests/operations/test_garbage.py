@@ -160,6 +160,7 @@ def test_a_copy_that_was_taken_for_abandoned_is_made_again(world, lane, file, mo
     assert there(world, target)
 
 
+@pytest.mark.hazard(30)
 def test_a_file_that_is_overwritten_in_mid_copy_is_copied_as_it_is_then(world, lane, file, monkeypatch):
     key, target = file
     drop_name(world, lane, key)

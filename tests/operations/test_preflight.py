@@ -146,6 +146,7 @@ LEGACY_FAULTS = {
 }
 
 
+@pytest.mark.hazard(46)
 @pytest.mark.parametrize("fault", LEGACY_FAULTS)
 def test_a_fault_of_the_monolith_is_named(world, fault):
     plant, undo, level, words = LEGACY_FAULTS[fault]
@@ -180,6 +181,7 @@ def test_a_zone_makes_a_cursor_without_one_readable(world):
     only(faults(world, zoned), "error", "has a time zone of its own")
 
 
+@pytest.mark.hazard(3)
 def test_a_transaction_long_prepared_is_named(world):
     session = psycopg2.connect(world.monolith.admin_url)
     session.tpc_begin(session.xid(1, "forgotten", "branch"))
@@ -401,6 +403,7 @@ def test_clocks_far_apart_are_named():
     assert "target database is 7.0 s ahead of legacy database" in notice.what
 
 
+@pytest.mark.hazard(46)
 def test_a_poll_of_a_zoned_cursor_uses_the_plain_index(world, monkeypatch):
     """Otherwise preflight would call an index usable that is not."""
     plans = []

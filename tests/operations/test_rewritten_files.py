@@ -67,6 +67,7 @@ def test_repair_brings_new_bytes(world, lane):
     assert world.target("SELECT count(*) FROM sync.media WHERE target_key = %s", (before,)) == [(1,)]
 
 
+@pytest.mark.hazard(29)
 @pytest.mark.parametrize("changed", [{"ContentType": "text/plain"}, {"Metadata": {"author": "somebody"}}])
 def test_bytes_alone_are_not_the_file(world, lane, changed):
     """The same bytes under another content type or other metadata are another object."""

@@ -35,6 +35,13 @@ def test_a_channel_is_no_longer_than_the_monolith_takes():
     assert len(channel("schema_of_sixty_letters." + "x" * 60)) == 63
 
 
+@pytest.mark.hazard(46)
+def test_keys_of_text_are_compared_by_byte_under_any_locale():
+    key = Key(("no", "name"), ("bigint", "character varying(20)"))
+    assert key.ordered("q") == 'q."no", q."name" COLLATE "C"'
+    assert key.ddl() == '"no" bigint NOT NULL, "name" text COLLATE "C" NOT NULL'
+
+
 def test_keys_of_several_columns_are_texts_in_a_list():
     key = Key(("kind", "id"), ("text", "bigint"))
     assert key.texts(key.parse(['["a\\tb", 7]'])).to_pylist() == ['["a\\tb","7"]']

@@ -2,6 +2,8 @@
 
 import datetime as dt
 
+import pytest
+
 from sync_pipeline.sources.window import BEGINNING, Mark, Window, advance
 
 NOON = dt.datetime(2026, 1, 1, 12, tzinfo=dt.UTC)
@@ -39,6 +41,8 @@ def test_an_idle_monolith_is_read_from_the_look_before():
     assert step(window, 1)[1] == at(0)
 
 
+@pytest.mark.hazard(1)
+@pytest.mark.hazard(3)
 def test_an_open_transaction_does_not_widen_the_window_until_it_ends():
     window, _ = step(None, 0, {"a": session(-600)})
     window, bound = step(window, 1, {"a": session(-600)})
@@ -54,6 +58,7 @@ def test_a_transaction_that_came_and_went_between_looks_is_covered():
     assert step(window, 10)[1] == at(0)
 
 
+@pytest.mark.hazard(1)
 def test_a_prepared_transaction_keeps_the_start_it_had_as_a_session():
     window, _ = step(None, 0, {"a": session(-60)})
     window, _ = step(window, 1, {}, ["prepared x"])
