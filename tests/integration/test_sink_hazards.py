@@ -109,7 +109,7 @@ def test_what_no_refresh_has_shown_yet_is_counted(world, lane, key):
 
 @pytest.mark.hazard(32)
 def test_nothing_is_derived_from_a_listing_that_fails(world, lane):
-    """Of rows and files alike: what a sweep has seen until then is worth nothing."""
+    """What a sweep has seen until then is worth nothing."""
     bucket = Bucket(lane.stores.settings.legacy_bucket.endpoint, "nowhere")
     swept = "SELECT swept_at FROM sync.cursor WHERE entity = 'text'"
     before = world.target(swept)
