@@ -212,14 +212,15 @@ def first_pages(source):
 
 @pytest.mark.hazard(10)
 def test_what_a_slot_keeps_is_told_and_let_go_while_only_others_write(world, lane):
-    """The monolith's other tables fill the log; nothing of it is ours."""
-    with closing(Stores(replace(world.stores.settings, wal_alert_bytes=1))) as strict:
+    """After a change of ours the monolith's other tables fill the log."""
+    world.legacy(WRITE, (1, "the last one", ""))
+    with closing(Stores(replace(world.stores.settings, wal_alert_bytes=1))) as strict, polling(lane) as poll:
+        wait_for(poll)
         world.legacy("CREATE TABLE other AS SELECT n, repeat('x', 500) FROM generate_series(1, 20000) n")
         ((end,),) = world.legacy("SELECT pg_current_wal_flush_lsn()::text")
         passed = f"SELECT 1 {SLOT} AND confirmed_flush_lsn >= '{end}'"
         assert not world.legacy(passed)
-        with polling(lane) as poll:
-            wait_for(lambda: poll() or world.legacy(passed))
+        wait_for(lambda: poll() or world.legacy(passed))
         assert any("bytes of the monolith's log" in alert for alert in status_of(strict, NOTE)["alerts"])
     world.legacy("DROP TABLE other")
 
