@@ -14,7 +14,7 @@ from sync_pipeline.errors import UnreachableError
 from sync_pipeline.faults import guarded
 from sync_pipeline.lane import Lane
 from sync_pipeline.reconcile.verdict import Finding
-from sync_pipeline.sinks.media_bucket import HEADERS, MISSING, MediaBucket, code
+from sync_pipeline.sinks.media_bucket import HEADERS, MISSING, MediaBucket, code, tags_of
 from sync_pipeline.stores import Stores
 
 if TYPE_CHECKING:
@@ -92,7 +92,21 @@ def _look(stores: Stores, copy: _Copy, listed: tuple[int, str]) -> Finding | Non
     if target is None:
         return Finding("media", "missing", copy.key)
     differ = [name for name in (*HEADERS, "Metadata") if source and source.get(name) != target.get(name)]
+    if source and not _same_tags(stores, copy, source, target):
+        differ.append("tags")
     return Finding("media", "corrupt", copy.key, f"{', '.join(differ)} of the source differ") if differ else None
+
+
+def _same_tags(stores: Stores, copy: _Copy, source: Any, target: Any) -> bool:
+    """Asked for only where the headers count some; a server that does not count them is not asked."""
+    count = source.get("TagCount", 0)
+    if not count or count != target.get("TagCount", 0):
+        return not count
+    try:
+        here = tags_of(stores.target_s3, stores.settings.target_bucket.name, copy.key)
+        return here == tags_of(stores.legacy_s3, stores.settings.legacy_bucket.name, copy.source_key)
+    except (BotoCoreError, ClientError) as error:
+        raise UnreachableError(f"tags of {copy.key} could not be looked at: {error}") from error
 
 
 def _has_its_bytes(stores: Stores, copy: _Copy, size: int, etag: str) -> bool:

@@ -113,7 +113,7 @@ def _stream(stores: Stores, source: Source, target_key: str) -> Copied:
     for name in HEADERS:
         if name in found:
             extra[name] = found[name]
-    tags = _tags(stores.legacy_s3, bucket, source.key) if found.get("TagCount") else ""
+    tags = tags_of(stores.legacy_s3, bucket, source.key) if found.get("TagCount") else ""
     if tags:
         extra["Tagging"] = tags
     body = _Hashing(found["Body"])
@@ -145,14 +145,15 @@ def _put_in_parts(stores: Stores, key: str, body: _Hashing, extra: dict[str, Any
     return there["ContentLength"], there["ETag"]
 
 
-def _tags(client: S3Client, bucket: str, key: str) -> str:
+def tags_of(client: S3Client, bucket: str, key: str) -> str:
+    """An object's tags, as a copy is put with them; none where the server knows no tags, or may not tell."""
     try:
         found = client.get_object_tagging(Bucket=bucket, Key=key)["TagSet"]
     except ClientError as error:
         if code(error) in _UNSUPPORTED:
             return ""
         raise
-    return urlencode({tag["Key"]: tag["Value"] for tag in found})
+    return urlencode(sorted((tag["Key"], tag["Value"]) for tag in found))
 
 
 def _head(stores: Stores, key: str) -> Source | MediaMissingError:

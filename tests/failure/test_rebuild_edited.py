@@ -88,6 +88,7 @@ def behind(world, alias):
     return index
 
 
+@pytest.mark.hazard(27)
 def test_readers_of_the_alias_see_nothing_go_back(world, tmp_path):
     with edited(world, seed=7) as observer, Reader(world, "text") as reader:
         live = follow(tmp_path / "live")

@@ -98,6 +98,7 @@ def search_faults(world, entity):
     return [n for n in preflight(world.stores, [entity]) if n.about == "search" and n.level == "error"]
 
 
+@pytest.mark.hazard(27)
 def test_a_changed_mapping_is_served_after_a_rebuild(world, lane, keys):
     (former,) = behind(world)
     world.document("PUT", f"{former}/_settings", {"index": {"max_result_window": 20_000}})
@@ -204,6 +205,7 @@ def test_documents_of_parked_and_unswept_rows_are_carried_over(world, lane, keys
     sync(lane, parked, unswept)
 
 
+@pytest.mark.hazard(27)
 def test_a_planted_document_refuses_the_swap(world, lane, keys, capsys):
     (former,) = behind(world)
     newer = world.target("SELECT last_value + 1000 FROM sync.revision")[0][0]

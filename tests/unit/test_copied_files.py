@@ -5,6 +5,7 @@ from types import SimpleNamespace
 
 import pytest
 
+from sync_pipeline.reconcile import files
 from sync_pipeline.sinks import media_bucket
 from sync_pipeline.sinks.media_bucket import Source
 
@@ -49,3 +50,29 @@ def test_a_copy_bears_tags_type_and_metadata(multipart_bytes):
     stores = SimpleNamespace(settings=settings, legacy_s3=Legacy(), target_s3=new)
     media_bucket._stream(stores, Source("a", "e"), "new/a")
     assert {**BORNE, "Tagging": "rights=a%26b&kind=cover"}.items() <= new.borne.items()
+
+
+class Tagged:
+    """A bucket whose objects bear these tags."""
+
+    def __init__(self, tags):
+        self.tags = tags
+
+    def head_object(self, **_):
+        return {"ETag": "e", "TagCount": len(self.tags), **BORNE} if self.tags else {"ETag": "e", **BORNE}
+
+    def get_object_tagging(self, **_):
+        return {"TagSet": self.tags}
+
+
+@pytest.mark.hazard(29)
+@pytest.mark.parametrize(
+    ("there", "said"),
+    [(TAGS[::-1], None), ([], "tags"), (TAGS[:1], "tags"), ([TAGS[0], {"Key": "kind", "Value": "still"}], "tags")],
+)
+def test_other_tags_are_another_file(there, said):
+    bucket = SimpleNamespace(name="bucket")
+    settings = SimpleNamespace(legacy_bucket=bucket, target_bucket=bucket)
+    stores = SimpleNamespace(settings=settings, legacy_s3=Tagged(TAGS), target_s3=Tagged(there))
+    found = files._look(stores, files._Copy("new/a", "a", "e", 3, "e", ""), (3, "e"))
+    assert (found and found.detail) == (said and f"{said} of the source differ")
