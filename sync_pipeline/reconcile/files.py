@@ -98,10 +98,11 @@ def _look(stores: Stores, copy: _Copy, listed: tuple[int, str]) -> Finding | Non
 
 
 def _same_tags(stores: Stores, copy: _Copy, source: Any, target: Any) -> bool:
-    """Asked for only where the headers count some; a server that does not count them is not asked."""
-    count = source.get("TagCount", 0)
-    if not count or count != target.get("TagCount", 0):
-        return not count
+    """Asked for only where the headers of both count as many."""
+    if not source.get("TagCount"):
+        return True
+    if source["TagCount"] != target.get("TagCount"):
+        return False
     try:
         here = tags_of(stores.target_s3, stores.settings.target_bucket.name, copy.key)
         return here == tags_of(stores.legacy_s3, stores.settings.legacy_bucket.name, copy.source_key)
