@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 from sync_pipeline.errors import DeclarationError
-from sync_pipeline.stores import quote
+from sync_pipeline.sql import quote
 
 
 class Severity(enum.StrEnum):

@@ -16,7 +16,7 @@ from sync_pipeline.errors import DeclarationError, StoppedError
 from sync_pipeline.lane import Lane
 from sync_pipeline.partitions import KeyRanges, Monthly
 from sync_pipeline.pipeline import sync_page
-from sync_pipeline.stores import Cursor
+from sync_pipeline.sql import Cursor
 
 Report = Callable[[Outcome], None]
 

@@ -15,7 +15,7 @@ from sync_pipeline.due import DEAD_LETTERS, DISCARDED, next_at
 from sync_pipeline.lane import Lane
 from sync_pipeline.ledger.log import TAKEN_FOR_APPLIED, tell
 from sync_pipeline.origin import DIGEST
-from sync_pipeline.stores import Cursor, named
+from sync_pipeline.sql import Cursor, named
 
 PARKED = "parked"
 # what to do, by the step that refused

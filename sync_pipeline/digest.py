@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping
 
-from sync_pipeline.stores import quote
+from sync_pipeline.sql import quote
 
 # raise it whenever an expression changes: older digests are then unknown, not drift
 _ALGORITHM = 2

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from sync_pipeline import due
+from sync_pipeline import due, parking
 from sync_pipeline.errors import UnreachableError
 from sync_pipeline.faults import crash_point, guarded
 from sync_pipeline.lane import Lane
@@ -17,7 +17,7 @@ from sync_pipeline.ledger.ledger import raise_revision
 from sync_pipeline.ledger.rebuilds import under_way
 from sync_pipeline.origin import Reject
 from sync_pipeline.sinks.search_index import BulkResult, SearchIndex, reaching
-from sync_pipeline.stores import Cursor
+from sync_pipeline.sql import Cursor
 
 # the client costs half a second to import
 if TYPE_CHECKING:
@@ -159,7 +159,7 @@ def _settle(lane: Lane, cursor: Cursor, operations: Operations, result: BulkResu
     due.owe(cursor, name, "overtaken", foreign, 0)
     _again(lane, cursor, [operations.ids[n].as_py() for n in result.retriable])
     rejects = [Reject(operations.ids[n].as_py(), "document", *why) for n, why in result.rejected.items()]
-    due.park(cursor, name, rejects, 0, lane.stores.settings.retry_limit)
+    parking.park(cursor, name, rejects, 0, lane.stores.settings.retry_limit)
 
 
 def _again(lane: Lane, cursor: Cursor, texts: list[str]) -> None:

@@ -10,12 +10,12 @@ import pyarrow.compute as pc
 
 from sync_pipeline.adapt import Adapted, without
 from sync_pipeline.columns import relist
-from sync_pipeline.due import MISSING_FILE
 from sync_pipeline.errors import DeclarationError, MediaMissingError, UnreachableError
 from sync_pipeline.faults import crash_point
 from sync_pipeline.keys import Key
 from sync_pipeline.ledger import media as ledger
 from sync_pipeline.origin import DIGEST, Reject
+from sync_pipeline.parking import MISSING_FILE
 from sync_pipeline.sinks.media_bucket import Copied, MediaBucket, Source
 from sync_pipeline.stores import Stores
 

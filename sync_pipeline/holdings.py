@@ -8,7 +8,8 @@ from sync_pipeline.entity import Entity
 from sync_pipeline.sinks.media_bucket import MediaBucket
 from sync_pipeline.sinks.relational import RelationalTable
 from sync_pipeline.sinks.search_index import SearchIndex, reaching
-from sync_pipeline.stores import Cursor, Stores
+from sync_pipeline.sql import Cursor
+from sync_pipeline.stores import Stores
 
 # up to so many rows are counted one by one: some tens of milliseconds
 _COUNTED_ROWS = 100_000

@@ -12,7 +12,7 @@ import pyarrow.compute as pc
 
 from sync_pipeline.columns import array_literal, arrow_type, json_of, text_of
 from sync_pipeline.errors import SettingError
-from sync_pipeline.stores import Cursor, bind, quote
+from sync_pipeline.sql import Cursor, bind, quote
 
 # as Arrow writes them, whatever the session's settings are: a trigger runs in sessions that are not ours
 _WRITTEN = {

@@ -21,7 +21,7 @@ from sync_pipeline.ledger.ledger import next_revision
 from sync_pipeline.outgoing import Outgoing
 from sync_pipeline.pipeline import sync_keys, sync_roots
 from sync_pipeline.sources.source import Page, Source, Told
-from sync_pipeline.stores import Cursor
+from sync_pipeline.sql import Cursor
 from sync_pipeline.sweep import ask_for_sweep
 from sync_pipeline.versions import Expected
 

@@ -19,7 +19,8 @@ from sync_pipeline.entity import Entity
 from sync_pipeline.errors import LegacySchemaError
 from sync_pipeline.keys import Key
 from sync_pipeline.partitions import UNDATED, Monthly
-from sync_pipeline.stores import Cursor, Stores, bind, copy_out, copy_text, first_line, quote
+from sync_pipeline.sql import Cursor, bind, copy_out, copy_text, quote
+from sync_pipeline.stores import Stores, first_line
 
 DIGEST = "_digest"
 # what a query raises over the values of a single row

@@ -15,15 +15,15 @@ import pyarrow.compute as pc
 
 from sync_pipeline.adapt import Adapted, without
 from sync_pipeline.columns import text_of
-from sync_pipeline.due import Wait
 from sync_pipeline.faults import guarded
 from sync_pipeline.keys import Key
 from sync_pipeline.lane import Lane
 from sync_pipeline.ledger.ledger import HELD_ROW, key_of, table_of
 from sync_pipeline.ledger.references import Dependent, enter
 from sync_pipeline.origin import DIGEST
+from sync_pipeline.parking import Wait
 from sync_pipeline.sinks.relational import Reference
-from sync_pipeline.stores import Cursor
+from sync_pipeline.sql import Cursor
 
 
 class StricterError(Exception):

@@ -20,7 +20,8 @@ from sync_pipeline.lane import Lane
 from sync_pipeline.ledger.days import days_before, drop
 from sync_pipeline.ledger.ledger import DOUBT, HELD_ROW, WITHDRAW, WRITE, key_of, table_of
 from sync_pipeline.ledger.log import BODY, TAKEN_FOR_APPLIED, pack, unpack
-from sync_pipeline.stores import Cursor, Stores, copy_in, copy_out, named
+from sync_pipeline.sql import Cursor, copy_in, copy_out, named
+from sync_pipeline.stores import Stores
 
 _ROWS = 50_000
 _BATCHES = 500

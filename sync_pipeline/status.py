@@ -7,7 +7,8 @@ from typing import Any
 from sync_pipeline.entity import Entity
 from sync_pipeline.ledger import rebuilds
 from sync_pipeline.settings import Settings
-from sync_pipeline.stores import Cursor, Stores
+from sync_pipeline.sql import Cursor
+from sync_pipeline.stores import Stores
 
 _CURSOR = """
     SELECT applied_through, extract(epoch FROM now() - applied_through)::float AS lag_seconds,

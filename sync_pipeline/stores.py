@@ -6,30 +6,27 @@ import datetime as dt
 import os
 import socket
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import psycopg2
 import psycopg2.extensions
-import pyarrow as pa
 from botocore.config import Config
 from sqlalchemy import Engine, create_engine, event
 from sqlalchemy.exc import InvalidatePoolError, OperationalError
 
 from sync_pipeline.breaker import Breaker
-from sync_pipeline.columns import read_copy, write_copy
 from sync_pipeline.errors import SettingError, UnreachableError
 from sync_pipeline.replica import SETTING, await_replay, flush, identity_of, position_of
 from sync_pipeline.settings import Bucket, Settings
+from sync_pipeline.sql import Cursor, DeferringCursor
 
 # clients cost a second to import; whoever only reads declarations does without
 if TYPE_CHECKING:
     from elasticsearch import Elasticsearch
     from mypy_boto3_s3 import S3Client
-
-Cursor = Any  # psycopg2's cursor
 
 APPLICATION = "sync-pipeline"
 # text forms that digests and COPY depend on
@@ -38,38 +35,6 @@ _PINS = "-c timezone=UTC -c datestyle=ISO,YMD -c intervalstyle=postgres -c extra
 _REST_SECONDS = 1.0
 # shorter than any index.gc_deletes, so that no write outlives the tombstone that refuses it
 SEARCH_SECONDS = 30
-
-
-class DeferringCursor(psycopg2.extensions.cursor):
-    """Sends statements whose answers nobody needs together with the next one: fewer journeys to the server."""
-
-    def __init__(self, *arguments: Any, **named: Any) -> None:
-        super().__init__(*arguments, **named)
-        self._deferred: list[bytes] = []
-
-    def defer(self, statement: str, values: Any = None) -> None:
-        """Before whatever comes next. An error of it is raised there."""
-        self._deferred.append(self.mogrify(statement, values))
-
-    def execute(self, statement: Any, values: Any = None) -> None:
-        """All that was deferred, and this."""
-        super().execute(self._all(self.mogrify(statement, values)))
-
-    def copy_expert(self, statement: Any, file: Any, size: int = 8192) -> None:
-        """All that was deferred, and this COPY."""
-        super().copy_expert(self._all(statement.encode()), file, size)
-
-    def roll_back(self) -> None:
-        """Undo what was begun; a connection that cannot is closed."""
-        self._deferred = []
-        with suppress(psycopg2.Error):
-            super().execute("ROLLBACK")
-            return
-        self.connection.close()
-
-    def _all(self, statement: bytes) -> bytes:
-        statements, self._deferred = [*self._deferred, statement], []
-        return b";\n".join(statements)
 
 
 class Stores:
@@ -236,55 +201,6 @@ class Stores:
         for name in ("search", "legacy_s3", "target_s3"):
             if name in self.__dict__:
                 self.__dict__[name].close()
-
-
-def copy_out(cursor: Cursor, query: str, schema: pa.Schema, of: str = "") -> pa.Table:
-    """The rows of `query` as a table of `schema`. Raises pa.ArrowInvalid where a value does not fit."""
-    return read_copy(copy_text(cursor, query, of), schema)
-
-
-def copy_text(cursor: Cursor, query: str, of: str = "") -> pa.Buffer:
-    """The rows of `query` as COPY's CSV; legacy reads tell what they are `of`, as SQL has it after FROM.
-
-    COPY takes its snapshot before it waits for tables, and one that ALTER TABLE has rewritten meanwhile would show it
-    no row. So a statement before it, in the same message and transaction, waits for them.
-    """
-    wait = f"PREPARE sync_tables AS SELECT FROM {of}; DEALLOCATE sync_tables; " if of else ""
-    sink = pa.BufferOutputStream()
-    cursor.copy_expert(f"{wait}COPY ({query}) TO STDOUT (FORMAT csv)", sink)
-    return sink.getvalue()
-
-
-def copy_in(cursor: Cursor, relation: str, columns: str, table: pa.Table) -> None:
-    """Append a table's rows to `relation (columns)`."""
-    if table.num_rows:
-        cursor.copy_expert(
-            f"COPY {relation} ({columns}) FROM STDIN (FORMAT csv)", pa.BufferReader(write_copy(table)), 1 << 20
-        )
-
-
-def named(cursor: Cursor, query: str, values: Mapping[str, object]) -> list[dict[str, Any]]:
-    """The rows of a query, by column."""
-    cursor.execute(query, values)
-    names = [column.name for column in cursor.description]
-    return [dict(zip(names, row, strict=True)) for row in cursor.fetchall()]
-
-
-def bind(cursor: Cursor, value: object) -> str:
-    """A value as an SQL literal, quoted by the driver: COPY takes no parameters."""
-    return str(cursor.mogrify("%s", (value,)).decode())
-
-
-def ensure_schema(cursor: Cursor, name: str) -> None:
-    """Make a schema where it is not there. IF NOT EXISTS asks for CREATE on the database even where it is."""
-    cursor.execute("SELECT to_regnamespace(%s) IS NULL", (quote(name),))
-    if cursor.fetchone()[0]:
-        cursor.execute(f"CREATE SCHEMA IF NOT EXISTS {quote(name)}")
-
-
-def quote(name: str) -> str:
-    """An identifier, quoted."""
-    return '"' + name.replace('"', '""') + '"'
 
 
 def _engine(url: str, options: str) -> Engine:

@@ -16,12 +16,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from botocore.exceptions import BotoCoreError, ClientError
 
-from sync_pipeline import due
+from sync_pipeline import due, parking
 from sync_pipeline.errors import BrakeError, UnreachableError
 from sync_pipeline.faults import guarded
 from sync_pipeline.lane import Lane
 from sync_pipeline.origin import DIGEST
-from sync_pipeline.stores import bind, copy_out
+from sync_pipeline.sql import bind, copy_out
 
 _PAGE = 50_000
 _LOOK_SECONDS = 0.5
@@ -67,7 +67,7 @@ def sweep(lane: Lane) -> Swept:
         cursor.execute("DELETE FROM sync.due WHERE entity = %s AND reason = 'sweep'", (lane.entity.name,))
         due.owe(cursor, lane.entity.name, "sweep", keys, 0)
         due.owe(cursor, lane.entity.name, "media", rewritten, 0)
-        due.look_again(cursor, lane.entity.name, keys)
+        parking.look_again(cursor, lane.entity.name, keys)
         cursor.execute(
             "UPDATE sync.cursor SET swept_from = %s, swept_at = now(), sweep_error = NULL WHERE entity = %s",
             (began, lane.entity.name),

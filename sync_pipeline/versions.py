@@ -18,7 +18,7 @@ from sync_pipeline.columns import array_literal
 from sync_pipeline.keys import Key
 from sync_pipeline.origin import Rows
 from sync_pipeline.sources.source import Told
-from sync_pipeline.stores import Cursor
+from sync_pipeline.sql import Cursor
 
 AGAIN_SECONDS = 1.0
 _KEYS = "unnest(%(keys)s::text[]) AS w(key)"

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from sync_pipeline import due
+from sync_pipeline import parking
 from sync_pipeline.adapt import Adapted, without
 from sync_pipeline.batch.order import Order
 from sync_pipeline.files import Placed
@@ -30,7 +30,7 @@ class Batch:
     forced: pa.Array  # of adapted rows: true where the row is written, false where only its document is sent
     rejects: list[Reject] = field(default_factory=list)
     fresh: bool = False
-    waits: dict[str, due.Wait] = field(default_factory=dict)  # by key text: neither written nor deleted yet
+    waits: dict[str, parking.Wait] = field(default_factory=dict)  # by key text: neither written nor deleted yet
     roots: pa.Table = field(default_factory=lambda: pa.table({}))
     late: list[str] = field(default_factory=list)  # key texts of roots that a higher revision has looked at
     discarded: frozenset[str] = frozenset()  # key texts of rows that were set aside for good, and are the same still

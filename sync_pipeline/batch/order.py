@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from sync_pipeline.documents import Operations
-from sync_pipeline.stores import Cursor
+from sync_pipeline.sql import Cursor
 from sync_pipeline.versions import Expected
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from sync_pipeline import due
+from sync_pipeline import parking
 from sync_pipeline.adapt import adapt
 from sync_pipeline.batch.batch import Batch, bit
 from sync_pipeline.batch.order import Order
@@ -70,7 +70,7 @@ def _parted(lane: Lane, rejects: list[Reject], order: Order) -> tuple[list[Rejec
     texts: list[str] = []
     if rejects and not order.force:
         with lane.stores.target() as cursor:
-            texts = due.discarded(cursor, lane.entity.name, [(reject.key, reject.digest) for reject in rejects])
+            texts = parking.discarded(cursor, lane.entity.name, [(reject.key, reject.digest) for reject in rejects])
     digests = {reject.key: reject.digest for reject in rejects}
     keys = lane.origin.key.parse(texts).append_column(DIGEST, pa.array([digests[text] for text in texts], pa.int64()))
     return [reject for reject in rejects if reject.key not in texts], keys

@@ -5,14 +5,14 @@ from __future__ import annotations
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from sync_pipeline import due, versions
+from sync_pipeline import due, parking, versions
 from sync_pipeline.batch.batch import Batch
 from sync_pipeline.batch.order import Outcome
 from sync_pipeline.faults import crash_point, guarded
 from sync_pipeline.ledger.ledger import KEEP
 from sync_pipeline.ledger.log import BODY, Entry
 from sync_pipeline.origin import DIGEST
-from sync_pipeline.stores import Cursor
+from sync_pipeline.sql import Cursor
 
 
 def settle_due(batch: Batch, cursor: Cursor, plan: pa.Table, applied: pa.Table, outcome: Outcome) -> None:
@@ -26,12 +26,12 @@ def settle_due(batch: Batch, cursor: Cursor, plan: pa.Table, applied: pa.Table, 
     through = sorted(let_through - parked.keys() - set(waiting) - batch.waits.keys())
     sent = batch.order.force or batch.order.documents
     kept = set(batch.discarded) if sent else set(texts.filter(pc.equal(plan.column("action"), KEEP)).to_pylist())
-    due.release(cursor, name, [text for text in through if text not in kept], revision)
-    due.release(cursor, name, [text for text in through if text in kept], revision, unchanged=True)
-    due.wait(cursor, name, waits, revision, batch.lane.stores.settings.parent_limit_seconds)
+    parking.release(cursor, name, [text for text in through if text not in kept], revision)
+    parking.release(cursor, name, [text for text in through if text in kept], revision, unchanged=True)
+    parking.wait(cursor, name, waits, revision, batch.lane.stores.settings.parent_limit_seconds)
     if batch.order.force and parked:
-        due.recall(cursor, name, list(parked))
-    due.park(cursor, name, parked.values(), revision, batch.lane.stores.settings.retry_limit)
+        parking.recall(cursor, name, list(parked))
+    parking.park(cursor, name, parked.values(), revision, batch.lane.stores.settings.retry_limit)
     due.owe(cursor, name, "media", waiting, revision)
     due.owe(cursor, name, "overtaken", overtaken, revision)
     if sent:

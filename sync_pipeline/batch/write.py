@@ -8,7 +8,7 @@ import psycopg2
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from sync_pipeline import due
+from sync_pipeline import parking
 from sync_pipeline.batch.batch import Batch, bit
 from sync_pipeline.batch.order import Outcome
 from sync_pipeline.batch.plan import operations_of, plan_of, references_of
@@ -21,7 +21,7 @@ from sync_pipeline.ledger.ledger import WRITE
 from sync_pipeline.ledger.log import BODY
 from sync_pipeline.origin import DIGEST, Reject
 from sync_pipeline.references import Kin, StricterError
-from sync_pipeline.stores import Cursor
+from sync_pipeline.sql import Cursor
 
 # below this, plain COPY of a first load saves nothing
 _FIRST_LOAD_ROWS = 500
@@ -70,7 +70,7 @@ def _first_load(batch: Batch, outcome: Outcome) -> Operations:
             operations = Operations(keys.filter(public), texts.filter(public), versions, documents)
             operations.owe(cursor, lane.entity.name, batch.revision)
         if not kin.alone:
-            due.release_waiting(cursor, lane.entity.name, texts.to_pylist(), batch.revision)
+            parking.release_waiting(cursor, lane.entity.name, texts.to_pylist(), batch.revision)
         outcome.written = rows.num_rows
         acknowledge(batch, cursor, outcome, _first_body(texts, digests, adapted.held), len(operations.ids))
     crash_point("rows.after")
@@ -104,7 +104,7 @@ def _write_under(batch: Batch, outcome: Outcome, *, strict: bool) -> Operations:
         writes = pc.equal(plan.column("action").combine_chunks().take(n), WRITE)
         if not kin.alone:
             written = texts.take(n.filter(writes)).to_pylist()
-            due.release_waiting(cursor, lane.entity.name, written, batch.revision)
+            parking.release_waiting(cursor, lane.entity.name, written, batch.revision)
         held = plan.column("held").combine_chunks().take(n)
         outcome.written = pc.sum(pc.and_(writes, bit(held, 1))).as_py() or 0
         outcome.deleted = (pc.sum(writes).as_py() or 0) - outcome.written

@@ -19,7 +19,7 @@ from sync_pipeline.ledger.states import Signs, State, state_of
 from sync_pipeline.origin import DIGEST, Reject
 from sync_pipeline.sinks.media_bucket import MISSING, code
 from sync_pipeline.sinks.search_index import has_fit_id, reaching
-from sync_pipeline.stores import Cursor, named
+from sync_pipeline.sql import Cursor, named
 
 _DUE = """
     SELECT reason, step, error, message, attempts, first_at, last_at, nullif(not_before, 'infinity') AS next_at,

@@ -12,7 +12,7 @@ from sync_pipeline.inquiry.facts import Facts, facts_of
 from sync_pipeline.lane import Lane
 from sync_pipeline.ledger.ledger import DOUBT, HELD_DOCUMENT, HELD_ROW, KEEP, PARK, WITHDRAW, WRITE
 from sync_pipeline.ledger.log import TAKEN_FOR_APPLIED, chain
-from sync_pipeline.stores import Cursor, named
+from sync_pipeline.sql import Cursor, named
 
 _EVENTS = """
     SELECT id, at, kind, step, said, revision FROM sync.event

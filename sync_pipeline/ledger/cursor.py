@@ -9,7 +9,8 @@ from psycopg2.extras import Json
 
 from sync_pipeline.errors import LeaseLostError
 from sync_pipeline.sources.source import Standing, State
-from sync_pipeline.stores import Cursor, Stores
+from sync_pipeline.sql import Cursor
+from sync_pipeline.stores import Stores
 
 # a follower renews its leases every few seconds
 LEASE_SECONDS = 15

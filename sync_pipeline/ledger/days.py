@@ -5,7 +5,8 @@ from __future__ import annotations
 import datetime as dt
 import re
 
-from sync_pipeline.stores import Cursor, Stores, quote
+from sync_pipeline.sql import Cursor, quote
+from sync_pipeline.stores import Stores
 
 TABLES = ("batch", "event", "request")
 # who works for longer looks again each day

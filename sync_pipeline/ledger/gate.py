@@ -15,7 +15,7 @@ from sync_pipeline.faults import guarded
 from sync_pipeline.keys import Key
 from sync_pipeline.ledger.ledger import Ledger
 from sync_pipeline.origin import DIGEST
-from sync_pipeline.stores import Cursor, copy_out, quote
+from sync_pipeline.sql import Cursor, copy_out, quote
 
 
 @dataclass(frozen=True)

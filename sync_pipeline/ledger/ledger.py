@@ -17,7 +17,8 @@ from sync_pipeline.faults import guarded
 from sync_pipeline.keys import Key
 from sync_pipeline.ledger.days import keep_ahead
 from sync_pipeline.origin import DIGEST
-from sync_pipeline.stores import Cursor, Stores, copy_in, copy_out, ensure_schema, quote
+from sync_pipeline.sql import Cursor, copy_in, copy_out, ensure_schema, quote
+from sync_pipeline.stores import Stores
 
 HELD_ROW = 1
 HELD_DOCUMENT = 2

@@ -10,7 +10,7 @@ from psycopg2.extras import execute_values
 from sync_pipeline.errors import UnreachableError
 from sync_pipeline.keys import Key
 from sync_pipeline.sinks.media_bucket import Copied
-from sync_pipeline.stores import Cursor, copy_in, quote
+from sync_pipeline.sql import Cursor, copy_in, quote
 
 REFERENCES = pa.schema([("n", pa.int32()), ("source_key", pa.string()), ("target_key", pa.string())])
 

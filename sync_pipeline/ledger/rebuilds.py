@@ -15,7 +15,8 @@ import psycopg2
 from psycopg2.extras import Json
 
 from sync_pipeline.errors import SettingError
-from sync_pipeline.stores import Cursor, Stores
+from sync_pipeline.sql import Cursor
+from sync_pipeline.stores import Stores
 
 _LOCKS = 0x53594E49
 # for the session of one that was just killed to be noticed

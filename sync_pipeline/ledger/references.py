@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from sync_pipeline.sinks.relational import RelationalTable
-from sync_pipeline.stores import Cursor
+from sync_pipeline.sql import Cursor
 
 _LOCKS = 0x53594E52
 

@@ -6,7 +6,8 @@ import datetime as dt
 from collections.abc import Iterator, Mapping
 
 from sync_pipeline.preflight.notice import Notice
-from sync_pipeline.stores import Cursor, Stores
+from sync_pipeline.sql import Cursor
+from sync_pipeline.stores import Stores
 
 ABOUT = "clocks"
 

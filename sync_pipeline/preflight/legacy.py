@@ -8,7 +8,8 @@ from sync_pipeline.entity import Entity
 from sync_pipeline.preflight.notice import Notice
 from sync_pipeline.sources.stamps import INTEGERS, UNZONED, sequence_faults
 from sync_pipeline.sources.table import Table, plain
-from sync_pipeline.stores import Cursor, Stores
+from sync_pipeline.sql import Cursor
+from sync_pipeline.stores import Stores
 
 ABOUT = "legacy database"
 

@@ -8,7 +8,7 @@ from sync_pipeline.sources import outbox_tables, publication
 from sync_pipeline.sources.outbox import Outbox
 from sync_pipeline.sources.source import Capture, Subject
 from sync_pipeline.sources.wal import Wal, slot_name
-from sync_pipeline.stores import Cursor
+from sync_pipeline.sql import Cursor
 
 _RIGHTS = {
     "SELECT": "has_any_column_privilege",

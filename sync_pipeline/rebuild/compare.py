@@ -23,7 +23,7 @@ from sync_pipeline.rebuild.fill import COMPARED, Report
 from sync_pipeline.reconcile.documents import all_ids, parsed
 from sync_pipeline.reconcile.verdict import Finding
 from sync_pipeline.sinks.search_index import has_fit_id, reaching
-from sync_pipeline.stores import copy_out
+from sync_pipeline.sql import copy_out
 
 _PAGE = 1_000
 _LOOKS = 3

@@ -8,14 +8,14 @@ from functools import partial
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from sync_pipeline import due
+from sync_pipeline import parking
 from sync_pipeline.batch.order import Order, Outcome
 from sync_pipeline.documents import Operations, send
 from sync_pipeline.errors import UnreachableError
 from sync_pipeline.lane import Lane
 from sync_pipeline.ledger.rebuilds import Rebuild
 from sync_pipeline.pipeline import sync_page
-from sync_pipeline.stores import Cursor
+from sync_pipeline.sql import Cursor
 
 FILLED, COMPARED = "rows filled", "documents compared"
 Report = Callable[[str, int], None]
@@ -33,7 +33,7 @@ def fill(lane: Lane, rebuild: Rebuild, report: Report) -> None:
 
     while not rebuild.filled:
         with lane.stores.target() as cursor:
-            refused = due.refused_documents(cursor, lane.entity.name)
+            refused = parking.refused_documents(cursor, lane.entity.name)
         order = Order(documents=True, commit=commit, hand_over=partial(_send, lane, pa.array(refused, pa.string())))
         outcome = sync_page(lane, rebuild.position, None, "true", order)
         rebuild.position, rebuild.filled = outcome.position, outcome.position is None

@@ -10,7 +10,7 @@ import json
 import threading
 from dataclasses import dataclass, field
 
-from sync_pipeline import due
+from sync_pipeline import due, parking
 from sync_pipeline.capture import open_cursor
 from sync_pipeline.entity import Entity
 from sync_pipeline.errors import DeclarationError, SettingError, UnreachableError
@@ -160,7 +160,7 @@ def _finished(lane: Lane, rebuild: Rebuild, made: Rebuilt) -> Rebuilt:
     """What the former index refused, the new one may take."""
     with lane.stores.target() as cursor:
         rebuild.enter(cursor, "done")
-        due.replay_documents(cursor, lane.entity.name)
+        parking.replay_documents(cursor, lane.entity.name)
     return made
 
 

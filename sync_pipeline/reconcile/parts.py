@@ -16,7 +16,7 @@ from sync_pipeline.reconcile.files import rows_naming
 from sync_pipeline.reconcile.reconcile import keys_of
 from sync_pipeline.reconcile.verdict import Finding
 from sync_pipeline.sources.watermark import stamped_since
-from sync_pipeline.stores import bind, quote
+from sync_pipeline.sql import bind, quote
 
 LIVE, GONE = "live delta, last 24 hours", "gone from the monolith"
 _LATELY = dt.timedelta(hours=24)

@@ -21,7 +21,7 @@ from sync_pipeline.reconcile.files import compare_files, known_files, rows_namin
 from sync_pipeline.reconcile.rows import compare_rows
 from sync_pipeline.reconcile.verdict import Finding, Verdict
 from sync_pipeline.sinks.media_bucket import MediaBucket
-from sync_pipeline.stores import Cursor
+from sync_pipeline.sql import Cursor
 from sync_pipeline.sweep import await_sweep
 
 # what differs because the monolith has moved on

@@ -16,7 +16,7 @@ from sync_pipeline.keys import Key
 from sync_pipeline.lane import Lane
 from sync_pipeline.origin import DIGEST
 from sync_pipeline.reconcile.verdict import Difference, Finding
-from sync_pipeline.stores import Cursor, copy_in, quote
+from sync_pipeline.sql import Cursor, copy_in, quote
 
 Within = Callable[[Cursor, str, Key], str]
 

@@ -11,7 +11,8 @@ import pyarrow as pa
 
 from sync_pipeline.errors import DeclarationError
 from sync_pipeline.keys import Key
-from sync_pipeline.stores import Cursor, Stores, copy_in, ensure_schema, quote
+from sync_pipeline.sql import Cursor, copy_in, ensure_schema, quote
+from sync_pipeline.stores import Stores
 
 _CONSTRAINT = re.compile(
     r"\s+(?=(?:not\s+null|null|default|check|unique|primary|references|generated|collate|constraint)\b)", re.IGNORECASE

@@ -25,7 +25,8 @@ from sync_pipeline.errors import GapError, SettingError
 from sync_pipeline.sources.roots import Tracked, pages, track_all
 from sync_pipeline.sources.source import Page, Source, Standing, State, Subject, Told, numbered
 from sync_pipeline.sources.table import Table
-from sync_pipeline.stores import bind, copy_out, first_line
+from sync_pipeline.sql import bind, copy_out
+from sync_pipeline.stores import first_line
 
 EVERYTHING = "*"  # as an aggregate's id: the table was emptied
 TRIES = 5

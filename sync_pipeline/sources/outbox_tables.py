@@ -10,7 +10,7 @@ from sync_pipeline.sources.outbox import Outbox, channel
 from sync_pipeline.sources.roots import Tracked, track_all
 from sync_pipeline.sources.source import Subject
 from sync_pipeline.sources.table import Table
-from sync_pipeline.stores import Cursor, bind, quote
+from sync_pipeline.sql import Cursor, bind, quote
 
 _OURS = "made by: sync-pipeline outbox install"
 _NAME_BYTES = 63

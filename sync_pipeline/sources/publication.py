@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from sync_pipeline.sources.roots import Tracked, track_all
 from sync_pipeline.sources.source import Subject
 from sync_pipeline.sources.wal import slot_name
-from sync_pipeline.stores import Cursor, bind, quote
+from sync_pipeline.sql import Cursor, bind, quote
 
 # 'f' is the whole row; else the columns of the primary key, or of the index that was chosen
 _IDENTITY = """

@@ -12,7 +12,7 @@ from sync_pipeline.errors import DeclarationError
 from sync_pipeline.keys import Key
 from sync_pipeline.sources.source import Page, Subject
 from sync_pipeline.sources.table import Literal, Table, plain
-from sync_pipeline.stores import Cursor, copy_out, quote
+from sync_pipeline.sql import Cursor, copy_out, quote
 
 # identities of changed rows that one query looks up
 _LOOKED_UP = 1_000

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from sync_pipeline.errors import DeclarationError
 from sync_pipeline.sources.table import Table, plain
-from sync_pipeline.stores import Cursor
+from sync_pipeline.sql import Cursor
 
 INTEGERS = {"smallint", "integer", "bigint"}
 UNZONED = "timestamp without time zone"

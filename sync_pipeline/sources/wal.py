@@ -25,7 +25,8 @@ from sync_pipeline.replica import written_end
 from sync_pipeline.sources.pgoutput import Begin, Change, Commit, Relation, Truncate, parse
 from sync_pipeline.sources.roots import Tracked, pages, track_all
 from sync_pipeline.sources.source import Page, Source, Standing, State, Subject, numbered
-from sync_pipeline.stores import bind, first_line
+from sync_pipeline.sql import bind
+from sync_pipeline.stores import first_line
 
 # how long one poll may read before what it has is applied
 _READ_SECONDS = 0.1

@@ -18,7 +18,7 @@ from sync_pipeline.sources.source import Page, Source, Standing, State, Subject
 from sync_pipeline.sources.stamps import Stamp, stamps_of
 from sync_pipeline.sources.table import Table
 from sync_pipeline.sources.window import BEGINNING, Mark, Window, look
-from sync_pipeline.stores import Cursor, bind, copy_out
+from sync_pipeline.sql import Cursor, bind, copy_out
 
 _STAMP = "_stamp"
 _ROW_VERSION = "_row"

@@ -19,7 +19,8 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from sync_pipeline.stores import APPLICATION, Cursor
+from sync_pipeline.sql import Cursor
+from sync_pipeline.stores import APPLICATION
 
 _SESSIONS = """
     SELECT statement_timestamp(), coalesce(jsonb_object_agg(a.pid || '@' || extract(epoch FROM a.xact_start),

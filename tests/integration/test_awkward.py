@@ -11,7 +11,8 @@ from sync_pipeline.garbage import collect
 from sync_pipeline.keys import Key
 from sync_pipeline.origin import Origin
 from sync_pipeline.reconcile.reconcile import reconcile
-from sync_pipeline.stores import Stores, copy_text
+from sync_pipeline.sql import copy_text
+from sync_pipeline.stores import Stores
 from tests.awkward.ground import awkward_world, differences, followed, installed
 from tests.awkward.load import BIG, GIANT, NOWHERE
 from tests.awkward.texts import CODES, NO_DOCUMENT, body

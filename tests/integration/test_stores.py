@@ -8,7 +8,7 @@ import pytest
 
 from sync_pipeline import stores as module
 from sync_pipeline.errors import UnreachableError
-from sync_pipeline.stores import copy_in, copy_out
+from sync_pipeline.sql import copy_in, copy_out
 
 NUMBERS = pa.table({"n": pa.array([1, 2], pa.int64())})
 

@@ -1,0 +1,200 @@
+"""Rows set aside until something else changes: dead letters, and those that wait for other rows."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import pyarrow as pa
+from psycopg2.extras import execute_values
+
+from sync_pipeline.columns import array_literal
+from sync_pipeline.due import ASIDE, DISCARDED, KEYS_A_RECORD, PARKED, PRIORITY
+from sync_pipeline.ledger.log import tell
+from sync_pipeline.origin import Reject
+from sync_pipeline.sql import Cursor, bind
+
+MISSING_FILE = "MediaMissing"
+_PRIORITY = 5
+_CHILDREN_SECONDS = 60
+
+
+@dataclass(frozen=True)
+class Wait:
+    """A row (key text) that waits for another one, of an entity: a child for its parent, or a parent for a child."""
+
+    key: str
+    reason: str
+    entity: str
+    awaited: str
+    digest: int | None = None  # of the row that waits
+
+    @property
+    def said(self) -> str:
+        """Why it waits."""
+        if self.reason == "parent":
+            return f"refers to {self.entity} {self.awaited}, which is not in the new side"
+        return f"gone from the monolith, but {self.entity} {self.awaited} still refers to it in the new side"
+
+
+def park(cursor: Cursor, entity: str, rejects: Iterable[Reject], revision: int, retries: int) -> None:
+    """Park rows with their reason; they wait for a change of the row or for a replay.
+
+    A file may be uploaded after the row that names it: a row whose file is missing is tried again by itself,
+    `retries` times for the same fault, after 2, 4, 8 … 600 s. A row that was discarded stays so while it is the same.
+    """
+    rows = [(entity, r.key, revision, r.step, r.error, r.message[:2000], r.digest) for r in rejects]
+    if not rows:
+        return
+    cursor.execute(
+        "DELETE FROM sync.due WHERE entity = %s AND reason IN ('parent', 'children') AND key = ANY(%s)",
+        (entity, [key for _, key, *_ in rows]),
+    )
+    execute_values(
+        cursor,
+        "INSERT INTO sync.due (entity, reason, key, revision, priority, not_before, attempts, step, error, message,"
+        " digest) SELECT r.* FROM (VALUES %s) r (entity, reason, key, revision, priority, not_before, attempts, step,"
+        " error, message, digest) WHERE NOT EXISTS (SELECT FROM sync.due d WHERE (d.entity, d.key, d.reason) ="
+        f" (r.entity, r.key, '{DISCARDED}') AND d.digest = r.digest)"
+        " ON CONFLICT (entity, key, reason) WHERE key IS NOT NULL DO UPDATE SET revision = excluded.revision,"
+        " attempts = CASE WHEN due.message = excluded.message THEN due.attempts + 1 ELSE 1 END, step = excluded.step,"
+        " error = excluded.error, message = excluded.message, digest = excluded.digest, last_at = now(),"
+        " claimed_until = NULL, not_before = 'infinity', waits_for = NULL, waits_key = NULL",
+        sorted(rows, key=lambda row: row[1]),
+        template=f"(%s, 'rejected', %s, %s, {_PRIORITY}, 'infinity'::timestamptz, 1, %s, %s, %s, %s::bigint)",
+    )
+    cursor.execute(
+        "UPDATE sync.due SET not_before = now() + least(600, power(2, attempts)) * interval '1 s'"
+        " WHERE entity = %s AND reason = 'rejected' AND error = %s AND attempts <= %s AND key = ANY(%s)",
+        (entity, MISSING_FILE, retries, [key for _, key, *_ in rows]),
+    )
+    # the same fault again is no news
+    cursor.execute(
+        "SELECT key, step, error || ': ' || message FROM sync.due"
+        " WHERE entity = %s AND reason = 'rejected' AND attempts = 1 AND key = ANY(%s) ORDER BY key",
+        (entity, [key for _, key, *_ in rows]),
+    )
+    tell(cursor, entity, "parked", cursor.fetchall(), revision)
+
+
+def discarded(cursor: Cursor, entity: str, rows: Sequence[tuple[str, int | None]]) -> list[str]:
+    """Those of the rows (key, digest) that somebody has set aside for good, as they are."""
+    cursor.execute(
+        "SELECT d.key FROM unnest(%s::text[], %s::bigint[]) r (key, digest) JOIN sync.due d"
+        " ON (d.entity, d.key, d.reason) = (%s, r.key, %s) AND d.digest = r.digest",
+        ([key for key, _ in rows], [digest for _, digest in rows], entity, DISCARDED),
+    )
+    return [key for (key,) in cursor.fetchall()]
+
+
+def recall(cursor: Cursor, entity: str, keys: Sequence[str]) -> None:
+    """Rows that were discarded, and that somebody has had tried all the same, are no longer."""
+    cursor.execute(
+        "DELETE FROM sync.due WHERE entity = %s AND reason = %s AND key = ANY(%s)", (entity, DISCARDED, list(keys))
+    )
+
+
+def wait(cursor: Cursor, entity: str, waits: Sequence[Wait], revision: int, limit: float) -> None:
+    """Set rows aside until those they wait for are written. A child that waits longer than `limit` s is a dead letter.
+
+    Even then it is released when its parent lands.
+    """
+    values = [(w.key, w.reason, w.entity, w.awaited, w.said, w.digest) for w in sorted(waits, key=lambda w: w.key)]
+    if not values:
+        return
+    keys = [key for key, *_ in values]
+    # of a dead letter, the time runs on for as long as it waits for the same
+    execute_values(
+        cursor,
+        "DELETE FROM sync.due d USING (VALUES %s) w (key, reason, waits_for, waits_key, message, digest)"
+        f" WHERE d.entity = {bind(cursor, entity)} AND d.key = w.key AND d.reason IN ('rejected', 'parent', 'children')"
+        " AND NOT (d.reason = 'children' AND w.reason = 'children')"
+        " AND (d.waits_for, d.waits_key) IS DISTINCT FROM (w.waits_for, w.waits_key)",
+        values,
+        page_size=len(values),
+    )
+    execute_values(
+        cursor,
+        "INSERT INTO sync.due (entity, reason, key, revision, priority, step, error, waits_for, waits_key, message,"
+        " digest) SELECT w.* FROM (VALUES %s) w (entity, reason, key, revision, priority, step, error, waits_for,"
+        " waits_key, message, digest) WHERE NOT EXISTS (SELECT FROM sync.due d WHERE (d.entity, d.key, d.reason) ="
+        " (w.entity, w.key, 'rejected')) ON CONFLICT (entity, key, reason) WHERE key IS NOT NULL DO UPDATE"
+        " SET waits_for = excluded.waits_for, waits_key = excluded.waits_key, message = excluded.message,"
+        " digest = excluded.digest",
+        [(entity, r, k, revision, PRIORITY[r], "row", "Waits", *rest) for k, r, *rest in values],
+        template="(%s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s::bigint)",
+        page_size=len(values),
+    )
+    cursor.execute(
+        "UPDATE sync.due SET claimed_until = NULL, last_at = now(), attempts = attempts + 1,"
+        " reason = CASE WHEN late THEN 'rejected' ELSE reason END, error = CASE WHEN late THEN 'ParentMissing'"
+        " ELSE error END, not_before = CASE WHEN late THEN 'infinity' WHEN reason = 'parent' THEN"
+        f" first_at + %(limit)s * interval '1 s' ELSE now() + interval '{_CHILDREN_SECONDS} s' END"
+        " FROM (SELECT id AS late_id, reason = 'rejected' OR (reason = 'parent' AND"
+        "   first_at + %(limit)s * interval '1 s' <= now()) AS late, reason = 'rejected' AS was_late FROM sync.due"
+        "   WHERE entity = %(entity)s AND key = ANY(%(keys)s) AND reason = ANY(%(parked)s)) l WHERE id = late_id"
+        " RETURNING key, step, message, attempts = 1, late AND NOT was_late",
+        {"limit": limit, "entity": entity, "keys": keys, "parked": list(PARKED)},
+    )
+    found = cursor.fetchall()
+    tell(cursor, entity, "waits", [about for *about, is_new, _ in found if is_new], revision)
+    tell(cursor, entity, "parked", [about for *about, _, has_run_out in found if has_run_out], revision)
+
+
+def release(cursor: Cursor, entity: str, keys: Sequence[str], revision: int, *, unchanged: bool = False) -> None:
+    """Rows that went through are parked no longer.
+
+    An `unchanged` one still is where its document was not taken, and stays discarded where it was.
+    """
+    if not keys:
+        return
+    but = " AND step IS DISTINCT FROM 'document'" if unchanged else ""
+    cursor.defer(
+        f"WITH gone AS (DELETE FROM sync.due WHERE entity = %(entity)s AND reason = ANY(%(reasons)s)"
+        f" AND key = ANY(%(keys)s){but} RETURNING key, step) INSERT INTO sync.event (entity, key, kind, step, revision)"
+        " SELECT %(entity)s, key, 'went through', step, %(revision)s FROM gone",
+        {
+            "entity": entity,
+            "reasons": list(PARKED if unchanged else ASIDE),
+            "keys": list(keys),
+            "revision": revision,
+        },
+    )
+
+
+def release_waiting(cursor: Cursor, entity: str, keys: Sequence[str], revision: int) -> None:
+    """Whatever waits for these rows is owed now. Only adds records: nobody's lock is waited for."""
+    cursor.execute(
+        "INSERT INTO sync.due (entity, reason, keys, revision, priority)"
+        f" SELECT entity, 'released', array_agg(key ORDER BY key), %s, {PRIORITY['released']} FROM (SELECT entity, key,"
+        f" (row_number() OVER (PARTITION BY entity ORDER BY key) - 1) / {KEYS_A_RECORD} AS part FROM sync.due"
+        " WHERE waits_for = %s AND waits_key = ANY(%s)) w GROUP BY entity, part",
+        (revision, entity, list(keys)),
+    )
+
+
+def look_again(cursor: Cursor, entity: str, besides: Sequence[str]) -> None:
+    """Parked rows that a sweep finds as they were last written, or nowhere: what they were parked for may be over."""
+    cursor.execute(
+        "UPDATE sync.due SET not_before = now() WHERE id IN (SELECT id FROM sync.due WHERE entity = %s"
+        " AND reason = 'rejected' AND not_before > now() AND step IS DISTINCT FROM 'document' AND waits_for IS NULL"
+        " AND key <> ALL(%s::text[]) FOR UPDATE SKIP LOCKED)",
+        (entity, array_literal(pa.array(besides, pa.string()))),
+    )
+
+
+def refused_documents(cursor: Cursor, entity: str) -> list[str]:
+    """Rows (key texts) that are parked since the index did not take their document."""
+    cursor.execute(
+        "SELECT key FROM sync.due WHERE entity = %s AND reason = 'rejected' AND step = 'document'", (entity,)
+    )
+    return [key for (key,) in cursor.fetchall()]
+
+
+def replay_documents(cursor: Cursor, entity: str) -> None:
+    """Make rows due at once whose documents the index did not take."""
+    cursor.execute(
+        "UPDATE sync.due SET not_before = now(), attempts = 0"
+        " WHERE entity = %s AND reason = 'rejected' AND step = 'document'",
+        (entity,),
+    )

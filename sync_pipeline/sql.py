@@ -1,0 +1,96 @@
+"""SQL through the driver: cursors, COPY of whole tables, values and names as literals."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from contextlib import suppress
+from typing import Any
+
+import psycopg2
+import psycopg2.extensions
+import pyarrow as pa
+
+from sync_pipeline.columns import read_copy, write_copy
+
+Cursor = Any  # psycopg2's cursor
+
+
+class DeferringCursor(psycopg2.extensions.cursor):
+    """Sends statements whose answers nobody needs together with the next one: fewer journeys to the server."""
+
+    def __init__(self, *arguments: Any, **named: Any) -> None:
+        super().__init__(*arguments, **named)
+        self._deferred: list[bytes] = []
+
+    def defer(self, statement: str, values: Any = None) -> None:
+        """Before whatever comes next. An error of it is raised there."""
+        self._deferred.append(self.mogrify(statement, values))
+
+    def execute(self, statement: Any, values: Any = None) -> None:
+        """All that was deferred, and this."""
+        super().execute(self._all(self.mogrify(statement, values)))
+
+    def copy_expert(self, statement: Any, file: Any, size: int = 8192) -> None:
+        """All that was deferred, and this COPY."""
+        super().copy_expert(self._all(statement.encode()), file, size)
+
+    def roll_back(self) -> None:
+        """Undo what was begun; a connection that cannot is closed."""
+        self._deferred = []
+        with suppress(psycopg2.Error):
+            super().execute("ROLLBACK")
+            return
+        self.connection.close()
+
+    def _all(self, statement: bytes) -> bytes:
+        statements, self._deferred = [*self._deferred, statement], []
+        return b";\n".join(statements)
+
+
+def copy_out(cursor: Cursor, query: str, schema: pa.Schema, of: str = "") -> pa.Table:
+    """The rows of `query` as a table of `schema`. Raises pa.ArrowInvalid where a value does not fit."""
+    return read_copy(copy_text(cursor, query, of), schema)
+
+
+def copy_text(cursor: Cursor, query: str, of: str = "") -> pa.Buffer:
+    """The rows of `query` as COPY's CSV; legacy reads tell what they are `of`, as SQL has it after FROM.
+
+    COPY takes its snapshot before it waits for tables, and one that ALTER TABLE has rewritten meanwhile would show it
+    no row. So a statement before it, in the same message and transaction, waits for them.
+    """
+    wait = f"PREPARE sync_tables AS SELECT FROM {of}; DEALLOCATE sync_tables; " if of else ""
+    sink = pa.BufferOutputStream()
+    cursor.copy_expert(f"{wait}COPY ({query}) TO STDOUT (FORMAT csv)", sink)
+    return sink.getvalue()
+
+
+def copy_in(cursor: Cursor, relation: str, columns: str, table: pa.Table) -> None:
+    """Append a table's rows to `relation (columns)`."""
+    if table.num_rows:
+        cursor.copy_expert(
+            f"COPY {relation} ({columns}) FROM STDIN (FORMAT csv)", pa.BufferReader(write_copy(table)), 1 << 20
+        )
+
+
+def named(cursor: Cursor, query: str, values: Mapping[str, object]) -> list[dict[str, Any]]:
+    """The rows of a query, by column."""
+    cursor.execute(query, values)
+    names = [column.name for column in cursor.description]
+    return [dict(zip(names, row, strict=True)) for row in cursor.fetchall()]
+
+
+def bind(cursor: Cursor, value: object) -> str:
+    """A value as an SQL literal, quoted by the driver: COPY takes no parameters."""
+    return str(cursor.mogrify("%s", (value,)).decode())
+
+
+def ensure_schema(cursor: Cursor, name: str) -> None:
+    """Make a schema where it is not there. IF NOT EXISTS asks for CREATE on the database even where it is."""
+    cursor.execute("SELECT to_regnamespace(%s) IS NULL", (quote(name),))
+    if cursor.fetchone()[0]:
+        cursor.execute(f"CREATE SCHEMA IF NOT EXISTS {quote(name)}")
+
+
+def quote(name: str) -> str:
+    """An identifier, quoted."""
+    return '"' + name.replace('"', '""') + '"'
