@@ -408,7 +408,7 @@ def test_a_poll_of_a_zoned_cursor_uses_the_plain_index(world, monkeypatch):
     """Otherwise preflight would call an index usable that is not."""
     plans = []
 
-    def explained(cursor, query, schema):
+    def explained(cursor, query, schema, *_):
         cursor.execute(f"EXPLAIN {query}")
         plans.append("\n".join(line for (line,) in cursor.fetchall()))
         return schema.empty_table()
