@@ -1,7 +1,7 @@
 """Which legacy columns an adapter makes each column of, read from its source: nothing is run and nothing guessed.
 
-An adapter that ends in `return pd.DataFrame({"header": legacy["title"], …})` tells it by itself. So do the functions
-it hands the frame to, as long as they name the columns they take. What is written otherwise stays unknown.
+An adapter that ends in `return {"header": legacy["title"], …}` tells it by itself, in a DataFrame or not. So do the
+functions it hands the frame to, as long as they name the columns they take. What is written otherwise stays unknown.
 """
 
 from __future__ import annotations
@@ -60,20 +60,26 @@ def _open(function: Callable[..., Any], position: int) -> tuple[ast.FunctionDef,
 
 
 def _returned(function: ast.FunctionDef, scope: _Scope) -> dict[str, ast.expr]:
-    """The columns of the frame that is returned at the end, after plain assignments."""
+    """The columns that are returned at the end, after plain assignments."""
     for statement in function.body:
         match statement:
             case ast.Expr(value=ast.Constant()):
                 continue
             case ast.Assign(targets=[ast.Name(id=name)], value=value) if name not in {scope.frame, *scope.assigned}:
                 scope.assigned[name] = value
-            case ast.Return(value=ast.Call(func=called, args=[ast.Dict(keys=keys, values=values)])) if (
+            case ast.Return(value=ast.Dict() as made):
+                return _columns(made)
+            case ast.Return(value=ast.Call(func=called, args=[ast.Dict() as made])) if (
                 ast.unparse(called).rpartition(".")[2] == "DataFrame"
             ):
-                return {_text(key): value for key, value in zip(keys, values, strict=True)}
+                return _columns(made)
             case _:
                 break
     raise _UnknownError
+
+
+def _columns(made: ast.Dict) -> dict[str, ast.expr]:
+    return {_text(key): value for key, value in zip(made.keys, made.values, strict=True)}
 
 
 def _reads(node: ast.AST, scope: _Scope) -> set[str]:

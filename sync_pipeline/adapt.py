@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -65,11 +66,18 @@ def adapt(entity: Entity, key: Key, legacy: pa.Table) -> tuple[Adapted, list[Rej
 def _convert(entity: Entity, key: Key, legacy: pa.Table) -> pa.Table:
     given = frame(legacy.drop_columns([DIGEST]))
     made = entity.adapt(given)
-    if len(made) != len(given) or not made.index.equals(given.index):
-        raise DeclarationError(f"entity {entity.name}: adapt must return one row for each legacy row, in order")
+    _check_rows(entity, given, made)
     table = table_of(made)
     _check_key(entity, key, legacy, table)
     return table
+
+
+def _check_rows(entity: Entity, given: pd.DataFrame, made: Mapping[str, pd.Series] | pd.DataFrame) -> None:
+    for name, column in made.items():
+        if not isinstance(column, pd.Series):
+            raise DeclarationError(f"entity {entity.name}: adapt returns no column of a frame as {name!r}")
+        if column.index is not given.index and not column.index.equals(given.index):
+            raise DeclarationError(f"entity {entity.name}: adapt must return one row for each legacy row, in order")
 
 
 def _check_key(entity: Entity, key: Key, legacy: pa.Table, table: pa.Table) -> None:

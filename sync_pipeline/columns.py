@@ -6,7 +6,7 @@ module has never heard of still passes through exactly.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import orjson
@@ -93,12 +93,12 @@ def frame(table: pa.Table) -> pd.DataFrame:
     return result
 
 
-def table_of(made: pd.DataFrame) -> pa.Table:
-    """A frame's columns as Arrow has them: at once where they are Arrow's. Raises pa.ArrowInvalid, ValueError."""
-    columns = {str(name): column.array for name, column in made.items()}
-    if len(columns) == made.shape[1] and all(isinstance(c, pd.arrays.ArrowExtensionArray) for c in columns.values()):
-        return pa.table({name: pa.array(c) for name, c in columns.items()})
-    return pa.Table.from_pandas(made, preserve_index=False, nthreads=1).replace_schema_metadata(None)
+def table_of(made: Mapping[str, pd.Series] | pd.DataFrame) -> pa.Table:
+    """Columns of a frame as Arrow has them: at once where they are Arrow's. Raises pa.ArrowInvalid, ValueError."""
+    columns = [(str(name), column.array) for name, column in made.items()]
+    if len(dict(columns)) == len(columns) and all(isinstance(c, pd.arrays.ArrowExtensionArray) for _, c in columns):
+        return pa.table({name: pa.array(column) for name, column in columns})
+    return pa.Table.from_pandas(pd.DataFrame(made), preserve_index=False, nthreads=1).replace_schema_metadata(None)
 
 
 def text_of(column: pa.ChunkedArray | pa.Array) -> pa.Array:

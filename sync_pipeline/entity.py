@@ -20,7 +20,7 @@ from sync_pipeline.sources.source import Capture
 from sync_pipeline.sources.table import Table
 from sync_pipeline.sources.watermark import Watermark
 
-Adapter = Callable[[pd.DataFrame], pd.DataFrame]
+Adapter = Callable[[pd.DataFrame], Mapping[str, pd.Series] | pd.DataFrame]
 Sink = RelationalTable | SearchIndex | MediaBucket
 
 
@@ -42,10 +42,10 @@ class LegacyQuery:
 class Entity:
     """One thing to keep in step.
 
-    `adapt` takes legacy columns (Arrow-backed, one row per key) and returns read-side columns with the same
-    index: each row on its own, no I/O. `tables` are those whose changes change a row, `capture` says how they are
-    caught. Raise `version` when `adapt` or a sink's columns change: rows written
-    by an older version count as outdated until they are synced again.
+    `adapt` takes legacy columns (Arrow-backed, one row per key) and returns read-side columns by name with the same
+    index, or a frame of them: each row on its own, no I/O. `tables` are those whose changes change a row, `capture`
+    says how they are caught. Raise `version` when `adapt` or a sink's columns change: rows written by an older version
+    count as outdated until they are synced again.
 
     `comments` say in plain words what columns of the adapted frame mean, where their names do not.
     """

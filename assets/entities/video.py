@@ -10,28 +10,26 @@ from sync_pipeline.sinks.relational import RelationalTable
 from sync_pipeline.sinks.search_index import SearchIndex
 
 
-def adapt(legacy: pd.DataFrame) -> pd.DataFrame:
+def adapt(legacy: pd.DataFrame) -> dict[str, pd.Series]:
     """Legacy columns in, read-side columns out."""
-    return pd.DataFrame(
-        {
-            "id": legacy["id"],
-            "header": legacy["title"],
-            "description": legacy["body"],
-            "author": legacy["author"],
-            "address": address(legacy),
-            "tags": legacy["tags"],
-            "duration_seconds": whole_number(legacy["duration"]),
-            "is_public": legacy["status"].eq("published"),
-            "price": legacy["price"],
-            "rating": legacy["rating"],
-            "attrs": legacy["attrs"],
-            "cover": legacy["cover"],
-            "files": legacy["files"],
-            "version": legacy["version"],
-            "created_at": legacy["created_at"],
-            "updated_at": legacy["updated_at"],
-        }
-    )
+    return {
+        "id": legacy["id"],
+        "header": legacy["title"],
+        "description": legacy["body"],
+        "author": legacy["author"],
+        "address": address(legacy),
+        "tags": legacy["tags"],
+        "duration_seconds": whole_number(legacy["duration"]),
+        "is_public": legacy["status"].eq("published"),
+        "price": legacy["price"],
+        "rating": legacy["rating"],
+        "attrs": legacy["attrs"],
+        "cover": legacy["cover"],
+        "files": legacy["files"],
+        "version": legacy["version"],
+        "created_at": legacy["created_at"],
+        "updated_at": legacy["updated_at"],
+    }
 
 
 entity = Entity(

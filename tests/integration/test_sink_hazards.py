@@ -179,7 +179,7 @@ def test_rows_of_an_older_adapter_are_counted_and_filled_again(world, lane):
     """Their source has not changed, so no digest tells."""
 
     def louder(legacy):
-        return lane.entity.adapt(legacy).assign(header=legacy["title"].str.upper())
+        return {**lane.entity.adapt(legacy), "header": legacy["title"].str.upper()}
 
     rows = len(all_keys(world))
     assert sweep(lane).outdated == 0

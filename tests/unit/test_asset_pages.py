@@ -127,6 +127,16 @@ def test_an_adapter_says_what_it_takes():
     }
 
 
+def as_they_are(legacy):
+    """An adapter that gives columns, and no frame."""
+    title = legacy["title"]
+    return {"id": legacy["id"], "header": title.str.strip()}
+
+
+def test_columns_without_a_frame_say_it_as_well():
+    assert taken_by(as_they_are) == {"id": Taken(frozenset({"id"}), as_is=True), "header": Taken(frozenset({"title"}))}
+
+
 def takes_the_whole(legacy):
     return pd.DataFrame({"id": legacy["id"], "n": whole_number(legacy["n"]), "sum": legacy.sum(axis=1)})
 
