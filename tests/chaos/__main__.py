@@ -103,7 +103,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--faults", nargs="*", help="instead of those that are drawn; such rounds are not kept")
     parser.add_argument("--source", choices=SOURCES, default="", help="instead of the one that is drawn")
     parser.add_argument("--ground", choices=tuple(GROUNDS), default="", help="instead of the one that is drawn")
-    parser.add_argument("--margin", type=float, help="of the watermark, in seconds, instead of 0.4")
+    parser.add_argument("--margin", type=float, help="of the watermark, in seconds, instead of the one drawn")
     parser.add_argument("--stop", action="store_true", help="at the first round that finds anything")
     parser.add_argument("--table", action="store_true", help="write docs/chaos.md from the rounds that were kept")
     return parser.parse_args()

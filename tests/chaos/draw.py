@@ -16,6 +16,8 @@ _SHORTEST, _LONGEST = 0.8, 3.0
 _AWKWARD_SHARE = 0.2
 _SWEPT_SHARE = 0.35
 _FRESH_SHARE = 0.5
+# with a wide one much of what other guards are for is read again, and their absence would not show
+_MARGINS = (0.1, 0.4)
 
 
 def draw(seed: str, number: int, faults: tuple[str, ...] = (), source: str = "", ground: str = "") -> Plan:
@@ -46,6 +48,7 @@ def draw(seed: str, number: int, faults: tuple[str, ...] = (), source: str = "",
         grace_seconds=rng.choice((1, 86_400)),
         ends_fresh=rng.random() < _FRESH_SHARE,
         strikes=tuple(_strike(rng, fault) for fault in chosen),
+        margin=rng.choice(_MARGINS),
     )
     if any(fault.needs_history for fault in chosen):
         plan = replace(plan, filled_beside=plan.filled_beside or rng.choice(ENTITIES[ground]))

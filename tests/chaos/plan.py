@@ -36,7 +36,7 @@ class Plan:
     grace_seconds: int  # of garbage
     ends_fresh: bool  # whether another follower settles what the last one left
     strikes: tuple[Strike, ...]
-    margin: float = 0.4  # seconds that a watermark looks back; it hides much of what other guards are for
+    margin: float  # seconds that a watermark looks back
 
     @property
     def name(self) -> str:
