@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import logging
 from collections.abc import Callable
 from dataclasses import replace
@@ -184,7 +185,7 @@ def caught_up(lane: Lane, since: object) -> bool:
         return bool(cursor.fetchone()[0])
 
 
-def mark(lanes: list[Lane]) -> object:
+def mark(lanes: list[Lane]) -> dt.datetime:
     """The monolith's clock now, for `caught_up`; a sweep that begins after it is asked for."""
     since = lanes[0].stores.legacy_now()
     for lane in lanes:

@@ -14,6 +14,7 @@ from sync_pipeline.backfill import Filled, backfill_all
 from sync_pipeline.batch.order import Order, Outcome
 from sync_pipeline.cli import sources, tables
 from sync_pipeline.cli.dead_letters import app as dead_letters_app
+from sync_pipeline.cli.draining import drain
 from sync_pipeline.cli.due import app as due_app
 from sync_pipeline.cli.following import Totals, caught_up, follow
 from sync_pipeline.cli.inquiry import history, why
@@ -38,6 +39,7 @@ app.add_typer(due_app, name="due")
 app.add_typer(rebuild_app, name="rebuild")
 app.add_typer(dead_letters_app, name="dead-letters")
 app.add_typer(ledger_app, name="ledger")
+app.command()(drain)
 app.command()(why)
 app.command()(history)
 app.add_typer(sources.outbox, name="outbox")

@@ -8,7 +8,9 @@ from collections.abc import Callable, Iterable, Mapping
 
 from sync_pipeline import due
 from sync_pipeline.batch.order import Outcome
+from sync_pipeline.beside import beside
 from sync_pipeline.cli.progress import bars
+from sync_pipeline.drain import Drained, drain
 from sync_pipeline.entity import Entity
 from sync_pipeline.errors import StoppedError
 from sync_pipeline.follower import Follower
@@ -72,6 +74,24 @@ def caught_up(stores: Stores, entities: list[Entity], totals: Totals) -> bool:
     if stopped | follower.failures:
         raise _stopped(stopped | follower.failures)
     return not interrupted.is_set()
+
+
+def drained(stores: Stores, entities: list[Entity], totals: Totals, seconds: float) -> Drained | None:
+    """Follow until everything committed before now, or open now, is over, at most so long; None when interrupted.
+
+    Raises StoppedError naming entities that something stops, or whose history is not in.
+    """
+    interrupted = threading.Event()
+    _on_signals(interrupted.set)
+    lanes, stopped = open_lanes(stores, entities)
+    if stopped:
+        raise _stopped(stopped)
+    follower = Follower(entities, stores, totals.add)
+    with beside(follower.run, "follower"):
+        found = drain(lanes, seconds, interrupted, follower.failures)
+    if follower.failures:
+        raise _stopped(follower.failures)
+    return None if interrupted.is_set() else found
 
 
 def _stopped(failures: Mapping[str, Exception]) -> StoppedError:

@@ -198,8 +198,8 @@ def work(world, lane):
         pass
 
 
-# played elsewhere: by a log, by entities that refer to each other, and by one whose rows are parts; 36 below
-ELSEWHERE = {6, 8, 22, 36, 50}
+# played elsewhere: by a log, by entities that refer to each other, by a drain, and by rows that are parts; 36 below
+ELSEWHERE = {6, 8, 22, 36, 42, 50}
 SCENES = {
     1: late_commit,
     17: slow_writer,

@@ -14,7 +14,9 @@ import pytest
 from sync_pipeline.batch.order import Order
 from sync_pipeline.capture import subject_of
 from sync_pipeline.pipeline import sync_keys
+from sync_pipeline.sources.roots import pages, track
 from sync_pipeline.sources.watermark import stamped_since
+from tests.caught._tables import TABLES
 from tests.world import opened, wait_for
 
 WAITS = "SELECT 1 FROM pg_locks WHERE NOT granted AND relation = %s::regclass"
@@ -43,6 +45,7 @@ def during_a_rewrite(world, table, read):
     return found
 
 
+@pytest.mark.hazard(51)
 @pytest.mark.parametrize("table", REWRITES)
 def test_a_batch_leaves_its_rows_as_they_are(lane, table):
     world, lane = lane
@@ -53,13 +56,25 @@ def test_a_batch_leaves_its_rows_as_they_are(lane, table):
     assert world.target(held) == before != []
 
 
+def referring(lane):
+    """Roots of all authors, as a source looks them up that was told of these."""
+    subject = subject_of(lane)
+    with lane.stores.legacy() as cursor:
+        cursor.execute("SELECT array_agg(id::text) FROM authors")
+        (authors,) = cursor.fetchone()
+        tracked = track(cursor, subject, TABLES[-1])
+    return pa.concat_tables(page.keys for page in pages(subject, tracked, authors, 1_000))
+
+
 READS = {
     "page": lambda lane: lane.origin.page(None, None, "true", 1_000).table,
     "digests": lambda lane: lane.origin.digests(None, 1_000),
     "stamps": lambda lane: pa.concat_tables(stamped_since(subject_of(lane), BEGINNING, 1_000)),
+    "roots": referring,
 }
 
 
+@pytest.mark.hazard(51)
 @pytest.mark.parametrize("read", READS)
 def test_all_rows_are_read(lane, read):
     world, lane = lane
