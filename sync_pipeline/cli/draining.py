@@ -12,7 +12,8 @@ from sync_pipeline import due
 from sync_pipeline.cli.following import Totals, drained
 from sync_pipeline.cli.opening import All, Format, Name, Output, opened, show
 from sync_pipeline.cli.tables import say, table
-from sync_pipeline.drain import Drained, Holder
+from sync_pipeline.drain import Drained
+from sync_pipeline.fence import Holder
 
 _EXIT = {"drained": 0, "parked": 1, "open fence": 1, "unknown": 2}
 _INTERRUPTED = 130
@@ -35,7 +36,7 @@ def drain(
 
 
 def _print(found: Drained) -> None:
-    say(f"Fence: {found.fence:%Y-%m-%d %H:%M:%S.%f} (the monolith's clock), log position {found.lsn}")
+    say(f"Fence: {found.fence.at:%Y-%m-%d %H:%M:%S.%f} (the monolith's clock), log position {found.fence.lsn}")
     if found.waited_for:
         heads = ("open at the fence", "role", "application", "state", "for", "wrote", "now", "statement")
         still = {holder.name for holder in found.still_open}
