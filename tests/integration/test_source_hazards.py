@@ -187,6 +187,9 @@ def test_events_in_the_wrong_order_and_twice_bring_the_row_as_it_is(world, noted
     """Each is a batch of its own, as if several had claimed them."""
     monkeypatch.setattr(live, "_PULL_ROWS", 1)
     world.legacy("ALTER TABLE note DISABLE TRIGGER USER")
+    world.legacy(WRITE, (1, "the first edit"))
+    world.legacy(EVENT, ("1",))
+    poll_once(noted)
     world.legacy(WRITE, (1, "the second edit"))
     for key in (1, 2, 1, 1):  # the second edit's, one of a row that is gone, the first one's, again
         world.legacy(EVENT, (str(key),))

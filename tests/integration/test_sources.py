@@ -44,6 +44,9 @@ CHANGES = {
     "parent": (PARENT_UNSTAMPED, "UPDATE authors SET name = 'renamed' WHERE id = %(author)s"),
 }
 
+# it goes by this source, and the sweep that a new one asks for is over: it would find what the source does not
+SWEPT = "SELECT 1 FROM sync.cursor WHERE entity = 'text' AND source = %s AND swept_from >= coalesce(gap_at, swept_from)"
+
 
 @pytest.fixture(scope="module")
 def world(fleet):
@@ -68,7 +71,7 @@ def source(request, world):
     for statement in made(lane):
         world.legacy(statement)
     with world.following([lane]):
-        wait_for(lambda: world.target("SELECT 1 FROM sync.cursor WHERE entity = 'text' AND source = %s", [name]))
+        wait_for(lambda: world.target(SWEPT, [name]))
         yield name, lane
     for statement in unmade(lane):
         world.legacy(statement)
