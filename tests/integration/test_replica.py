@@ -14,6 +14,7 @@ from sync_pipeline.batch.order import Order
 from sync_pipeline.beside import beside
 from sync_pipeline.capture import open_cursor
 from sync_pipeline.errors import SettingError, UnreachableError
+from sync_pipeline.fence import put_fence
 from sync_pipeline.lane import Lane
 from sync_pipeline.pipeline import sync_keys
 from sync_pipeline.preflight.preflight import preflight
@@ -214,3 +215,10 @@ def test_editors_lose_nothing(world, replica, tmp_path):
 
 def test_the_wait_is_told_where_a_page_begins():
     assert [waiting.written_end(at) for at in (8192 + 24, 8192 + 40, 8192 + 25, 8192)] == [8192, 8192, 8217, 8192]
+
+
+def test_a_fence_is_refused_at_a_replica(world):
+    """Who has transactions open at the primary does not show there."""
+    there = replace(world.stores.settings, legacy_db=world.stores.settings.legacy_replica_db)
+    with closing(Stores(there)) as stores, pytest.raises(SettingError, match="is a replica"):
+        put_fence(stores)

@@ -7,7 +7,7 @@ import pytest
 
 from sync_pipeline.reconcile import files
 from sync_pipeline.sinks import media_bucket
-from sync_pipeline.sinks.media_bucket import Source
+from sync_pipeline.sinks.media_bucket import MediaBucket, Source
 
 TAGS = [{"Key": "rights", "Value": "a&b"}, {"Key": "kind", "Value": "cover"}]
 BORNE = {"ContentType": "image/png", "CacheControl": "no-store", "Metadata": {"author": "somebody"}}
@@ -77,3 +77,10 @@ def test_other_tags_are_another_file(there, said):
     stores = SimpleNamespace(settings=settings, legacy_s3=Tagged(TAGS), target_s3=Tagged(there))
     found = files._look(stores, files._Copy("new/a", "a", "e", 3, "e", ""), (3, "e"))
     assert (found and found.detail) == (said and f"{said} of the source differ")
+
+
+@pytest.mark.hazard(33)
+def test_names_that_differ_in_how_an_accent_is_composed_have_copies_of_their_own():
+    composed, decomposed = (Source(key, '"the same bytes"') for key in ("caf\u00e9.jpg", "cafe\u0301.jpg"))
+    sink = MediaBucket(columns=("cover",), prefix="text")
+    assert sink.target_key(composed) != sink.target_key(decomposed)
