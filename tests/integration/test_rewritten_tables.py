@@ -63,7 +63,8 @@ def referring(lane):
         cursor.execute("SELECT array_agg(id::text) FROM authors")
         (authors,) = cursor.fetchone()
         tracked = track(cursor, subject, TABLES[-1])
-    return pa.concat_tables(page.keys for page in pages(subject, tracked, authors, 1_000))
+    found = [page.keys for page in pages(subject, tracked, authors, 1_000)]
+    return pa.concat_tables([subject.key.schema.empty_table(), *found])
 
 
 READS = {
