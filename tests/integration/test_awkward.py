@@ -459,6 +459,8 @@ def test_what_is_written_again_with_the_same_values_writes_nothing(world, films)
     world.legacy("WITH t AS (DELETE FROM tag RETURNING *) INSERT INTO tag SELECT * FROM t ORDER BY random()")
     settle(world)
     assert counters(world) == before
+    found = reconcile(world.lane("aw_title")).findings
+    assert [finding for finding in found if finding.sink == "relational" and A in finding.key] == []
 
 
 def counters(world):
