@@ -7,6 +7,7 @@ module has never heard of still passes through exactly.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 
 import numpy as np
 import orjson
@@ -28,6 +29,7 @@ ARROW_TYPES: dict[str, pa.DataType] = {
     "timestamp without time zone": pa.timestamp("us"),
     "timestamp with time zone": pa.timestamp("us", "UTC"),
 }
+_AS_COPY_WRITES = csv.ParseOptions(newlines_in_values=True, ignore_empty_lines=False)
 # Arrow's reader starts a thread; for so few, parsing one by one is over before that
 _FEW_LISTS = 200
 # what JSON has short words for, and PostgreSQL too
@@ -55,27 +57,30 @@ def read_copy(text: bytes | pa.Buffer, schema: pa.Schema) -> pa.Table:
     """COPY's CSV as a table; list columns are expected as JSON arrays. Raises pa.ArrowInvalid."""
     if not text:
         return schema.empty_table()
-    flat = pa.schema([_flat(field) for field in schema])
+    block = max(1 << 20, min(len(text) + 1, 1 << 26))
     table = csv.read_csv(
         pa.BufferReader(text),
-        read_options=csv.ReadOptions(
-            use_threads=False, column_names=flat.names, block_size=max(1 << 20, min(len(text) + 1, 1 << 26))
-        ),
-        parse_options=csv.ParseOptions(newlines_in_values=True, ignore_empty_lines=False),
-        convert_options=csv.ConvertOptions(
-            column_types=flat,
-            null_values=[""],
-            true_values=["t"],
-            false_values=["f"],
-            strings_can_be_null=True,
-            quoted_strings_can_be_null=False,
-        ),
+        read_options=csv.ReadOptions(use_threads=False, column_names=schema.names, block_size=block),
+        parse_options=_AS_COPY_WRITES,
+        convert_options=_conversion(schema),
     )
     columns = [
         _lists(table.column(n), field.type) if pa.types.is_list(field.type) else table.column(n)
         for n, field in enumerate(schema)
     ]
     return pa.Table.from_arrays(columns, schema=schema)
+
+
+@lru_cache(maxsize=256)
+def _conversion(schema: pa.Schema) -> csv.ConvertOptions:
+    return csv.ConvertOptions(
+        column_types=pa.schema([_flat(field) for field in schema]),
+        null_values=[""],
+        true_values=["t"],
+        false_values=["f"],
+        strings_can_be_null=True,
+        quoted_strings_can_be_null=False,
+    )
 
 
 def write_copy(table: pa.Table) -> pa.Buffer:
@@ -85,6 +90,11 @@ def write_copy(table: pa.Table) -> pa.Buffer:
     flat = pa.Table.from_arrays(columns, names=[f"c{n}" for n in range(len(columns))])
     csv.write_csv(flat, sink, csv.WriteOptions(include_header=False))
     return sink.getvalue()
+
+
+def copy_texts(table: pa.Table) -> list[list[str | None]]:
+    """The same texts, column by column. Raises ValueError, NotImplementedError for what has no text but in COPY."""
+    return [text_of(_copy_column(column)).to_pylist() for column in table.columns]
 
 
 def frame(table: pa.Table) -> pd.DataFrame:

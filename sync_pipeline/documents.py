@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 import pyarrow as pa
@@ -26,12 +26,13 @@ if TYPE_CHECKING:
 
 @dataclass
 class Operations:
-    """Documents to index (JSON text) or delete (NULL), with their keys and versions."""
+    """Documents to index or delete, with their keys and versions; they are made when they are sent, many at once."""
 
     keys: pa.Table
     ids: pa.Array
     versions: pa.Array
-    documents: pa.Array
+    contents: pa.Table  # the index's columns; nothing where a document is to be deleted
+    indexed: pa.Array  # bool: index it, or delete it
     owed: list[int] = field(default_factory=list)
     revision: int = 0  # the batch's: a document of a lower version is as it was
     beside: bool = False  # an index is filled beside the alias, and wants them first
@@ -40,35 +41,40 @@ class Operations:
     def none(cls, lane: Lane) -> Operations:
         """Nothing to send."""
         empty = pa.array([], pa.string())
-        return cls(lane.origin.key.schema.empty_table(), empty, pa.array([], pa.int64()), empty)
+        return cls(lane.origin.key.schema.empty_table(), empty, pa.array([], pa.int64()), pa.table({}), empty)
 
     @classmethod
-    def together(cls, batches: list[Operations]) -> Operations:
-        """Several batches in one, in their order; of a key that is in more than one, the last."""
-        keys = pa.concat_tables([batch.keys for batch in batches])
-        ids, versions, documents = (
-            pa.chunked_array([getattr(batch, part) for batch in batches]).combine_chunks()
-            for part in ("ids", "versions", "documents")
-        )
-        owed = [record for batch in batches for record in batch.owed]
-        beside = any(batch.beside for batch in batches)
-        if len(batches) == 1:
-            return cls(keys, ids, versions, documents, owed, beside=beside)
-        rows = pa.table({"id": ids, "row": pa.array(range(len(ids)))})
-        last = rows.group_by("id").aggregate([("row", "max")]).column("row_max").combine_chunks()
-        last = last.take(pc.sort_indices(last))
-        return cls(keys.take(last), ids.take(last), versions.take(last), documents.take(last), owed, beside=beside)
+    def together(cls, batches: list[Operations]) -> Iterator[Operations]:
+        """Several batches, in their order, in as few as their columns' types allow; of a key in more, the last."""
+        for run in _runs(batches):
+            if len(run) == 1:
+                yield run[0]
+                continue
+            keys = pa.concat_tables([batch.keys for batch in run])
+            ids, versions, indexed = (
+                pa.chunked_array([getattr(batch, part) for batch in run]).combine_chunks()
+                for part in ("ids", "versions", "indexed")
+            )
+            contents = pa.concat_tables([batch.contents for batch in run], promote_options="default")
+            owed = [record for batch in run for record in batch.owed]
+            whole = cls(keys, ids, versions, contents, indexed, owed, beside=any(batch.beside for batch in run))
+            yield replace(whole._take(_last_of_each(ids)), owed=owed, beside=whole.beside)
 
     def filter(self, mask: pa.Array) -> Operations:
         """Those of a mask."""
-        return Operations(
-            self.keys.filter(mask), self.ids.filter(mask), self.versions.filter(mask), self.documents.filter(mask)
-        )
+        return self._take(pc.indices_nonzero(mask))
 
     def take(self, rows: list[int]) -> Operations:
         """Some of them, by position."""
-        at = pa.array(rows, pa.int64())
-        return Operations(self.keys.take(at), self.ids.take(at), self.versions.take(at), self.documents.take(at))
+        return self._take(pa.array(rows, pa.int64()))
+
+    def _take(self, at: pa.Array) -> Operations:
+        parts = (part.take(at) for part in (self.keys, self.ids, self.versions, self.contents, self.indexed))
+        return Operations(*parts)
+
+    def documents(self, index: SearchIndex) -> pa.Array:
+        """Each document as JSON text; NULL where it is to be deleted."""
+        return pc.if_else(self.indexed, index.documents(self.contents), pa.scalar(None, pa.string()))
 
     def opaque_id(self, entity: str) -> str:
         """By which the cluster's own logs name the request: entity and revisions."""
@@ -103,14 +109,16 @@ def send(
     index, total = lane.entity.index, len(operations.ids)
     if index is None or not total:
         return 0, 0
+    documents = operations.documents(index)
+    shown_documents = documents if shown is None else shown.documents(index)
     shown = operations if shown is None else shown
     crash_point("documents.before")
     try:
         with lane.stores.search_breaker:
             search = lane.stores.search.options(opaque_id=operations.opaque_id(lane.entity.name))
             # first, so that whoever reads the alias never sees what its next index does not have yet
-            missed = _write_beside(search, index, operations) if operations.beside else []
-            result = index.write(search, shown.ids, shown.versions, shown.documents)
+            missed = _write_beside(search, index, operations, documents) if operations.beside else []
+            result = index.write(search, shown.ids, shown.versions, shown_documents)
         crash_point("documents.after")
         foreign = _foreign(lane, index, shown, result.conflicts)
     except UnreachableError as error:
@@ -127,12 +135,33 @@ def send(
     return total - len(result.retriable) - len(result.rejected), max(len(result.retriable), len(missed))
 
 
-def _write_beside(search: Elasticsearch, index: SearchIndex, operations: Operations) -> list[str]:
+def _runs(batches: list[Operations]) -> Iterator[list[Operations]]:
+    """Neighbours whose columns are of the same types; a column that holds nothing is of any."""
+    run: list[Operations] = []
+    types: dict[str, pa.DataType] = {}
+    for batch in batches:
+        own = {field.name: field.type for field in batch.contents.schema if not pa.types.is_null(field.type)}
+        if run and any(types.get(name, kind) != kind for name, kind in own.items()):
+            yield run
+            run, types = [], {}
+        run.append(batch)
+        types |= own
+    yield run
+
+
+def _last_of_each(ids: pa.Array) -> pa.Array:
+    """Where each id stands last, in order."""
+    rows = pa.table({"id": ids, "row": pa.array(range(len(ids)))})
+    last = rows.group_by("id").aggregate([("row", "max")]).column("row_max").combine_chunks()
+    return last.take(pc.sort_indices(last))
+
+
+def _write_beside(search: Elasticsearch, index: SearchIndex, operations: Operations, documents: pa.Array) -> list[str]:
     """Write the index that is filled beside the alias; ids that it could not take now.
 
     What it refuses for good is found when it is compared with the ledger, before anybody reads it.
     """
-    result = index.write(search, operations.ids, operations.versions, operations.documents, index.next_alias)
+    result = index.write(search, operations.ids, operations.versions, documents, index.next_alias)
     return [operations.ids[n].as_py() for n in result.retriable]
 
 
@@ -183,9 +212,7 @@ def _foreign(lane: Lane, index: SearchIndex, operations: Operations, conflicts: 
     above = {doc["_id"]: doc["_version"] for doc in found if doc.get("_version", 0) > written[doc["_id"]]}
     if above:
         raise_revision(lane.stores, max(above.values()))
-    sent = zip(
-        refused.ids.to_pylist(), refused.versions.to_pylist(), refused.documents.is_valid().to_pylist(), strict=True
-    )
-    ours = {text for text, version, is_document in sent if is_document and written.get(text) == version}
+    sent = zip(refused.ids.to_pylist(), refused.versions.to_pylist(), refused.indexed.to_pylist(), strict=True)
+    ours = {text for text, version, indexed in sent if indexed and written.get(text) == version}
     gone = {doc["_id"] for doc in found if not doc.get("found")}
     return sorted(above.keys() | (gone & ours))

@@ -50,7 +50,8 @@ class Outgoing:
         """Send until told to stop, and then what is left."""
         try:
             while batches := self._next(stop):
-                self._send(Operations.together(batches))
+                for operations in Operations.together(batches):
+                    self._send(operations)
                 stop.wait(_PACE_SECONDS)
         except Exception as error:
             self._error = error

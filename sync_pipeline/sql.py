@@ -4,15 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from contextlib import suppress
+from itertools import chain
 from typing import Any
 
 import psycopg2
 import psycopg2.extensions
 import pyarrow as pa
 
-from sync_pipeline.columns import read_copy, write_copy
+from sync_pipeline.columns import copy_texts, read_copy, write_copy
 
 Cursor = Any  # psycopg2's cursor
+# the ledger's own error: another worker holds what was to be moved
+LEASE_LOST = "SYL01"
+# so many are sooner written into a statement than sent by a COPY, whose journey is its own
+_FEW_ROWS = 64
+_FEW_BYTES = 1 << 18
 
 
 class DeferringCursor(psycopg2.extensions.cursor):
@@ -62,6 +68,21 @@ def copy_text(cursor: Cursor, query: str, of: str = "") -> pa.Buffer:
     sink = pa.BufferOutputStream()
     cursor.copy_expert(f"{wait}COPY ({query}) TO STDOUT (FORMAT csv)", sink)
     return sink.getvalue()
+
+
+def stage(cursor: Cursor, relation: str, columns: str, table: pa.Table) -> None:
+    """Append a table's rows, to be used by what comes next: few go along with that, many by COPY before it."""
+    if table.num_rows > _FEW_ROWS or table.nbytes > _FEW_BYTES:
+        copy_in(cursor, relation, columns, table)
+    elif table.num_rows:
+        try:
+            texts = copy_texts(table)
+            row = f"({', '.join(['%s'] * len(texts))})"
+            rows = cursor.mogrify(", ".join([row] * table.num_rows), list(chain(*zip(*texts, strict=True)))).decode()
+        except (ValueError, NotImplementedError):  # a zero byte, and what has no text but in COPY
+            copy_in(cursor, relation, columns, table)
+        else:
+            cursor.defer(f"INSERT INTO {relation} ({columns}) VALUES {rows}")
 
 
 def copy_in(cursor: Cursor, relation: str, columns: str, table: pa.Table) -> None:

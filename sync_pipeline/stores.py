@@ -18,10 +18,10 @@ from sqlalchemy import Engine, create_engine, event
 from sqlalchemy.exc import InvalidatePoolError, OperationalError
 
 from sync_pipeline.breaker import Breaker
-from sync_pipeline.errors import SettingError, UnreachableError
+from sync_pipeline.errors import LeaseLostError, SettingError, UnreachableError
 from sync_pipeline.replica import SETTING, await_replay, flush, identity_of, position_of
 from sync_pipeline.settings import Bucket, Settings
-from sync_pipeline.sql import Cursor, DeferringCursor
+from sync_pipeline.sql import LEASE_LOST, Cursor, DeferringCursor
 
 # clients cost a second to import; whoever only reads declarations does without
 if TYPE_CHECKING:
@@ -175,14 +175,19 @@ class Stores:
 
     @contextmanager
     def target(self) -> Iterator[Cursor]:
-        """One transaction at the new side: commits at the end, rolls back on any error. See DeferringCursor."""
+        """One transaction at the new side: commits at the end, rolls back on any error. See DeferringCursor.
+
+        Raises LeaseLostError where a cursor that was to be moved is another's.
+        """
         with self.target_at_once() as cursor:
             cursor.defer("BEGIN")
             try:
                 yield cursor
                 cursor.execute("COMMIT")
-            except BaseException:
+            except BaseException as error:
                 cursor.roll_back()
+                if getattr(error, "pgcode", None) == LEASE_LOST:
+                    raise LeaseLostError(first_line(error)) from error
                 raise
 
     @contextmanager

@@ -62,9 +62,9 @@ def operations_of(batch: Batch, plan: pa.Table, applied: pa.Table) -> Operations
     may_be_there = pc.or_(held_before, pa.scalar(all_of_them))
     deleted = pc.and_(pc.and_(considered, pc.invert(bit(held, 2))), may_be_there)
     rows = pc.if_else(wanted, n, pa.scalar(None, pa.int32()))
-    documents = index.documents(batch.adapted.table).take(rows)
+    contents = index.contents(batch.adapted.table).take(rows)
     keys = touched.select(list(lane.origin.key.columns))
-    return Operations(keys, lane.origin.key.texts(keys), versions, documents).filter(pc.or_(wanted, deleted))
+    return Operations(keys, lane.origin.key.texts(keys), versions, contents, wanted).filter(pc.or_(wanted, deleted))
 
 
 def references_of(batch: Batch) -> pa.Table:

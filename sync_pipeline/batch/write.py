@@ -65,9 +65,10 @@ def _first_load(batch: Batch, outcome: Outcome) -> Operations:
         operations = Operations.none(lane)
         if lane.entity.index:
             public = bit(adapted.held, 2)
-            documents = lane.entity.index.documents(adapted.table.filter(public))
-            versions = pa.repeat(pa.scalar(batch.revision, pa.int64()), len(documents))
-            operations = Operations(keys.filter(public), texts.filter(public), versions, documents)
+            contents = lane.entity.index.contents(adapted.table.filter(public))
+            versions = pa.repeat(pa.scalar(batch.revision, pa.int64()), contents.num_rows)
+            indexed = pa.repeat(True, contents.num_rows)
+            operations = Operations(keys.filter(public), texts.filter(public), versions, contents, indexed)
             operations.owe(cursor, lane.entity.name, batch.revision)
         if not kin.alone:
             parking.release_waiting(cursor, lane.entity.name, texts.to_pylist(), batch.revision)

@@ -45,7 +45,8 @@ class Lease:
                 "UPDATE sync.cursor SET lease_until = now() + %s * interval '1 s' WHERE entity = %s AND epoch = %s",
                 (LEASE_SECONDS, self.entity, self.epoch),
             )
-            self._check(cursor)
+            if cursor.rowcount != 1:
+                raise LeaseLostError(f"entity {self.entity}: another worker follows it now")
 
     def give_back(self, stores: Stores) -> None:
         """Let a successor take it at once."""
@@ -56,12 +57,14 @@ class Lease:
             )
 
     def move(self, cursor: Cursor, standing: Standing) -> None:
-        """Move the cursor in the caller's transaction. Raises LeaseLostError."""
-        cursor.execute(
-            "UPDATE sync.cursor SET state = %s, applied_through = greatest(applied_through, %s), window_since = %s,"
-            " window_holder = %s, blind = %s, gap_at = coalesce(%s, gap_at), sweep_wanted = greatest(sweep_wanted, %s),"
+        """Move the cursor in the caller's transaction, which ends with LeaseLostError where another one follows."""
+        cursor.defer(
+            "WITH moved AS (UPDATE sync.cursor SET state = %s, applied_through = greatest(applied_through, %s),"
+            " window_since = %s, window_holder = %s, blind = %s, gap_at = coalesce(%s, gap_at),"
+            " sweep_wanted = greatest(sweep_wanted, %s),"
             " lease_until = now() + %s * interval '1 s', updated_at = now()"
-            " WHERE entity = %s AND epoch = %s",
+            " WHERE entity = %s AND epoch = %s RETURNING true)"
+            " SELECT sync.must_hold(EXISTS (SELECT FROM moved), %s)",
             (
                 Json(standing.state),
                 standing.through,
@@ -73,13 +76,9 @@ class Lease:
                 LEASE_SECONDS,
                 self.entity,
                 self.epoch,
+                self.entity,
             ),
         )
-        self._check(cursor)
-
-    def _check(self, cursor: Cursor) -> None:
-        if cursor.rowcount != 1:
-            raise LeaseLostError(f"entity {self.entity}: another worker follows it now")
 
 
 def open_at(stores: Stores, entity: str, source: str, standing: Standing) -> None:

@@ -17,7 +17,7 @@ from sync_pipeline.faults import guarded
 from sync_pipeline.keys import Key
 from sync_pipeline.ledger.days import keep_ahead
 from sync_pipeline.origin import DIGEST
-from sync_pipeline.sql import Cursor, copy_in, copy_out, ensure_schema, quote
+from sync_pipeline.sql import Cursor, copy_in, copy_out, ensure_schema, quote, stage
 from sync_pipeline.stores import Stores
 
 HELD_ROW = 1
@@ -173,7 +173,7 @@ class Ledger:
             " ON COMMIT DELETE ROWS"
         )
         staged = plan.select([*self.key.columns, *PLAN_COLUMNS])
-        copy_in(cursor, self._plan, f"{self.key.plain()}, {', '.join(PLAN_COLUMNS)}", staged)
+        stage(cursor, self._plan, f"{self.key.plain()}, {', '.join(PLAN_COLUMNS)}", staged)
 
     def _check_key(self, cursor: Cursor) -> None:
         kept = key_of(cursor, self.entity)

@@ -10,7 +10,7 @@ from psycopg2.extras import execute_values
 from sync_pipeline.errors import UnreachableError
 from sync_pipeline.keys import Key
 from sync_pipeline.sinks.media_bucket import Copied
-from sync_pipeline.sql import Cursor, copy_in, quote
+from sync_pipeline.sql import Cursor, quote, stage
 
 REFERENCES = pa.schema([("n", pa.int32()), ("source_key", pa.string()), ("target_key", pa.string())])
 
@@ -67,7 +67,7 @@ def record(cursor: Cursor, copies: Sequence[Copied]) -> None:
 
 def refer(cursor: Cursor, entity: str, key: Key, references: pa.Table) -> bool:
     """Replace what the applied rows refer to; False when an object among them is being deleted."""
-    stage, plan, applied = (f"pg_temp.{quote(f'{part}_{entity}')}" for part in ("refs", "plan", "applied"))
+    staged, plan, applied = (f"pg_temp.{quote(f'{part}_{entity}')}" for part in ("refs", "plan", "applied"))
     cursor.defer(
         f"DELETE FROM sync.media_ref r USING {plan} p JOIN {applied} a USING (n)"
         f" WHERE r.entity = %s AND r.key = {key.text_expression('p')} AND p.action = 1",
@@ -79,9 +79,9 @@ def refer(cursor: Cursor, entity: str, key: Key, references: pa.Table) -> bool:
         f"CREATE TEMP TABLE IF NOT EXISTS {quote(f'refs_{entity}')}"
         " (n integer, source_key text, target_key text) ON COMMIT DELETE ROWS"
     )
-    copy_in(cursor, stage, "n, source_key, target_key", references)
+    stage(cursor, staged, "n, source_key, target_key", references)
     cursor.execute(
-        f"WITH named AS (SELECT DISTINCT s.n, s.source_key, s.target_key FROM {stage} s JOIN {applied} a USING (n)),"
+        f"WITH named AS (SELECT DISTINCT s.n, s.source_key, s.target_key FROM {staged} s JOIN {applied} a USING (n)),"
         " alive AS MATERIALIZED (SELECT m.target_key FROM sync.media m WHERE NOT m.deleting"
         "   AND m.target_key IN (SELECT target_key FROM named) ORDER BY 1 FOR SHARE)"
         " INSERT INTO sync.media_ref (entity, key, source_key, target_key)"
@@ -92,7 +92,7 @@ def refer(cursor: Cursor, entity: str, key: Key, references: pa.Table) -> bool:
     )
     inserted = cursor.rowcount
     cursor.execute(
-        f"SELECT count(*) FROM (SELECT DISTINCT s.n, s.source_key FROM {stage} s JOIN {applied} a USING (n)) d"
+        f"SELECT count(*) FROM (SELECT DISTINCT s.n, s.source_key FROM {staged} s JOIN {applied} a USING (n)) d"
     )
     return bool(inserted == cursor.fetchone()[0])
 

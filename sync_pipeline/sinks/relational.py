@@ -11,7 +11,7 @@ import pyarrow as pa
 
 from sync_pipeline.errors import DeclarationError
 from sync_pipeline.keys import Key
-from sync_pipeline.sql import Cursor, copy_in, ensure_schema, quote
+from sync_pipeline.sql import Cursor, copy_in, ensure_schema, quote, stage
 from sync_pipeline.stores import Stores
 
 _CONSTRAINT = re.compile(
@@ -97,15 +97,15 @@ class RelationalTable:
 
         Only what the ledger let through (`pg_temp.applied_ENTITY`) is touched.
         """
-        stage, plan, applied = (f"pg_temp.{quote(f'{part}_{entity}')}" for part in ("stage", "plan", "applied"))
+        staged, plan, applied = (f"pg_temp.{quote(f'{part}_{entity}')}" for part in ("stage", "plan", "applied"))
         target = key.named(self.key)
         cursor.defer(
             f"CREATE TEMP TABLE IF NOT EXISTS {quote(f'stage_{entity}')} (LIKE {self.quoted}, n integer)"
             " ON COMMIT DELETE ROWS"
         )
-        copy_in(cursor, stage, f"{self._list()}, n", rows)
+        stage(cursor, staged, f"{self._list()}, n", rows)
         applied_rows = (
-            f"(SELECT s.* FROM {stage} s JOIN {applied} a USING (n) JOIN {plan} p USING (n) WHERE p.action = 1)"
+            f"(SELECT s.* FROM {staged} s JOIN {applied} a USING (n) JOIN {plan} p USING (n) WHERE p.action = 1)"
         )
         cursor.defer(
             f"DELETE FROM {self.quoted} t USING {plan} p JOIN {applied} a USING (n)"

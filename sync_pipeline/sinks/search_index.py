@@ -91,9 +91,13 @@ class SearchIndex:
                 if error.error != "resource_already_exists_exception":
                     raise
 
+    def contents(self, adapted: pa.Table) -> pa.Table:
+        """What of adapted rows goes into documents. Raises DeclarationError naming a column adapt does not return."""
+        return select(adapted, list(self.fields), f"index {self.alias}")
+
     def documents(self, adapted: pa.Table) -> pa.Array:
-        """Each adapted row's document, as JSON text."""
-        return json_objects(select(adapted, list(self.fields), f"index {self.alias}"), self.json_fields)
+        """Each adapted row's document, as JSON text. Raises as `contents` does."""
+        return json_objects(self.contents(adapted), self.json_fields)
 
     def write(
         self, client: Elasticsearch, ids: pa.Array, versions: pa.Array, documents: pa.Array, alias: str = ""

@@ -10,17 +10,22 @@ import pytest
 from sync_pipeline import outgoing
 from sync_pipeline.beside import beside
 from sync_pipeline.documents import Operations
+from sync_pipeline.sinks.search_index import SearchIndex
+
+INDEX = SearchIndex("films", fields={"text": {"type": "keyword"}})
 
 
 def operations(*documents, owed):
     """Documents as (key, version, text or None)."""
     keys, versions, texts = zip(*documents, strict=True)
     ids = pa.array([str(key) for key in keys])
-    return Operations(pa.table({"id": pa.array(keys)}), ids, pa.array(versions), pa.array(texts, pa.string()), [owed])
+    contents = pa.array(texts)
+    columns = pa.table({"text": contents})
+    return Operations(pa.table({"id": pa.array(keys)}), ids, pa.array(versions), columns, contents.is_valid(), [owed])
 
 
 def listed(sent):
-    columns = (sent.keys.column("id"), sent.ids, sent.versions, sent.documents)
+    columns = (sent.keys.column("id"), sent.ids, sent.versions, sent.documents(INDEX))
     return list(zip(*(column.to_pylist() for column in columns), strict=True))
 
 
@@ -36,9 +41,18 @@ def lane():
 def test_batches_go_together_and_a_key_goes_once():
     first = operations((1, 10, "a"), (2, 10, "b"), owed=7)
     second = operations((3, 11, "c"), (1, 11, None), owed=8)
-    both = Operations.together([first, second])
-    assert listed(both) == [(2, "2", 10, "b"), (3, "3", 11, "c"), (1, "1", 11, None)]
+    (both,) = Operations.together([first, second])
+    assert listed(both) == [(2, "2", 10, '{"text":"b"}'), (3, "3", 11, '{"text":"c"}'), (1, "1", 11, None)]
     assert both.owed == [7, 8]
+
+
+def test_batches_of_other_types_are_sent_one_after_the_other():
+    numbers = operations((1, 10, 1), owed=7)
+    nothing = operations((1, 11, None), owed=8)
+    decimals = operations((1, 12, 1.0), owed=9)
+    first, second = Operations.together([numbers, nothing, decimals])
+    assert (listed(first), first.owed) == ([(1, "1", 11, None)], [7, 8])
+    assert (listed(second), second.owed) == ([(1, "1", 12, '{"text":1}')], [9])
 
 
 def test_what_gathers_during_a_request_is_the_next_one(lane, monkeypatch):
