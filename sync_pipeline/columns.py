@@ -92,9 +92,16 @@ def write_copy(table: pa.Table) -> pa.Buffer:
     return sink.getvalue()
 
 
-def copy_texts(table: pa.Table) -> list[list[str | None]]:
-    """The same texts, column by column. Raises ValueError, NotImplementedError for what has no text but in COPY."""
-    return [text_of(_copy_column(column)).to_pylist() for column in table.columns]
+def write_values(table: pa.Table) -> str:
+    """A table as the rows of VALUES, of literals without a type.
+
+    Raises ValueError for a zero byte, which no literal holds, and, as NotImplementedError, for what COPY alone can say.
+    """
+    literals = [_literals(text_of(_copy_column(column))) for column in table.columns]
+    parts = [part for column in literals for part in (",", column)]
+    rows = _whole(pc.binary_join_element_wise("(", *parts[1:], "),", ""))
+    text: str = characters(rows).to_pybytes()[:-1].decode()
+    return text
 
 
 def frame(table: pa.Table) -> pd.DataFrame:
@@ -207,6 +214,17 @@ def relist(lists: pa.Array, items: pa.Array) -> pa.Array:
     offsets = pa.concat_arrays([pa.array([0], pa.int64()), pc.cumulative_sum(pc.cast(lengths, pa.int64()))])
     mask = lists.is_null() if lists.null_count else None
     return pa.ListArray.from_arrays(offsets.cast(pa.int32()), items, mask=mask)
+
+
+def _literals(text: pa.Array) -> pa.Array:
+    """As SQL has them, where a backslash stands for itself."""
+    octets = np.frombuffer(characters(text), np.uint8)
+    if (octets == 0).any():
+        raise ValueError("a zero byte")
+    if (octets == ord("'")).any():
+        text = pc.replace_substring(text, "'", "''")
+    quoted = _whole(pc.binary_join_element_wise("'", text, "'", ""))
+    return pc.fill_null(quoted, "NULL") if quoted.null_count else quoted
 
 
 def _quoted(text: pa.Array) -> pa.Array:

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from contextlib import suppress
-from itertools import chain
 from typing import Any
 
 import psycopg2
 import psycopg2.extensions
 import pyarrow as pa
 
-from sync_pipeline.columns import copy_texts, read_copy, write_copy
+from sync_pipeline.columns import read_copy, write_copy, write_values
 
 Cursor = Any  # psycopg2's cursor
 # the ledger's own error: another worker holds what was to be moved
@@ -76,13 +75,9 @@ def stage(cursor: Cursor, relation: str, columns: str, table: pa.Table) -> None:
         copy_in(cursor, relation, columns, table)
     elif table.num_rows:
         try:
-            texts = copy_texts(table)
-            row = f"({', '.join(['%s'] * len(texts))})"
-            rows = cursor.mogrify(", ".join([row] * table.num_rows), list(chain(*zip(*texts, strict=True)))).decode()
-        except (ValueError, NotImplementedError):  # a zero byte, and what has no text but in COPY
+            cursor.defer(f"INSERT INTO {relation} ({columns}) VALUES {write_values(table)}")
+        except (ValueError, NotImplementedError):
             copy_in(cursor, relation, columns, table)
-        else:
-            cursor.defer(f"INSERT INTO {relation} ({columns}) VALUES {rows}")
 
 
 def copy_in(cursor: Cursor, relation: str, columns: str, table: pa.Table) -> None:

@@ -60,7 +60,7 @@ class Stores:
     @cached_property
     def target_engine(self) -> Engine:
         """The new side's database, which holds the ledger too."""
-        return _engine(self.settings.target_db, f"{_PINS} -c jit=off")
+        return _engine(self.settings.target_db, f"{_PINS} -c standard_conforming_strings=on -c jit=off")
 
     @cached_property
     def search(self) -> Elasticsearch:
@@ -215,6 +215,7 @@ def _engine(url: str, options: str) -> Engine:
         pool_size=16,
         max_overflow=16,
         pool_use_lifo=True,
+        pool_reset_on_return=None,  # whoever begins a transaction ends it
         connect_args={
             "options": options,
             "application_name": APPLICATION,

@@ -1,14 +1,19 @@
 """Connections to the new side: what is deferred, what is undone, and what becomes of broken ones."""
 
+import datetime as dt
 from contextlib import ExitStack
+from decimal import Decimal
 
 import psycopg2
 import pyarrow as pa
 import pytest
 
 from sync_pipeline import stores as module
-from sync_pipeline.errors import UnreachableError
-from sync_pipeline.sql import copy_in, copy_out
+from sync_pipeline.errors import LeaseLostError, UnreachableError
+from sync_pipeline.ledger.cursor import Lease
+from sync_pipeline.ledger.ledger import migrate
+from sync_pipeline.sources.source import Standing
+from sync_pipeline.sql import copy_in, copy_out, stage
 
 NUMBERS = pa.table({"n": pa.array([1, 2], pa.int64())})
 
@@ -82,3 +87,66 @@ def test_a_connection_that_breaks_in_use_takes_its_neighbours_along(fresh_world,
     with pytest.raises(UnreachableError, match="SYNC_TARGET_DB"):
         numbers(stores)
     assert numbers(stores) == []
+
+
+AWKWARD = pa.table(
+    {
+        "t": pa.array(["it's", None, "", "back\\slash\n%s ''", "NULL", "ŝ 😀"]),
+        "n": pa.array([2**62, None, 0, -1, 9007199254740993, 1]),
+        "f": pa.array([1.5, float("nan"), float("inf"), -0.0, None, 1e-300]),
+        "d": pa.array([Decimal("1.00"), None, Decimal("-0.10"), *[None] * 3], pa.decimal128(12, 2)),
+        "l": pa.array([["a,b", 'q"', "it's"], [], None, [None, "NULL"], ["{}"], ["\\"]]),
+        "s": pa.array([{"x": 1, "y": "it's"}, None, *[{"x": None, "y": '"'}] * 4]),
+        "b": pa.array([True, None, False, True, True, False]),
+        "at": pa.array([dt.datetime(2020, 2, 29, 1, 2, 3, 4, dt.UTC), *[None] * 5], pa.timestamp("us", "UTC")),
+        "nothing": pa.nulls(6),
+    }
+)
+COLUMNS = ", ".join(AWKWARD.column_names)
+
+
+def test_few_rows_are_written_into_the_statement_as_copy_would_bring_them(stores):
+    types = (
+        "t text, n bigint, f double precision, d numeric, l text[], s jsonb, b boolean, at timestamptz, nothing uuid"
+    )
+    with stores.target() as cursor:
+        cursor.defer(
+            f"CREATE TEMP TABLE few ({types}) ON COMMIT DROP; CREATE TEMP TABLE many (LIKE few) ON COMMIT DROP"
+        )
+        stage(cursor, "few", COLUMNS, AWKWARD)
+        copy_in(cursor, "many", COLUMNS, AWKWARD)
+        cursor.execute("SELECT few::text FROM few ORDER BY 1")
+        few = cursor.fetchall()
+        cursor.execute("SELECT many::text FROM many ORDER BY 1")
+        assert few == cursor.fetchall()
+        assert len(few) == AWKWARD.num_rows
+
+
+def test_a_zero_byte_is_refused_as_copy_refuses_it(stores):
+    with stores.target() as cursor:
+        cursor.defer("CREATE TEMP TABLE few (t text) ON COMMIT DROP")
+        with pytest.raises(psycopg2.errors.CharacterNotInRepertoire):
+            stage(cursor, "few", "t", pa.table({"t": ["a\0b"]}))
+
+
+def test_whoever_lost_the_lease_moves_nothing(stores):
+    migrate(stores)
+    with stores.target() as cursor:
+        cursor.execute("INSERT INTO sync.cursor (entity) VALUES ('film')")
+    lost = Lease.take(stores, "film", "first")
+    with stores.target() as cursor:
+        cursor.execute("UPDATE sync.cursor SET lease_until = now()")
+    held = Lease.take(stores, "film", "second")
+
+    def work_under(lease, at):
+        with stores.target() as cursor:
+            cursor.execute("INSERT INTO try.t VALUES (%s)", (at,))
+            lease.move(cursor, Standing({"at": at}))
+
+    with pytest.raises(LeaseLostError, match="entity film: another worker follows it now"):
+        work_under(lost, 1)
+    work_under(held, 2)
+    assert numbers(stores) == [2]
+    with stores.target() as cursor:
+        cursor.execute("SELECT state FROM sync.cursor WHERE entity = 'film'")
+        assert cursor.fetchone()[0] == {"at": 2}
