@@ -44,7 +44,7 @@ def query(kind: str) -> str:
 
 def address(legacy: pd.DataFrame) -> pd.Series:
     """The flat address columns as one structure; NULL where all of them are."""
-    parts = [pa.array(legacy[name]) for name in ADDRESS]
+    parts = [pa.array(part) for part in (legacy["country"], legacy["city"], legacy["street"], legacy["zip"])]
     known = reduce(pc.or_, [part.is_valid() for part in parts])
     struct = pc.make_struct(*parts, field_names=ADDRESS)
     known_or_null = pc.if_else(known, struct, pa.scalar(None, struct.type))
