@@ -9,6 +9,7 @@ from checks.letters import letters_page
 from checks.opening import OpensStores
 from sync_pipeline import dead_letters, due
 from sync_pipeline.entity import Entity
+from sync_pipeline.parking import NOT_UNDONE
 from sync_pipeline.status import status_of
 from sync_pipeline.stores import Stores
 
@@ -81,11 +82,14 @@ def _due(owed: dict[str, int], overdue: int, causes: list[dict[str, Any]], key: 
 
 def _dead_letters(entity: str, found: dict[str, Any], key: dg.AssetKey) -> dg.AssetCheckResult:
     parked, discarded = found[dead_letters.PARKED], found[due.DISCARDED]
+    torn = sum(cause["letters"] for cause in found["causes"] if cause["error"] == NOT_UNDONE)
     said = f"{parked} rows are parked" + (f", {discarded} are discarded" if discarded else "")
+    said += f"; {torn} rows could not be put back" if torn else ""
+    severity = dg.AssetCheckSeverity.ERROR if torn else dg.AssetCheckSeverity.WARN
     metadata: dict[str, Any] = {"parked": parked, "discarded": discarded}
     if found["causes"]:
         metadata["causes"] = dg.MetadataValue.md(letters_page(entity, found["causes"]))
-    return _result(DEAD_LETTERS, key, dg.AssetCheckSeverity.WARN if parked else None, said, metadata)
+    return _result(DEAD_LETTERS, key, severity if parked or torn else None, said, metadata)
 
 
 def _cells(cause: dict[str, Any]) -> dict[str, str | int]:

@@ -15,6 +15,7 @@ from sync_pipeline.due import DEAD_LETTERS, DISCARDED, next_at
 from sync_pipeline.lane import Lane
 from sync_pipeline.ledger.log import TAKEN_FOR_APPLIED, tell
 from sync_pipeline.origin import DIGEST
+from sync_pipeline.parking import NOT_UNDONE
 from sync_pipeline.sql import Cursor, named
 
 PARKED = "parked"
@@ -26,6 +27,7 @@ REMEDIES = {
     "row": "mend the row in the monolith, or the new table and the entity's file",
     "document": "mend the row in the monolith, or the index's mapping",
 }
+HELD_FAST = "mend what keeps the former row from coming back (a constraint, a right, a row that refers to it)"
 AWAITED = "bring the row that it refers to: see why that one is not there"
 _EXAMPLES, _LONGEST = 3, 200
 _STATE = f"CASE reason WHEN '{DISCARDED}' THEN '{DISCARDED}' ELSE '{PARKED}' END"
@@ -76,7 +78,7 @@ def overview(cursor: Cursor, which: Which, limit: int) -> dict[str, Any]:
 _SELECT = (
     f"SELECT entity, key, {_STATE} AS state, step, error, message, attempts, first_at, last_at,"
     f" {next_at('not_before')} AS next_at, waits_for, waits_key, digest, revision, discarded_at, discarded_by,"
-    " discarded_why FROM sync.due"
+    " discarded_why, undone_at FROM sync.due"
 )
 
 
@@ -108,6 +110,8 @@ def shorten(value: object) -> str:
 
 def remedy(found: Mapping[str, Any]) -> str:
     """What a person can do about a cause or a letter."""
+    if found["error"] == NOT_UNDONE:
+        return HELD_FAST
     return AWAITED if found["error"] == "ParentMissing" else REMEDIES.get(found["step"], "mend the row in the monolith")
 
 

@@ -13,6 +13,7 @@ from sync_pipeline import due, parking
 from sync_pipeline.errors import UnreachableError
 from sync_pipeline.faults import crash_point, guarded
 from sync_pipeline.lane import Lane
+from sync_pipeline.ledger import before
 from sync_pipeline.ledger.ledger import raise_revision
 from sync_pipeline.ledger.rebuilds import under_way
 from sync_pipeline.origin import Reject
@@ -189,6 +190,11 @@ def _settle(lane: Lane, cursor: Cursor, operations: Operations, result: BulkResu
     _again(lane, cursor, [operations.ids[n].as_py() for n in result.retriable])
     rejects = [Reject(operations.ids[n].as_py(), "document", *why) for n, why in result.rejected.items()]
     parking.park(cursor, name, rejects, 0, lane.stores.settings.retry_limit)
+    if lane.entity.compensates:
+        due.owe(cursor, name, "compensation", [reject.key for reject in rejects], 0)
+        refused = {*result.conflicts, *result.retriable, *result.rejected}
+        taken = pa.array([n for n in range(len(operations.ids)) if n not in refused], pa.int64())
+        before.forget(cursor, name, operations.ids.take(taken), operations.versions.take(taken))
 
 
 def _again(lane: Lane, cursor: Cursor, texts: list[str]) -> None:

@@ -12,6 +12,7 @@ from sync_pipeline.sql import Cursor, named
 
 PRIORITY = {
     "overtaken": 0,
+    "compensation": 0,
     "documents": 1,
     "media": 2,
     "released": 3,

@@ -7,6 +7,7 @@ import pkgutil
 import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from typing import Literal, get_args
 
 import pandas as pd
 
@@ -22,6 +23,8 @@ from sync_pipeline.sources.watermark import Watermark
 
 Adapter = Callable[[pd.DataFrame], Mapping[str, pd.Series] | pd.DataFrame]
 Sink = RelationalTable | SearchIndex | MediaBucket
+# what becomes of a row whose document the index refuses for good: it stays, or it is put back as it was before
+OnRefused = Literal["forward", "compensate"]
 
 
 @dataclass(frozen=True)
@@ -47,6 +50,9 @@ class Entity:
     says how they are caught. Raise `version` when `adapt` or a sink's columns change: rows written by an older version
     count as outdated until they are synced again.
 
+    `on_refused="compensate"` is for objects that readers must see whole: where the index refuses a document for good,
+    row and files' references are put back as they were before (ADR 16). By default what is done stays.
+
     `comments` say in plain words what columns of the adapted frame mean, where their names do not.
     """
 
@@ -59,6 +65,7 @@ class Entity:
     partitions: Partitions
     capture: Capture = field(default_factory=Watermark)
     version: int = 1
+    on_refused: OnRefused = "forward"
     description: str = ""
     comments: Mapping[str, str] = field(default_factory=dict)
 
@@ -72,6 +79,10 @@ class Entity:
         for kind in (RelationalTable, SearchIndex, MediaBucket):
             if sum(isinstance(sink, kind) for sink in self.sinks) > 1:
                 raise DeclarationError(f"entity {self.name}: more than one {kind.__name__}")
+        if self.on_refused not in get_args(OnRefused):
+            raise DeclarationError(f"entity {self.name}: on_refused is one of {', '.join(get_args(OnRefused))}")
+        if self.compensates and self.index is None:
+            raise DeclarationError(f"entity {self.name}: on_refused='compensate' needs a SearchIndex, which refuses")
         self._check_keys()
         unknown = self.comments.keys() - {*self.table.columns, *(self.index.fields if self.index else ())}
         if unknown:
@@ -101,6 +112,11 @@ class Entity:
     def version_column(self) -> str:
         """The query's column that events' versions are compared with; empty where they are not."""
         return self.capture.version if isinstance(self.capture, Outbox) else ""
+
+    @property
+    def compensates(self) -> bool:
+        """Whether a revision whose document is refused for good is undone."""
+        return self.on_refused == "compensate"
 
     @property
     def index(self) -> SearchIndex | None:

@@ -48,5 +48,9 @@ class RowRejectedError(SyncError):
     """One row cannot be adapted or written. Park it; the others go on."""
 
 
+class CompensationError(SyncError):
+    """What a revision wrote cannot be undone now. It stays due, and is told."""
+
+
 class MediaMissingError(RowRejectedError):
     """A row names a file that the legacy bucket does not hold."""

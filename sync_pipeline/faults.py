@@ -34,6 +34,13 @@ REBUILD_CRASH_POINTS = (
     "rebuild.swapped",
 )
 
+# beside those of the batch that undoes: in the order in which a compensation passes them
+COMPENSATION_CRASH_POINTS = (
+    "compensation.before",
+    "compensation.undone",
+    "compensation.sent",
+)
+
 # rows of hazards that a test may switch off, to see that it would notice
 GUARDS = frozenset({1, 6, 8, 17, 19, 22, 24, 25, 28, 30, 32, 36, 42, 45, 50})
 

@@ -18,7 +18,11 @@ from sync_pipeline.stores import Stores
 log = logging.getLogger(__name__)
 
 _BATCH = 500
-_NAMED = "EXISTS (SELECT FROM sync.media_ref r WHERE r.target_key = m.target_key)"
+# by a row, or by what a row may be put back to
+_NAMED = (
+    "(EXISTS (SELECT FROM sync.media_ref r WHERE r.target_key = m.target_key) OR m.target_key IN"
+    " (SELECT f.value FROM sync.before b, json_each_text(b.files) f))"
+)
 # a copy that was begun so long ago has no record to come; whoever begins it again waits for the removal
 _ABANDONED = """
     WITH abandoned AS (

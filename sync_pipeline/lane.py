@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from sync_pipeline.entity import Entity
 from sync_pipeline.errors import DeclarationError
+from sync_pipeline.ledger.before import forget_all
 from sync_pipeline.ledger.gate import Gate
 from sync_pipeline.ledger.ledger import Ledger, migrate
 from sync_pipeline.ledger.references import register
@@ -43,6 +44,8 @@ class Lane:
             if gate:
                 gate.ensure(cursor)
             entity.table.ensure(cursor)
+            if not entity.compensates:
+                forget_all(cursor, entity.name)
             register(cursor, entity.name, entity.table)
         if entity.index:
             entity.index.ensure(stores.search)

@@ -14,6 +14,7 @@ import pyarrow.compute as pc
 from sync_pipeline import due, versions
 from sync_pipeline.batch.order import Order, Outcome, Report
 from sync_pipeline.breaker import Breaker
+from sync_pipeline.compensation import compensate
 from sync_pipeline.errors import UnreachableError
 from sync_pipeline.faults import crash_point
 from sync_pipeline.lane import Lane
@@ -117,12 +118,16 @@ def work(lane: Lane, report: Report) -> bool:
     if owed:
         crash_point("due.after")
     for record in owed:
+        if record.reason == "compensation":
+            compensate(lane, record, report)
+            continue
         order = (
             _again(lane, record)
             if record.reason == "future"
             else Order(
                 acknowledge=record.reason in {"released", *due.PARKED},  # what it waited for may have become needless
                 documents=record.reason in {"documents", "rejected"},  # it may be the document that was not taken
+                again=record.reason == "rejected",
                 force=record.reason in {"overtaken", "media"},  # a file's new bytes leave the row's digest as it was
                 commit=partial(_closing, record),
                 cause=f"due: {record.reason}",
@@ -142,7 +147,8 @@ def work(lane: Lane, report: Report) -> bool:
 
 def _needs(lane: Lane) -> dict[str, Breaker]:
     """What is owed to a store, and that store's breaker."""
-    return {"documents": lane.stores.search_breaker, "media": lane.stores.media_breaker}
+    search = lane.stores.search_breaker
+    return {"documents": search, "compensation": search, "media": lane.stores.media_breaker}
 
 
 def _again(lane: Lane, record: due.Owed) -> Order:

@@ -9,12 +9,14 @@ import pyarrow as pa
 from psycopg2.extras import execute_values
 
 from sync_pipeline.columns import array_literal
-from sync_pipeline.due import ASIDE, DISCARDED, KEYS_A_RECORD, PARKED, PRIORITY
+from sync_pipeline.due import ASIDE, DEAD_LETTERS, DISCARDED, KEYS_A_RECORD, PARKED, PRIORITY
 from sync_pipeline.ledger.log import tell
 from sync_pipeline.origin import Reject
 from sync_pipeline.sql import Cursor, bind
 
 MISSING_FILE = "MediaMissing"
+# the error of a letter whose row is to be put back as it was, and cannot be
+NOT_UNDONE = "CompensationFailed"
 _PRIORITY = 5
 _CHILDREN_SECONDS = 60
 
@@ -59,7 +61,8 @@ def park(cursor: Cursor, entity: str, rejects: Iterable[Reject], revision: int, 
         " ON CONFLICT (entity, key, reason) WHERE key IS NOT NULL DO UPDATE SET revision = excluded.revision,"
         " attempts = CASE WHEN due.message = excluded.message THEN due.attempts + 1 ELSE 1 END, step = excluded.step,"
         " error = excluded.error, message = excluded.message, digest = excluded.digest, last_at = now(),"
-        " claimed_until = NULL, not_before = 'infinity', waits_for = NULL, waits_key = NULL",
+        " claimed_until = NULL, not_before = 'infinity', waits_for = NULL, waits_key = NULL, undone_at = NULL,"
+        " refused = NULL",
         sorted(rows, key=lambda row: row[1]),
         template=f"(%s, 'rejected', %s, %s, {_PRIORITY}, 'infinity'::timestamptz, 1, %s, %s, %s, %s::bigint)",
     )
@@ -181,6 +184,38 @@ def look_again(cursor: Cursor, entity: str, besides: Sequence[str]) -> None:
         " AND key <> ALL(%s::text[]) FOR UPDATE SKIP LOCKED)",
         (entity, array_literal(pa.array(besides, pa.string()))),
     )
+
+
+def undone(cursor: Cursor, entity: str, keys: Sequence[str], revision: int) -> None:
+    """Rows whose documents were refused are as they were before."""
+    cursor.execute(
+        "UPDATE sync.due SET undone_at = now(), error = coalesce(refused[1], error),"
+        " message = coalesce(refused[2], message), refused = NULL"
+        " WHERE entity = %s AND reason = ANY(%s) AND step = 'document' AND key = ANY(%s)",
+        (entity, [*DEAD_LETTERS], list(keys)),
+    )
+    said = "row, files and document are as they were before"
+    tell(cursor, entity, "compensated", [(key, "document", said) for key in keys], revision)
+
+
+def not_undone(cursor: Cursor, entity: str, key: str, why: str) -> None:
+    """A row whose document was refused could not be put back: its letter says so, until it can."""
+    cursor.execute(
+        "UPDATE sync.due SET refused = coalesce(refused, ARRAY[error, message]), error = %s, last_at = now(),"
+        " message = %s || '; its document was refused: ' || coalesce(refused[2], message)"
+        " WHERE entity = %s AND reason = ANY(%s) AND step = 'document' AND key = %s",
+        (NOT_UNDONE, why, entity, [*DEAD_LETTERS], key),
+    )
+    tell(cursor, entity, "not compensated", [(key, "document", why)], 0)
+
+
+def among_undone(cursor: Cursor, entity: str, keys: Sequence[str]) -> list[str]:
+    """Those of the rows that are as they were before their documents were refused."""
+    cursor.execute(
+        "SELECT DISTINCT key FROM sync.due WHERE entity = %s AND undone_at IS NOT NULL AND key = ANY(%s)",
+        (entity, list(keys)),
+    )
+    return [key for (key,) in cursor.fetchall()]
 
 
 def refused_documents(cursor: Cursor, entity: str) -> list[str]:

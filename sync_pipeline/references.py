@@ -67,6 +67,29 @@ class Kin:
             raise StricterError
         return found | self._needed(leaving)
 
+    def broken(self, keys: pa.Table) -> str:
+        """Why these rows cannot stay as this transaction leaves them: they refer in vain, or are referred to so."""
+        table, own = self.lane.entity.table, self.lane.origin.key
+        target = own.named(table.key)
+        for reference in table.references:
+            parent = key_of(self.cursor, reference.entity)
+            if parent is None:
+                continue
+            named = parent.named(reference.columns)
+            self.cursor.execute(
+                f"SELECT {target.text_expression('t')}, {named.text_expression('t')} FROM {table.quoted} t"
+                f" WHERE {target.is_in(self.cursor, 't', keys)} AND ({named.plain('t')}) IS NOT NULL AND NOT EXISTS"
+                f" (SELECT FROM {table_of(reference.entity)} l WHERE {parent.joins('l', named, 't')}"
+                f" AND l.held & {HELD_ROW} <> 0) LIMIT 1"
+            )
+            if found := self.cursor.fetchone():
+                return f"{found[0]} refers to {reference.entity} {found[1]}, which is no longer in the new side"
+        self.cursor.execute(
+            f"SELECT {target.text_expression('t')} FROM {table.quoted} t WHERE {target.is_in(self.cursor, 't', keys)}"
+        )
+        left = self._needed(_without(own, keys, [text for (text,) in self.cursor.fetchall()]))
+        return next((f"{w.entity} {w.awaited} refers to {text} in the new side" for text, w in left.items()), "")
+
     @property
     def _refers_to_itself(self) -> bool:
         return any(reference.entity == self.lane.entity.name for reference in self.lane.entity.table.references)

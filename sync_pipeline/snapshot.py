@@ -18,7 +18,7 @@ from sync_pipeline.errors import LogError
 from sync_pipeline.keys import Key
 from sync_pipeline.lane import Lane
 from sync_pipeline.ledger.days import days_before, drop
-from sync_pipeline.ledger.ledger import DOUBT, HELD_ROW, WITHDRAW, WRITE, key_of, table_of
+from sync_pipeline.ledger.ledger import DOUBT, HELD_ROW, UNDO, WITHDRAW, WRITE, key_of, table_of
 from sync_pipeline.ledger.log import BODY, TAKEN_FOR_APPLIED, pack, unpack
 from sync_pipeline.sql import Cursor, copy_in, copy_out, named
 from sync_pipeline.stores import Stores
@@ -170,7 +170,7 @@ def _parts(cursor: Cursor, entity: str) -> Iterator[dict[str, Any]]:
 
 def _of_batch(row: dict[str, Any], body: pa.Table) -> pa.Table:
     action = body.column("action")
-    wrote = pc.is_in(action, value_set=pa.array([WRITE, WITHDRAW], pa.int8()))
+    wrote = pc.is_in(action, value_set=pa.array([WRITE, WITHDRAW, UNDO], pa.int8()))
     columns = {"_action": action, "_before": body.column("before"), "digest": body.column("digest")}
     numbers = {"_n": row["id"], "seen": row["revision"], "basis": row["basis"]}
     written = pc.if_else(wrote, row["revision"], pa.scalar(None, pa.int64()))
@@ -218,7 +218,7 @@ def _replay(lane: Lane) -> str:
     def number(*actions: int) -> str:
         return f"max(_n) FILTER (WHERE _action IN ({', '.join(map(str, actions))}))"
 
-    sets = f"_action IN ({WRITE}, {_TAKE})"
+    sets, holds = f"_action IN ({WRITE}, {_TAKE})", f"_action IN ({WRITE}, {UNDO})"
     return f"""
         INSERT INTO {lane.ledger.table} ({key}, seen, written, digest, basis, held)
         SELECT {key}, seen, coalesce(written, 0),
@@ -226,8 +226,8 @@ def _replay(lane: Lane) -> str:
             CASE WHEN _withdrawn > _wrote THEN held & {HELD_ROW} ELSE coalesce(held, 0) END
         FROM (
             SELECT {key}, {last("seen", "seen IS NOT NULL")}, {last("written", "written IS NOT NULL")},
-                {last("digest", sets)}, {last("basis", sets)}, {last("held", f"_action = {WRITE}")},
-                {number(WRITE, _TAKE)} AS _set, {number(WRITE)} AS _wrote,
+                {last("digest", sets)}, {last("basis", sets)}, {last("held", holds)},
+                {number(WRITE, _TAKE)} AS _set, {number(WRITE, UNDO)} AS _wrote,
                 {number(WITHDRAW, DOUBT)} AS _doubted, {number(WITHDRAW)} AS _withdrawn
             FROM pg_temp.told GROUP BY {key}
         ) k

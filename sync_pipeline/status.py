@@ -6,6 +6,7 @@ from typing import Any
 
 from sync_pipeline.entity import Entity
 from sync_pipeline.ledger import rebuilds
+from sync_pipeline.parking import NOT_UNDONE
 from sync_pipeline.settings import Settings
 from sync_pipeline.sql import Cursor
 from sync_pipeline.stores import Stores
@@ -40,7 +41,8 @@ def status_of(stores: Stores, entity: Entity) -> dict[str, Any]:
         found["due"] = _due(cursor, entity.name)
         found["backfill"] = _backfill(cursor, entity)
         found["rebuild"] = rebuilds.shown(cursor, entity.name)
-        found["alerts"] = [*_alerts(found, stores.settings), *_outages(cursor, entity.name)]
+        alerts = _alerts(found, stores.settings)
+        found["alerts"] = [*alerts, *_outages(cursor, entity.name), *_not_undone(cursor, entity.name)]
     return found
 
 
@@ -93,6 +95,17 @@ def _alerts(found: dict[str, Any], settings: Settings) -> list[str]:
     if found["sweep_error"]:
         alerts.append(f"the last sweep stopped: {found['sweep_error']}")
     return alerts
+
+
+def _not_undone(cursor: Cursor, entity: str) -> list[str]:
+    """Compensations that fail."""
+    cursor.execute(
+        "SELECT count(*), min(first_at), max(message) FROM sync.due WHERE entity = %s AND error = %s",
+        (entity, NOT_UNDONE),
+    )
+    count, since, message = cursor.fetchone()
+    said = f"{count} rows whose documents were refused since {since} could not be put back: {message}"
+    return [said] if count else []
 
 
 def _outages(cursor: Cursor, entity: str) -> list[str]:

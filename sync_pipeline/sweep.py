@@ -187,7 +187,7 @@ def _rewritten_files(lane: Lane) -> list[str]:
             " LEFT JOIN listing l ON l.source_key = r.source_key"
             " WHERE r.entity = %s AND l.etag IS DISTINCT FROM m.source_etag AND NOT EXISTS (SELECT FROM sync.due d"
             "   WHERE d.entity = r.entity AND (d.reason = 'media' AND r.key = ANY(d.keys)"
-            "     OR d.reason = %s AND r.key = d.key)) ORDER BY 1",
+            "     OR (d.reason = %s OR d.undone_at IS NOT NULL) AND r.key = d.key)) ORDER BY 1",
             (lane.entity.name, due.DISCARDED),
         )
         return [key for (key,) in cursor.fetchall()]

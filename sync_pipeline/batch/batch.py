@@ -33,7 +33,7 @@ class Batch:
     waits: dict[str, parking.Wait] = field(default_factory=dict)  # by key text: neither written nor deleted yet
     roots: pa.Table = field(default_factory=lambda: pa.table({}))
     late: list[str] = field(default_factory=list)  # key texts of roots that a higher revision has looked at
-    discarded: frozenset[str] = frozenset()  # key texts of rows that were set aside for good, and are the same still
+    aside: frozenset[str] = frozenset()  # key texts of rows that were discarded or undone, and are the same still
     private: frozenset[str] = frozenset()  # key texts of adapted rows that want no document
 
     def texts(self, table: pa.Table) -> pa.Array:

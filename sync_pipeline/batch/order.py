@@ -4,10 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import pyarrow as pa
 
 from sync_pipeline.documents import Operations
 from sync_pipeline.sql import Cursor
 from sync_pipeline.versions import Expected
+
+if TYPE_CHECKING:
+    from sync_pipeline.references import Kin
+
+# undoes what a plan leaves as it is, in the rows' transaction, under (locks, revision, plan, applied); gives the plan
+# with UNDO where it has
+Undo = Callable[["Kin", int, pa.Table, pa.Table], pa.Table]
 
 
 @dataclass(frozen=True)
@@ -17,11 +27,13 @@ class Order:
     acknowledge: bool = False  # its keys are events: every key's revision is raised, changed or not
     force: bool = False  # write rows that have not changed, too
     documents: bool = False  # send documents of rows that have not changed, too
+    again: bool = False  # of rows that were undone, too: they are written once more
     wait: bool = False  # rows whose files must be copied are put off into `due`
     commit: Callable[[Cursor, Outcome], None] | None = None  # done in the rows' transaction
     cause: str = "keys"  # whose doing it is, for the log
     position: str = ""  # what of the monolith it acknowledges, for the log
     expected: Expected | None = None  # versions that its rows must show; keys of others are left to `commit`
+    undo: Undo | None = None
     hand_over: Callable[[Operations], None] | None = None  # takes the documents, instead of sending them at once
 
 

@@ -26,7 +26,8 @@ def plan_of(batch: Batch) -> pa.Table:
     rows = batch.adapted.legacy
     texts = sorted({r.key for r in batch.rejects} | set(batch.placed.waiting) | set(batch.waits))
     parked = key.parse(texts)
-    public = DOUBT if batch.order.force or batch.order.documents else PARK
+    doubt = batch.order.force or batch.order.documents or batch.lane.entity.compensates  # what is applied may be undone
+    public = DOUBT if doubt else PARK
     stays = pa.array([WITHDRAW if text in batch.private else public for text in texts], pa.int16())
     action = pc.if_else(batch.forced, WRITE, KEEP)
     gone, same = batch.gone, batch.unchanged

@@ -23,8 +23,15 @@ def prepare(lane: Lane, revision: int, keys: pa.Table, rows: Rows, order: Order)
     with lane.stores.target_at_once() as cursor:
         prior = lane.ledger.prior(cursor, keys)
     same, gone, absent = _compare(lane, keys, rows, prior)
-    changed = pc.invert(same)
+    changed, put_back = pc.invert(same), _put_back(lane, keys, order)
+    if order.again and len(put_back):
+        changed = pc.or_(changed, pc.is_in(key.texts(rows.table), value_set=put_back))
+        put_back = put_back.slice(0, 0)
     chosen = pc.or_(changed, pa.scalar(order.force or order.documents))
+    if len(put_back):  # only their documents are wanted, which would not go with their rows
+        others = pc.invert(pc.is_in(key.texts(rows.table), value_set=put_back))
+        chosen = pc.and_(chosen, pc.or_(changed, others))
+        absent = absent.filter(pc.invert(pc.is_in(key.texts(absent), value_set=put_back)))
     adapted, rejects = adapt(lane.entity, key, rows.table.filter(chosen))
     placed = Placed(adapted)
     if lane.entity.media:
@@ -59,10 +66,19 @@ def prepare(lane: Lane, revision: int, keys: pa.Table, rows: Rows, order: Order)
         unchanged,
         written.take(kept),
         rejects,
-        fresh,
-        discarded=frozenset(key.texts(discarded).to_pylist()),
+        fresh and not lane.entity.compensates,  # which keeps what was there before
+        aside=frozenset([*key.texts(discarded).to_pylist(), *put_back.to_pylist()]),
         private=private,
     )
+
+
+def _put_back(lane: Lane, keys: pa.Table, order: Order) -> pa.Array:
+    """Keys (texts) of rows that were put back since their documents were refused; asked where these are wanted."""
+    texts: list[str] = []
+    if order.documents and not order.force and (lane.entity.compensates or order.again):
+        with lane.stores.target_at_once() as cursor:
+            texts = parking.among_undone(cursor, lane.entity.name, lane.origin.key.texts(keys).to_pylist())
+    return pa.array(texts, pa.string())
 
 
 def _parted(lane: Lane, rejects: list[Reject], order: Order) -> tuple[list[Reject], pa.Table]:

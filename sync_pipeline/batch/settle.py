@@ -25,7 +25,7 @@ def settle_due(batch: Batch, cursor: Cursor, plan: pa.Table, applied: pa.Table, 
     waits = [wait for text, wait in batch.waits.items() if text in let_through]
     through = sorted(let_through - parked.keys() - set(waiting) - batch.waits.keys())
     sent = batch.order.force or batch.order.documents
-    kept = set(batch.discarded) if sent else set(texts.filter(pc.equal(plan.column("action"), KEEP)).to_pylist())
+    kept = set(batch.aside) if sent else set(texts.filter(pc.equal(plan.column("action"), KEEP)).to_pylist())
     parking.release(cursor, name, [text for text in through if text not in kept], revision)
     parking.release(cursor, name, [text for text in through if text in kept], revision, unchanged=True)
     parking.wait(cursor, name, waits, revision, batch.lane.stores.settings.parent_limit_seconds)

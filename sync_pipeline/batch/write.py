@@ -16,8 +16,8 @@ from sync_pipeline.batch.settle import acknowledge, body_of, move_on, record_ver
 from sync_pipeline.documents import Operations
 from sync_pipeline.errors import UnreachableError
 from sync_pipeline.faults import crash_point, guarded
-from sync_pipeline.ledger import media
-from sync_pipeline.ledger.ledger import WRITE
+from sync_pipeline.ledger import before, media
+from sync_pipeline.ledger.ledger import UNDO, WRITE
 from sync_pipeline.ledger.log import BODY
 from sync_pipeline.origin import DIGEST, Reject
 from sync_pipeline.references import Kin, StricterError
@@ -80,7 +80,7 @@ def _first_load(batch: Batch, outcome: Outcome) -> Operations:
 
 def _guarded_write(batch: Batch, outcome: Outcome) -> Operations:
     try:
-        return _write_under(batch, outcome, strict=False)
+        return _write_under(batch, outcome, strict=batch.order.undo is not None)
     except StricterError:
         return _write_under(batch, outcome, strict=True)
 
@@ -99,12 +99,15 @@ def _write_under(batch: Batch, outcome: Outcome, *, strict: bool) -> Operations:
         operations = _write_rows(ready, cursor, plan, applied)
         texts = lane.origin.key.texts(plan)
         settle_due(ready, cursor, plan, applied, outcome)
+        if batch.order.undo:
+            plan = batch.order.undo(kin, batch.revision, plan, applied)
         if lane.entity.version_column:
             record_versions(ready, cursor, lane.entity.version_column, applied)
         n = applied.column("n").combine_chunks()
-        writes = pc.equal(plan.column("action").combine_chunks().take(n), WRITE)
+        action = plan.column("action").combine_chunks().take(n)
+        writes = pc.equal(action, WRITE)
         if not kin.alone:
-            written = texts.take(n.filter(writes)).to_pylist()
+            written = texts.take(n.filter(pc.or_(writes, pc.equal(action, UNDO)))).to_pylist()
             parking.release_waiting(cursor, lane.entity.name, written, batch.revision)
         held = plan.column("held").combine_chunks().take(n)
         outcome.written = pc.sum(pc.and_(writes, bit(held, 1))).as_py() or 0
@@ -145,12 +148,14 @@ def _through_gate(batch: Batch, cursor: Cursor) -> Batch:
 def _write_rows(batch: Batch, cursor: Cursor, plan: pa.Table, applied: pa.Table) -> Operations:
     """What the ledger has let through: rows, what they say of files, and documents, which are owed."""
     lane, key = batch.lane, batch.lane.origin.key
+    operations = operations_of(batch, plan, applied)
+    if lane.entity.compensates:
+        before.keep(cursor, lane.entity.name, lane.entity.table, key, batch.revision, operations.ids)
     rows = lane.entity.table.rows(batch.adapted.table)
     rows = rows.append_column("n", pa.array(range(rows.num_rows), pa.int32())).filter(bit(batch.adapted.held, 1))
     lane.entity.table.write(cursor, lane.entity.name, key, rows)
     if lane.entity.media and not media.refer(cursor, lane.entity.name, key, references_of(batch)):
         raise UnreachableError(_REMOVED)
-    operations = operations_of(batch, plan, applied)
     operations.owe(cursor, lane.entity.name, batch.revision)
     return operations
 

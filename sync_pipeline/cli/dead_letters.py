@@ -117,6 +117,8 @@ def _shown(found: Mapping[str, Any]) -> None:
     if found["state"] == DISCARDED:
         by, at = found["discarded_by"], f"{found['discarded_at']:%Y-%m-%d %H:%M:%S}"
         tables.say(f"Discarded by {by} at {at}: {found['discarded_why']}")
+    if found["undone_at"]:
+        tables.say(f"Put back as it was before, at {found['undone_at']:%Y-%m-%d %H:%M:%S}: row, files and document.")
     tables.say(f"In the monolith: {_in_the_monolith(found)}")
     if found["row"]:
         tables.table(("column", "value now"), found["row"].items(), left=2)

@@ -23,7 +23,7 @@ from sync_pipeline.sql import Cursor, named
 
 _DUE = """
     SELECT reason, step, error, message, attempts, first_at, last_at, nullif(not_before, 'infinity') AS next_at,
-           waits_for, waits_key, digest, discarded_at, discarded_by, discarded_why
+           waits_for, waits_key, digest, discarded_at, discarded_by, discarded_why, undone_at
     FROM sync.due WHERE entity = %(entity)s AND (key = %(key)s OR %(key)s = ANY(keys)
         OR reason = 'fanout' AND %(root)s = ANY(keys)) ORDER BY priority, id
 """
@@ -86,6 +86,12 @@ class Facts:
         return next((record for reason in reasons for record in self.owed if record["reason"] == reason), None)
 
     @property
+    def undone(self) -> bool:
+        """Whether its document was refused, and it was put back as it was before."""
+        letter = self.owing("rejected", "discarded")
+        return bool(letter and letter["undone_at"])
+
+    @property
     def changed(self) -> bool:
         """Whether the monolith's row is another than the one that the ledger takes for applied."""
         return self.legacy.digest != (self.entry.digest if self.entry else None)
@@ -102,6 +108,7 @@ class Facts:
                 self.changed or bool(entry and not entry.current and self.legacy.there),
                 frozenset(record["reason"] for record in self.owed),
                 self.copied,
+                self.undone,
                 self.document,
             )
         )

@@ -10,7 +10,7 @@ from typing import Any
 
 from sync_pipeline.inquiry.facts import Facts, facts_of
 from sync_pipeline.lane import Lane
-from sync_pipeline.ledger.ledger import DOUBT, HELD_DOCUMENT, HELD_ROW, KEEP, PARK, WITHDRAW, WRITE
+from sync_pipeline.ledger.ledger import DOUBT, HELD_DOCUMENT, HELD_ROW, KEEP, PARK, UNDO, WITHDRAW, WRITE
 from sync_pipeline.ledger.log import TAKEN_FOR_APPLIED, chain
 from sync_pipeline.sql import Cursor, named
 
@@ -32,6 +32,7 @@ _SAID = {
     PARK: "looked at, and set aside",
     WITHDRAW: "private now, and set aside: its document goes",
     DOUBT: "tried again, and set aside",
+    UNDO: "undone: as it was before",
 }
 
 

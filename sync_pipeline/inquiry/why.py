@@ -13,6 +13,7 @@ from sync_pipeline.lane import Lane
 
 _OWED = {
     "documents": "its document is owed: the cluster has not taken it yet",
+    "compensation": "its document is refused, and it is to be put back as it was before",
     "media": "its files are still to be copied",
     "overtaken": "it is to be written again, since a newer batch believed it unchanged",
     "future": "an event told a version that its row does not show yet",
@@ -91,7 +92,7 @@ def _set_aside(facts: Facts) -> _Cause | None:
         said = f"is parked at step {letter['step']} since {_instant(letter['first_at'])} ({tries})"
         return _Cause(
             "parked",
-            f"{said}: {letter['error']}: {letter['message']}",
+            f"{said}: {letter['error']}: {letter['message']}{_put_back(facts)}",
             f"{dead_letters.remedy(letter)}; then sync-pipeline dead-letters replay {name}",
         )
     if waiting := facts.owing("parent", "children"):
@@ -104,7 +105,8 @@ def _set_aside(facts: Facts) -> _Cause | None:
         undo = f"sync-pipeline dead-letters replay {name}"
         if facts.changed and discarded["step"] != "document":
             return None
-        return _Cause("discarded", f"{said}: {discarded['discarded_why']}", f"{undo} takes it back")
+        said += f": {discarded['discarded_why']}{_put_back(facts)}"
+        return _Cause("discarded", said, f"{undo} takes it back")
     return None
 
 
@@ -233,7 +235,11 @@ def _step(facts: Facts) -> str:
 
 def _of_document(facts: Facts) -> bool:
     """Whether only its document is refused: its row is up to date."""
-    return _step(facts) == "document"
+    return _step(facts) == "document" and not facts.undone
+
+
+def _put_back(facts: Facts) -> str:
+    return "; so row, files and document were put back as they were before" if facts.undone else ""
 
 
 def _position(facts: Facts) -> str:

@@ -7,6 +7,7 @@ latter. A NULL digest is a tombstone. `held` says which sinks may hold something
 from __future__ import annotations
 
 import importlib.resources
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import pyarrow as pa
@@ -31,6 +32,8 @@ WRITE = 1
 WITHDRAW = 2
 # the row stays as it is and its document was owed, which cannot be made: whatever comes next is written
 DOUBT = 3
+# a revision's writes are undone: the row is as it was before, and the refused one is taken for applied
+UNDO = 4
 
 PLAN_COLUMNS = ("n", "action", DIGEST, "held")
 PRIOR = pa.schema([(DIGEST, pa.int64()), ("basis", pa.int32()), ("written", pa.int64())])
@@ -116,7 +119,7 @@ class Ledger:
             WITH locked AS MATERIALIZED (
                 SELECT p.*, l.* FROM (SELECT * FROM {self._plan} p ORDER BY {order}) p CROSS JOIN LATERAL (
                     SELECT l.held AS held_before, l.digest AS digest_before, l.basis AS basis_before,
-                        l.seen AS seen_before
+                        l.seen AS seen_before, l.written AS written_before
                     FROM {self.table} l WHERE {self.key.joins("l", self.key, "p")} AND {newer} FOR UPDATE) l
             ), written AS (
                 UPDATE {self.table} l SET seen = %(revision)s,
@@ -129,7 +132,7 @@ class Ledger:
                 FROM locked p WHERE {self.key.joins("l", self.key, "p")}
                 RETURNING p.n, p.held_before, l.written, p.action = {KEEP} AND
                     (p.{DIGEST} IS DISTINCT FROM p.digest_before
-                     OR (p.basis_before <> %(basis)s AND p.{DIGEST} IS NOT NULL)), p.seen_before
+                     OR (p.basis_before <> %(basis)s AND p.{DIGEST} IS NOT NULL)), p.seen_before, p.written_before
             )
             INSERT INTO {self._applied} SELECT * FROM written;
             {_AS_EVER}
@@ -137,6 +140,16 @@ class Ledger:
             {"revision": revision, "basis": self.basis},
         )
         return copy_out(cursor, f"SELECT n, held_before, written, overtaken, seen_before FROM {self._applied}", APPLIED)
+
+    def undo(self, cursor: Cursor, held: Mapping[str, int], revision: int) -> None:
+        """Keys (texts) whose rows were put back by a revision, and what sinks hold of them since."""
+        keys = self.key.parse(held)
+        cursor.execute(
+            f"UPDATE {self.table} l SET written = %s, held = u.held"
+            " FROM unnest(%s::text[], %s::smallint[]) u (key, held)"
+            f" WHERE {self.key.is_in(cursor, 'l', keys)} AND {self.key.text_expression('l')} = u.key",
+            (revision, list(held), list(held.values())),
+        )
 
     def later_than(self, cursor: Cursor, keys: pa.Table, written: pa.Array) -> pa.Table:
         """Those of `keys` that have been written since, by a revision above their `written`."""
@@ -169,8 +182,8 @@ class Ledger:
             f"CREATE TEMP TABLE IF NOT EXISTS {quote('plan_' + self.entity)}"
             f" ({self.key.ddl()}, n integer, action smallint, {DIGEST} bigint, held smallint) ON COMMIT DELETE ROWS;"
             f"CREATE TEMP TABLE IF NOT EXISTS {quote('applied_' + self.entity)}"
-            " (n integer, held_before smallint, written bigint, overtaken boolean, seen_before bigint)"
-            " ON COMMIT DELETE ROWS"
+            " (n integer, held_before smallint, written bigint, overtaken boolean, seen_before bigint,"
+            " written_before bigint) ON COMMIT DELETE ROWS"
         )
         staged = plan.select([*self.key.columns, *PLAN_COLUMNS])
         stage(cursor, self._plan, f"{self.key.plain()}, {', '.join(PLAN_COLUMNS)}", staged)

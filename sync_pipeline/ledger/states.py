@@ -21,6 +21,7 @@ class State(StrEnum):
     INDEXED = "document indexed"  # the cluster has it, and that is not noted yet
     COMMITTED = "committed"
     FAILED = "failed"  # a step refuses it: a dead letter
+    COMPENSATED = "compensated"  # its document is refused, and row, files and document are as before: a dead letter
     DISCARDED = "discarded"  # a person has set the dead letter aside
     DELETED = "deleted"  # gone from the monolith, and from all sinks
 
@@ -56,8 +57,12 @@ TRANSITIONS = frozenset(
         (State.FAILED, State.PENDING, "mended, or replayed"),
         (State.FAILED, State.WRITTEN, "document sent again"),
         (State.FAILED, State.DISCARDED, "discarded"),
+        (State.FAILED, State.COMPENSATED, "undone, where the entity says so"),
+        (State.COMPENSATED, State.PENDING, "mended, or replayed"),
+        (State.COMPENSATED, State.DISCARDED, "discarded"),
         (State.DISCARDED, State.PENDING, "changed"),
         (State.DISCARDED, State.FAILED, "replayed"),
+        (State.DISCARDED, State.COMPENSATED, "replayed"),
         (State.DELETED, State.PENDING, "there again"),
     )
 )
@@ -73,13 +78,14 @@ class Signs:
     changed: bool = False  # the monolith's row is another than the ledger's
     owed: frozenset[str] = frozenset()  # reasons in `due`
     copied: bool = False  # files that its row is to name are there, and no row names them yet
+    undone: bool = False  # the dead letter's row was put back as it was before
     document: int | None = None  # version of its document in the cluster
 
 
 def state_of(signs: Signs) -> State:
     """The state that the signs tell."""
     if "rejected" in signs.owed:
-        return State.FAILED
+        return State.COMPENSATED if signs.undone else State.FAILED
     pending = State.COPIED if signs.copied else State.PENDING
     if signs.owed - {"documents", "discarded"}:
         return pending

@@ -16,7 +16,7 @@ from sync_pipeline.entity import Entity
 from sync_pipeline.errors import DeclarationError, SettingError, UnreachableError
 from sync_pipeline.faults import crash_point
 from sync_pipeline.lane import Lane
-from sync_pipeline.ledger import rebuilds
+from sync_pipeline.ledger import before, rebuilds
 from sync_pipeline.ledger.rebuilds import Rebuild, alone
 from sync_pipeline.live import work
 from sync_pipeline.rebuild.compare import compare, doubts, owed_documents
@@ -146,7 +146,7 @@ def _swap(lane: Lane, rebuild: Rebuild, successor: Successor) -> None:
         try:
             with successor.standstill(client):
                 crash_point("rebuild.standstill")
-                if doubts(lane, rebuild, owed_documents(lane)):
+                if doubts(lane, rebuild, owed_documents(lane)) or _half_undone(lane):
                     raise _BehindError
                 successor.swap(client)
                 return
@@ -154,6 +154,12 @@ def _swap(lane: Lane, rebuild: Rebuild, successor: Successor) -> None:
             if not work(lane, lambda *_: None):
                 threading.Event().wait(_PAUSE_SECONDS)
     raise UnreachableError(f"SYNC_SEARCH_URL: documents that {rebuild.index} needs are still owed; try again later")
+
+
+def _half_undone(lane: Lane) -> bool:
+    """Whether rows were put back whose former documents are still to be sent."""
+    with lane.stores.target() as cursor:
+        return before.any_restored(cursor, lane.entity.name)
 
 
 def _finished(lane: Lane, rebuild: Rebuild, made: Rebuilt) -> Rebuilt:

@@ -113,6 +113,23 @@ class RelationalTable:
             f"{self._upsert(f'{applied_rows} s')}"
         )
 
+    def image(self, alias: str) -> str:
+        """SQL of a row's image: its columns' text forms by name, from which each type reads back the same value."""
+        names = ", ".join(_literal(name) for name in self.columns)
+        texts = ", ".join(f"{alias}.{quote(name)}::text" for name in self.columns)
+        return f"json_object(ARRAY[{names}], ARRAY[{texts}])"
+
+    def put_back(self, cursor: Cursor, images: str) -> None:
+        """Write rows as their images have them; `images` is SQL after FROM, with a column `image`."""
+        cursor.execute(
+            "SELECT attname, format_type(atttypid, atttypmod) FROM pg_attribute"
+            " WHERE attrelid = %s::regclass AND attnum > 0 AND NOT attisdropped",
+            (self.quoted,),
+        )
+        kinds = dict(cursor.fetchall())
+        values = ", ".join(f"(image ->> {_literal(name)})::{kinds[name]} AS {quote(name)}" for name in self.columns)
+        cursor.execute(self._upsert(f"(SELECT {values} FROM {images}) s"))
+
     def refused(self, stores: Stores, rows: pa.Table) -> list[tuple[int, Exception]]:
         """Which rows (by number) the table does not take, and why: tried for real, then rolled back."""
         found: list[tuple[int, Exception]] = []
@@ -163,6 +180,10 @@ class RelationalTable:
 
     def _list(self) -> str:
         return ", ".join(quote(name) for name in self.columns)
+
+
+def _literal(name: str) -> str:
+    return "'" + name.replace("'", "''") + "'"
 
 
 def select(adapted: pa.Table, columns: list[str], sink: str) -> pa.Table:
