@@ -50,6 +50,8 @@ def owed(*reasons):
         (Signs(True, 5, 3, owed=owed("rejected", "documents")), State.FAILED),
         (Signs(True, 5, 3, owed=owed("rejected", "discarded")), State.FAILED),
         (Signs(True, 5, 3, owed=owed("discarded")), State.DISCARDED),
+        (Signs(True, 5, 3, owed=owed("rejected"), undone=True), State.COMPENSATED),
+        (Signs(True, 5, 3, owed=owed("rejected", "compensation")), State.FAILED),
     ],
 )
 def test_a_state_is_read_from_signs(signs, state):

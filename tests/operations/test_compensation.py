@@ -1,0 +1,512 @@
+"""Documents that the index refuses for good: an entity that says so has its rows put back as they were, whole."""
+
+import dataclasses
+import json
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing, contextmanager
+from itertools import count
+
+import dagster as dg
+import psycopg2
+import pytest
+
+from checks.standing import DEAD_LETTERS, standing
+from sync_pipeline import dead_letters, due, live, snapshot
+from sync_pipeline.batch.order import Order
+from sync_pipeline.dead_letters import Which
+from sync_pipeline.documents import send
+from sync_pipeline.garbage import collect
+from sync_pipeline.inquiry.history import history
+from sync_pipeline.inquiry.why import why
+from sync_pipeline.ledger.states import State
+from sync_pipeline.pipeline import sync_keys, sync_roots
+from sync_pipeline.reconcile.reconcile import reconcile
+from sync_pipeline.status import status_of
+from sync_pipeline.stores import Stores
+from sync_pipeline.sweep import sweep
+from tests.refusing._notes import AWKWARD, MONOLITH
+from tests.world import opened, wait_for
+
+PUT = (
+    "INSERT INTO note (id, title, weight, cover) VALUES (%s, %s, %s, %s) ON CONFLICT (id) DO UPDATE"
+    " SET title = excluded.title, weight = excluded.weight, cover = excluded.cover, updated_at = clock_timestamp()"
+)
+SHOWN = "UPDATE note SET shown = %s, weight = %s, updated_at = clock_timestamp() WHERE id = %s"
+LETTERS = "SELECT key, reason, step, error, undone_at IS NOT NULL FROM sync.due WHERE entity = %s AND key IS NOT NULL"
+LETTERS += " ORDER BY key, reason"
+ODD = {
+    "amount": "1.500",
+    "share": "0.1000",
+    "ratio": "-0",
+    "small": "0.1",
+    "at": "infinity",
+    "day": "20000-01-01",
+    "span": "1 mon -1 day 00:00:00.000001",
+    "bytes": "\\x00ff",
+    "body": '{"b": 1.0,  "a": 1e400}',
+    "facts": '{"a": 1.10}',
+    "name": "ab",
+    "names": '{NULL,"NULL","a b",""}',
+    "range": "[1,5)",
+    "bits": "101",
+    'it\'s "odd"': "",
+}
+NUMBERS = count(1)
+
+
+@pytest.fixture(scope="module")
+def world(fleet):
+    settings = {"SYNC_ENTITIES": "tests.refusing", "SYNC_RECHECK_SECONDS": "0"}
+    with opened(fleet, "compensation", **settings) as world:
+        world.legacy(MONOLITH)
+        for name in ("old.png", "new.png"):
+            world.client.put_object(Bucket=world.legacy_bucket, Key=name, Body=name.encode())
+        for lane in world.lanes.values():
+            sweep(lane)
+        world.target("UPDATE sync.cursor SET filled_at = now()")
+        yield world
+
+
+@pytest.fixture
+def lane(world):
+    lane = world.lanes["note"]
+    yield lane
+    world.legacy("DELETE FROM remark")
+    world.legacy("DELETE FROM note")
+    for name in ("remark", "note", "memo"):
+        sweep(world.lanes[name])
+        work(world, world.lanes[name])
+        assert reconcile(world.lanes[name]).findings == []
+    assert world.target("SELECT entity, reason FROM sync.due") == []
+    assert world.target("SELECT key FROM sync.before") == []
+
+
+@pytest.fixture
+def key(world, lane):
+    """A note that both entities have taken whole."""
+    number = next(NUMBERS)
+    put(world, number, "first", "1", "old.png")
+    sync(lane, number)
+    sync(world.lanes["memo"], number)
+    return number
+
+
+def put(world, key, title, weight, cover=None):
+    world.legacy(PUT, (key, title, weight, cover))
+
+
+def sync(lane, *keys, **order):
+    return sync_keys(lane, lane.origin.key.parse(map(str, keys)), Order(acknowledge=True, **order))
+
+
+def work(world, lane):
+    """Do what is owed, also what waits for its next try."""
+    world.hurry()
+    while live.work(lane, lambda *_: None):
+        pass
+
+
+def refuse(world, lane, key, title="refused", cover=None):
+    put(world, key, title, "heavy", cover)
+    sync(lane, key)
+
+
+def held(world, lane, key):
+    """What readers have of a note: title in table and index, and how many files it refers to."""
+    name = lane.entity.name
+    found = world.document("POST", f"{name}/_mget", {"ids": [str(key)]})["docs"][0]
+    rows = world.target(f"SELECT title FROM catalog.{name} WHERE id = %s", (key,))
+    files = world.target("SELECT target_key FROM sync.media_ref WHERE (entity, key) = (%s, %s)", (name, str(key)))
+    return (rows[0][0] if rows else None, found["_source"]["title"] if found["found"] else None, len(files))
+
+
+def letters(world, name="note"):
+    return world.target(LETTERS, (name,))
+
+
+def letter(key, undone=True, error="document_parsing_exception"):
+    return (str(key), "rejected", "document", error, undone)
+
+
+def told(lane, key):
+    return why(lane, str(key)).as_dict()
+
+
+def test_row_references_and_document_are_as_they_were_and_the_twin_goes_on(world, lane, key):
+    listed = ", ".join('"' + name.replace('"', '""') + '"' for name in ODD)
+    assert ODD.keys() == AWKWARD.keys()
+    values = ", ".join(["%s"] * len(ODD))
+    world.target(f"UPDATE catalog.note SET ({listed}) = ({values}) WHERE id = %s", (*ODD.values(), key))
+    world.target("CREATE TABLE aside AS SELECT * FROM catalog.note WHERE id = %s", (key,))
+    refs = world.target("SELECT * FROM sync.media_ref WHERE entity = 'note'")
+    document = world.document("GET", f"note/_doc/{key}")
+    for twin in (lane, world.lanes["memo"]):
+        refuse(world, twin, key, cover="new.png")
+        assert held(world, twin, key) == ("refused", "first", 1)
+        assert world.target("SELECT entity FROM sync.before") == ([("note",)] if twin is lane else [])
+        work(world, twin)
+    assert world.target("SELECT t *= a FROM catalog.note t, aside a WHERE t.id = a.id") == [(True,)]
+    assert world.target("SELECT * FROM sync.media_ref WHERE entity = 'note'") == refs
+    assert world.document("GET", f"note/_doc/{key}") == document
+    assert held(world, world.lanes["memo"], key) == ("refused", "first", 1)
+    assert letters(world) == [letter(key)]
+    assert letters(world, "memo") == [letter(key, undone=False)]
+    assert world.target("SELECT entity FROM sync.before") == []
+    world.target("DROP TABLE aside")
+
+
+def test_it_is_left_alone_until_its_row_changes(world, lane, key):
+    refuse(world, lane, key)
+    work(world, lane)
+    before = world.target("SELECT written FROM sync.ledger_note WHERE id = %s", (key,))
+    assert sync(lane, key).written == 0  # an event that tells nothing new
+    assert sweep(lane).changed == 0
+    sync(lane, key, documents=True)  # whoever wants its document would have it without its row
+    work(world, lane)
+    assert world.target("SELECT written FROM sync.ledger_note WHERE id = %s", (key,)) == before
+    assert held(world, lane, key) == ("first", "first", 1)
+    assert {(f.sink, f.kind) for f in reconcile(lane).findings} <= {
+        (s, "pending") for s in ("relational", "search", "media")
+    }
+    put(world, key, "mended", "2", "new.png")
+    sync(lane, key)
+    assert held(world, lane, key) == ("mended", "mended", 1)
+    assert letters(world) == []
+
+
+def test_an_insert_is_undone(world, lane):
+    key = next(NUMBERS)
+    refuse(world, lane, key, cover="new.png")
+    assert held(world, lane, key) == ("refused", None, 1)
+    work(world, lane)
+    assert held(world, lane, key) == (None, None, 0)
+    assert letters(world) == [letter(key)]
+    put(world, key, "mended", "2")
+    sync(lane, key)
+    assert held(world, lane, key) == ("mended", "mended", 0)
+
+
+def test_a_delete_is_undone(world, lane, key):
+    world.legacy(SHOWN, (False, "heavy", key))  # the table no longer wants it, and the index not as it is
+    sync(lane, key)
+    assert held(world, lane, key)[0] is None
+    work(world, lane)
+    assert held(world, lane, key) == ("first", "first", 1)
+    world.legacy(SHOWN, (False, "3", key))
+    sync(lane, key)
+    assert held(world, lane, key)[0] is None
+
+
+def test_a_newer_revision_wins(world, lane, key):
+    refuse(world, lane, key)
+    put(world, key, "newer", "2")
+    sync(lane, key)
+    work(world, lane)
+    assert held(world, lane, key) == ("newer", "newer", 0)
+    assert letters(world) == []
+
+
+def test_of_a_row_that_changes_before_it_is_put_back_the_change_is_written(world, lane, key):
+    refuse(world, lane, key)
+    put(world, key, "newer", "2")
+    work(world, lane)
+    assert held(world, lane, key) == ("newer", "newer", 0)
+    assert letters(world) == []
+
+
+def test_a_late_compensation_is_overtaken_and_owed_again(world, lane, key):
+    refuse(world, lane, key)
+    with closing(psycopg2.connect(world.target_url)) as later:
+        cursor = later.cursor()
+        cursor.execute("SELECT FROM sync.ledger_note WHERE id = %s FOR UPDATE", (key,))
+        worker = threading.Thread(target=live.work, args=(lane, lambda *_: None))
+        worker.start()
+        waiting = "SELECT pid FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND datname = current_database()"
+        wait_for(lambda: world.target(waiting))
+        cursor.execute("UPDATE sync.ledger_note SET seen = nextval('sync.revision') WHERE id = %s", (key,))
+        later.commit()  # a later batch has looked at it, and found it unchanged
+        worker.join()
+    assert held(world, lane, key) == ("refused", "first", 0)
+    assert world.target("SELECT keys FROM sync.due WHERE reason = 'compensation'") == [([str(key)],)]
+    work(world, lane)
+    assert held(world, lane, key) == ("first", "first", 1)
+
+
+def test_two_that_compensate_the_same_key(world, lane, key):
+    refuse(world, lane, key)
+    with lane.stores.target() as cursor:
+        due.owe(cursor, "note", "compensation", [str(key)], 0)
+    with ThreadPoolExecutor(2) as pool:
+        list(pool.map(lambda _: live.work(lane, lambda *_: None), range(2)))
+    work(world, lane)
+    assert held(world, lane, key) == ("first", "first", 1)
+    assert world.target("SELECT count(*) FROM sync.event WHERE key = %s AND kind = 'compensated'", (str(key),)) == [
+        (1,)
+    ]
+
+
+def test_what_readers_last_saw_whole_is_put_back(world, lane, key):
+    sent = []
+    put(world, key, "second", "2")
+    sync(lane, key, hand_over=sent.append)
+    refuse(world, lane, key, "third")
+    work(world, lane)
+    assert held(world, lane, key) == ("first", "first", 1)
+    send(lane, sent[0])  # the second one's document was on its way all the time
+    work(world, lane)
+    assert held(world, lane, key) == ("first", "first", 1)
+
+
+@pytest.mark.parametrize("noted", [True, False])
+def test_one_whose_document_came_late_was_whole(world, lane, key, noted):
+    sent = []
+    put(world, key, "second", "2")
+    sync(lane, key, hand_over=sent.append)
+    refuse(world, lane, key, "third")
+    if noted:
+        send(lane, sent[0])
+    else:  # whoever sent it was killed before it noted that it was taken
+        lane.entity.index.write(lane.stores.search, sent[0].ids, sent[0].versions, sent[0].documents)
+    work(world, lane)
+    assert held(world, lane, key) == ("second", "second", 0)
+    send(lane, sent[0])
+    work(world, lane)
+    assert held(world, lane, key) == ("second", "second", 0)
+
+
+@pytest.mark.parametrize("name", ["note", "memo"])
+def test_a_refusal_that_comes_after_a_newer_write_is_no_more(world, lane, key, name):
+    lane, sent = world.lanes[name], []
+    for title, weight in (("second", "heavy"), ("third", "3")):
+        put(world, key, title, weight)
+        sync(lane, key, hand_over=sent.append)
+    send(lane, sent[0])
+    send(lane, sent[1])
+    work(world, lane)
+    assert held(world, lane, key) == ("third", "third", 0)
+    assert letters(world, name) == []
+
+
+def test_one_that_others_rely_on_by_now_is_due_and_told_until_it_can_be_undone(world, lane, key, command):
+    """A note that came in, and that a remark refers to by the time its document turns out to be refused."""
+    child = next(NUMBERS)
+    refuse(world, lane, child)
+    world.legacy("INSERT INTO remark VALUES (%s, %s)", (child, child))
+    sync(world.lanes["remark"], child)
+    refuse(world, lane, key)
+    with lane.stores.target() as cursor:  # one record, of which one fails
+        cursor.execute("DELETE FROM sync.due WHERE reason = 'compensation'")
+        due.owe(cursor, "note", "compensation", [str(child), str(key)], 0)
+    work(world, lane)
+    assert held(world, lane, key)[0] == "first"
+    assert held(world, lane, child)[0] == "refused"
+    assert letters(world) == sorted([letter(key), letter(child, undone=False, error="CompensationFailed")])
+    ((attempts, error, later),) = world.target(
+        "SELECT attempts, error, not_before > now() FROM sync.due WHERE reason = 'compensation'"
+    )
+    assert (attempts, error, later) == (1, "CompensationError", True)
+    said = told(lane, child)
+    assert said["state"] == "failed"
+    assert f"CompensationFailed: CompensationError: remark {child} refers to {child} in the new side" in said["verdict"]
+    assert "its document was refused" in said["verdict"]
+    assert "what keeps the former row" in said["to_do"]
+    assert any("could not be put back" in alert for alert in status_of(world.stores, lane.entity)["alerts"])
+    assert "CompensationFailed" in command("dead-letters", "list", "note")[1]
+    assert "CompensationError" in command("due", "list", "note")[1]
+    asset = dg.AssetKey(["catalog", "note"])
+    found = next(f for f in standing(world.stores, lane.entity, asset) if f.check_name == DEAD_LETTERS)
+    assert (found.passed, found.severity) == (False, dg.AssetCheckSeverity.ERROR)
+    assert "1 rows could not be put back" in found.description
+
+    world.legacy("DELETE FROM remark")
+    sync(world.lanes["remark"], child)
+    work(world, lane)
+    assert held(world, lane, child) == (None, None, 0)
+    assert letters(world) == sorted([letter(key), letter(child)])
+    assert "could not be put back" not in str(status_of(world.stores, lane.entity)["alerts"])
+
+
+@pytest.mark.parametrize("fault", ["right", "constraint"])
+def test_a_compensation_that_the_table_refuses_is_tried_again(world, lane, key, fault):
+    refuse(world, lane, key)
+    role = world.stores.settings.target_db.partition("//")[2].partition(":")[0]
+    break_it, mend_it = {
+        "right": (f"REVOKE UPDATE ON catalog.note FROM {role}", f"GRANT UPDATE ON catalog.note TO {role}"),
+        "constraint": (
+            "ALTER TABLE catalog.note ADD CONSTRAINT unlike CHECK (title <> 'first') NOT VALID",
+            "ALTER TABLE catalog.note DROP CONSTRAINT unlike",
+        ),
+    }[fault]
+    world.target(break_it)
+    try:
+        work(world, lane)
+        assert held(world, lane, key) == ("refused", "first", 0)
+        assert letters(world) == [letter(key, undone=False, error="CompensationFailed")]
+    finally:
+        world.target(mend_it)
+    work(world, lane)
+    assert held(world, lane, key) == ("first", "first", 1)
+    assert letters(world) == [letter(key)]
+
+
+@contextmanager
+def taking_all(world, index):
+    """Behind the alias is another index, which takes any weight; the former one again afterwards."""
+    mapping = {"properties": {"title": {"type": "keyword"}, "weight": {"type": "keyword"}}}
+    world.document("PUT", f"{index}-takes", {"mappings": {"dynamic": False, **mapping}})
+    try:
+        _point(world, index, f"{index}-000001", f"{index}-takes")
+        yield
+    finally:
+        _point(world, index, f"{index}-takes", f"{index}-000001")
+        world.document("DELETE", f"{index}-takes")
+
+
+def _point(world, alias, before, after):
+    acts = [{"remove": {"index": before, "alias": alias}}, {"add": {"index": after, "alias": alias}}]
+    world.document("POST", "_aliases", {"actions": acts})
+
+
+def test_a_replay_tries_row_and_document_again(world, lane, key, command):
+    refuse(world, lane, key)
+    work(world, lane)
+    assert json.loads(command("dead-letters", "replay", "note", "--format", "json")[1])["note"]["parked"] == 1
+    assert held(world, lane, key) == ("first", "first", 1)
+    assert letters(world) == [letter(key)]
+    with taking_all(world, "note"):
+        command("dead-letters", "replay", "note")
+        assert held(world, lane, key) == ("refused", "refused", 0)
+        assert letters(world) == []
+    put(world, key, "mended", "2")
+    sync(lane, key)
+
+
+def test_one_that_another_index_has_taken_meanwhile_is_whole(world, lane, key):
+    refuse(world, lane, key)
+    with taking_all(world, "note"):
+        ((written,),) = world.target("SELECT written FROM sync.ledger_note WHERE id = %s", (key,))
+        document = {"id": key, "title": "refused", "weight": "heavy"}
+        world.document("PUT", f"note/_doc/{key}?version={written}&version_type=external", document)
+        work(world, lane)
+        assert held(world, lane, key) == ("refused", "refused", 0)
+        dead_letters.replay(lane, Which("note", [str(key)]))
+        work(world, lane)
+        assert letters(world) == []
+    put(world, key, "mended", "2")
+    sync(lane, key)
+
+
+def test_a_repair_tries_it_again_and_it_is_put_back_again(world, lane, key, command):
+    refuse(world, lane, key)
+    work(world, lane)
+    assert command("repair", "note", "--key", str(key))[0] == 0
+    assert held(world, lane, key)[0] == "refused"
+    work(world, lane)
+    assert held(world, lane, key) == ("first", "first", 1)
+    assert command("repair", "note")[0] == 0  # what is pending is left alone
+    assert held(world, lane, key) == ("first", "first", 1)
+
+
+def test_a_discarded_one_stays_as_it_was_before(world, lane, key, command):
+    refuse(world, lane, key)
+    work(world, lane)
+    dead_letters.discard(lane, Which("note", [str(key)], reasons=("rejected",)), "ann", "nobody needs it")
+    sync(lane, key)
+    sync(lane, key, documents=True)
+    sweep(lane)
+    work(world, lane)
+    assert held(world, lane, key) == ("first", "first", 1)
+    assert letters(world) == [(str(key), "discarded", "document", "document_parsing_exception", True)]
+    assert {f.kind for f in reconcile(lane).findings} == {"discarded"}
+    assert told(lane, key)["state"] == State.DISCARDED
+    with taking_all(world, "note"):
+        command("dead-letters", "replay", "note", "--discarded")
+        assert held(world, lane, key) == ("refused", "refused", 0)
+    put(world, key, "mended", "2")
+    sync(lane, key)
+
+
+def test_it_is_told(world, lane, key, command):
+    refuse(world, lane, key)
+    assert told(lane, key)["state"] == "failed"
+    work(world, lane)
+    said = told(lane, key)
+    assert (said["word"], said["state"]) == ("parked", "compensated")
+    assert said["verdict"].endswith("; so row, files and document were put back as they were before.")
+    assert "and behind: it is parked at step document" in said["sinks"]["relational"]
+    lines = [h.what for h in history(lane, str(key), 50).happenings]
+    assert "compensated at step document: row, files and document are as they were before" in lines
+    assert "undone: as it was before" in lines
+    out = command("dead-letters", "show", "note", str(key))[1]
+    assert "Put back as it was before, at " in out
+
+
+def test_the_ledger_is_made_again_from_the_log(world, lane, key):
+    new = next(NUMBERS)
+    snapshot.take(world.stores, "note")
+    for refused in (key, new):
+        refuse(world, lane, refused)
+    work(world, lane)
+    before = world.target("SELECT * FROM sync.ledger_note ORDER BY id")
+    snapshot.rebuild(lane)
+    assert world.target("SELECT * FROM sync.ledger_note ORDER BY id") == before
+
+
+def test_a_file_that_a_row_may_go_back_to_is_no_garbage(world, lane, key):
+    refuse(world, lane, key)
+    with closing(Stores(dataclasses.replace(lane.stores.settings, garbage_grace_seconds=0))) as stores:
+        collect(stores)
+    work(world, lane)
+    assert held(world, lane, key) == ("first", "first", 1)
+    ((name,),) = world.target("SELECT target_key FROM sync.media_ref WHERE entity = 'note'")
+    world.client.head_object(Bucket=world.target_bucket, Key=name)
+
+
+def test_a_rewritten_file_does_not_bring_one_back(world, lane, key):
+    """The sweep finds that the file is another one by now; the row that would name it is refused."""
+    refuse(world, lane, key, cover="old.png")
+    work(world, lane)
+    world.client.put_object(Bucket=world.legacy_bucket, Key="old.png", Body=b"other bytes")
+    assert sweep(lane).files == 0
+    world.client.put_object(Bucket=world.legacy_bucket, Key="old.png", Body=b"old.png")
+
+
+def test_one_whose_row_is_refused_next_is_tried_when_it_is_back(world, lane, key):
+    """Refused and put back; then its file is missing; then it is as it was when its document was refused."""
+    refuse(world, lane, key)
+    work(world, lane)
+    put(world, key, "refused", "heavy", "missing.png")
+    sync(lane, key)
+    assert [error for *_, error, _ in letters(world)] == ["MediaMissing"]
+    put(world, key, "refused", "heavy")
+    sync(lane, key)
+    work(world, lane)
+    assert letters(world) == [letter(key)]
+    assert held(world, lane, key) == ("first", "first", 1)
+
+
+def test_a_part_of_a_row_is_put_back_alone(world):
+    lane = world.lanes["line"]
+    line = "INSERT INTO line VALUES (%s, %s, %s, %s) ON CONFLICT (note_id, lang) DO UPDATE SET title = excluded.title,"
+    line += " weight = excluded.weight"
+    number = next(NUMBERS)
+
+    def titles():
+        return world.target("SELECT lang, title FROM catalog.line WHERE id = %s ORDER BY lang", (number,))
+
+    def replace(weight):
+        for lang in ("de", "en"):
+            world.legacy(line, (number, lang, "anew", "1" if lang == "de" else weight))
+        sync_roots(lane, lane.origin.root.parse([str(number)]), Order(acknowledge=True))
+
+    for lang in ("de", "en"):
+        world.legacy(line, (number, lang, "first", "1"))
+    sync_roots(lane, lane.origin.root.parse([str(number)]), Order(acknowledge=True))
+    replace("heavy")
+    work(world, lane)
+    assert titles() == [("de", "anew"), ("en", "first")]
+    assert letters(world, "line") == [letter(f'["{number}","en"]')]
+    replace("2")
+    assert titles() == [("de", "anew"), ("en", "anew")]
+    assert letters(world, "line") == []

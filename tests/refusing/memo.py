@@ -1,0 +1,3 @@
+from tests.refusing._notes import note
+
+entity = note("memo", "forward")
