@@ -267,7 +267,7 @@ def test_one_whose_document_came_late_was_whole(world, lane, key, noted):
     if noted:
         send(lane, sent[0])
     else:  # whoever sent it was killed before it noted that it was taken
-        lane.entity.index.write(lane.stores.search, sent[0].ids, sent[0].versions, sent[0].documents)
+        lane.entity.index.write(lane.stores.search, sent[0].ids, sent[0].versions, sent[0].documents(lane.entity.index))
     work(world, lane)
     assert held(world, lane, key) == ("second", "second", 0)
     send(lane, sent[0])
