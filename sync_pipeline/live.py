@@ -48,9 +48,12 @@ def poll(
     pages = source.pull(_PULL_ROWS)
     page = next(pages, None)
     crash_point("claim.after")
-    if page is None and keep_idle:
+    if page is None:
+        standing = source.standing()
+        if not keep_idle and not standing.gap_at:
+            return  # what is noted nowhere, the source must be able to tell again
         with lane.stores.target() as cursor:
-            lease.move(cursor, source.standing())
+            lease.move(cursor, standing)
     while page is not None:
         following = next(pages, None)
         move = partial(_move, lease, source) if following is None else _nothing

@@ -62,15 +62,18 @@ def slot_name(subject: Subject) -> str:
 
 
 class WalSource(Source):
-    """Reads an entity's slot. `_end` is how far the log was read, at a transaction's end."""
+    """Reads an entity's slot.
+
+    `_end` is how far the log was read, at a transaction's end; the server keeps what comes after `_kept`.
+    """
 
     def __init__(self, subject: Subject, end: int) -> None:
         self.subject = subject
         self._slot = slot_name(subject)
-        self._end = end
+        self._end = self._kept = end
         self._through: dt.datetime | None = None
         self._mark: tuple[dt.datetime, int] | None = None
-        self._marked = self._asked = 0.0
+        self._marked = 0.0
         self._retained = 0
         self._connection: Any = None
         self._cursor: Any = None
@@ -88,9 +91,14 @@ class WalSource(Source):
                 self._drop()
                 found = None
             if found is None:
-                cursor.create_replication_slot(self._slot, slot_type=REPLICATION_LOGICAL, output_plugin="pgoutput")
+                with suppress(psycopg2.errors.DuplicateObject):  # somebody else was quicker
+                    cursor.create_replication_slot(self._slot, slot_type=REPLICATION_LOGICAL, output_plugin="pgoutput")
                 found = self._look()
-                assert found is not None
+            if found is None or found[0] is None:
+                raise UnreachableError(
+                    f"SYNC_LEGACY_DB: slot {self._slot} is being made by another session: that waits for all"
+                    " transactions that are open now"
+                )
             self._end = int(found[0])
             return Standing({"lsn": self._end, "slot": self._slot, "system": _system(cursor)})
 
@@ -102,7 +110,7 @@ class WalSource(Source):
         confirmed, status, pid, _ = found
         if status == "lost":
             raise GapError(f"slot {self._slot} has lost its log (max_slot_wal_keep_size)")
-        if confirmed > int(state["lsn"]):
+        if confirmed is None or confirmed > int(state["lsn"]):
             raise GapError(f"slot {self._slot} was moved on by somebody else")
         with self._connected() as cursor:
             if _system(cursor) != state["system"]:
@@ -138,13 +146,14 @@ class WalSource(Source):
         return Standing(state, self._through, gap_at=self._emptied_at)
 
     def keep(self) -> None:
-        """Tell the server what it may forget; now and then ask how far it has come, for an idle log moves on too."""
-        asks = time.monotonic() - self._asked >= _MARK_SECONDS
-        self._asked = time.monotonic() if asks else self._asked
+        """Tell the server what it may forget."""
+        self._kept, self._emptied_at = self._end, None
         with self._telling():
-            end = self._end
-            self._cursor.send_feedback(write_lsn=end, flush_lsn=end, apply_lsn=end, reply=asks, force=True)
-        self._emptied_at = None
+            self._tell()
+
+    def _tell(self, *, asks: bool = False) -> None:
+        end = self._kept
+        self._cursor.send_feedback(write_lsn=end, flush_lsn=end, apply_lsn=end, reply=asks, force=True)
 
     def wait(self, halt: threading.Event, seconds: float) -> None:
         """Until the log says something."""
@@ -256,9 +265,12 @@ class WalSource(Source):
 
     def _set_mark(self) -> None:
         """The clock, and how far the log reaches: what was committed before the one is below the other."""
-        if self._mark or time.monotonic() - self._marked < _MARK_SECONDS:
+        if time.monotonic() - self._marked < _MARK_SECONDS:
             return
         self._marked = time.monotonic()
+        self._tell(asks=True)  # how far it has come: an idle log moves on too
+        if self._mark:
+            return
         with self.subject.stores.legacy() as cursor:
             cursor.execute(
                 "SELECT statement_timestamp(), pg_current_wal_insert_lsn() - '0/0',"
@@ -277,10 +289,10 @@ class WalSource(Source):
         if self._end >= written_end(position):
             self._through, self._mark = now, None
 
-    def _look(self) -> tuple[int, str, int | None, int] | None:
+    def _look(self) -> tuple[int | None, str, int | None, int] | None:
         with self.subject.stores.legacy() as cursor:
             cursor.execute(_SLOT, (self._slot,))
-            found: tuple[int, str, int | None, int] | None = cursor.fetchone()
+            found: tuple[int | None, str, int | None, int] | None = cursor.fetchone()
         return found
 
     def _drop(self) -> None:

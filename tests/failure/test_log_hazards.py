@@ -68,13 +68,13 @@ def lane(world):
 
 
 @contextmanager
-def polling(lane):
+def polling(lane, *, keep_idle=True):
     """A function that polls once, and gives the number of keys it brought."""
     lease, brought = Lease.take(lane.stores, "note", "test"), []
 
     def poll():
         brought.clear()
-        live.poll(lane, lease, source, lambda _, outcome: brought.append(outcome.keys), keep_idle=True)
+        live.poll(lane, lease, source, lambda _, outcome: brought.append(outcome.keys), keep_idle=keep_idle)
         return sum(brought)
 
     with closing(resumed(lane)) as source:
@@ -223,6 +223,29 @@ def test_what_a_slot_keeps_is_told_and_let_go_while_only_others_write(world, lan
         wait_for(lambda: poll() or world.legacy(passed))
         assert any("bytes of the monolith's log" in alert for alert in status_of(strict, NOTE)["alerts"])
     world.legacy("DROP TABLE other")
+
+
+@pytest.mark.hazard(8)
+def test_what_a_poll_that_notes_nothing_has_read_is_let_go_by_none(world, lane):
+    """Else whoever comes next would find the slot ahead of the cursor."""
+    with polling(lane, keep_idle=False) as poll:
+        for _ in range(20):
+            world.legacy("CREATE TABLE other AS SELECT 1; DROP TABLE other")
+            poll()
+        ((noted,),) = world.target("SELECT state ->> 'lsn' FROM sync.cursor WHERE entity = 'note'")
+        ((ahead,),) = world.legacy(f"SELECT confirmed_flush_lsn - '0/0' > %s {SLOT}", [noted])
+        assert not ahead
+
+
+@pytest.mark.hazard(14)
+def test_an_emptied_table_is_noted_by_the_poll_that_hears_of_it(world, lane):
+    world.legacy(WRITE, (1, "to be gone", ""))
+    poll_on(lane)
+    world.legacy("TRUNCATE note")
+    with polling(lane, keep_idle=False) as poll:
+        wait_for(
+            lambda: poll() or world.target("SELECT 1 FROM sync.cursor WHERE entity = 'note' AND gap_at IS NOT NULL")
+        )
 
 
 @pytest.mark.hazard(12)

@@ -1,11 +1,15 @@
 """What a source cannot tell any more, or never could, is found by a sweep that it asks for; bad events stop nobody."""
 
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import replace
 
+import psycopg2
 import pytest
 
 from sync_pipeline.batch.order import Order
-from sync_pipeline.capture import open_cursor
+from sync_pipeline.capture import open_cursor, subject_of
+from sync_pipeline.errors import UnreachableError
 from sync_pipeline.lane import Lane
 from sync_pipeline.pipeline import sync_keys
 from sync_pipeline.sources.outbox import TRIES, Outbox
@@ -65,6 +69,21 @@ def noted(caught):
 
 def a_text(world):
     return world.legacy("SELECT min(id) FROM content WHERE kind = 'text' AND deleted_at IS NULL")[0][0]
+
+
+def test_a_slot_that_is_being_made_is_waited_for(world, caught):
+    lane = caught(Wal())
+    world.legacy("SELECT pg_drop_replication_slot('sync_text')")
+    begun = []
+    with closing(psycopg2.connect(world.monolith.admin_url)) as writer, ThreadPoolExecutor() as pool:
+        writer.cursor().execute("UPDATE content SET title = title WHERE id = %s", [a_text(world)])
+        first = pool.submit(lambda: begun.append(Wal().open(subject_of(lane), None).begin()))
+        wait_for(lambda: world.legacy(SLOT))
+        with pytest.raises(UnreachableError, match="slot sync_text is being made by another session"):
+            Wal().open(subject_of(lane), None).begin()
+        writer.commit()
+        first.result(30)
+    assert Wal().open(subject_of(lane), None).begin() == begun[0]
 
 
 def gap(world, lane):
