@@ -69,8 +69,9 @@ def sweep(lane: Lane) -> Swept:
         due.owe(cursor, lane.entity.name, "media", rewritten, 0)
         parking.look_again(cursor, lane.entity.name, keys)
         cursor.execute(
-            "UPDATE sync.cursor SET swept_from = %s, swept_at = now(), sweep_error = NULL WHERE entity = %s",
-            (began, lane.entity.name),
+            "UPDATE sync.cursor SET swept_from = CASE WHEN %s OR filled_at IS NULL THEN %s ELSE swept_from END,"
+            " swept_at = now(), sweep_error = NULL WHERE entity = %s",
+            (filled, began, lane.entity.name),  # the history may have come in meanwhile
         )
     return swept
 
@@ -79,8 +80,8 @@ def sweep_is_due(lane: Lane) -> bool:
     """Whether the last whole sweep is too long ago, or somebody waits for a newer one."""
     with lane.stores.target() as cursor:
         cursor.execute(
-            "SELECT swept_at IS NULL OR swept_at < now() - %s * interval '1 s' OR coalesce(sweep_wanted > swept_from,"
-            " false) FROM sync.cursor WHERE entity = %s",
+            "SELECT swept_at IS NULL OR swept_at < now() - %s * interval '1 s'"
+            " OR coalesce(sweep_wanted > coalesce(swept_from, '-infinity'), false) FROM sync.cursor WHERE entity = %s",
             (lane.stores.settings.sweep_seconds, lane.entity.name),
         )
         return bool(cursor.fetchone()[0])

@@ -8,6 +8,7 @@ import pyarrow as pa
 import pytest
 
 from sync_pipeline import backfill as filling
+from sync_pipeline import sweep as sweeping
 from sync_pipeline.backfill import backfill_all
 from sync_pipeline.batch.order import Outcome
 from sync_pipeline.entity import load_entities
@@ -124,6 +125,36 @@ def waiting_or_over(world, thread):
     waiting = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND datname = current_database()"
     while thread.is_alive() and world.target(waiting) == [(0,)]:
         thread.join(0.02)
+
+
+def swept_from(world, lane):
+    return world.target("SELECT swept_from FROM sync.cursor WHERE entity = %s", (lane.entity.name,))[0][0]
+
+
+@pytest.mark.hazard(14)
+def test_a_sweep_that_began_before_the_history_was_in_counts_no_more(world, expected):
+    """It has left alone what the ledger did not know; changes that no source reports may be among it."""
+    lane, since = ranged(world, "swept"), world.stores.legacy_now()
+    assert sweeping.sweep(lane).unfilled == expected
+    assert swept_from(world, lane) >= since
+    sweeping.ask_for_sweep(lane, since)
+    assert not sweeping.sweep_is_due(lane)
+    fill(lane)
+    assert swept_from(world, lane) is None
+    assert sweeping.sweep_is_due(lane)
+    sweeping.sweep(lane)
+    assert swept_from(world, lane) >= since
+
+
+@pytest.mark.hazard(14)
+def test_nor_does_one_during_which_the_history_came_in(world, monkeypatch):
+    lane = ranged(world, "midway")
+    with monkeypatch.context() as patched:
+        patched.setattr(sweeping, "_is_filled", lambda lane: fill(lane) == [])
+        sweeping.sweep(lane)
+    assert swept_from(world, lane) is None
+    sweeping.sweep(lane)
+    assert swept_from(world, lane) is not None
 
 
 def test_the_ledger_names_keys_that_were_written_since(world):
