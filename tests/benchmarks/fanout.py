@@ -36,7 +36,7 @@ def main(
     seconds: Annotated[float, typer.Option(help="Of edits before the rename.")] = 15.0,
 ) -> None:
     """Measure; servers of their own, removed at the end."""
-    with followed(source, int(roots * 1.3), _NAME, _REFER.format(roots=roots)) as (at, live):
+    with followed(source, int(roots * 1.3), _NAME, _REFER.format(roots=roots)) as (at, (live,)):
         legacy, catalog = at.monolith.admin_url, at.catalog_url
         expected = _one(catalog, _AUTHORS.format("the parent"))
         print("peak MB before", _peak(live.pid))

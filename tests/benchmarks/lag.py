@@ -49,9 +49,10 @@ def main(
     rate: Annotated[int, typer.Option(help="Changed rows a second.")] = 1_000,
     seconds: Annotated[float, typer.Option(help="How long.")] = 120.0,
     contents: Annotated[int, typer.Option(help="Rows of content.")] = 20_000,
+    apart: Annotated[bool, typer.Option(help="Follow each entity in a process of its own.")] = False,
 ) -> None:
     """Measure; servers of their own, removed at the end."""
-    with followed(source, contents) as (at, _):
+    with followed(source, contents, apart=apart) as (at, _):
         for name, held in (("", False), ("with a transaction held open", True)):
             observer = Observer(at.monolith.admin_url, at.catalog_url).start()
             edit(at.monolith.admin_url, rate, seconds / 2, held)
@@ -60,7 +61,9 @@ def main(
 
 
 @contextmanager
-def followed(source: str, contents: int, *prepared: str) -> Iterator[tuple[Addresses, Command]]:
+def followed(
+    source: str, contents: int, *prepared: str, apart: bool = False
+) -> Iterator[tuple[Addresses, list[Command]]]:
     """A filled pipeline that follows by `source`, over a monolith on which the statements `prepared` have run."""
     os.environ["TEST_CAPTURE"] = source
     home = Home(Path(".bench").absolute())
@@ -73,11 +76,14 @@ def followed(source: str, contents: int, *prepared: str) -> Iterator[tuple[Addre
         load(at.monolith.admin_url, fleet.objects.client(), LEGACY_BUCKET, contents=contents, files=0)
         with closing(Stores(Settings.from_env())) as stores:
             _fill(stores, at.monolith.admin_url, prepared)
-            live = Command(home.root / "follow.log", "sync", "--all", "--follow")
+            named = load_entities(stores.settings.entities) if apart else ["--all"]
+            live = [Command(home.root / f"{name}.log", "sync", name, "--follow") for name in named]
             _wait_followed(stores)
             yield at, live
-            live.interrupt()
-            live.wait()
+            for each in live:
+                each.interrupt()
+            for each in live:
+                each.wait()
     finally:
         down(home)
         shutil.rmtree(home.root, ignore_errors=True)
