@@ -62,18 +62,15 @@ def slot_name(subject: Subject) -> str:
 
 
 class WalSource(Source):
-    """Reads an entity's slot.
-
-    `_end` is how far the log was read, at a transaction's end; the server keeps what comes after `_kept`.
-    """
+    """Reads an entity's slot. `_end` is how far the log was read, at a transaction's end."""
 
     def __init__(self, subject: Subject, end: int) -> None:
         self.subject = subject
         self._slot = slot_name(subject)
-        self._end = self._kept = end
+        self._end = end
         self._through: dt.datetime | None = None
         self._mark: tuple[dt.datetime, int] | None = None
-        self._marked = 0.0
+        self._marked = self._asked = 0.0
         self._retained = 0
         self._connection: Any = None
         self._cursor: Any = None
@@ -146,14 +143,13 @@ class WalSource(Source):
         return Standing(state, self._through, gap_at=self._emptied_at)
 
     def keep(self) -> None:
-        """Tell the server what it may forget."""
-        self._kept, self._emptied_at = self._end, None
+        """Tell the server what it may forget; now and then ask how far it has come, for an idle log moves on too."""
+        asks = time.monotonic() - self._asked >= _MARK_SECONDS
+        self._asked = time.monotonic() if asks else self._asked
         with self._telling():
-            self._tell()
-
-    def _tell(self, *, asks: bool = False) -> None:
-        end = self._kept
-        self._cursor.send_feedback(write_lsn=end, flush_lsn=end, apply_lsn=end, reply=asks, force=True)
+            end = self._end  # the driver adds to it, by itself, what it has heard of a log that holds nothing of ours
+            self._cursor.send_feedback(write_lsn=end, flush_lsn=end, apply_lsn=end, reply=asks, force=True)
+        self._emptied_at = None
 
     def wait(self, halt: threading.Event, seconds: float) -> None:
         """Until the log says something."""
@@ -265,12 +261,9 @@ class WalSource(Source):
 
     def _set_mark(self) -> None:
         """The clock, and how far the log reaches: what was committed before the one is below the other."""
-        if time.monotonic() - self._marked < _MARK_SECONDS:
+        if self._mark or time.monotonic() - self._marked < _MARK_SECONDS:
             return
         self._marked = time.monotonic()
-        self._tell(asks=True)  # how far it has come: an idle log moves on too
-        if self._mark:
-            return
         with self.subject.stores.legacy() as cursor:
             cursor.execute(
                 "SELECT statement_timestamp(), pg_current_wal_insert_lsn() - '0/0',"

@@ -58,6 +58,7 @@ def written_late(scene: Scene, dice: Random) -> Iterator[None]:
 @fault(weight=2, grounds=DEMO)
 def savepoints(scene: Scene, dice: Random) -> Iterator[None]:
     """Many, one in the other; some are taken back, and the transaction stays open."""
+    chosen = scene.contents(dice, 2)
     with scene.writer() as connection:
         cursor = connection.cursor()
         for n in range(_SUBTRANSACTIONS):
@@ -65,7 +66,7 @@ def savepoints(scene: Scene, dice: Random) -> Iterator[None]:
             create(cursor, "savepoint", 1)
             if n % 3 == 2:
                 cursor.execute(f"ROLLBACK TO SAVEPOINT s{n}")
-        edit(cursor, "savepoint", scene.contents(dice, 2))
+        edit(cursor, "savepoint", chosen)
         yield
         connection.commit()
 
