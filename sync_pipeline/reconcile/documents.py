@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
-import orjson
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -13,6 +13,7 @@ from sync_pipeline.adapt import Adapted
 from sync_pipeline.errors import SettingError
 from sync_pipeline.lane import Lane
 from sync_pipeline.origin import DIGEST
+from sync_pipeline.reconcile.fields import Fields
 from sync_pipeline.reconcile.verdict import Difference, Finding
 from sync_pipeline.sinks.search_index import SearchIndex, has_fit_id, reaching
 
@@ -32,17 +33,21 @@ def compare_documents(
     public = expected.take(pc.indices_nonzero(wanted))
     texts = lane.origin.key.texts(public.legacy).to_pylist()
     digests = dict(zip(texts, public.legacy.column(DIGEST).to_pylist(), strict=True))
-    documents = dict(zip(texts, index.documents(public.table).to_pylist(), strict=True))
+    # as the client reads those that are there: whole numbers of any length stay exact
+    documents = dict(zip(texts, map(json.loads, index.documents(public.table).to_pylist()), strict=True))
+    fields = Fields(lane)
     ids = texts if asked is None else sorted({*texts, *lane.origin.key.texts(asked).to_pylist()})
     found: list[Finding] = []
     for first in range(0, len(ids), _MGET):
         part = ids[first : first + _MGET]
         ledger = _ledger(lane, part)
         for doc in _fetched(lane, index, part):
-            wanted = documents.get(doc["_id"])
-            kind = _kind(doc, wanted, digests.get(doc["_id"]), *ledger.get(doc["_id"], (None, 0, 0)))
+            wanted, there = documents.get(doc["_id"]), doc.get("_source") if doc.get("found") else None
+            differing = fields.differing(wanted, there) if wanted is not None and there is not None else []
+            kind = _kind(doc, wanted, differing, digests.get(doc["_id"]), *ledger.get(doc["_id"], (None, 0, 0)))
             if kind:
-                found.append(Finding("search", kind, doc["_id"], differs=_differences(doc, wanted)))
+                differs = tuple(Difference(name, _short(wanted, name), _short(there, name)) for name in differing)
+                found.append(Finding("search", kind, doc["_id"], differs=differs))
     return found
 
 
@@ -88,29 +93,25 @@ def parsed(lane: Lane, ids: list[str]) -> tuple[pa.Table, set[str]]:
 
 
 def _kind(
-    doc: dict[str, Any], wanted: str | None, digest: int | None, kept: int | None, written: int, basis_ok: int
+    doc: dict[str, Any],
+    wanted: dict[str, Any] | None,
+    differing: list[str],
+    digest: int | None,
+    kept: int | None,
+    written: int,
+    basis_ok: int,
 ) -> str:
     if not doc.get("found"):
         return "missing" if wanted is not None else ""
     if wanted is None:
         return "extra"
-    if orjson.dumps(doc["_source"], option=orjson.OPT_SORT_KEYS) == orjson.dumps(
-        orjson.loads(wanted), option=orjson.OPT_SORT_KEYS
-    ):
+    if not differing:
         return ""
     return "stale" if doc["_version"] < written or kept != digest or not basis_ok else "corrupt"
 
 
-def _differences(doc: dict[str, Any], wanted: str | None) -> tuple[Difference, ...]:
-    if not doc.get("found") or wanted is None:
-        return ()
-    here, there = orjson.loads(wanted), doc["_source"]
-    fields = [field for field in sorted({*here, *there}) if here.get(field) != there.get(field)]
-    return tuple(Difference(field, _short(here.get(field)), _short(there.get(field))) for field in fields)
-
-
-def _short(value: object) -> str:
-    return orjson.dumps(value).decode()[:_SHOWN]
+def _short(document: dict[str, Any] | None, name: str) -> str:
+    return json.dumps(document[name], ensure_ascii=False)[:_SHOWN] if document and name in document else "absent"
 
 
 def _ledger(lane: Lane, texts: list[str]) -> dict[str, tuple[int | None, int, int]]:

@@ -1,0 +1,74 @@
+"""Fields of documents, compared as rows are: by type where the table knows one, by PostgreSQL itself.
+
+A number that JSON cannot hold exactly is there as text, and 1.0 and 1.00 are two texts for one number: the digest takes
+them as one, so a document may bear either.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import psycopg2
+
+from sync_pipeline.lane import Lane
+from sync_pipeline.sql import quote
+
+# numbers, times, intervals and ranges, alone and in arrays; texts differ by their bytes, JSON by its own texts
+_SEVERAL_FORMS = """
+    SELECT a.attname FROM pg_attribute a JOIN pg_type t ON t.oid = a.atttypid LEFT JOIN pg_type e ON e.typarray = t.oid
+    WHERE a.attrelid = %s::regclass AND a.attnum > 0 AND coalesce(e.typcategory, t.typcategory) IN ('N', 'D', 'T', 'R')
+"""
+_ABSENT = object()
+
+
+@dataclass
+class Fields:
+    """Compares the fields of an entity's documents."""
+
+    lane: Lane
+
+    def differing(self, wanted: Mapping[str, Any], there: Mapping[str, Any]) -> list[str]:
+        """Names of fields whose values differ, or that only one of the documents has."""
+        return [
+            name
+            for name in sorted({*wanted, *there})
+            if not self._same(name, wanted.get(name, _ABSENT), there.get(name, _ABSENT))
+        ]
+
+    def _same(self, name: str, one: Any, other: Any) -> bool:
+        return same(one, other) or (
+            same(one, other, texts=False) and name in self._typed and self._equal(name, one, other)
+        )
+
+    def _equal(self, name: str, one: Any, other: Any) -> bool:
+        """Whether PostgreSQL takes both for one value of the column's type."""
+        column = f"(jsonb_populate_record(NULL::{self.lane.entity.table.quoted}, %s)).{quote(name)}"
+        values = [json.dumps({name: value}) for value in (one, other)]
+        with self.lane.stores.target_at_once() as cursor:
+            try:
+                cursor.execute(f"SELECT {column} IS NOT DISTINCT FROM {column}", values)
+            except psycopg2.DataError:  # no value of that type at all
+                return False
+            return bool(cursor.fetchone()[0])
+
+    @cached_property
+    def _typed(self) -> frozenset[str]:
+        """Columns of which one value has several texts."""
+        with self.lane.stores.target_at_once() as cursor:
+            cursor.execute(_SEVERAL_FORMS, (self.lane.entity.table.quoted,))
+            return frozenset(name for (name,) in cursor.fetchall())
+
+
+def same(one: Any, other: Any, *, texts: bool = True) -> bool:
+    """Whether two values of JSON are one: 1 is 1.0, and true is not 1. Without `texts`, any two texts count as one."""
+    if isinstance(one, dict) and isinstance(other, dict):
+        return one.keys() == other.keys() and all(same(value, other[name], texts=texts) for name, value in one.items())
+    if isinstance(one, list) and isinstance(other, list):
+        return len(one) == len(other) and all(same(*pair, texts=texts) for pair in zip(one, other, strict=True))
+    if isinstance(one, str) and isinstance(other, str) and not texts:
+        return True
+    return isinstance(one, bool) is isinstance(other, bool) and bool(one == other)
