@@ -13,11 +13,11 @@ from tests.world import World
 SOURCES: dict[str, Capture] = {"watermark": Watermark(), "outbox": Outbox(), "wal": Wal(), "sweep": SweepOnly()}
 
 
-def made(lane: Lane) -> list[str]:
-    """Statements that make what the lane's source needs."""
+def made(lane: Lane, notify: bool | None = None) -> list[str]:
+    """Statements that make what the lane's source needs; `notify` as `outbox install` has it."""
     capture = lane.entity.capture
     if isinstance(capture, Outbox):  # versions are told by the monolith's own code
-        return [] if capture.version else outbox_tables.install(subject_of(lane), capture)
+        return [] if capture.version else outbox_tables.install(subject_of(lane), capture, notify)
     return publication.install(subject_of(lane)) if isinstance(capture, Wal) else []
 
 

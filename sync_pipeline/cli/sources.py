@@ -26,13 +26,26 @@ Owner = Annotated[
     str,
     typer.Option("--owner-db", envvar="SYNC_LEGACY_OWNER_DB", help="The monolith's database as the tables' owner."),
 ]
+Notify = Annotated[
+    bool | None,
+    typer.Option(
+        "--notify/--no-notify",
+        help="Have triggers wake us by NOTIFY: then PREPARE TRANSACTION fails for whoever changes these tables."
+        " By default only while the server allows no prepared transactions (max_prepared_transactions = 0).",
+        show_default=False,
+    ),
+]
 Statements = Callable[[Subject, Entity], list[str]]
 
 
 @outbox.command("install")
-def install_outbox(name: Name = None, everything: All = False, apply: Apply = False, owner: Owner = "") -> None:
+def install_outbox(
+    name: Name = None, everything: All = False, apply: Apply = False, owner: Owner = "", notify: Notify = None
+) -> None:
     """Print what fills an outbox with an entity's changes; needed before the entity says `capture=Outbox()`."""
-    _each(name, everything, lambda subject, entity: outbox_tables.install(subject, _outbox(entity)), apply, owner)
+    _each(
+        name, everything, lambda subject, entity: outbox_tables.install(subject, _outbox(entity), notify), apply, owner
+    )
 
 
 @outbox.command("uninstall")

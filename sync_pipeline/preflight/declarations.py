@@ -33,6 +33,8 @@ def look_at_entity(stores: Stores, entity: Entity) -> Iterator[Notice]:
     yield from (Notice("error", about, fault, remedy) for fault, remedy in faults)
     if not faults:
         yield Notice("ok", about, "query, adapter and sinks agree on columns")
+        for level, what, remedy in sources.remarks(_subject(stores, entity, origin), entity.capture):
+            yield Notice(level, about, what, remedy)
 
 
 def _columns(entity: Entity, origin: Origin) -> Iterator[tuple[str, str]]:
@@ -73,9 +75,13 @@ def _sources(stores: Stores, entity: Entity, origin: Origin) -> Iterator[tuple[s
     if version and (version not in origin.schema.names or not pa.types.is_integer(origin.schema.field(version).type)):
         yield f"Outbox(version={version!r}) names no whole number of the query", "add it to the query"
     try:
-        yield from sources.faults(Subject(entity.name, origin.root, entity.tables, stores), entity.capture)
+        yield from sources.faults(_subject(stores, entity, origin), entity.capture)
     except DeclarationError as error:
         yield str(error).removeprefix(f"entity {entity.name}: "), "mend the entity's Table"
+
+
+def _subject(stores: Stores, entity: Entity, origin: Origin) -> Subject:
+    return Subject(entity.name, origin.root, entity.tables, stores)
 
 
 def _grant(stores: Stores, error: BaseException) -> str:

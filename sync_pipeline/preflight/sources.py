@@ -31,6 +31,21 @@ def faults(subject: Subject, capture: Capture) -> Iterator[tuple[str, str]]:
         yield from _wal(subject)
 
 
+def remarks(subject: Subject, capture: Capture) -> Iterator[tuple[str, str, str]]:
+    """(level, what, remedy) of what loses nothing. Raises DeclarationError, UnreachableError."""
+    if not isinstance(capture, Outbox):
+        return
+    with subject.stores.legacy() as cursor:
+        if not outbox_tables.is_ours(cursor, capture):
+            return
+        waking, unprepared = outbox_tables.notifying(cursor, subject, capture)
+    if unprepared:
+        what = f"triggers of {', '.join(unprepared)} notify: PREPARE TRANSACTION fails for whoever changes these tables"
+        yield "warning", what, f"sync-pipeline outbox install {subject.entity}"
+    else:
+        yield "ok", f"{capture.table} {'wakes us by NOTIFY' if waking else 'is polled: no trigger notifies'}", ""
+
+
 def _outbox(subject: Subject, outbox: Outbox) -> Iterator[tuple[str, str]]:
     remedy = f"sync-pipeline outbox install {subject.entity}"
     with subject.stores.legacy() as cursor:

@@ -96,6 +96,8 @@ class OutboxSource(Source):
     _emptied_at: dt.datetime | None = None
     _cleaned: float = 0.0
     _ear: Any = None
+    _announced: bool = False  # the last events that came were notified of
+    _silent: bool = False  # the last wait ended without a notice
 
     def begin(self) -> Standing:
         """Events are pending from the moment on that they are written."""
@@ -115,6 +117,7 @@ class OutboxSource(Source):
         position = 0
         while (events := self._pending(position, rows)).num_rows:
             position = events.column("id")[events.num_rows - 1].as_py()
+            self._announced = self._announced and not self._silent
             for kind in pc.unique(events.column("aggregate_type")).to_pylist():
                 named = events.filter(pc.equal(events.column("aggregate_type"), kind))
                 yield from self._roots(self._tracked(kind), named, rows)
@@ -140,14 +143,16 @@ class OutboxSource(Source):
             self._clean()
 
     def wait(self, halt: threading.Event, seconds: float) -> None:
-        """Until the monolith notifies of an event; without a notice, a second."""
-        limit = time.monotonic() + max(seconds, _LISTENED_SECONDS)
+        """Until the monolith notifies of an event; where it does so for each, polls are a second apart besides."""
+        limit = time.monotonic() + (max(seconds, _LISTENED_SECONDS) if self._announced else seconds)
+        self._silent = True
         try:
             ear = self._listening()
             while not halt.is_set() and (left := limit - time.monotonic()) > 0:
                 if select.select([ear], [], [], min(left, 0.1))[0]:
                     ear.poll()
                     ear.notifies.clear()
+                    self._announced, self._silent = True, False
                     return
         except (psycopg2.Error, OSError, ValueError):
             self.close()

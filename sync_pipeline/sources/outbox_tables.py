@@ -36,11 +36,21 @@ BEGIN
             SELECT {kind}, {key}, {event} || 'update' FROM old_rows r WHERE {known}
             UNION SELECT {kind}, {key}, {event} || 'update' FROM new_rows r WHERE {known};
     END IF;
-    IF FOUND THEN
-        PERFORM pg_notify('{channel}', '');
-    END IF;
+{wake}
     RETURN NULL;
 END $sync$"""
+# by what was chosen; else the server's setting decides, at each change
+_WAKE = {
+    None: """    -- PostgreSQL prepares no transaction that has notified: where any may be prepared, we poll
+    IF FOUND AND current_setting('max_prepared_transactions') = '0' THEN
+        PERFORM pg_notify('{channel}', '');
+    END IF;""",
+    True: """    -- PREPARE TRANSACTION fails for whoever changes this table: it was installed with --notify
+    IF FOUND THEN
+        PERFORM pg_notify('{channel}', '');
+    END IF;""",
+    False: "    -- nobody is notified: it was installed with --no-notify, and is polled",
+}
 _TRANSITIONS = {
     "insert": "REFERENCING NEW TABLE AS new_rows",
     "update": "REFERENCING OLD TABLE AS old_rows NEW TABLE AS new_rows",
@@ -49,8 +59,12 @@ _TRANSITIONS = {
 }
 
 
-def install(subject: Subject, outbox: Outbox) -> list[str]:
-    """Statements for who owns the tables. Raises DeclarationError, UnreachableError."""
+def install(subject: Subject, outbox: Outbox, notify: bool | None = None) -> list[str]:
+    """Statements for who owns the tables. Raises DeclarationError, UnreachableError.
+
+    Triggers that `notify` wake whoever follows, and keep every transaction that fires them from being prepared; None
+    has them do it only while the server allows no prepared transactions at all.
+    """
     with subject.stores.legacy() as cursor:
         cursor.execute("SELECT to_regclass(%s) IS NULL, quote_ident(current_user)", (outbox.table,))
         missing, role = cursor.fetchone()
@@ -58,7 +72,11 @@ def install(subject: Subject, outbox: Outbox) -> list[str]:
         return [
             *(_table(cursor, outbox.table) if missing else []),
             f"GRANT SELECT, UPDATE (processed_at, attempts, last_error), DELETE ON {outbox.table} TO {role}",
-            *(made for name, each in reports.items() for made in _triggers(cursor, subject, outbox, name, each)),
+            *(
+                made
+                for name, each in reports.items()
+                for made in _triggers(cursor, subject, outbox, name, each, notify)
+            ),
         ]
 
 
@@ -99,6 +117,20 @@ def unfilled(cursor: Cursor, subject: Subject, outbox: Outbox) -> list[str]:
     return found
 
 
+def notifying(cursor: Cursor, subject: Subject, outbox: Outbox) -> tuple[list[str], list[str]]:
+    """Tables of the entity whose triggers wake us now, and those of them that keep transactions from being prepared."""
+    cursor.execute("SELECT current_setting('max_prepared_transactions') <> '0'")
+    (prepares,) = cursor.fetchone()
+    reports = _reports(cursor, subject, outbox)
+    cursor.execute(
+        "SELECT proname, prosrc ~ 'max_prepared_transactions' FROM pg_proc WHERE prosrc ~ 'pg_notify'"
+        " AND proname = ANY(%s) AND obj_description(oid, 'pg_proc') = %s",
+        ([*reports], _ours(outbox)),
+    )
+    waking = sorted({reports[name].table.name for name, asks in cursor.fetchall() if not (asks and prepares)})
+    return waking, waking if prepares else []
+
+
 def _table(cursor: Cursor, name: str) -> Iterator[str]:
     short = name.rpartition(".")[2].strip('"')
     yield (
@@ -113,7 +145,9 @@ def _table(cursor: Cursor, name: str) -> Iterator[str]:
     yield f"COMMENT ON TABLE {name} IS {bind(cursor, _OURS)}"
 
 
-def _triggers(cursor: Cursor, subject: Subject, outbox: Outbox, name: str, tracked: Tracked) -> Iterator[str]:
+def _triggers(
+    cursor: Cursor, subject: Subject, outbox: Outbox, name: str, tracked: Tracked, notify: bool | None
+) -> Iterator[str]:
     """One function a table, called once a statement: an event for each root, however many rows it changed."""
     table = tracked.table
     cursor.execute(_SCHEMA, (tracked.oid,))
@@ -126,7 +160,7 @@ def _triggers(cursor: Cursor, subject: Subject, outbox: Outbox, name: str, track
         event=bind(cursor, f"{table.name}."),
         key=tracked.text("r"),
         known=" AND ".join(f"r.{quote(column)} IS NOT NULL" for column in tracked.columns),
-        channel=channel(outbox.table),
+        wake=_WAKE[notify].format(channel=channel(outbox.table)),
     )
     yield f"COMMENT ON FUNCTION {quote(name)}() IS {bind(cursor, _ours(outbox))}"
     for act, rows in _TRANSITIONS.items():

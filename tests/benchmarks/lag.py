@@ -107,7 +107,7 @@ def _fill(stores: Stores, admin_url: str, prepared: tuple[str, ...]) -> None:
     for entity in load_entities(stores.settings.entities).values():
         lane = Lane.open(entity, stores)
         with closing(psycopg2.connect(admin_url)) as connection, connection, connection.cursor() as cursor:
-            for statement in made(lane):
+            for statement in made(lane, notify=True):
                 cursor.execute(statement)
             cursor.execute("SELECT id::text FROM content WHERE kind = %s", [entity.name])
             keys = [key for (key,) in cursor.fetchall()]

@@ -137,7 +137,6 @@ def test_without_its_guard_it_is_left_behind(world, lanes, looks, name, monkeypa
 def test_one_that_is_prepared_meanwhile_is_waited_for(world, lanes, looks):
     with closing(psycopg2.connect(world.monolith.admin_url)) as late:
         late.tpc_begin("over the fence")
-        late.cursor().execute("SET LOCAL session_replication_role = replica")  # what notifies cannot be prepared
         write(world, late, ["text", "video"])
         with drained_beside(world, lanes) as under_way:
             wait_for(lambda: looks)

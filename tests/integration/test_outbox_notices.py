@@ -1,0 +1,168 @@
+"""An outbox must not take two-phase commits from the monolith: PostgreSQL prepares no transaction that has notified."""
+
+import dataclasses
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+
+import pandas as pd
+import psycopg2
+import pytest
+
+from sync_pipeline.capture import open_cursor, subject_of
+from sync_pipeline.entity import Entity, LegacyQuery
+from sync_pipeline.keys import Key
+from sync_pipeline.lane import Lane
+from sync_pipeline.partitions import KeyRanges
+from sync_pipeline.preflight.preflight import preflight
+from sync_pipeline.sinks.relational import RelationalTable
+from sync_pipeline.sources import outbox, outbox_tables
+from sync_pipeline.sources.outbox import Outbox, channel
+from sync_pipeline.sources.source import Subject
+from sync_pipeline.sources.table import Table
+from sync_pipeline.stores import Stores
+from tests.installed import catalogue, made, unmade
+from tests.world import opened, wait_for
+
+NOTE = Entity(
+    name="note",
+    owner="team:tests",
+    origin=LegacyQuery("SELECT id, title FROM note", key=("id",)),
+    tables=(Table("note", key=("id",)),),
+    capture=Outbox(),
+    adapt=lambda legacy: pd.DataFrame({"id": legacy["id"], "title": legacy["title"]}),
+    sinks=(RelationalTable("catalog.note", key=("id",), columns={"id": "bigint", "title": "text"}),),
+    partitions=KeyRanges(1),
+)
+MADE = "CREATE TABLE note (id bigint PRIMARY KEY, title text)"
+WRITE = "INSERT INTO note VALUES (%s, %s)"
+EVENT = "INSERT INTO outbox (aggregate_type, aggregate_id, event_type) VALUES ('note', '1', 'by hand')"
+LONG = 1e6
+
+
+@pytest.fixture(scope="module")
+def world(fleet):
+    with opened(fleet, "outbox_notices", SYNC_SWEEP_SECONDS="1e9", SYNC_POLL_SECONDS="0.05") as world:
+        world.legacy(f"{MADE}; GRANT SELECT ON note TO sync_reader")
+        yield world
+
+
+@pytest.fixture
+def noted(world):
+    """A function that installs the triggers, and gives the entity; they leave nothing behind."""
+    before = catalogue(world)
+
+    def by(notify=None):
+        lane = Lane.open(NOTE, world.stores)
+        for statement in made(lane, notify):
+            world.legacy(statement)
+        open_cursor(lane)
+        world.target("UPDATE sync.cursor SET filled_at = now(), swept_at = now()")
+        return lane
+
+    yield by
+    for statement in unmade(Lane.open(NOTE, world.stores)):
+        world.legacy(statement)
+    assert catalogue(world) == before
+    world.legacy("TRUNCATE note")
+    world.target("TRUNCATE catalog.note, sync.ledger_note, sync.due")
+
+
+@pytest.fixture
+def source(noted):
+    with closing(NOTE.capture.open(subject_of(noted()), None)) as source:
+        yield source
+
+
+def prepared(world, key):
+    """An edit of the monolith's that is prepared."""
+    late = psycopg2.connect(world.monolith.admin_url)
+    try:
+        late.tpc_begin(f"two-phase {key}")
+        late.cursor().execute(WRITE, (key, "prepared"))
+        late.tpc_prepare()
+    except psycopg2.Error:
+        late.close()
+        raise
+    return late
+
+
+def said(world):
+    return [(n.level, n.what, n.remedy) for n in preflight(world.stores, [NOTE]) if n.about == "entity note"][1:]
+
+
+@pytest.mark.parametrize("notify", [None, False])
+def test_what_is_prepared_goes_through_and_arrives_once_it_is_committed(world, noted, notify):
+    lane = noted(notify)
+    assert said(world) == [("ok", "outbox is polled: no trigger notifies", "")]
+    with world.following([lane]), closing(prepared(world, 1)) as late:
+        world.legacy(WRITE, (2, "beside it"))
+        wait_for(lambda: world.target("SELECT 1 FROM catalog.note WHERE id = 2"))
+        assert not world.target("SELECT 1 FROM catalog.note WHERE id = 1")
+        late.tpc_commit()
+        wait_for(lambda: world.target("SELECT title FROM catalog.note WHERE id = 1") == [("prepared",)])
+
+
+def test_notices_on_a_server_that_prepares_are_a_choice_and_told_of(world, noted):
+    noted(notify=True)
+    with pytest.raises(psycopg2.errors.FeatureNotSupported):
+        prepared(world, 1)
+    ((level, what, remedy),) = said(world)
+    assert (level, remedy) == ("warning", "sync-pipeline outbox install note")
+    assert what == "triggers of note notify: PREPARE TRANSACTION fails for whoever changes these tables"
+    noted()  # as the remedy says
+    prepared(world, 1).tpc_rollback()
+    assert [level for level, _, _ in said(world)] == ["ok"]
+
+
+@pytest.fixture
+def elsewhere(world):
+    """The same monolith on a server that allows no prepared transactions: the new side's."""
+    stores = Stores(dataclasses.replace(world.stores.settings, legacy_db=world.stores.settings.target_db))
+    world.target(MADE)
+    yield Subject("note", Key(("id",), ("bigint",)), NOTE.tables, stores)
+    stores.close()
+    world.target("DROP TABLE note, outbox CASCADE")
+
+
+def test_a_server_that_prepares_nothing_notifies(world, elsewhere):
+    for statement in outbox_tables.install(elsewhere, Outbox()):
+        world.target(statement)
+    with elsewhere.stores.legacy() as cursor:
+        assert outbox_tables.notifying(cursor, elsewhere, Outbox()) == (["note"], [])
+    with closing(psycopg2.connect(world.target_url)) as ear:
+        ear.autocommit = True
+        ear.cursor().execute(f"LISTEN {channel('outbox')}")
+        world.target(WRITE, (1, "noticed"))
+        wait_for(lambda: ear.cursor().execute("SELECT 1") or ear.notifies)
+
+
+def waited(source, seconds, notify=bool):
+    """Wait, and notify meanwhile."""
+    halt = threading.Event()
+    with ThreadPoolExecutor(1) as pool:
+        waiting = pool.submit(source.wait, halt, seconds)
+        try:
+            wait_for(lambda: waiting.done() or notify())
+        finally:
+            halt.set()
+
+
+def test_polls_are_as_close_as_set_until_notices_come(world, source, monkeypatch):
+    def notify():
+        world.legacy(f"NOTIFY {channel('outbox')}")
+
+    monkeypatch.setattr(outbox, "_LISTENED_SECONDS", LONG)
+    waited(source, 0.01)
+    waited(source, LONG, notify)
+    monkeypatch.setattr(outbox, "_LISTENED_SECONDS", 0.01)
+    waited(source, 0.01)
+    assert source._announced  # nothing came, so there was nothing to notify of
+    world.legacy(EVENT)
+    assert len(list(source.pull(10))) == 1  # and now there was
+    monkeypatch.setattr(outbox, "_LISTENED_SECONDS", LONG)
+    waited(source, 0.01)
+    waited(source, LONG, notify)
+    world.legacy(EVENT)
+    assert len(list(source.pull(10))) == 1
+    assert source._announced
