@@ -12,6 +12,7 @@ from sync_pipeline.ledger.gate import Gate
 from sync_pipeline.ledger.ledger import Ledger, migrate
 from sync_pipeline.ledger.references import register
 from sync_pipeline.origin import Origin
+from sync_pipeline.sinks.search_index import SearchIndex
 from sync_pipeline.stores import Stores
 
 
@@ -48,8 +49,15 @@ class Lane:
                 forget_all(cursor, entity.name)
             register(cursor, entity.name, entity.table)
         if entity.index:
-            entity.index.ensure(stores.search)
+            _ensure_index(entity.name, entity.index, stores)
         return cls(entity, stores, origin, ledger, gate)
+
+
+def _ensure_index(name: str, index: SearchIndex, stores: Stores) -> None:
+    try:
+        index.ensure(stores.search)
+    except DeclarationError as error:
+        raise DeclarationError(f"entity {name}: {error}") from error
 
 
 def open_lanes(stores: Stores, entities: Iterable[Entity]) -> tuple[list[Lane], dict[str, Exception]]:

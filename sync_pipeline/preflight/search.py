@@ -68,6 +68,10 @@ def _alias(client: Elasticsearch, entity: str, index: SearchIndex) -> Iterator[N
     elif client.indices.exists(index=index.first_index):
         remedy = f"PUT {index.first_index}/_alias/{name}, or DELETE {index.first_index}"
         yield Notice("error", ABOUT, f"index {index.first_index} is there without alias {name}", remedy)
+    elif faults := index.faults(client):
+        for fault in faults:
+            what = f"index {index.first_index} could not be made: {fault}"
+            yield Notice("error", ABOUT, what, f"mend the SearchIndex of entity {entity}")
     else:
         yield Notice("ok", ABOUT, f"alias {name} is free: its index will be made")
 

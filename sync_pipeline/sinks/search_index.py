@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from sync_pipeline.columns import characters, json_objects, json_of
-from sync_pipeline.errors import UnreachableError
+from sync_pipeline.errors import DeclarationError, UnreachableError
 from sync_pipeline.faults import guarded
 from sync_pipeline.sinks.relational import select
 
@@ -28,6 +28,10 @@ _CONFLICT = 409
 _TOO_MANY = 429
 _BAD = 400
 _SERVER = 500
+# no right to manage templates, or a cluster that simulates none
+_NOT_ASKED = {403, 404, 405}
+# no template of anybody's: two that match one name must differ in it
+_OWN_PRIORITY = 987_654_321
 # of UTF-8; a bulk that holds one longer id, or an empty one, is refused whole
 _ID_BYTES = 512
 _UNFIT = "UnfitId", f"an id of a document is 1 to {_ID_BYTES} bytes long"
@@ -73,7 +77,10 @@ class SearchIndex:
         return {"dynamic": False, "properties": {name: dict(mapping) for name, mapping in self.fields.items()}}
 
     def ensure(self, client: Elasticsearch) -> None:
-        """Make an index behind the alias where there is none. Raises UnreachableError."""
+        """Make an index behind the alias where there is none.
+
+        Raises UnreachableError; DeclarationError naming what of it the cluster refuses.
+        """
         from elasticsearch import BadRequestError
 
         with reaching():
@@ -88,8 +95,24 @@ class SearchIndex:
                     aliases={self.alias: {}},
                 )
             except BadRequestError as error:
-                if error.error != "resource_already_exists_exception":
-                    raise
+                if error.error == "resource_already_exists_exception":
+                    return
+                faults = self.faults(client) or [_innermost(error.body)]
+                raise DeclarationError(
+                    f"index {self.first_index} cannot be made: {'; '.join(faults)}: mend the entity's SearchIndex"
+                ) from error
+
+    def faults(self, client: Elasticsearch) -> list[str]:
+        """What of its settings and fields the cluster would refuse, and why. Makes nothing; [] where we may not ask.
+
+        Raises UnreachableError.
+        """
+        if why := _refusal(client, self, []):
+            return [f"settings: {why}"]
+        if why := _refusal(client, self, [*self.fields]):
+            each = {name: _refusal(client, self, [name]) for name in self.fields}
+            return [f"field {name!r}: {why}" for name, why in each.items() if why] or [why]
+        return []
 
     def contents(self, adapted: pa.Table) -> pa.Table:
         """What of adapted rows goes into documents. Raises DeclarationError naming a column adapt does not return."""
@@ -146,6 +169,32 @@ class reaching:  # noqa: N801 - reads as a phrase
             isinstance(error, ApiError) and (error.status_code >= _SERVER or error.status_code == _TOO_MANY)
         ):
             raise UnreachableError(f"SYNC_SEARCH_URL: {error}") from error
+
+
+def _refusal(client: Elasticsearch, index: SearchIndex, fields: list[str]) -> str:
+    """Why the cluster would make no index with its settings and these fields: it looks at them as at a template's."""
+    from elasticsearch import ApiError, BadRequestError
+
+    template = {"settings": index.settings, "mappings": {"properties": {name: index.fields[name] for name in fields}}}
+    with reaching():
+        try:
+            client.indices.simulate_template(
+                index_patterns=[index.first_index], priority=_OWN_PRIORITY, template=template
+            )
+        except BadRequestError as error:
+            return _innermost(error.body)
+        except ApiError as error:
+            if error.status_code not in _NOT_ASKED:
+                raise
+    return ""
+
+
+def _innermost(body: Any) -> str:
+    """The cause of an error that the cluster gives; those around it name less."""
+    error = body.get("error", body) if isinstance(body, Mapping) else body
+    while isinstance(error, Mapping) and "caused_by" in error:
+        error = error["caused_by"]
+    return str(error.get("reason", error)) if isinstance(error, Mapping) else str(error)
 
 
 def _single_node(client: Elasticsearch) -> bool:

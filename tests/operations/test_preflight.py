@@ -8,6 +8,7 @@ import psycopg2
 import pytest
 
 from sync_pipeline.entity import Entity, LegacyQuery
+from sync_pipeline.errors import DeclarationError
 from sync_pipeline.keys import Key
 from sync_pipeline.lane import Lane
 from sync_pipeline.partitions import KeyRanges, Monthly
@@ -15,6 +16,7 @@ from sync_pipeline.preflight.clocks import apart
 from sync_pipeline.preflight.notice import worst
 from sync_pipeline.preflight.preflight import preflight
 from sync_pipeline.settings import Bucket
+from sync_pipeline.sinks import search_index
 from sync_pipeline.sinks.media_bucket import MediaBucket
 from sync_pipeline.sinks.relational import RelationalTable
 from sync_pipeline.sinks.search_index import SearchIndex
@@ -325,6 +327,44 @@ def test_a_mapping_other_than_declared_is_named(world, properties, words):
         only(faults(world), "error", words)
     finally:
         world.document("DELETE", "pieces-1")
+
+
+REFUSED = {
+    "a type that is none": (
+        {"fields": {"id": {"type": "long"}, "title": {"type": "strng"}}},
+        ["field 'title'", "strng"],
+    ),
+    "an analyzer that nobody declares": (
+        {"fields": {"id": {"type": "long"}, "title": {"type": "text", "analyzer": "nope"}}},
+        ["field 'title'", "analyzer [nope] has not been configured"],
+    ),
+    "a setting that is none": ({"settings": {"nonsense": 1}}, ["settings", "nonsense"]),
+    "a name no index can bear": ({"alias": "Pieces"}, ["Pieces-000001", "lowercase"]),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_an_index_that_cannot_be_made_is_named_before_it_is_tried_and_then(world, case):
+    changed, words = REFUSED[case]
+    index = dataclasses.replace(INDEX, **changed)
+    entity = dataclasses.replace(PIECE, sinks=(TABLE, index))
+    if case != "a name no index can bear":
+        only(faults(world, entity), "error", "index pieces-000001 could not be made", *words)
+        assert remedies(world, entity) == ["mend the SearchIndex of entity piece"]
+    with pytest.raises(DeclarationError) as told:
+        Lane.open(entity, world.stores)
+    assert str(told.value).startswith(f"entity piece: index {index.first_index} cannot be made: ")
+    assert str(told.value).endswith(": mend the entity's SearchIndex")
+    assert all(word in str(told.value) for word in words)
+    assert world.document("GET", "_cat/indices?format=json") == []
+    world.target("DROP SCHEMA sync, shop CASCADE")
+
+
+def test_whoever_may_not_ask_beforehand_is_told_by_the_cluster(world, monkeypatch):
+    monkeypatch.setattr(search_index, "_refusal", lambda *_: "")
+    index = dataclasses.replace(INDEX, fields={"id": {"type": "strng"}})
+    with pytest.raises(DeclarationError, match=r"The mapper type \[strng\] declared on field \[id\] does not exist"):
+        index.ensure(world.stores.search)
 
 
 def test_a_declared_index_is_found_as_declared(world):
