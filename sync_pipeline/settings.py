@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 import re
+import ssl
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from urllib.parse import urlsplit
 
 from sync_pipeline.errors import SettingError
@@ -13,22 +14,28 @@ from sync_pipeline.errors import SettingError
 
 @dataclass(frozen=True)
 class Bucket:
-    """An S3 bucket; `endpoint` is None for AWS itself."""
+    """An S3 bucket; `endpoint` is None for AWS itself. What else is None, boto3 finds as it always does."""
 
     endpoint: str | None
     name: str
+    region: str | None = None
+    profile: str | None = None
+    access_key: str | None = None
+    secret_key: str | None = field(default=None, repr=False)
 
 
 @dataclass(frozen=True)
 class Settings:
-    """Everything the engine is told from outside. Times are in seconds."""
+    """Everything the engine is told from outside. Times are in seconds. What may hold a secret is not shown."""
 
-    legacy_db: str
-    target_db: str
-    search_url: str
+    legacy_db: str = field(repr=False)
+    target_db: str = field(repr=False)
+    search_url: str = field(repr=False)
     legacy_bucket: Bucket
     target_bucket: Bucket
-    legacy_replica_db: str = ""  # where rows are read instead, if it is set
+    legacy_replica_db: str = field(default="", repr=False)  # where rows are read instead, if it is set
+    search_api_key: str = field(default="", repr=False)
+    search_ca_file: str = ""  # PEM; the machine's own authorities, if it is not set
     entities: str = "assets.entities"
     slot_prefix: str = "sync"
     poll_seconds: float = 0.2
@@ -102,11 +109,15 @@ class _Reader:
         legacy_db = self._database("SYNC_LEGACY_DB")
         replica = self._database("SYNC_LEGACY_REPLICA_DB") if self.env.get("SYNC_LEGACY_REPLICA_DB") else ""
         target_db = self._database("SYNC_TARGET_DB")
-        search_url = self._url("SYNC_SEARCH_URL")
+        search_url = self._search_url()
+        search_api_key, search_ca_file = self._search_api_key(search_url), self._search_ca_file(search_url)
         legacy_bucket = self._bucket("SYNC_LEGACY_S3")
         target_bucket = self._bucket("SYNC_TARGET_S3")
         numbers = {field: self._number(name, field) for name, field in NUMBERS.items() if self.env.get(name)}
-        if legacy_bucket == target_bucket and legacy_bucket.name:
+        if legacy_bucket.name and (legacy_bucket.endpoint, legacy_bucket.name) == (
+            target_bucket.endpoint,
+            target_bucket.name,
+        ):
             self.faults.append("SYNC_TARGET_S3_BUCKET is the legacy bucket itself: name another one")
         slot_prefix = self.env.get("SYNC_SLOT_PREFIX") or "sync"
         if not re.fullmatch("[a-z][a-z0-9_]{0,19}", slot_prefix):
@@ -120,13 +131,15 @@ class _Reader:
             legacy_bucket,
             target_bucket,
             legacy_replica_db=replica,
+            search_api_key=search_api_key,
+            search_ca_file=search_ca_file,
             entities=self.env.get("SYNC_ENTITIES") or "assets.entities",
             slot_prefix=slot_prefix,
             **numbers,  # type: ignore[arg-type]
         )
 
     def _required(self, name: str) -> str:
-        value = self.env.get(name, "").strip()
+        value = self._optional(name)
         if not value:
             self.faults.append(f"{name} is not set")
         return value
@@ -139,17 +152,52 @@ class _Reader:
         # the engine speaks psycopg2, whatever SQLAlchemy takes for the default
         return f"postgresql+psycopg2://{rest}"
 
-    def _url(self, name: str) -> str:
-        value = self._required(name)
-        if value and (urlsplit(value).scheme not in {"http", "https"} or not urlsplit(value).netloc):
-            self.faults.append(f"{name} must be an http or https URL, not {value!r}")
+    def _search_url(self) -> str:
+        value = self._required("SYNC_SEARCH_URL")
+        try:
+            parts = urlsplit(value)
+            port, https = parts.port, parts.scheme == "https"  # https has one, the client knows none for http
+            whole = parts.hostname and (https or (port and parts.scheme == "http"))
+        except ValueError:
+            whole = None
+        if value and not whole:
+            self.faults.append("SYNC_SEARCH_URL must read https://HOST:PORT or http://HOST:PORT")
+        return value
+
+    def _search_api_key(self, url: str) -> str:
+        value = self._optional("SYNC_SEARCH_API_KEY")
+        if value and not re.fullmatch(r"[!-~]+", value):
+            self.faults.append("SYNC_SEARCH_API_KEY must be the key as the cluster encodes it, on one line")
+        if value and "@" in url:
+            self.faults.append("SYNC_SEARCH_API_KEY is set, and SYNC_SEARCH_URL names a user: say one of them")
+        return value
+
+    def _search_ca_file(self, url: str) -> str:
+        value = self._optional("SYNC_SEARCH_CA_FILE")
+        if value and not url.startswith("https:"):
+            self.faults.append("SYNC_SEARCH_CA_FILE is set, but SYNC_SEARCH_URL is not https")
+        if value:
+            try:
+                ssl.create_default_context(cafile=value)
+            except OSError as error:
+                self.faults.append(f"SYNC_SEARCH_CA_FILE={value} holds no certificates in PEM: {error}")
         return value
 
     def _bucket(self, prefix: str) -> Bucket:
-        endpoint = self.env.get(f"{prefix}_ENDPOINT", "").strip() or None
+        endpoint = self._optional(f"{prefix}_ENDPOINT") or None
         if endpoint and urlsplit(endpoint).scheme not in {"http", "https"}:
             self.faults.append(f"{prefix}_ENDPOINT must be an http or https URL, not {endpoint!r}")
-        return Bucket(endpoint, self._required(f"{prefix}_BUCKET"))
+        region, profile = self._optional(f"{prefix}_REGION") or None, self._optional(f"{prefix}_PROFILE") or None
+        key, secret = f"{prefix}_ACCESS_KEY_ID", f"{prefix}_SECRET_ACCESS_KEY"
+        keys = {name: self._optional(name) or None for name in (key, secret)}
+        if any(keys.values()):
+            self.faults += [f"{name} is not set: a key has two parts" for name, value in keys.items() if not value]
+            if profile:
+                self.faults.append(f"{prefix}_PROFILE and {prefix}_ACCESS_KEY_ID are both set: say one of them")
+        return Bucket(endpoint, self._required(f"{prefix}_BUCKET"), region, profile, keys[key], keys[secret])
+
+    def _optional(self, name: str) -> str:
+        return self.env.get(name, "").strip()
 
     def _number(self, name: str, field: str) -> float | int:
         kind: type[int] | type[float] = type(getattr(Settings, field))

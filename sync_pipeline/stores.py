@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import psycopg2
 import psycopg2.extensions
 from botocore.config import Config
+from botocore.exceptions import BotoCoreError
 from sqlalchemy import Engine, create_engine, event
 from sqlalchemy.exc import InvalidatePoolError, OperationalError
 
@@ -67,34 +68,47 @@ class Stores:
         """The search cluster; retries are ours, since what is owed stays in `due`."""
         from elasticsearch import Elasticsearch
 
-        return Elasticsearch(self.settings.search_url, request_timeout=SEARCH_SECONDS, max_retries=0)
+        by: dict[str, Any] = {}
+        if self.settings.search_api_key:
+            by["api_key"] = self.settings.search_api_key
+        if self.settings.search_ca_file:
+            by["ca_certs"] = self.settings.search_ca_file
+        return Elasticsearch(self.settings.search_url, request_timeout=SEARCH_SECONDS, max_retries=0, **by)
 
     @cached_property
     def legacy_s3(self) -> S3Client:
         """The monolith's bucket; only read."""
-        return self._s3(self.settings.legacy_bucket)
+        return self._s3(self.settings.legacy_bucket, "SYNC_LEGACY_S3")
 
     @cached_property
     def target_s3(self) -> S3Client:
         """The new side's bucket."""
-        return self._s3(self.settings.target_bucket)
+        return self._s3(self.settings.target_bucket, "SYNC_TARGET_S3")
 
-    def _s3(self, bucket: Bucket) -> S3Client:
+    def _s3(self, bucket: Bucket, setting: str) -> S3Client:
         import boto3
 
-        # a session of our own: the shared default one keeps the first keys it ever saw
-        return boto3.Session().client(
-            "s3",
-            endpoint_url=bucket.endpoint,
-            config=Config(
-                max_pool_connections=4 * self.settings.media_workers,
-                connect_timeout=5,
-                read_timeout=30,
-                retries={"max_attempts": 3, "mode": "standard"},
-                s3={"addressing_style": "path" if bucket.endpoint else "auto"},
-                request_checksum_calculation="when_required",
-                response_checksum_validation="when_required",
-            ),
+        try:
+            # a session of our own: the shared default one keeps the first keys it ever saw
+            session = boto3.Session(
+                aws_access_key_id=bucket.access_key,
+                aws_secret_access_key=bucket.secret_key,
+                region_name=bucket.region,
+                profile_name=bucket.profile,
+            )
+            return session.client("s3", endpoint_url=bucket.endpoint, config=self._s3_config(bucket))
+        except (BotoCoreError, ValueError) as error:
+            raise SettingError(f"{setting}_PROFILE, _REGION or _ENDPOINT: {error}") from error
+
+    def _s3_config(self, bucket: Bucket) -> Config:
+        return Config(
+            max_pool_connections=4 * self.settings.media_workers,
+            connect_timeout=5,
+            read_timeout=30,
+            retries={"max_attempts": 3, "mode": "standard"},
+            s3={"addressing_style": "path" if bucket.endpoint else "auto"},
+            request_checksum_calculation="when_required",
+            response_checksum_validation="when_required",
         )
 
     @contextmanager

@@ -64,6 +64,7 @@ def _refusal(about: str, bucket: str, permission: str, error: ClientError) -> No
     if code in _NO_BUCKET:
         return Notice("error", about, f"there is no bucket {bucket}", f"make it, or mend {setting}")
     if code in _DENIED:
-        remedy = f"allow {permission} on it to the key of AWS_ACCESS_KEY_ID"
+        by = setting.replace("_BUCKET", "_ACCESS_KEY_ID")
+        remedy = f"allow {permission} on it to the key of {by}, or of AWS_ACCESS_KEY_ID where that is not set"
         return Notice("error", about, f"{bucket} refuses {permission} ({code})", remedy)
     return Notice("error", about, f"{bucket}: {permission} failed: {error}")

@@ -25,7 +25,9 @@ if TYPE_CHECKING:
 
 _BULK_BYTES = 4 << 20
 _CONFLICT = 409
-_TOO_MANY = 429
+# a key that ran out is as good as a cluster that is down: what is owed waits
+_UNKNOWN = 401
+_LATER = {403, 429}
 _BAD = 400
 _SERVER = 500
 # no right to manage templates, or a cluster that simulates none
@@ -155,7 +157,7 @@ def has_fit_id(ids: pa.Array) -> pa.Array:
 
 
 class reaching:  # noqa: N801 - reads as a phrase
-    """Turns the client's connection errors into UnreachableError."""
+    """Turns the client's connection errors, and a cluster that lets us do nothing, into UnreachableError."""
 
     def __enter__(self) -> None:
         return None
@@ -163,10 +165,15 @@ class reaching:  # noqa: N801 - reads as a phrase
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
         if error is None:
             return
+        from elastic_transport import TlsError
         from elasticsearch import ApiError, TransportError
 
+        if isinstance(error, TlsError):
+            raise UnreachableError(f"SYNC_SEARCH_URL, SYNC_SEARCH_CA_FILE: {error.message}") from error
+        if isinstance(error, ApiError) and error.status_code == _UNKNOWN:
+            raise UnreachableError(f"SYNC_SEARCH_URL, SYNC_SEARCH_API_KEY: {error}") from error
         if isinstance(error, TransportError) or (
-            isinstance(error, ApiError) and (error.status_code >= _SERVER or error.status_code == _TOO_MANY)
+            isinstance(error, ApiError) and (error.status_code >= _SERVER or error.status_code in _LATER)
         ):
             raise UnreachableError(f"SYNC_SEARCH_URL: {error}") from error
 
