@@ -2,7 +2,6 @@
 
 import time
 from collections import Counter
-from collections.abc import Callable
 from dataclasses import asdict
 from typing import Any
 
@@ -15,7 +14,8 @@ from sync_pipeline.batch.order import Order, Outcome
 from sync_pipeline.entity import Entity, pick
 from sync_pipeline.lane import Lane
 from sync_pipeline.pipeline import sync_keys
-from sync_pipeline.rebuild.rebuild import Rebuilt, abandon, clear, rebuild_index
+from sync_pipeline.rebuild.rebuild import Rebuilt, abandon, clear, rebuild_index, rebuild_table
+from sync_pipeline.rebuild.report import Report
 from sync_pipeline.reconcile.reconcile import reconcile
 from sync_pipeline.repair import CAUSE, repair
 from sync_pipeline.stores import Stores
@@ -52,11 +52,12 @@ class Keys(dg.Config):
 
 
 class Rebuilds(dg.Config):
-    """Which indices to rebuild, or what to do instead."""
+    """Which indices or tables to rebuild, or what to do instead."""
 
     entities: list[str] = Field([], description="Names of entities; none: all that have an index.")
-    abandon: bool = Field(False, description="Give up what is under way instead, and delete its index.")
-    clear: bool = Field(False, description="Delete the former indices afterwards; else they are kept.")
+    tables: bool = Field(False, description="Their tables, by the tables NAME_next that are there; not their indices.")
+    abandon: bool = Field(False, description="Give up what is under way instead, with what it has filled.")
+    clear: bool = Field(False, description="Delete the former ones afterwards; else they are kept.")
 
 
 def jobs(entities: dict[str, Entity]) -> list[dg.JobDefinition]:
@@ -168,20 +169,22 @@ def _rebuild(entities: dict[str, Entity]) -> dg.JobDefinition:
     @dg.op(name="fill_and_swap", pool=POOL, out=dg.Out(dg.Nothing))
     def fill_and_swap(context: dg.OpExecutionContext, engine: Engine, config: Rebuilds) -> None:
         """Readers move to a new index at once, or not at all; terminated, it goes on in the next run."""
+        if config.tables and not config.entities:
+            raise dg.Failure("tables are rebuilt of entities that are named", allow_retries=False)
         chosen = [entity for entity in pick(entities, config.entities) if entity.index or config.entities]
         with engine.stores(context.run.run_id) as stores:
             if config.abandon:
                 _show(context, [{"entity": entity.name, "deleted": abandon(stores, entity)} for entity in chosen])
                 return
-            found = [rebuild_index(Lane.open(entity, stores), _telling(context, entity)) for entity in chosen]
+            found = [_rebuilt(entity, stores, config, _telling(context, entity)) for entity in chosen]
             _show(context, [_row(made, config.clear, stores, entities) for made in found])
         if wrong := [made for made in found if made.findings]:
             raise _not_swapped(wrong)
 
     @dg.job(
         name="rebuild",
-        description="Fill a new search index beside the one that readers use, by today's mapping and adapter; compare"
-        " it with the ledger, and put it in the other's place. The live delta goes on meanwhile.",
+        description="Fill a new search index or table beside the one that readers use, as the entity's file says today;"
+        " compare it with the ledger, and put it in the other's place. The live delta goes on meanwhile.",
         tags=_BEHIND_LIVE,
     )
     def rebuild() -> None:
@@ -190,7 +193,13 @@ def _rebuild(entities: dict[str, Entity]) -> dg.JobDefinition:
     return rebuild
 
 
-def _telling(context: dg.OpExecutionContext, entity: Entity) -> Callable[[str, int], None]:
+def _rebuilt(entity: Entity, stores: Stores, config: Rebuilds, report: Report) -> Rebuilt:
+    if config.tables:
+        return rebuild_table(Lane.open(entity, stores, beside=True), report)
+    return rebuild_index(Lane.open(entity, stores), report)
+
+
+def _telling(context: dg.OpExecutionContext, entity: Entity) -> Report:
     """Says in the run's log how far a step is, now and then."""
     done: Counter[str] = Counter()
     told = time.monotonic()
@@ -218,10 +227,10 @@ def _not_swapped(wrong: list[Rebuilt]) -> dg.Failure:
     lines = [f"- {made.entity} {f.key}: {f.kind} {f.detail}" for made in wrong for f in sorted(made.findings)[:_NAMED]]
     return dg.Failure(
         "\n".join(
-            f"{made.index} differs from the ledger in {len(made.findings)} documents; readers stay with {made.former}"
+            f"{made.name} differs from the ledger in {len(made.findings)} keys; readers stay with {made.former}"
             for made in wrong
         ),
-        metadata={"documents": dg.MetadataValue.md("\n".join(lines))},
+        metadata={"differing": dg.MetadataValue.md("\n".join(lines))},
         allow_retries=False,
     )
 

@@ -145,7 +145,7 @@ class _Compensation:
         """Rows, references, ledger and letters; `late` are keys of which older documents may be on their way."""
         lane, cursor, name = self.lane, kin.cursor, self.lane.entity.name
         key, texts = lane.origin.key, [image.key for image in chosen]
-        before.put_back(cursor, name, lane.entity.table, key, chosen)
+        before.put_back(cursor, name, kin.tables, key, chosen)
         if not kin.alone and (why := kin.broken(key.parse(texts))):
             raise CompensationError(why)
         lane.ledger.undo(cursor, {image.key: image.held for image in chosen}, revision)
@@ -204,4 +204,4 @@ def _with_undone(plan: pa.Table, held: dict[int, int]) -> pa.Table:
 
 def _is_filled_beside(cursor: Cursor, entity: str) -> bool:
     rebuild = under_way(cursor, entity)
-    return rebuild is not None and rebuild.state == "filling"
+    return rebuild is not None and (rebuild.kind, rebuild.state) == ("index", "filling")

@@ -35,7 +35,7 @@ _IS_FULL = f"cardinality(keys) >= {KEYS_A_RECORD}"
 # so many records that are not full are put together
 _MANY_RECORDS = 50
 # asked along with what is recorded anyway: a batch has no moment to spare for it
-_BESIDE = "EXISTS (SELECT FROM sync.rebuild r WHERE r.entity = {} AND r.state = 'filling')"
+_BESIDE = "EXISTS (SELECT FROM sync.rebuild r WHERE (r.entity, r.kind, r.state) = ({}, 'index', 'filling'))"
 
 
 @dataclass(frozen=True)

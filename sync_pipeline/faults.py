@@ -41,6 +41,9 @@ COMPENSATION_CRASH_POINTS = (
     "compensation.sent",
 )
 
+# of a table's, which is made, known and rehearsed at once
+TABLE_CRASH_POINTS = ("rebuild.begun", "rebuild.filled", "rebuild.standstill", "rebuild.swapped")
+
 # rows of hazards that a test may switch off, to see that it would notice
 GUARDS = frozenset({1, 6, 8, 17, 19, 22, 24, 25, 28, 30, 32, 36, 42, 45, 50})
 

@@ -11,6 +11,7 @@ from sync_pipeline.ledger.before import forget_all
 from sync_pipeline.ledger.gate import Gate
 from sync_pipeline.ledger.ledger import Ledger, migrate
 from sync_pipeline.ledger.references import register
+from sync_pipeline.ledger.standing import standing
 from sync_pipeline.origin import Origin
 from sync_pipeline.sinks.search_index import SearchIndex
 from sync_pipeline.stores import Stores
@@ -27,10 +28,11 @@ class Lane:
     gate: Gate | None = None  # where rows are parts of roots
 
     @classmethod
-    def open(cls, entity: Entity, stores: Stores) -> Lane:
+    def open(cls, entity: Entity, stores: Stores, *, beside: bool = False) -> Lane:
         """Look at the legacy query; make ledger, table and index where they are not there.
 
-        Raises UnreachableError, LegacySchemaError, DeclarationError.
+        Columns that the table lacks may come with another table: `beside`, or where one is being filled. Raises
+        UnreachableError, LegacySchemaError, DeclarationError.
         """
         migrate(stores)
         origin = Origin.open(entity, stores)
@@ -45,6 +47,7 @@ class Lane:
             if gate:
                 gate.ensure(cursor)
             entity.table.ensure(cursor)
+            standing(cursor, entity.name, entity.table, beside=beside)
             if not entity.compensates:
                 forget_all(cursor, entity.name)
             register(cursor, entity.name, entity.table)

@@ -226,10 +226,9 @@ def refused_documents(cursor: Cursor, entity: str) -> list[str]:
     return [key for (key,) in cursor.fetchall()]
 
 
-def replay_documents(cursor: Cursor, entity: str) -> None:
-    """Make rows due at once whose documents the index did not take."""
+def replay(cursor: Cursor, entity: str, step: str) -> None:
+    """Make rows due at once that an index did not take (at the step `document`), or a table (`row`)."""
     cursor.execute(
-        "UPDATE sync.due SET not_before = now(), attempts = 0"
-        " WHERE entity = %s AND reason = 'rejected' AND step = 'document'",
-        (entity,),
+        "UPDATE sync.due SET not_before = now(), attempts = 0 WHERE entity = %s AND reason = 'rejected' AND step = %s",
+        (entity, step),
     )

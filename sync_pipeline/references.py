@@ -22,7 +22,7 @@ from sync_pipeline.ledger.ledger import HELD_ROW, key_of, table_of
 from sync_pipeline.ledger.references import Dependent, enter
 from sync_pipeline.origin import DIGEST
 from sync_pipeline.parking import Wait
-from sync_pipeline.sinks.relational import Reference
+from sync_pipeline.sinks.relational import Reference, StandingTable
 from sync_pipeline.sql import Cursor
 
 
@@ -37,6 +37,7 @@ class Kin:
     lane: Lane
     cursor: Cursor
     dependents: list[Dependent]
+    tables: list[StandingTable]  # that rows are written to
     strict: bool
 
     @classmethod
@@ -45,7 +46,7 @@ class Kin:
         entity = lane.entity
         parents = {reference.entity for reference in entity.table.references}
         strict = guarded(22) and (strict or entity.name in parents)  # rows of a batch may rely on each other
-        return cls(lane, cursor, enter(cursor, entity.name, parents, exclusive=strict), strict)
+        return cls(lane, cursor, *enter(cursor, entity.name, entity.table, parents, exclusive=strict), strict)
 
     @property
     def alone(self) -> bool:

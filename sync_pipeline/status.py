@@ -88,8 +88,9 @@ def _alerts(found: dict[str, Any], settings: Settings) -> list[str]:
     if found["gap"]:
         alerts.append("the source of changes began anew: what it may have missed waits for the sweep")
     if found["rebuild"] and not found["rebuild"]["at_work"]:
+        cut = found["rebuild"]
         alerts.append(
-            f"the rebuild of {found['rebuild']['index']} was cut off: sync-pipeline rebuild index goes on with it,"
+            f"the rebuild of {cut['name']} was cut off: sync-pipeline rebuild {cut['kind']} goes on with it,"
             " rebuild abandon gives it up"
         )
     if found["sweep_error"]:

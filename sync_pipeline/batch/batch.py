@@ -34,6 +34,7 @@ class Batch:
     roots: pa.Table = field(default_factory=lambda: pa.table({}))
     late: list[str] = field(default_factory=list)  # key texts of roots that a higher revision has looked at
     aside: frozenset[str] = frozenset()  # key texts of rows that were discarded or undone, and are the same still
+    unfit: frozenset[str] = frozenset()  # key texts of rows that the table beside the live one does not take
     private: frozenset[str] = frozenset()  # key texts of adapted rows that want no document
 
     def texts(self, table: pa.Table) -> pa.Array:

@@ -28,6 +28,7 @@ class Order:
     force: bool = False  # write rows that have not changed, too
     documents: bool = False  # send documents of rows that have not changed, too
     again: bool = False  # of rows that were undone, too: they are written once more
+    beside: bool = False  # adapt rows that have not changed, too: a table that is filled beside the live one wants them
     wait: bool = False  # rows whose files must be copied are put off into `due`
     commit: Callable[[Cursor, Outcome], None] | None = None  # done in the rows' transaction
     cause: str = "keys"  # whose doing it is, for the log
@@ -35,6 +36,11 @@ class Order:
     expected: Expected | None = None  # versions that its rows must show; keys of others are left to `commit`
     undo: Undo | None = None
     hand_over: Callable[[Operations], None] | None = None  # takes the documents, instead of sending them at once
+
+    @property
+    def of_all(self) -> bool:
+        """Whether rows are adapted that have not changed."""
+        return self.force or self.documents or self.beside
 
 
 @dataclass

@@ -27,8 +27,10 @@ def prepare(lane: Lane, revision: int, keys: pa.Table, rows: Rows, order: Order)
     if order.again and len(put_back):
         changed = pc.or_(changed, pc.is_in(key.texts(rows.table), value_set=put_back))
         put_back = put_back.slice(0, 0)
-    chosen = pc.or_(changed, pa.scalar(order.force or order.documents))
-    if len(put_back):  # only their documents are wanted, which would not go with their rows
+    chosen = pc.or_(changed, pa.scalar(order.of_all))
+    if len(
+        put_back
+    ):  # only their documents are wanted, or their rows beside: what the live table has would not go with them
         others = pc.invert(pc.is_in(key.texts(rows.table), value_set=put_back))
         chosen = pc.and_(chosen, pc.or_(changed, others))
         absent = absent.filter(pc.invert(pc.is_in(key.texts(absent), value_set=put_back)))
@@ -38,7 +40,7 @@ def prepare(lane: Lane, revision: int, keys: pa.Table, rows: Rows, order: Order)
         placed = place(lane.entity.media, lane.stores, key, adapted, wait=order.wait)
     rejects, discarded = _parted(lane, [*rows.rejects, *rejects, *placed.rejects], order)
     written = changed if not order.force else pa.repeat(True, len(changed))
-    if order.documents and placed.references:
+    if (order.documents or order.beside) and placed.references:
         written = pc.or_(written, pc.is_in(key.texts(rows.table), value_set=_renamed(lane, placed)))
     kept = pc.index_in(key.texts(placed.adapted.legacy), value_set=key.texts(rows.table))
     unchanged = rows.table.filter(pc.invert(chosen)).select([*key.columns, DIGEST])
@@ -73,9 +75,11 @@ def prepare(lane: Lane, revision: int, keys: pa.Table, rows: Rows, order: Order)
 
 
 def _put_back(lane: Lane, keys: pa.Table, order: Order) -> pa.Array:
-    """Keys (texts) of rows that were put back since their documents were refused; asked where these are wanted."""
+    """Keys (texts) of rows that were put back since their documents were refused; asked where these are wanted,
+    or their rows for another table.
+    """
     texts: list[str] = []
-    if order.documents and not order.force and (lane.entity.compensates or order.again):
+    if (order.documents or order.beside) and not order.force and (lane.entity.compensates or order.again):
         with lane.stores.target_at_once() as cursor:
             texts = parking.among_undone(cursor, lane.entity.name, lane.origin.key.texts(keys).to_pylist())
     return pa.array(texts, pa.string())

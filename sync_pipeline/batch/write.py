@@ -19,8 +19,10 @@ from sync_pipeline.faults import crash_point, guarded
 from sync_pipeline.ledger import before, media
 from sync_pipeline.ledger.ledger import UNDO, WRITE
 from sync_pipeline.ledger.log import BODY
+from sync_pipeline.ledger.standing import standing
 from sync_pipeline.origin import DIGEST, Reject
 from sync_pipeline.references import Kin, StricterError
+from sync_pipeline.sinks.relational import StandingTable
 from sync_pipeline.sql import Cursor
 
 # below this, plain COPY of a first load saves nothing
@@ -33,20 +35,19 @@ def write(batch: Batch, outcome: Outcome) -> Operations:
     if not guarded(19):
         with batch.lane.stores.target() as cursor:
             move_on(batch, cursor, outcome)
-    try:
-        if batch.fresh and batch.adapted.table.num_rows >= _FIRST_LOAD_ROWS:
-            try:
-                return _first_load(batch, outcome)
-            except psycopg2.errors.UniqueViolation:
-                pass  # somebody else has written a key of this chunk meanwhile
-        return _guarded_write(batch, outcome)
-    except (psycopg2.DataError, psycopg2.IntegrityError):
-        refused = _refused(batch.ready())
-        if not refused:
-            raise
-        batch = batch.without([reject.key for reject in refused])
-        batch.rejects += refused
-        return _guarded_write(batch, outcome)
+    while True:
+        try:
+            if batch.fresh and batch.adapted.table.num_rows >= _FIRST_LOAD_ROWS:
+                try:
+                    return _first_load(batch, outcome)
+                except psycopg2.errors.UniqueViolation:
+                    pass  # somebody else has written a key of this chunk meanwhile
+            return _guarded_write(batch, outcome)
+        except (psycopg2.DataError, psycopg2.IntegrityError):
+            fit = _fit(batch)
+            if fit is None:
+                raise
+            batch = fit  # and if the tables were swapped meanwhile, once more
 
 
 def _first_load(batch: Batch, outcome: Outcome) -> Operations:
@@ -59,7 +60,8 @@ def _first_load(batch: Batch, outcome: Outcome) -> Operations:
         kin = Kin.enter(lane, cursor)
         digests = adapted.legacy.column(DIGEST).combine_chunks()
         lane.ledger.append(cursor, keys, batch.revision, digests, adapted.held)
-        lane.entity.table.append(cursor, lane.entity.table.rows(rows))
+        for table in kin.tables:
+            table.append(cursor, table.rows(rows))
         if batch.placed.references and not media.refer_new(cursor, lane.entity.name, batch.placed.references):
             raise UnreachableError(_REMOVED)
         operations = Operations.none(lane)
@@ -96,7 +98,7 @@ def _write_under(batch: Batch, outcome: Outcome, *, strict: bool) -> Operations:
         ready = passed.ready()
         plan = plan_of(ready)
         applied = lane.ledger.apply(cursor, plan, batch.revision)
-        operations = _write_rows(ready, cursor, plan, applied)
+        operations = _write_rows(ready, cursor, plan, applied, kin.tables)
         texts = lane.origin.key.texts(plan)
         settle_due(ready, cursor, plan, applied, outcome)
         if batch.order.undo:
@@ -145,26 +147,67 @@ def _through_gate(batch: Batch, cursor: Cursor) -> Batch:
     return batch
 
 
-def _write_rows(batch: Batch, cursor: Cursor, plan: pa.Table, applied: pa.Table) -> Operations:
+def _write_rows(
+    batch: Batch, cursor: Cursor, plan: pa.Table, applied: pa.Table, tables: list[StandingTable]
+) -> Operations:
     """What the ledger has let through: rows, what they say of files, and documents, which are owed."""
     lane, key = batch.lane, batch.lane.origin.key
     operations = operations_of(batch, plan, applied)
     if lane.entity.compensates:
-        before.keep(cursor, lane.entity.name, lane.entity.table, key, batch.revision, operations.ids)
+        before.keep(cursor, lane.entity.name, tables, key, batch.revision, operations.ids)
     rows = lane.entity.table.rows(batch.adapted.table)
-    rows = rows.append_column("n", pa.array(range(rows.num_rows), pa.int32())).filter(bit(batch.adapted.held, 1))
-    lane.entity.table.write(cursor, lane.entity.name, key, rows)
+    rows = rows.append_column("n", pa.array(range(rows.num_rows), pa.int32()))
+    for table in tables:
+        mask, unfit = _wanted(batch, table)
+        if table.beside:
+            mask = pc.and_(mask, pc.invert(_put_back(batch, cursor)))
+        table.write(cursor, lane.entity.name, key, rows.filter(mask), unfit)
     if lane.entity.media and not media.refer(cursor, lane.entity.name, key, references_of(batch)):
         raise UnreachableError(_REMOVED)
     operations.owe(cursor, lane.entity.name, batch.revision)
     return operations
 
 
-def _refused(batch: Batch) -> list[Reject]:
-    """Which rows the table does not take: tried in a transaction that is rolled back."""
-    rows = batch.lane.entity.table.rows(batch.adapted.table)
-    texts, digests = batch.texts(batch.adapted.legacy), batch.adapted.legacy.column(DIGEST)
+def _wanted(batch: Batch, table: StandingTable) -> tuple[pa.Array, list[int]]:
+    """Which of the adapted rows a table is to hold (a mask), and which it does not take (by number)."""
+    has_row = bit(batch.adapted.held, 1)
+    if not table.beside:
+        return pc.and_(has_row, batch.forced), []
+    if not batch.unfit:
+        return has_row, []
+    unfit = pc.is_in(batch.texts(batch.adapted.legacy), value_set=pa.array(sorted(batch.unfit), pa.string()))
+    return pc.and_(has_row, pc.invert(unfit)), pc.indices_nonzero(unfit).to_pylist()
+
+
+def _put_back(batch: Batch, cursor: Cursor) -> pa.Array:
+    """Which of the adapted rows are as they were before, under the ledger's locks: may be since they were looked at."""
+    texts = batch.texts(batch.adapted.legacy)
+    found = parking.among_undone(cursor, batch.lane.entity.name, texts.to_pylist())
+    return pc.and_(pc.is_in(texts, value_set=pa.array(found, pa.string())), pc.invert(batch.forced))
+
+
+def _fit(batch: Batch) -> Batch | None:
+    """The batch without rows that the table does not take; None where it takes all.
+
+    What only the table beside the live one does not take goes into the live one all the same, and keeps back the swap.
+    """
+    with batch.lane.stores.target() as cursor:
+        live, *beside = standing(cursor, batch.lane.entity.name, batch.lane.entity.table)
+    refused = _refused(batch.ready(), live)
+    fit = batch.without([reject.key for reject in refused])
+    fit.rejects += refused
+    fit.fresh = False  # what is refused is parked in the guarded way
+    unfit = {reject.key for table in beside for reject in _refused(fit.ready(), table)}
+    fit.unfit = batch.unfit | unfit
+    return fit if refused or unfit else None
+
+
+def _refused(batch: Batch, table: StandingTable) -> list[Reject]:
+    """Which rows a table does not take: tried in a transaction that is rolled back."""
+    mask, _ = _wanted(batch, table)
+    legacy = batch.adapted.legacy.filter(mask)
+    texts, digests = batch.texts(legacy), legacy.column(DIGEST)
     return [
         Reject(texts[row].as_py(), "row", type(error).__name__, str(error).strip(), digests[row].as_py())
-        for row, error in batch.lane.entity.table.refused(batch.lane.stores, rows)
+        for row, error in table.refused(batch.lane.stores, table.rows(batch.adapted.table.filter(mask)))
     ]

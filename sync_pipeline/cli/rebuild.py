@@ -1,4 +1,4 @@
-"""`sync-pipeline rebuild …`: a new index beside the one that readers use, and in its place once it is whole."""
+"""`sync-pipeline rebuild …`: a new index or table beside the one that readers use, then in its place."""
 
 from __future__ import annotations
 
@@ -12,12 +12,11 @@ from sync_pipeline.cli import tables
 from sync_pipeline.cli.opening import All, Format, Name, Output, opened, show
 from sync_pipeline.cli.progress import Bars, bars
 from sync_pipeline.lane import Lane
-from sync_pipeline.ledger.ledger import migrate
-from sync_pipeline.rebuild.compare import wanted_documents
-from sync_pipeline.rebuild.fill import COMPARED, FILLED
-from sync_pipeline.rebuild.rebuild import Rebuilt, abandon, clear, rebuild_index
+from sync_pipeline.ledger.ledger import HELD_DOCUMENT, HELD_ROW, migrate
+from sync_pipeline.rebuild.rebuild import Rebuilt, abandon, clear, rebuild_index, rebuild_table
+from sync_pipeline.rebuild.report import COMPARED, FILLED, Report
 
-app = typer.Typer(no_args_is_help=True, help="A new index beside the one that readers use, then in its place.")
+app = typer.Typer(no_args_is_help=True, help="A new index or table beside the one that readers use, then in its place.")
 
 Entity = Annotated[str, typer.Argument(help="The entity.")]
 
@@ -26,35 +25,57 @@ Entity = Annotated[str, typer.Argument(help="The entity.")]
 def index(name: Name = None, everything: All = False, output: Format = Output.TEXT) -> None:
     """Fill a new index beside the live one, compare it, swap the alias. Cut off, it goes on. Exit 1: not swapped."""
     with opened(name, everything) as (stores, entities), bars() as shown:
-        found = [_rebuilt(Lane.open(entity, stores), shown) for entity in entities if entity.index or name]
+        lanes = [Lane.open(entity, stores) for entity in entities if entity.index or name]
+        found = [rebuild_index(lane, _told(lane, shown, HELD_DOCUMENT)) for lane in lanes]
+    _end(found, output)
+
+
+@app.command()
+def table(
+    name: Entity,
+    like: Annotated[bool, typer.Option("--like", help="Make NAME_next as the live table is.")] = False,
+    output: Format = Output.TEXT,
+) -> None:
+    """Fill the table NAME_next beside the live one, compare it, swap both. Cut off, it goes on. Exit 1: not swapped."""
+    with opened(name, everything=False) as (stores, entities), bars() as shown:
+        lane = Lane.open(entities[0], stores, beside=True)
+        found = [rebuild_table(lane, _told(lane, shown, HELD_ROW), like=like)]
+    _end(found, output)
+
+
+def _end(found: list[Rebuilt], output: Output) -> None:
     show({made.entity: asdict(made) for made in found}, output, partial(tables.rebuilt, found))
     raise typer.Exit(1 if any(made.findings for made in found) else 0)
 
 
-def _rebuilt(lane: Lane, shown: Bars) -> Rebuilt:
-    entity = lane.entity.name
+def _told(lane: Lane, shown: Bars, held: int) -> Report:
     advance = {
-        FILLED: shown.bar(f"{entity}: {FILLED}", lambda: lane.origin.count("true")),
-        COMPARED: shown.bar(f"{entity}: {COMPARED}", lambda: wanted_documents(lane)),
+        FILLED: shown.bar(f"{lane.entity.name}: {FILLED}", lambda: lane.origin.count("true")),
+        COMPARED: shown.bar(f"{lane.entity.name}: {COMPARED}", lambda: _held(lane, held)),
     }
-    return rebuild_index(lane, lambda step, count: advance[step](count))
+    return lambda step, count: advance[step](count)
+
+
+def _held(lane: Lane, held: int) -> int:
+    with lane.stores.target() as cursor:
+        return lane.ledger.count(cursor, held)
 
 
 @app.command("abandon")
 def give_up(name: Entity, output: Format = Output.TEXT) -> None:
-    """Give up a rebuild that is under way, and delete its index. Readers notice nothing."""
+    """Give up a rebuild that is under way, with what it has filled. Readers notice nothing."""
     with opened(name, everything=False) as (stores, entities):
         migrate(stores)
         gone = abandon(stores, entities[0])
-    told = f"{gone} is deleted." if gone else f"No rebuild of {name} is under way."
+    told = f"{gone} is given up." if gone else f"No rebuild of {name} is under way."
     show({name: gone}, output, partial(tables.say, told))
 
 
 @app.command("clear")
 def delete_former(name: Entity, output: Format = Output.TEXT) -> None:
-    """Delete the indices that were behind the alias before, and are kept since."""
+    """Delete indices and tables that readers used before, and that are kept since."""
     with opened(name, everything=False) as (stores, entities):
         migrate(stores)
         gone = clear(stores, entities[0])
-    told = f"{', '.join(gone)}: deleted." if gone else f"No former index of {name} is kept."
+    told = f"{', '.join(gone)}: deleted." if gone else f"Nothing former of {name} is kept."
     show({name: gone}, output, partial(tables.say, told))

@@ -117,7 +117,7 @@ def statuses(report: Mapping[str, Mapping[str, Any]]) -> None:
         if rebuild := found.get("rebuild"):
             done = "all rows" if rebuild["filled"] else f"{rebuild['rows']:,} rows"
             since = _instant(rebuild["started_at"])
-            say(f"{entity}: {rebuild['index']} is filled beside {rebuild['former']} since {since}: {done}")
+            say(f"{entity}: {rebuild['name']} is filled beside {rebuild['former']} since {since}: {done}")
         if discarded := found.get("due", {}).get("discarded"):
             say(f"{entity}: {discarded:,} rows are discarded: sync-pipeline dead-letters list {entity} --discarded")
         for alert in found.get("alerts", ()):
@@ -146,8 +146,8 @@ def _status_row(entity: str, found: Mapping[str, Any]) -> tuple[object, ...]:
 
 def rebuilt(found: Sequence[Rebuilt]) -> None:
     """What rebuilds did; where one was not swapped, why."""
-    heads = ("entity", "index", "former", "rows read", "documents", "carried over", "differ")
-    rows = [(r.entity, r.index, r.former, r.rows, r.documents, r.carried_over, len(r.findings)) for r in found]
+    heads = ("entity", "new", "former", "rows read", "compared", "carried over", "differ")
+    rows = [(r.entity, r.name, r.former, r.rows, r.compared, r.carried_over, len(r.findings)) for r in found]
     table(heads, rows, left=3)
     samples = [(made.entity, f.kind, f.key, f.detail) for made in found for f in sorted(made.findings)]
     if samples:
@@ -155,8 +155,8 @@ def rebuilt(found: Sequence[Rebuilt]) -> None:
     for made in found:
         if made.findings:
             say(
-                f"Readers of {made.entity} stay with {made.former}: {made.index} differs from the ledger. Mend it, then"
-                f" sync-pipeline rebuild index {made.entity} again; or sync-pipeline rebuild abandon {made.entity}.",
+                f"Readers of {made.entity} stay with {made.former}: {made.name} differs from the ledger. Mend it, then"
+                f" sync-pipeline rebuild {made.kind} {made.entity} again; or rebuild abandon {made.entity}.",
                 "red",
             )
         else:

@@ -6,15 +6,17 @@ by the version of the document that they see.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 
+import psycopg2
 import pyarrow as pa
 
 from sync_pipeline.columns import array_literal
 from sync_pipeline.keys import Key
 from sync_pipeline.ledger.ledger import HELD_DOCUMENT, WRITE
-from sync_pipeline.sinks.relational import RelationalTable
+from sync_pipeline.sinks.relational import StandingTable, image_of
 from sync_pipeline.sql import Cursor, bind, named, quote
 
 
@@ -35,17 +37,28 @@ class Image:
         return version == (self.written if self.held & HELD_DOCUMENT else None)
 
 
-def keep(cursor: Cursor, entity: str, table: RelationalTable, key: Key, revision: int, texts: pa.Array) -> None:
-    """Keep what a plan is to write, of keys (texts) whose documents are to be sent; under the ledger's locks."""
+def keep(
+    cursor: Cursor, entity: str, tables: Sequence[StandingTable], key: Key, revision: int, texts: pa.Array
+) -> None:
+    """Keep what a plan is to write, of keys (texts) whose documents are to be sent; under the ledger's locks.
+
+    `tables` are those that rows are written to, the live one first: an image has what columns only the other one has.
+    """
     if not len(texts):
         return
     plan, applied = (f"pg_temp.{quote(f'{part}_{entity}')}" for part in ("plan", "applied"))
     text, of = key.text_expression("p"), bind(cursor, entity)
+    aliases = [f"t{n}" for n in range(len(tables))]
+    live, *beside = (
+        (f"{table.quoted} {alias}", key.named(table.key).joins(alias, key, "p"))
+        for table, alias in zip(tables, aliases, strict=True)
+    )
+    others = "".join(f" LEFT JOIN {relation} ON {same}" for relation, same in beside)
     # looked up one by one: the planner would read whole tables for a temporary one that it knows nothing of
     cursor.defer(
         "INSERT INTO sync.before (entity, key, revision, written, held, image, files)"
         f" SELECT {of}, {text}, {revision}, a.written_before, a.held_before,"
-        f" (SELECT {table.image('t')} FROM {table.quoted} t WHERE {key.named(table.key).joins('t', key, 'p')}),"
+        f" (SELECT {image_of(tables, aliases)} FROM {live[0]}{others} WHERE {live[1]}),"
         " (SELECT json_object_agg(r.source_key, r.target_key) FROM sync.media_ref r"
         f"   WHERE r.entity = {of} AND r.key = {text})"
         f" FROM {plan} p JOIN {applied} a USING (n) WHERE p.action = {WRITE}"
@@ -86,19 +99,39 @@ def whole(kept: Sequence[Image], version: int | None) -> Image:
     return next((image for image in reversed(kept) if image.shows(version)), kept[0])
 
 
-def put_back(cursor: Cursor, entity: str, table: RelationalTable, key: Key, chosen: Sequence[Image]) -> None:
-    """Rows and references as the images have them. Raises what the database says where it does not take them."""
+def put_back(cursor: Cursor, entity: str, tables: Sequence[StandingTable], key: Key, chosen: Sequence[Image]) -> None:
+    """Rows and references as the images have them. Raises what the database says where it does not take them.
+
+    What only a table beside the live one does not take is taken out of it: a rebuild finds it missing, and says so.
+    """
     keys, revisions = [image.key for image in chosen], [image.revision for image in chosen]
     of = "b.entity = %s AND (b.key, b.revision) IN (SELECT * FROM unnest(%s::text[], %s::bigint[]))"
     chosen_ones = cursor.mogrify(of, (entity, keys, revisions)).decode()
+    images = f"sync.before b WHERE {chosen_ones} AND b.image IS NOT NULL"
     absent = key.parse(image.key for image in chosen if not image.there)
-    cursor.execute(f"DELETE FROM {table.quoted} t WHERE {key.named(table.key).is_in(cursor, 't', absent)}")
-    table.put_back(cursor, f"sync.before b WHERE {chosen_ones} AND b.image IS NOT NULL")
+    for table in tables:
+        _remove(cursor, table, key, key.parse(keys) if table.beside else absent)
+        with _optional(cursor) if table.beside else nullcontext():
+            table.put_back(cursor, images)
     cursor.execute("DELETE FROM sync.media_ref WHERE entity = %s AND key = ANY(%s)", (entity, keys))
     cursor.execute(
         "INSERT INTO sync.media_ref (entity, key, source_key, target_key)"
         f" SELECT b.entity, b.key, f.key, f.value FROM sync.before b, json_each_text(b.files) f WHERE {chosen_ones}"
     )
+
+
+def _remove(cursor: Cursor, table: StandingTable, key: Key, keys: pa.Table) -> None:
+    cursor.execute(f"DELETE FROM {table.quoted} t WHERE {key.named(table.key).is_in(cursor, 't', keys)}")
+
+
+@contextmanager
+def _optional(cursor: Cursor) -> Iterator[None]:
+    """Undone where the database does not take it."""
+    cursor.execute("SAVEPOINT beside")
+    try:
+        yield
+    except (psycopg2.DataError, psycopg2.IntegrityError):
+        cursor.execute("ROLLBACK TO SAVEPOINT beside")
 
 
 def restored(

@@ -91,6 +91,11 @@ class Ledger:
         query = f"SELECT {self.key.plain('l')}, digest, basis, written FROM {self.table} l"
         return copy_out(cursor, f"{query} WHERE {self.key.is_in(cursor, 'l', keys)}", schema)
 
+    def count(self, cursor: Cursor, held: int) -> int:
+        """How many keys a sink may hold something for."""
+        cursor.execute(f"SELECT count(*) FROM {self.table} WHERE held & {held} <> 0")
+        return int(cursor.fetchone()[0])
+
     def append(self, cursor: Cursor, keys: pa.Table, revision: int, digests: pa.Array, held: pa.Array) -> None:
         """First load: plain COPY of keys the ledger does not have. Raises UniqueViolation when it has one."""
         rows = len(digests)

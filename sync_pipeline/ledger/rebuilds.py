@@ -1,12 +1,14 @@
-"""The ledger of rebuilds: which index is filled beside the one behind an entity's alias, and how far it is.
+"""The ledger of rebuilds: which index or table is filled beside the one that readers use, and how far it is.
 
-Every batch that owes documents asks by the way whether one is filled (`due.owe_documents`). It asks after it has read
-its legacy rows; so whoever is told of none has read less than the fill will, under a lower revision.
+Every batch that owes documents asks by the way whether an index is filled (`due.owe_documents`). It asks after it has
+read its legacy rows; so whoever is told of none has read less than the fill will, under a lower revision. Whether a
+table is filled is seen under the lock of the rows' transaction (`ledger/standing.py`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import json
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
@@ -14,14 +16,14 @@ from typing import Any
 import psycopg2
 from psycopg2.extras import Json
 
-from sync_pipeline.errors import SettingError
+from sync_pipeline.errors import DeclarationError, SettingError
 from sync_pipeline.sql import Cursor
 from sync_pipeline.stores import Stores
 
 _LOCKS = 0x53594E49
 # for the session of one that was just killed to be noticed
 _PATIENCE = "1s"
-_ROW = "index, former, declared, state, position, filled, rows, started_at"
+_ROW = "kind, name, former, declared, state, position, filled, rows, revision, started_at"
 # whether somebody holds the lock: an advisory lock of two keys shows as classid and objid
 _AT_WORK = (
     "EXISTS (SELECT FROM pg_locks l JOIN pg_database d ON d.oid = l.database WHERE d.datname = current_database()"
@@ -34,25 +36,34 @@ class Rebuild:
     """A rebuild that has not come to its end; `rows` counts the legacy rows that were read."""
 
     entity: str
-    index: str
-    former: str
+    kind: str  # index, table
+    name: str  # of what is filled
+    former: str  # what readers use until the swap; then what it has followed
     declared: dict[str, Any]
     state: str = "making"
     position: list[str] | None = None
     filled: bool = False
     rows: int = 0
+    revision: int = 0  # of a table: whoever has looked at a key since it is filled has a higher one
     started_at: object = None
 
     def begin(self, cursor: Cursor) -> None:
-        """Take note of it before the index is made, so that none is left that nobody knows of."""
-        self.forget(cursor)  # an index of this name, that somebody has deleted since
+        """Take note of it before anything is made, so that nothing is left that nobody knows of."""
+        self.forget(cursor)  # one of this name, that somebody has deleted since
         cursor.execute(
-            "INSERT INTO sync.rebuild (entity, index, former, declared, state) VALUES (%s, %s, %s, %s, 'making')",
-            (self.entity, self.index, self.former, Json(self.declared)),
+            "INSERT INTO sync.rebuild (entity, kind, name, former, declared, state)"
+            " VALUES (%s, %s, %s, %s, %s, 'making')",
+            (self.entity, self.kind, self.name, self.former, Json(self.declared)),
         )
 
+    def open(self, cursor: Cursor) -> None:
+        """Have batches write a table, from their next look on; nobody may be on his way."""
+        cursor.execute("SELECT nextval('sync.revision')")
+        self.revision, self.state = int(cursor.fetchone()[0]), "filling"
+        self._update(cursor, "state = %s, revision = %s", self.state, self.revision)
+
     def enter(self, cursor: Cursor, state: str) -> None:
-        """Come to a state. From `filling` on, every batch writes both indices."""
+        """Come to a state. In `filling`, every batch writes both."""
         self.state = state
         self._update(cursor, "state = %s, finished_at = CASE WHEN %s = 'done' THEN now() END", state, state)
 
@@ -60,17 +71,35 @@ class Rebuild:
         """A page is filled, the last one where there is no `position`; in the transaction that writes its rows."""
         self._update(cursor, "position = %s, filled = %s, rows = rows + %s", position, position is None, rows)
 
+    def must_declare(self, declared: Mapping[str, Any]) -> None:
+        """Raises DeclarationError where the entity's file says something else by now."""
+        if any(self.declared.get(name) != value for name, value in json.loads(json.dumps(declared)).items()):
+            raise DeclarationError(
+                f"entity {self.entity}: its file has changed since the rebuild of {self.name} was begun:"
+                f" sync-pipeline rebuild abandon {self.entity}, then begin again"
+            )
+
+    def note(self, cursor: Cursor, name: str, value: object) -> None:
+        """Write down something more."""
+        self.declared[name] = value
+        self._update(cursor, "declared = %s", Json(self.declared))
+
+    def rename(self, cursor: Cursor, name: str, former: str) -> None:
+        """What was filled bears another name now, and so does what it has followed."""
+        self._update(cursor, "name = %s, former = %s", name, former)
+        self.name, self.former = name, former
+
     def forget(self, cursor: Cursor) -> None:
-        """Its index is gone."""
-        cursor.execute("DELETE FROM sync.rebuild WHERE (entity, index) = (%s, %s)", (self.entity, self.index))
+        """It is gone."""
+        cursor.execute("DELETE FROM sync.rebuild WHERE (entity, name) = (%s, %s)", (self.entity, self.name))
 
     def _update(self, cursor: Cursor, changes: str, *values: object) -> None:
         cursor.execute(
-            f"UPDATE sync.rebuild SET {changes} WHERE (entity, index) = (%s, %s) AND state <> 'removing'",
-            (*values, self.entity, self.index),
+            f"UPDATE sync.rebuild SET {changes} WHERE (entity, name) = (%s, %s) AND state <> 'removing'",
+            (*values, self.entity, self.name),
         )
         if cursor.rowcount != 1:
-            raise SettingError(f"entity {self.entity}: the rebuild of {self.index} was given up meanwhile")
+            raise SettingError(f"entity {self.entity}: the rebuild of {self.name} was given up meanwhile")
 
 
 def under_way(cursor: Cursor, entity: str) -> Rebuild | None:
@@ -81,7 +110,7 @@ def under_way(cursor: Cursor, entity: str) -> Rebuild | None:
 
 
 def done(cursor: Cursor, entity: str) -> list[Rebuild]:
-    """Rebuilds whose former index is still kept, oldest first."""
+    """Rebuilds whose former index or table is still kept, oldest first."""
     cursor.execute(
         f"SELECT {_ROW} FROM sync.rebuild WHERE entity = %s AND state = 'done' ORDER BY finished_at", (entity,)
     )
@@ -91,7 +120,7 @@ def done(cursor: Cursor, entity: str) -> list[Rebuild]:
 def shown(cursor: Cursor, entity: str) -> dict[str, Any] | None:
     """The rebuild under way, as `status` shows it; `at_work` is false where it was cut off."""
     cursor.execute(
-        f"SELECT index, former, state, filled, rows, started_at, {_AT_WORK} AS at_work FROM sync.rebuild"
+        f"SELECT kind, name, former, state, filled, rows, started_at, {_AT_WORK} AS at_work FROM sync.rebuild"
         " WHERE entity = %s AND state <> 'done'",
         (entity,),
     )

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from sync_pipeline.sinks.relational import RelationalTable
+from sync_pipeline.ledger.standing import STANDING, relations_of, standing_of
+from sync_pipeline.sinks.relational import RelationalTable, StandingTable
 from sync_pipeline.sql import Cursor
 
 _LOCKS = 0x53594E52
@@ -21,14 +22,29 @@ class Dependent:
     columns: list[str]
 
 
-def enter(cursor: Cursor, entity: str, parents: Iterable[str], *, exclusive: bool) -> list[Dependent]:
-    """Lock an entity and its parents until the transaction ends, and say who refers to it, as seen under the locks."""
+def enter(
+    cursor: Cursor, entity: str, table: RelationalTable, parents: Iterable[str], *, exclusive: bool
+) -> tuple[list[Dependent], list[StandingTable]]:
+    """Lock an entity and its parents until the transaction ends.
+
+    Gives who refers to it and the tables that its rows are written to, both as seen under the locks. Raises
+    DeclarationError as standing_of does.
+    """
     cursor.execute(
-        f"{_locking(exclusive)}; SELECT entity, relation, key, columns FROM sync.reference"
-        " WHERE parent = %(entity)s AND to_regclass(relation) IS NOT NULL ORDER BY entity",
-        {"locked": sorted({entity, *parents}), "entity": entity},
+        f"{_locking(exclusive)}; SELECT entity, relation, key, columns FROM ("
+        " SELECT 0 AS n, entity, relation, key, columns FROM sync.reference"
+        " WHERE parent = %(entity)s AND to_regclass(relation) IS NOT NULL"
+        f" UNION ALL SELECT n, NULL, NULL, columns, types FROM {STANDING}) found ORDER BY n, entity",
+        {"locked": sorted({entity, *parents}), "entity": entity, "relations": relations_of(table)},
     )
-    return [Dependent(*row) for row in cursor.fetchall()]
+    found = cursor.fetchall()
+    dependents = [Dependent(*row) for row in found if row[0] is not None]
+    return dependents, standing_of(table, [(columns, types) for name, _, columns, types in found if name is None])
+
+
+def still(cursor: Cursor, *entities: str) -> None:
+    """Have no batch of these, nor of entities that refer to them, at work on its rows until the transaction ends."""
+    cursor.execute(_locking(exclusive=True), {"locked": sorted(entities)})
 
 
 def _locking(exclusive: bool) -> str:
@@ -48,7 +64,7 @@ def register(cursor: Cursor, entity: str, table: RelationalTable) -> None:
     if declared == known:
         return
     # whoever writes a parent now does not know yet that it is one
-    enter(cursor, entity, {parent for parent, *_ in declared | known}, exclusive=True)
+    still(cursor, *{entity, *(parent for parent, *_ in declared | known)})
     cursor.execute("DELETE FROM sync.reference WHERE entity = %s", (entity,))
     for parent, relation, key, columns in sorted(declared):
         cursor.execute(

@@ -14,8 +14,10 @@ import pyarrow.compute as pc
 from sync_pipeline.adapt import Adapted
 from sync_pipeline.keys import Key
 from sync_pipeline.lane import Lane
+from sync_pipeline.ledger.standing import standing
 from sync_pipeline.origin import DIGEST
 from sync_pipeline.reconcile.verdict import Difference, Finding
+from sync_pipeline.sinks.relational import RelationalTable
 from sync_pipeline.sql import Cursor, copy_in, quote
 
 Within = Callable[[Cursor, str, Key], str]
@@ -26,20 +28,21 @@ def compare_rows(lane: Lane, expected: Adapted, within: Within) -> list[Finding]
     table, key = lane.entity.table, lane.origin.key
     target = key.named(table.key)
     wanted = pc.not_equal(pc.bit_wise_and(expected.held, pa.scalar(1, pa.int16())), 0)
-    rows = table.rows(expected.table).append_column(DIGEST, expected.legacy.column(DIGEST)).filter(wanted)
     with lane.stores.target() as cursor:
+        table = standing(cursor, lane.entity.name, table)[0]
+        rows = table.rows(expected.table).append_column(DIGEST, expected.legacy.column(DIGEST)).filter(wanted)
         stage = f"check_{lane.entity.name}"
-        cursor.execute(f"CREATE TEMP TABLE {quote(stage)} (LIKE {table.quoted}, {DIGEST} bigint) ON COMMIT DROP")
+        shape = table.shape(f", NULL::bigint AS {DIGEST}")
+        cursor.execute(f"CREATE TEMP TABLE {quote(stage)} ON COMMIT DROP AS {shape}")
         copy_in(cursor, f"pg_temp.{quote(stage)}", ", ".join([*map(quote, table.columns), DIGEST]), rows)
-        cursor.execute(_query(lane, stage, within(cursor, "t", target), target))
+        cursor.execute(_query(lane, table, stage, within(cursor, "t", target), target))
         return [
             Finding("relational", kind, text, differs=tuple(Difference(*difference) for difference in differs or ()))
             for text, kind, differs in cursor.fetchall()
         ]
 
 
-def _query(lane: Lane, stage: str, within: str, target: Key) -> str:
-    table = lane.entity.table
+def _query(lane: Lane, table: RelationalTable, stage: str, within: str, target: Key) -> str:
     differs = " OR ".join(f"{_value('s', c, k)} IS DISTINCT FROM {_value('t', c, k)}" for c, k in table.columns.items())
     each = ", ".join(
         f"CASE WHEN {_value('s', c, k)} IS DISTINCT FROM {_value('t', c, k)} THEN"
@@ -60,11 +63,14 @@ def _query(lane: Lane, stage: str, within: str, target: Key) -> str:
     )
 
 
-def _value(alias: str, column: str, kind: str) -> str:
-    """json and xml have no equality of their own."""
+def comparable(expression: str, kind: str) -> str:
+    """An expression with an equality of its type: json and xml have none of their own."""
     first = kind.split(maxsplit=1)[0].lower()
-    cast = {"json": "::jsonb", "xml": "::text"}.get(first, "")
-    return f"{alias}.{quote(column)}{cast}"
+    return expression + {"json": "::jsonb", "xml": "::text"}.get(first, "")
+
+
+def _value(alias: str, column: str, kind: str) -> str:
+    return comparable(f"{alias}.{quote(column)}", kind)
 
 
 def _short(alias: str, column: str) -> str:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
-from dataclasses import dataclass
+import zlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 import psycopg2
 import pyarrow as pa
@@ -17,6 +18,13 @@ from sync_pipeline.stores import Stores
 _CONSTRAINT = re.compile(
     r"\s+(?=(?:not\s+null|null|default|check|unique|primary|references|generated|collate|constraint)\b)", re.IGNORECASE
 )
+# types that a cast would cut a value to, and their like without a length
+_SIZED = {
+    "character varying": "character varying",
+    "character": "bpchar",
+    "bit varying": "bit varying",
+    "bit": "bit varying",
+}
 
 
 @dataclass(frozen=True, init=False)
@@ -57,7 +65,7 @@ class RelationalTable:
             raise DeclarationError(f"RelationalTable({self.name!r}): key column {missing[0]!r} is not in columns")
 
     def ensure(self, cursor: Cursor) -> None:
-        """Make schema and table where they are not there. Raises DeclarationError for a column that differs."""
+        """Make schema and table where they are not there."""
         schema, table = self.name.split(".")
         cursor.execute("SELECT to_regclass(%s) IS NOT NULL", (self.quoted,))
         if not cursor.fetchone()[0]:
@@ -70,19 +78,21 @@ class RelationalTable:
                 name = quote("_".join([table, *referring])[:63])
                 listed = ", ".join(map(quote, referring))
                 cursor.execute(f"CREATE INDEX IF NOT EXISTS {name} ON {self.quoted} ({listed})")
-        cursor.execute(
-            "SELECT column_name FROM information_schema.columns WHERE table_schema = %s AND table_name = %s",
-            (schema, table),
-        )
-        found = {name for (name,) in cursor.fetchall()}
-        missing = [name for name in self.columns if name not in found]
-        if missing:
-            raise DeclarationError(f"{self.name} has no column {missing[0]!r}: migrate the table, then sync again")
 
     @property
     def quoted(self) -> str:
         """The table's name, quoted."""
         return ".".join(quote(part) for part in self.name.split("."))
+
+    @property
+    def successor(self) -> RelationalTable:
+        """The table that is filled beside this one, in a rebuild."""
+        return replace(self, name=f"{self.name}_next")
+
+    @property
+    def former(self) -> RelationalTable:
+        """The table that this one has followed, after a rebuild."""
+        return replace(self, name=f"{self.name}_former")
 
     def rows(self, adapted: pa.Table) -> pa.Table:
         """This sink's columns of adapted rows. Raises DeclarationError naming a column adapt does not return."""
@@ -91,44 +101,6 @@ class RelationalTable:
     def append(self, cursor: Cursor, rows: pa.Table) -> None:
         """First load: plain COPY. Raises UniqueViolation where the table has a key already."""
         copy_in(cursor, self.quoted, self._list(), rows)
-
-    def write(self, cursor: Cursor, entity: str, key: Key, rows: pa.Table) -> None:
-        """Write staged rows (with `n` of the plan), and delete what the plan no longer wants.
-
-        Only what the ledger let through (`pg_temp.applied_ENTITY`) is touched.
-        """
-        staged, plan, applied = (f"pg_temp.{quote(f'{part}_{entity}')}" for part in ("stage", "plan", "applied"))
-        target = key.named(self.key)
-        cursor.defer(
-            f"CREATE TEMP TABLE IF NOT EXISTS {quote(f'stage_{entity}')} (LIKE {self.quoted}, n integer)"
-            " ON COMMIT DELETE ROWS"
-        )
-        stage(cursor, staged, f"{self._list()}, n", rows)
-        applied_rows = (
-            f"(SELECT s.* FROM {staged} s JOIN {applied} a USING (n) JOIN {plan} p USING (n) WHERE p.action = 1)"
-        )
-        cursor.defer(
-            f"DELETE FROM {self.quoted} t USING {plan} p JOIN {applied} a USING (n)"
-            f" WHERE {target.joins('t', key, 'p')} AND p.action = 1 AND p.held & 1 = 0;"
-            f"{self._upsert(f'{applied_rows} s')}"
-        )
-
-    def image(self, alias: str) -> str:
-        """SQL of a row's image: its columns' text forms by name, from which each type reads back the same value."""
-        names = ", ".join(_literal(name) for name in self.columns)
-        texts = ", ".join(f"{alias}.{quote(name)}::text" for name in self.columns)
-        return f"json_object(ARRAY[{names}], ARRAY[{texts}])"
-
-    def put_back(self, cursor: Cursor, images: str) -> None:
-        """Write rows as their images have them; `images` is SQL after FROM, with a column `image`."""
-        cursor.execute(
-            "SELECT attname, format_type(atttypid, atttypmod) FROM pg_attribute"
-            " WHERE attrelid = %s::regclass AND attnum > 0 AND NOT attisdropped",
-            (self.quoted,),
-        )
-        kinds = dict(cursor.fetchall())
-        values = ", ".join(f"(image ->> {_literal(name)})::{kinds[name]} AS {quote(name)}" for name in self.columns)
-        cursor.execute(self._upsert(f"(SELECT {values} FROM {images}) s"))
 
     def refused(self, stores: Stores, rows: pa.Table) -> list[tuple[int, Exception]]:
         """Which rows (by number) the table does not take, and why: tried for real, then rolled back."""
@@ -146,7 +118,7 @@ class RelationalTable:
         """Halve until only bad rows are left; good ones stay, so that a clash between two rows shows as well."""
         cursor.execute("SAVEPOINT probe")
         try:
-            cursor.execute(f"CREATE TEMP TABLE probe (LIKE {self.quoted}) ON COMMIT DROP")
+            cursor.execute(f"CREATE TEMP TABLE probe ON COMMIT DROP AS {self.shape()}")
             copy_in(cursor, "pg_temp.probe", self._list(), rows)
             cursor.execute(self._upsert("pg_temp.probe s"))
             cursor.execute("DROP TABLE pg_temp.probe")
@@ -178,12 +150,93 @@ class RelationalTable:
             f" FROM {source} ON CONFLICT ({', '.join(keys)}) DO {f'UPDATE SET {updates}' if updates else 'NOTHING'}"
         )
 
+    def shape(self, more: str = "") -> str:
+        """A query for a table made to stage rows: these columns with the types they have now, and no constraint."""
+        return f"SELECT {self._list()}{more} FROM {self.quoted} WITH NO DATA"
+
     def _list(self) -> str:
         return ", ".join(quote(name) for name in self.columns)
 
 
+@dataclass(frozen=True)
+class StandingTable(RelationalTable):
+    """A table as it stands now, which a swap or ALTER TABLE may change at any time: the declared columns that it has.
+
+    `types` are those of all its columns. `beside` is one that is filled beside the live one.
+    """
+
+    types: Mapping[str, str] = field(default_factory=dict)
+    beside: bool = False
+
+    @classmethod
+    def of(cls, table: RelationalTable, types: Mapping[str, str], *, beside: bool = False) -> StandingTable:
+        """A declared table with the columns and types that the database has of it now."""
+        there = {name: kind for name, kind in table.columns.items() if name in types}
+        return cls(table.name, table.key, there, table.where, types=types, beside=beside)
+
+    @property
+    def form(self) -> str:
+        """Tells its name, columns and types from those of any other."""
+        return f"{zlib.crc32(repr((self.name, self.types)).encode()):08x}"
+
+    def write(self, cursor: Cursor, entity: str, key: Key, rows: pa.Table, unfit: Sequence[int] = ()) -> None:
+        """Write staged rows (with `n` of the plan), and delete what the plan no longer wants.
+
+        Only what the ledger let through (`pg_temp.applied_ENTITY`) is touched; beside the live table rows that have
+        not changed are written as well, and those that it does not take (`unfit`, by `n`) are deleted.
+        """
+        # a session keeps its stages: another form has another one, or values would be cut to types of the past
+        staged = quote(f"stage_{entity}_{self.form}")
+        plan, applied = (f"pg_temp.{quote(f'{part}_{entity}')}" for part in ("plan", "applied"))
+        target = key.named(self.key)
+        cursor.defer(
+            f"CREATE TEMP TABLE IF NOT EXISTS {staged} ON COMMIT DELETE ROWS AS {self.shape(', NULL::integer AS n')}"
+        )
+        stage(cursor, f"pg_temp.{staged}", f"{self._list()}, n", rows.select([*self.columns, "n"]))
+        gone = f"(p.held & 1 = 0{''.join(f' OR n = {each}' for each in unfit)})"
+        changed = "true" if self.beside else "p.action = 1"
+        applied_rows = (
+            f"(SELECT s.* FROM pg_temp.{staged} s JOIN {applied} a USING (n) JOIN {plan} p USING (n) WHERE {changed})"
+        )
+        cursor.defer(
+            f"DELETE FROM {self.quoted} t USING {plan} p JOIN {applied} a USING (n)"
+            f" WHERE {target.joins('t', key, 'p')} AND p.action = 1 AND {gone};"
+            f"{self._upsert(f'{applied_rows} s')}"
+        )
+
+    def put_back(self, cursor: Cursor, images: str) -> None:
+        """Write rows as their images have them, as far as it has the columns; `images` is SQL after FROM, with `image`.
+
+        Raises DataError where a value does not fit its type.
+        """
+        values = ", ".join(
+            f"(image ->> {_literal(name)})::{_uncut(self.types[name])} AS {quote(name)}" for name in self.columns
+        )
+        cursor.execute(self._upsert(f"(SELECT {values} FROM {images}) s"))
+
+
+def image_of(tables: Sequence[StandingTable], aliases: Sequence[str]) -> str:
+    """SQL of a row's image: columns' text forms by name, from which each type reads back the same value.
+
+    Of a column that several tables have, it is the first one's.
+    """
+    columns = {
+        name: f"{alias}.{quote(name)}::text"
+        for table, alias in reversed(list(zip(tables, aliases, strict=True)))
+        for name in table.columns
+    }
+    return f"json_object(ARRAY[{', '.join(map(_literal, columns))}], ARRAY[{', '.join(columns.values())}])"
+
+
 def _literal(name: str) -> str:
     return "'" + name.replace("'", "''") + "'"
+
+
+def _uncut(kind: str) -> str:
+    """A type without its length: a cast would cut a longer value without a word, which a column does not take."""
+    for sized, free in _SIZED.items():
+        kind = re.sub(rf"^{sized}\(\d+\)", free, kind)
+    return kind
 
 
 def select(adapted: pa.Table, columns: list[str], sink: str) -> pa.Table:

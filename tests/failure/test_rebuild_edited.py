@@ -117,6 +117,6 @@ def test_killed_at_every_step_it_goes_on(world, tmp_path):
         end(live)
     assert reader.wrong == []
     assert reader.indices == {"video-000001", "video-000002"}
-    assert world.target("SELECT state, index FROM sync.rebuild WHERE entity = 'video'") == [("done", "video-000002")]
+    assert world.target("SELECT state, name FROM sync.rebuild WHERE entity = 'video'") == [("done", "video-000002")]
     settle(world, tmp_path / "settled")
     assert world.differences() == []

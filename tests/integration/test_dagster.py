@@ -202,19 +202,25 @@ def rows(run):
     return {record.data["entity"]: record.data for record in output.event_specific_data.metadata["entities"].records}
 
 
-def test_an_index_is_rebuilt_and_its_progress_told(filled, world, instance, defs):
+def test_an_index_and_a_table_are_rebuilt_and_their_progress_told(filled, world, instance, defs):
     stores, _ = world
     job = defs.resolve_job_def("rebuild")
     config = {"entities": ["audio"], "clear": True}
     run = job.execute_in_process(instance=instance, run_config=dg.RunConfig(ops={"fill_and_swap": {"config": config}}))
     row = rows(run)["audio"]
-    assert (row["index"], row["deleted"], row["findings"]) == ("audio-000002", "audio-000001", 0)
-    assert row["documents"] == stores.search.count(index="audio")["count"]
+    assert (row["name"], row["deleted"], row["findings"]) == ("audio-000002", "audio-000001", 0)
+    assert row["compared"] == stores.search.count(index="audio")["count"]
     messages = [log.user_message for log in instance.all_logs(run.run_id)]
     assert any("rows filled" in message for message in messages)
     config = {"entities": ["audio"], "abandon": True}
     run = job.execute_in_process(instance=instance, run_config=dg.RunConfig(ops={"fill_and_swap": {"config": config}}))
     assert rows(run)["audio"]["deleted"] is None
+    with stores.target() as cursor:
+        cursor.execute("CREATE TABLE catalog.audio_next (LIKE catalog.audio INCLUDING ALL)")
+    config = {"entities": ["audio"], "tables": True, "clear": True}
+    run = job.execute_in_process(instance=instance, run_config=dg.RunConfig(ops={"fill_and_swap": {"config": config}}))
+    row = rows(run)["audio"]
+    assert (row["name"], row["deleted"], row["findings"]) == ("catalog.audio", "catalog.audio_former", 0)
 
 
 def test_retention_drops_the_old_days_of_the_log(filled, world, instance, defs):

@@ -13,9 +13,9 @@ from sync_pipeline.errors import DeclarationError, SettingError
 from sync_pipeline.ledger.rebuilds import alone
 from sync_pipeline.pipeline import sync_keys
 from sync_pipeline.preflight.preflight import preflight
-from sync_pipeline.rebuild import rebuild as story
-from sync_pipeline.rebuild.fill import COMPARED, FILLED
+from sync_pipeline.rebuild import index as story
 from sync_pipeline.rebuild.rebuild import abandon, clear, rebuild_index
+from sync_pipeline.rebuild.report import COMPARED, FILLED
 from sync_pipeline.sinks.search_index import SearchIndex
 from sync_pipeline.sinks.successor import Successor
 from sync_pipeline.status import status_of
@@ -113,9 +113,9 @@ def test_a_changed_mapping_is_served_after_a_rebuild(world, lane, keys):
     made = rebuild_index(changed)
 
     assert (made.former, made.findings) == (former, [])
-    assert made.documents == len(keys)
-    assert behind(world) == behind(world, "long-ones") == [made.index]
-    there = world.document("GET", made.index)[made.index]
+    assert made.compared == len(keys)
+    assert behind(world) == behind(world, "long-ones") == [made.name]
+    there = world.document("GET", made.name)[made.name]
     assert there["aliases"] == {"text": {}, "long-ones": {"filter": {"range": {"reading_seconds": {"gte": 60}}}}}
     assert there["mappings"]["properties"]["header"] == {"type": "keyword"}
     kept = there["settings"]["index"]
@@ -199,7 +199,7 @@ def test_documents_of_parked_and_unswept_rows_are_carried_over(world, lane, keys
     made = rebuild_index(lane)
     assert (made.carried_over, made.findings) == (2, [])
     after = [world.document("GET", f"text/_doc/{key}") for key in (parked, unswept)]
-    assert [doc["_index"] for doc in after] == [made.index] * 2
+    assert [doc["_index"] for doc in after] == [made.name] * 2
     assert [(doc["_version"], doc["_source"]) for doc in after] == [(d["_version"], d["_source"]) for d in before]
     world.legacy(DELETE, [parked])
     sync(lane, parked, unswept)
@@ -226,9 +226,9 @@ def test_a_planted_document_refuses_the_swap(world, lane, keys, capsys):
     tables.rebuilt([made])
     assert f"Readers of text stay with {former}" in capsys.readouterr().out
     assert {finding.key for finding in rebuild_index(lane).findings} == {"999999", "no-key", str(keys[0])}
-    assert abandon(world.stores, lane.entity) == made.index
+    assert abandon(world.stores, lane.entity) == made.name
     assert behind(world) == [former]
-    assert made.index not in world.document("GET", "_aliases")
+    assert made.name not in world.document("GET", "_aliases")
 
 
 def test_what_the_new_mapping_refuses_is_named_with_its_reason(world, lane, keys):
@@ -238,7 +238,7 @@ def test_what_the_new_mapping_refuses_is_named_with_its_reason(world, lane, keys
     assert len(made.findings) > len(keys) / 2
     assert "document_parsing_exception" in made.findings[0].detail
     assert status_of(world.stores, lane.entity)["alerts"] == [
-        f"the rebuild of {made.index} was cut off: sync-pipeline rebuild index goes on with it,"
+        f"the rebuild of {made.name} was cut off: sync-pipeline rebuild index goes on with it,"
         " rebuild abandon gives it up"
     ]
     with pytest.raises(DeclarationError, match="its file has changed"):
@@ -282,29 +282,29 @@ def test_one_at_a_time_and_it_is_shown(world, lane):
 def test_the_swap_waits_for_documents_that_are_owed(world, lane, keys, monkeypatch):
     """What readers have seen and the new index has not is still owed: it comes first, then the swap."""
     (former,) = behind(world)
-    swaps, tries = story._swap, []
+    swaps, tries = story.NewIndex.swap, []
 
-    def withheld(lane, rebuild, successor):
+    def withheld(coming, rebuild):
         version = found(world, former, keys[0])
-        world.document("DELETE", f"{rebuild.index}/_doc/{keys[0]}?version={version}&version_type=external_gte")
+        world.document("DELETE", f"{rebuild.name}/_doc/{keys[0]}?version={version}&version_type=external_gte")
         with lane.stores.target() as cursor:
             cursor.execute(
                 "INSERT INTO sync.due (entity, reason, keys, revision, priority)"
                 " VALUES ('text', 'documents', ARRAY[%s], 0, 1)",
                 (str(keys[0]),),
             )
-        swaps(lane, rebuild, successor)
+        return swaps(coming, rebuild)
 
     def work(*arguments):
         tries.append(behind(world))
         return live.work(*arguments)
 
-    monkeypatch.setattr(story, "_swap", withheld)
+    monkeypatch.setattr(story.NewIndex, "swap", withheld)
     monkeypatch.setattr(story, "work", work)
     made = rebuild_index(lane)
     assert tries
     assert set(map(tuple, tries)) == {(former,)}
-    assert found(world, made.index, keys[0]) == found(world, former, keys[0])
+    assert found(world, made.name, keys[0]) == found(world, former, keys[0])
 
 
 def test_an_entity_without_an_index_has_none_to_rebuild(world, lane):
@@ -316,15 +316,15 @@ def test_an_entity_without_an_index_has_none_to_rebuild(world, lane):
 
 def test_what_readers_have_seen_shows_after_the_swap(world, lane, keys, monkeypatch):
     """Written to both indices, and shown by the former one, while the new one refreshes only when it is told to."""
-    swaps = story._swap
+    swaps = story.NewIndex.swap
 
-    def seen(lane, rebuild, successor):
+    def seen(coming, rebuild):
         world.legacy(EDIT, ("seen", keys[0]))
         sync(lane, keys[0], acknowledge=True)
         world.document("POST", f"{rebuild.former}/_refresh")
-        swaps(lane, rebuild, successor)
+        return swaps(coming, rebuild)
 
-    monkeypatch.setattr(story, "_swap", seen)
+    monkeypatch.setattr(story.NewIndex, "swap", seen)
     made = rebuild_index(altered(lane, settings={"refresh_interval": "-1"}))
     body = {"query": {"ids": {"values": [str(keys[0])]}}, "version": True}
     hits = world.document("POST", "text/_search", body)["hits"]["hits"]

@@ -338,13 +338,28 @@ def test_a_rebuilt_index_is_told_and_the_former_one_deleted_on_request(loaded, c
     assert (code, said) == (0, "")
     assert "audio-000001 is kept: sync-pipeline rebuild clear audio deletes it." in out
     loaded.target(
-        "INSERT INTO sync.rebuild (entity, index, former, declared, state)"
+        "INSERT INTO sync.rebuild (entity, name, former, declared, state)"
         " VALUES ('audio', 'audio-000003', 'audio-000002', '{}', 'making')"
     )
     assert "audio: audio-000003 is filled beside audio-000002 since " in command("status", "audio")[1]
     assert "its file has changed since the rebuild of audio-000003" in command("rebuild", "index", "audio")[2]
-    assert command("rebuild", "abandon", "audio")[:2] == (0, "audio-000003 is deleted.\n")
+    assert command("rebuild", "abandon", "audio")[:2] == (0, "audio-000003 is given up.\n")
     assert command("rebuild", "abandon", "audio")[1] == "No rebuild of audio is under way.\n"
     assert command("rebuild", "clear", "audio")[1] == "audio-000001: deleted.\n"
     assert command("rebuild", "clear", "audio", "--format", "json")[1] == '{"audio": []}\n'
     assert command("rebuild", "index", "--format", "json")[0] == 2
+
+
+def test_a_rebuilt_table_is_told_and_what_is_in_its_way(loaded, command):
+    code, _, said = command("rebuild", "table", "audio")
+    assert (code, said) == (
+        2,
+        "Setting: catalog.audio_next is not there: make it by a migration of yours, or say --like\n",
+    )
+    code, out, said = command("rebuild", "table", "audio", "--like", "--format", "json")
+    made = json.loads(out)["audio"]
+    assert (code, said, made["findings"]) == (0, "", [])
+    assert (made["kind"], made["name"], made["former"]) == ("table", "catalog.audio", "catalog.audio_former")
+    assert command("rebuild", "table", "audio", "--like")[0] == 2
+    assert command("rebuild", "clear", "audio")[1] == "catalog.audio_former: deleted.\n"
+    assert command("rebuild", "abandon", "audio")[1] == "No rebuild of audio is under way.\n"

@@ -1,4 +1,4 @@
-"""The comparison before the swap: what the ledger says of documents against what the new index holds, by id.
+"""The comparison before an index is swapped: what the ledger says of documents against what the new index holds, by id.
 
 Versions are read in real time. The ledger is read first, together with what is owed: a document that is owed may still
 be on its way, and has to be no older than in the former index; any other must be there as it was written last.
@@ -9,7 +9,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import orjson
@@ -19,7 +19,7 @@ from sync_pipeline import due
 from sync_pipeline.lane import Lane
 from sync_pipeline.ledger.rebuilds import Rebuild
 from sync_pipeline.live import work
-from sync_pipeline.rebuild.fill import COMPARED, Report
+from sync_pipeline.rebuild.report import COMPARED, ENOUGH, Compared, Report
 from sync_pipeline.reconcile.documents import all_ids, parsed
 from sync_pipeline.reconcile.verdict import Finding
 from sync_pipeline.sinks.search_index import has_fit_id, reaching
@@ -28,21 +28,10 @@ from sync_pipeline.sql import copy_out
 _PAGE = 1_000
 _LOOKS = 3
 _PAUSE_SECONDS = 0.2
-# to refuse the swap, and to see why
-_ENOUGH = 1_000
 # for documents that are owed
 _PATIENCE_SECONDS = 60.0
 _OWED = "entity = %s AND (reason IN ('documents', 'overtaken') OR step = 'document')"
 _STANDING = [("written", pa.int64()), ("held", pa.bool_()), ("owed", pa.bool_())]
-
-
-@dataclass
-class Compared:
-    """How many documents were compared, how many came from the former index, and what differs."""
-
-    documents: int = 0
-    carried_over: int = 0
-    findings: list[Finding] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -62,17 +51,17 @@ def compare(lane: Lane, rebuild: Rebuild, report: Report) -> Compared:
     compared = Compared()
     for texts in _wanted(lane):
         _compare_wanted(lane, rebuild, texts, compared)
-        compared.documents += len(texts)
+        compared.compared += len(texts)
         report(COMPARED, len(texts))
-        if len(compared.findings) >= _ENOUGH:
+        if len(compared.findings) >= ENOUGH:
             return compared
-    for ids in all_ids(lane.stores.search, rebuild.index):
+    for ids in all_ids(lane.stores.search, rebuild.name):
         _, foreign = parsed(lane, ids)
         unwanted = _unwanted(lane, [text for text in ids if text not in foreign])
         left = _settled(lane, rebuild, doubts(lane, rebuild, unwanted))
         compared.findings += [Finding("search", doubt.kind, doubt.key) for doubt in left]
         compared.findings += [Finding("search", "extra", text) for text in sorted(foreign)]
-        if len(compared.findings) >= _ENOUGH:
+        if len(compared.findings) >= ENOUGH:
             return compared
     return compared
 
@@ -96,18 +85,11 @@ def doubts(lane: Lane, rebuild: Rebuild, texts: list[str]) -> list[Doubt]:
         standing = _standing(lane, texts[first : first + _PAGE])
         # the new index is written first, and so read last
         former = _versions(lane, rebuild.former, [text for text, (_, _, owed) in standing.items() if owed])
-        new = _versions(lane, rebuild.index, list(standing))
+        new = _versions(lane, rebuild.name, list(standing))
         for text, (written, held, owed) in standing.items():
             if kind := _kind(written, new.get(text), former.get(text), held=held, owed=owed):
                 found.append(Doubt(text, kind, owed))
     return found
-
-
-def wanted_documents(lane: Lane) -> int:
-    """How many documents there are to compare, by the ledger."""
-    with lane.stores.target() as cursor:
-        cursor.execute(f"SELECT count(*) FROM {lane.ledger.table} WHERE held & 2 <> 0")
-        return int(cursor.fetchone()[0])
 
 
 def owed_documents(lane: Lane) -> list[str]:

@@ -1,0 +1,175 @@
+"""A new index behind an alias: what is its own in the story of a rebuild.
+
+From the moment it is made every batch writes both indices, the new one first. So for each document the new index has
+the version that readers see, or a later one, as soon as the fill has brought it; and stays so through the swap.
+"""
+
+from __future__ import annotations
+
+import threading
+from dataclasses import dataclass
+from functools import partial
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from sync_pipeline import due, parking
+from sync_pipeline.batch.order import Order
+from sync_pipeline.documents import Operations, send
+from sync_pipeline.entity import Entity
+from sync_pipeline.errors import SettingError, UnreachableError
+from sync_pipeline.faults import crash_point
+from sync_pipeline.lane import Lane
+from sync_pipeline.ledger import before
+from sync_pipeline.ledger.rebuilds import Rebuild
+from sync_pipeline.live import work
+from sync_pipeline.rebuild.documents import compare, doubts, owed_documents
+from sync_pipeline.rebuild.report import Compared, Report
+from sync_pipeline.reconcile.verdict import Finding
+from sync_pipeline.sinks.search_index import SearchIndex
+from sync_pipeline.sinks.successor import Successor, behind, next_name, remove
+from sync_pipeline.sql import Cursor
+from sync_pipeline.stores import Stores
+
+_TRIES = 60
+_PAUSE_SECONDS = 0.5
+
+
+class _BehindError(Exception):
+    """Readers would go back if the alias were swapped now."""
+
+
+@dataclass(frozen=True)
+class NewIndex:
+    """An entity's index beside the one behind the alias. Raises SettingError where it has none."""
+
+    lane: Lane
+    kind: str = "index"
+
+    def begin(self) -> Rebuild:
+        """Named, and known; not made yet."""
+        stores, index = self.lane.stores, index_of(self.lane.entity)
+        former = _former(stores, index)
+        rebuild = Rebuild(
+            self.lane.entity.name, self.kind, next_name(stores.search, index.alias), former, self._declared
+        )
+        with stores.target() as cursor:
+            rebuild.begin(cursor)
+        return rebuild
+
+    def go_on(self, rebuild: Rebuild) -> None:
+        """Its index is there, every batch knows of it, and nothing is left of whoever was cut off."""
+        stores, name = self.lane.stores, self.lane.entity.name
+        alias = index_of(self.lane.entity).alias
+        if behind(stores.search, alias) not in ([rebuild.former], [rebuild.name]):
+            raise SettingError(
+                f"alias {alias} has been moved since the rebuild of {rebuild.name} was begun:"
+                f" sync-pipeline rebuild abandon {name}"
+            )
+        rebuild.must_declare(self._declared)
+        successor = _successor(self.lane.entity, rebuild)
+        if rebuild.state == "making":
+            successor.make(stores.search)
+            crash_point("rebuild.made")
+            with stores.target() as cursor:
+                rebuild.enter(cursor, "filling")
+        if not self.is_swapped(rebuild):
+            successor.let_go(stores.search)
+            with stores.target() as cursor:
+                due.unclaim(cursor, name)
+
+    def is_swapped(self, rebuild: Rebuild) -> bool:
+        """Whether it was cut off between the swap and the ledger."""
+        return _successor(self.lane.entity, rebuild).follows(self.lane.stores.search)
+
+    def order(self) -> Order:
+        """Documents of unchanged rows go to the new index alone, but for those that the former one has refused."""
+        with self.lane.stores.target() as cursor:
+            refused = parking.refused_documents(cursor, self.lane.entity.name)
+        return Order(documents=True, hand_over=partial(self._send, pa.array(refused, pa.string())))
+
+    def _send(self, refused: pa.Array, operations: Operations) -> None:
+        changed = pc.equal(operations.versions, operations.revision)
+        shown = operations.filter(pc.or_(changed, pc.is_in(operations.ids, value_set=refused)))
+        _, owed = send(self.lane, operations, shown=shown)
+        if 0 < owed == len(operations.ids):  # else all documents would end up in `due`
+            raise UnreachableError("SYNC_SEARCH_URL: the cluster takes no documents; the rebuild goes on here later")
+
+    def compare(self, rebuild: Rebuild, report: Report) -> Compared:
+        """All documents with the ledger."""
+        return compare(self.lane, rebuild, report)
+
+    def swap(self, rebuild: Rebuild) -> list[Finding]:
+        """Move the aliases at a moment when nothing that readers have seen is missing from the new index.
+
+        Documents that are owed may be on their way into either index. The former one takes none meanwhile: they are
+        sent again, and reach the new one.
+        """
+        lane, client = self.lane, self.lane.stores.search
+        successor = _successor(lane.entity, rebuild)
+        for _ in range(_TRIES):
+            try:
+                with successor.standstill(client):
+                    crash_point("rebuild.standstill")
+                    if doubts(lane, rebuild, owed_documents(lane)) or _half_undone(lane):
+                        raise _BehindError
+                    successor.swap(client)
+                    return []
+            except _BehindError:
+                if not work(lane, lambda *_: None):
+                    threading.Event().wait(_PAUSE_SECONDS)
+        raise UnreachableError(f"SYNC_SEARCH_URL: documents that {rebuild.name} needs are still owed; try again later")
+
+    def finish(self, cursor: Cursor, _: Rebuild) -> None:
+        """What the former index refused, the new one may take."""
+        parking.replay(cursor, self.lane.entity.name, "document")
+
+    @property
+    def _declared(self) -> dict[str, object]:
+        """What must not change on its way."""
+        index = index_of(self.lane.entity)
+        return {"mappings": index.mappings, "settings": dict(index.settings), "basis": self.lane.ledger.basis}
+
+
+def _half_undone(lane: Lane) -> bool:
+    """Whether rows were put back whose former documents are still to be sent."""
+    with lane.stores.target() as cursor:
+        return before.any_restored(cursor, lane.entity.name)
+
+
+def check_abandon(stores: Stores, entity: Entity, rebuild: Rebuild) -> None:
+    """Raises SettingError where readers are with the new one by now."""
+    if _successor(entity, rebuild).follows(stores.search):
+        raise SettingError(
+            f"index {rebuild.name} is behind the alias by now: sync-pipeline rebuild index {entity.name} ends it"
+        )
+
+
+def remove_new(stores: Stores, entity: Entity, rebuild: Rebuild) -> None:
+    """Nobody writes it any more."""
+    successor = _successor(entity, rebuild)
+    successor.let_go(stores.search)
+    successor.remove(stores.search)
+
+
+def remove_former(stores: Stores, entity: Entity, rebuild: Rebuild) -> None:
+    """Readers have left it."""
+    remove(stores.search, index_of(entity), rebuild.former)
+
+
+def index_of(entity: Entity) -> SearchIndex:
+    """Raises SettingError where it has none."""
+    if entity.index is None:
+        raise SettingError(f"entity {entity.name} has no search index")
+    return entity.index
+
+
+def _successor(entity: Entity, rebuild: Rebuild) -> Successor:
+    return Successor(index_of(entity), rebuild.name, rebuild.former)
+
+
+def _former(stores: Stores, index: SearchIndex) -> str:
+    found = behind(stores.search, index.alias)
+    if len(found) != 1:
+        raise SettingError(f"alias {index.alias} points to {len(found)} indices: sync-pipeline check says what to do")
+    return found[0]

@@ -1,0 +1,178 @@
+"""The comparison before a table is swapped: ledger, live table and new table, in one statement and so in one snapshot.
+
+All three are written in the same transactions: whatever differs is no matter of time.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import psycopg2
+import pyarrow as pa
+
+from sync_pipeline.adapt import adapt
+from sync_pipeline.batch.order import Order
+from sync_pipeline.due import ASIDE
+from sync_pipeline.files import name_known
+from sync_pipeline.keys import Key
+from sync_pipeline.lane import Lane
+from sync_pipeline.ledger.ledger import HELD_ROW
+from sync_pipeline.ledger.rebuilds import Rebuild
+from sync_pipeline.ledger.standing import standing
+from sync_pipeline.pipeline import sync_keys
+from sync_pipeline.rebuild.fill import CAUSE
+from sync_pipeline.rebuild.report import COMPARED, ENOUGH, Compared, Report
+from sync_pipeline.reconcile.rows import comparable
+from sync_pipeline.reconcile.verdict import Finding
+from sync_pipeline.sinks.relational import StandingTable
+from sync_pipeline.sql import Cursor, bind, quote
+
+# from PostgreSQL 16 on a value can be asked for whether it fits another type
+_ASKS_TYPES = 160_000
+
+
+@dataclass(frozen=True)
+class Doubt:
+    """A row of the new table that is not as it has to be: missing, stale, extra or corrupt.
+
+    `kept`: readers keep it as it is, since its legacy row is parked, or gone and not yet swept.
+    """
+
+    key: str
+    kind: str
+    kept: bool
+
+
+def compare(lane: Lane, rebuild: Rebuild, report: Report) -> Compared:
+    """Compare all rows. What the fill has not made is carried over, or synced again; what is then left is found."""
+    compared = Compared()
+    with lane.stores.target() as cursor:
+        cursor.execute(f"ANALYZE {lane.entity.table.successor.quoted}")  # readers shall not meet it unknown
+        compared.compared = lane.ledger.count(cursor, HELD_ROW)
+    report(COMPARED, compared.compared)
+    refused: dict[str, str] = {}
+    before: list[Doubt] = []
+    while True:
+        with lane.stores.target() as cursor:
+            found = doubts(cursor, lane, rebuild)
+        lacking = [doubt for doubt in found if doubt.kind in {"missing", "stale"}]
+        if not lacking or found == before:
+            break
+        there = lane.origin.by_keys(lane.origin.key.parse(doubt.key for doubt in lacking if not doubt.kept)).table
+        # what a later batch found unchanged, and so sent nowhere; and rows of an older version of the file
+        sync_keys(lane, there.select(list(lane.origin.key.columns)), Order(beside=True, cause=CAUSE))
+        gone = {doubt.key for doubt in lacking if doubt.kind == "missing"} - set(
+            lane.origin.key.texts(there).to_pylist()
+        )
+        refused |= _carry_over(lane, sorted(gone), compared)
+        before = found
+    refused |= _refused(lane, [doubt.key for doubt in found if doubt.kind == "missing" and not doubt.kept])
+    compared.findings = [Finding("relational", doubt.kind, doubt.key, refused.get(doubt.key, "")) for doubt in found]
+    return compared
+
+
+def doubts(cursor: Cursor, lane: Lane, rebuild: Rebuild, *, values: bool = True) -> list[Doubt]:
+    """Which rows keep the new table from taking the live one's place; without `values` only keys are compared.
+
+    Not more than ENOUGH.
+    """
+    own, live, coming = lane.origin.key, *standing(cursor, lane.entity.name, lane.entity.table)
+    target = own.named(live.key)
+    first, text = f"{{}}.{quote(target.columns[0])}", target.text_expression("k")
+    keys = ", ".join(f"coalesce(l.{quote(o)}, n.{quote(t)}) AS {quote(t)}" for o, t in _pairs(own, target))
+    parked = bind(cursor, list(ASIDE))
+    differs = " OR ".join(_differences(cursor, live, coming)) if values else "false"
+    cursor.execute(
+        f"SELECT {text}, kind, kept FROM (SELECT {keys}, l.seen, CASE WHEN l.seen IS NULL THEN 'extra'"
+        f" WHEN {first.format('n')} IS NULL THEN 'missing'"
+        f" WHEN {first.format('t')} IS NOT NULL AND ({differs}) THEN 'corrupt'"
+        f" WHEN l.basis <> {lane.ledger.basis} THEN 'stale' END AS kind"
+        f" FROM (SELECT * FROM {lane.ledger.table} WHERE held & {HELD_ROW} <> 0) l"
+        f" FULL JOIN {coming.quoted} n ON {own.joins('l', target, 'n')}"
+        f" LEFT JOIN {live.quoted} t ON {target.joins('t', target, 'n')}) k, LATERAL (SELECT coalesce("
+        f"seen < {rebuild.revision} OR EXISTS (SELECT FROM sync.due d WHERE d.entity = {bind(cursor, lane.entity.name)}"
+        f" AND d.key = {text} AND d.reason = ANY({parked})), false) AS kept) p"
+        f" WHERE kind IS NOT NULL AND NOT (kind = 'stale' AND kept) ORDER BY 1 LIMIT {ENOUGH}"
+    )
+    return [Doubt(*row) for row in cursor.fetchall()]
+
+
+def _pairs(own: Key, target: Key) -> list[tuple[str, str]]:
+    return list(zip(own.columns, target.columns, strict=True))
+
+
+def _differences(cursor: Cursor, live: StandingTable, coming: StandingTable) -> list[str]:
+    """Conditions: a column that both tables have does not hold the same.
+
+    Where its type has changed, either value is read as the other's type: one of the two may have been cut to fit.
+    """
+    asks = cursor.connection.server_version >= _ASKS_TYPES
+    found = []
+    for column in (name for name in live.columns if name in coming.columns and name not in live.key):
+        new, old = f"n.{quote(column)}", f"t.{quote(column)}"
+        to, of = coming.types[column], live.types[column]
+        if to == of:
+            found.append(f"{comparable(new, to)} IS DISTINCT FROM {comparable(old, of)}")
+            continue
+        same = f"{_reads(cursor, old, new, to)} OR {_reads(cursor, new, old, of)}" if asks else "true"
+        found.append(f"({new} IS NULL) <> ({old} IS NULL) OR ({new} IS NOT NULL AND NOT ({same}))")
+    return found or ["false"]
+
+
+def _reads(cursor: Cursor, value: str, other: str, kind: str) -> str:
+    """A condition: a value, read as another type, is a value of that type."""
+    return (
+        f"CASE WHEN pg_input_is_valid({value}::text, {bind(cursor, kind)})"
+        f" THEN {comparable(f'({value}::text)::{kind}', kind)} = {comparable(other, kind)} ELSE false END"
+    )
+
+
+def _carry_over(lane: Lane, texts: list[str], compared: Compared) -> dict[str, str]:
+    """Take over rows as the live table has them; gives why those that it cannot take were left."""
+    refused: dict[str, str] = {}
+    with lane.stores.target() as cursor:
+        live, coming = standing(cursor, lane.entity.name, lane.entity.table)
+        keys, own = lane.origin.key.parse(texts), lane.origin.key
+        # nobody writes or deletes them meanwhile
+        these, order = own.is_in(cursor, "l", keys), own.plain("l")
+        cursor.execute(f"SELECT FROM {lane.ledger.table} l WHERE {these} ORDER BY {order} FOR UPDATE")
+        for row, text in enumerate(texts):
+            cursor.execute("SAVEPOINT row")
+            try:
+                compared.carried_over += _copy(cursor, lane, live, coming, keys.slice(row, 1))
+            except (psycopg2.DataError, psycopg2.IntegrityError, psycopg2.ProgrammingError) as error:
+                cursor.execute("ROLLBACK TO SAVEPOINT row")
+                refused[text] = f"{type(error).__name__}: {str(error).strip().splitlines()[0]}"
+    return refused
+
+
+def _copy(cursor: Cursor, lane: Lane, live: StandingTable, coming: StandingTable, keys: pa.Table) -> int:
+    """A row, as long as the ledger holds it; its values are read as the new types."""
+    own = lane.origin.key
+    target = own.named(live.key)
+    shared = [name for name in live.columns if name in coming.columns]
+    values = [
+        f"t.{quote(name)}" if coming.types[name] == live.types[name] else f"t.{quote(name)}::text::{coming.types[name]}"
+        for name in shared
+    ]
+    cursor.execute(
+        f"INSERT INTO {coming.quoted} ({', '.join(map(quote, shared))}) SELECT {', '.join(values)}"
+        f" FROM {live.quoted} t JOIN {lane.ledger.table} l ON {target.joins('t', own, 'l')}"
+        f" WHERE l.held & {HELD_ROW} <> 0 AND {own.is_in(cursor, 'l', keys)} ON CONFLICT DO NOTHING"
+    )
+    return int(cursor.rowcount)
+
+
+def _refused(lane: Lane, texts: list[str]) -> dict[str, str]:
+    """Why the new table does not take rows: tried, and rolled back."""
+    if not texts:
+        return {}
+    key = lane.origin.key
+    adapted, _ = adapt(lane.entity, key, lane.origin.by_keys(key.parse(texts)).table)
+    if lane.entity.media:
+        adapted = name_known(lane.entity.media, lane.stores, lane.entity.name, key, adapted)
+    with lane.stores.target() as cursor:
+        coming = standing(cursor, lane.entity.name, lane.entity.table)[1]
+    names = key.texts(adapted.legacy)
+    found = coming.refused(lane.stores, coming.rows(adapted.table))
+    return {names[row].as_py(): f"{type(e).__name__}: {str(e).strip().splitlines()[0]}" for row, e in found}
