@@ -24,7 +24,7 @@ from sync_pipeline.rebuild.fill import CAUSE
 from sync_pipeline.rebuild.report import COMPARED, ENOUGH, Compared, Report
 from sync_pipeline.reconcile.rows import comparable
 from sync_pipeline.reconcile.verdict import Finding
-from sync_pipeline.sinks.relational import StandingTable
+from sync_pipeline.sinks.relational import StandingTable, uncut
 from sync_pipeline.sql import Cursor, bind, quote
 
 # from PostgreSQL 16 on a value can be asked for whether it fits another type
@@ -152,7 +152,9 @@ def _copy(cursor: Cursor, lane: Lane, live: StandingTable, coming: StandingTable
     target = own.named(live.key)
     shared = [name for name in live.columns if name in coming.columns]
     values = [
-        f"t.{quote(name)}" if coming.types[name] == live.types[name] else f"t.{quote(name)}::text::{coming.types[name]}"
+        f"t.{quote(name)}"
+        if coming.types[name] == live.types[name]
+        else f"t.{quote(name)}::text::{uncut(coming.types[name])}"
         for name in shared
     ]
     cursor.execute(

@@ -210,7 +210,7 @@ class StandingTable(RelationalTable):
         Raises DataError where a value does not fit its type.
         """
         values = ", ".join(
-            f"(image ->> {_literal(name)})::{_uncut(self.types[name])} AS {quote(name)}" for name in self.columns
+            f"(image ->> {_literal(name)})::{uncut(self.types[name])} AS {quote(name)}" for name in self.columns
         )
         cursor.execute(self._upsert(f"(SELECT {values} FROM {images}) s"))
 
@@ -232,13 +232,6 @@ def _literal(name: str) -> str:
     return "'" + name.replace("'", "''") + "'"
 
 
-def _uncut(kind: str) -> str:
-    """A type without its length: a cast would cut a longer value without a word, which a column does not take."""
-    for sized, free in _SIZED.items():
-        kind = re.sub(rf"^{sized}\(\d+\)", free, kind)
-    return kind
-
-
 def select(adapted: pa.Table, columns: list[str], sink: str) -> pa.Table:
     """Columns of adapted rows by name. Raises DeclarationError naming the first that is not there."""
     there = set(adapted.column_names)
@@ -252,3 +245,10 @@ def split_definition(definition: str) -> tuple[str, str]:
     """A declared column's type, and its constraints: "text[] not null" is "text[]" and "not null"."""
     kind, *constraints = _CONSTRAINT.split(definition, maxsplit=1)
     return kind.strip(), " ".join(constraints)
+
+
+def uncut(kind: str) -> str:
+    """A type without its length: a cast would cut a longer value without a word, which a column does not take."""
+    for sized, free in _SIZED.items():
+        kind = re.sub(rf"^{sized}\(\d+\)", free, kind)
+    return kind

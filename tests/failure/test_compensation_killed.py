@@ -54,7 +54,7 @@ def beside(world):
     body = {"mappings": {"dynamic": False, **mapping}, "aliases": {"note-next": {}}}
     world.document("PUT", "note-beside", body)
     world.target(
-        "INSERT INTO sync.rebuild (entity, index, former, declared, state)"
+        "INSERT INTO sync.rebuild (entity, name, former, declared, state)"
         " VALUES ('note', 'note-beside', 'note-000001', '{}', 'filling')"
     )
     yield

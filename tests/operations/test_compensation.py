@@ -9,18 +9,24 @@ from itertools import count
 
 import dagster as dg
 import psycopg2
+import pyarrow as pa
 import pytest
 
 from checks.standing import DEAD_LETTERS, standing
 from sync_pipeline import dead_letters, due, live, snapshot
+from sync_pipeline.batch import prepare
 from sync_pipeline.batch.order import Order
 from sync_pipeline.dead_letters import Which
 from sync_pipeline.documents import send
+from sync_pipeline.errors import SettingError
 from sync_pipeline.garbage import collect
 from sync_pipeline.inquiry.history import history
 from sync_pipeline.inquiry.why import why
+from sync_pipeline.lane import Lane
 from sync_pipeline.ledger.states import State
 from sync_pipeline.pipeline import sync_keys, sync_roots
+from sync_pipeline.rebuild.rebuild import abandon, clear, rebuild_table
+from sync_pipeline.rebuild.report import FILLED
 from sync_pipeline.reconcile.reconcile import reconcile
 from sync_pipeline.status import status_of
 from sync_pipeline.stores import Stores
@@ -510,3 +516,111 @@ def test_a_part_of_a_row_is_put_back_alone(world):
     replace("2")
     assert titles() == [("de", "anew"), ("en", "anew")]
     assert letters(world, "line") == []
+
+
+NEXT = "SET ROLE sync_writer; CREATE TABLE catalog.note_next (LIKE catalog.note INCLUDING ALL); ALTER TABLE "
+NEXT += "catalog.note_next "
+LONG = "first, and long"
+
+
+def when_filled(act):
+    """A report that acts once the new table is filled."""
+    acts = [act]
+
+    def report(step, _):
+        if step == FILLED and acts:
+            acts.pop()()
+
+    return report
+
+
+def in_both(world, key):
+    """A note's title in the live table, and in the one that is filled beside it."""
+    found = [world.target(f"SELECT title FROM catalog.{t} WHERE id = %s", (key,)) for t in ("note", "note_next")]
+    return tuple(rows[0][0] if rows else None for rows in found)
+
+
+def test_while_a_table_is_filled_beside_rows_are_put_back_in_both(world, lane, key, monkeypatch):
+    """One that was put back before, one that is while both tables have it, and one that had not been there."""
+    late, new = next(NUMBERS), next(NUMBERS)
+    put(world, late, "first", "1")
+    sync(lane, late)
+    refuse(world, lane, key)
+    work(world, lane)
+    for refused in (late, new):
+        refuse(world, lane, refused)
+
+    def act():
+        assert [in_both(world, each) for each in (key, late, new)] == [("first", None), *2 * [("refused", "refused")]]
+        work(world, lane)
+        sync(lane, late, new, beside=True)
+        with monkeypatch.context() as patch:  # put back between the look at it and the locks
+            patch.setattr(prepare, "_put_back", lambda *_: pa.array([], pa.string()))
+            sync(lane, late, new, beside=True)
+        assert [in_both(world, each) for each in (late, new)] == [("first", "first"), (None, None)]
+
+    made = rebuild_table(lane, when_filled(act), like=True)
+    assert (made.findings, made.carried_over) == ([], 1)
+    clear(world.stores, lane.entity)
+    assert [held(world, lane, each)[:2] for each in (key, late, new)] == [*2 * [("first", "first")], (None, None)]
+
+
+def test_an_image_from_before_a_swap_fits_the_new_table_or_fails(world, lane, key):
+    late = next(NUMBERS)
+    put(world, late, LONG, "1")
+    sync(lane, late)
+    refuse(world, lane, late)
+    world.target(f"{NEXT} DROP title, ADD title varchar(9)")
+    made = rebuild_table(lane, when_filled(lambda: refuse(world, lane, key)))
+    assert made.findings == []
+    clear(world.stores, lane.entity)
+    assert [held(world, lane, each)[0] for each in (key, late)] == ["refused", "refused"]
+    work(world, lane)
+    assert held(world, lane, key) == ("first", "first", 1)
+    assert held(world, lane, late) == ("refused", LONG, 0)
+    assert letters(world) == sorted([letter(key), letter(late, undone=False, error="CompensationFailed")])
+    world.target("ALTER TABLE catalog.note ALTER title TYPE text")
+    work(world, lane)
+    assert held(world, lane, late) == (LONG, LONG, 0)
+
+
+def test_what_only_the_new_table_does_not_take_back_keeps_the_swap_back(world, lane, key):
+    late = next(NUMBERS)
+    put(world, late, LONG, "1")
+    sync(lane, late)
+    for refused in (key, late):
+        refuse(world, lane, refused)
+    world.target(f"{NEXT} ALTER title TYPE varchar(9)")
+    made = rebuild_table(lane, when_filled(lambda: work(world, lane)))
+    assert [(finding.key, finding.kind) for finding in made.findings] == [(str(late), "missing")]
+    assert "varying(9)" in made.findings[0].detail
+    assert [in_both(world, each) for each in (key, late)] == [("first", "first"), (LONG, None)]
+    assert held(world, lane, late) == (LONG, LONG, 0)
+    abandon(world.stores, lane.entity)
+    world.target("DROP TABLE catalog.note_next")
+
+
+def test_columns_that_only_the_new_table_has_are_put_back_there(world, lane, key):
+    table = lane.entity.table
+    labelled = dataclasses.replace(table, columns={**table.columns, "label": "text not null"})
+    entity = dataclasses.replace(
+        lane.entity,
+        version=lane.entity.version + 1,
+        adapt=lambda legacy: {**lane.entity.adapt(legacy), "label": legacy["title"]},
+        sinks=tuple(labelled if sink is table else sink for sink in lane.entity.sinks),
+    )
+    world.target(f"{NEXT} ADD label text NOT NULL, DROP cover")
+    changed = Lane.open(entity, world.stores, beside=True)
+
+    def act():
+        refuse(world, changed, key)
+        assert in_both(world, key) == ("refused", "refused")
+        work(world, changed)
+        assert in_both(world, key) == ("first", "first")
+        assert world.target("SELECT label FROM catalog.note_next WHERE id = %s", (key,)) == [("first",)]
+        raise SettingError("given up")
+
+    with pytest.raises(SettingError, match="given up"):
+        rebuild_table(changed, when_filled(act))
+    abandon(world.stores, entity)
+    world.target("DROP TABLE catalog.note_next")
