@@ -609,7 +609,7 @@ def test_columns_that_only_the_new_table_has_are_put_back_there(world, lane, key
         adapt=lambda legacy: {**lane.entity.adapt(legacy), "label": legacy["title"]},
         sinks=tuple(labelled if sink is table else sink for sink in lane.entity.sinks),
     )
-    world.target(f"{NEXT} ADD label text NOT NULL, DROP cover")
+    world.target(f"{NEXT} ADD label text NOT NULL")
     changed = Lane.open(entity, world.stores, beside=True)
 
     def act():
