@@ -545,8 +545,9 @@ def test_while_a_table_is_filled_beside_rows_are_put_back_in_both(world, lane, k
     late, new = next(NUMBERS), next(NUMBERS)
     put(world, late, "first", "1")
     sync(lane, late)
-    refuse(world, lane, key)
+    refuse(world, lane, key, cover="old.png")
     work(world, lane)
+    world.client.put_object(Bucket=world.legacy_bucket, Key="old.png", Body=b"other bytes")
     for refused in (late, new):
         refuse(world, lane, refused)
 
@@ -561,6 +562,7 @@ def test_while_a_table_is_filled_beside_rows_are_put_back_in_both(world, lane, k
 
     made = rebuild_table(lane, when_filled(act), like=True)
     assert (made.findings, made.carried_over) == ([], 1)
+    world.client.put_object(Bucket=world.legacy_bucket, Key="old.png", Body=b"old.png")
     clear(world.stores, lane.entity)
     assert [held(world, lane, each)[:2] for each in (key, late, new)] == [*2 * [("first", "first")], (None, None)]
 
