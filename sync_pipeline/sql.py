@@ -107,6 +107,11 @@ def ensure_schema(cursor: Cursor, name: str) -> None:
         cursor.execute(f"CREATE SCHEMA IF NOT EXISTS {quote(name)}")
 
 
+def literal(text: str) -> str:
+    """A text as an SQL literal, for statements that no cursor sends."""
+    return "'" + text.replace("'", "''") + "'"
+
+
 def quote(name: str) -> str:
     """An identifier, quoted."""
     return '"' + name.replace('"', '""') + '"'

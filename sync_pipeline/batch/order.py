@@ -38,9 +38,14 @@ class Order:
     hand_over: Callable[[Operations], None] | None = None  # takes the documents, instead of sending them at once
 
     @property
+    def sends_all(self) -> bool:
+        """Whether documents are sent of rows that have not changed."""
+        return self.force or self.documents
+
+    @property
     def of_all(self) -> bool:
         """Whether rows are adapted that have not changed."""
-        return self.force or self.documents or self.beside
+        return self.sends_all or self.beside
 
 
 @dataclass

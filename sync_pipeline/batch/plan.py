@@ -26,7 +26,7 @@ def plan_of(batch: Batch) -> pa.Table:
     rows = batch.adapted.legacy
     texts = sorted({r.key for r in batch.rejects} | set(batch.placed.waiting) | set(batch.waits))
     parked = key.parse(texts)
-    doubt = batch.order.force or batch.order.documents or batch.lane.entity.compensates  # what is applied may be undone
+    doubt = batch.order.sends_all or batch.lane.entity.compensates  # what is applied may be undone
     public = DOUBT if doubt else PARK
     stays = pa.array([WITHDRAW if text in batch.private else public for text in texts], pa.int16())
     action = pc.if_else(batch.forced, WRITE, KEEP)
@@ -52,7 +52,7 @@ def operations_of(batch: Batch, plan: pa.Table, applied: pa.Table) -> Operations
     versions = applied.column("written").combine_chunks()
     touched = plan.take(n)
     action, held = (touched.column(name).combine_chunks() for name in ("action", "held"))
-    all_of_them = batch.order.force or batch.order.documents
+    all_of_them = batch.order.sends_all
     adapted = pc.less(n, batch.adapted.table.num_rows)
     held_before = bit(applied.column("held_before").combine_chunks(), 2)
     written = pc.is_in(action, value_set=pa.array([WRITE, WITHDRAW], pa.int16()))

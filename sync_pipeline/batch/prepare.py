@@ -28,9 +28,8 @@ def prepare(lane: Lane, revision: int, keys: pa.Table, rows: Rows, order: Order)
         changed = pc.or_(changed, pc.is_in(key.texts(rows.table), value_set=put_back))
         put_back = put_back.slice(0, 0)
     chosen = pc.or_(changed, pa.scalar(order.of_all))
-    if len(
-        put_back
-    ):  # only their documents are wanted, or their rows beside: what the live table has would not go with them
+    if len(put_back):
+        # only their documents are wanted, or their rows beside: what the live table has would not go with them
         others = pc.invert(pc.is_in(key.texts(rows.table), value_set=put_back))
         chosen = pc.and_(chosen, pc.or_(changed, others))
         absent = absent.filter(pc.invert(pc.is_in(key.texts(absent), value_set=put_back)))

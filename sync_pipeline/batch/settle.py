@@ -24,7 +24,7 @@ def settle_due(batch: Batch, cursor: Cursor, plan: pa.Table, applied: pa.Table, 
     overtaken = texts.take(applied.filter(applied.column("overtaken")).column("n").combine_chunks()).to_pylist()
     waits = [wait for text, wait in batch.waits.items() if text in let_through]
     through = sorted(let_through - parked.keys() - set(waiting) - batch.waits.keys())
-    sent = batch.order.force or batch.order.documents
+    sent = batch.order.sends_all
     kept = set(batch.aside) if sent else set(texts.filter(pc.equal(plan.column("action"), KEEP)).to_pylist())
     parking.release(cursor, name, [text for text in through if text not in kept], revision)
     parking.release(cursor, name, [text for text in through if text in kept], revision, unchanged=True)

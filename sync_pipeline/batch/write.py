@@ -139,7 +139,7 @@ def _through_gate(batch: Batch, cursor: Cursor) -> Batch:
     late = [text for text, is_in in zip(known, passed, strict=True) if not is_in]
     others = gate.others(cursor, roots, known)
     gone = others.column(DIGEST).combine_chunks().is_valid()
-    if batch.order.force or batch.order.documents:
+    if batch.order.sends_all:
         gone = pa.repeat(True, others.num_rows)
     batch = replace(batch.without(late) if late else batch, late=late)
     batch.gone = pa.concat_tables([batch.gone, others.filter(gone).select(batch.gone.column_names)])

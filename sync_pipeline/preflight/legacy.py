@@ -8,7 +8,7 @@ from sync_pipeline.entity import Entity
 from sync_pipeline.preflight.notice import Notice
 from sync_pipeline.sources.stamps import INTEGERS, UNZONED, sequence_faults
 from sync_pipeline.sources.table import Table, plain
-from sync_pipeline.sql import Cursor
+from sync_pipeline.sql import Cursor, literal
 from sync_pipeline.stores import Stores
 
 ABOUT = "legacy database"
@@ -132,12 +132,11 @@ def _prepared(cursor: Cursor, allowed: int, alert_seconds: float) -> Iterator[No
     yield Notice("ok", ABOUT, f"prepared transactions are allowed ({allowed}); the window of late commits covers them")
     cursor.execute(_OLD_PREPARED, (alert_seconds,))
     for gid, age in cursor.fetchall():
-        literal = "'" + gid.replace("'", "''") + "'"
         yield Notice(
             "warning",
             ABOUT,
             f"transaction {gid} has been prepared for {age} s and holds the window open",
-            f"COMMIT PREPARED {literal}; or ROLLBACK PREPARED {literal};",
+            f"COMMIT PREPARED {literal(gid)}; or ROLLBACK PREPARED {literal(gid)};",
         )
 
 

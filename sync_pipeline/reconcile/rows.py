@@ -18,7 +18,7 @@ from sync_pipeline.ledger.standing import standing
 from sync_pipeline.origin import DIGEST
 from sync_pipeline.reconcile.verdict import Difference, Finding
 from sync_pipeline.sinks.relational import RelationalTable
-from sync_pipeline.sql import Cursor, copy_in, quote
+from sync_pipeline.sql import Cursor, copy_in, literal, quote
 
 Within = Callable[[Cursor, str, Key], str]
 
@@ -46,7 +46,7 @@ def _query(lane: Lane, table: RelationalTable, stage: str, within: str, target: 
     differs = " OR ".join(f"{_value('s', c, k)} IS DISTINCT FROM {_value('t', c, k)}" for c, k in table.columns.items())
     each = ", ".join(
         f"CASE WHEN {_value('s', c, k)} IS DISTINCT FROM {_value('t', c, k)} THEN"
-        f" jsonb_build_array({_text(c)}, {_short('s', c)}, {_short('t', c)}) END"
+        f" jsonb_build_array({literal(c)}, {_short('s', c)}, {_short('t', c)}) END"
         for c, k in table.columns.items()
     )
     here, there = f"s.{quote(target.columns[0])}", f"t.{quote(target.columns[0])}"
@@ -75,7 +75,3 @@ def _value(alias: str, column: str, kind: str) -> str:
 
 def _short(alias: str, column: str) -> str:
     return f"coalesce(left({alias}.{quote(column)}::text, 80), 'NULL')"
-
-
-def _text(value: str) -> str:
-    return "'" + value.replace("'", "''") + "'"

@@ -12,7 +12,7 @@ import pyarrow as pa
 
 from sync_pipeline.errors import DeclarationError
 from sync_pipeline.keys import Key
-from sync_pipeline.sql import Cursor, copy_in, ensure_schema, quote, stage
+from sync_pipeline.sql import Cursor, copy_in, ensure_schema, literal, quote, stage
 from sync_pipeline.stores import Stores
 
 _CONSTRAINT = re.compile(
@@ -210,7 +210,7 @@ class StandingTable(RelationalTable):
         Raises DataError where a value does not fit its type.
         """
         values = ", ".join(
-            f"(image ->> {_literal(name)})::{uncut(self.types[name])} AS {quote(name)}" for name in self.columns
+            f"(image ->> {literal(name)})::{uncut(self.types[name])} AS {quote(name)}" for name in self.columns
         )
         cursor.execute(self._upsert(f"(SELECT {values} FROM {images}) s"))
 
@@ -225,11 +225,7 @@ def image_of(tables: Sequence[StandingTable], aliases: Sequence[str]) -> str:
         for table, alias in reversed(list(zip(tables, aliases, strict=True)))
         for name in table.columns
     }
-    return f"json_object(ARRAY[{', '.join(map(_literal, columns))}], ARRAY[{', '.join(columns.values())}])"
-
-
-def _literal(name: str) -> str:
-    return "'" + name.replace("'", "''") + "'"
+    return f"json_object(ARRAY[{', '.join(map(literal, columns))}], ARRAY[{', '.join(columns.values())}])"
 
 
 def select(adapted: pa.Table, columns: list[str], sink: str) -> pa.Table:

@@ -1,13 +1,13 @@
 """Hazard 27: indices rebuilt under eight editors, the engine in processes of its own. What do readers see meanwhile?"""
 
 import signal
-import threading
 
 import pytest
 
 from sync_pipeline.faults import REBUILD_CRASH_POINTS
 from tests.command import Command
 from tests.newsroom import WITHOUT_SWEEP, edited, end, follow, leave_out_the_sweep, settle, was_swept
+from tests.rebuilt import Reader
 
 CONTENTS, FILES, POISON = 900, 40, 2
 REBUILDS = 2
@@ -17,49 +17,27 @@ PAGES = {"SYNC_CHUNK_ROWS": "30"}
 IN_A_PAGE = ("rows.after:2", "documents.after:2", "close.before:2")
 
 
-class Reader:
-    """Reads all documents behind an alias again and again, as they show: no refresh, no look beside the alias.
+class IndexReader(Reader):
+    """Reads all documents behind an alias, as they show: no refresh, no look beside the alias.
 
-    `wrong` holds documents of an older version than seen before, and those that are gone though the ledger has no
-    later write of them.
+    `wrong` holds also those that are gone though the ledger has no later write of them.
     """
 
     def __init__(self, world, alias):
-        self.world, self.alias = world, alias
-        self.wrong, self.errors, self.indices, self.looks = [], [], set(), 0
-        self._seen, self._there = {}, set()
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._run)
+        super().__init__(world)
+        self.alias, self.indices = alias, set()
 
-    def __enter__(self):
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_):
-        self._stop.set()
-        self._thread.join()
-        if self.errors:
-            raise self.errors[0]
-
-    def _run(self):
-        try:
-            while not self._stop.is_set():
-                self._look()
-        except Exception as error:
-            self.errors.append(error)
+    def _look_on(self):
+        while not self._stop.is_set():
+            self._look()
 
     def _look(self):
         body = {"size": 10_000, "version": True, "_source": False}
         hits = self.world.document("POST", f"{self.alias}/_search", body)["hits"]["hits"]
         shown = {int(hit["_id"]): hit["_version"] for hit in hits}
-        for key, version in shown.items():
-            if version < self._seen.get(key, 0) or (key not in self._there and version == self._seen.get(key)):
-                self.wrong.append((key, self._seen[key], version))
         self.wrong += [(key, self._seen[key], None) for key in self._unexplained(self._there - shown.keys())]
-        self._seen |= shown
-        self._there = set(shown)
         self.indices |= {hit["_index"] for hit in hits}
-        self.looks += 1
+        self._take(shown)
 
     def _unexplained(self, gone):
         """Those that nobody has written since they were seen."""
@@ -90,7 +68,7 @@ def behind(world, alias):
 
 @pytest.mark.hazard(27)
 def test_readers_of_the_alias_see_nothing_go_back(world, tmp_path):
-    with edited(world, seed=7) as observer, Reader(world, "text") as reader:
+    with edited(world, seed=7) as observer, IndexReader(world, "text") as reader:
         live = follow(tmp_path / "live")
         for turn in range(REBUILDS):
             made = rebuild(tmp_path / f"rebuild-{turn}", "text")
@@ -107,7 +85,7 @@ def test_readers_of_the_alias_see_nothing_go_back(world, tmp_path):
 
 
 def test_killed_at_every_step_it_goes_on(world, tmp_path):
-    with edited(world, seed=8), Reader(world, "video") as reader:
+    with edited(world, seed=8), IndexReader(world, "video") as reader:
         live = follow(tmp_path / "live")
         for point in (*REBUILD_CRASH_POINTS[:2], *IN_A_PAGE, *REBUILD_CRASH_POINTS[2:]):
             cut = rebuild(tmp_path / "cut", "video", SYNC_TEST_CRASH_AT=point)

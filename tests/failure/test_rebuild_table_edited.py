@@ -4,7 +4,6 @@ A follower goes over each swap with the connections and statements it has; so do
 """
 
 import signal
-import threading
 from contextlib import closing
 
 import psycopg2
@@ -13,6 +12,7 @@ import pytest
 from sync_pipeline.faults import TABLE_CRASH_POINTS
 from tests.command import Command
 from tests.newsroom import WITHOUT_SWEEP, edited, end, follow, leave_out_the_sweep, settle, was_swept
+from tests.rebuilt import Reader
 
 CONTENTS, FILES, POISON = 900, 40, 2
 LOOKS = 100
@@ -33,53 +33,26 @@ PARTITIONED = """
 """
 
 
-class Reader:
-    """Reads a whole table again and again by one connection: in a statement of its text, prepared, and by a view.
-
-    `wrong` holds rows of an older version than seen before, and those that were gone and are back no newer.
-    """
+class TableReader(Reader):
+    """Reads a whole table by one connection: in a statement of its text, prepared, and by a view."""
 
     def __init__(self, world, table):
-        self.world, self.table = world, table
-        self.wrong, self.errors, self.tables, self.looks = [], [], set(), 0
-        self._seen, self._there = {}, set()
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._run)
+        super().__init__(world)
+        self.table, self.tables = table, set()
 
-    def __enter__(self):
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_):
-        self._stop.set()
-        self._thread.join()
-        if self.errors:
-            raise self.errors[0]
-
-    def _run(self):
+    def _look_on(self):
         name = f"catalog.{self.table}"
         rows = "SELECT id, version::bigint FROM"
-        try:
-            with closing(psycopg2.connect(self.world.target_url)) as connection:
-                connection.autocommit = True
-                cursor = connection.cursor()
-                cursor.execute(f"PREPARE every AS {rows} {name} WHERE id > $1")
-                while not self._stop.is_set():
-                    for query in (f"{rows} {name}", "EXECUTE every(0)", f"{rows} {name}_all"):
-                        cursor.execute(query)
-                        self._look(dict(cursor.fetchall()))
-                    cursor.execute("SELECT %s::regclass::oid", [name])
-                    self.tables |= {oid for (oid,) in cursor.fetchall()}
-        except Exception as error:
-            self.errors.append(error)
-
-    def _look(self, shown):
-        for key, version in shown.items():
-            if version < self._seen.get(key, 0) or (key not in self._there and version == self._seen.get(key)):
-                self.wrong.append((key, self._seen[key], version))
-        self._seen |= shown
-        self._there = set(shown)
-        self.looks += 1
+        with closing(psycopg2.connect(self.world.target_url)) as connection:
+            connection.autocommit = True
+            cursor = connection.cursor()
+            cursor.execute(f"PREPARE every AS {rows} {name} WHERE id > $1")
+            while not self._stop.is_set():
+                for query in (f"{rows} {name}", "EXECUTE every(0)", f"{rows} {name}_all"):
+                    cursor.execute(query)
+                    self._take(dict(cursor.fetchall()))
+                cursor.execute("SELECT %s::regclass::oid", [name])
+                self.tables |= {oid for (oid,) in cursor.fetchall()}
 
 
 @pytest.fixture(scope="module")
@@ -105,7 +78,7 @@ def type_of(world, column):
 @pytest.mark.hazard(27)
 def test_readers_of_the_table_see_nothing_go_back(world, tmp_path):
     world.target(OWN + WIDER)
-    with edited(world, seed=17) as observer, Reader(world, "text") as reader:
+    with edited(world, seed=17) as observer, TableReader(world, "text") as reader:
         live = follow(tmp_path / "live")
         made = rebuild(tmp_path / "wider", "text")
         assert made.wait() == 0, made.tail()
@@ -127,7 +100,7 @@ def test_readers_of_the_table_see_nothing_go_back(world, tmp_path):
 @pytest.mark.hazard(27)
 def test_killed_at_every_step_it_goes_on(world, tmp_path):
     world.target(OWN + PARTITIONED)
-    with edited(world, seed=18) as observer, Reader(world, "video") as reader:
+    with edited(world, seed=18) as observer, TableReader(world, "video") as reader:
         live = follow(tmp_path / "live")
         for point in (TABLE_CRASH_POINTS[0], *IN_A_PAGE, *TABLE_CRASH_POINTS[1:]):
             cut = rebuild(tmp_path / "cut", "video", SYNC_TEST_CRASH_AT=point)

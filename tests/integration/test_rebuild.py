@@ -15,10 +15,11 @@ from sync_pipeline.pipeline import sync_keys
 from sync_pipeline.preflight.preflight import preflight
 from sync_pipeline.rebuild import index as story
 from sync_pipeline.rebuild.rebuild import abandon, clear, rebuild_index
-from sync_pipeline.rebuild.report import COMPARED, FILLED
+from sync_pipeline.rebuild.report import COMPARED
 from sync_pipeline.sinks.search_index import SearchIndex
 from sync_pipeline.sinks.successor import Successor
 from sync_pipeline.status import status_of
+from tests.rebuilt import Once
 from tests.stalled import stalled
 from tests.world import opened
 
@@ -80,18 +81,6 @@ def found(world, index, key):
     """A document's version, None where it is not there."""
     (doc,) = world.document("POST", f"{index}/_mget", {"ids": [str(key)]})["docs"]
     return doc.get("_version")
-
-
-class Once:
-    """A report that acts once, at a step's first word."""
-
-    def __init__(self, act, step=FILLED):
-        self.act, self.step = act, step
-
-    def __call__(self, step, _):
-        if step == self.step and self.act:
-            act, self.act = self.act, None
-            act()
 
 
 def search_faults(world, entity):

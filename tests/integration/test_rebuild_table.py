@@ -22,7 +22,7 @@ from sync_pipeline.pipeline import sync_keys, sync_roots
 from sync_pipeline.preflight.preflight import preflight
 from sync_pipeline.rebuild import table as story
 from sync_pipeline.rebuild.rebuild import abandon, clear, rebuild_index, rebuild_table
-from sync_pipeline.rebuild.report import COMPARED, FILLED
+from sync_pipeline.rebuild.report import COMPARED
 from sync_pipeline.reconcile.reconcile import reconcile
 from sync_pipeline.repair import repair
 from sync_pipeline.sinks.relational import Reference, RelationalTable
@@ -30,6 +30,7 @@ from sync_pipeline.sources.sweep_only import SweepOnly
 from sync_pipeline.sources.table import Table
 from sync_pipeline.status import status_of
 from tests import kin, parted
+from tests.rebuilt import Once
 from tests.stalled import stalled
 from tests.world import opened, wait_for
 
@@ -93,18 +94,6 @@ def rows(world, table, columns="id, title"):
 
 def agreed(lane):
     return reconcile(lane).findings == []
-
-
-class Once:
-    """A report that acts once, at a step's first word."""
-
-    def __init__(self, act, step=FILLED):
-        self.act, self.step = act, step
-
-    def __call__(self, step, _):
-        if step == self.step and self.act:
-            act, self.act = self.act, None
-            act()
 
 
 def test_a_new_form_is_served_after_a_rebuild(world, lane):
