@@ -85,6 +85,7 @@ class Crew:
         self.settings = settings
         self.followers: list[Worker] = []
         self.histories: list[Worker] = []
+        self.rebuilds: list[Worker] = []
         self.died_at: Counter[str] = Counter()  # boundaries
         self.ends: Counter[int] = Counter()  # exit codes
         self._stop = threading.Event()
@@ -98,7 +99,7 @@ class Crew:
     def __exit__(self, *_: object) -> None:
         self._stop.set()
         self._keeper.join()
-        for worker in (*self.followers, *self.histories):
+        for worker in self._all:
             if worker.command:
                 worker.command.kill()
         self._keeper.check()
@@ -110,6 +111,14 @@ class Crew:
     def fill(self, entity: str) -> Worker:
         """A backfill, until it has succeeded."""
         return self._add(self.histories, "history", "backfill", entity, ends=True)
+
+    def rebuild(self, *arguments: str) -> Worker:
+        """A rebuild, until it has succeeded."""
+        return self._add(self.rebuilds, "rebuild", "rebuild", *arguments, ends=True)
+
+    @property
+    def _all(self) -> list[Worker]:
+        return [*self.followers, *self.histories, *self.rebuilds]
 
     def end(self) -> list[Worker]:
         """Ask all followers to end in order; those that had to be killed."""
@@ -132,7 +141,7 @@ class Crew:
     def _keep(self) -> None:
         while not self._stop.wait(_LOOK_SECONDS):
             with self._lock:
-                workers = [*self.followers, *self.histories]
+                workers = self._all
             for worker in workers:
                 if worker.keep(self.settings):
                     self._count(worker)

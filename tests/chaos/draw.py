@@ -21,7 +21,10 @@ _MARGINS = (0.1, 0.4)
 
 
 def draw(seed: str, number: int, faults: tuple[str, ...] = (), source: str = "", ground: str = "") -> Plan:
-    """A round's plan; `faults`, `source` and `ground` are those drawn unless they are given."""
+    """A round's plan; `faults`, `source` and `ground` are those drawn unless they are given.
+
+    A seed `7+index_rebuilt` names a fault that strikes beside the drawn ones.
+    """
     rng = Random(f"{seed}/{number}")
     drawn = rng.choice(SOURCES)
     source = source or drawn
@@ -30,7 +33,7 @@ def draw(seed: str, number: int, faults: tuple[str, ...] = (), source: str = "",
     # hardly a table of the awkward monolith has a stamp
     swept = rng.random() < _SWEPT_SHARE or (source, ground) == ("watermark", "awkward")
     chosen = _chosen(rng, source, ground, swept)
-    chosen = [FAULTS[name] for name in faults] or chosen
+    chosen = [FAULTS[name] for name in faults] or chosen + [FAULTS[name] for name in seed.split("+")[1:]]
     swept = swept or any(source in fault.swept for fault in chosen)
     plan = Plan(
         seed=seed,

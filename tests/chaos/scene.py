@@ -17,9 +17,9 @@ from tests.chaos.plan import Plan
 from tests.world import World, wait_for
 
 _PATIENCE = 90
-_SOME = """
-    SELECT id FROM content WHERE deleted_at IS NULL AND coalesce(attrs ->> 'duration', '0') ~ '^-?[0-9]+$'
-    ORDER BY hashint8(id # %s) LIMIT %s"""
+# contents that are there, and no poison
+SOUND = "deleted_at IS NULL AND coalesce(attrs ->> 'duration', '0') ~ '^-?[0-9]+$'"
+_SOME = f"SELECT id FROM content WHERE {SOUND} ORDER BY hashint8(id # %s) LIMIT %s"
 
 
 @dataclass

@@ -6,6 +6,7 @@ from tests.chaos.faults import (
     files,
     followers,
     kills,
+    rebuilds,
     restarts,
     rows,
     schema,
@@ -17,7 +18,7 @@ from tests.chaos.faults import (
 from tests.chaos.faults.fault import FAULTS, Fault
 
 FAMILIES = (
-    *(connections, disks, files, followers, kills, restarts),
-    *(rows, schema, search, slots, stamps, transactions),
+    *(connections, disks, files, followers, kills, rebuilds),
+    *(restarts, rows, schema, search, slots, stamps, transactions),
 )
 __all__ = ["FAMILIES", "FAULTS", "Fault"]

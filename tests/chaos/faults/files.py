@@ -9,11 +9,11 @@ import psycopg2
 from tests.chaos.faults.fault import ALL, DEMO, fault
 from tests.chaos.interposer import Answer, Forward, Request
 from tests.chaos.ledger import note
-from tests.chaos.scene import Scene
+from tests.chaos.scene import SOUND, Scene
 
 _SOME = "SELECT bucket_key FROM media_files ORDER BY hashint8(id # %s) LIMIT 12"
 _OF = "SELECT content_id FROM media_files m WHERE bucket_key = %s"
-_LOCK = "SELECT FROM content WHERE id = %s AND deleted_at IS NULL FOR UPDATE NOWAIT"
+_LOCK = f"SELECT FROM content WHERE id = %s AND {SOUND} FOR UPDATE NOWAIT"
 _SAY = "UPDATE media_files SET size = %s, updated_at = now() WHERE bucket_key = %s"
 
 
@@ -96,7 +96,7 @@ def _object(scene: Scene, request: Request) -> str:
 
 
 def _overwrite(scene: Scene, dice: Random, key: str) -> None:
-    """Under the row's lock, as editors do it; where somebody is at the row, or it is gone, not at all."""
+    """Under the row's lock, as editors do it; where somebody is at the row, or no adapter takes it, not at all."""
     with scene.writer() as connection:
         cursor = connection.cursor()
         cursor.execute(_OF, (key,))
