@@ -1,4 +1,4 @@
-"""The command line. Exit codes: 0 clean, 1 drift, 2 unknown or error, 130 interrupted."""
+"""The command line. Exit codes: 0 clean, 1 not so (drift, not swapped, not drained), 2 unknown, 130 interrupted."""
 
 from sync_pipeline.cli.commands import app
 from sync_pipeline.cli.running import main

@@ -1,4 +1,4 @@
-"""The commands. Exit codes: 0 clean, 1 drift, 2 unknown or error, 130 interrupted."""
+"""The commands; what they exit with is in docs/cli.md."""
 
 from __future__ import annotations
 
@@ -176,7 +176,7 @@ def _mended(totals: dict[str, Outcome], word: str) -> None:
 
 @app.command()
 def check(name: AnyName = None, everything: All = False, output: Format = Output.TEXT) -> None:
-    """Preflight: reachability, grants, indices, types, aliases, buckets. Changes nothing. Exit 2 on an error."""
+    """Preflight: reachability, grants, indices, types, aliases, buckets. Leaves nothing behind. Exit 2 on an error."""
     with opened(name, everything or not name) as (stores, entities):
         found = preflight(stores, entities)
     word = worst(found)

@@ -20,7 +20,7 @@ for _point in entry_points(group="sync_pipeline.commands"):
 
 
 def main() -> None:
-    """Run a command; every error is exit 2, so that 1 always means drift."""
+    """Run a command; every error is exit 2, so that 1 is always a verdict."""
     try:
         app()
     except SystemExit as ended:

@@ -2,7 +2,7 @@
 
 Every document carries the ledger's revision as its external version, so that a late request of a dead worker
 is refused. A delete's tombstone lives only for `index.gc_deletes` and dies with its node: whoever sends a bulk
-looks afterwards whether its keys were overtaken meanwhile, and owes those again (pipeline.py).
+looks afterwards whether its keys were overtaken meanwhile, and owes those again (documents.py).
 """
 
 from __future__ import annotations
