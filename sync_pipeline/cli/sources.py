@@ -21,7 +21,7 @@ from sync_pipeline.stores import Stores, first_line
 outbox = typer.Typer(no_args_is_help=True, help="A table of events in the monolith, and triggers that fill it.")
 wal = typer.Typer(no_args_is_help=True, help="A publication of the monolith's log.")
 
-Apply = Annotated[bool, typer.Option("--apply", help="Carry the statements out, in one transaction.")]
+Apply = Annotated[bool, typer.Option("--apply", help="Carry the statements out, each entity's in one transaction.")]
 Owner = Annotated[
     str,
     typer.Option("--owner-db", envvar="SYNC_LEGACY_OWNER_DB", help="The monolith's database as the tables' owner."),
