@@ -16,7 +16,7 @@ from tests.claims import CLAIMS, EMPTIED, PARENT_GONE, PARENT_STAMPED
 from tests.integration.test_sources import CHANGES
 
 REPOSITORY = Path(__file__).resolve().parents[2]
-PAGES = sorted((REPOSITORY / "docs").rglob("*.md"))
+PAGES = [*sorted(REPOSITORY.glob("*.md")), *sorted((REPOSITORY / "docs").rglob("*.md"))]
 REFERENCE = (REPOSITORY / "docs" / "cli.md").read_text(encoding="utf-8")
 
 
