@@ -116,6 +116,8 @@ def send(
     crash_point("documents.before")
     try:
         with lane.stores.search_breaker:
+            if index.alias not in lane.stores.ensured:
+                lane.ensure_index()
             search = lane.stores.search.options(opaque_id=operations.opaque_id(lane.entity.name))
             # first, so that whoever reads the alias never sees what its next index does not have yet
             missed = _write_beside(search, index, operations, documents) if operations.beside else []

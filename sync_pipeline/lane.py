@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 
 from sync_pipeline.entity import Entity
-from sync_pipeline.errors import DeclarationError
+from sync_pipeline.errors import DeclarationError, UnreachableError
 from sync_pipeline.ledger.before import forget_all
 from sync_pipeline.ledger.gate import Gate
 from sync_pipeline.ledger.ledger import Ledger, migrate
 from sync_pipeline.ledger.references import register
 from sync_pipeline.ledger.standing import standing
 from sync_pipeline.origin import Origin
-from sync_pipeline.sinks.search_index import SearchIndex
 from sync_pipeline.stores import Stores
 
 
@@ -29,7 +29,7 @@ class Lane:
 
     @classmethod
     def open(cls, entity: Entity, stores: Stores, *, beside: bool = False) -> Lane:
-        """Look at the legacy query; make ledger, table and index where they are not there.
+        """Look at the legacy query; make ledger, table and, if the cluster answers, index where they are not there.
 
         Columns that the table lacks may come with another table: `beside`, or where one is being filled. Raises
         UnreachableError, LegacySchemaError, DeclarationError.
@@ -51,16 +51,20 @@ class Lane:
             if not entity.compensates:
                 forget_all(cursor, entity.name)
             register(cursor, entity.name, entity.table)
-        if entity.index:
-            _ensure_index(entity.name, entity.index, stores)
-        return cls(entity, stores, origin, ledger, gate)
+        lane = cls(entity, stores, origin, ledger, gate)
+        with suppress(UnreachableError):  # rows do not wait for the cluster; whoever sends to it looks again
+            lane.ensure_index()
+        return lane
 
-
-def _ensure_index(name: str, index: SearchIndex, stores: Stores) -> None:
-    try:
-        index.ensure(stores.search)
-    except DeclarationError as error:
-        raise DeclarationError(f"entity {name}: {error}") from error
+    def ensure_index(self) -> None:
+        """Make the index where it is not there. Raises UnreachableError, DeclarationError."""
+        if self.entity.index is None:
+            return
+        try:
+            self.entity.index.ensure(self.stores.search)
+        except DeclarationError as error:
+            raise DeclarationError(f"entity {self.entity.name}: {error}") from error
+        self.stores.ensured.add(self.entity.index.alias)
 
 
 def open_lanes(stores: Stores, entities: Iterable[Entity]) -> tuple[list[Lane], dict[str, Exception]]:

@@ -46,6 +46,7 @@ class Stores:
         self.worker = f"{socket.gethostname()}/{os.getpid()}"  # who works with them: a run, a follower, a process
         self.search_breaker = Breaker("search")
         self.media_breaker = Breaker("media")
+        self.ensured: set[str] = set()  # aliases that were there when they were looked for
         self._replica_known = False
 
     @cached_property
