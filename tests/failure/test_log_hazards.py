@@ -247,14 +247,13 @@ def test_a_server_that_is_shut_down_and_started_leaves_no_gap(world, lane, asks_
     with polling(lane) as poll:
         poll()
     monkeypatch.setattr(wal, "_MARK_SECONDS", 0.0 if asks_often else 1e9)
-    with ThreadPoolExecutor() as pool:
-        with polling(lane, keep_idle=False) as poll, pytest.raises(UnreachableError):
-            poll()
-            world.legacy("CREATE TABLE other AS SELECT 1; DROP TABLE other")
-            wait_for(lambda: poll() or read_ahead(poll.source, world))
-            pool.submit(world.fleet.legacy.stop)
-            for _ in iter(poll, None):
-                pass
+    with ThreadPoolExecutor() as pool, polling(lane, keep_idle=False) as poll:
+        poll()
+        world.legacy("CREATE TABLE other AS SELECT 1; DROP TABLE other")
+        wait_for(lambda: poll() or read_ahead(poll.source, world))
+        pool.submit(world.fleet.legacy.stop)
+        with pytest.raises(UnreachableError):
+            wait_for(poll)
     world.fleet.legacy.start()
     world.fleet.legacy.wait_healthy()
     world.stores.legacy_engine.dispose()
