@@ -251,6 +251,8 @@ def _json_scalar(array: pa.Array) -> pa.Array:
         return text_of(pc.if_else(pc.is_finite(array), array, pa.scalar(None, kind)))
     if pa.types.is_timestamp(kind):
         zone = "Z" if kind.tz else ""
+        if kind.unit == "ns":  # a frame's own unit; rounded, as the table does it
+            array = pc.round_temporal(array, unit="microsecond")
         naive = array.cast(pa.timestamp("us", kind.tz)).cast(pa.int64()).cast(pa.timestamp("us"))
         text = pc.replace_substring(naive.cast(pa.string()), " ", "T", max_replacements=1)
         return _whole(pc.binary_join_element_wise('"', text, f'{zone}"', ""))

@@ -50,7 +50,7 @@ def poll(
     crash_point("claim.after")
     if page is None:
         standing = source.standing()
-        if not keep_idle and not standing.gap_at:
+        if not (keep_idle or standing.gap_at or standing.last):
             return  # what is noted nowhere, the source must be able to tell again
         with lane.stores.target() as cursor:
             lease.move(cursor, standing)

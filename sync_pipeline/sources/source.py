@@ -43,6 +43,7 @@ class Standing:
     holder: str | None = None  # who holds it
     blind: str | None = None  # why the source may miss something, so that the sweep is required
     gap_at: dt.datetime | None = None  # what was committed before it may have been missed, once: a sweep is to look
+    last: bool = False  # the source is lost, and how far it came is to be noted at once
 
 
 @dataclass(frozen=True)

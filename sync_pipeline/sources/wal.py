@@ -79,6 +79,8 @@ class WalSource(Source):
         self._padded: dict[int, frozenset[int]] = {}
         self._system = ""
         self._emptied_at: dt.datetime | None = None
+        self._holds = False  # a pull has read messages
+        self._lost: UnreachableError | None = None
 
     def begin(self) -> Standing:
         """Make the slot, unless it is there: what commits after its consistent point is in it."""
@@ -116,13 +118,27 @@ class WalSource(Source):
             self._end_reader(pid)
 
     def pull(self, rows: int) -> Iterator[Page]:
-        """Keys of whole transactions, one or many; those of a long one in several pages."""
+        """Keys of whole transactions, one or many; those of a long one in several pages.
+
+        A log that was open and is lost before it told anything is an idle one, and `keep` raises: a server that goes
+        down asks how far we are, and the driver answers with all that was read; so that must be noted.
+        """
+        follows, self._holds = self._cursor is not None, False
+        try:
+            yield from self._pages(rows)
+        except UnreachableError as error:
+            if self._holds or not follows:
+                raise
+            self._lost = error
+
+    def _pages(self, rows: int) -> Iterator[Page]:
         with self._telling():
             self._start()
             self._set_mark()
             changed: dict[int, set[str]] = {}
             xids: set[int] = set()
             for message in self._messages():
+                self._holds = True
                 if isinstance(message, Begin):
                     xids.add(message.xid)
                 elif isinstance(message, Change):
@@ -140,10 +156,12 @@ class WalSource(Source):
     def standing(self) -> Standing:
         """How far the log was read, and until when that covers all commits."""
         state = {"lsn": self._end, "slot": self._slot, "system": self._system, "retained_bytes": self._retained}
-        return Standing(state, self._through, gap_at=self._emptied_at)
+        return Standing(state, self._through, gap_at=self._emptied_at, last=self._lost is not None)
 
     def keep(self) -> None:
         """Tell the server what it may forget; now and then ask how far it has come, for an idle log moves on too."""
+        if self._lost:
+            raise self._lost
         asks = time.monotonic() - self._asked >= _MARK_SECONDS
         self._asked = time.monotonic() if asks else self._asked
         with self._telling():
@@ -186,11 +204,9 @@ class WalSource(Source):
         limit = time.monotonic() + _READ_SECONDS
         open_transaction = False
         while True:
-            sent = self._cursor.read_message()
+            sent = self._read(open_transaction)
             if sent is None:
                 if not open_transaction:
-                    # all that was sent is read: the server's own position counts
-                    self._end = max(self._end, self._cursor.wal_end)
                     return
                 if not select.select([self._cursor], [], [], _STALL_SECONDS)[0]:
                     raise UnreachableError("SYNC_LEGACY_DB: the log stalls in mid-transaction")
@@ -205,6 +221,16 @@ class WalSource(Source):
             elif message is not None:
                 open_transaction = True
                 yield message
+
+    def _read(self, open_transaction: bool) -> Any:
+        """The next message, if there is one; where all that was sent is read, the server's own position counts."""
+        sent = None
+        try:
+            sent = self._cursor.read_message()
+        finally:  # the driver may have answered before the connection was lost
+            if sent is None and not open_transaction:
+                self._end = max(self._end, self._cursor.wal_end)
+        return sent
 
     def _learn(self, relation: Relation) -> None:
         """Where a table's messages hold what leads to a root, in one way or several. Raises DeclarationError."""
@@ -314,7 +340,10 @@ class WalSource(Source):
     def _telling(self) -> Iterator[None]:
         try:
             yield
-        except (psycopg2.OperationalError, psycopg2.InterfaceError) as error:
+        except psycopg2.Error as error:
+            # what has no code is the driver's own: a server that goes down ends the stream before the connection
+            if error.pgcode and not isinstance(error, psycopg2.OperationalError | psycopg2.InterfaceError):
+                raise
             self.close()
             raise UnreachableError(f"SYNC_LEGACY_DB: {first_line(error)}") from error
 

@@ -1,6 +1,7 @@
 """What breaks a reader of the monolith's log, step by step: nobody follows, each poll is ours, and no sweep helps."""
 
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager, suppress
 from dataclasses import replace
 
@@ -11,6 +12,7 @@ import pytest
 from sync_pipeline import live
 from sync_pipeline.capture import open_cursor, resumed, subject_of
 from sync_pipeline.entity import Entity, LegacyQuery
+from sync_pipeline.errors import UnreachableError
 from sync_pipeline.lane import Lane
 from sync_pipeline.ledger.cursor import Lease
 from sync_pipeline.ledger.ledger import Ledger
@@ -78,6 +80,7 @@ def polling(lane, *, keep_idle=True):
         return sum(brought)
 
     with closing(resumed(lane)) as source:
+        poll.source = source
         try:
             yield poll
         finally:
@@ -235,6 +238,33 @@ def test_what_a_poll_that_notes_nothing_has_read_is_let_go_by_none(world, lane):
         ((noted,),) = world.target("SELECT state ->> 'lsn' FROM sync.cursor WHERE entity = 'note'")
         ((ahead,),) = world.legacy(f"SELECT confirmed_flush_lsn - '0/0' > %s {SLOT}", [noted])
         assert not ahead
+
+
+@pytest.mark.hazard(11)
+@pytest.mark.parametrize("asks_often", [True, False])
+def test_a_server_that_is_shut_down_and_started_leaves_no_gap(world, lane, asks_often, monkeypatch):
+    """It asks how far we are before it goes; the driver answers with what was read, whether that is noted or not."""
+    with polling(lane) as poll:
+        poll()
+    monkeypatch.setattr(wal, "_MARK_SECONDS", 0.0 if asks_often else 1e9)
+    with ThreadPoolExecutor() as pool, polling(lane, keep_idle=False) as poll:
+        poll()
+        world.legacy("CREATE TABLE other AS SELECT 1; DROP TABLE other")
+        wait_for(lambda: poll() or read_ahead(poll.source, world))
+        pool.submit(world.fleet.legacy.stop)
+        with pytest.raises(UnreachableError):
+            wait_for(poll)
+    world.fleet.legacy.start()
+    world.fleet.legacy.wait_healthy()
+    world.stores.legacy_engine.dispose()
+    resumed(lane).close()
+    assert world.target("SELECT gap_at FROM sync.cursor WHERE entity = 'note'") == [(None,)]
+
+
+def read_ahead(source, world):
+    """Whether more is read than is noted."""
+    ((noted,),) = world.target("SELECT (state ->> 'lsn')::bigint FROM sync.cursor WHERE entity = 'note'")
+    return source.standing().state["lsn"] > noted
 
 
 @pytest.mark.hazard(14)

@@ -5,6 +5,7 @@ import decimal
 import json
 import math
 
+import pandas as pd
 import pyarrow as pa
 import pytest
 from hypothesis import given
@@ -12,6 +13,7 @@ from hypothesis import strategies as st
 
 from sync_pipeline import columns
 
+NANOSECONDS = pa.timestamp("ns", "UTC")
 TEXT = st.one_of(st.none(), st.text(st.characters(exclude_categories=["Cs"])))
 
 
@@ -64,6 +66,14 @@ def test_instants_before_1970_keep_their_fraction() -> None:
     at = dt.datetime(1955, 2, 3, 4, 5, 6, 789, tzinfo=dt.UTC)
     token = columns.json_of(pa.array([at], pa.timestamp("us", "UTC"))).to_pylist()[0]
     assert dt.datetime.fromisoformat(json.loads(token)) == at
+
+
+def test_instants_finer_than_a_microsecond_are_rounded_as_the_table_does() -> None:
+    """What pandas makes of seconds in a float is no whole number of them."""
+    seconds = pd.Series([1234567890.1234567, 2.0, None])
+    made = columns.table_of({"at": pd.to_datetime(seconds, unit="s", utc=True).astype(pd.ArrowDtype(NANOSECONDS))})
+    tokens = columns.json_of(made.column("at")).to_pylist()
+    assert tokens == ['"2009-02-13T23:31:30.123457Z"', '"1970-01-01T00:00:02.000000Z"', "null"]
 
 
 def test_copy_tells_null_from_empty_and_keeps_lookalikes() -> None:
