@@ -130,8 +130,9 @@ def send(
     with lane.stores.target() as cursor:
         # lost with the server, it is done again: rows need not wait for this one's turn at the disk
         cursor.defer("SET LOCAL synchronous_commit = off")
+        refused = _refused(lane, cursor, shown, result)  # locks first, as a batch does
         _close(lane, cursor, operations, missed, coming)
-        _settle(lane, cursor, shown, result, foreign)
+        _settle(lane, cursor, shown, result, refused, foreign)
     crash_point("close.after")
     return total - len(result.retriable) - len(result.rejected), max(len(result.retriable), len(missed))
 
@@ -166,6 +167,17 @@ def _write_beside(search: Elasticsearch, index: SearchIndex, operations: Operati
     return [operations.ids[n].as_py() for n in result.retriable]
 
 
+def _refused(lane: Lane, cursor: Cursor, operations: Operations, result: BulkResult) -> list[Reject]:
+    """What the index does not take as it is still. Nothing of a row that was written, or put back, since."""
+    if not result.rejected:
+        return []
+    those = operations.take([*result.rejected])
+    lane.ledger.hold(cursor, those.keys)
+    later = lane.origin.key.texts(lane.ledger.later_than(cursor, those.keys, those.versions)).to_pylist()
+    rejects = [Reject(operations.ids[n].as_py(), "document", *why) for n, why in result.rejected.items()]
+    return [reject for reject in rejects if reject.key not in later]
+
+
 def _close(
     lane: Lane, cursor: Cursor, operations: Operations, missed: list[str], coming: Callable[[], set[str]]
 ) -> None:
@@ -182,13 +194,19 @@ def _close(
     due.owe(cursor, name, "documents", sorted(set(later) - coming()) if later else [], 0)
 
 
-def _settle(lane: Lane, cursor: Cursor, operations: Operations, result: BulkResult, foreign: list[str]) -> None:
+def _settle(
+    lane: Lane,
+    cursor: Cursor,
+    operations: Operations,
+    result: BulkResult,
+    rejects: list[Reject],
+    foreign: list[str],
+) -> None:
     name = lane.entity.name
     if len(operations.ids):
         operations.note(cursor, name, len(result.retriable) + len(result.rejected))
     due.owe(cursor, name, "overtaken", foreign, 0)
     _again(lane, cursor, [operations.ids[n].as_py() for n in result.retriable])
-    rejects = [Reject(operations.ids[n].as_py(), "document", *why) for n, why in result.rejected.items()]
     parking.park(cursor, name, rejects, 0, lane.stores.settings.retry_limit)
     if lane.entity.compensates:
         due.owe(cursor, name, "compensation", [reject.key for reject in rejects], 0)
