@@ -131,7 +131,11 @@ def send(
         # lost with the server, it is done again: rows need not wait for this one's turn at the disk
         cursor.defer("SET LOCAL synchronous_commit = off")
         refused = _refused(lane, cursor, shown, result)  # locks first, as a batch does
-        _close(lane, cursor, operations, missed, coming)
+        age = due.age_of(cursor, operations.owed) if missed or result.retriable else None
+        _close(lane, cursor, operations, coming)
+        if missed and under_way(cursor, lane.entity.name):
+            _again(lane, cursor, missed, age)
+        _again(lane, cursor, [shown.ids[n].as_py() for n in result.retriable], age)
         _settle(lane, cursor, shown, result, refused, foreign)
     crash_point("close.after")
     return total - len(result.retriable) - len(result.rejected), max(len(result.retriable), len(missed))
@@ -178,16 +182,12 @@ def _refused(lane: Lane, cursor: Cursor, operations: Operations, result: BulkRes
     return [reject for reject in rejects if reject.key not in later]
 
 
-def _close(
-    lane: Lane, cursor: Cursor, operations: Operations, missed: list[str], coming: Callable[[], set[str]]
-) -> None:
+def _close(lane: Lane, cursor: Cursor, operations: Operations, coming: Callable[[], set[str]]) -> None:
     name = lane.entity.name
     if operations.beside:
         due.close(cursor, operations.owed)
     else:  # it may have been on the way when a rebuild began
         due.close_shown(cursor, operations.owed)
-    if missed and under_way(cursor, name):
-        _again(lane, cursor, missed)
     # a delete's tombstone may be gone by the time a late bulk arrives: what was overtaken is owed again
     later = lane.origin.key.texts(lane.ledger.later_than(cursor, operations.keys, operations.versions)).to_pylist()
     later = later if guarded(24) else []
@@ -206,7 +206,6 @@ def _settle(
     if len(operations.ids):
         operations.note(cursor, name, len(result.retriable) + len(result.rejected))
     due.owe(cursor, name, "overtaken", foreign, 0)
-    _again(lane, cursor, [operations.ids[n].as_py() for n in result.retriable])
     parking.park(cursor, name, rejects, 0, lane.stores.settings.retry_limit)
     if lane.entity.compensates:
         due.owe(cursor, name, "compensation", [reject.key for reject in rejects], 0)
@@ -215,10 +214,11 @@ def _settle(
         before.forget(cursor, name, operations.ids.take(taken), operations.versions.take(taken))
 
 
-def _again(lane: Lane, cursor: Cursor, texts: list[str]) -> None:
+def _again(lane: Lane, cursor: Cursor, texts: list[str], age: due.Age | None) -> None:
     """Owe documents that could not be taken now."""
     if texts:
         owed = due.owe(cursor, lane.entity.name, "documents", texts, 0)
+        due.as_old(cursor, owed, age)
         due.postpone(cursor, owed, UnreachableError("the cluster is busy"))
 
 

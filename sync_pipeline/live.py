@@ -134,6 +134,7 @@ def work(lane: Lane, report: Report) -> bool:
                 again=record.reason == "rejected",
                 force=record.reason in {"overtaken", "media"},  # a file's new bytes leave the row's digest as it was
                 commit=partial(_closing, record),
+                after=record.id if record.reason == "documents" else None,
                 cause=f"due: {record.reason}",
             )
         )

@@ -8,7 +8,7 @@ import psycopg2
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from sync_pipeline import parking
+from sync_pipeline import due, parking
 from sync_pipeline.batch.batch import Batch, bit
 from sync_pipeline.batch.order import Outcome
 from sync_pipeline.batch.plan import operations_of, plan_of, references_of
@@ -175,6 +175,8 @@ def _write_rows(
     if lane.entity.media and not media.refer(cursor, lane.entity.name, key, references_of(batch)):
         raise UnreachableError(_REMOVED)
     operations.owe(cursor, lane.entity.name, batch.revision)
+    if batch.order.after:
+        due.as_old(cursor, operations.owed, due.age_of(cursor, [batch.order.after]))
     return operations
 
 
