@@ -143,8 +143,8 @@ def characters(text: pa.Array) -> pa.Buffer:
 def json_of(column: pa.ChunkedArray | pa.Array, *, raw: bool = False) -> pa.Array:
     """Each value as a JSON token; NULL becomes null. `raw` columns hold JSON text already."""
     array = _whole(column)
-    if raw:
-        return _or_null(text_of(array))
+    if raw:  # on one line: a line break in JSON is never part of a value
+        return _or_null(pc.replace_substring(text_of(array), "\n", " "))
     if pa.types.is_struct(array.type):
         return _json_struct(array)
     if pa.types.is_list(array.type) or pa.types.is_large_list(array.type):

@@ -110,9 +110,11 @@ class _Compensation:
         cursor, name = kin.cursor, self.lane.entity.name
         standing = _standing(self.lane.origin.key, plan, applied)
         kept = before.images(cursor, name, self.record.keys)
+        refused = parking.among_refused(cursor, name, self.record.keys)
         self.former, self.over = {}, []
         self.beside = _is_filled_beside(cursor, name)
-        chosen = [image for text in kept if (image := self._chosen(text, kept[text], standing.get(text)))]
+        found = (self._chosen(text, kept[text], standing.get(text), text in refused) for text in kept)
+        chosen = [image for image in found if image]
         if chosen:
             self._put_back(kin, revision, chosen, {image.key for image in chosen if len(kept[image.key]) > 1})
         over = pa.array(self.over, pa.string())
@@ -123,7 +125,7 @@ class _Compensation:
             due.close(cursor, [self.record.id])
         return _with_undone(plan, {standing[image.key].n: image.held for image in chosen})
 
-    def _chosen(self, text: str, kept: list[Image], standing: _Standing | None) -> Image | None:
+    def _chosen(self, text: str, kept: list[Image], standing: _Standing | None, is_refused: bool) -> Image | None:
         """What a key is to be put back to, if it is."""
         last, seen = kept[-1], self.seen.get(text)
         if standing is None or standing.action == WRITE:
@@ -139,6 +141,8 @@ class _Compensation:
             return None
         if standing.action != KEEP:
             raise CompensationError(f"{text} has changed, and is refused before its row could be written")
+        if not is_refused:
+            return None  # written since, and its document is still to be sent
         return before.whole(kept, version)
 
     def _put_back(self, kin: Kin, revision: int, chosen: list[Image], late: set[str]) -> None:

@@ -132,8 +132,13 @@ def send(
     with lane.stores.target() as cursor:
         # lost with the server, it is done again: rows need not wait for this one's turn at the disk
         cursor.defer("SET LOCAL synchronous_commit = off")
-        _close(lane, cursor, operations, missed, coming)
-        _settle(lane, cursor, shown, result, foreign)
+        refused = _refused(lane, cursor, shown, result)  # locks first, as a batch does
+        age = due.age_of(cursor, operations.owed) if missed or result.retriable else None
+        _close(lane, cursor, operations, coming)
+        if missed and under_way(cursor, lane.entity.name):
+            _again(lane, cursor, missed, age)
+        _again(lane, cursor, [shown.ids[n].as_py() for n in result.retriable], age)
+        _settle(lane, cursor, shown, result, refused, foreign)
     crash_point("close.after")
     return total - len(result.retriable) - len(result.rejected), max(len(result.retriable), len(missed))
 
@@ -168,29 +173,41 @@ def _write_beside(search: Elasticsearch, index: SearchIndex, operations: Operati
     return [operations.ids[n].as_py() for n in result.retriable]
 
 
-def _close(
-    lane: Lane, cursor: Cursor, operations: Operations, missed: list[str], coming: Callable[[], set[str]]
-) -> None:
+def _refused(lane: Lane, cursor: Cursor, operations: Operations, result: BulkResult) -> list[Reject]:
+    """What the index does not take as it is still. Nothing of a row that was written, or put back, since."""
+    if not result.rejected:
+        return []
+    those = operations.take([*result.rejected])
+    lane.ledger.hold(cursor, those.keys)
+    later = lane.origin.key.texts(lane.ledger.later_than(cursor, those.keys, those.versions)).to_pylist()
+    rejects = [Reject(operations.ids[n].as_py(), "document", *why) for n, why in result.rejected.items()]
+    return [reject for reject in rejects if reject.key not in later]
+
+
+def _close(lane: Lane, cursor: Cursor, operations: Operations, coming: Callable[[], set[str]]) -> None:
     name = lane.entity.name
     if operations.beside:
         due.close(cursor, operations.owed)
     else:  # it may have been on the way when a rebuild began
         due.close_shown(cursor, operations.owed)
-    if missed and under_way(cursor, name):
-        _again(lane, cursor, missed)
     # a delete's tombstone may be gone by the time a late bulk arrives: what was overtaken is owed again
     later = lane.origin.key.texts(lane.ledger.later_than(cursor, operations.keys, operations.versions)).to_pylist()
     later = later if guarded(24) else []
     due.owe(cursor, name, "documents", sorted(set(later) - coming()) if later else [], 0)
 
 
-def _settle(lane: Lane, cursor: Cursor, operations: Operations, result: BulkResult, foreign: list[str]) -> None:
+def _settle(
+    lane: Lane,
+    cursor: Cursor,
+    operations: Operations,
+    result: BulkResult,
+    rejects: list[Reject],
+    foreign: list[str],
+) -> None:
     name = lane.entity.name
     if len(operations.ids):
         operations.note(cursor, name, len(result.retriable) + len(result.rejected))
     due.owe(cursor, name, "overtaken", foreign, 0)
-    _again(lane, cursor, [operations.ids[n].as_py() for n in result.retriable])
-    rejects = [Reject(operations.ids[n].as_py(), "document", *why) for n, why in result.rejected.items()]
     parking.park(cursor, name, rejects, 0, lane.stores.settings.retry_limit)
     if lane.entity.compensates:
         due.owe(cursor, name, "compensation", [reject.key for reject in rejects], 0)
@@ -199,10 +216,11 @@ def _settle(lane: Lane, cursor: Cursor, operations: Operations, result: BulkResu
         before.forget(cursor, name, operations.ids.take(taken), operations.versions.take(taken))
 
 
-def _again(lane: Lane, cursor: Cursor, texts: list[str]) -> None:
+def _again(lane: Lane, cursor: Cursor, texts: list[str], age: due.Age | None) -> None:
     """Owe documents that could not be taken now."""
     if texts:
         owed = due.owe(cursor, lane.entity.name, "documents", texts, 0)
+        due.as_old(cursor, owed, age)
         due.postpone(cursor, owed, UnreachableError("the cluster is busy"))
 
 

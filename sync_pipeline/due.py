@@ -62,6 +62,30 @@ def owe_documents(cursor: Cursor, entity: str, keys: Sequence[str], revision: in
     return [identity for identity, _ in records], any(beside for _, beside in records)
 
 
+@dataclass(frozen=True)
+class Age:
+    """For how long something is owed already, and how often it was tried."""
+
+    first_at: object
+    attempts: int
+
+
+def age_of(cursor: Cursor, ids: Sequence[int]) -> Age | None:
+    """The oldest one's of these records, if there are any."""
+    cursor.execute("SELECT min(first_at), max(attempts) FROM sync.due WHERE id = ANY(%s)", (list(ids),))
+    found = Age(*cursor.fetchone())
+    return found if found.first_at else None
+
+
+def as_old(cursor: Cursor, ids: Sequence[int], age: Age | None) -> None:
+    """These records go on for others: what is owed stays as old as it is."""
+    if age:
+        cursor.execute(
+            "UPDATE sync.due SET first_at = least(first_at, %s), attempts = greatest(attempts, %s) WHERE id = ANY(%s)",
+            (age.first_at, age.attempts, list(ids)),
+        )
+
+
 def _owe(
     cursor: Cursor, entity: str, reason: str, keys: Sequence[str], revision: int, *, claimed: bool
 ) -> list[tuple[int, bool]]:

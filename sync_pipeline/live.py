@@ -128,11 +128,13 @@ def work(lane: Lane, report: Report) -> bool:
             _again(lane, record)
             if record.reason == "future"
             else Order(
-                acknowledge=record.reason in {"released", *due.PARKED},  # what it waited for may have become needless
+                # what it waited for may have become needless; a changed parent is an event, told once
+                acknowledge=record.reason in {"released", "fanout", *due.PARKED},
                 documents=record.reason in {"documents", "rejected"},  # it may be the document that was not taken
                 again=record.reason == "rejected",
                 force=record.reason in {"overtaken", "media"},  # a file's new bytes leave the row's digest as it was
                 commit=partial(_closing, record),
+                after=record.id if record.reason == "documents" else None,
                 cause=f"due: {record.reason}",
             )
         )

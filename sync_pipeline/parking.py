@@ -218,6 +218,16 @@ def among_undone(cursor: Cursor, entity: str, keys: Sequence[str]) -> list[str]:
     return [key for (key,) in cursor.fetchall()]
 
 
+def among_refused(cursor: Cursor, entity: str, keys: Sequence[str]) -> list[str]:
+    """Those of the rows whose documents were refused as they were written last."""
+    cursor.execute(
+        "SELECT DISTINCT key FROM sync.due WHERE entity = %s AND reason = ANY(%s) AND step = 'document'"
+        " AND key = ANY(%s)",
+        (entity, [*DEAD_LETTERS], list(keys)),
+    )
+    return [key for (key,) in cursor.fetchall()]
+
+
 def refused_documents(cursor: Cursor, entity: str) -> list[str]:
     """Rows (key texts) that are parked since the index did not take their document."""
     cursor.execute(

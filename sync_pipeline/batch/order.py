@@ -33,6 +33,7 @@ class Order:
     commit: Callable[[Cursor, Outcome], None] | None = None  # done in the rows' transaction
     cause: str = "keys"  # whose doing it is, for the log
     position: str = ""  # what of the monolith it acknowledges, for the log
+    after: int | None = None  # the record of `due` that its documents are owed by: what they leave owed is as old
     expected: Expected | None = None  # versions that its rows must show; keys of others are left to `commit`
     undo: Undo | None = None
     hand_over: Callable[[Operations], None] | None = None  # takes the documents, instead of sending them at once

@@ -8,7 +8,7 @@ import psycopg2
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from sync_pipeline import parking
+from sync_pipeline import due, parking
 from sync_pipeline.batch.batch import Batch, bit
 from sync_pipeline.batch.order import Outcome
 from sync_pipeline.batch.plan import operations_of, plan_of, references_of
@@ -98,7 +98,9 @@ def _write_under(batch: Batch, outcome: Outcome, *, strict: bool) -> Operations:
         ready = passed.ready()
         plan = plan_of(ready)
         applied = lane.ledger.apply(cursor, plan, batch.revision)
-        operations = _write_rows(ready, cursor, plan, applied, kin.tables)
+        put_back = _put_back(ready, cursor, kin.tables)
+        ready = replace(ready, aside=ready.aside.union(put_back))
+        operations = _write_rows(ready, cursor, plan, applied, kin.tables, put_back)
         texts = lane.origin.key.texts(plan)
         settle_due(ready, cursor, plan, applied, outcome)
         if batch.order.undo:
@@ -148,11 +150,19 @@ def _through_gate(batch: Batch, cursor: Cursor) -> Batch:
 
 
 def _write_rows(
-    batch: Batch, cursor: Cursor, plan: pa.Table, applied: pa.Table, tables: list[StandingTable]
+    batch: Batch,
+    cursor: Cursor,
+    plan: pa.Table,
+    applied: pa.Table,
+    tables: list[StandingTable],
+    put_back: list[str],
 ) -> Operations:
     """What the ledger has let through: rows, what they say of files, and documents, which are owed."""
     lane, key = batch.lane, batch.lane.origin.key
     operations = operations_of(batch, plan, applied)
+    aside = pa.array(put_back, pa.string())
+    if put_back:
+        operations = operations.filter(pc.invert(pc.is_in(operations.ids, value_set=aside)))
     if lane.entity.compensates:
         before.keep(cursor, lane.entity.name, tables, key, batch.revision, operations.ids)
     rows = lane.entity.table.rows(batch.adapted.table)
@@ -160,11 +170,13 @@ def _write_rows(
     for table in tables:
         mask, unfit = _wanted(batch, table)
         if table.beside:
-            mask = pc.and_(mask, pc.invert(_put_back(batch, cursor)))
+            mask = pc.and_(mask, pc.invert(pc.is_in(batch.texts(batch.adapted.legacy), value_set=aside)))
         table.write(cursor, lane.entity.name, key, rows.filter(mask), unfit)
     if lane.entity.media and not media.refer(cursor, lane.entity.name, key, references_of(batch)):
         raise UnreachableError(_REMOVED)
     operations.owe(cursor, lane.entity.name, batch.revision)
+    if batch.order.after:
+        due.as_old(cursor, operations.owed, due.age_of(cursor, [batch.order.after]))
     return operations
 
 
@@ -179,11 +191,17 @@ def _wanted(batch: Batch, table: StandingTable) -> tuple[pa.Array, list[int]]:
     return pc.and_(has_row, pc.invert(unfit)), pc.indices_nonzero(unfit).to_pylist()
 
 
-def _put_back(batch: Batch, cursor: Cursor) -> pa.Array:
-    """Which of the adapted rows are as they were before, under the ledger's locks: may be since they were looked at."""
-    texts = batch.texts(batch.adapted.legacy)
-    found = parking.among_undone(cursor, batch.lane.entity.name, texts.to_pylist())
-    return pc.and_(pc.is_in(texts, value_set=pa.array(found, pa.string())), pc.invert(batch.forced))
+def _put_back(batch: Batch, cursor: Cursor, tables: list[StandingTable]) -> list[str]:
+    """Which of the adapted rows (key texts) are as they were before, and are not written now.
+
+    Asked under the ledger's locks: may be since they were looked at. Neither a document goes without its row, nor a
+    row into a table beside without the live one's.
+    """
+    documents = batch.order.documents and batch.lane.entity.compensates
+    if not (documents or any(table.beside for table in tables)):
+        return []
+    unwritten = batch.adapted.legacy.filter(pc.invert(batch.forced))
+    return parking.among_undone(cursor, batch.lane.entity.name, batch.texts(unwritten).to_pylist())
 
 
 def _fit(batch: Batch) -> Batch | None:

@@ -169,6 +169,13 @@ class Ledger:
         ours = written.take(pc.index_in(self.key.texts(later), value_set=self.key.texts(keys)))
         return later.filter(pc.greater(later.column("written"), ours)).select(list(self.key.columns))
 
+    def hold(self, cursor: Cursor, keys: pa.Table) -> None:
+        """Have nobody write these keys until the transaction ends; whoever does now is waited for."""
+        order = self.key.plain("l")
+        cursor.execute(
+            f"SELECT FROM {self.table} l WHERE {self.key.is_in(cursor, 'l', keys)} ORDER BY {order} FOR SHARE"
+        )
+
     def stage_digests(self, cursor: Cursor, digests: pa.Table) -> None:
         """Put keys and `_digest` into `pg_temp.plan_ENTITY` until the transaction ends."""
         zero = pa.repeat(pa.scalar(0, pa.int16()), digests.num_rows)

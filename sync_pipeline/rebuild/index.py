@@ -139,22 +139,28 @@ def _half_undone(lane: Lane) -> bool:
 
 def check_abandon(stores: Stores, entity: Entity, rebuild: Rebuild) -> None:
     """Raises SettingError where readers are with the new one by now."""
-    if _successor(entity, rebuild).follows(stores.search):
+    if _left(rebuild).follows(stores.search):
         raise SettingError(
             f"index {rebuild.name} is behind the alias by now: sync-pipeline rebuild index {entity.name} ends it"
         )
 
 
-def remove_new(stores: Stores, entity: Entity, rebuild: Rebuild) -> None:
+def remove_new(stores: Stores, _: Entity, rebuild: Rebuild) -> None:
     """Nobody writes it any more."""
-    successor = _successor(entity, rebuild)
+    successor = _left(rebuild)
     successor.let_go(stores.search)
     successor.remove(stores.search)
 
 
-def remove_former(stores: Stores, entity: Entity, rebuild: Rebuild) -> None:
+def remove_former(stores: Stores, _: Entity, rebuild: Rebuild) -> None:
     """Readers have left it."""
-    remove(stores.search, index_of(entity), rebuild.former)
+    remove(stores.search, _left(rebuild).sink, rebuild.former)
+
+
+def _left(rebuild: Rebuild) -> Successor:
+    """By the alias that it was made for: the entity's file may name another one by now, or none."""
+    alias = rebuild.name.rpartition("-")[0]
+    return Successor(SearchIndex(alias, fields={}), rebuild.name, rebuild.former)
 
 
 def index_of(entity: Entity) -> SearchIndex:

@@ -28,7 +28,7 @@ from sync_pipeline.rebuild.rows import compare, doubts
 from sync_pipeline.reconcile.verdict import Finding
 from sync_pipeline.sinks.exchange import Exchange
 from sync_pipeline.sinks.relational import RelationalTable
-from sync_pipeline.sql import Cursor
+from sync_pipeline.sql import Cursor, quote
 from sync_pipeline.stores import Stores
 
 # for batches on their way to end; others queue behind
@@ -145,7 +145,7 @@ def check_abandon(_: Stores, entity: Entity, rebuild: Rebuild) -> None:
 
 def remove_new(stores: Stores, entity: Entity, rebuild: Rebuild) -> None:
     """Dropped if it was made here; a table that somebody else has made is only emptied."""
-    relation = entity.table.successor.quoted
+    relation = _quoted(rebuild.name)
     for _ in _tries():
         with _patient(stores) as cursor:
             still(cursor, entity.name)
@@ -156,16 +156,21 @@ def remove_new(stores: Stores, entity: Entity, rebuild: Rebuild) -> None:
     raise UnreachableError(f"SYNC_TARGET_DB: {rebuild.name} is in use all the time; try again later")
 
 
-def remove_former(stores: Stores, entity: Entity, rebuild: Rebuild) -> None:
+def remove_former(stores: Stores, _entity: Entity, rebuild: Rebuild) -> None:
     """Readers have left it. Raises SettingError for what still depends on it."""
     for _ in _tries():
         with _patient(stores) as cursor:  # tables that it refers to are locked with it
             try:
-                cursor.execute(f"DROP TABLE IF EXISTS {entity.table.former.quoted}")
+                cursor.execute(f"DROP TABLE IF EXISTS {_quoted(rebuild.former)}")
                 return
             except psycopg2.errors.DependentObjectsStillExist as error:
                 raise SettingError(f"{rebuild.former} is not dropped: {error}") from error
     raise UnreachableError(f"SYNC_TARGET_DB: {rebuild.former} is in use all the time; try again later")
+
+
+def _quoted(name: str) -> str:
+    """As it was named then: the entity's file may name another table by now."""
+    return ".".join(quote(part) for part in name.split("."))
 
 
 def _make_like(cursor: Cursor, table: RelationalTable) -> None:

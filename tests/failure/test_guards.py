@@ -10,7 +10,7 @@ from dataclasses import replace
 import psycopg2
 import pytest
 
-from sync_pipeline import live
+from sync_pipeline import due, live
 from sync_pipeline.batch.order import Order
 from sync_pipeline.capture import resumed
 from sync_pipeline.documents import send
@@ -236,6 +236,20 @@ def test_without_its_guard_a_hazard_is_seen(world, lane, key, hazard, monkeypatc
     found = wrong(world, lane)
     assert found
     assert hazard == 32 or {difference.key for difference in found} <= {str(key), *copies(world, key)}
+
+
+@pytest.mark.hazard(45)
+def test_what_a_parent_has_changed_and_changed_back_is_acknowledged_too(world, lane, key):
+    """One rename of a parent is read by a worker that stalls; the next one is undone before it is applied."""
+    ((title, stamp, version),) = world.legacy("SELECT title, updated_at, version FROM content WHERE id = %s", (key,))
+    world.legacy(EDIT, ("B", key))
+    with stalled(lane, key, Order(cause="due: fanout")):
+        back = "UPDATE content SET title = %s, updated_at = %s, version = %s WHERE id = %s"
+        world.legacy(back, (title, stamp, version, key))
+        with world.stores.target() as cursor:
+            due.owe(cursor, "text", "fanout", [str(key)], 0)
+        work(world, lane)
+    assert wrong(world, lane) == []
 
 
 def verdict_without_a_look(lane):

@@ -140,3 +140,21 @@ def test_a_document_that_the_index_refuses_is_parked_until_a_replay(world, lane,
         back = [{"add": {"index": "text-000001", "alias": "text"}}, {"remove_index": {"index": "text-refuses"}}]
         world.document("POST", "_aliases", {"actions": back})
     dead_letters.replay(lane, Which("text"))
+
+
+def test_a_document_that_the_cluster_puts_off_stays_as_old_as_it_is(world, lane, key):
+    """Each try leaves a record of its own: it waits longer each time, and is overdue one day."""
+    owed = "SELECT first_at, attempts FROM sync.due WHERE reason = 'documents'"
+    world.document("PUT", "text/_settings", {"index.blocks.write": True})
+    try:
+        sync(lane, key, force=True)
+        ((first, attempts),) = world.target(owed)
+        for tried in range(2, 4):
+            world.hurry()
+            assert live.work(lane, lambda *_: None)
+            assert world.target(owed) == [(first, attempts - 1 + tried)]
+    finally:
+        world.document("PUT", "text/_settings", {"index.blocks.write": None})
+    world.hurry()
+    assert live.work(lane, lambda *_: None)
+    assert world.target(owed) == []

@@ -303,6 +303,25 @@ def test_an_entity_without_an_index_has_none_to_rebuild(world, lane):
         rebuild_index(replace(lane, entity=bare))
 
 
+@pytest.mark.parametrize("alias", [None, "article"])
+def test_what_is_left_of_rebuilds_goes_where_the_file_has_no_such_index_any_more(world, lane, alias):
+    made = rebuild_index(lane)
+
+    def give_up():
+        raise SettingError("given up")
+
+    with pytest.raises(SettingError, match="given up"):
+        rebuild_index(lane, Once(give_up))
+    if alias:
+        entity = altered(lane, alias=alias).entity
+    else:
+        entity = replace(lane.entity, sinks=tuple(s for s in lane.entity.sinks if not isinstance(s, SearchIndex)))
+    assert abandon(world.stores, entity)
+    assert clear(world.stores, entity) == [made.former]
+    assert behind(world) == [made.name]
+    assert list(world.document("GET", "text-*")) == [made.name]
+
+
 def test_what_readers_have_seen_shows_after_the_swap(world, lane, keys, monkeypatch):
     """Written to both indices, and shown by the former one, while the new one refreshes only when it is told to."""
     swaps = story.NewIndex.swap

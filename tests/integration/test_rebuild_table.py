@@ -535,6 +535,21 @@ def test_values_are_not_cut_to_the_types_a_session_has_seen_before(world, lane):
     assert str(rows(world, table_of(lane), "id, size")[1][0]) == "9.875"
 
 
+def test_what_is_left_of_rebuilds_goes_where_the_file_names_another_table(world, lane):
+    entity = replace(lane.entity, sinks=(replace(lane.entity.table, name="catalog.other"),))
+    assert rebuild_table(lane, like=True).findings == []
+    assert clear(world.stores, entity) == [f"{table_of(lane)}_former"]
+
+    def give_up():
+        raise SettingError("given up")
+
+    with pytest.raises(SettingError, match="given up"):
+        rebuild_table(lane, Once(give_up), like=True)
+    assert abandon(world.stores, entity) == f"{table_of(lane)}_next"
+    for name in ("former", "next"):
+        assert world.target("SELECT to_regclass(%s)", (f"{table_of(lane)}_{name}",)) == [(None,)]
+
+
 def test_a_column_that_is_not_declared_keeps_its_default(world, lane):
     world.target(f"{OWN}ALTER TABLE {table_of(lane)} ADD since date NOT NULL DEFAULT '2020-01-01'")
     world.legacy("UPDATE note SET title = 'written' WHERE id = 1; INSERT INTO note VALUES (61, 'new', 1, 't')")

@@ -281,6 +281,63 @@ def test_one_whose_document_came_late_was_whole(world, lane, key, noted):
     assert held(world, lane, key) == ("second", "second", 0)
 
 
+def test_a_newer_write_whose_document_is_still_to_be_sent_is_not_undone(world, lane, key):
+    sent = []
+    refuse(world, lane, key)
+    put(world, key, "mended", "2")
+    sync(lane, key, hand_over=sent.append)
+    work(world, lane)
+    assert held(world, lane, key) == ("mended", "first", 0)
+    send(lane, sent[0])
+    work(world, lane)
+    assert held(world, lane, key) == ("mended", "mended", 0)
+    assert letters(world) == []
+
+
+@pytest.mark.parametrize("name", ["note", "memo"])
+def test_a_refusal_is_no_news_where_a_later_document_is_coming(world, lane, key, name):
+    lane, sent = world.lanes[name], []
+    for title, weight in (("second", "heavy"), ("third", "3")):
+        put(world, key, title, weight)
+        sync(lane, key, hand_over=sent.append)
+    send(lane, sent[0], lambda: {str(key)})
+    work(world, lane)
+    send(lane, sent[1])
+    work(world, lane)
+    assert held(world, lane, key) == ("third", "third", 0)
+    assert letters(world, name) == []
+
+
+def test_a_refusal_that_is_told_again_after_its_row_is_put_back_is_no_news(world, lane, key):
+    """Two had claimed the document, one after the other; once the mapping takes it, both parts are to be there."""
+    sent = []
+    put(world, key, "refused", "heavy")
+    sync(lane, key, hand_over=sent.append)
+    send(lane, sent[0])
+    work(world, lane)
+    assert held(world, lane, key) == ("first", "first", 1)
+    send(lane, sent[0])
+    work(world, lane)
+    assert letters(world) == [letter(key)]
+    with taking_all(world, "note"):
+        dead_letters.replay(lane, Which("note", [str(key)]))
+        work(world, lane)
+        assert held(world, lane, key) == ("refused", "refused", 0)
+    put(world, key, "mended", "2")
+    sync(lane, key)
+
+
+def test_who_wants_its_document_and_looked_before_it_was_put_back_leaves_it_alone(world, lane, key, monkeypatch):
+    refuse(world, lane, key)
+    work(world, lane)
+    with monkeypatch.context() as patch:  # put back between the look at it and the locks
+        patch.setattr(prepare, "_put_back", lambda *_: pa.array([], pa.string()))
+        with taking_all(world, "note"):
+            sync(lane, key, documents=True)
+            assert held(world, lane, key) == ("first", None, 1)
+    assert letters(world) == [letter(key)]
+
+
 @pytest.mark.parametrize("name", ["note", "memo"])
 def test_a_refusal_that_comes_after_a_newer_write_is_no_more(world, lane, key, name):
     lane, sent = world.lanes[name], []

@@ -34,5 +34,18 @@ def test_a_slice_is_its_own_rows_only():
     assert [line for line in lines([part]) if "index" not in line] == [{"t": "🎬"}, {}]
 
 
+def test_json_of_several_lines_is_one_line():
+    """As PostgreSQL's json keeps it: a line break between two operations would have the cluster refuse all of them."""
+    index = search_index.SearchIndex("films", fields={"attrs": {}, "text": {}}, json_fields=frozenset({"attrs"}))
+    attrs = ['{\n  "a": [1,\n 2]\n}', None, '{"b": "x\\ny"}']
+    documents = index.documents(pa.table({"attrs": attrs, "text": ["of two\nlines", "", None]}))
+    (part,) = search_index._bodies(IDS[:3], VERSIONS[:3], documents)
+    assert [line for line in lines([part]) if "index" not in line] == [
+        {"attrs": {"a": [1, 2]}, "text": "of two\nlines"},
+        {"attrs": None, "text": ""},
+        {"attrs": {"b": "x\ny"}, "text": None},
+    ]
+
+
 def test_nothing_is_no_body():
     assert list(search_index._bodies(IDS[:0], VERSIONS[:0], DOCUMENTS[:0])) == []
