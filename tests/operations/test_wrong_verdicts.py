@@ -1,0 +1,93 @@
+"""What a comparison could take for right because it never came to look at it."""
+
+import dataclasses
+
+import pandas as pd
+import pytest
+
+from sync_pipeline import repair as mending
+from sync_pipeline.backfill import backfill
+from sync_pipeline.batch.order import Order
+from sync_pipeline.entity import Entity, LegacyQuery
+from sync_pipeline.errors import UnreachableError
+from sync_pipeline.lane import Lane
+from sync_pipeline.partitions import KeyRanges
+from sync_pipeline.pipeline import sync_keys
+from sync_pipeline.reconcile import documents
+from sync_pipeline.reconcile.reconcile import reconcile
+from sync_pipeline.repair import repair
+from sync_pipeline.sinks.media_bucket import MediaBucket
+from sync_pipeline.sinks.relational import RelationalTable
+from sync_pipeline.sinks.search_index import SearchIndex
+from sync_pipeline.sources.table import Table
+from sync_pipeline.sweep import sweep
+
+ROWS = 6
+COLUMNS = {"id": "bigint", "title": "text", "is_public": "boolean", "area": "box"}
+QUERY = """
+    SELECT id, title, status = 'published' AS is_public, box(point(0, 0), point(id, 1)) AS area,
+        (SELECT min(bucket_key) FROM media_files f WHERE f.content_id = c.id) AS poster
+    FROM content c WHERE kind = 'text'
+"""
+
+
+def adapt(legacy):
+    return pd.DataFrame({name: legacy[name] for name in (*COLUMNS, "poster")})
+
+
+def entity(name, *, media=True, **changes):
+    """A title, an area and, with `media`, one file, in a column that may be NULL."""
+    columns = {**COLUMNS, "poster": "text"} if media else COLUMNS
+    table = RelationalTable(f"catalog.{name}", key=("id",), columns=columns)
+    declared = Entity(
+        name=name,
+        owner="team:tests",
+        origin=LegacyQuery(QUERY, key=("id",)),
+        tables=(Table("content", key=("id",), stamp="updated_at"),),
+        adapt=adapt,
+        sinks=(MediaBucket(columns=("poster",), prefix=name), table) if media else (table,),
+        partitions=KeyRanges(1),
+    )
+    return dataclasses.replace(declared, **changes)
+
+
+def filled(world, declared):
+    lane = Lane.open(declared, world.stores)
+    for partition in declared.partitions.names():
+        backfill(lane, partition)
+    assert found(lane) == []
+    return lane
+
+
+def found(lane):
+    return sorted((f.sink, f.kind) for f in reconcile(lane).findings)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _content(world):
+    world.legacy(
+        "INSERT INTO content (kind, title, status) SELECT 'text', 'title ' || n,"
+        f" CASE WHEN n %% 2 = 0 THEN 'published' ELSE 'draft' END FROM generate_series(1, {ROWS}) n"
+    )
+    world.legacy(
+        "INSERT INTO media_files (content_id, kind, bucket_key) SELECT id, 'cover', 'poster/' || id || '.jpg'"
+        " FROM content WHERE kind = 'text'"
+    )
+    for (key,) in world.legacy("SELECT bucket_key FROM media_files"):
+        world.client.put_object(Bucket=world.legacy_bucket, Key=key, Body=key.encode())
+
+
+@pytest.fixture(scope="module")
+def pictures(world):
+    return filled(world, entity("pictures"))
+
+
+@pytest.mark.parametrize("name", ["", "x" * 1_025])
+def test_a_name_that_no_file_can_bear_parks_its_row_alone(world, pictures, name):
+    """A client refuses to ask for it, or a server to answer: neither says that the bucket is down."""
+    ((key,),) = world.legacy("INSERT INTO content (kind, title) VALUES ('text', 'odd') RETURNING id::text")
+    world.legacy("INSERT INTO media_files (content_id, kind, bucket_key) VALUES (%s, 'cover', %s)", (key, name))
+    assert sync_keys(pictures, pictures.origin.key.parse([key]), Order()).parked == 1
+    assert "MediaMissing" in world.target("SELECT error FROM sync.due WHERE key = %s", (key,))[0][0]
+    world.legacy("DELETE FROM content WHERE id = %s", (key,))
+    world.target("DELETE FROM sync.due")
