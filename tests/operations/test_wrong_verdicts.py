@@ -77,6 +77,16 @@ def _content(world):
         world.client.put_object(Bucket=world.legacy_bucket, Key=key, Body=key.encode())
 
 
+def test_files_that_were_never_looked_for_are_missed(world):
+    """The rows read alike: the new column is empty, and the ledger names no file to fill it with."""
+    filled(world, entity("gaining", media=False))
+    world.target("ALTER TABLE catalog.gaining ADD COLUMN poster text")
+    lane = Lane.open(entity("gaining", version=2), world.stores)
+    assert found(lane) == [("relational", "stale")] * ROWS
+    repair(lane, reconcile(lane).findings)
+    assert found(lane) == []
+
+
 @pytest.fixture(scope="module")
 def pictures(world):
     return filled(world, entity("pictures"))
