@@ -184,7 +184,7 @@ def _rewritten_files(lane: Lane) -> list[str]:
             values = ",".join(bind(cursor, (item["Key"], item["ETag"])) for item in page)
             cursor.execute(f"INSERT INTO listing VALUES {values}")
         cursor.execute(
-            "SELECT DISTINCT r.key FROM sync.media_ref r JOIN sync.media m USING (target_key)"
+            "SELECT DISTINCT r.key FROM sync.media_ref r LEFT JOIN sync.media m USING (target_key)"
             " LEFT JOIN listing l ON l.source_key = r.source_key"
             " WHERE r.entity = %s AND l.etag IS DISTINCT FROM m.source_etag AND NOT EXISTS (SELECT FROM sync.due d"
             "   WHERE d.entity = r.entity AND (d.reason = 'media' AND r.key = ANY(d.keys)"

@@ -92,6 +92,54 @@ def pictures(world):
     return filled(world, entity("pictures"))
 
 
+@pytest.fixture
+def lost(world, pictures):
+    """A file of the new bucket that somebody has deleted, and whose row it was."""
+    target, source, key = world.target(
+        "SELECT target_key, source_key, key FROM sync.media_ref WHERE entity = 'pictures' ORDER BY key LIMIT 1"
+    )[0]
+    world.client.delete_object(Bucket=world.target_bucket, Key=target)
+    return target, source, key
+
+
+def test_a_repair_that_was_killed_leaves_its_files_missing(world, pictures, lost, monkeypatch):
+    """The ledger had to forget the copy before it could be made anew."""
+
+    def killed(*_):
+        raise UnreachableError("killed")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(mending, "sync_keys", killed)
+        with pytest.raises(UnreachableError):
+            repair(pictures, reconcile(pictures).findings)
+    assert found(pictures) == [("media", "missing")]
+    world.target("UPDATE sync.cursor SET filled_at = now() WHERE entity = 'pictures'")
+    assert sweep(pictures).files == 1
+    world.target("DELETE FROM sync.due")
+    repair(pictures, reconcile(pictures).findings)
+    assert found(pictures) == []
+
+
+def test_a_damaged_file_that_a_killed_repair_forgot_is_corrupt_and_not_extra(world, pictures, monkeypatch):
+    target = world.target("SELECT max(target_key) FROM sync.media_ref WHERE entity = 'pictures'")[0][0]
+    world.client.put_object(Bucket=world.target_bucket, Key=target, Body=b"damaged")
+    world.target("DELETE FROM sync.media WHERE target_key = %s", (target,))
+    assert found(pictures) == [("media", "corrupt")]
+    repair(pictures, reconcile(pictures).findings)
+    assert found(pictures) == []
+
+
+def test_a_file_that_can_no_longer_be_repaired_is_pending_and_not_clean(world, pictures, lost):
+    _, source, _ = lost
+    world.client.delete_object(Bucket=world.legacy_bucket, Key=source)
+    repair(pictures, reconcile(pictures).findings)
+    assert found(pictures) == [("media", "pending")]
+    world.client.put_object(Bucket=world.legacy_bucket, Key=source, Body=source.encode())
+    parked = [key for (key,) in world.target("SELECT key FROM sync.due")]
+    sync_keys(pictures, pictures.origin.key.parse(parked), Order(force=True))
+    assert found(pictures) == []
+
+
 @pytest.mark.parametrize("name", ["", "x" * 1_025])
 def test_a_name_that_no_file_can_bear_parks_its_row_alone(world, pictures, name):
     """A client refuses to ask for it, or a server to answer: neither says that the bucket is down."""
