@@ -25,10 +25,8 @@ _WALK = 5_000
 _SHOWN = 80
 
 
-def compare_documents(
-    lane: Lane, index: SearchIndex, expected: Adapted, asked: pa.Table | None = None
-) -> list[Finding]:
-    """Mismatches of the documents of expected rows; with `asked`, also of keys that should have none."""
+def compare_documents(lane: Lane, index: SearchIndex, expected: Adapted, asked: pa.Table) -> list[Finding]:
+    """Mismatches of the documents of expected rows, and of all `asked` keys, which may want none."""
     wanted = pc.not_equal(pc.bit_wise_and(expected.held, pa.scalar(2, pa.int16())), 0)
     public = expected.take(pc.indices_nonzero(wanted))
     texts = lane.origin.key.texts(public.legacy).to_pylist()
@@ -36,7 +34,7 @@ def compare_documents(
     # as the client reads those that are there: whole numbers of any length stay exact
     documents = dict(zip(texts, map(json.loads, index.documents(public.table).to_pylist()), strict=True))
     fields = Fields(lane)
-    ids = texts if asked is None else sorted({*texts, *lane.origin.key.texts(asked).to_pylist()})
+    ids = sorted({*texts, *lane.origin.key.texts(asked).to_pylist()})
     found: list[Finding] = []
     for first in range(0, len(ids), _MGET):
         part = ids[first : first + _MGET]

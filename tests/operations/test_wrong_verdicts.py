@@ -87,6 +87,18 @@ def test_files_that_were_never_looked_for_are_missed(world):
     assert found(lane) == []
 
 
+def test_drafts_that_an_older_declaration_has_published_are_extra(world):
+    """The ledger wants their documents, which are there; the declaration no longer does."""
+    index = SearchIndex("leaking", fields={"id": {"type": "long"}, "title": {"type": "text"}})
+    sinks = entity("leaking", media=False).sinks
+    filled(world, entity("leaking", media=False, sinks=(*sinks, index)))
+    closed = dataclasses.replace(index, where="is_public")
+    lane = Lane.open(entity("leaking", media=False, sinks=(*sinks, closed), version=2), world.stores)
+    assert found(lane) == [("search", "extra")] * (ROWS // 2)
+    repair(lane, reconcile(lane).findings)
+    assert found(lane) == []
+
+
 @pytest.fixture(scope="module")
 def pictures(world):
     return filled(world, entity("pictures"))
