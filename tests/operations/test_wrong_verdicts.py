@@ -161,3 +161,36 @@ def test_a_name_that_no_file_can_bear_parks_its_row_alone(world, pictures, name)
     assert "MediaMissing" in world.target("SELECT error FROM sync.due WHERE key = %s", (key,))[0][0]
     world.legacy("DELETE FROM content WHERE id = %s", (key,))
     world.target("DELETE FROM sync.due")
+
+
+@pytest.fixture
+def halved(world):
+    """Makes an index of two shards answer by one; twenty documents are in both."""
+    world.document("PUT", "halved", {"settings": {"number_of_shards": 2, "number_of_replicas": 0}})
+    for key in range(20):
+        world.document("PUT", f"halved/_doc/{key}", {"id": key})
+
+    def halve():
+        node = next(iter(world.document("GET", "_nodes")["nodes"].values()))["name"]
+        world.document("PUT", "_cluster/settings", {"transient": {"cluster.routing.allocation.enable": "none"}})
+        cancel = {"index": "halved", "shard": 0, "node": node, "allow_primary": True}
+        world.document("POST", "_cluster/reroute", {"commands": [{"cancel": cancel}]})
+
+    yield halve
+    world.document("PUT", "_cluster/settings", {"transient": {"cluster.routing.allocation.enable": None}})
+    world.document("DELETE", "halved")
+
+
+def test_half_of_an_index_is_not_taken_for_all_of_it(world, halved, monkeypatch):
+    monkeypatch.setattr(documents, "_WALK", 2)
+    pages = documents.all_ids(world.stores.search, "halved")
+    next(pages)
+    halved()
+    with pytest.raises(UnreachableError):
+        list(pages)
+
+
+def test_a_document_that_could_not_be_looked_at_is_neither_there_nor_missing(world, halved, pictures):
+    halved()
+    with pytest.raises(UnreachableError):
+        list(documents._fetched(pictures, SearchIndex("halved", fields={}), [str(key) for key in range(20)]))
