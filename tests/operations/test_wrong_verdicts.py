@@ -152,6 +152,20 @@ def test_a_file_that_can_no_longer_be_repaired_is_pending_and_not_clean(world, p
     assert found(pictures) == []
 
 
+def test_what_is_copied_after_it_was_called_extra_stays(world, pictures):
+    """A bucket that is older than its ledger holds the copies that are yet to be made."""
+    target, key = world.target("SELECT target_key, key FROM sync.media_ref WHERE entity = 'pictures' LIMIT 1")[0]
+    forgotten = "DELETE FROM {} WHERE target_key = %s"
+    for table in ("sync.media_ref", "sync.media"):
+        world.target(forgotten.format(table), (target,))
+    findings = [finding for finding in reconcile(pictures).findings if finding.kind == "extra"]
+    assert [finding.key for finding in findings] == [target]
+    sync_keys(pictures, pictures.origin.key.parse([key]), Order(force=True))
+    repair(pictures, findings)
+    assert world.client.head_object(Bucket=world.target_bucket, Key=target)
+    assert found(pictures) == []
+
+
 @pytest.mark.parametrize("name", ["", "x" * 1_025])
 def test_a_name_that_no_file_can_bear_parks_its_row_alone(world, pictures, name):
     """A client refuses to ask for it, or a server to answer: neither says that the bucket is down."""
