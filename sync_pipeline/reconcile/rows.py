@@ -20,6 +20,9 @@ from sync_pipeline.reconcile.verdict import Difference, Finding
 from sync_pipeline.sinks.relational import RelationalTable
 from sync_pipeline.sql import Cursor, copy_in, literal, quote
 
+# boxes, circles and paths are equal to PostgreSQL that are as large, or as long
+_AS_TEXT = {"xml", "citext", "point", "line", "lseg", "box", "path", "polygon", "circle"}
+
 Within = Callable[[Cursor, str, Key], str]
 
 
@@ -64,9 +67,10 @@ def _query(lane: Lane, table: RelationalTable, stage: str, within: str, target: 
 
 
 def comparable(expression: str, kind: str) -> str:
-    """An expression with an equality of its type: json and xml have none of their own."""
-    first = kind.split(maxsplit=1)[0].lower()
-    return expression + {"json": "::jsonb", "xml": "::text"}.get(first, "")
+    """An expression with an equality of its type: some have none of their own, or one that hides a difference."""
+    name, bracket, _ = kind.split(maxsplit=1)[0].lower().partition("[")
+    cast = "jsonb" if name == "json" else "text" if name in _AS_TEXT else ""
+    return f"{expression}::{cast}{bracket and '[]'}" if cast else expression
 
 
 def _value(alias: str, column: str, kind: str) -> str:

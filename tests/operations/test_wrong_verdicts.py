@@ -177,6 +177,17 @@ def test_a_name_that_no_file_can_bear_parks_its_row_alone(world, pictures, name)
     world.target("DELETE FROM sync.due")
 
 
+def test_an_area_of_the_same_size_is_another_area(world, pictures):
+    """PostgreSQL calls boxes equal whose areas are."""
+    moved = (
+        "UPDATE catalog.pictures SET area = area + point(100, 100) WHERE id = (SELECT min(id) FROM catalog.pictures)"
+    )
+    world.target(moved)
+    assert found(pictures) == [("relational", "corrupt")]
+    repair(pictures, reconcile(pictures).findings)
+    assert found(pictures) == []
+
+
 @pytest.fixture
 def halved(world):
     """Makes an index of two shards answer by one; twenty documents are in both."""
