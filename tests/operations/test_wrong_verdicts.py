@@ -219,3 +219,18 @@ def test_a_document_that_could_not_be_looked_at_is_neither_there_nor_missing(wor
     halved()
     with pytest.raises(UnreachableError):
         list(documents._fetched(pictures, SearchIndex("halved", fields={}), [str(key) for key in range(20)]))
+
+
+def test_a_row_that_does_not_fit_is_pending_and_hides_no_other(world):
+    """Nor does it fit where rows are laid beside the table's."""
+    narrow = dataclasses.replace(
+        entity("narrow", media=False),
+        sinks=(RelationalTable("catalog.narrow", key=("id",), columns=COLUMNS | {"title": "varchar(10)"}),),
+    )
+    lane = filled(world, narrow)
+    ((key,),) = world.legacy("INSERT INTO content (kind, title) VALUES ('text', 'longer than ten') RETURNING id::text")
+    sync_keys(lane, lane.origin.key.parse([key]), Order())
+    world.target("DELETE FROM catalog.narrow WHERE id = (SELECT min(id) FROM catalog.narrow)")
+    assert found(lane) == [("relational", "missing"), ("relational", "pending")]
+    world.legacy("DELETE FROM content WHERE id = %s", (key,))
+    world.target("DELETE FROM sync.due")
