@@ -20,7 +20,7 @@ from sync_pipeline.beside import beside
 from sync_pipeline.entity import Entity
 from sync_pipeline.errors import UnreachableError
 from sync_pipeline.follower import Follower
-from sync_pipeline.lane import Lane, open_lanes
+from sync_pipeline.lane import open_lanes
 from sync_pipeline.live import caught_up, mark
 from sync_pipeline.stores import Stores
 
@@ -84,7 +84,7 @@ def live_asset(entities: dict[str, Entity]) -> dg.AssetsDefinition:
             watch = Watch(context, stores, follower, moved)
             with beside(follower.run, "follower"):
                 watch.for_minutes(config.minutes) if config.minutes else watch.until_caught_up()
-            failures = follower.failures | watch.unopened
+            failures = follower.failures | watch.left
             if not config.minutes:
                 for key, moves, figures in watch.told([entity for entity in chosen if entity.name not in failures]):
                     yield dg.MaterializeResult(asset_key=key, metadata={**moves, **watch.lineage(key)})
@@ -103,7 +103,7 @@ class Watch:
     stores: Stores
     follower: Follower
     moved: Moved
-    unopened: dict[str, Exception] = field(default_factory=dict)
+    left: dict[str, Exception] = field(default_factory=dict)  # entities that were not waited for, and why
     _stopped: dict[str, str] = field(default_factory=dict)
     _seen: set[dg.AssetKey] = field(default_factory=set)
 
@@ -119,13 +119,20 @@ class Watch:
         self._tell()
 
     def until_caught_up(self) -> None:
-        """Until everything that is committed now has arrived, in all entities that can be followed."""
-        lanes, self.unopened = open_lanes(self.stores, self.follower.entities)
+        """Until everything that is committed now has arrived, in all entities that can be followed.
+
+        One that is stopped is left only once all others are through: it is tried again, and may go on by then.
+        """
+        lanes, self.left = open_lanes(self.stores, self.follower.entities)
         since = mark(lanes) if lanes else None
         while lanes:
             self._look()
             with self._patience():
-                lanes = [lane for lane in lanes if not (self._has_stopped(lane) or caught_up(lane, since))]
+                lanes = [lane for lane in lanes if not caught_up(lane, since)]
+            stopped, behind = dict(self.follower.failures), {lane.entity.name for lane in lanes}
+            if behind <= stopped.keys():
+                self.left |= {name: stopped[name] for name in behind}
+                return
 
     def told(self, entities: list[Entity]) -> Iterator[tuple[dg.AssetKey, Figures, Figures]]:
         """What moved into each sink since it was told last, and what is observed of it."""
@@ -182,9 +189,6 @@ class Watch:
     def _has_new(self) -> bool:
         keys = [key for entity in self.follower.entities for key in self._keys(entity)]
         return any(self.context.instance.get_latest_materialization_event(key) is None for key in keys)
-
-    def _has_stopped(self, lane: Lane) -> bool:
-        return lane.entity.name in self.follower.failures
 
     @contextmanager
     def _patience(self) -> Iterator[None]:

@@ -25,13 +25,15 @@ from great_expectations.data_context.types.resource_identifiers import (
     ValidationResultIdentifier,
 )
 
-from checks.expect import Expectation, Query
+from checks.expect import Query
 from checks.pages import RESULTS, SITE, SUITES, drop_old, finish
 from checks.report import SAMPLES, Report, result
 from checks.suite import LEGACY, Side
 from sync_pipeline.errors import DeclarationError
 from sync_pipeline.settings import Settings
 
+# of an expectation in its suite, in what Great Expectations tells of it
+_NUMBER = "number"
 _SEVERITIES = {"error": "critical", "warning": "warning"}
 # a statement that begins so would bring every row here; within another one it is only a comment
 _WHOLE = "SELECT /* whole */"
@@ -83,7 +85,7 @@ class UnexpectedRows(gxe.UnexpectedRowsExpectation):  # type: ignore[misc]
         found, rows = metrics["unexpected_rows_query.row_count"], metrics["table.row_count"]
         samples = metrics["unexpected_rows_query.table"][:SAMPLES]
         return {
-            "success": found == 0 or (rows > 0 and found / rows <= 1 - self.mostly),
+            "success": found == 0 or (rows > 0 and (rows - found) / rows >= self.mostly),
             "result": {
                 "element_count": rows,
                 "unexpected_count": found,
@@ -108,7 +110,7 @@ class Validator:
         """Look at a side's rows. Raises what the database's driver raises when it does not answer."""
         name = f"{side.entity}.{side.side}"
         run = RunIdentifier(run_name=self._run, run_time=dt.datetime.now(dt.UTC))
-        suite = gx.ExpectationSuite(name, expectations=[_expectation(side, one) for one in side.expectations])
+        suite = gx.ExpectationSuite(name, expectations=[_expectation(side, n) for n in range(len(side.expectations))])
         suite = self._context.suites.add_or_update(suite)
         definition = gx.ValidationDefinition(name=name, data=self._rows(side), suite=suite)
         found = self._context.validation_definitions.add(definition).run(
@@ -170,9 +172,10 @@ def _files(folder: Path) -> dict[str, str]:
     return {"class_name": "TupleFilesystemStoreBackend", "base_directory": str(folder)}
 
 
-def _expectation(side: Side, declared: Expectation) -> Any:
+def _expectation(side: Side, n: int) -> Any:
+    declared = side.expectations[n]
     call = declared.call(side.rows)
-    said = {"description": declared.words, "severity": _SEVERITIES[declared.weight]}
+    said = {"description": declared.words, "severity": _SEVERITIES[declared.weight], "meta": {_NUMBER: n}}
     if isinstance(call, Query):
         # braces are placeholders to Great Expectations
         query = _literal(call.sql.replace("{", "{{").replace("}", "}}"))
@@ -191,6 +194,9 @@ def _literal(sql: str) -> str:
 
 
 def _results(side: Side, found: Any) -> tuple[Any, ...]:
-    """Results in the order of declaration: Great Expectations gives them in an order of its own."""
-    by_words = {one["expectation_config"]["description"]: one for one in found.to_json_dict()["results"]}
-    return tuple(result(declared, by_words[declared.words]) for declared in side.expectations)
+    """Results in the order of declaration: Great Expectations gives them in an order of its own.
+
+    By number: two that say the same in words may ask for different things.
+    """
+    by_number = {one["expectation_config"]["meta"][_NUMBER]: one for one in found.to_json_dict()["results"]}
+    return tuple(result(declared, by_number[n]) for n, declared in enumerate(side.expectations))

@@ -18,6 +18,7 @@ from sync_pipeline.partitions import KeyRanges, Monthly
 from sync_pipeline.pipeline import sync_page
 from sync_pipeline.sql import Cursor
 
+Edges = tuple[list[str] | None, list[str] | None]
 Report = Callable[[Outcome], None]
 
 
@@ -72,6 +73,7 @@ def backfill(
         raise DeclarationError(f"entity {lane.entity.name} has no partition {partition!r}")
     open_cursor(lane)
     low, high, position = _begin(lane, partition)
+    edges = low, high
     kind = lane.entity.partitions
     within = lane.origin.within_month(kind, partition) if isinstance(kind, Monthly) else "true"
     files = file_bytes = 0
@@ -80,7 +82,8 @@ def backfill(
         if stop is not None and stop.is_set():
             raise StoppedError(f"entity {lane.entity.name}, partition {partition}: stopped after {position}")
         order = Order(
-            commit=lambda cursor, outcome: _progress(lane, partition, cursor, outcome), cause=f"backfill {partition}"
+            commit=lambda cursor, outcome: _progress(lane, partition, edges, cursor, outcome),
+            cause=f"backfill {partition}",
         )
         outcome = sync_page(lane, position, high, within, order)
         files, file_bytes = files + outcome.files, file_bytes + outcome.file_bytes
@@ -114,15 +117,18 @@ def _begin(lane: Lane, partition: str) -> tuple[list[str] | None, list[str] | No
 
 
 def _freeze(lane: Lane, ranges: KeyRanges) -> None:
-    """Cut the key ranges once; they never move afterwards."""
+    """Cut the key ranges once; they never move afterwards, unless the entity comes to declare another number."""
     with lane.stores.target() as cursor:
         cursor.execute("SELECT pg_advisory_xact_lock(hashtext(%s))", (f"sync.freeze {lane.entity.name}",))
         cursor.execute(
-            "SELECT count(*) FROM sync.backfill WHERE entity = %s AND coalesce(low, high) IS NOT NULL",
+            "SELECT partition FROM sync.backfill WHERE entity = %s AND coalesce(low, high) IS NOT NULL",
             (lane.entity.name,),
         )
-        if cursor.fetchone()[0]:
+        frozen = {name for (name,) in cursor.fetchall()}
+        if frozen == {*ranges.names()}:
             return
+        if frozen:  # fewer would leave out the last ones, more would each stand for everything
+            cursor.execute("DELETE FROM sync.backfill WHERE entity = %s", (lane.entity.name,))
         keys = lane.origin.cuts(ranges.count)
         if not keys:
             return  # nothing to cut yet: each range stands for everything until there is
@@ -141,11 +147,17 @@ def _freeze(lane: Lane, ranges: KeyRanges) -> None:
         )
 
 
-def _progress(lane: Lane, partition: str, cursor: Cursor, outcome: Outcome) -> None:
+def _progress(lane: Lane, partition: str, edges: Edges, cursor: Cursor, outcome: Outcome) -> None:
+    """Raises StoppedError where the partition was begun anew: as another version, or between other edges.
+
+    Who reads between no edges at all has read whatever lies between some.
+    """
     done = outcome.position is None
     cursor.execute(
         "UPDATE sync.backfill SET position = %s, rows = rows + %s, written = written + %s, parked = parked + %s,"
-        " done = %s, finished_at = CASE WHEN %s THEN now() END WHERE entity = %s AND partition = %s",
+        " done = %s, finished_at = CASE WHEN %s THEN now() END WHERE entity = %s AND partition = %s AND basis = %s"
+        " AND (coalesce(%s::text[], %s::text[]) IS NULL"
+        "   OR low IS NOT DISTINCT FROM %s::text[] AND high IS NOT DISTINCT FROM %s::text[])",
         (
             outcome.position,
             outcome.read,
@@ -155,8 +167,13 @@ def _progress(lane: Lane, partition: str, cursor: Cursor, outcome: Outcome) -> N
             done,
             lane.entity.name,
             partition,
+            lane.ledger.basis,
+            *edges,
+            *edges,
         ),
     )
+    if not cursor.rowcount:
+        raise StoppedError(f"entity {lane.entity.name}, partition {partition}: another version of it was begun since")
     if done:
         # one at a time: two that end together would each miss the other
         cursor.execute("SELECT FROM sync.cursor WHERE entity = %s FOR UPDATE", (lane.entity.name,))

@@ -164,13 +164,16 @@ def _flat(column: pa.ChunkedArray | pa.Array) -> tuple[pa.Array, pa.Array]:
 
 
 def name_known(sink: MediaBucket, stores: Stores, entity: str, key: Key, adapted: Adapted) -> Adapted:
-    """Rows as they read when their files are named by the keys the ledger gives them; unknown files are NULL."""
+    """Rows as they read when their files are named by the keys the ledger gives them.
+
+    Files that it does not know keep their legacy names, which no row of the new side bears: they are yet to come.
+    """
     texts = sorted({text for text, _ in _named(sink, key, adapted)})
     with stores.target() as cursor:
         known = ledger.named(cursor, entity, texts)
 
     def rename(rows: pa.Array, values: pa.Array) -> pa.Array:
         pairs = zip(rows.to_pylist(), values.to_pylist(), strict=True)
-        return pa.array([known.get(pair) for pair in pairs], pa.string())
+        return pa.array([known.get(pair, pair[1]) for pair in pairs], pa.string())
 
     return _renamed(sink, key, adapted, rename)

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import pyarrow as pa
-from botocore.exceptions import BotoCoreError, ClientError
 
 from sync_pipeline.batch.order import Order, Outcome
-from sync_pipeline.errors import UnreachableError
+from sync_pipeline.garbage import collect
 from sync_pipeline.lane import Lane
+from sync_pipeline.ledger.media import abandon
 from sync_pipeline.pipeline import sync_keys
 from sync_pipeline.reconcile.files import rows_naming
 from sync_pipeline.reconcile.reconcile import keys_of
@@ -42,11 +42,10 @@ def _renewed(lane: Lane, findings: list[Finding]) -> pa.Table:
 
 
 def _remove_extra(lane: Lane, findings: list[Finding]) -> None:
-    """Objects that we never put there, under our own prefix."""
-    bucket = lane.stores.settings.target_bucket.name
-    try:
-        for finding in findings:
-            if finding.sink == "media" and finding.kind == "extra":
-                lane.stores.target_s3.delete_object(Bucket=bucket, Key=finding.key)
-    except (BotoCoreError, ClientError) as error:
-        raise UnreachableError(f"SYNC_TARGET_S3_BUCKET: {error}") from error
+    """Objects that we never put there, under our own prefix; but for those that were, or are about to be, by now."""
+    extra = [finding.key for finding in findings if finding.sink == "media" and finding.kind == "extra"]
+    if extra:
+        with lane.stores.target() as cursor:
+            abandon(cursor, extra)
+        while collect(lane.stores):
+            pass

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import re
 import ssl
@@ -98,6 +99,11 @@ _AT_LEAST_ONE = {"SYNC_CHUNK_ROWS", "SYNC_BACKFILL_WORKERS", "SYNC_MEDIA_WORKERS
 _S3_PART_MINIMUM = 5 * 1024 * 1024
 
 
+def _place(bucket: Bucket) -> tuple[str, str]:
+    """Where a bucket is, however its endpoint is written."""
+    return (bucket.endpoint or "").rstrip("/").lower(), bucket.name
+
+
 class _Reader:
     """Collects every fault before it raises, so that one run shows them all."""
 
@@ -114,10 +120,7 @@ class _Reader:
         legacy_bucket = self._bucket("SYNC_LEGACY_S3")
         target_bucket = self._bucket("SYNC_TARGET_S3")
         numbers = {field: self._number(name, field) for name, field in NUMBERS.items() if self.env.get(name)}
-        if legacy_bucket.name and (legacy_bucket.endpoint, legacy_bucket.name) == (
-            target_bucket.endpoint,
-            target_bucket.name,
-        ):
+        if legacy_bucket.name and _place(legacy_bucket) == _place(target_bucket):
             self.faults.append("SYNC_TARGET_S3_BUCKET is the legacy bucket itself: name another one")
         slot_prefix = self.env.get("SYNC_SLOT_PREFIX") or "sync"
         if not re.fullmatch("[a-z][a-z0-9_]{0,19}", slot_prefix):
@@ -208,6 +211,8 @@ class _Reader:
                 f"{name} must be {'a whole number' if kind is int else 'a number'}, not {self.env[name]!r}"
             )
             return 0
+        if math.isnan(value):  # it is neither above nor below a limit: a brake would hold nothing
+            self.faults.append(f"{name} must be a number, not {self.env[name]!r}")
         if value < 0 or (name in _AT_LEAST_ONE and value < 1):
             self.faults.append(f"{name} is {value}: too small")
         if field == "multipart_bytes" and value < _S3_PART_MINIMUM:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -44,8 +45,17 @@ def sweep(lane: Lane) -> Swept:
     """Compare all keys, and owe what differs.
 
     Raises BrakeError when it would delete more than the brake allows, UnreachableError when a side could not be
-    read to its end: nothing is derived from a part.
+    read to its end: nothing is derived from a part. Either is kept for `status`, until a sweep comes to its end.
     """
+    try:
+        return _sweep(lane)
+    except (BrakeError, UnreachableError) as error:
+        with suppress(UnreachableError), lane.stores.target() as cursor:
+            cursor.execute("UPDATE sync.cursor SET sweep_error = %s WHERE entity = %s", (str(error), lane.entity.name))
+        raise
+
+
+def _sweep(lane: Lane) -> Swept:
     filled = _is_filled(lane)
     began = lane.stores.legacy_now()
     swept = Swept()
@@ -167,13 +177,10 @@ def _compare_range(lane: Lane, legacy: pa.Table, after: list[str] | None, until:
 def _brake(lane: Lane, compared: int, gone: int) -> None:
     settings = lane.stores.settings
     if guarded(32) and gone > settings.brake_rows and gone > settings.brake_fraction * (compared + gone):
-        message = (
+        raise BrakeError(
             f"entity {lane.entity.name}: {gone} of {compared + gone} rows are gone from the monolith;"
             " if that is meant, raise SYNC_BRAKE_FRACTION or SYNC_BRAKE_ROWS"
         )
-        with lane.stores.target() as cursor:
-            cursor.execute("UPDATE sync.cursor SET sweep_error = %s WHERE entity = %s", (message, lane.entity.name))
-        raise BrakeError(message)
 
 
 def _rewritten_files(lane: Lane) -> list[str]:
@@ -184,7 +191,7 @@ def _rewritten_files(lane: Lane) -> list[str]:
             values = ",".join(bind(cursor, (item["Key"], item["ETag"])) for item in page)
             cursor.execute(f"INSERT INTO listing VALUES {values}")
         cursor.execute(
-            "SELECT DISTINCT r.key FROM sync.media_ref r JOIN sync.media m USING (target_key)"
+            "SELECT DISTINCT r.key FROM sync.media_ref r LEFT JOIN sync.media m USING (target_key)"
             " LEFT JOIN listing l ON l.source_key = r.source_key"
             " WHERE r.entity = %s AND l.etag IS DISTINCT FROM m.source_etag AND NOT EXISTS (SELECT FROM sync.due d"
             "   WHERE d.entity = r.entity AND (d.reason = 'media' AND r.key = ANY(d.keys)"

@@ -55,6 +55,7 @@ def caught_up(stores: Stores, entities: list[Entity], totals: Totals) -> bool:
     Raises StoppedError naming entities that something stops; the others have caught up.
     """
     stop, interrupted = threading.Event(), threading.Event()
+    left: dict[str, Exception] = {}
     _on_signals(interrupted.set, stop.set)
     lanes, stopped = open_lanes(stores, entities)
     follower = Follower([lane.entity for lane in lanes], stores, totals.add)
@@ -67,12 +68,12 @@ def caught_up(stores: Stores, entities: list[Entity], totals: Totals) -> bool:
             done = sum(total.keys for total in totals.values())
             level(done, done + _owed(stores, entities))
 
-        watcher = threading.Thread(target=_watch, args=(lanes, follower, stop, look), daemon=True)
+        watcher = threading.Thread(target=_watch, args=(lanes, follower, stop, look, left), daemon=True)
         watcher.start()
         follower.run(stop)
         watcher.join()
-    if stopped | follower.failures:
-        raise _stopped(stopped | follower.failures)
+    if failures := stopped | left | follower.failures:
+        raise _stopped(failures)
     return not interrupted.is_set()
 
 
@@ -100,11 +101,17 @@ def _stopped(failures: Mapping[str, Exception]) -> StoppedError:
     )
 
 
-def _watch(lanes: list[Lane], follower: Follower, stop: threading.Event, look: Callable[[], None]) -> None:
+def _watch(
+    lanes: list[Lane], follower: Follower, stop: threading.Event, look: Callable[[], None], left: dict[str, Exception]
+) -> None:
+    """Until all have caught up but those that something stops; these are `left`, though they may go on just then."""
     since = mark(lanes)
     while not stop.wait(_LOOK_SECONDS):
         look()
-        if all(lane.entity.name in follower.failures or has_caught_up(lane, since) for lane in lanes):
+        failures = dict(follower.failures)
+        behind = {lane.entity.name for lane in lanes if not has_caught_up(lane, since)}
+        if behind <= failures.keys():
+            left.update({name: failures[name] for name in behind})
             stop.set()
 
 

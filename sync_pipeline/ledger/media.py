@@ -45,6 +45,16 @@ def begin(cursor: Cursor, target_keys: Sequence[str]) -> None:
     )
 
 
+def abandon(cursor: Cursor, target_keys: Sequence[str]) -> None:
+    """Take objects of which there is no record for what a killed copier left: garbage, unless somebody copies them."""
+    execute_values(
+        cursor,
+        "INSERT INTO sync.copying (target_key, started_at) VALUES %s ON CONFLICT DO NOTHING",
+        [(key,) for key in sorted(target_keys)],
+        template="(%s, '-infinity')",
+    )
+
+
 def record(cursor: Cursor, copies: Sequence[Copied]) -> None:
     """Remember copies that were begun. Raises UnreachableError where they took so long that they became garbage."""
     keys = {copy.target_key for copy in copies}

@@ -25,8 +25,9 @@ _COLUMNS = """
 """
 _UNIQUE = """
     SELECT EXISTS (SELECT FROM pg_index i WHERE i.indrelid = %s::regclass AND i.indisunique AND i.indpred IS NULL
-        AND i.indisvalid AND (SELECT array_agg(a.attname::text ORDER BY a.attname) FROM pg_attribute a
-            WHERE a.attrelid = i.indrelid AND a.attnum = ANY(i.indkey::int2[])) = %s)
+        AND i.indisvalid AND i.indimmediate AND i.indexprs IS NULL
+        AND (SELECT array_agg(a.attname::text ORDER BY a.attname) FROM pg_attribute a
+            WHERE a.attrelid = i.indrelid AND a.attnum = ANY(i.indkey[:i.indnkeyatts - 1]::int2[])) = %s)
 """
 
 

@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from sync_pipeline.adapt import Adapted
-from sync_pipeline.errors import SettingError
+from sync_pipeline.errors import SettingError, UnreachableError
 from sync_pipeline.lane import Lane
 from sync_pipeline.origin import DIGEST
 from sync_pipeline.reconcile.fields import Fields
@@ -25,10 +25,8 @@ _WALK = 5_000
 _SHOWN = 80
 
 
-def compare_documents(
-    lane: Lane, index: SearchIndex, expected: Adapted, asked: pa.Table | None = None
-) -> list[Finding]:
-    """Mismatches of the documents of expected rows; with `asked`, also of keys that should have none."""
+def compare_documents(lane: Lane, index: SearchIndex, expected: Adapted, asked: pa.Table) -> list[Finding]:
+    """Mismatches of the documents of expected rows, and of all `asked` keys, which may want none."""
     wanted = pc.not_equal(pc.bit_wise_and(expected.held, pa.scalar(2, pa.int16())), 0)
     public = expected.take(pc.indices_nonzero(wanted))
     texts = lane.origin.key.texts(public.legacy).to_pylist()
@@ -36,7 +34,7 @@ def compare_documents(
     # as the client reads those that are there: whole numbers of any length stay exact
     documents = dict(zip(texts, map(json.loads, index.documents(public.table).to_pylist()), strict=True))
     fields = Fields(lane)
-    ids = texts if asked is None else sorted({*texts, *lane.origin.key.texts(asked).to_pylist()})
+    ids = sorted({*texts, *lane.origin.key.texts(asked).to_pylist()})
     found: list[Finding] = []
     for first in range(0, len(ids), _MGET):
         part = ids[first : first + _MGET]
@@ -52,12 +50,19 @@ def compare_documents(
 
 
 def _fetched(lane: Lane, index: SearchIndex, ids: list[str]) -> Iterator[dict[str, Any]]:
-    """As `mget` gives them; what no document can bear as its id is not there."""
+    """As `mget` gives them; what no document can bear as its id is not there.
+
+    Raises UnreachableError where a shard did not answer: the others do.
+    """
     texts = pa.array(ids, pa.string())
     fit = has_fit_id(texts)
     if asked := texts.filter(fit).to_pylist():
         with reaching():
-            yield from lane.stores.search.mget(index=index.alias, ids=asked)["docs"]
+            docs = lane.stores.search.mget(index=index.alias, ids=asked)["docs"]
+        if unseen := [doc for doc in docs if "error" in doc]:
+            reason = unseen[0]["error"].get("reason")
+            raise UnreachableError(f"SYNC_SEARCH_URL: {len(unseen)} documents could not be looked at: {reason}")
+        yield from docs
     yield from ({"_id": text, "found": False} for text in texts.filter(pc.invert(fit)).to_pylist())
 
 
@@ -123,27 +128,41 @@ def _ledger(lane: Lane, texts: list[str]) -> dict[str, tuple[int | None, int, in
 
 
 def all_ids(client: Elasticsearch, index: str) -> Iterator[list[str]]:
-    """Ids of all documents of an index or alias, page by page. Refreshes once."""
+    """Ids of all documents of an index or alias, page by page. Refreshes once.
+
+    Raises UnreachableError where it could not be walked to its end: the shards that are left would look like all.
+    """
     with reaching():
         client.indices.refresh(index=index)
         pit = client.open_point_in_time(index=index, keep_alive="2m")["id"]
     try:
         after: list[Any] | None = None
         while True:
-            with reaching():
-                answer = client.search(
-                    pit={"id": pit, "keep_alive": "2m"},
-                    size=_WALK,
-                    sort=["_shard_doc"],
-                    source=False,
-                    track_total_hits=False,
-                    search_after=after,
-                )
-            hits = answer["hits"]["hits"]
+            hits = _hits(client, pit, after)
             if not hits:
                 return
             yield [hit["_id"] for hit in hits]
             after = hits[-1]["sort"]
     finally:
         with reaching():
-            client.close_point_in_time(id=pit)
+            client.options(ignore_status=404).close_point_in_time(id=pit)
+
+
+def _hits(client: Elasticsearch, pit: str, after: list[Any] | None) -> list[dict[str, Any]]:
+    from elasticsearch import ApiError
+
+    try:
+        with reaching():
+            answer = client.search(
+                pit={"id": pit, "keep_alive": "2m"},
+                size=_WALK,
+                sort=["_shard_doc"],
+                source=False,
+                track_total_hits=False,
+                search_after=after,
+                allow_partial_search_results=False,
+            )
+    except ApiError as error:
+        raise UnreachableError(f"SYNC_SEARCH_URL: the index could not be walked to its end: {error}") from error
+    hits: list[dict[str, Any]] = answer["hits"]["hits"]
+    return hits

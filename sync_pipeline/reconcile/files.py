@@ -21,8 +21,8 @@ if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
 
 _NAMED = """
-    SELECT DISTINCT m.target_key, m.source_key, m.source_etag, m.size, m.target_etag, m.sha256
-    FROM sync.media_ref r JOIN sync.media m USING (target_key)
+    SELECT DISTINCT r.target_key, m.source_key, m.source_etag, m.size, m.target_etag, m.sha256
+    FROM sync.media_ref r LEFT JOIN sync.media m USING (target_key)
     WHERE r.entity = %s
 """
 # those that a killed copier left will be removed as garbage
@@ -30,6 +30,7 @@ _OURS = """
     SELECT target_key FROM (TABLE sync.copying UNION ALL SELECT target_key, NULL FROM sync.media) o
     WHERE target_key = ANY(%s)
 """
+_FORGOTTEN = "what was copied there is not in the ledger any more"
 _ROWS = "SELECT target_key, key FROM sync.media_ref WHERE entity = %s AND target_key = ANY(%s)"
 
 
@@ -54,11 +55,15 @@ def compare_files(lane: Lane, sink: MediaBucket) -> list[Finding]:
     listed = _listing(lane.stores, f"{sink.prefix}/")
     with lane.stores.target() as cursor:
         cursor.execute(_NAMED, (lane.entity.name,))
-        named = {copy.key: copy for copy in (_Copy(*row) for row in cursor.fetchall())}
+        rows = cursor.fetchall()
+        named = {row[0]: _Copy(*row) for row in rows if row[1] is not None}
+        forgotten = {key for key, source, *_ in rows if source is None}  # by a repair that was cut off
         cursor.execute(_OURS, (list(listed),))
         ours = {key for (key,) in cursor.fetchall()}
-    found = [Finding("media", "missing", key) for key in named.keys() - listed.keys()]
-    found += [Finding("media", "extra", key) for key in listed.keys() - ours - named.keys()]
+    wanted = named.keys() | forgotten
+    found = [Finding("media", "missing", key) for key in wanted - listed.keys()]
+    found += [Finding("media", "extra", key) for key in listed.keys() - ours - wanted]
+    found += [Finding("media", "corrupt", key, _FORGOTTEN) for key in forgotten & listed.keys()]
     there = [named[key] for key in sorted(named.keys() & listed.keys())]
     with ThreadPoolExecutor(lane.stores.settings.media_workers, "compare") as pool:
         looks = pool.map(lambda copy: _look(lane.stores, copy, listed[copy.key]), there)

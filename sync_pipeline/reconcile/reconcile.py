@@ -74,7 +74,7 @@ def _walk(lane: Lane, verdict: Verdict, report: Callable[[int], None]) -> list[F
         expected, refused = _expected(lane, rows)
         found += _with_refused(compare_rows(lane, expected, within), refused)
         if lane.entity.index:
-            found += compare_documents(lane, lane.entity.index, expected)
+            found += compare_documents(lane, lane.entity.index, expected, expected.legacy)
         verdict.compared += rows.table.num_rows
         report(rows.count)
         if last:

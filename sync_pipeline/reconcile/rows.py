@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import psycopg2
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -19,6 +20,10 @@ from sync_pipeline.origin import DIGEST
 from sync_pipeline.reconcile.verdict import Difference, Finding
 from sync_pipeline.sinks.relational import RelationalTable
 from sync_pipeline.sql import Cursor, copy_in, literal, quote
+from sync_pipeline.stores import first_line
+
+# boxes, circles and paths are equal to PostgreSQL that are as large, or as long
+_AS_TEXT = {"xml", "citext", "point", "line", "lseg", "box", "path", "polygon", "circle"}
 
 Within = Callable[[Cursor, str, Key], str]
 
@@ -34,12 +39,30 @@ def compare_rows(lane: Lane, expected: Adapted, within: Within) -> list[Finding]
         stage = f"check_{lane.entity.name}"
         shape = table.shape(f", NULL::bigint AS {DIGEST}")
         cursor.execute(f"CREATE TEMP TABLE {quote(stage)} ON COMMIT DROP AS {shape}")
-        copy_in(cursor, f"pg_temp.{quote(stage)}", ", ".join([*map(quote, table.columns), DIGEST]), rows)
+        misfits = _lay_out(cursor, f"pg_temp.{quote(stage)}", ", ".join([*map(quote, table.columns), DIGEST]), rows)
         cursor.execute(_query(lane, table, stage, within(cursor, "t", target), target))
-        return [
+        found = [
             Finding("relational", kind, text, differs=tuple(Difference(*difference) for difference in differs or ()))
             for text, kind, differs in cursor.fetchall()
         ]
+    texts, there = key.texts(expected.legacy.filter(wanted)), {finding.key for finding in found}
+    refused = {texts[n].as_py(): why for n, why in misfits.items()}
+    return found + [Finding("relational", "missing", text, why) for text, why in refused.items() if text not in there]
+
+
+def _lay_out(cursor: Cursor, stage: str, columns: str, rows: pa.Table, first: int = 0) -> dict[int, str]:
+    """Stage rows beside the table; by number (from `first`) those that do not fit its types, and why."""
+    cursor.execute("SAVEPOINT laid_out")
+    try:
+        copy_in(cursor, stage, columns, rows)
+    except psycopg2.DataError as error:
+        cursor.execute("ROLLBACK TO SAVEPOINT laid_out")
+        if rows.num_rows == 1:
+            return {first: f"{type(error).__name__}: {first_line(error)}"}
+        half = rows.num_rows // 2
+        one = _lay_out(cursor, stage, columns, rows.slice(0, half), first)
+        return one | _lay_out(cursor, stage, columns, rows.slice(half), first + half)
+    return {}
 
 
 def _query(lane: Lane, table: RelationalTable, stage: str, within: str, target: Key) -> str:
@@ -64,9 +87,10 @@ def _query(lane: Lane, table: RelationalTable, stage: str, within: str, target: 
 
 
 def comparable(expression: str, kind: str) -> str:
-    """An expression with an equality of its type: json and xml have none of their own."""
-    first = kind.split(maxsplit=1)[0].lower()
-    return expression + {"json": "::jsonb", "xml": "::text"}.get(first, "")
+    """An expression with an equality of its type: some have none of their own, or one that hides a difference."""
+    name, bracket, _ = kind.split(maxsplit=1)[0].lower().partition("[")
+    cast = "jsonb" if name == "json" else "text" if name in _AS_TEXT else ""
+    return f"{expression}::{cast}{bracket and '[]'}" if cast else expression
 
 
 def _value(alias: str, column: str, kind: str) -> str:

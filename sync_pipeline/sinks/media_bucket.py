@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlencode
 
-from botocore.exceptions import BotoCoreError, ClientError, HTTPClientError
+from botocore.exceptions import BotoCoreError, ClientError, HTTPClientError, ParamValidationError
 
 from sync_pipeline.errors import MediaMissingError, UnreachableError
 from sync_pipeline.faults import guarded
@@ -28,6 +28,9 @@ if TYPE_CHECKING:
 MISSING = {"404", "NoSuchKey", "NotFound"}
 _CHANGED = {"412", "PreconditionFailed"}
 _UNSUPPORTED = {"NotImplemented", "501", "AccessDenied", "403"}
+_ARCHIVED = "InvalidObjectState"
+_LONGEST_KEY = 1_024
+_SHOWN = 80
 # what an object is besides its bytes and its own metadata
 HEADERS = ("ContentType", "CacheControl", "ContentDisposition", "ContentEncoding", "ContentLanguage")
 
@@ -83,8 +86,12 @@ class MediaBucket:
         try:
             return _stream(stores, source, self.target_key(source))
         except ClientError as error:
+            if code(error) == _ARCHIVED:
+                return MediaMissingError(f"{source.key!r} is archived and cannot be read: restore it")
             if code(error) not in _CHANGED | MISSING:
                 raise _unreachable(error) from error
+        except ParamValidationError as error:  # what it bears, S3 does not take: no other try will change that
+            return MediaMissingError(f"{source.key!r} cannot be put as it is: {' '.join(str(error).split())}")
         except (BotoCoreError, HTTPClientError) as error:
             raise _unreachable(error) from error
         return _head(stores, source.key)
@@ -157,6 +164,9 @@ def tags_of(client: S3Client, bucket: str, key: str) -> str:
 
 
 def _head(stores: Stores, key: str) -> Source | MediaMissingError:
+    # a client would not even ask, and servers answer anything: it is the row that is at fault, and not the bucket
+    if not 1 <= len(key.encode()) <= _LONGEST_KEY:
+        return MediaMissingError(f"no file can be called {key[:_SHOWN]!r}: a key has 1 to {_LONGEST_KEY:,} bytes")
     try:
         found = stores.legacy_s3.head_object(Bucket=stores.settings.legacy_bucket.name, Key=key)
     except ClientError as error:

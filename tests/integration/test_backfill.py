@@ -12,7 +12,7 @@ from sync_pipeline import sweep as sweeping
 from sync_pipeline.backfill import backfill_all
 from sync_pipeline.batch.order import Outcome
 from sync_pipeline.entity import load_entities
-from sync_pipeline.errors import UnreachableError
+from sync_pipeline.errors import StoppedError, UnreachableError
 from sync_pipeline.lane import Lane
 from sync_pipeline.partitions import KeyRanges
 from sync_pipeline.sinks.relational import RelationalTable
@@ -46,6 +46,34 @@ def world(fresh_world):
 @pytest.fixture(scope="module")
 def expected(world):
     return world.legacy("SELECT count(*) FROM content WHERE kind = 'text' AND deleted_at IS NULL")[0][0]
+
+
+@pytest.mark.parametrize("ranges", [1, 2, 2 * RANGES])
+def test_another_number_of_key_ranges_leaves_nothing_out(world, expected, ranges):
+    first = ranged(world, f"recut_{ranges}")
+    fill(first)
+    recut = Lane.open(replace(first.entity, partitions=KeyRanges(ranges), version=2), world.stores)
+    parts = fill(recut)
+    assert sum(part.rows for part in parts) == expected
+    assert sweeping.sweep(recut).outdated == 0
+
+
+def test_a_backfill_of_an_older_version_does_not_tell_for_a_newer_one(world, expected, monkeypatch):
+    older = ranged(world, "overtaken")
+    newer = Lane.open(replace(older.entity, version=2), world.stores)
+    partition, paged = older.entity.partitions.names()[0], filling.sync_page
+
+    def overtaken(lane, *rest):
+        if lane is older:
+            filling._begin(newer, partition)
+        return paged(lane, *rest)
+
+    monkeypatch.setattr(filling, "sync_page", overtaken)
+    with pytest.raises(StoppedError, match="another version"):
+        backfill_all(older, [partition]).__next__()
+    query = "SELECT done, position FROM sync.backfill WHERE entity = 'overtaken' AND partition = %s"
+    assert world.target(query, (partition,)) == [(False, None)]
+    assert sum(part.rows for part in fill(newer)) == expected
 
 
 @pytest.mark.hazard(41)
@@ -102,22 +130,21 @@ def test_a_partition_that_fails_is_the_error_and_the_rest_goes_on_where_it_was(w
 def test_the_last_two_partitions_may_end_together(world):
     lane = ranged(world, "together")
     names = lane.entity.partitions.names()
-    for name in names:
-        filling._begin(lane, name)
+    edges = {name: filling._begin(lane, name)[:2] for name in names}
     done = "UPDATE sync.backfill SET done = true WHERE entity = 'together' AND partition <> ALL(%s)"
     world.target(done, (names[:2],))
     with world.stores.target() as first:
-        filling._progress(lane, names[0], first, Outcome())
-        other = threading.Thread(target=end, args=(world, lane, names[1]))
+        filling._progress(lane, names[0], edges[names[0]], first, Outcome())
+        other = threading.Thread(target=end, args=(world, lane, names[1], edges[names[1]]))
         other.start()
         waiting_or_over(world, other)
     other.join()
     assert filled_at(world, lane) is not None
 
 
-def end(world, lane, name):
+def end(world, lane, name, edges):
     with world.stores.target() as cursor:
-        filling._progress(lane, name, cursor, Outcome())
+        filling._progress(lane, name, edges, cursor, Outcome())
 
 
 def waiting_or_over(world, thread):

@@ -123,6 +123,19 @@ def test_few_rows_come_here_and_nothing_is_made_there(world, tmp_path, monkeypat
     assert all("default_transaction_read_only=on" in options for options in sessions)
 
 
+def test_what_is_said_in_the_same_words_is_looked_at_apart(world, tmp_path):
+    from checks import validation
+
+    rows = Rows("SELECT n AS id FROM generate_series(1, 10) n", ("id",))
+    said = "ids are as they should be"
+    share = Holds("nine of ten are small", "t.id < 10", mostly=0.9)
+    asked = (Holds(said, "t.id > 10"), Holds(said, "t.id > 0"), share)
+    report = validation.Validator(world.stores.settings, tmp_path, "run").validate(
+        Side("numbers", NEW_SIDE, "numbers", rows, asked)
+    )
+    assert [result.met for result in report.results] == [False, True, True]
+
+
 def pages(root, suite):
     """Oldest first: a page lies in a folder named by its time."""
     return sorted(Path(root).glob(f"site/validations/{suite}/**/*.html"), key=lambda page: page.parent.name)

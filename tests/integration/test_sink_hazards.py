@@ -118,6 +118,9 @@ def test_nothing_is_derived_from_a_listing_that_fails(world, lane):
         sweep(replace(lane, stores=elsewhere))
     assert world.target("SELECT 1 FROM sync.due WHERE entity = 'text'") == []
     assert world.target(swept) == before
+    assert any("listed to its end" in alert for alert in status_of(lane.stores, lane.entity)["alerts"])
+    sweep(lane)
+    assert status_of(lane.stores, lane.entity)["alerts"] == []
 
 
 @pytest.mark.hazard(35)

@@ -217,6 +217,18 @@ TARGET_FAULTS = {
         "DROP SCHEMA shop CASCADE",
         ["shop.piece has no unique index on its key (id)"],
     ),
+    "a key that is unique with an expression only": (
+        "CREATE SCHEMA shop; CREATE TABLE shop.piece (id bigint NOT NULL, title varchar(200), price numeric(10,2));"
+        " CREATE UNIQUE INDEX ON shop.piece (id, lower(title))",
+        "DROP SCHEMA shop CASCADE",
+        ["shop.piece has no unique index on its key (id)"],
+    ),
+    "a key that is looked at when a transaction ends": (
+        "CREATE SCHEMA shop; CREATE TABLE shop.piece (id bigint PRIMARY KEY DEFERRABLE, title varchar(200),"
+        " price numeric(10,2))",
+        "DROP SCHEMA shop CASCADE",
+        ["shop.piece has no unique index on its key (id)"],
+    ),
     "a column that must be given": (
         "CREATE SCHEMA shop; CREATE TABLE shop.piece (id bigint PRIMARY KEY, title varchar(200), price numeric(10,2),"
         " house text NOT NULL)",

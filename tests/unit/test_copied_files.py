@@ -4,7 +4,10 @@ import io
 from types import SimpleNamespace
 
 import pytest
+from boto3 import Session
+from botocore.exceptions import ClientError
 
+from sync_pipeline.errors import MediaMissingError
 from sync_pipeline.reconcile import files
 from sync_pipeline.sinks import media_bucket
 from sync_pipeline.sinks.media_bucket import MediaBucket, Source
@@ -77,6 +80,40 @@ def test_other_tags_are_another_file(there, said):
     stores = SimpleNamespace(settings=settings, legacy_s3=Tagged(TAGS), target_s3=Tagged(there))
     found = files._look(stores, files._Copy("new/a", "a", "e", 3, "e", ""), (3, "e"))
     assert (found and found.detail) == (said and f"{said} of the source differ")
+
+
+@pytest.fixture
+def client():
+    """One that checks what it is told, and reaches nobody."""
+    made = Session("a", "b", region_name="us-east-1").client("s3", endpoint_url="http://127.0.0.1:9")
+    yield made
+    made.close()
+
+
+def test_a_file_that_is_archived_is_at_fault_and_not_the_bucket(client):
+    def archived(**_):
+        raise ClientError({"Error": {"Code": "InvalidObjectState"}}, "GetObject")
+
+    (outcome,) = copied(SimpleNamespace(get_object=archived), client)
+    assert isinstance(outcome, MediaMissingError)
+    assert "restore it" in str(outcome)
+
+
+def test_metadata_that_no_client_puts_is_at_fault_and_not_the_bucket(client):
+    """Some servers give as they are bytes that S3 itself would not have taken."""
+    legacy = Legacy()
+    found = legacy.get_object() | {"Metadata": {"author": "Zo\u00eb"}, "TagCount": 0}
+    legacy.get_object = lambda **_: found
+    (outcome,) = copied(legacy, client)
+    assert isinstance(outcome, MediaMissingError)
+    assert "Non ascii characters" in str(outcome)
+
+
+def copied(legacy, new):
+    bucket = SimpleNamespace(name="bucket")
+    settings = SimpleNamespace(legacy_bucket=bucket, target_bucket=bucket, multipart_bytes=10, media_workers=1)
+    stores = SimpleNamespace(settings=settings, legacy_s3=legacy, target_s3=new)
+    return MediaBucket(columns=("cover",), prefix="text").copy(stores, [Source("a.png", "e")])
 
 
 @pytest.mark.hazard(33)

@@ -77,6 +77,15 @@ FAULTS = [
         {KEY: "a", SECRET: "b", "SYNC_TARGET_S3_BUCKET": "monolith-media"},
         ["SYNC_TARGET_S3_BUCKET is the legacy bucket itself: name another one"],
     ),
+    (
+        {
+            "SYNC_LEGACY_S3_ENDPOINT": "http://store:9000",
+            "SYNC_TARGET_S3_ENDPOINT": "http://Store:9000/",
+            "SYNC_TARGET_S3_BUCKET": "monolith-media",
+        },
+        ["SYNC_TARGET_S3_BUCKET is the legacy bucket itself: name another one"],
+    ),
+    ({"SYNC_BRAKE_FRACTION": "nan"}, ["SYNC_BRAKE_FRACTION must be a number, not 'nan'"]),
     *(
         ({"SYNC_SEARCH_URL": url}, ["SYNC_SEARCH_URL must read https://HOST:PORT or http://HOST:PORT"])
         for url in ("search:9200", "http://me:hush@search", "https://", "https://me:hush@search:many")

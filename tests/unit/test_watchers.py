@@ -1,0 +1,63 @@
+"""Who waits until entities have caught up: one that stops for a moment is waited for all the same."""
+
+import threading
+from types import SimpleNamespace
+
+import pytest
+
+from assets import live
+from sync_pipeline.cli import following
+
+
+class Stops:
+    """A follower of two entities, and how far they are: `late` stops, goes on, and catches up at last."""
+
+    def __init__(self, *, goes_on):
+        self.looks = 0
+        self.goes_on = goes_on
+        self.entities = [SimpleNamespace(name="early"), SimpleNamespace(name="late")]
+        self.lanes = [SimpleNamespace(entity=entity) for entity in self.entities]
+
+    @property
+    def failures(self):
+        stopped = self.looks == 1 if self.goes_on else self.looks > 0
+        return {"late": RuntimeError("no such column")} if stopped else {}
+
+    def caught_up(self, lane, _):
+        if lane.entity.name == "early":
+            return self.looks >= 3
+        return self.goes_on and self.looks >= 5
+
+
+@pytest.fixture(params=[True, False], ids=["goes on", "never goes on"])
+def follower(request):
+    return Stops(goes_on=request.param)
+
+
+def test_a_run_of_dagster_waits_for_it(follower, monkeypatch):
+    monkeypatch.setattr(live, "open_lanes", lambda *_: (follower.lanes, {}))
+    monkeypatch.setattr(live, "mark", lambda _: "now")
+    monkeypatch.setattr(live, "caught_up", follower.caught_up)
+    watch = live.Watch(SimpleNamespace(), SimpleNamespace(), follower, live.Moved())
+
+    def look():
+        follower.looks += 1
+
+    monkeypatch.setattr(watch, "_look", look)
+    watch.until_caught_up()
+    assert follower.looks == (5 if follower.goes_on else 3)
+    assert [*watch.left] == ([] if follower.goes_on else ["late"])
+
+
+def test_a_command_tells_what_it_has_not_waited_for(follower, monkeypatch):
+    monkeypatch.setattr(following, "mark", lambda _: "now")
+    monkeypatch.setattr(following, "has_caught_up", follower.caught_up)
+    monkeypatch.setattr(following, "_LOOK_SECONDS", 0)
+    left = {}
+
+    def look():
+        follower.looks += 1
+
+    following._watch(follower.lanes, follower, threading.Event(), look, left)
+    assert follower.looks == (5 if follower.goes_on else 3)
+    assert [*left] == ([] if follower.goes_on else ["late"])
