@@ -146,14 +146,15 @@ def _take_back(lane: Lane, cursor: Cursor, keys: Sequence[str]) -> None:
     )
 
 
-def under_way(cursor: Cursor, entity: str, keys: Sequence[str]) -> bool:
-    """Whether somebody is at work on one of them."""
+def to_be_tried(cursor: Cursor, entity: str, keys: Sequence[str]) -> int:
+    """How much is being done of them now, or is to be: tries, and putting back what was refused once more."""
     cursor.execute(
-        "SELECT EXISTS (SELECT FROM sync.due WHERE entity = %s AND reason = 'rejected' AND key = ANY(%s)"
-        " AND claimed_until > now())",
-        (entity, list(keys)),
+        "SELECT count(*) FROM sync.due WHERE entity = %(entity)s"
+        " AND (reason = 'rejected' AND key = ANY(%(keys)s) OR reason = 'compensation' AND keys && %(keys)s)"
+        " AND (claimed_until > now() OR not_before <= now())",
+        {"entity": entity, "keys": list(keys)},
     )
-    return bool(cursor.fetchone()[0])
+    return int(cursor.fetchone()[0])
 
 
 def discard(lane: Lane, which: Which, by: str, why: str) -> list[str]:

@@ -162,10 +162,15 @@ def replay(
 
 
 def _replayed(lane: Lane, keys: list[str]) -> dict[str, int]:
-    """Work until none of them is due, whoever follows takes some of them."""
-    limit = time.monotonic() + _PATIENCE_SECONDS
-    while live.work(lane, lambda *_: None) or (_under_way(lane, keys) and time.monotonic() < limit):
-        pass
+    """Work until none of them is due, whoever follows takes some of them, and whatever else is owed meanwhile."""
+    left, limit = len(keys) + 1, 0.0
+    while still := _to_be_tried(lane, keys):
+        if still < left:
+            left, limit = still, time.monotonic() + _PATIENCE_SECONDS
+        if time.monotonic() > limit:
+            break
+        if not live.work(lane, lambda *_: None):
+            time.sleep(_LOOK_SECONDS)
     with lane.stores.target() as cursor:
         found = dead_letters.overview(cursor, Which(lane.entity.name, keys), 0) if keys else {dead_letters.PARKED: 0}
     return {
@@ -175,12 +180,9 @@ def _replayed(lane: Lane, keys: list[str]) -> dict[str, int]:
     }
 
 
-def _under_way(lane: Lane, keys: list[str]) -> bool:
+def _to_be_tried(lane: Lane, keys: list[str]) -> int:
     with lane.stores.target() as cursor:
-        found = dead_letters.under_way(cursor, lane.entity.name, keys)
-    if found:
-        time.sleep(_LOOK_SECONDS)
-    return found
+        return dead_letters.to_be_tried(cursor, lane.entity.name, keys)
 
 
 @app.command()

@@ -144,6 +144,13 @@ def test_a_replay_says_what_went_through(world, lane, keys, command):
     assert {key for key, _ in world.target(LETTERS)} == set(keys[1:])
 
 
+def test_a_replay_ends_though_others_have_more_to_do_all_the_time(lane, keys, command, monkeypatch):
+    work = live.work
+    monkeypatch.setattr(live, "work", lambda *arguments: work(*arguments) or True)
+    code, out, _ = command("dead-letters", "replay", "text", "--format", "json")
+    assert (code, json.loads(out)["text"]) == (0, {"replayed": 3, "through": 0, "parked": 3})
+
+
 def test_a_discarded_one_is_not_tried_until_its_row_changes(world, lane, keys, command):
     code, out, _ = command("dead-letters", "discard", "text", "--key", keys[0], "--reason", "a test row", "--by", "ann")
     assert (code, out.split(";")[0]) == (0, "1 rows of text are discarded")
