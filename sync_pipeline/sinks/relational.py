@@ -103,10 +103,16 @@ class RelationalTable:
         copy_in(cursor, self.quoted, self._list(), rows)
 
     def refused(self, stores: Stores, rows: pa.Table) -> list[tuple[int, Exception]]:
-        """Which rows (by number) the table does not take, and why: tried for real, then rolled back."""
+        """Which rows (by number) the table does not take, and why: tried for real, then rolled back.
+
+        Where it takes them all, what is deferred until the end of a transaction is looked at with each of them.
+        """
+        return self._tried(stores, rows, "BEGIN") or self._tried(stores, rows, "BEGIN; SET CONSTRAINTS ALL IMMEDIATE")
+
+    def _tried(self, stores: Stores, rows: pa.Table, begin: str) -> list[tuple[int, Exception]]:
         found: list[tuple[int, Exception]] = []
         with stores.target_at_once() as cursor:
-            cursor.execute("BEGIN")
+            cursor.execute(begin)
             try:
                 self._probe(cursor, rows, 0, found)
                 self._probe_again(cursor, rows, found)

@@ -136,6 +136,22 @@ def test_json_that_the_new_side_cannot_hold_is_parked_alone_with_the_reason(worl
     assert all(r"\u0000" in message or "surrogate" in message for *_, message in parked)
 
 
+def test_a_constraint_that_is_looked_at_with_the_commit_parks_the_row_that_breaks_it(world):
+    table = replace(ODD.table, name="catalog.unlike")
+    entity = replace(
+        ODD, name="unlike", origin=LegacyQuery("SELECT id, extra FROM unlike", key=("id",)), sinks=(table,)
+    )
+    world.legacy("CREATE TABLE unlike (id bigint PRIMARY KEY, extra json); GRANT SELECT ON unlike TO sync_reader")
+    world.legacy("INSERT INTO unlike VALUES (1, '[1]'), (2, '[2]'), (3, '[1]'), (4, '[4]')")
+    lane = Lane.open(replace(entity, tables=(Table("unlike", key=("id",)),)), world.stores)
+    world.target("ALTER TABLE catalog.unlike ADD CONSTRAINT none_alike UNIQUE (extra) DEFERRABLE INITIALLY DEFERRED")
+    assert sync(lane, 1, 2, 3, 4).parked == 1
+    assert world.target("SELECT id FROM catalog.unlike ORDER BY 1") == [(1,), (2,), (4,)]
+    ((key, message),) = world.target("SELECT key, message FROM sync.due WHERE entity = 'unlike'")
+    assert key == "3"
+    assert "none_alike" in message
+
+
 @pytest.mark.hazard(37)
 def test_what_arrives_during_a_comparison_is_no_drift(world, lane, key):
     """It differs when the rows are walked, and no longer when the suspects are looked at again."""
