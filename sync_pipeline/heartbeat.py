@@ -18,6 +18,8 @@ from dataclasses import dataclass, replace
 from functools import cache, partial
 from pathlib import Path
 
+import psycopg2
+
 from sync_pipeline.beside import beside
 from sync_pipeline.errors import LeaseLostError, UnreachableError
 from sync_pipeline.ledger.ledger import migrate
@@ -124,7 +126,7 @@ def quietly(act: Callable[[], None]) -> None:
     """Do it, or say in the log why it could not be done now."""
     try:
         act()
-    except (UnreachableError, LeaseLostError) as error:
+    except (UnreachableError, LeaseLostError, psycopg2.Error) as error:  # it may be read only for a time
         log.warning("ledger not told", extra={"error": str(error)})
 
 

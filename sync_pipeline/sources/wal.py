@@ -103,19 +103,21 @@ class WalSource(Source):
 
     def resume(self, state: State) -> None:
         """Check that the slot still holds what comes after our position. Raises GapError."""
+        with self._connected() as cursor:
+            is_another = _system(cursor) != state["system"]
         found = self._look()
         if found is None:
             raise GapError(f"slot {self._slot} is gone from the monolith")
-        confirmed, status, pid, _ = found
+        if is_another:
+            raise GapError(f"slot {self._slot} is another server's")
+        if found[2]:
+            self._end_reader(found[2])
+            found = self._look() or found  # until its end it may have acknowledged
+        confirmed, status, _, _ = found
         if status == "lost":
             raise GapError(f"slot {self._slot} has lost its log (max_slot_wal_keep_size)")
         if confirmed is None or confirmed > int(state["lsn"]):
             raise GapError(f"slot {self._slot} was moved on by somebody else")
-        with self._connected() as cursor:
-            if _system(cursor) != state["system"]:
-                raise GapError(f"slot {self._slot} is another server's")
-        if pid:
-            self._end_reader(pid)
 
     def pull(self, rows: int) -> Iterator[Page]:
         """Keys of whole transactions, one or many; those of a long one in several pages.
