@@ -28,7 +28,7 @@ from sync_pipeline.ledger.ledger import KEEP, UNDO, WRITE
 from sync_pipeline.ledger.rebuilds import under_way
 from sync_pipeline.pipeline import sync_keys
 from sync_pipeline.references import Kin
-from sync_pipeline.sinks.search_index import has_fit_id, reaching
+from sync_pipeline.sinks.search_index import look_up
 from sync_pipeline.sql import Cursor
 from sync_pipeline.stores import first_line
 
@@ -73,14 +73,10 @@ class _Seen:
 
 def _seen_by_readers(lane: Lane, texts: list[str]) -> dict[str, _Seen]:
     """The documents behind the alias, in real time."""
-    index, ids = lane.entity.index, pa.array(texts, pa.string())
-    fit = ids.filter(has_fit_id(ids)).to_pylist()
-    if index is None or not fit:
+    if lane.entity.index is None:
         return {}
-    with lane.stores.search_breaker, reaching():
-        found = lane.stores.search.mget(index=index.alias, ids=fit)["docs"]
-    if failed := next((doc["error"] for doc in found if "error" in doc), None):
-        raise UnreachableError(f"SYNC_SEARCH_URL: {failed}")  # not known is not the same as not there
+    with lane.stores.search_breaker:
+        found = look_up(lane.stores.search, lane.entity.index.alias, texts)
     return {doc["_id"]: _Seen(doc["_version"], orjson.dumps(doc["_source"]).decode()) for doc in found if doc["found"]}
 
 

@@ -17,7 +17,7 @@ from sync_pipeline.ledger import before
 from sync_pipeline.ledger.ledger import raise_revision
 from sync_pipeline.ledger.rebuilds import under_way
 from sync_pipeline.origin import Reject
-from sync_pipeline.sinks.search_index import BulkResult, SearchIndex, reaching
+from sync_pipeline.sinks.search_index import BulkResult, SearchIndex, look_up
 from sync_pipeline.sql import Cursor
 
 # the client costs half a second to import
@@ -233,8 +233,7 @@ def _foreign(lane: Lane, index: SearchIndex, operations: Operations, conflicts: 
         prior = lane.ledger.prior(cursor, refused.keys)
     texts = lane.origin.key.texts(prior).to_pylist()
     written = dict(zip(texts, prior.column("written").to_pylist(), strict=True))
-    with reaching():
-        found = lane.stores.search.mget(index=index.alias, ids=list(written), source=False)["docs"]
+    found = look_up(lane.stores.search, index.alias, list(written), source=False)
     above = {doc["_id"]: doc["_version"] for doc in found if doc.get("_version", 0) > written[doc["_id"]]}
     if above:
         raise_revision(lane.stores, max(above.values()))

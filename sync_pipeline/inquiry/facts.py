@@ -18,7 +18,7 @@ from sync_pipeline.ledger.log import time_of
 from sync_pipeline.ledger.states import Signs, State, state_of
 from sync_pipeline.origin import DIGEST, Reject
 from sync_pipeline.sinks.media_bucket import MISSING, code
-from sync_pipeline.sinks.search_index import has_fit_id, reaching
+from sync_pipeline.sinks.search_index import look_up
 from sync_pipeline.sql import Cursor, named
 
 _DUE = """
@@ -185,12 +185,10 @@ def _entry(lane: Lane, cursor: Cursor, keys: pa.Table) -> Entry | None:
 
 def _document(lane: Lane, key: str) -> int | None:
     """The version of its document, by a realtime look."""
-    index = lane.entity.index
-    if index is None or not has_fit_id(pa.array([key]))[0].as_py():
+    if lane.entity.index is None:
         return None
-    with reaching():
-        (found,) = lane.stores.search.mget(index=index.alias, ids=[key], source=False)["docs"]
-    return int(found["_version"]) if found.get("found") else None
+    (found,) = look_up(lane.stores.search, lane.entity.index.alias, [key], source=False)
+    return int(found["_version"]) if found["found"] else None
 
 
 def _is_there(lane: Lane, target_key: str) -> bool:

@@ -22,7 +22,7 @@ from sync_pipeline.live import work
 from sync_pipeline.rebuild.report import COMPARED, ENOUGH, Compared, Report
 from sync_pipeline.reconcile.documents import all_ids, parsed
 from sync_pipeline.reconcile.verdict import Finding
-from sync_pipeline.sinks.search_index import has_fit_id, reaching
+from sync_pipeline.sinks.search_index import has_fit_id, look_up
 from sync_pipeline.sql import copy_out
 
 _PAGE = 1_000
@@ -160,11 +160,7 @@ def _versions(lane: Lane, index: str, ids: list[str]) -> dict[str, int]:
 
 def _documents(lane: Lane, index: str, ids: list[str], *, source: bool) -> list[dict[str, Any]]:
     """Those that are there."""
-    if not ids:
-        return []
-    with reaching():
-        answer = lane.stores.search.mget(index=index, ids=ids, source=source)
-    return [doc for doc in answer["docs"] if doc.get("found")]
+    return [doc for doc in look_up(lane.stores.search, index, ids, source=source) if doc["found"]]
 
 
 def _carry_over(lane: Lane, rebuild: Rebuild, texts: list[str]) -> tuple[int, dict[str, str]]:

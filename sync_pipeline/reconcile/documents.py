@@ -15,7 +15,7 @@ from sync_pipeline.lane import Lane
 from sync_pipeline.origin import DIGEST
 from sync_pipeline.reconcile.fields import Fields
 from sync_pipeline.reconcile.verdict import Difference, Finding
-from sync_pipeline.sinks.search_index import SearchIndex, has_fit_id, reaching
+from sync_pipeline.sinks.search_index import SearchIndex, look_up, reaching
 
 if TYPE_CHECKING:
     from elasticsearch import Elasticsearch
@@ -39,7 +39,7 @@ def compare_documents(lane: Lane, index: SearchIndex, expected: Adapted, asked: 
     for first in range(0, len(ids), _MGET):
         part = ids[first : first + _MGET]
         ledger = _ledger(lane, part)
-        for doc in _fetched(lane, index, part):
+        for doc in look_up(lane.stores.search, index.alias, part):
             wanted, there = documents.get(doc["_id"]), doc.get("_source") if doc.get("found") else None
             differing = fields.differing(wanted, there) if wanted is not None and there is not None else []
             kind = _kind(doc, wanted, differing, digests.get(doc["_id"]), *ledger.get(doc["_id"], (None, 0, 0)))
@@ -47,23 +47,6 @@ def compare_documents(lane: Lane, index: SearchIndex, expected: Adapted, asked: 
                 differs = tuple(Difference(name, _short(wanted, name), _short(there, name)) for name in differing)
                 found.append(Finding("search", kind, doc["_id"], differs=differs))
     return found
-
-
-def _fetched(lane: Lane, index: SearchIndex, ids: list[str]) -> Iterator[dict[str, Any]]:
-    """As `mget` gives them; what no document can bear as its id is not there.
-
-    Raises UnreachableError where a shard did not answer: the others do.
-    """
-    texts = pa.array(ids, pa.string())
-    fit = has_fit_id(texts)
-    if asked := texts.filter(fit).to_pylist():
-        with reaching():
-            docs = lane.stores.search.mget(index=index.alias, ids=asked)["docs"]
-        if unseen := [doc for doc in docs if "error" in doc]:
-            reason = unseen[0]["error"].get("reason")
-            raise UnreachableError(f"SYNC_SEARCH_URL: {len(unseen)} documents could not be looked at: {reason}")
-        yield from docs
-    yield from ({"_id": text, "found": False} for text in texts.filter(pc.invert(fit)).to_pylist())
 
 
 def extra_documents(lane: Lane, index: SearchIndex) -> list[Finding]:

@@ -156,6 +156,23 @@ def has_fit_id(ids: pa.Array) -> pa.Array:
     return pc.and_(pc.greater(octets, 0), pc.less_equal(octets, _ID_BYTES))
 
 
+def look_up(client: Elasticsearch, index: str, ids: Sequence[str], *, source: bool = True) -> list[dict[str, Any]]:
+    """Documents as they are now, as `mget` gives them; what no document can bear as its id is not there.
+
+    Raises UnreachableError, also where only a shard did not answer: not known is not the same as not there.
+    """
+    texts = pa.array(ids, pa.string())
+    fit = has_fit_id(texts)
+    docs: list[dict[str, Any]] = []
+    if asked := texts.filter(fit).to_pylist():
+        with reaching():
+            docs = list(client.mget(index=index, ids=asked, source=source)["docs"])
+    if unseen := [doc["error"] for doc in docs if "error" in doc]:
+        reason = unseen[0].get("reason")
+        raise UnreachableError(f"SYNC_SEARCH_URL: {len(unseen)} documents could not be looked at: {reason}")
+    return docs + [{"_id": text, "found": False} for text in texts.filter(pc.invert(fit)).to_pylist()]
+
+
 class reaching:  # noqa: N801 - reads as a phrase
     """Turns the client's connection errors, and a cluster that lets us do nothing, into UnreachableError."""
 

@@ -18,7 +18,7 @@ from sync_pipeline.reconcile.reconcile import reconcile
 from sync_pipeline.repair import repair
 from sync_pipeline.sinks.media_bucket import MediaBucket
 from sync_pipeline.sinks.relational import RelationalTable
-from sync_pipeline.sinks.search_index import SearchIndex
+from sync_pipeline.sinks.search_index import SearchIndex, look_up
 from sync_pipeline.sources.table import Table
 from sync_pipeline.sweep import sweep
 
@@ -215,10 +215,10 @@ def test_half_of_an_index_is_not_taken_for_all_of_it(world, halved, monkeypatch)
         list(pages)
 
 
-def test_a_document_that_could_not_be_looked_at_is_neither_there_nor_missing(world, halved, pictures):
+def test_a_document_that_could_not_be_looked_at_is_neither_there_nor_missing(world, halved):
     halved()
     with pytest.raises(UnreachableError):
-        list(documents._fetched(pictures, SearchIndex("halved", fields={}), [str(key) for key in range(20)]))
+        look_up(world.stores.search, "halved", [str(key) for key in range(20)])
 
 
 def test_a_row_that_does_not_fit_is_pending_and_hides_no_other(world):
