@@ -6,10 +6,12 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from sync_pipeline.faults import CRASH_POINTS
+from sync_pipeline.faults import CRASH_POINTS, REBUILD_CRASH_POINTS
 from tests.chaos.faults import FAULTS
 from tests.chaos.rounds import Result
 
+# a table's rebuild passes none that an index's does not
+POINTS = (*CRASH_POINTS, *REBUILD_CRASH_POINTS)
 BEGIN, END = "<!-- rounds -->", "<!-- end of rounds -->"
 
 
@@ -34,7 +36,7 @@ def written(page: str, results: list[dict[str, Any]]) -> str:
 def tables(results: list[dict[str, Any]]) -> str:
     """Rounds by seed, then how often each fault struck, then how often a process died at each boundary."""
     struck = Counter(name for result in results for name in result["struck"])
-    died = Counter({point: sum(result["crash_points"].get(point, 0) for result in results) for point in CRASH_POINTS})
+    died = Counter({point: sum(result["crash_points"].get(point, 0) for result in results) for point in POINTS})
     return "\n".join(
         [
             "",
@@ -48,7 +50,7 @@ def tables(results: list[dict[str, Any]]) -> str:
             "",
             "| Boundary | Processes that died there |",
             "|---|---|",
-            *(f"| `{point}` | {died[point]} |" for point in CRASH_POINTS),
+            *(f"| `{point}` | {died[point]} |" for point in POINTS),
             "",
         ]
     )

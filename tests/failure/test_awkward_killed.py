@@ -49,6 +49,9 @@ def test_nothing_is_lost(fleet, tmp_path, source):
         settle(world, live, swept=sweeps)
         live.interrupt()
         assert live.wait() == 0, live.tail()
+        if sweeps:  # the last one may just have owed parked rows again, or one of them that is gone
+            last = Command(tmp_path / "last.log", "sync", "--all", "--until-caught-up", SYNC_SWEEP_SECONDS="1e9")
+            assert last.wait() == 0, last.tail()
         assert differences(world) == []
         assert writers.committed > 100
         swept = world.target("SELECT 1 FROM sync.cursor WHERE swept_from IS NOT NULL")

@@ -87,7 +87,7 @@ def test_who_is_not_let_in_is_told_and_tries_again_later(world, own, tmp_path, s
         right = {"SYNC_SEARCH_URL": f"https://{gate.address}", "SYNC_SEARCH_API_KEY": KEY}
         stores = own(**right | {"SYNC_SEARCH_CA_FILE": str(gate.certificate)} | settings)
         with pytest.raises(UnreachableError) as told:
-            Lane.open(world.lane("text").entity, stores)
+            Lane.open(world.lane("text").entity, stores).ensure_index()
         (notice,) = [n for n in preflight(stores, []) if n.about == "search"]
     for said in (str(told.value), notice.what):
         assert said.startswith("SYNC_SEARCH_")
