@@ -11,6 +11,7 @@ from pathlib import Path
 from random import Random
 
 import psycopg2
+from botocore.exceptions import BotoCoreError
 
 from demo.fleet import Fleet
 from sync_pipeline.lane import Lane
@@ -164,5 +165,5 @@ def _strike(scene: Scene, one: Strike, struck: list[str]) -> None:
         with FAULTS[one.fault].strike(scene, Random(one.seed)):
             struck.append(one.fault)
             scene.over.wait(one.lasts)
-    except (psycopg2.OperationalError, psycopg2.InterfaceError):
+    except (psycopg2.OperationalError, psycopg2.InterfaceError, BotoCoreError):
         scene.cut_short[one.fault] += 1  # another fault took its server away
