@@ -294,12 +294,19 @@ def test_a_newer_write_whose_document_is_still_to_be_sent_is_not_undone(world, l
     assert letters(world) == []
 
 
-@pytest.mark.parametrize("name", ["note", "memo"])
-def test_a_refusal_is_no_news_where_a_later_document_is_coming(world, lane, key, name):
-    lane, sent = world.lanes[name], []
+def refused_and_written_again(world, lane, key):
+    """Two writes of a row; their documents, of which the index refuses the first, are still to be sent."""
+    sent = []
     for title, weight in (("second", "heavy"), ("third", "3")):
         put(world, key, title, weight)
         sync(lane, key, hand_over=sent.append)
+    return sent
+
+
+@pytest.mark.parametrize("name", ["note", "memo"])
+def test_a_refusal_is_no_news_where_a_later_document_is_coming(world, lane, key, name):
+    lane = world.lanes[name]
+    sent = refused_and_written_again(world, lane, key)
     send(lane, sent[0], lambda: {str(key)})
     work(world, lane)
     send(lane, sent[1])
@@ -340,10 +347,8 @@ def test_who_wants_its_document_and_looked_before_it_was_put_back_leaves_it_alon
 
 @pytest.mark.parametrize("name", ["note", "memo"])
 def test_a_refusal_that_comes_after_a_newer_write_is_no_more(world, lane, key, name):
-    lane, sent = world.lanes[name], []
-    for title, weight in (("second", "heavy"), ("third", "3")):
-        put(world, key, title, weight)
-        sync(lane, key, hand_over=sent.append)
+    lane = world.lanes[name]
+    sent = refused_and_written_again(world, lane, key)
     send(lane, sent[0])
     send(lane, sent[1])
     work(world, lane)
