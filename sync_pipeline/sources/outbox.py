@@ -22,6 +22,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from sync_pipeline.errors import GapError, SettingError
+from sync_pipeline.sources.looks import Looks
 from sync_pipeline.sources.roots import Tracked, pages, track_all
 from sync_pipeline.sources.source import Page, Source, Standing, State, Subject, Told, numbered
 from sync_pipeline.sources.table import Table
@@ -43,6 +44,15 @@ _EVENTS = pa.schema(
 _TELLS = """
     SELECT EXISTS (SELECT FROM pg_attribute WHERE attrelid = %s::regclass AND attname = 'event_type'
                    AND has_column_privilege(attrelid, attnum, 'SELECT'))
+"""
+# those acknowledged long ago, from where the last ones were: how many, and when the last of them was acknowledged
+_REMOVE = """
+    WITH old AS (
+        SELECT id FROM {table} WHERE aggregate_type = ANY(%(kinds)s)
+            AND processed_at >= %(since)s AND processed_at < now() - %(keep)s * interval '1 s'
+        ORDER BY processed_at LIMIT %(limit)s),
+    removed AS (DELETE FROM {table} WHERE id IN (SELECT id FROM old) RETURNING processed_at)
+    SELECT count(*), max(processed_at) FROM removed
 """
 # few enough that no lock on the monolith's rows lasts
 _BATCH = 1_000
@@ -92,9 +102,11 @@ class OutboxSource(Source):
     subject: Subject
     outbox: Outbox
     _pulled: list[pa.Array] = field(default_factory=list)
+    _looks: Looks = field(default_factory=Looks)
     _through: dt.datetime | None = None
     _emptied_at: dt.datetime | None = None
-    _cleaned: float = 0.0
+    _clean_at: float = 0.0
+    _cleaned: object = "-infinity"  # when the last event that was removed was acknowledged
     _ear: Any = None
     _announced: bool = False  # the last events that came were notified of
     _silent: bool = False  # the last wait ended without a notice
@@ -114,19 +126,22 @@ class OutboxSource(Source):
         """Roots that pending events name; an event that names nothing is told so, and in the way of no other."""
         self._pulled, self._emptied_at = [], None
         now = self.subject.stores.legacy_now()
-        position = 0
-        while (events := self._pending(position, rows)).num_rows:
+        whole, position = self._looks.begin()
+        events = self._first(whole, position, rows)
+        while events.num_rows:
             position = events.column("id")[events.num_rows - 1].as_py()
+            self._looks.reached(position)
             self._announced = self._announced and not self._silent
             for kind in pc.unique(events.column("aggregate_type")).to_pylist():
                 named = events.filter(pc.equal(events.column("aggregate_type"), kind))
                 yield from self._roots(self._tracked(kind), named, rows)
             if events.num_rows < rows:
                 break
-        self._through = now
+            events = self._pending(position, rows)
+        self._through = now if whole else self._through
 
     def standing(self) -> Standing:
-        """All that was committed before the look is pulled."""
+        """All that was committed before the last whole look is pulled."""
         return Standing(self.outbox.state(self.subject), self._through, gap_at=self._emptied_at)
 
     def keep(self) -> None:
@@ -139,7 +154,7 @@ class OutboxSource(Source):
                 ids[first : first + _BATCH],
             )
         self._pulled = []
-        if time.monotonic() - self._cleaned >= _CLEAN_SECONDS:
+        if time.monotonic() >= self._clean_at:
             self._clean()
 
     def wait(self, halt: threading.Event, seconds: float) -> None:
@@ -164,6 +179,13 @@ class OutboxSource(Source):
             with suppress(psycopg2.Error):
                 self._ear.close()
         self._ear = None
+
+    def _first(self, whole: bool, position: int, rows: int) -> pa.Table:
+        began = time.monotonic()
+        events = self._pending(position, rows)
+        if whole:
+            self._looks.took(time.monotonic() - began)
+        return events
 
     def _pending(self, position: int, rows: int) -> pa.Table:
         columns = f"id, aggregate_type, aggregate_id, {'version' if self.outbox.version else 'NULL'}, {self._emptied}"
@@ -251,16 +273,18 @@ class OutboxSource(Source):
             )
 
     def _clean(self) -> None:
-        self._cleaned = time.monotonic()
-        removed = _BATCH
-        while removed == _BATCH:
-            removed = self._write(
-                f"DELETE FROM {self.outbox.table} WHERE id IN (SELECT id FROM {self.outbox.table}"
-                " WHERE aggregate_type = ANY(%s) AND processed_at < now() - %s * interval '1 s'"
-                f" ORDER BY processed_at LIMIT {_BATCH})",
-                self._kinds,
-                self.subject.stores.settings.outbox_keep_seconds,
-            )
+        """Remove some, from where the last ones were: what was removed is passed again while anybody can see it."""
+        wanted = {
+            "kinds": self._kinds,
+            "since": self._cleaned,
+            "keep": self.subject.stores.settings.outbox_keep_seconds,
+            "limit": _BATCH,
+        }
+        with self.subject.stores.legacy_outbox() as cursor:
+            cursor.execute(_REMOVE.format(table=self.outbox.table), wanted)
+            removed, last = cursor.fetchone()
+        self._cleaned = last or self._cleaned
+        self._clean_at = 0.0 if removed == _BATCH else time.monotonic() + _CLEAN_SECONDS
 
     def _write(self, statement: str, *values: object) -> int:
         with self.subject.stores.legacy_outbox() as cursor:

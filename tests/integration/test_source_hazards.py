@@ -2,6 +2,7 @@
 
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pandas as pd
 import psycopg2
@@ -14,8 +15,8 @@ from sync_pipeline.lane import Lane
 from sync_pipeline.ledger.cursor import Lease
 from sync_pipeline.partitions import KeyRanges
 from sync_pipeline.sinks.relational import RelationalTable
-from sync_pipeline.sources import watermark
-from sync_pipeline.sources.outbox import Outbox, OutboxSource
+from sync_pipeline.sources import looks, watermark
+from sync_pipeline.sources.outbox import Outbox
 from sync_pipeline.sources.table import Table
 from sync_pipeline.sources.watermark import Watermark
 from sync_pipeline.sweep import sweep
@@ -199,21 +200,40 @@ def test_events_in_the_wrong_order_and_twice_bring_the_row_as_it_is(world, noted
 
 
 @pytest.mark.hazard(21)
-def test_acknowledged_events_are_removed_a_few_at_a_time(world, noted, monkeypatch):
+def test_acknowledged_events_are_removed_a_few_at_a_time(world, noted):
     world.legacy("INSERT INTO note SELECT n, 'a note', now() FROM generate_series(1, 2500) n")
     poll_once(noted)
     world.legacy("UPDATE outbox SET processed_at = now() - interval '2 days' WHERE aggregate_id <> '7'")
-    write, removed = OutboxSource._write, []
-
-    def counted(source, statement, *values):
-        count = write(source, statement, *values)
-        removed.extend([count] if statement.startswith("DELETE") else [])
-        return count
-
-    monkeypatch.setattr(OutboxSource, "_write", counted)
-    poll_once(noted)
-    assert removed == [1_000, 1_000, 499]
+    left = []
+    with polling(noted) as poll:
+        for _ in range(3):
+            poll()
+            left += world.legacy("SELECT count(*) FROM outbox")[0]
+    assert left == [1_500, 500, 1]
     assert world.legacy("SELECT aggregate_id FROM outbox") == [("7",)]
+
+
+def test_while_a_transaction_is_open_looks_begin_where_the_last_ones_ended(world, noted, monkeypatch):
+    """And an event that commits below that comes with the next whole look; until then nobody is told that it came."""
+    now = iter([0.0, 0.0, 20.0, 40.0, 1e12, 1e12])
+    monkeypatch.setattr(looks, "time", SimpleNamespace(monotonic=lambda: next(now)))
+    monkeypatch.setattr(looks, "_CHEAP_SECONDS", 0.0)
+    monkeypatch.setattr(looks, "_PART", 1e-9)
+    through = "SELECT applied_through FROM sync.cursor"
+    with writer(world) as late, polling(noted) as poll:
+        late.cursor().execute(WRITE, (1, "late"))
+        world.legacy(WRITE, (2, "first"))
+        poll()
+        told = world.target(through)
+        poll()
+        late.commit()
+        world.legacy(WRITE, (3, "next"))
+        poll()
+        assert apart(world) == {1}
+        assert world.target(through) == told
+        poll()
+        assert apart(world) == set()
+        assert world.target(through) > told
 
 
 @pytest.mark.hazard(49)
