@@ -213,6 +213,7 @@ def test_acknowledged_events_are_removed_a_few_at_a_time(world, noted):
     assert world.legacy("SELECT aggregate_id FROM outbox") == [("7",)]
 
 
+@pytest.mark.hazard(52)
 def test_while_a_transaction_is_open_looks_begin_where_the_last_ones_ended(world, noted, monkeypatch):
     """And an event that commits below that comes with the next whole look; until then nobody is told that it came."""
     now = iter([0.0, 0.0, 20.0, 40.0, 1e12, 1e12])
