@@ -155,7 +155,7 @@ class OutboxSource(Source):
             )
         self._pulled = []
         if time.monotonic() >= self._clean_at:
-            self._clean()
+            self._clean(2 * len(ids))
 
     def wait(self, halt: threading.Event, seconds: float) -> None:
         """Until the monolith notifies of an event; where it does so for each, polls are a second apart besides."""
@@ -272,8 +272,18 @@ class OutboxSource(Source):
                 event,
             )
 
-    def _clean(self) -> None:
-        """Remove some, from where the last ones were: what was removed is passed again while anybody can see it."""
+    def _clean(self, most: int) -> None:
+        """Remove a batch, or `most`: some a poll, so that none is held up, and more than come, so that none is left."""
+        left = max(most, _BATCH)
+        while left > 0:
+            removed = self._remove()
+            if removed < _BATCH:
+                self._clean_at = time.monotonic() + _CLEAN_SECONDS
+                return
+            left -= removed
+
+    def _remove(self) -> int:
+        """Go on from where the last ones were: what was removed is passed again while anybody can see it."""
         wanted = {
             "kinds": self._kinds,
             "since": self._cleaned,
@@ -284,7 +294,7 @@ class OutboxSource(Source):
             cursor.execute(_REMOVE.format(table=self.outbox.table), wanted)
             removed, last = cursor.fetchone()
         self._cleaned = last or self._cleaned
-        self._clean_at = 0.0 if removed == _BATCH else time.monotonic() + _CLEAN_SECONDS
+        return int(removed)
 
     def _write(self, statement: str, *values: object) -> int:
         with self.subject.stores.legacy_outbox() as cursor:

@@ -213,6 +213,17 @@ def test_acknowledged_events_are_removed_a_few_at_a_time(world, noted):
     assert world.legacy("SELECT aggregate_id FROM outbox") == [("7",)]
 
 
+def test_a_poll_removes_more_events_than_it_acknowledges(world, noted):
+    """Else they would grow where somebody looks once a minute."""
+    write = "INSERT INTO note SELECT n, 'a note', now() FROM generate_series({}, {}) n"
+    world.legacy(write.format(1, 2_500))
+    poll_once(noted)
+    world.legacy("UPDATE outbox SET processed_at = now() - interval '2 days'")
+    world.legacy(write.format(2_501, 3_700))
+    poll_once(noted)
+    assert world.legacy("SELECT count(*) FROM outbox") == [(1_200,)]
+
+
 @pytest.mark.hazard(52)
 def test_while_a_transaction_is_open_looks_begin_where_the_last_ones_ended(world, noted, monkeypatch):
     """And an event that commits below that comes with the next whole look; until then nobody is told that it came."""
