@@ -17,8 +17,9 @@ from tests.chaos.plan import Plan
 from tests.world import World, wait_for
 
 _PATIENCE = 90
-# contents that are there, and no poison
-SOUND = "deleted_at IS NULL AND coalesce(attrs ->> 'duration', '0') ~ '^-?[0-9]+$'"
+# contents that are there, and no poison; a fault may have given the column another name
+_LASTS = "coalesce(row #>> '{attrs,duration}', row #>> '{attrs_once,duration}', '0')"
+SOUND = f"deleted_at IS NULL AND (SELECT {_LASTS} FROM to_jsonb(content) AS row) ~ '^-?[0-9]+$'"
 _SOME = f"SELECT id FROM content WHERE {SOUND} ORDER BY hashint8(id # %s) LIMIT %s"
 
 
