@@ -30,7 +30,7 @@ def was_swept(world):
 
 
 @contextmanager
-def edited(world, seed, without=UNSTAMPED):
+def edited(world, seed, without=UNSTAMPED, late_every=8):
     """Eight editors at work until the end of the block, and an observer of what readers of the new side see."""
     editors = Editors(
         world.monolith.admin_url,
@@ -41,6 +41,7 @@ def edited(world, seed, without=UNSTAMPED):
         workers=8,
         seed=seed,
         late_seconds=(1, 4),
+        late_every=late_every,
         without=without,
     )
     tallies = []

@@ -36,6 +36,7 @@ _WITH_FILES = f"""
 class Editors:
     """`workers` editors who commit `rate` transactions a second for `seconds`, then finish what is open.
 
+    Some write and commit `late_seconds` (from, to) later: one in a hundred, and at least one every `late_every`.
     `without` names operations they leave out: those of `WEIGHTS`.
     """
 
@@ -48,6 +49,7 @@ class Editors:
     poison: int = 0
     seed: int = 1
     late_seconds: tuple[float, float] = (5.0, 20.0)
+    late_every: float = 8.0
     without: Collection[str] = ()
     _stop: threading.Event = field(default_factory=threading.Event, init=False)
     _late: LateCommits = field(default_factory=LateCommits, init=False)
@@ -90,7 +92,7 @@ class Editors:
             pace=pace,
             tally=Tally(),
             late=self._late,
-            late_turn=LateTurn(),
+            late_turn=LateTurn(self.late_every),
             late_seconds=self.late_seconds,
             weights={kind: weight for kind, weight in WEIGHTS.items() if kind not in self.without},
             contents=Roster(contents),

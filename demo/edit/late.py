@@ -13,22 +13,22 @@ import psycopg2
 from psycopg2.extensions import connection as Connection  # noqa: N812
 
 _SHARE = 0.01
-_PAUSE_SECONDS = 8.0
 _Held = tuple[float, int, Connection, Callable[[bool], None]]
 
 
 class LateTurn:
-    """Whose turn it is to commit late: one in a hundred, and somebody every few seconds."""
+    """Whose turn it is to commit late: one in a hundred, and somebody after `every` seconds without any."""
 
-    def __init__(self) -> None:
+    def __init__(self, every: float) -> None:
         self._lock = threading.Lock()
-        self._last = time.monotonic() - _PAUSE_SECONDS
+        self._every = every
+        self._last = time.monotonic() - every
 
     def mine(self, rng: Random) -> bool:
         """Whether this transaction is to be late."""
         with self._lock:
             now = time.monotonic()
-            chosen = rng.random() < _SHARE or now - self._last > _PAUSE_SECONDS
+            chosen = rng.random() < _SHARE or now - self._last > self._every
             self._last = now if chosen else self._last
         return chosen
 

@@ -181,7 +181,8 @@ class Copier:
 def test_editors_hold_their_rate_and_every_edit_is_seen_to_arrive(filled, addresses):
     monolith, client = addresses.monolith.admin_url, filled.objects.client()
     catalog = filled.addresses().catalog_url
-    editors = Editors(monolith, client, LEGACY_BUCKET, rate=50, seconds=5, poison=1, late_seconds=(0.5, 2.0))
+    often = {"late_seconds": (0.5, 2.0), "late_every": 1}
+    editors = Editors(monolith, client, LEGACY_BUCKET, rate=50, seconds=5, poison=1, **often)
     with Copier(monolith, catalog), Observer(monolith, catalog) as observer:
         tally = editors.run()
         report = observer.finish()
