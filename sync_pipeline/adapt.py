@@ -35,32 +35,34 @@ def adapt(entity: Entity, key: Key, legacy: pa.Table) -> tuple[Adapted, list[Rej
 
     Raises DeclarationError when the adapter breaks its contract whatever the row.
     """
-    rejects: list[Reject] = []
     pieces: list[tuple[pa.Table, pa.Table]] = []
-
-    def attempt(part: pa.Table) -> None:
-        try:
-            pieces.append((part, _convert(entity, key, part)))
-        except DeclarationError:
-            raise
-        except Exception as error:  # whatever an adapter raises is its verdict on the row
-            if part.num_rows > 1:
-                half = part.num_rows // 2
-                attempt(part.slice(0, half))
-                attempt(part.slice(half))
-            elif part.num_rows == 0:
-                raise DeclarationError(f"entity {entity.name}: adapt fails on an empty frame: {error}") from error
-            else:
-                text, digest = key.texts(part)[0].as_py(), part.column(DIGEST)[0].as_py()
-                rejects.append(Reject(text, "adapt", type(error).__name__, str(error), digest))
-
-    attempt(legacy)
+    rejects: list[Reject] = []
+    _adapt(entity, key, legacy, pieces, rejects)
     if not pieces:
         empty = legacy.slice(0, 0)
         pieces.append((empty, _convert(entity, key, empty)))
     table = pa.concat_tables([adapted for _, adapted in pieces], promote_options="permissive")
     rows = pa.concat_tables([part for part, _ in pieces])
     return Adapted(rows, table, _held(entity, table)), rejects
+
+
+def _adapt(
+    entity: Entity, key: Key, part: pa.Table, pieces: list[tuple[pa.Table, pa.Table]], rejects: list[Reject]
+) -> None:
+    try:
+        pieces.append((part, _convert(entity, key, part)))
+    except DeclarationError:
+        raise
+    except Exception as error:  # whatever an adapter raises is its verdict on the row
+        if part.num_rows > 1:
+            half = part.num_rows // 2
+            _adapt(entity, key, part.slice(0, half), pieces, rejects)
+            _adapt(entity, key, part.slice(half), pieces, rejects)
+        elif part.num_rows == 0:
+            raise DeclarationError(f"entity {entity.name}: adapt fails on an empty frame: {error}") from error
+        else:
+            text, digest = key.texts(part)[0].as_py(), part.column(DIGEST)[0].as_py()
+            rejects.append(Reject(text, "adapt", type(error).__name__, str(error), digest))
 
 
 def _convert(entity: Entity, key: Key, legacy: pa.Table) -> pa.Table:

@@ -34,9 +34,7 @@ _AS_COPY_WRITES = csv.ParseOptions(newlines_in_values=True, ignore_empty_lines=F
 _FEW_LISTS = 200
 # what JSON has short words for, and PostgreSQL too
 _ESCAPES = {8: "\\b", 9: "\\t", 10: "\\n", 12: "\\f", 13: "\\r", ord('"'): '\\"', ord("\\"): "\\\\"}
-# by byte: whether it wants an escape
-_QUOTES = np.isin(np.arange(256), [ord('"'), ord("\\")])
-_QUOTES_AND_CONTROLS = _QUOTES | (np.arange(256) < 0x20)
+_CONTROLS = 0x20
 
 
 def arrow_type(pg_type: str) -> pa.DataType:
@@ -229,17 +227,25 @@ def _literals(text: pa.Array) -> pa.Array:
 
 def _quoted(text: pa.Array) -> pa.Array:
     """As a string of JSON, or of an array literal, which leaves control characters as they are."""
-    return _escaped(text, _QUOTES)
+    return _escaped(text, 0)
 
 
-def _escaped(text: pa.Array, special: np.ndarray) -> pa.Array:
-    """In quotes. One look at the bytes: most texts hold nothing that wants an escape."""
-    octets = np.frombuffer(characters(text), np.uint8)
-    marked = special[octets]
-    codes = sorted(map(int, np.unique(octets[marked])), reverse=True) if marked.any() else []
-    for code in codes:  # of all of these the backslash is the highest: it goes first
+def _escaped(text: pa.Array, controls: int) -> pa.Array:
+    """In quotes; characters below `controls` are escaped, too."""
+    for code in _to_escape(text, controls):
         text = pc.replace_substring(text, chr(code), _ESCAPES.get(code, f"\\u{code:04x}"))
     return _whole(pc.binary_join_element_wise('"', text, '"', ""))
+
+
+def _to_escape(text: pa.Array, controls: int) -> list[int]:
+    """Which characters are there that want an escape; the backslash first, for the escapes of others bring some.
+
+    A look at the bytes for each: most texts hold none.
+    """
+    octets = np.frombuffer(characters(text), np.uint8)
+    quoted = [code for code in (ord("\\"), ord('"')) if (octets == code).any()]
+    low = octets < controls
+    return quoted + (np.flatnonzero(np.bincount(octets[low])).tolist() if low.any() else [])
 
 
 def _json_scalar(array: pa.Array) -> pa.Array:
@@ -260,7 +266,7 @@ def _json_scalar(array: pa.Array) -> pa.Array:
 
 
 def _json_text(text: pa.Array) -> pa.Array:
-    return _escaped(text, _QUOTES_AND_CONTROLS)
+    return _escaped(text, _CONTROLS)
 
 
 def _or_null(tokens: pa.Array) -> pa.Array:

@@ -1,5 +1,6 @@
 """Backfill by partition on real servers: key ranges, partitions side by side, a failure among them."""
 
+import gc
 import threading
 from contextlib import closing
 from dataclasses import replace
@@ -182,6 +183,22 @@ def test_nor_does_one_during_which_the_history_came_in(world, monkeypatch):
     assert swept_from(world, lane) is None
     sweeping.sweep(lane)
     assert swept_from(world, lane) is not None
+
+
+def test_a_chunk_is_given_back_at_once(world):
+    """Nothing refers to itself: what waits for the collector would add up, chunk by chunk, while it does not come."""
+    first, pool = world.lane("video"), pa.default_memory_pool()
+    again = Lane.open(replace(first.entity, version=2), world.stores)
+    fill(world.lane("audio"))
+    gc.collect()
+    gc.disable()
+    try:
+        for lane in (first, again):
+            before = pool.bytes_allocated()
+            assert sum(part.rows for part in fill(lane)) > 500
+            assert pool.bytes_allocated() - before < 10_000
+    finally:
+        gc.enable()
 
 
 def test_the_ledger_names_keys_that_were_written_since(world):

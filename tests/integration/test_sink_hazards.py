@@ -8,6 +8,7 @@ import pandas as pd
 import psycopg2
 import pyarrow as pa
 import pytest
+from elasticsearch import Elasticsearch
 
 from sync_pipeline.batch.order import Order
 from sync_pipeline.entity import Entity, LegacyQuery
@@ -19,6 +20,7 @@ from sync_pipeline.pipeline import sync_keys, sync_page
 from sync_pipeline.reconcile.reconcile import reconcile
 from sync_pipeline.settings import Bucket
 from sync_pipeline.sinks.relational import RelationalTable
+from sync_pipeline.sinks.search_index import BulkResult, SearchIndex, look_up
 from sync_pipeline.sources.table import Table
 from sync_pipeline.status import status_of
 from sync_pipeline.stores import Stores
@@ -121,6 +123,30 @@ def test_nothing_is_derived_from_a_listing_that_fails(world, lane):
     assert any("listed to its end" in alert for alert in status_of(lane.stores, lane.entity)["alerts"])
     sweep(lane)
     assert status_of(lane.stores, lane.entity)["alerts"] == []
+
+
+def test_a_bulk_tells_what_was_refused_and_leaves_the_rest_as_it_was_sent(world, monkeypatch):
+    index, client = SearchIndex("bulk", fields={"n": {"type": "long"}}), world.stores.search
+    index.ensure(client)
+    ids, asked, send = ["1", "2", "3", "4"], [], Elasticsearch.bulk
+    monkeypatch.setattr(Elasticsearch, "bulk", lambda *args, **named: asked.append(named) or send(*args, **named))
+
+    def write(versions, documents):
+        return index.write(client, pa.array(ids), pa.array(versions, pa.int64()), pa.array(documents, pa.string()))
+
+    assert write([5] * 4, ['{"n": 1}'] * 4) == BulkResult()
+    assert len(asked) == 1
+    result = write([6, 4, 6, 6], ['{"n": 2}', '{"n": 2}', '{"n": "two"}', None])
+    assert result.conflicts == [1]
+    assert [(n, kind) for n, (kind, _) in result.rejected.items()] == [(2, "document_parsing_exception")]
+    assert result.retriable == []
+    now = look_up(client, "bulk", ids)
+    assert [(doc["found"], doc.get("_version"), doc.get("_source")) for doc in now] == [
+        (True, 6, {"n": 2}),
+        (True, 5, {"n": 1}),
+        (True, 5, {"n": 1}),
+        (False, None, None),
+    ]
 
 
 @pytest.mark.hazard(35)
