@@ -119,13 +119,21 @@ def table_of(made: Mapping[str, pd.Series] | pd.DataFrame) -> pa.Table:
 def text_of(column: pa.ChunkedArray | pa.Array) -> pa.Array:
     """A column's values as text, NULLs kept."""
     whole = _whole(column)
+    if pa.types.is_timestamp(whole.type) and whole.type.tz == "UTC":
+        return _whole(pc.binary_join_element_wise(_plain(whole).cast(pa.string()), "Z", ""))
     return whole if pa.types.is_string(whole.type) else _whole(pc.cast(whole, pa.string()))
+
+
+def _plain(instants: pa.Array) -> pa.Array:
+    """In UTC, without saying so: Arrow takes thirty times as long to write an instant that has a zone."""
+    return instants.cast(pa.int64()).cast(pa.timestamp(instants.type.unit))
 
 
 def array_literal(values: pa.ChunkedArray | pa.Array) -> str:
     """All values as one PostgreSQL array literal, to be bound and cast."""
-    body = _quoted(text_of(values))
-    return "{" + ",".join(pc.fill_null(body, "NULL").to_pylist()) + "}"
+    items = pc.fill_null(_quoted(text_of(values)), "NULL")
+    listed: str = characters(_whole(pc.binary_join_element_wise(items, ",", ""))).to_pybytes()[:-1].decode()
+    return f"{{{listed}}}"
 
 
 def characters(text: pa.Array) -> pa.Buffer:
@@ -194,7 +202,7 @@ def _copy_column(column: pa.ChunkedArray) -> pa.ChunkedArray | pa.Array:
         return _array_literals(_whole(column))
     if pa.types.is_dictionary(kind):
         return pc.cast(column, kind.value_type)
-    return column
+    return text_of(column) if pa.types.is_timestamp(kind) else column
 
 
 def _array_literals(lists: pa.Array) -> pa.Array:
@@ -259,8 +267,8 @@ def _json_scalar(array: pa.Array) -> pa.Array:
         zone = "Z" if kind.tz else ""
         if kind.unit == "ns":  # a frame's own unit; rounded, as the table does it
             array = pc.round_temporal(array, unit="microsecond")
-        naive = array.cast(pa.timestamp("us", kind.tz)).cast(pa.int64()).cast(pa.timestamp("us"))
-        text = pc.replace_substring(naive.cast(pa.string()), " ", "T", max_replacements=1)
+        text = _plain(array.cast(pa.timestamp("us", kind.tz))).cast(pa.string())
+        text = pc.replace_substring(text, " ", "T", max_replacements=1)
         return _whole(pc.binary_join_element_wise('"', text, f'{zone}"', ""))
     return _json_text(text_of(array))
 

@@ -93,7 +93,7 @@ class Operations:
     def owe(self, cursor: Cursor, entity: str, revision: int) -> None:
         """Record them as due, claimed by this worker, in the rows' transaction."""
         self.revision = revision
-        self.owed, self.beside = due.owe_documents(cursor, entity, self.ids.to_pylist(), revision)
+        self.owed, self.beside = due.owe_documents(cursor, entity, self.ids, revision)
 
 
 def send(

@@ -53,10 +53,11 @@ def owe(
     cursor: Cursor, entity: str, reason: str, keys: Sequence[str], revision: int, *, claimed: bool = False
 ) -> list[int]:
     """Record keys as owed, in the caller's transaction; `claimed` keeps them to the caller for a while."""
-    return [identity for identity, _ in _owe(cursor, entity, reason, keys, revision, claimed=claimed)]
+    texts = pa.array(keys, pa.string())
+    return [identity for identity, _ in _owe(cursor, entity, reason, texts, revision, claimed=claimed)]
 
 
-def owe_documents(cursor: Cursor, entity: str, keys: Sequence[str], revision: int) -> tuple[list[int], bool]:
+def owe_documents(cursor: Cursor, entity: str, keys: pa.Array, revision: int) -> tuple[list[int], bool]:
     """Record documents as owed, claimed by the caller; and whether an index is filled beside the alias."""
     records = _owe(cursor, entity, "documents", keys, revision, claimed=True)
     return [identity for identity, _ in records], any(beside for _, beside in records)
@@ -87,17 +88,17 @@ def as_old(cursor: Cursor, ids: Sequence[int], age: Age | None) -> None:
 
 
 def _owe(
-    cursor: Cursor, entity: str, reason: str, keys: Sequence[str], revision: int, *, claimed: bool
+    cursor: Cursor, entity: str, reason: str, keys: pa.Array, revision: int, *, claimed: bool
 ) -> list[tuple[int, bool]]:
     """(id, whether an index is filled beside the alias) of each record."""
     until = f"now() + interval '{CLAIM_SECONDS} s'" if claimed else "NULL"
     records = []
     for first in range(0, len(keys), KEYS_A_RECORD):
-        part = keys[first : first + KEYS_A_RECORD]
+        part = keys.slice(first, KEYS_A_RECORD)
         cursor.execute(
             "INSERT INTO sync.due (entity, reason, keys, revision, priority, claimed_until)"
             f" VALUES (%s, %s, %s::text[], %s, %s, {until}) RETURNING id, {_BESIDE.format('due.entity')}",
-            (entity, reason, array_literal(pa.array(part, pa.string())), revision, PRIORITY[reason]),
+            (entity, reason, array_literal(part), revision, PRIORITY[reason]),
         )
         records.append(cursor.fetchone())
     return records

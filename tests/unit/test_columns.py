@@ -76,6 +76,17 @@ def test_instants_finer_than_a_microsecond_are_rounded_as_the_table_does() -> No
     assert tokens == ['"2009-02-13T23:31:30.123457Z"', '"1970-01-01T00:00:02.000000Z"', "null"]
 
 
+@pytest.mark.parametrize("zone", [None, "UTC", "Europe/Berlin"])
+@pytest.mark.parametrize("unit", ["s", "ms", "us", "ns"])
+def test_instants_are_written_with_their_zone(unit, zone) -> None:
+    """As Arrow writes them, and so, as without a zone, PostgreSQL takes the hour as it stands."""
+    instants = pa.array([0, 1234567890, None, -5], pa.int64()).cast(pa.timestamp(unit, zone))
+    texts = instants.cast(pa.string())
+    assert columns.text_of(instants).equals(texts)
+    copied = columns.read_copy(columns.write_copy(pa.table({"at": instants})), pa.schema([("at", pa.string())]))
+    assert copied.column("at").to_pylist() == texts.to_pylist()
+
+
 def test_copy_tells_null_from_empty_and_keeps_lookalikes() -> None:
     schema = pa.schema([("a", pa.string()), ("n", pa.int64()), ("l", pa.list_(pa.string()))])
     text = b'"",,"[""x"",null]"\n,9007199254740993,\nNA,1,[]\n"a\nb",2,"[""null""]"\n"\\N",3,[]\n'
