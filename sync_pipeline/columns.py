@@ -116,6 +116,11 @@ def table_of(made: Mapping[str, pd.Series] | pd.DataFrame) -> pa.Table:
     return pa.Table.from_pandas(pd.DataFrame(made), preserve_index=False, nthreads=1).replace_schema_metadata(None)
 
 
+def kept(table: pa.Table, mask: pa.Array) -> pa.Table:
+    """The rows of a mask; the table itself, not copied, where that is all of them."""
+    return table if pc.all(mask, skip_nulls=False).as_py() else table.filter(mask)
+
+
 def text_of(column: pa.ChunkedArray | pa.Array) -> pa.Array:
     """A column's values as text, NULLs kept."""
     whole = _whole(column)
@@ -169,7 +174,9 @@ def _flat(field: pa.Field) -> pa.Field:
 
 
 def _whole(column: pa.ChunkedArray | pa.Array) -> pa.Array:
-    return column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
+    if not isinstance(column, pa.ChunkedArray):
+        return column
+    return column.chunk(0) if column.num_chunks == 1 else column.combine_chunks()  # which copies
 
 
 def _lists(column: pa.ChunkedArray, kind: pa.DataType) -> pa.Array:

@@ -9,6 +9,7 @@ from sync_pipeline import parking
 from sync_pipeline.adapt import adapt
 from sync_pipeline.batch.batch import Batch, bit
 from sync_pipeline.batch.order import Order
+from sync_pipeline.columns import kept
 from sync_pipeline.faults import guarded
 from sync_pipeline.files import Placed, place
 from sync_pipeline.lane import Lane
@@ -33,7 +34,7 @@ def prepare(lane: Lane, revision: int, keys: pa.Table, rows: Rows, order: Order)
         others = pc.invert(pc.is_in(key.texts(rows.table), value_set=put_back))
         chosen = pc.and_(chosen, pc.or_(changed, others))
         absent = absent.filter(pc.invert(pc.is_in(key.texts(absent), value_set=put_back)))
-    adapted, rejects = adapt(lane.entity, key, rows.table.filter(chosen))
+    adapted, rejects = adapt(lane.entity, key, kept(rows.table, chosen))
     placed = Placed(adapted)
     if lane.entity.media:
         placed = place(lane.entity.media, lane.stores, key, adapted, wait=order.wait)
@@ -41,8 +42,8 @@ def prepare(lane: Lane, revision: int, keys: pa.Table, rows: Rows, order: Order)
     written = changed if not order.force else pa.repeat(True, len(changed))
     if (order.documents or order.beside) and placed.references:
         written = pc.or_(written, pc.is_in(key.texts(rows.table), value_set=_renamed(lane, placed)))
-    kept = pc.index_in(key.texts(placed.adapted.legacy), value_set=key.texts(rows.table))
-    unchanged = rows.table.filter(pc.invert(chosen)).select([*key.columns, DIGEST])
+    left = pc.index_in(key.texts(placed.adapted.legacy), value_set=key.texts(rows.table))
+    unchanged = rows.table.select([*key.columns, DIGEST]).filter(pc.invert(chosen))
     if not order.force and not order.documents:
         missing = absent
     else:
@@ -55,7 +56,8 @@ def prepare(lane: Lane, revision: int, keys: pa.Table, rows: Rows, order: Order)
         unchanged = unchanged.slice(0, 0)
     fresh = prior.num_rows == 0 and not lane.entity.table.references and lane.gate is None
     fresh = fresh and not (gone.num_rows or unchanged.num_rows or rejects or placed.waiting)
-    private = frozenset(key.texts(adapted.legacy.filter(pc.invert(bit(adapted.held, HELD_DOCUMENT)))).to_pylist())
+    public = bit(adapted.held, HELD_DOCUMENT)
+    private = frozenset(key.texts(adapted.legacy).filter(pc.invert(public)).to_pylist())
     return Batch(
         lane,
         revision,
@@ -65,7 +67,7 @@ def prepare(lane: Lane, revision: int, keys: pa.Table, rows: Rows, order: Order)
         placed,
         gone,
         unchanged,
-        written.take(kept),
+        written.take(left),
         rejects,
         fresh and not lane.entity.compensates,  # which keeps what was there before
         aside=frozenset([*key.texts(discarded).to_pylist(), *put_back.to_pylist()]),

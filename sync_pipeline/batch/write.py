@@ -13,6 +13,7 @@ from sync_pipeline.batch.batch import Batch, bit
 from sync_pipeline.batch.order import Outcome
 from sync_pipeline.batch.plan import operations_of, plan_of, references_of
 from sync_pipeline.batch.settle import acknowledge, body_of, move_on, record_versions, settle_due
+from sync_pipeline.columns import kept
 from sync_pipeline.documents import Operations
 from sync_pipeline.errors import UnreachableError
 from sync_pipeline.faults import crash_point, guarded
@@ -53,7 +54,7 @@ def write(batch: Batch, outcome: Outcome) -> Operations:
 def _first_load(batch: Batch, outcome: Outcome) -> Operations:
     lane, adapted = batch.lane, batch.adapted
     keys = adapted.legacy.select(list(lane.origin.key.columns))
-    rows = adapted.table.filter(bit(adapted.held, 1))
+    rows = kept(adapted.table, bit(adapted.held, 1))
     texts = lane.origin.key.texts(keys)
     with lane.stores.target() as cursor:
         crash_point("rows.before")
@@ -67,7 +68,7 @@ def _first_load(batch: Batch, outcome: Outcome) -> Operations:
         operations = Operations.none(lane)
         if lane.entity.index:
             public = bit(adapted.held, 2)
-            contents = lane.entity.index.contents(adapted.table.filter(public))
+            contents = lane.entity.index.contents(adapted.table).filter(public)
             versions = pa.repeat(pa.scalar(batch.revision, pa.int64()), contents.num_rows)
             indexed = pa.repeat(True, contents.num_rows)
             operations = Operations(keys.filter(public), texts.filter(public), versions, contents, indexed)
@@ -171,7 +172,7 @@ def _write_rows(
         mask, unfit = _wanted(batch, table)
         if table.beside:
             mask = pc.and_(mask, pc.invert(pc.is_in(batch.texts(batch.adapted.legacy), value_set=aside)))
-        table.write(cursor, lane.entity.name, key, rows.filter(mask), unfit)
+        table.write(cursor, lane.entity.name, key, kept(rows, mask), unfit)
     if lane.entity.media and not media.refer(cursor, lane.entity.name, key, references_of(batch)):
         raise UnreachableError(_REMOVED)
     operations.owe(cursor, lane.entity.name, batch.revision)
@@ -200,8 +201,8 @@ def _put_back(batch: Batch, cursor: Cursor, tables: list[StandingTable]) -> list
     documents = batch.order.documents and batch.lane.entity.compensates
     if not (documents or any(table.beside for table in tables)):
         return []
-    unwritten = batch.adapted.legacy.filter(pc.invert(batch.forced))
-    return parking.among_undone(cursor, batch.lane.entity.name, batch.texts(unwritten).to_pylist())
+    unwritten = batch.texts(batch.adapted.legacy).filter(pc.invert(batch.forced))
+    return parking.among_undone(cursor, batch.lane.entity.name, unwritten.to_pylist())
 
 
 def _fit(batch: Batch) -> Batch | None:

@@ -124,3 +124,28 @@ def test_array_literals_escape() -> None:
 )
 def test_types(pg: str, arrow: pa.DataType) -> None:
     assert columns.arrow_type(pg) == arrow
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        pa.array(["a", None, 'b"\n', "cc", ""]),
+        pa.array([[], None, ["x", None], ['"'], ["y", "z"]], pa.list_(pa.string())),
+        pa.array([[], [], [1], [2, 3], None], pa.list_(pa.int64())),
+        pa.array([{"a": "x", "b": [1]}, None, {"a": None, "b": []}, {"a": "y", "b": None}, {"a": '"', "b": [2, 3]}]),
+        pa.array([1, None, -5, 1_700_000_000_000_000, 0], pa.timestamp("us", "UTC")),
+        pa.array([True, None, False, True, False]),
+        pa.array(["b", None, "a", "b", "c"]).dictionary_encode(),
+    ],
+    ids=lambda values: str(values.type),
+)
+@pytest.mark.parametrize(("first", "length"), [(0, 5), (0, 3), (1, 3), (2, 3), (4, 1), (5, 0)])
+def test_a_part_of_a_column_is_written_as_if_it_were_all(values, first, length) -> None:
+    """A column's only chunk is taken as it lies, which may be within a longer one."""
+    part = pa.chunked_array([values.slice(first, length)])
+    copied = pa.chunked_array([pa.array(part.to_pylist(), values.type)], values.type)
+    for write in (columns.text_of, columns.json_of, columns.array_literal):
+        if write is columns.json_of or not pa.types.is_nested(values.type):
+            assert write(part) == write(copied)
+    one, other = (columns.write_copy(pa.table({"a": column})) for column in (part, copied))
+    assert one.to_pybytes() == other.to_pybytes()
