@@ -121,7 +121,9 @@ def send(
             search = lane.stores.search.options(opaque_id=operations.opaque_id(lane.entity.name))
             # first, so that whoever reads the alias never sees what its next index does not have yet
             missed = _write_beside(search, index, operations, documents) if operations.beside else []
-            result = index.write(search, shown.ids, shown.versions, shown_documents)
+            refusing = index.alias in lane.stores.refusing
+            result = index.write(search, shown.ids, shown.versions, shown_documents, refusing=refusing)
+        (lane.stores.refusing.discard if result.is_clean else lane.stores.refusing.add)(index.alias)
         crash_point("documents.after")
         foreign = _foreign(lane, index, shown, result.conflicts)
     except UnreachableError as error:

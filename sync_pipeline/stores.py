@@ -47,6 +47,7 @@ class Stores:
         self.search_breaker = Breaker("search")
         self.media_breaker = Breaker("media")
         self.ensured: set[str] = set()  # aliases that were there when they were looked for
+        self.refusing: set[str] = set()  # aliases whose last request was not taken whole
         self._replica_known = False
 
     @cached_property

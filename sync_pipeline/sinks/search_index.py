@@ -7,7 +7,7 @@ looks afterwards whether its keys were overtaken meanwhile, and owes those again
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from elasticsearch import Elasticsearch
 
 _BULK_BYTES = 4 << 20
-_EACH = "items.*.status,items.*.error.type,items.*.error.reason"
+_EACH = "errors,items.*.status,items.*.error.type,items.*.error.reason"
 _CONFLICT = 409
 # a key that ran out is as good as a cluster that is down: what is owed waits
 _UNKNOWN = 401
@@ -48,6 +48,11 @@ class BulkResult:
     conflicts: list[int] = field(default_factory=list)  # a higher version is there
     retriable: list[int] = field(default_factory=list)
     rejected: dict[int, tuple[str, str]] = field(default_factory=dict)  # position -> error class, message
+
+    @property
+    def is_clean(self) -> bool:
+        """Whether all were taken."""
+        return not (self.conflicts or self.retriable or self.rejected)
 
 
 @dataclass(frozen=True)
@@ -127,12 +132,19 @@ class SearchIndex:
         return json_objects(self.contents(adapted), self.json_fields)
 
     def write(
-        self, client: Elasticsearch, ids: pa.Array, versions: pa.Array, documents: pa.Array, alias: str = ""
+        self,
+        client: Elasticsearch,
+        ids: pa.Array,
+        versions: pa.Array,
+        documents: pa.Array,
+        alias: str = "",
+        *,
+        refusing: bool = False,
     ) -> BulkResult:
         """Index each document under its id and version, or delete where the document is NULL.
 
-        `alias` is another one than the readers'. Raises UnreachableError when the cluster does not answer; what it has
-        taken by then may be sent again.
+        `alias` is another one than the readers'; `refusing` says that some are likely to be refused. Raises
+        UnreachableError when the cluster does not answer; what it has taken by then may be sent again.
         """
         fit = has_fit_id(ids)
         unfit = pc.indices_nonzero(pc.and_(pc.invert(fit), documents.is_valid())).to_pylist()
@@ -140,7 +152,8 @@ class SearchIndex:
         places = pc.indices_nonzero(fit).to_pylist()
         sent = 0
         for body, count in _bodies(ids.filter(fit), versions.filter(fit), documents.filter(fit)):
-            _classify(_taken(client, alias or self.alias, body), places[sent : sent + count], result)
+            send = partial(client.bulk, operations=body, require_alias=True, index=alias or self.alias)  # type: ignore[arg-type]
+            _classify(_outcomes(send, refusing), places[sent : sent + count], result)
             sent += count
         return result
 
@@ -237,17 +250,17 @@ def _bodies(ids: pa.Array, versions: pa.Array, documents: pa.Array) -> Iterator[
         first, spent = end, sizes[end - 1].as_py()
 
 
-def _taken(client: Elasticsearch, alias: str, body: bytes) -> list[dict[str, Any]]:
+def _outcomes(send: Callable[..., Any], refusing: bool) -> list[dict[str, Any]]:
     """Send a bulk; what became of each operation, or nothing where all were taken.
 
-    To read what became of each costs a third of what it costs to send it, and nearly always all are taken. So it is
-    asked only when they were not, by sending all once more: by their versions that changes nothing.
+    To read what became of each takes half of a request's CPU here, and nearly always all are taken. So unless some are
+    likely to be refused it is asked only when they were, by sending all once more: by their versions that is harmless.
     """
-    send = partial(client.bulk, operations=body, require_alias=True, index=alias)  # type: ignore[arg-type]
     with reaching():
-        if not send(filter_path="errors")["errors"]:
+        if not refusing and not send(filter_path="errors")["errors"]:
             return []
-        return list(send(filter_path=_EACH)["items"])
+        answer = send(filter_path=_EACH)
+    return list(answer["items"]) if answer["errors"] else []
 
 
 def _classify(items: Sequence[Mapping[str, Any]], places: Sequence[int], result: BulkResult) -> None:

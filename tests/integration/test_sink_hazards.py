@@ -125,22 +125,25 @@ def test_nothing_is_derived_from_a_listing_that_fails(world, lane):
     assert status_of(lane.stores, lane.entity)["alerts"] == []
 
 
-def test_a_bulk_tells_what_was_refused_and_leaves_the_rest_as_it_was_sent(world, monkeypatch):
-    index, client = SearchIndex("bulk", fields={"n": {"type": "long"}}), world.stores.search
+@pytest.mark.parametrize("refusing", [False, True])
+def test_a_bulk_tells_what_was_refused_and_leaves_the_rest_as_it_was_sent(world, monkeypatch, refusing):
+    index, client = SearchIndex(f"bulk_{refusing}".lower(), fields={"n": {"type": "long"}}), world.stores.search
     index.ensure(client)
     ids, asked, send = ["1", "2", "3", "4"], [], Elasticsearch.bulk
     monkeypatch.setattr(Elasticsearch, "bulk", lambda *args, **named: asked.append(named) or send(*args, **named))
 
     def write(versions, documents):
-        return index.write(client, pa.array(ids), pa.array(versions, pa.int64()), pa.array(documents, pa.string()))
+        documents = pa.array(documents, pa.string())
+        return index.write(client, pa.array(ids), pa.array(versions, pa.int64()), documents, refusing=refusing)
 
     assert write([5] * 4, ['{"n": 1}'] * 4) == BulkResult()
     assert len(asked) == 1
     result = write([6, 4, 6, 6], ['{"n": 2}', '{"n": 2}', '{"n": "two"}', None])
+    assert len(asked) == (2 if refusing else 3)
     assert result.conflicts == [1]
     assert [(n, kind) for n, (kind, _) in result.rejected.items()] == [(2, "document_parsing_exception")]
     assert result.retriable == []
-    now = look_up(client, "bulk", ids)
+    now = look_up(client, index.alias, ids)
     assert [(doc["found"], doc.get("_version"), doc.get("_source")) for doc in now] == [
         (True, 6, {"n": 2}),
         (True, 5, {"n": 1}),
