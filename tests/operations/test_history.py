@@ -161,10 +161,10 @@ def test_the_cluster_knows_a_request_by_its_revisions(world, lane, keys, monkeyp
     key, named = next(keys), []
     write = SearchIndex.write
 
-    def look(index, client, *documents):
+    def look(index, client, *documents, **refusing):
         # the cluster gives back what it will log
         named.append(client.cluster.health().meta.headers["x-opaque-id"])
-        return write(index, client, *documents)
+        return write(index, client, *documents, **refusing)
 
     monkeypatch.setattr(SearchIndex, "write", look)
     sync(lane, key, force=True)
