@@ -20,6 +20,7 @@ from sqlalchemy.exc import InvalidatePoolError, OperationalError
 
 from sync_pipeline.breaker import Breaker
 from sync_pipeline.errors import LeaseLostError, SettingError, UnreachableError
+from sync_pipeline.ledger.identity import read_ledger_id
 from sync_pipeline.replica import SETTING, await_replay, flush, identity_of, position_of
 from sync_pipeline.settings import Bucket, Settings
 from sync_pipeline.sql import LEASE_LOST, Cursor, DeferringCursor
@@ -49,6 +50,7 @@ class Stores:
         self.ensured: set[str] = set()  # aliases that were there when they were looked for
         self.refusing: set[str] = set()  # aliases whose last request was not taken whole
         self._replica_known = False
+        self._ledger_id: str | None = None
 
     @cached_property
     def legacy_engine(self) -> Engine:
@@ -213,6 +215,16 @@ class Stores:
             connection.autocommit = True
             with connection.cursor(cursor_factory=DeferringCursor) as cursor:
                 yield cursor
+
+    def ledger_id(self) -> str | None:
+        """The id of this deployment's ledger, or None before the ledger is made. Raises UnreachableError.
+
+        The answer is kept, because an id never changes.
+        """
+        if self._ledger_id is None:
+            with self.target_at_once() as cursor:
+                self._ledger_id = read_ledger_id(cursor)
+        return self._ledger_id
 
     def close(self) -> None:
         """Close what was opened."""
