@@ -13,6 +13,7 @@ import pyarrow as pa
 from sync_pipeline.adapt import adapt
 from sync_pipeline.batch.order import Order
 from sync_pipeline.due import ASIDE
+from sync_pipeline.equality import comparable
 from sync_pipeline.files import name_known
 from sync_pipeline.keys import Key
 from sync_pipeline.lane import Lane
@@ -22,7 +23,6 @@ from sync_pipeline.ledger.standing import standing
 from sync_pipeline.pipeline import sync_keys
 from sync_pipeline.rebuild.fill import CAUSE
 from sync_pipeline.rebuild.report import COMPARED, ENOUGH, Compared, Report
-from sync_pipeline.reconcile.rows import comparable
 from sync_pipeline.reconcile.verdict import Finding
 from sync_pipeline.sinks.relational import StandingTable, uncut
 from sync_pipeline.sql import Cursor, bind, quote

@@ -14,12 +14,14 @@ from typing import Any
 
 import psycopg2
 
+from sync_pipeline.equality import comparable
 from sync_pipeline.lane import Lane
 from sync_pipeline.sql import quote
 
 # numbers, times, intervals and ranges, alone and in arrays; texts differ by their bytes, JSON by its own texts
 _SEVERAL_FORMS = """
-    SELECT a.attname FROM pg_attribute a JOIN pg_type t ON t.oid = a.atttypid LEFT JOIN pg_type e ON e.typarray = t.oid
+    SELECT a.attname, format_type(a.atttypid, NULL)
+    FROM pg_attribute a JOIN pg_type t ON t.oid = a.atttypid LEFT JOIN pg_type e ON e.typarray = t.oid
     WHERE a.attrelid = %s::regclass AND a.attnum > 0 AND coalesce(e.typcategory, t.typcategory) IN ('N', 'D', 'T', 'R')
 """
 _ABSENT = object()
@@ -47,20 +49,21 @@ class Fields:
     def _equal(self, name: str, one: Any, other: Any) -> bool:
         """Whether PostgreSQL takes both for one value of the column's type."""
         column = f"(jsonb_populate_record(NULL::{self.lane.entity.table.quoted}, %s)).{quote(name)}"
+        value = comparable(column, self._typed[name])
         values = [json.dumps({name: value}) for value in (one, other)]
         with self.lane.stores.target_at_once() as cursor:
             try:
-                cursor.execute(f"SELECT {column} IS NOT DISTINCT FROM {column}", values)
+                cursor.execute(f"SELECT {value} IS NOT DISTINCT FROM {value}", values)
             except psycopg2.DataError:  # no value of that type at all
                 return False
             return bool(cursor.fetchone()[0])
 
     @cached_property
-    def _typed(self) -> frozenset[str]:
-        """Columns of which one value has several texts."""
+    def _typed(self) -> dict[str, str]:
+        """Columns of which one value has several texts, with their types."""
         with self.lane.stores.target_at_once() as cursor:
             cursor.execute(_SEVERAL_FORMS, (self.lane.entity.table.quoted,))
-            return frozenset(name for (name,) in cursor.fetchall())
+            return dict(cursor.fetchall())
 
 
 def same(one: Any, other: Any, *, texts: bool = True) -> bool:

@@ -13,17 +13,15 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from sync_pipeline.adapt import Adapted
+from sync_pipeline.equality import comparable
 from sync_pipeline.keys import Key
 from sync_pipeline.lane import Lane
 from sync_pipeline.ledger.standing import standing
 from sync_pipeline.origin import DIGEST
 from sync_pipeline.reconcile.verdict import Difference, Finding
-from sync_pipeline.sinks.relational import RelationalTable
+from sync_pipeline.sinks.relational import StandingTable
 from sync_pipeline.sql import Cursor, copy_in, literal, quote
 from sync_pipeline.stores import first_line
-
-# boxes, circles and paths are equal to PostgreSQL that are as large, or as long
-_AS_TEXT = {"xml", "citext", "point", "line", "lseg", "box", "path", "polygon", "circle"}
 
 Within = Callable[[Cursor, str, Key], str]
 
@@ -65,8 +63,9 @@ def _lay_out(cursor: Cursor, stage: str, columns: str, rows: pa.Table, first: in
     return {}
 
 
-def _query(lane: Lane, table: RelationalTable, stage: str, within: str, target: Key) -> str:
-    differs = " OR ".join(f"{_value('s', c, k)} IS DISTINCT FROM {_value('t', c, k)}" for c, k in table.columns.items())
+def _query(lane: Lane, table: StandingTable, stage: str, within: str, target: Key) -> str:
+    compared = {name: table.types[name] for name in table.columns}
+    differs = " OR ".join(f"{_value('s', c, k)} IS DISTINCT FROM {_value('t', c, k)}" for c, k in compared.items())
     each = ", ".join(
         f"CASE WHEN {_value('s', c, k)} IS DISTINCT FROM {_value('t', c, k)} THEN"
         f" jsonb_build_array({literal(c)}, {_short('s', c)}, {_short('t', c)}) END"
@@ -84,13 +83,6 @@ def _query(lane: Lane, table: RelationalTable, stage: str, within: str, target: 
         f" ON {target.joins('s', target, 't')} WHERE {here} IS NULL OR {there} IS NULL OR {differs}"
         f") d LEFT JOIN {lane.ledger.table} l ON {target.joins('d', lane.origin.key, 'l')}"
     )
-
-
-def comparable(expression: str, kind: str) -> str:
-    """An expression with an equality of its type: some have none of their own, or one that hides a difference."""
-    name, bracket, _ = kind.split(maxsplit=1)[0].lower().partition("[")
-    cast = "jsonb" if name == "json" else "text" if name in _AS_TEXT else ""
-    return f"{expression}::{cast}{bracket and '[]'}" if cast else expression
 
 
 def _value(alias: str, column: str, kind: str) -> str:

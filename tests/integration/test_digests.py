@@ -4,7 +4,8 @@ import itertools
 
 import pytest
 
-from sync_pipeline.digest import digest_of
+from sync_pipeline.digest import digest_of, digest_version
+from sync_pipeline.equality import comparable
 
 # values of a type, none equal to another
 APART = {
@@ -23,13 +24,25 @@ APART = {
     "uuid": ["NULL", "'00000000-0000-0000-0000-000000000000'"],
     "date": ["NULL", "'2000-01-01'", "'infinity'", "'-infinity'"],
     "timestamp with time zone": ["NULL", "'2000-01-01 00:00Z'", "'infinity'"],
-    "interval": ["NULL", "'0'", "'1 day'"],
+    "interval": ["NULL", "'0'", "'1 day'", "'24:00'", "'30 days'", "'1 mon'", "'-1 mon'", "'720:00'"],
     "bit(3)": ["NULL", "'000'", "'001'"],
     "text[]": ["NULL", "'{}'", "'{NULL}'", "'{\"\"}'", "'{a}'", "'{A}'"],
     "double precision[]": ["NULL", "'{}'", "'{NULL}'", "'{0}'"],
     "numeric[]": ["NULL", "'{}'", "'{NULL}'", "'{0}'", "'{NaN}'"],
     "jsonb[]": ["NULL", "'{}'", "'{NULL}'", "'{\"{}\"}'", "'{\"[]\"}'"],
-    "integer[]": ["NULL", "'{}'", "'{NULL}'", "'{0}'"],
+    "integer[]": ["NULL", "'{}'", "'{NULL}'", "'{0}'", "'{1,2,3,4}'", "'{{1,2},{3,4}}'", "'[0:3]={1,2,3,4}'"],
+    "interval[]": ["NULL", "'{}'", "'{1 mon}'", "'{30 days}'"],
+    "bpchar": ["NULL", "''", "'a'", "'A'"],
+    "time with time zone": ["NULL", "'12:00+00'", "'13:00+01'"],
+    "timestamp(3) with time zone": ["NULL", "'2000-01-01 00:00Z'", "'-infinity'"],
+    "box": ["NULL", "'(0,0),(1,4)'", "'(0,0),(2,2)'"],
+    "numrange": ["NULL", "'empty'", "'[1,2)'", "'[1,2]'", "'(,)'", "'[0,5]'", "'[5,NaN]'", "'[0,NaN]'"],
+    "tstzrange": ["NULL", "'empty'", "'[2000-01-01 00:00Z,)'", "'(2000-01-01 00:00Z,)'", "'(,)'"],
+    "money": ["NULL", "'0'", "'1'"],
+    "tsvector": ["NULL", "''", "'a'", "'a:1'"],
+    "digest_term": ["NULL", "'(,)'", "'(1 mon,1)'", "'(30 days,1)'", "'(1 mon,)'"],
+    "digest_term[]": ["NULL", "'{}'", "'{\"(1 mon,1)\"}'", "'{\"(30 days,1)\"}'"],
+    "digest_state": ["NULL", "'draft'", "'live'"],
 }
 # two ways to write one value
 SAME = {
@@ -41,7 +54,15 @@ SAME = {
 
 @pytest.fixture(scope="module")
 def world(fresh_world):
+    fresh_world.legacy("CREATE TYPE digest_term AS (length interval, n integer)")
+    fresh_world.legacy("CREATE TYPE digest_state AS ENUM ('draft', 'live')")
     return fresh_world
+
+
+def differ(world, kind, one, other):
+    """Whether a comparison of the new side tells two values of a type apart."""
+    values = f"FROM (SELECT {one}::{kind} AS a, {other}::{kind} AS b) v"
+    return world.legacy(f"SELECT {comparable('a', kind)} IS DISTINCT FROM {comparable('b', kind)} {values}")[0][0]
 
 
 def digests(world, kind, values):
@@ -63,6 +84,34 @@ def test_values_are_told_apart(world, kind):
 @pytest.mark.parametrize("kind", SAME)
 def test_one_value_has_one_digest(world, kind):
     assert len(set(digests(world, kind, SAME[kind]))) == 1
+
+
+@pytest.mark.hazard(1161)
+@pytest.mark.parametrize("kind", APART)
+def test_a_comparison_tells_values_apart(world, kind):
+    pairs = itertools.combinations(APART[kind], 2)
+    assert [(one, other) for one, other in pairs if not differ(world, kind, one, other)] == []
+
+
+@pytest.mark.hazard(34)
+@pytest.mark.parametrize("kind", SAME)
+def test_a_comparison_takes_two_ways_to_write_a_value_for_one(world, kind):
+    assert not differ(world, kind, *SAME[kind])
+
+
+def test_an_enum_keeps_its_digest_after_a_dump_and_restore(world):
+    before = digests(world, "digest_state", ["'draft'"])
+    world.legacy("DROP TYPE digest_state; CREATE TYPE digest_state AS ENUM ('draft', 'live')")
+    assert digests(world, "digest_state", ["'draft'"]) == before
+
+
+def test_only_entities_with_a_type_whose_expression_changed_get_a_new_version():
+    def algorithm(kind):
+        return digest_version({"id": "bigint", "v": kind}, 18).split("/")[0]
+
+    kept = ["text", "numeric(10,2)", "real", "jsonb", "jsonb[]", "real[]", "timestamp with time zone", "bit(3)"]
+    assert {algorithm(kind) for kind in kept} == {"2"}
+    assert {algorithm(kind) for kind in ["interval", "integer[]", "text[]", "digest_state", "numrange"]} == {"3"}
 
 
 def test_columns_do_not_stand_in_for_each_other(world):
