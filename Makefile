@@ -3,7 +3,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 
 # The demo runs the whole move on this machine and leaves nothing running.
-.PHONY: setup demo dev check test test-extra bench bench-lag bench-fanout bench-month chaos clean pins
+.PHONY: setup demo dev check test test-extra bench bench-lag bench-fanout bench-month chaos matrix clean pins
 setup: $(VENV)/.ready
 
 $(VENV)/.ready: requirements/dev.txt pyproject.toml
@@ -63,9 +63,14 @@ FROM := 0
 chaos: setup
 	$(BIN)/python -m tests.chaos --rounds $(ROUNDS) --seed $(SEED) --from $(FROM) $(CHAOS)
 
+# Every combination of which the suite tries one: make matrix MATRIX=shapes SEED=7; goes on where it stopped.
+MATRIX :=
+matrix: setup
+	$(BIN)/python -m tests.matrix $(MATRIX) --seed $(SEED) $(OPTIONS)
+
 clean:
 	-test -x $(BIN)/sync-pipeline && $(BIN)/sync-pipeline demo down
-	rm -rf $(VENV) .demo .bench .chaos .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
+	rm -rf $(VENV) .demo .bench .chaos .matrix .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
 
 # Renew the pinned versions. Registry addresses stay out of the file.
 pins:

@@ -3,6 +3,7 @@
 from sync_pipeline.capture import subject_of
 from sync_pipeline.lane import Lane
 from sync_pipeline.sources import outbox_tables, publication
+from sync_pipeline.sources.ddl import Step
 from sync_pipeline.sources.outbox import Outbox
 from sync_pipeline.sources.source import Capture
 from sync_pipeline.sources.sweep_only import SweepOnly
@@ -46,3 +47,13 @@ def catalogue(world: World) -> list[list[tuple[object, ...]]]:
             "SELECT rolname, rolreplication FROM pg_roles WHERE rolname !~ '^pg_' ORDER BY 1",
         )
     ]
+
+
+def install_steps(lane: Lane) -> list[Step]:
+    """What `made` gives, as steps that are carried out one by one."""
+    return [Step("", tuple(made(lane)))] if made(lane) else []
+
+
+def uninstall_steps(lane: Lane) -> list[Step]:
+    """What `unmade` gives, as steps."""
+    return [Step("", tuple(unmade(lane)))] if isinstance(lane.entity.capture, Outbox | Wal) else []

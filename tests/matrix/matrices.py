@@ -1,0 +1,5 @@
+"""All matrices, in the order in which they are played."""
+
+from tests.matrix.shapes.cells import SHAPES_BY_SOURCE
+
+MATRICES = (SHAPES_BY_SOURCE,)
