@@ -3,7 +3,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 
 # The demo runs the whole move on this machine and leaves nothing running.
-.PHONY: setup demo dev check test test-extra bench bench-lag bench-fanout bench-month chaos matrix clean pins
+.PHONY: setup demo dev check test test-extra bench bench-lag bench-fanout bench-scale bench-month chaos matrix clean pins
 setup: $(VENV)/.ready
 
 $(VENV)/.ready: requirements/dev.txt pyproject.toml
@@ -51,6 +51,11 @@ bench-lag: setup
 	$(BIN)/python -m tests.benchmarks.lag $(SOURCE) $(BENCH)
 bench-fanout: setup
 	$(BIN)/python -m tests.benchmarks.fanout $(SOURCE) $(BENCH)
+
+# History, a sweep and a bulk update of many narrow rows, by runs of a minute: make bench-scale SCALE=20000000
+SCALE := 20000000
+bench-scale: setup
+	$(BIN)/python -m tests.benchmarks.scale --rows $(SCALE) $(BENCH)
 
 # A month of live delta in Dagster's storage: its size after retention, and how long pages take to open.
 bench-month: setup

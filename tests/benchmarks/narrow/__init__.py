@@ -1,0 +1,1 @@
+"""The entity of `make bench-scale`: many narrow rows, without documents and files."""
