@@ -41,6 +41,7 @@ class Link:
         self._cut_after: int | None = None
         self._left = 0
         self._transports: set[asyncio.BaseTransport] = set()
+        self._open_flows: set[asyncio.Event] = set()  # one a connection
         loop.do(self._open())
 
     def slow(self, seconds: float) -> None:
@@ -58,6 +59,10 @@ class Link:
     def swallow(self) -> None:
         """Whatever is sent arrives nowhere, until healed."""
         self._loop.do(self._stop_the_flow())
+
+    def freeze(self) -> None:
+        """Connections that are open now carry nothing more, not even their end, until healed; new ones do."""
+        self._loop.do(self._freeze())
 
     def divert(self, port: int) -> None:
         """New connections lead elsewhere; the old ones are cut."""
@@ -81,6 +86,8 @@ class Link:
             self.port = self._server.sockets[0].getsockname()[1]
             self._flow = getattr(self, "_flow", None) or asyncio.Event()
         self._flow.set()
+        for flow in self._open_flows:
+            flow.set()
 
     async def _close(self) -> None:
         self._server.close()
@@ -93,6 +100,10 @@ class Link:
     async def _stop_the_flow(self) -> None:
         self._flow.clear()
 
+    async def _freeze(self) -> None:
+        for flow in self._open_flows:
+            flow.clear()
+
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
             there, back = await asyncio.open_connection("127.0.0.1", self.to)
@@ -101,23 +112,29 @@ class Link:
             return
         both = {writer.transport, back.transport}
         self._transports |= both
+        flow = asyncio.Event()
+        flow.set()
+        self._open_flows.add(flow)
         try:
-            await asyncio.gather(self._pump(reader, back), self._pump(there, writer))
+            await asyncio.gather(self._pump(reader, back, flow), self._pump(there, writer, flow))
         except OSError:
             pass
         finally:
             for transport in both:
                 transport.abort()
             self._transports -= both
+            self._open_flows.discard(flow)
 
-    async def _pump(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def _pump(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, flow: asyncio.Event) -> None:
         while part := await reader.read(_CHUNK_BYTES):
             await self._flow.wait()
+            await flow.wait()
             await asyncio.sleep(self._seconds)
             if self._cut_after is not None and self._is_over(len(part)):
                 await self._abort()
             writer.write(part)
             await writer.drain()
+        await flow.wait()
         if writer.can_write_eof():
             writer.write_eof()
 

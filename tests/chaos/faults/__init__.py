@@ -5,6 +5,8 @@ from tests.chaos.faults import (
     disks,
     files,
     followers,
+    hidden,
+    hosts,
     kills,
     rebuilds,
     restarts,
@@ -18,7 +20,7 @@ from tests.chaos.faults import (
 from tests.chaos.faults.fault import FAULTS, Fault
 
 FAMILIES = (
-    *(connections, disks, files, followers, kills, rebuilds),
+    *(connections, disks, files, followers, hidden, hosts, kills, rebuilds),
     *(restarts, rows, schema, search, slots, stamps, transactions),
 )
 __all__ = ["FAMILIES", "FAULTS", "Fault"]
