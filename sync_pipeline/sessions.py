@@ -224,6 +224,17 @@ def prepare(connection: Any, profile: Profile) -> None:
         connection.held = dict(profile.held)
 
 
+def connect_owner(url: str, settings: Settings, setting: str = "SYNC_LEGACY_OWNER_DB") -> Any:
+    """Connect as the owner of the monolith's tables, to be closed by the caller. Raises psycopg2.Error."""
+    connection = psycopg2.connect(url, application_name=APPLICATION, **CLIENT)
+    try:
+        prepare(connection, owner_profile(setting, settings.lock_timeout_seconds))
+    except BaseException:
+        connection.close()
+        raise
+    return connection
+
+
 def expired(error: psycopg2.Error, profile: Profile, settings: Settings, purpose: Purpose) -> UnreachableError | None:
     """What to raise where a limit of ours ended a statement; None for any other error."""
     if not is_expired(error):
