@@ -20,9 +20,9 @@ from tests.world import opened
 
 POLICY = """
     ALTER TABLE content ENABLE ROW LEVEL SECURITY;
-    CREATE POLICY some ON content TO sync_reader USING (id %% 10 <> 0)
+    CREATE POLICY hides ON content TO sync_reader USING (id %% 10 <> 0)
 """
-NO_POLICY = "DROP POLICY IF EXISTS some ON content; ALTER TABLE content DISABLE ROW LEVEL SECURITY"
+NO_POLICY = "DROP POLICY IF EXISTS hides ON content; ALTER TABLE content DISABLE ROW LEVEL SECURITY"
 VIEWS = """
     CREATE VIEW shown AS SELECT * FROM content;
     CREATE VIEW shown_texts AS SELECT * FROM shown WHERE kind = 'text';
@@ -128,7 +128,7 @@ def test_a_role_that_no_policy_binds_reads_all(world, texts):
 
 
 def policy_narrowed(world):
-    world.legacy("ALTER POLICY some ON content USING (id %% 10 > 1)")
+    world.legacy("ALTER POLICY hides ON content USING (id %% 10 > 1)")
 
 
 def membership_lost(world):

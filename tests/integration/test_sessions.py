@@ -69,7 +69,7 @@ def held_by(cursor, *names):
     ],
 )
 def test_a_session_is_limited_from_its_first_statement_on(own, side, more):
-    expected = {**LOST, "tcp_user_timeout": "25s", **more}
+    expected = {**LOST, "tcp_user_timeout": "25000", **more}
     with getattr(own(), side)() as cursor:
         assert held_by(cursor, *expected) == expected
         parameters = cursor.connection.info.dsn_parameters
