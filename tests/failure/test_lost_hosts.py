@@ -91,6 +91,9 @@ def far(world):
     stores = Stores(replace(settings, legacy_db=urls[0], target_db=urls[1], sweep_seconds=1e9))
     yield stores, links
     stores.close()
+    for link in links:
+        link.refuse()
+    wait_for(lambda: not any(link._transports for link in links))
     loop.close()
 
 
@@ -144,7 +147,8 @@ def _quietly(act, *arguments):
         act(*arguments)
 
 
-WAITING = "SELECT count(*) FROM pg_locks l JOIN pg_stat_activity a USING (pid) WHERE NOT l.granted"
+WAITING = "SELECT count(*) FROM pg_locks WHERE NOT granted"
+LONGEST = "SELECT coalesce(extract(epoch FROM max(clock_timestamp() - waitstart)), 0) FROM pg_locks WHERE NOT granted"
 SESSIONS = f"SELECT count(*) FROM ({OURS}) ours"
 BEAT = "SELECT seen_at FROM sync.heartbeat WHERE name = %s"
 
@@ -161,6 +165,7 @@ def test_a_table_that_is_held_stops_its_own_entity_alone(world, key):
             world.legacy("UPDATE authors SET name = %s WHERE id = 1", [name])
             wait_for(lambda name=name: world.target("SELECT name FROM shop.writer WHERE id = 1") == [(name,)])
         wait_for(lambda: world.target(BEAT, [follower.name]) > before)
+        assert world.legacy(LONGEST)[0][0] < 2  # it has been held for longer
         assert world.legacy(WAITING)[0][0] <= 4
         assert world.legacy(SESSIONS)[0][0] <= 8
         assert follower.failures == {}
