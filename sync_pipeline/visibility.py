@@ -3,8 +3,9 @@
 A view with one more condition, or a policy with fewer rows, looks like so many deleted rows. The server refuses a read
 that a policy would filter (`row_security=off`), except where an entity's tables declare `policies="complete"`. What
 it cannot refuse is compared here: the definitions of all views that the entity's query reads, however deep, and for
-such entities the policies of the tables below and what our role is a member of. A change stops every sweep, and so
-every delete that a sweep would find, until a person has accepted it. For example, `WHERE status <> 'draft'` added to a
+such entities the policies of the tables below and what our role is a member of. A change stops every sweep and
+repair, and so every delete that they would find, until a person has accepted it; a reconciliation is *unknown*. For
+example, `WHERE status <> 'draft'` added to a
 view is named as "view public.articles: its definition has changed".
 
 The relations of a query are those that the server locks for it: views, the tables below them, and those that policies
@@ -61,15 +62,15 @@ _POLICIES = f"""
 """
 
 
-def check_visibility(entity: Entity, stores: Stores) -> None:
-    """Compare what decides on visible rows with what was accepted; the first time it is only recorded.
+def check_visibility(entity: Entity, stores: Stores, *, record: bool = True) -> None:
+    """Compare what decides on visible rows with what was accepted; the first time it is only recorded, by `record`.
 
     Raises HiddenRowsError naming each change, AccessError where the monolith refuses a read, UnreachableError.
     """
     shown = read_visibility(entity, stores)
     with stores.target() as cursor:
         changes, is_same = _changes(cursor, entity, shown)
-        if not is_same and not changes:
+        if record and not is_same and not changes:
             _record(cursor, entity, shown, "")
     if changes and guarded(1042):
         raise HiddenRowsError(

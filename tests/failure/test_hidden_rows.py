@@ -13,6 +13,7 @@ from sync_pipeline.lane import Lane
 from sync_pipeline.live import work
 from sync_pipeline.preflight.preflight import preflight
 from sync_pipeline.reconcile.reconcile import reconcile
+from sync_pipeline.repair import repair
 from sync_pipeline.stores import Stores
 from sync_pipeline.sweep import sweep
 from tests.caught._tables import TABLES
@@ -177,6 +178,10 @@ def test_a_narrowed_view_below_a_view_stops_deletes_until_it_is_accepted(world, 
     world.legacy(NARROW)
     with pytest.raises(HiddenRowsError, match=r"view public\.shown: its definition has changed.*--accept"):
         sweep(lane)
+    verdict = reconcile(lane)
+    assert verdict.word == "unknown"
+    with pytest.raises(HiddenRowsError, match="shown"):
+        repair(lane, verdict.findings)
     assert world.target(TEXTS) == [(texts,)]
     assert "view public.shown" in world.target("SELECT sweep_error FROM sync.cursor WHERE entity = 'text'")[0][0]
     monkeypatch.setattr("sync_pipeline.cli.opening.load_entities", lambda _: {"text": lane.entity})
