@@ -5,6 +5,7 @@ Great Expectations is imported by a check that runs, and by nothing else: it tak
 
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import cast
 
@@ -15,8 +16,8 @@ from checks.expect import ERROR, WARNING, HasType, Severity
 from checks.opening import OpensStores
 from checks.report import Report, Result
 from checks.suite import NEW, Side
-from sync_pipeline.errors import SettingError
-from sync_pipeline.settings import Settings
+from sync_pipeline.errors import SettingError, UnreachableError
+from sync_pipeline.stores import Stores
 
 NAME = "expectations"
 POOL = "expectations"
@@ -56,7 +57,7 @@ def expectation_checks(sides: Sequence[Side], asset_of: Callable[[Side], dg.Asse
         error_share, docs = _error_share(os.environ), DataDocs.from_env()
         engine = cast(OpensStores, context.resources.engine)
         with engine.stores(context.run.run_id) as stores:
-            seen = _look(chosen, stores.settings, docs, context.run.run_id)
+            seen = _look(chosen, stores, docs, context.run.run_id)
         for key in chosen:
             report = seen.reports.get(key)
             yield _result(key, report, docs, error_share) if report else _unseen(key, seen)
@@ -72,14 +73,16 @@ def check_name(side: Side) -> str:
     return NAME if side.side == NEW else f"{NAME}_{side.entity}"
 
 
-def _look(chosen: Mapping[dg.AssetCheckKey, Side], settings: Settings, docs: DataDocs, run: str) -> _Seen:
+def _look(chosen: Mapping[dg.AssetCheckKey, Side], stores: Stores, docs: DataDocs, run: str) -> _Seen:
     """Validate side after side and publish; what fails of it is told, and does not hide the rest."""
     from checks.validation import Validator
 
-    seen = _Seen()
+    seen, ledger_id = _Seen(), None
+    with suppress(UnreachableError):  # then the new side cannot be looked at either, and says why
+        ledger_id = stores.ledger_id()
     try:
         with docs.opened() as folder:
-            validator = Validator(settings, folder, run)
+            validator = Validator(stores.settings, folder, run, ledger_id)
             for key, side in chosen.items():
                 try:
                     seen.reports[key] = validator.validate(side)

@@ -45,6 +45,7 @@ class Side:
     table: str
     rows: Rows
     expectations: tuple[Expectation, ...]
+    is_filtered: bool = False  # row-level security may leave rows out, as the entity declares
 
 
 def sides(entity: Entity, package: str) -> list[Side]:
@@ -61,7 +62,8 @@ def sides(entity: Entity, package: str) -> list[Side]:
         found.append(_legacy(entity, suite.legacy))
     elif entity.tables:
         rows = Rows(entity.origin.sql, entity.origin.key)
-        found.append(Side(entity.name, LEGACY, entity.tables[0].name, rows, tuple(_key(entity.origin.key))))
+        key = tuple(_key(entity.origin.key))
+        found.append(Side(entity.name, LEGACY, entity.tables[0].name, rows, key, entity.is_filtered))
     return found
 
 
@@ -84,7 +86,7 @@ def _key(columns: tuple[str, ...]) -> Iterator[Expectation]:
 
 def _legacy(entity: Entity, legacy: LegacyRows) -> Side:
     rows = Rows(f"SELECT * FROM {legacy.table} WHERE {legacy.where}", legacy.key)
-    return Side(entity.name, LEGACY, legacy.table, rows, legacy.expectations)
+    return Side(entity.name, LEGACY, legacy.table, rows, legacy.expectations, entity.is_filtered)
 
 
 def _suite_of(entity: str, package: str) -> Suite | None:

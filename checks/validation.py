@@ -30,6 +30,7 @@ from checks.pages import RESULTS, SITE, SUITES, drop_old, finish
 from checks.report import SAMPLES, Report, result
 from checks.suite import LEGACY, Side
 from sync_pipeline.errors import DeclarationError
+from sync_pipeline.sessions import CLIENT, expectation_profile, name_of_session, prepare
 from sync_pipeline.settings import Settings
 
 # of an expectation in its suite, in what Great Expectations tells of it
@@ -55,15 +56,29 @@ class BoundedCursor(psycopg2.extensions.cursor):
         super().execute(query, values)
 
 
-_ENGINE = {
-    "pool_size": 1,
-    "connect_args": {
-        "options": "-c default_transaction_read_only=on -c timezone=UTC -c jit=off",
-        "application_name": "sync-pipeline expectations",
-        "connect_timeout": 5,
-        "cursor_factory": BoundedCursor,
-    },
-}
+def _engine(settings: Settings, side: Side, ledger_id: str | None) -> dict[str, Any]:
+    """What Great Expectations passes to SQLAlchemy: one session, limited as all of ours."""
+    legacy = side.side == LEGACY
+    setting = "SYNC_LEGACY_DB" if legacy else "SYNC_TARGET_DB"
+    profile = expectation_profile(settings, setting, legacy=legacy, filtered=side.is_filtered)
+
+    class Prepared(psycopg2.extensions.connection):
+        """A connection that is limited before its first statement."""
+
+        def __init__(self, *arguments: Any, **named: Any) -> None:
+            super().__init__(*arguments, **named)
+            prepare(self, profile)
+
+    return {
+        "pool_size": 1,
+        "connect_args": {
+            "options": profile.options,
+            "application_name": name_of_session(ledger_id, side.entity),
+            "connection_factory": Prepared,
+            "cursor_factory": BoundedCursor,
+            **CLIENT,
+        },
+    }
 
 
 class UnexpectedRows(gxe.UnexpectedRowsExpectation):  # type: ignore[misc]
@@ -99,8 +114,9 @@ class UnexpectedRows(gxe.UnexpectedRowsExpectation):  # type: ignore[misc]
 class Validator:
     """Validates sides within one set of Data Docs, whose `folder` holds site, results and suites."""
 
-    def __init__(self, settings: Settings, folder: Path, run: str) -> None:
+    def __init__(self, settings: Settings, folder: Path, run: str, ledger_id: str | None = None) -> None:
         self._settings = settings
+        self._ledger_id = ledger_id
         self._run = run
         self._folder = folder
         self._written: dict[str, Any] = {}  # pages, and what they are of
@@ -136,7 +152,10 @@ class Validator:
     def _rows(self, side: Side) -> Any:
         url = self._settings.legacy_db if side.side == LEGACY else self._settings.target_db
         source = self._context.data_sources.add_or_update_postgres(
-            side.side, connection_string=url, create_temp_table=False, kwargs=_ENGINE
+            side.side,
+            connection_string=url,
+            create_temp_table=False,
+            kwargs=_engine(self._settings, side, self._ledger_id),
         )
         rows = source.add_query_asset(side.table, query=_literal(f"{_WHOLE} * FROM ({side.rows.sql}) q"))
         return rows.add_batch_definition("all rows")

@@ -59,7 +59,9 @@ def drain(lanes: list[Lane], seconds: float, halt: threading.Event, failures: Co
     up after so many seconds, or when `halt` is set. Raises SettingError at a replica, StoppedError where a history is
     not in.
     """
-    stores, limit = lanes[0].stores, time.monotonic() + seconds
+    limit = time.monotonic() + seconds
+    # of no entity in particular; tables are counted as the entities read them
+    stores = lanes[0].stores.of_entity("", filtered=any(lane.entity.is_filtered for lane in lanes))
     _refuse(lanes)
 
     def come(is_so: Callable[[], bool]) -> bool:

@@ -109,6 +109,11 @@ class Entity:
         raise DeclarationError(f"entity {self.name}: a RelationalTable is required; documents and media follow it")
 
     @property
+    def is_filtered(self) -> bool:
+        """Whether row-level security may leave rows out of what is read, because a table says that this is meant."""
+        return any(table.policies == "complete" for table in self.tables)
+
+    @property
     def version_column(self) -> str:
         """The query's column that events' versions are compared with; empty where they are not."""
         return self.capture.version if isinstance(self.capture, Outbox) else ""

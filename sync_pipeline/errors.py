@@ -17,6 +17,10 @@ class LegacySchemaError(DeclarationError):
     """The legacy query no longer runs or has changed its columns. Stop this entity."""
 
 
+class AccessError(LegacySchemaError):
+    """The monolith does not show our role what is declared, or not all of it. Stop this entity until it does."""
+
+
 class LeaseLostError(SyncError):
     """Another worker follows this entity now. Give way; nothing is lost."""
 
@@ -42,6 +46,10 @@ class StoppedError(SyncError):
 
 class BrakeError(SyncError):
     """A sweep would delete more than the brake allows. Stop until a person has looked."""
+
+
+class HiddenRowsError(BrakeError):
+    """What hides rows of the monolith has changed since a person accepted it. Delete nothing until one has again."""
 
 
 class RowRejectedError(SyncError):

@@ -13,25 +13,26 @@ from dataclasses import dataclass
 
 from sync_pipeline.errors import SettingError
 from sync_pipeline.faults import guarded
+from sync_pipeline.sessions import Purpose, keyword, ours
 from sync_pipeline.sql import Cursor, named
-from sync_pipeline.stores import APPLICATION, Stores
+from sync_pipeline.stores import Stores
 
-_SESSIONS = """
+_SESSIONS = f"""
     SELECT l.pid || ' ' || l.virtualtransaction AS name, 'pid ' || l.pid AS who, a.usename::text AS role,
         coalesce(a.application_name, '') AS application, coalesce(a.state, 'hidden') AS state,
         extract(epoch FROM clock_timestamp() - a.xact_start)::float8 AS seconds,
-        a.backend_xid IS NOT NULL AS has_written, coalesce(left(a.query, 200), '') AS query
+        a.backend_xid IS NOT NULL AS has_written, coalesce({keyword("a.query")}, '') AS statement
     FROM pg_locks l JOIN pg_stat_activity a USING (pid)
     WHERE l.locktype = 'virtualxid' AND l.mode = 'ExclusiveLock' AND l.granted
       AND a.datid = (SELECT oid FROM pg_database WHERE datname = current_database())
       AND coalesce(a.backend_type, 'hidden') NOT IN ('autovacuum worker', 'parallel worker', 'walsender')
-      AND NOT (a.application_name = %(ours)s AND a.usename = current_user)
+      AND NOT {ours("a")}
     ORDER BY a.xact_start
 """
 _PREPARED = """
     SELECT 'prepared ' || transaction AS name, 'gid ' || gid AS who, owner::text AS role, '' AS application,
         'prepared' AS state, extract(epoch FROM clock_timestamp() - prepared)::float8 AS seconds, true AS has_written,
-        '' AS query
+        '' AS statement
     FROM pg_prepared_xacts WHERE database = current_database() ORDER BY prepared
 """
 _NEXT_XID = "SELECT pg_snapshot_xmax(pg_current_snapshot())::text::bigint"
@@ -63,7 +64,7 @@ class Holder:
     state: str
     seconds: float | None  # for how long it has been open, or prepared
     has_written: bool  # or may have: one that has not, may yet
-    query: str
+    statement: str  # the first word of its last one: SELECT, UPDATE
 
 
 @dataclass(frozen=True)
@@ -115,7 +116,7 @@ class Held:
 
 
 def _holders(cursor: Cursor, query: str) -> dict[str, Holder]:
-    return {row["name"]: Holder(**row) for row in named(cursor, query, {"ours": APPLICATION})}
+    return {row["name"]: Holder(**row) for row in named(cursor, query, {})}
 
 
 def horizon_of(stores: Stores, tables: Iterable[str]) -> Horizon:
@@ -132,7 +133,7 @@ def written_since(stores: Stores, horizon: Horizon) -> list[str]:
     Where no transaction of the whole server has, that is certain. Else rows tell by their xmin, and deletions by the
     server's counters, which come some seconds late.
     """
-    with stores.legacy() as cursor:
+    with stores.legacy(Purpose.WHOLE) as cursor:
         cursor.execute(_NEXT_XID)
         drawn = cursor.fetchone()[0] - horizon.next_xid
         if not drawn:

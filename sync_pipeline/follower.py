@@ -1,8 +1,9 @@
 """The follower: keeps the live delta of several entities going, side by side, until told to stop.
 
 Each entity has four threads: one polls, one sends the polls' documents, one does what is owed, one sweeps. What stops
-an entity (a changed legacy table, a full disk) is remembered, tried again, and never stops the others. While all of
-them get on, the follower's heart beats and it keeps its leases; one that is killed or hangs loses both within seconds.
+an entity (a changed legacy table, a full disk) is remembered, tried again, and never stops the others. While any of
+them gets on, the follower's heart beats; it keeps the leases of those that do. One that is killed, or whose polls all
+hang, loses both within seconds.
 """
 
 from __future__ import annotations
@@ -34,6 +35,7 @@ from sync_pipeline.live import poll, work
 from sync_pipeline.outgoing import Outgoing
 from sync_pipeline.stores import Stores, first_line
 from sync_pipeline.sweep import sweep, sweep_is_due
+from sync_pipeline.takeover import end_lost_sessions
 
 log = logging.getLogger(__name__)
 
@@ -135,7 +137,10 @@ class Follower:
                 halt.wait(lane.stores.settings.poll_seconds)
                 continue
             self._leases[entity] = lease
+            lane.stores.epochs[entity] = lease.epoch
             try:
+                if lease.after_loss:
+                    end_lost_sessions(lane.stores, entity, lease.epoch)
                 with lane.stores.target() as cursor:
                     due.unclaim(cursor, entity)
                 self._poll_under(lane, lease, halt)
@@ -146,6 +151,7 @@ class Follower:
                 halt.wait(1)
             finally:
                 del self._leases[entity]
+                lane.stores.epochs.pop(entity, None)
                 quietly(partial(lease.give_back, lane.stores))
 
     def _poll_under(self, lane: Lane, lease: Lease, halt: threading.Event) -> None:
@@ -187,12 +193,16 @@ class Follower:
                 halt.wait(min(_SWEEP_RETRY_SECONDS, lane.stores.settings.sweep_seconds))
 
     def _beat(self) -> None:
-        """Be seen, and hold the leases, while every entity's poll gets on."""
+        """Be seen while any entity's poll gets on, and hold the leases of those whose polls do.
+
+        One that hangs loses its lease; what it holds up is its own entity alone.
+        """
         hangs = [entity for entity, at in self._moved.items() if time.monotonic() - at > HANG_SECONDS]
         for entity, lease in list(self._leases.items()):
             if entity not in hangs:
                 quietly(partial(lease.renew, self.stores))
         if hangs:
             log.error("poll hangs", extra={"entity": ", ".join(hangs)})
+        if hangs and len(hangs) == len(self.entities):
             return
         beat(self.stores, self.name)

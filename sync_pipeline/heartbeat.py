@@ -23,7 +23,9 @@ import psycopg2
 from sync_pipeline.beside import beside
 from sync_pipeline.errors import LeaseLostError, UnreachableError
 from sync_pipeline.ledger.ledger import migrate
+from sync_pipeline.sessions import Purpose
 from sync_pipeline.stores import Stores
+from sync_pipeline.takeover import end_lost_sessions
 
 log = logging.getLogger(__name__)
 
@@ -40,8 +42,11 @@ def beating(stores: Stores, name: str) -> Iterator[None]:
 
 
 def beat(stores: Stores, name: str) -> None:
-    """Be seen now. Raises UnreachableError."""
-    with stores.target() as cursor:
+    """Be seen now. Raises UnreachableError.
+
+    One statement: nothing stays locked where this host is lost in the middle of it.
+    """
+    with stores.target_at_once(Purpose.LOOK) as cursor:
         cursor.execute(
             "INSERT INTO sync.heartbeat AS h (name, host, pid) VALUES (%s, %s, %s) ON CONFLICT (name) DO UPDATE SET"
             " seen_at = now(), started_at = CASE WHEN h.pid = excluded.pid THEN h.started_at ELSE now() END,"
@@ -110,9 +115,14 @@ def sightings(stores: Stores) -> dict[str, Sighting]:
 
 
 def free_leases(stores: Stores, name: str) -> None:
-    """Let others take a dead follower's leases at once. Raises UnreachableError."""
-    with stores.target() as cursor:
-        cursor.execute("UPDATE sync.cursor SET owner = NULL, lease_until = NULL WHERE owner = %s", (name,))
+    """Let others take a dead follower's leases at once, and end what it left at work. Raises UnreachableError."""
+    with stores.target_at_once(Purpose.LOOK) as cursor:
+        cursor.execute(
+            "UPDATE sync.cursor SET owner = NULL, lease_until = NULL WHERE owner = %s RETURNING entity, epoch", (name,)
+        )
+        freed = cursor.fetchall()
+    for entity, epoch in freed:
+        end_lost_sessions(stores, entity, epoch + 1)
 
 
 def free_leases_of_the_gone(stores: Stores) -> None:

@@ -35,6 +35,8 @@ class Lane:
         UnreachableError, LegacySchemaError, DeclarationError.
         """
         migrate(stores)
+        stores = stores.of_entity(entity.name, filtered=entity.is_filtered)
+        stores.ledger_id()  # sessions bear it from now on
         origin = Origin.open(entity, stores)
         if entity.version_column and entity.version_column not in origin.schema.names:
             raise DeclarationError(

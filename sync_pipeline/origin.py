@@ -16,9 +16,10 @@ import pyarrow as pa
 from sync_pipeline.columns import arrow_type, read_copy, write_copy
 from sync_pipeline.digest import digest_of, digest_version
 from sync_pipeline.entity import Entity
-from sync_pipeline.errors import LegacySchemaError
+from sync_pipeline.errors import AccessError, LegacySchemaError
 from sync_pipeline.keys import Key
 from sync_pipeline.partitions import UNDATED, Monthly
+from sync_pipeline.sessions import Purpose, refusal
 from sync_pipeline.sql import Cursor, bind, copy_out, copy_text, quote
 from sync_pipeline.stores import Stores, first_line
 
@@ -73,9 +74,12 @@ class Origin:
     @classmethod
     def open(cls, entity: Entity, stores: Stores) -> Origin:
         """Ask the server what the query returns. Raises LegacySchemaError naming entity and fault."""
+        stores = stores.of_entity(entity.name, filtered=entity.is_filtered)
         with stores.legacy() as cursor:
             try:
                 cursor.execute(f"SELECT * FROM ({entity.origin.sql}) q LIMIT 0")
+            except psycopg2.errors.InsufficientPrivilege as error:
+                raise AccessError(f"entity {entity.name}: the legacy query fails: {refusal(error)}") from error
             except psycopg2.ProgrammingError as error:
                 raise LegacySchemaError(f"entity {entity.name}: the legacy query fails: {first_line(error)}") from error
             types = {column.name: _type_name(cursor, column) for column in cursor.description}
@@ -207,7 +211,7 @@ class Origin:
 
     def count(self, within: str) -> int:
         """How many rows there are of a condition on q."""
-        with self.stores.legacy_rows() as cursor:
+        with self.stores.legacy_rows(Purpose.WHOLE) as cursor:
             cursor.execute(f"SELECT count(*) FROM ({self.sql}) q WHERE {within}")
             return int(cursor.fetchone()[0])
 
@@ -224,7 +228,7 @@ class Origin:
 
     def cuts(self, count: int) -> list[list[str]]:
         """`count - 1` keys that cut all rows into ranges of about one size."""
-        with self.stores.legacy_rows() as cursor:
+        with self.stores.legacy_rows(Purpose.WHOLE) as cursor:
             order = self.root.ordered("q")
             cursor.execute(
                 f"SELECT {self.root.plain('k')} FROM (SELECT {self.root.plain('q')},"
@@ -239,7 +243,7 @@ class Origin:
         query = f"SELECT {self.select} FROM (SELECT * FROM {self._of} {which}) q {order}"
         try:
             text = copy_text(cursor, query, self._of)
-        except _ROW_FAULTS:
+        except (*_ROW_FAULTS, psycopg2.errors.InsufficientPrivilege):
             raise
         except psycopg2.ProgrammingError as error:
             raise LegacySchemaError(f"the legacy query no longer runs: {first_line(error)}") from error

@@ -12,6 +12,7 @@ from sync_pipeline.pipeline import sync_keys
 from sync_pipeline.reconcile.files import rows_naming
 from sync_pipeline.reconcile.reconcile import keys_of
 from sync_pipeline.reconcile.verdict import KNOWN, Finding
+from sync_pipeline.visibility import check_visibility
 
 # the cause of its batches, in the log
 CAUSE = "repair"
@@ -19,7 +20,11 @@ _CHUNK = 2_000
 
 
 def repair(lane: Lane, findings: list[Finding]) -> list[Outcome]:
-    """Mend what a reconciliation found. Findings that are pending, discarded or unknown are left alone."""
+    """Mend what a reconciliation found. Findings that are pending, discarded or unknown are left alone.
+
+    Raises HiddenRowsError where the monolith may hide rows that would be deleted for it.
+    """
+    check_visibility(lane.entity, lane.stores)
     findings = [finding for finding in findings if finding.kind not in {*KNOWN, "unknown"}]
     _remove_extra(lane, findings)
     keys = pa.concat_tables([keys_of(lane, findings), _renewed(lane, findings)])

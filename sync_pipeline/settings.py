@@ -62,6 +62,11 @@ class Settings:
     replica_seconds: float = 30.0
     wal_alert_bytes: int = 1 << 30
     history_days: float = 30.0
+    lock_timeout_seconds: float = 3.0
+    look_timeout_seconds: float = 5.0
+    poll_timeout_seconds: float = 30.0
+    page_timeout_seconds: float = 120.0
+    db_connections: int = 200
 
     @classmethod
     def from_env(cls, env: Mapping[str, str] | None = None) -> Settings:
@@ -94,8 +99,19 @@ NUMBERS = {
     "SYNC_REPLICA_SECONDS": "replica_seconds",
     "SYNC_WAL_ALERT_BYTES": "wal_alert_bytes",
     "SYNC_HISTORY_DAYS": "history_days",
+    "SYNC_LOCK_TIMEOUT_SECONDS": "lock_timeout_seconds",
+    "SYNC_LOOK_TIMEOUT_SECONDS": "look_timeout_seconds",
+    "SYNC_POLL_TIMEOUT_SECONDS": "poll_timeout_seconds",
+    "SYNC_PAGE_TIMEOUT_SECONDS": "page_timeout_seconds",
+    "SYNC_DB_CONNECTIONS": "db_connections",
 }
-_AT_LEAST_ONE = {"SYNC_CHUNK_ROWS", "SYNC_BACKFILL_WORKERS", "SYNC_MEDIA_WORKERS", "SYNC_RETRY_LIMIT"}
+_AT_LEAST_ONE = {
+    "SYNC_CHUNK_ROWS",
+    "SYNC_BACKFILL_WORKERS",
+    "SYNC_MEDIA_WORKERS",
+    "SYNC_RETRY_LIMIT",
+    "SYNC_DB_CONNECTIONS",
+}
 _S3_PART_MINIMUM = 5 * 1024 * 1024
 
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from contextlib import suppress
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import psycopg2
@@ -26,6 +26,15 @@ class DeferringCursor(psycopg2.extensions.cursor):
     def __init__(self, *arguments: Any, **named: Any) -> None:
         super().__init__(*arguments, **named)
         self._deferred: list[bytes] = []
+        self._required: dict[str, str] = {}
+
+    def require(self, settings: Mapping[str, str]) -> None:
+        """Have session settings hold from the next statement on; those that hold already are not sent again."""
+        self._required = dict(settings)
+        held = self._held
+        for name, value in settings.items():
+            if held.get(name) != value:
+                self.defer(f"SET {name} = %s", (value,))
 
     def defer(self, statement: str, values: Any = None) -> None:
         """Before whatever comes next. An error of it is raised there."""
@@ -33,19 +42,39 @@ class DeferringCursor(psycopg2.extensions.cursor):
 
     def execute(self, statement: Any, values: Any = None) -> None:
         """All that was deferred, and this."""
-        super().execute(self._all(self.mogrify(statement, values)))
+        with self._settling():
+            super().execute(self._all(self.mogrify(statement, values)))
+        if statement == "ROLLBACK":
+            self._held.clear()
 
     def copy_expert(self, statement: Any, file: Any, size: int = 8192) -> None:
         """All that was deferred, and this COPY."""
-        super().copy_expert(self._all(statement.encode()), file, size)
+        with self._settling():
+            super().copy_expert(self._all(statement.encode()), file, size)
 
     def roll_back(self) -> None:
         """Undo what was begun; a connection that cannot is closed."""
         self._deferred = []
+        self._held.clear()  # what was set within the transaction is undone with it
         with suppress(psycopg2.Error):
             super().execute("ROLLBACK")
             return
         self.connection.close()
+
+    @property
+    def _held(self) -> dict[str, str]:
+        """Settings that the session is known to have."""
+        held: dict[str, str] = getattr(self.connection, "held", {})
+        return held
+
+    @contextmanager
+    def _settling(self) -> Iterator[None]:
+        try:
+            yield
+        except BaseException:
+            self._held.clear()  # an error undoes what was set in the same message
+            raise
+        self._held.update(self._required)
 
     def _all(self, statement: bytes) -> bytes:
         statements, self._deferred = [*self._deferred, statement], []

@@ -16,12 +16,30 @@ import psycopg2.extensions
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError
 from sqlalchemy import Engine, create_engine, event
-from sqlalchemy.exc import InvalidatePoolError, OperationalError
+from sqlalchemy.exc import DisconnectionError, InvalidatePoolError, OperationalError
+from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
 from sync_pipeline.breaker import Breaker
-from sync_pipeline.errors import LeaseLostError, SettingError, UnreachableError
+from sync_pipeline.errors import AccessError, LeaseLostError, SettingError, UnreachableError
 from sync_pipeline.ledger.identity import read_ledger_id
 from sync_pipeline.replica import SETTING, await_replay, flush, identity_of, position_of
+from sync_pipeline.sessions import (
+    CLIENT,
+    REST_LIMIT_SECONDS,
+    Profile,
+    Purpose,
+    Session,
+    expired,
+    is_expired,
+    legacy_profile,
+    name_of_session,
+    prepare,
+    refusal,
+    settings_for,
+    stream_profile,
+    target_profile,
+    was_ended,
+)
 from sync_pipeline.settings import Bucket, Settings
 from sync_pipeline.sql import LEASE_LOST, Cursor, DeferringCursor
 
@@ -30,9 +48,10 @@ if TYPE_CHECKING:
     from elasticsearch import Elasticsearch
     from mypy_boto3_s3 import S3Client
 
-APPLICATION = "sync-pipeline"
-# text forms that digests and COPY depend on
-_PINS = "-c timezone=UTC -c datestyle=ISO,YMD -c intervalstyle=postgres -c extra_float_digits=1 -c bytea_output=hex"
+# connections that stay open between uses; what is above that is opened and closed at each use
+_KEPT_CONNECTIONS = 32
+# seconds to wait for a connection where all that a process may have are in use
+_POOL_SECONDS = 10
 # a connection that rested for longer is looked at before it is used
 _REST_SECONDS = 1.0
 # shorter than any index.gc_deletes, so that no write outlives the tombstone that refuses it
@@ -49,23 +68,53 @@ class Stores:
         self.media_breaker = Breaker("media")
         self.ensured: set[str] = set()  # aliases that were there when they were looked for
         self.refusing: set[str] = set()  # aliases whose last request was not taken whole
+        self.epochs: dict[str, int] = {}  # of the leases that this process holds, by entity
         self._replica_known = False
         self._ledger_id: str | None = None
 
     @cached_property
     def legacy_engine(self) -> Engine:
         """The monolith's database: read only, one statement a transaction."""
-        return _engine(self.settings.legacy_db, f"{_PINS} -c default_transaction_read_only=on -c jit=off")
+        return self._engine(self.settings.legacy_db, self._legacy_profile)
 
     @cached_property
     def replica_engine(self) -> Engine:
         """The monolith's replica, if there is one: where rows are read."""
-        return _engine(self.settings.legacy_replica_db, f"{_PINS} -c default_transaction_read_only=on -c jit=off")
+        return self._engine(self.settings.legacy_replica_db, self._replica_profile)
 
     @cached_property
     def target_engine(self) -> Engine:
         """The new side's database, which holds the ledger too."""
-        return _engine(self.settings.target_db, f"{_PINS} -c standard_conforming_strings=on -c jit=off")
+        return self._engine(self.settings.target_db, self._target_profile)
+
+    @cached_property
+    def _legacy_profile(self) -> Profile:
+        return legacy_profile(self.settings, "SYNC_LEGACY_DB")
+
+    @cached_property
+    def _replica_profile(self) -> Profile:
+        return legacy_profile(self.settings, SETTING)
+
+    @cached_property
+    def _target_profile(self) -> Profile:
+        return target_profile()
+
+    def of_entity(self, entity: str, *, filtered: bool = False) -> EntityStores:
+        """These stores, for the work on one entity: its sessions bear its name.
+
+        `filtered` says that the monolith's row-level security may leave rows out of what it reads.
+        """
+        return EntityStores(self, entity, filtered)
+
+    @property
+    def session_name(self) -> str:
+        """What sessions are called now."""
+        return name_of_session(self._ledger_id)
+
+    @property
+    def _row_security(self) -> dict[str, str]:
+        """Whether the monolith may leave out rows that policies hide, or refuses then, as long as sessions live."""
+        return dict(self._legacy_profile.held)
 
     @cached_property
     def search(self) -> Elasticsearch:
@@ -116,37 +165,37 @@ class Stores:
         )
 
     @contextmanager
-    def legacy(self) -> Iterator[Cursor]:
-        """A cursor at the monolith; every statement is its own read-only transaction and snapshot."""
-        with _session(self.legacy_engine, "SYNC_LEGACY_DB") as connection:
-            connection.autocommit = True
-            with connection.cursor() as cursor:
-                yield cursor
+    def legacy(self, purpose: Purpose = Purpose.LOOK) -> Iterator[Cursor]:
+        """A cursor at the monolith; every statement is its own read-only transaction and snapshot.
+
+        Raises UnreachableError, also where a statement took longer than its purpose allows; AccessError where our
+        role may not read something, or not all rows of it.
+        """
+        with self._cursor(self.legacy_engine, self._legacy_profile, purpose, self._row_security) as cursor:
+            yield cursor
 
     @contextmanager
-    def legacy_rows(self) -> Iterator[Cursor]:
+    def legacy_rows(self, purpose: Purpose = Purpose.PAGE) -> Iterator[Cursor]:
         """As `legacy`, for reading rows: where there is a replica, there, once it shows all that is committed now.
 
         Raises UnreachableError when it does not in time, or when its recovery cancels a statement.
         """
         if not self.settings.legacy_replica_db:
-            with self.legacy() as cursor:
+            with self.legacy(purpose) as cursor:
                 yield cursor
             return
         with self.legacy() as primary:
             position = position_of(primary)
-        with self.replica() as cursor:
+        with self.replica(purpose) as cursor:
             self._know(cursor)
             await_replay(cursor, position, self.settings.replica_seconds, lambda: self._flush(position))
             yield cursor
 
     @contextmanager
-    def replica(self) -> Iterator[Cursor]:
+    def replica(self, purpose: Purpose = Purpose.LOOK) -> Iterator[Cursor]:
         """A cursor at the replica as it is, however far behind."""
-        with _session(self.replica_engine, SETTING) as connection:
-            connection.autocommit = True
-            with connection.cursor() as cursor:
-                yield cursor
+        with self._cursor(self.replica_engine, self._replica_profile, purpose, self._row_security) as cursor:
+            yield cursor
 
     def _know(self, replica: Cursor) -> None:
         """Another database's rows must never be taken for the monolith's. Raises SettingError."""
@@ -162,20 +211,29 @@ class Stores:
             flush(primary, position)
 
     def legacy_session(self, factory: Any = None) -> Any:
-        """A connection to the monolith outside the pool, to be closed by the caller. Raises psycopg2.Error."""
-        return psycopg2.connect(
+        """A connection to the monolith outside the pool, to be closed by the caller.
+
+        Raises psycopg2.Error, SettingError where a pooler is between.
+        """
+        profile = stream_profile()
+        connection = psycopg2.connect(
             self.settings.legacy_db.replace("postgresql+psycopg2", "postgresql", 1),
             connection_factory=factory,
-            application_name=APPLICATION,
-            connect_timeout=5,
-            client_encoding="UTF8",
-            options=_PINS,
+            application_name=self.session_name,
+            options=profile.options,
+            **CLIENT,
         )
+        try:
+            prepare(connection, profile)
+        except BaseException:
+            connection.close()
+            raise
+        return connection
 
     @contextmanager
     def legacy_outbox(self) -> Iterator[Cursor]:
         """A transaction that may write at the monolith: acknowledgements in its outbox, and nothing else."""
-        with self.legacy() as cursor:
+        with self.legacy(Purpose.POLL) as cursor:
             cursor.execute("BEGIN READ WRITE")
             try:
                 yield cursor
@@ -192,12 +250,12 @@ class Stores:
             return now
 
     @contextmanager
-    def target(self) -> Iterator[Cursor]:
+    def target(self, purpose: Purpose = Purpose.WHOLE) -> Iterator[Cursor]:
         """One transaction at the new side: commits at the end, rolls back on any error. See DeferringCursor.
 
         Raises LeaseLostError where a cursor that was to be moved is another's.
         """
-        with self.target_at_once() as cursor:
+        with self.target_at_once(purpose) as cursor:
             cursor.defer("BEGIN")
             try:
                 yield cursor
@@ -209,12 +267,30 @@ class Stores:
                 raise
 
     @contextmanager
-    def target_at_once(self) -> Iterator[Cursor]:
+    def target_at_once(self, purpose: Purpose = Purpose.WHOLE) -> Iterator[Cursor]:
         """A cursor at the new side; every statement is its own transaction."""
-        with _session(self.target_engine, "SYNC_TARGET_DB") as connection:
-            connection.autocommit = True
-            with connection.cursor(cursor_factory=DeferringCursor) as cursor:
-                yield cursor
+        with self._cursor(self.target_engine, self._target_profile, purpose, {}) as cursor:
+            yield cursor
+
+    @contextmanager
+    def _cursor(self, engine: Engine, profile: Profile, purpose: Purpose, held: dict[str, str]) -> Iterator[Cursor]:
+        """A cursor whose session bears our name and the limits of its purpose from the first statement on."""
+        try:
+            with _session(engine, profile.setting) as connection:
+                connection.autocommit = True
+                with connection.cursor(cursor_factory=DeferringCursor) as cursor:
+                    limits = settings_for(self.settings, purpose)
+                    cursor.require({"application_name": self.session_name, **limits, **held})
+                    yield cursor
+        except psycopg2.errors.InsufficientPrivilege as error:
+            if profile is self._target_profile:
+                raise
+            raise AccessError(f"{profile.setting}: {refusal(error)}") from error
+        except psycopg2.Error as error:
+            limit = expired(error, profile, self.settings, purpose)
+            if limit is None:
+                raise
+            raise limit from error
 
     def ledger_id(self) -> str | None:
         """The id of this deployment's ledger, or None before the ledger is made. Raises UnreachableError.
@@ -235,26 +311,56 @@ class Stores:
             if name in self.__dict__:
                 self.__dict__[name].close()
 
+    def _engine(self, url: str, profile: Profile) -> Engine:
+        kept = min(_KEPT_CONNECTIONS, self.settings.db_connections)
+        engine = create_engine(
+            url,
+            # four threads an entity, and most of the time one of them is at a database
+            pool_size=kept,
+            max_overflow=self.settings.db_connections - kept,
+            pool_timeout=_POOL_SECONDS,
+            pool_use_lifo=True,
+            pool_reset_on_return=None,  # whoever begins a transaction ends it
+            connect_args={
+                "options": profile.options,
+                "application_name": self.session_name,
+                "connection_factory": Session,
+                **CLIENT,
+            },
+        )
 
-def _engine(url: str, options: str) -> Engine:
-    engine = create_engine(
-        url,
-        # four threads an entity: what is above the pool's size is opened and closed at each use
-        pool_size=16,
-        max_overflow=16,
-        pool_use_lifo=True,
-        pool_reset_on_return=None,  # whoever begins a transaction ends it
-        connect_args={
-            "options": options,
-            "application_name": APPLICATION,
-            "connect_timeout": 5,
-            "keepalives_idle": 30,
-            "client_encoding": "UTF8",
-        },
-    )
-    event.listen(engine, "checkin", _note_rest)
-    event.listen(engine, "checkout", _look_after_rest)
-    return engine
+        def prepare_new(connection: Any, _: Any) -> None:
+            try:
+                prepare(connection, profile)
+            except BaseException:
+                connection.close()
+                raise
+
+        event.listen(engine, "connect", prepare_new)
+        event.listen(engine, "checkin", _note_rest)
+        event.listen(engine, "checkout", _look_after_rest)
+        return engine
+
+
+class EntityStores(Stores):
+    """Stores for the work on one entity. All but the entity is shared, whichever of both opens it."""
+
+    __slots__ = ("_entity", "_filtered")
+
+    def __init__(self, stores: Stores, entity: str, filtered: bool) -> None:
+        # no super().__init__: one namespace for both, so that each connection is opened once and closed by either
+        self.__dict__ = stores.__dict__
+        self._entity = entity
+        self._filtered = filtered
+
+    @property
+    def session_name(self) -> str:
+        """What sessions are called now, with the entity, and the epoch of its lease if this process holds it."""
+        return name_of_session(self._ledger_id, self._entity, self.epochs.get(self._entity))
+
+    @property
+    def _row_security(self) -> dict[str, str]:
+        return {"row_security": "on"} if self._filtered else super()._row_security
 
 
 def _note_rest(_: Any, record: Any) -> None:
@@ -263,8 +369,11 @@ def _note_rest(_: Any, record: Any) -> None:
 
 def _look_after_rest(connection: Any, record: Any, _: Any) -> None:
     """Whether a connection that has rested still stands; one in steady use would have said."""
-    if time.monotonic() - record.info.get("rests", time.monotonic()) < _REST_SECONDS:
+    rested = time.monotonic() - record.info.get("rests", time.monotonic())
+    if rested < _REST_SECONDS:
         return
+    if rested > REST_LIMIT_SECONDS:  # the server ends it soon, or has ended it
+        raise DisconnectionError
     try:
         with connection.cursor() as cursor:
             cursor.execute("SELECT 1")
@@ -279,9 +388,15 @@ def _session(engine: Engine, setting: str) -> Iterator[Any]:
         pooled = engine.raw_connection()
     except (OperationalError, psycopg2.OperationalError) as error:
         raise UnreachableError(f"{setting}: {first_line(error)}") from error
+    except PoolTimeoutError as error:
+        raise UnreachableError(
+            f"{setting}: all connections that this process may have are in use (SYNC_DB_CONNECTIONS)"
+        ) from error
     try:
         yield pooled.driver_connection
-    except (psycopg2.OperationalError, psycopg2.InterfaceError) as error:
+    except (psycopg2.OperationalError, psycopg2.InterfaceError, psycopg2.InternalError) as error:
+        if is_expired(error) or (isinstance(error, psycopg2.InternalError) and not was_ended(error)):
+            raise
         pooled.invalidate()
         engine.dispose()  # its neighbours broke with it, or will be made again
         raise UnreachableError(f"{setting}: {first_line(error)}") from error

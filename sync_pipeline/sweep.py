@@ -18,11 +18,12 @@ import pyarrow.compute as pc
 from botocore.exceptions import BotoCoreError, ClientError
 
 from sync_pipeline import due, parking
-from sync_pipeline.errors import BrakeError, UnreachableError
+from sync_pipeline.errors import AccessError, BrakeError, UnreachableError
 from sync_pipeline.faults import guarded
 from sync_pipeline.lane import Lane
 from sync_pipeline.origin import DIGEST
 from sync_pipeline.sql import bind, copy_out
+from sync_pipeline.visibility import check_visibility
 
 _PAGE = 50_000
 _LOOK_SECONDS = 0.5
@@ -44,12 +45,13 @@ class Swept:
 def sweep(lane: Lane) -> Swept:
     """Compare all keys, and owe what differs.
 
-    Raises BrakeError when it would delete more than the brake allows, UnreachableError when a side could not be
-    read to its end: nothing is derived from a part. Either is kept for `status`, until a sweep comes to its end.
+    Raises BrakeError when it would delete more than the brake allows, or when the monolith may hide rows that it did
+    not before (HiddenRowsError); AccessError or UnreachableError when a side could not be read to its end: nothing is
+    derived from a part. Each is kept for `status`, until a sweep comes to its end.
     """
     try:
         return _sweep(lane)
-    except (BrakeError, UnreachableError) as error:
+    except (AccessError, BrakeError, UnreachableError) as error:
         with suppress(UnreachableError), lane.stores.target() as cursor:
             cursor.execute("UPDATE sync.cursor SET sweep_error = %s WHERE entity = %s", (str(error), lane.entity.name))
         raise
@@ -58,6 +60,7 @@ def sweep(lane: Lane) -> Swept:
 def _sweep(lane: Lane) -> Swept:
     filled = _is_filled(lane)
     began = lane.stores.legacy_now()
+    check_visibility(lane.entity, lane.stores)
     swept = Swept()
     changed: list[str] = []
     gone: list[str] = []
@@ -71,6 +74,7 @@ def _sweep(lane: Lane) -> Swept:
         changed += texts.filter(pc.invert(away).combine_chunks()).to_pylist()
     _brake(lane, swept.compared, len(gone))
     rewritten = _rewritten_files(lane) if lane.entity.media else []
+    check_visibility(lane.entity, lane.stores)  # again: what the pages showed may have changed meanwhile
     swept.changed, swept.gone, swept.files = len(changed), len(gone), len(rewritten)
     keys = sorted({*changed, *gone})
     with lane.stores.target() as cursor:

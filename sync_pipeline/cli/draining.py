@@ -60,7 +60,7 @@ def _holder(holder: Holder, is_open: bool) -> tuple[object, ...]:
     seconds = "" if holder.seconds is None else f"{holder.seconds:.0f} s"
     wrote = "yes" if holder.has_written else "not yet"
     now = "still open" if is_open else "ended"
-    return (holder.who, holder.role, holder.application, holder.state, seconds, wrote, now, holder.query)
+    return (holder.who, holder.role, holder.application, holder.state, seconds, wrote, now, holder.statement)
 
 
 def _entity(entity: str, standing: dict[str, Any]) -> tuple[object, ...]:

@@ -13,6 +13,8 @@ from sync_pipeline.cli.opening import All, Name, opened
 from sync_pipeline.entity import Entity
 from sync_pipeline.errors import SettingError, UnreachableError
 from sync_pipeline.origin import Origin
+from sync_pipeline.sessions import connect_owner
+from sync_pipeline.settings import Settings
 from sync_pipeline.sources import outbox_tables, publication
 from sync_pipeline.sources.outbox import Outbox
 from sync_pipeline.sources.source import Subject
@@ -80,16 +82,16 @@ def _each(name: str | None, everything: bool, statements: Statements, apply: boo
             for statement in found:
                 typer.echo(f"{statement};")
             if apply:
-                _carry_out(owner, found)
+                _carry_out(owner, found, stores.settings)
 
 
 def _subject(stores: Stores, entity: Entity) -> Subject:
     return Subject(entity.name, Origin.open(entity, stores).root, entity.tables, stores)
 
 
-def _carry_out(owner: str, statements: list[str]) -> None:
+def _carry_out(owner: str, statements: list[str], settings: Settings) -> None:
     try:
-        with closing(psycopg2.connect(owner)) as connection, connection, connection.cursor() as cursor:
+        with closing(connect_owner(owner, settings)) as connection, connection, connection.cursor() as cursor:
             for statement in statements:
                 cursor.execute(statement)
     except psycopg2.OperationalError as error:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from psycopg2.extras import Json
 
 from sync_pipeline.errors import LeaseLostError
+from sync_pipeline.sessions import Purpose
 from sync_pipeline.sources.source import Standing, State
 from sync_pipeline.sql import Cursor
 from sync_pipeline.stores import Stores
@@ -23,24 +24,26 @@ class Lease:
     entity: str
     owner: str
     epoch: int
+    after_loss: bool = False  # whoever held it before did not give it back
 
     @classmethod
     def take(cls, stores: Stores, entity: str, owner: str) -> Lease | None:
         """The lease, when nobody holds it, its holder has gone quiet, or `owner` could not give it back; else None."""
-        with stores.target() as cursor:
+        with stores.target_at_once(Purpose.LOOK) as cursor:
             cursor.execute(
-                "UPDATE sync.cursor SET owner = %(owner)s, epoch = epoch + 1,"
+                "WITH before AS (SELECT owner FROM sync.cursor WHERE entity = %(entity)s)"
+                " UPDATE sync.cursor SET owner = %(owner)s, epoch = epoch + 1,"
                 " lease_until = now() + %(seconds)s * interval '1 s'"
                 " WHERE entity = %(entity)s AND (owner IS NULL OR owner = %(owner)s OR lease_until < now())"
-                " RETURNING epoch",
+                " RETURNING epoch, (SELECT owner <> %(owner)s FROM before)",
                 {"owner": owner, "seconds": LEASE_SECONDS, "entity": entity},
             )
             found = cursor.fetchone()
-        return cls(entity, owner, int(found[0])) if found else None
+        return cls(entity, owner, int(found[0]), bool(found[1])) if found else None
 
     def renew(self, stores: Stores) -> None:
         """Hold it for longer. Raises LeaseLostError."""
-        with stores.target() as cursor:
+        with stores.target_at_once(Purpose.LOOK) as cursor:
             cursor.execute(
                 "UPDATE sync.cursor SET lease_until = now() + %s * interval '1 s' WHERE entity = %s AND epoch = %s",
                 (LEASE_SECONDS, self.entity, self.epoch),
@@ -50,7 +53,7 @@ class Lease:
 
     def give_back(self, stores: Stores) -> None:
         """Let a successor take it at once."""
-        with stores.target() as cursor:
+        with stores.target_at_once(Purpose.LOOK) as cursor:
             cursor.execute(
                 "UPDATE sync.cursor SET owner = NULL, lease_until = NULL WHERE entity = %s AND epoch = %s",
                 (self.entity, self.epoch),

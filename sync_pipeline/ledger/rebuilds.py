@@ -23,6 +23,7 @@ from sync_pipeline.stores import Stores
 _LOCKS = 0x53594E49
 # for the session of one that was just killed to be noticed
 _PATIENCE = "1s"
+_STAY = "SELECT set_config(name, '0', false) FROM pg_settings WHERE name = 'idle_session_timeout'"
 _ROW = "kind, name, former, declared, state, position, filled, rows, revision, started_at"
 # whether somebody holds the lock: an advisory lock of two keys shows as classid and objid
 _AT_WORK = (
@@ -136,6 +137,7 @@ def alone(stores: Stores, entity: str) -> Iterator[None]:
     try:
         cursor = connection.cursor()
         cursor.execute(f"SET lock_timeout = '{_PATIENCE}'")
+        cursor.execute(_STAY)  # for as long as the rebuild takes, however long nothing is asked of it
         cursor.execute("SELECT pg_advisory_lock(%s, hashtext(%s))", lock)
         connection.commit()  # the lock is the session's: no transaction stays open for it
         yield

@@ -11,7 +11,7 @@ import pyarrow as pa
 
 from sync_pipeline.adapt import adapt
 from sync_pipeline.entity import Entity
-from sync_pipeline.errors import DeclarationError, LegacySchemaError
+from sync_pipeline.errors import AccessError, DeclarationError, LegacySchemaError
 from sync_pipeline.origin import Origin
 from sync_pipeline.partitions import Monthly
 from sync_pipeline.preflight import sources
@@ -64,8 +64,8 @@ def _sources(stores: Stores, entity: Entity, origin: Origin) -> Iterator[tuple[s
     tomorrow = dt.datetime.now(dt.UTC) + dt.timedelta(days=1)
     for table in entity.tables:
         try:
-            next(stamped_since(Subject(entity.name, origin.root, (table,), stores), tomorrow, 1), None)
-        except psycopg2.Error as error:
+            next(stamped_since(Subject(entity.name, origin.root, (table,), origin.stores), tomorrow, 1), None)
+        except (AccessError, psycopg2.Error) as error:
             yield f"the query of Table({table.name!r}) fails: {first_line(error)}", _grant(stores, error)
             return
         except DeclarationError as error:
@@ -81,14 +81,23 @@ def _sources(stores: Stores, entity: Entity, origin: Origin) -> Iterator[tuple[s
 
 
 def _subject(stores: Stores, entity: Entity, origin: Origin) -> Subject:
-    return Subject(entity.name, origin.root, entity.tables, stores)
+    return Subject(entity.name, origin.root, entity.tables, origin.stores)
 
 
 def _grant(stores: Stores, error: BaseException) -> str:
+    if "row-level security" in str(error):
+        return (
+            f"ALTER ROLE {_role(stores)} BYPASSRLS; or, where its policies show all that is meant to move,"
+            ' Table(…, policies="complete")'
+        )
     denied = re.search(r"permission denied for (table|view|materialized view|schema) (\S+)", str(error))
     if not denied:
         return "mend the entity's file"
+    right = "USAGE ON SCHEMA" if denied[1] == "schema" else "SELECT ON"
+    return f"GRANT {right} {denied[2]} TO {_role(stores)};"
+
+
+def _role(stores: Stores) -> str:
     with stores.legacy() as cursor:
-        cursor.execute("SELECT current_user")
-        right = "USAGE ON SCHEMA" if denied[1] == "schema" else "SELECT ON"
-        return f"GRANT {right} {denied[2]} TO {cursor.fetchone()[0]};"
+        cursor.execute("SELECT quote_ident(current_user)")
+        return str(cursor.fetchone()[0])

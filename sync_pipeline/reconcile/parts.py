@@ -15,6 +15,7 @@ from sync_pipeline.partitions import EARLIER, UNDATED, KeyRanges, Monthly
 from sync_pipeline.reconcile.files import rows_naming
 from sync_pipeline.reconcile.reconcile import keys_of
 from sync_pipeline.reconcile.verdict import Finding
+from sync_pipeline.sessions import Purpose
 from sync_pipeline.sources.watermark import stamped_since
 from sync_pipeline.sql import bind, quote
 
@@ -39,7 +40,7 @@ def parts(lane: Lane, findings: Iterable[Finding]) -> list[Part]:
     """
     by_row = _by_row(lane, [f for f in findings if f.kind not in {"discarded", "unknown"}])
     label = _label(lane)
-    with lane.stores.legacy_rows() as cursor:
+    with lane.stores.legacy_rows(Purpose.WHOLE) as cursor:
         cursor.execute(f"SELECT {label}, count(*) FROM ({lane.origin.sql}) q GROUP BY 1")
         rows = dict(cursor.fetchall())
         named = lane.origin.key.is_in(cursor, "q", lane.origin.key.parse(sorted(by_row)))

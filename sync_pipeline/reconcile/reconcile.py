@@ -23,6 +23,7 @@ from sync_pipeline.reconcile.verdict import Finding, Verdict
 from sync_pipeline.sinks.media_bucket import MediaBucket
 from sync_pipeline.sql import Cursor
 from sync_pipeline.sweep import await_sweep
+from sync_pipeline.visibility import check_visibility
 
 # what differs because the monolith has moved on
 _UNREPORTED = {"missing", "stale", "extra"}
@@ -37,6 +38,7 @@ def reconcile(lane: Lane, report: Callable[[int], None] = lambda _: None) -> Ver
     verdict = Verdict(lane.entity.name)
     suspects: list[Finding] = []
     try:
+        check_visibility(lane.entity, lane.stores, record=False)
         suspects += _walk(lane, verdict, report)
         if lane.entity.index:
             suspects += extra_documents(lane, lane.entity.index)

@@ -22,6 +22,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from sync_pipeline.errors import GapError, SettingError
+from sync_pipeline.sessions import Purpose
 from sync_pipeline.sources.looks import Looks
 from sync_pipeline.sources.roots import Tracked, pages, track_all
 from sync_pipeline.sources.source import Page, Source, Standing, State, Subject, Told, numbered
@@ -189,7 +190,7 @@ class OutboxSource(Source):
 
     def _pending(self, position: int, rows: int) -> pa.Table:
         columns = f"id, aggregate_type, aggregate_id, {'version' if self.outbox.version else 'NULL'}, {self._emptied}"
-        with self.subject.stores.legacy() as cursor:
+        with self.subject.stores.legacy(Purpose.POLL) as cursor:
             return copy_out(
                 cursor,
                 f"SELECT {columns} FROM {self.outbox.table} WHERE processed_at IS NULL"

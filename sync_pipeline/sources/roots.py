@@ -10,6 +10,7 @@ import pyarrow.compute as pc
 
 from sync_pipeline.errors import DeclarationError
 from sync_pipeline.keys import Key
+from sync_pipeline.sessions import Purpose
 from sync_pipeline.sources.source import Page, Subject
 from sync_pipeline.sources.table import Literal, Table, plain
 from sync_pipeline.sql import Cursor, copy_out, quote
@@ -94,10 +95,10 @@ def _joined(subject: Subject, tracked: Tracked, changed: pa.Table, rows: int) ->
     """Roots that refer to the changed rows now, page by page in order of their keys."""
     key = subject.key
     position: list[str] | None = None
-    with subject.stores.legacy_rows() as cursor:
+    with subject.stores.legacy_rows(Purpose.POLL) as cursor:
         referring = _referring(cursor, subject, tracked, changed)
     while True:
-        with subject.stores.legacy_rows() as cursor:
+        with subject.stores.legacy_rows(Purpose.POLL) as cursor:
             query = (
                 f"SELECT * FROM ({referring}) w"
                 f" WHERE {key.after(cursor, 'w', position)} ORDER BY {key.ordered('w')} LIMIT {rows}"

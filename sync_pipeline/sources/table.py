@@ -5,9 +5,12 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal as OneOf
+from typing import get_args
 
 from sync_pipeline.errors import DeclarationError
 
+Policies = OneOf["", "complete"]
 _LAST = re.compile(r'(?:"(?:[^"]|"")+"|[^".]+)$')
 
 
@@ -35,6 +38,9 @@ class Table:
     in the transaction that changes it; several where a change moves one of them. `sequence` is needed only where the
     numbers come from elsewhere than the column's default, `zone` only for timestamps without time zone: the zone the
     monolith stamps in.
+    `policies="complete"` says that the row-level security of the entity's tables shows our role all rows that are meant
+    to move. Without it the monolith is asked to refuse a read that a policy would filter, because a hidden row looks
+    like a deleted one.
     """
 
     name: str
@@ -43,6 +49,11 @@ class Table:
     join: str = ""
     zone: str | None = None
     sequence: str = ""
+    policies: Policies = ""
+
+    def __post_init__(self) -> None:
+        if self.policies not in get_args(Policies):
+            raise DeclarationError(f'Table({self.name!r}): policies is "complete", or left out')
 
     @property
     def stamps(self) -> tuple[str, ...]:

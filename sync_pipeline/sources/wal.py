@@ -22,6 +22,7 @@ from psycopg2.extras import REPLICATION_LOGICAL, LogicalReplicationConnection
 from sync_pipeline.errors import DeclarationError, GapError, UnreachableError
 from sync_pipeline.faults import guarded
 from sync_pipeline.replica import written_end
+from sync_pipeline.sessions import Purpose
 from sync_pipeline.sources.pgoutput import Begin, Change, Commit, Relation, Truncate, parse
 from sync_pipeline.sources.roots import Tracked, pages, track_all
 from sync_pipeline.sources.source import Page, Source, Standing, State, Subject, numbered
@@ -322,7 +323,7 @@ class WalSource(Source):
 
     def _end_reader(self, pid: int) -> None:
         """Who still reads the slot held the lease before us, and hangs."""
-        with self.subject.stores.legacy() as cursor:
+        with self.subject.stores.legacy(Purpose.POLL) as cursor:
             cursor.execute("SELECT pg_terminate_backend(%s, 5000)", (pid,))
 
     @contextmanager

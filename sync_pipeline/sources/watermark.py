@@ -13,6 +13,7 @@ import pyarrow.compute as pc
 
 from sync_pipeline.errors import DeclarationError
 from sync_pipeline.faults import guarded
+from sync_pipeline.sessions import Purpose
 from sync_pipeline.sources.roots import roots_of
 from sync_pipeline.sources.source import Page, Source, Standing, State, Subject
 from sync_pipeline.sources.stamps import Stamp, stamps_of
@@ -172,7 +173,7 @@ def _page(subject: Subject, stamp: Stamp, bound: Mark, position: tuple[str, list
         inner += f" WHERE {stamp.column} >= '{(bound.at - dt.timedelta(days=1)).replace(tzinfo=None).isoformat()}'"
     schema = pa.schema([*key.schema, (_STAMP, pa.string()), (_ROW_VERSION, pa.string())])
     order = f"w.{_STAMP}, {key.ordered('w')}"
-    with subject.stores.legacy_rows() as cursor:
+    with subject.stores.legacy_rows(Purpose.POLL) as cursor:
         after = "true"
         if position:
             literal = ", ".join(

@@ -19,18 +19,19 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from sync_pipeline.sessions import keyword, ours
 from sync_pipeline.sql import Cursor
-from sync_pipeline.stores import APPLICATION
 
-_SESSIONS = """
+_SESSIONS = f"""
     SELECT statement_timestamp(), coalesce(jsonb_object_agg(a.pid || '@' || extract(epoch FROM a.xact_start),
-        jsonb_build_object('since', a.xact_start, 'who', 'pid ' || a.pid || ' ' || coalesce(a.usename, '') || ': '
-            || left(coalesce(a.query, ''), 200))) FILTER (WHERE a.xact_start IS NOT NULL), '{}'),
+        jsonb_build_object('since', a.xact_start, 'who', concat_ws(' ', 'pid ' || a.pid, a.usename,
+            nullif(a.application_name, ''), '(' || a.state || ')', {keyword("a.query")})))
+            FILTER (WHERE a.xact_start IS NOT NULL), '{{}}'),
         count(*) FILTER (WHERE a.state = 'disabled' OR a.query = '<insufficient privilege>')
     FROM pg_stat_activity a
     WHERE a.datid = (SELECT oid FROM pg_database WHERE datname = current_database())
       AND coalesce(a.backend_type, 'hidden too') NOT IN ('autovacuum worker', 'walsender')
-      AND NOT (a.application_name = %s AND a.usename = current_user)
+      AND NOT {ours("a")}
 """
 # a name may be used again, its transaction's number is not
 _PREPARED = """
@@ -132,7 +133,7 @@ def look(
     for name in sequences:
         cursor.execute(f"SELECT last_value + is_called::int FROM {name}")
         numbers[name] = int(cursor.fetchone()[0])
-    cursor.execute(_SESSIONS, (APPLICATION,))
+    cursor.execute(_SESSIONS)
     seen_at, sessions, hidden = cursor.fetchone()
     cursor.execute(_PREPARED)
     prepared = [name for (name,) in cursor.fetchall()]

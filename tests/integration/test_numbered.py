@@ -134,7 +134,7 @@ def test_who_is_open_when_the_source_begins_is_waited_for(world, lane, writer):
     world.target("UPDATE sync.cursor SET state = NULL")
     opening = threading.Thread(target=open_cursor, args=(lane,))
     opening.start()
-    ours = "SELECT 1 FROM pg_stat_activity WHERE application_name = 'sync-pipeline'"
+    ours = "SELECT 1 FROM pg_stat_activity WHERE starts_with(application_name, 'sync-pipeline/')"
     waits = f"{ours} AND strpos(query, 'pg_prepared_xacts') > 0"
     wait_for(lambda: world.legacy(waits))
     assert opening.is_alive()

@@ -8,7 +8,7 @@ from tests.chaos.scene import Scene
 
 _CUT = (
     "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
-    " WHERE datname = current_database() AND application_name = 'sync-pipeline'"
+    " WHERE datname = current_database() AND starts_with(application_name, 'sync-pipeline/')"
 )
 
 

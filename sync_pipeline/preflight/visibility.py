@@ -1,0 +1,24 @@
+"""Visibility: has what decides on visible rows changed since a person accepted it?"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from sync_pipeline.entity import Entity
+from sync_pipeline.errors import DeclarationError
+from sync_pipeline.preflight.notice import Notice
+from sync_pipeline.stores import Stores
+from sync_pipeline.visibility import changes_of
+
+
+def look_at_visibility(stores: Stores, entity: Entity) -> Iterator[Notice]:
+    """Name each change. Says nothing of a query that fails, which has a notice already. Raises UnreachableError."""
+    about, remedy = f"entity {entity.name}", f"sync-pipeline visibility {entity.name} --accept"
+    try:
+        found = changes_of(entity, stores)
+    except DeclarationError:
+        return
+    for change in found:
+        yield Notice(
+            "error", about, f"the monolith may show fewer rows than before: {change}; nothing is swept", remedy
+        )

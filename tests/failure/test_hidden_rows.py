@@ -1,0 +1,264 @@
+"""What the monolith hides is not gone: policies, narrowed views and revoked grants stop deletes, and are named."""
+
+import sys
+from contextlib import contextmanager
+from dataclasses import replace
+
+import pytest
+
+from sync_pipeline.cli import running
+from sync_pipeline.entity import LegacyQuery
+from sync_pipeline.errors import AccessError, HiddenRowsError, UnreachableError
+from sync_pipeline.lane import Lane
+from sync_pipeline.live import work
+from sync_pipeline.preflight.preflight import preflight
+from sync_pipeline.reconcile.reconcile import reconcile
+from sync_pipeline.repair import repair
+from sync_pipeline.stores import Stores
+from sync_pipeline.sweep import sweep
+from tests.caught._tables import TABLES
+from tests.world import opened
+
+POLICY = """
+    ALTER TABLE content ENABLE ROW LEVEL SECURITY;
+    CREATE POLICY hides ON content TO sync_reader USING (id %% 10 <> 0)
+"""
+NO_POLICY = "DROP POLICY IF EXISTS hides ON content; ALTER TABLE content DISABLE ROW LEVEL SECURITY"
+VIEWS = """
+    CREATE VIEW shown AS SELECT * FROM content;
+    CREATE VIEW shown_texts AS SELECT * FROM shown WHERE kind = 'text';
+    GRANT SELECT ON shown, shown_texts TO sync_reader
+"""
+NARROW = "CREATE OR REPLACE VIEW shown AS SELECT * FROM content WHERE id %% 10 <> 0"
+TEXTS = "SELECT count(*) FROM catalog.text"
+
+
+@pytest.fixture(scope="module")
+def world(fleet):
+    with opened(fleet, "hidden_rows", SYNC_RECHECK_SECONDS="0") as world:
+        world.load(120, 0)
+        world.legacy(VIEWS)
+        world.all_in("text")
+        world.target("UPDATE sync.cursor SET filled_at = now()")
+        yield world
+
+
+@pytest.fixture
+def texts(world):
+    """How many texts there are; afterwards all of them are there, by a sweep of the monolith as it was."""
+    ((count,),) = world.target(TEXTS)
+    assert count > 20
+    yield count
+    world.legacy(NO_POLICY)
+    world.legacy("CREATE OR REPLACE VIEW shown AS SELECT * FROM content; GRANT SELECT ON content TO sync_reader")
+    world.target("DELETE FROM sync.visibility")
+    applied(world.lane("text"))
+    assert world.target(TEXTS) == [(count,)]
+
+
+def applied(lane):
+    """Sweep, and apply what was found."""
+    found = sweep(lane)
+    while work(lane, lambda *_: None):
+        pass
+    return found
+
+
+@contextmanager
+def anew(world):
+    """Stores without sessions from before, as of a process that is started now."""
+    before, world.stores = world.stores, Stores(world.stores.settings)
+    try:
+        yield world.stores
+    finally:
+        world.stores.close()
+        world.stores = before
+
+
+def complete(lane, stores):
+    """The entity, which says that policies show all that is meant to move."""
+    tables = tuple(replace(table, policies="complete") for table in lane.entity.tables)
+    return Lane.open(replace(lane.entity, tables=tables), stores)
+
+
+def through_views(lane):
+    sql = lane.entity.origin.sql.replace("FROM content c", "FROM shown_texts c")
+    assert sql != lane.entity.origin.sql
+    return Lane.open(replace(lane.entity, origin=LegacyQuery(sql, key=("id",))), lane.stores)
+
+
+@pytest.mark.hazard(1041)
+def test_a_policy_is_refused_by_name_and_deletes_nothing(world, texts):
+    lane = world.lane("text")
+    world.legacy(POLICY)
+    remedy = r'query would be affected by row-level security policy for table "content".*BYPASSRLS.*policies="complete"'
+    with pytest.raises(AccessError, match=remedy):
+        sweep(lane)
+    with pytest.raises(AccessError, match=remedy):
+        world.lane("text")
+    assert world.target(TEXTS) == [(texts,)]
+    assert world.target("SELECT sweep_error FROM sync.cursor WHERE entity = 'text'")[0][0].startswith("SYNC_LEGACY_DB")
+    assert reconcile(lane).word == "unknown"
+    (notice, *_) = [n for n in preflight(world.stores, [lane.entity]) if n.level == "error"]
+    assert notice.about == "entity text"
+    assert "row-level security" in notice.what
+    assert "ALTER ROLE sync_reader BYPASSRLS" in notice.remedy
+
+
+@pytest.mark.hazard(1041)
+def test_without_its_guard_hidden_rows_are_deleted(world, texts, monkeypatch):
+    """The test above would show it: the verdict is clean, and a tenth is gone."""
+    monkeypatch.setenv("SYNC_TEST_GUARDS_OFF", "1041")
+    with anew(world):
+        lane = world.lane("text")
+        world.legacy(POLICY)
+        assert applied(lane).gone > 0
+        assert reconcile(lane).word == "clean"
+        assert world.target(TEXTS)[0][0] < texts
+    monkeypatch.delenv("SYNC_TEST_GUARDS_OFF")
+
+
+@pytest.mark.hazard(1041)
+def test_a_role_that_no_policy_binds_reads_all(world, texts):
+    world.legacy(POLICY)
+    world.legacy("ALTER ROLE sync_reader BYPASSRLS")
+    try:
+        assert applied(world.lane("text")).gone == 0
+    finally:
+        world.legacy("ALTER ROLE sync_reader NOBYPASSRLS")
+
+
+def policy_narrowed(world):
+    world.legacy("ALTER POLICY hides ON content USING (id %% 10 > 1)")
+
+
+def membership_lost(world):
+    world.legacy("REVOKE sees_all FROM sync_reader")
+
+
+def policy_added(world):
+    world.legacy("CREATE POLICY other ON content AS RESTRICTIVE TO sync_reader USING (id %% 7 <> 0)")
+
+
+@pytest.mark.hazard(1042)
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        (policy_narrowed, "row-level security of public.content: its policies have changed"),
+        (policy_added, "row-level security of public.content: its policies have changed"),
+        (membership_lost, "role sync_reader: its rights or memberships have changed"),
+    ],
+)
+def test_complete_policies_are_read_through_until_they_change(world, texts, change, named):
+    world.legacy("CREATE ROLE sees_all; GRANT sees_all TO sync_reader")
+    try:
+        world.legacy(POLICY.replace("id %% 10 <> 0", "true"))
+        lane = complete(world.lane_before, world.stores)
+        assert applied(lane).gone == 0
+        change(world)
+        with pytest.raises(HiddenRowsError, match=named):
+            sweep(lane)
+        assert world.target(TEXTS) == [(texts,)]
+        notices = [n for n in preflight(world.stores, [lane.entity]) if named in n.what]
+        assert [n.remedy for n in notices] == ["sync-pipeline visibility text --accept"]
+    finally:
+        world.legacy("DROP POLICY IF EXISTS other ON content; DROP ROLE sees_all")
+
+
+@pytest.fixture(autouse=True)
+def lane_before(world):
+    """The entity as its file declares it, opened while it may be."""
+    world.lane_before = world.lane("text")
+
+
+@pytest.mark.hazard(1042)
+def test_a_narrowed_view_below_a_view_stops_deletes_until_it_is_accepted(world, texts, monkeypatch, capsys):
+    lane = through_views(world.lane("text"))
+    assert applied(lane).gone == 0
+    world.legacy(NARROW)
+    with pytest.raises(HiddenRowsError, match=r"view public\.shown: its definition has changed.*--accept"):
+        sweep(lane)
+    verdict = reconcile(lane)
+    assert verdict.word == "unknown"
+    with pytest.raises(HiddenRowsError, match="shown"):
+        repair(lane, verdict.findings)
+    assert world.target(TEXTS) == [(texts,)]
+    assert "view public.shown" in world.target("SELECT sweep_error FROM sync.cursor WHERE entity = 'text'")[0][0]
+    monkeypatch.setattr("sync_pipeline.cli.opening.load_entities", lambda _: {"text": lane.entity})
+    assert command(monkeypatch, "visibility", "text") == 1
+    assert "view public.shown: its definition has changed" in capsys.readouterr().out
+    assert command(monkeypatch, "visibility", "text", "--accept") == 0
+    assert command(monkeypatch, "visibility", "--all") == 0
+    assert applied(lane).gone > 0
+    assert world.target("SELECT accepted_by <> '' FROM sync.visibility WHERE entity = 'text'") == [(True,)]
+
+
+@pytest.mark.hazard(1042)
+def test_without_its_guard_a_narrowed_view_deletes(world, texts, monkeypatch):
+    monkeypatch.setenv("SYNC_TEST_GUARDS_OFF", "1042")
+    lane = through_views(world.lane("text"))
+    assert applied(lane).gone == 0
+    world.legacy(NARROW)
+    assert applied(lane).gone > 0
+    monkeypatch.delenv("SYNC_TEST_GUARDS_OFF")
+
+
+@pytest.mark.hazard(1042)
+def test_a_view_that_is_narrowed_while_its_pages_are_read_stops_deletes_too(world, texts, monkeypatch):
+    lane = through_views(world.lane("text"))
+    assert applied(lane).gone == 0
+    digests = type(lane.origin).digests
+
+    def narrowed(origin, *page):
+        world.legacy(NARROW)
+        return digests(origin, *page)
+
+    monkeypatch.setattr(type(lane.origin), "digests", narrowed)
+    with pytest.raises(HiddenRowsError, match="shown"):
+        sweep(lane)
+    monkeypatch.undo()
+    assert world.target("SELECT 1 FROM sync.due WHERE reason = 'sweep'") == []
+
+
+def test_another_query_of_the_entitys_file_is_no_change_of_the_monolith(world, texts):
+    assert applied(world.lane("text")).gone == 0
+    assert applied(through_views(world.lane("text"))).gone == 0
+    assert applied(world.lane("text")).gone == 0
+
+
+@pytest.mark.hazard(1041)
+def test_a_revoked_grant_is_an_error_and_deletes_nothing(world, texts):
+    lane = world.lane("text")
+    world.legacy("REVOKE SELECT ON content FROM sync_reader")
+    with pytest.raises(AccessError, match="permission denied for table content"):
+        sweep(lane)
+    with pytest.raises(AccessError, match="permission denied for table content"):
+        lane.origin.by_keys(lane.origin.key.parse(["1"]))
+    assert world.target(TEXTS) == [(texts,)]
+
+
+@pytest.mark.hazard(1041)
+def test_a_poll_of_a_filtered_table_is_refused_in_each_of_its_tables(world, texts):
+    """Those that a key comes from, too: a file of a text is read by its own table."""
+    lane = Lane.open(replace(world.lane("text").entity, tables=TABLES), world.stores)
+    world.legacy("ALTER TABLE media_files ENABLE ROW LEVEL SECURITY")
+    try:
+        source = lane.entity.capture.open(subject(lane), None)
+        source.begin()
+        with pytest.raises((AccessError, UnreachableError), match="media_files"):
+            list(source.pull(100))
+    finally:
+        world.legacy("ALTER TABLE media_files DISABLE ROW LEVEL SECURITY")
+
+
+def subject(lane):
+    from sync_pipeline.capture import subject_of
+
+    return subject_of(lane)
+
+
+def command(monkeypatch, *words):
+    monkeypatch.setattr(sys, "argv", ["sync-pipeline", *words])
+    with pytest.raises(SystemExit) as ended:
+        running.main()
+    return ended.value.code
