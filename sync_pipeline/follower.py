@@ -155,7 +155,7 @@ class Follower:
         with closing(resumed(lane)) as source, beside(outgoing.run, "documents"):
             while not halt.is_set():
                 idle_write = time.monotonic() - kept >= _IDLE_WRITE_SECONDS
-                poll(lane, lease, source, self._moving, keep_idle=idle_write, outgoing=outgoing)
+                poll(lane, lease, source, self._moving, keep_idle=idle_write, outgoing=outgoing, halt=halt)
                 self._moved[entity] = time.monotonic()
                 kept = self._moved[entity] if idle_write else kept
                 source.wait(halt, lane.stores.settings.poll_seconds)
