@@ -45,6 +45,7 @@ class Settings:
     window_alert_seconds: float = 300.0
     sweep_seconds: float = 300.0
     chunk_rows: int = 3_600
+    chunk_bytes: int = 64 * 1024 * 1024
     backfill_workers: int = 3
     due_limit_seconds: float = 300.0
     lag_limit_seconds: float = 60.0
@@ -77,6 +78,7 @@ NUMBERS = {
     "SYNC_WINDOW_ALERT_SECONDS": "window_alert_seconds",
     "SYNC_SWEEP_SECONDS": "sweep_seconds",
     "SYNC_CHUNK_ROWS": "chunk_rows",
+    "SYNC_CHUNK_BYTES": "chunk_bytes",
     "SYNC_BACKFILL_WORKERS": "backfill_workers",
     "SYNC_DUE_LIMIT_SECONDS": "due_limit_seconds",
     "SYNC_LAG_LIMIT_SECONDS": "lag_limit_seconds",
@@ -95,7 +97,13 @@ NUMBERS = {
     "SYNC_WAL_ALERT_BYTES": "wal_alert_bytes",
     "SYNC_HISTORY_DAYS": "history_days",
 }
-_AT_LEAST_ONE = {"SYNC_CHUNK_ROWS", "SYNC_BACKFILL_WORKERS", "SYNC_MEDIA_WORKERS", "SYNC_RETRY_LIMIT"}
+_AT_LEAST_ONE = {
+    "SYNC_CHUNK_ROWS",
+    "SYNC_CHUNK_BYTES",
+    "SYNC_BACKFILL_WORKERS",
+    "SYNC_MEDIA_WORKERS",
+    "SYNC_RETRY_LIMIT",
+}
 _S3_PART_MINIMUM = 5 * 1024 * 1024
 
 

@@ -220,9 +220,8 @@ def test_what_a_poll_remembers_does_not_grow_with_its_rows(world, caught, monkey
     world.legacy("INSERT INTO note (id, title) SELECT n, 'bulk' FROM generate_series(1, %s) n", [ROWS])
     with closing(Run(lane, 1_000)) as this:
         this.poll()
-        this.poll()
         kept = [*this.source._recent.values(), *(part for parts in this.source._next.values() for part in parts)]
-        assert sum(map(len, kept)) <= 2 * 2 * PAGE
+        assert 0 < sum(map(len, kept)) <= 2 * 2 * PAGE
         assert all(part.type == pa.int64() for part in kept)
     assert apart(world) == set()
 
