@@ -9,6 +9,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 
+_MANY_ROWS = 100_000
+
+
 class PageTooLargeError(Exception):
     """The rows that were asked for hold more bytes than a page may. Ask for fewer."""
 
@@ -25,8 +28,16 @@ class PageSize:
         return most if self._fits is None else max(1, min(most, self._fits))
 
     def note(self, rows: int, size: int) -> None:
-        """Take account of a read: so many rows, or roots, of so many bytes."""
-        self._fits = max(1, self.most_bytes * rows // size) if size > self.most_bytes // 8 else None
+        """Take account of a read: so many rows, or roots, of so many bytes.
+
+        After one that was too large, pages grow again to twice as many rows each time.
+        """
+        fits = max(1, self.most_bytes * 3 // 4 * rows // max(1, size))
+        if size >= self.most_bytes:
+            self._fits = fits
+        elif self._fits is not None:
+            grown = min(fits, 2 * self._fits)
+            self._fits = grown if grown < _MANY_ROWS else None
 
     def shrink(self, rows: int) -> int:
         """Returns how many rows to ask for where so many were too large: half as many, or as many as would fit."""

@@ -40,6 +40,7 @@ class Settings:
     entities: str = "assets.entities"
     slot_prefix: str = "sync"
     poll_seconds: float = 0.2
+    idle_poll_seconds: float = 1.0
     margin_seconds: float = 2.0
     blind_lookback_seconds: float = 900.0
     window_alert_seconds: float = 300.0
@@ -73,6 +74,7 @@ class Settings:
 # settings that are numbers, and their fields
 NUMBERS = {
     "SYNC_POLL_SECONDS": "poll_seconds",
+    "SYNC_IDLE_POLL_SECONDS": "idle_poll_seconds",
     "SYNC_MARGIN_SECONDS": "margin_seconds",
     "SYNC_BLIND_LOOKBACK_SECONDS": "blind_lookback_seconds",
     "SYNC_WINDOW_ALERT_SECONDS": "window_alert_seconds",

@@ -21,7 +21,7 @@ MONOLITH = """
     CREATE TABLE cut (slug text PRIMARY KEY) PARTITION BY HASH (slug);
     CREATE TABLE cut_0 PARTITION OF cut FOR VALUES WITH (MODULUS 2, REMAINDER 0);
     CREATE TABLE cut_1 PARTITION OF cut FOR VALUES WITH (MODULUS 2, REMAINDER 1);
-    INSERT INTO tale SELECT md5(n::text), n % 7, 'title ' || n FROM generate_series(1, 3000) n;
+    INSERT INTO tale SELECT md5(n::text), n %% 7, 'title ' || n FROM generate_series(1, 3000) n;
     INSERT INTO cut SELECT slug FROM tale;
     INSERT INTO shelf SELECT n, 'shelf ' || n FROM generate_series(0, 6) n;
     GRANT SELECT ON tale, shelf, told, cut TO sync_reader;
@@ -76,7 +76,8 @@ def limits(monkeypatch):
 
 
 def opened(world, query):
-    return Origin.open(replace(TALE, origin=query), world.stores)
+    sink = RelationalTable("catalog.tale", key=query.key, columns=dict.fromkeys(query.key, "text"))
+    return Origin.open(replace(TALE, origin=query, sinks=(sink,)), world.stores)
 
 
 def notices(world, query):
