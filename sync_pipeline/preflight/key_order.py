@@ -18,6 +18,8 @@ from sync_pipeline.sql import Cursor, quote
 # reading and sorting so many rows takes some milliseconds; and so many about a tenth of a second, for each page
 WARNING_ROWS = 20_000
 ERROR_ROWS = 500_000
+# rows alike in the first columns of a key, which are sorted by the others
+GROUP_ROWS = 10_000
 _COLUMN = re.compile(r'^\(?(?:"((?:[^"]|"")+)"|(\w+))\.(?:"((?:[^"]|"")+)"|(\w+))\)?(?:::\w+\)?)?(?: COLLATE "C")?$')
 _TABLE = """
     SELECT format('%%I.%%I', n.nspname, c.relname), c.relkind::text,
@@ -64,7 +66,17 @@ def _sort_of_a_page(cursor: Cursor, origin: Origin) -> dict[str, Any] | None:
     finally:
         cursor.execute("ROLLBACK")
     wanted = len(origin.key.columns)
-    return next((n for n in _nodes(plan) if n["Node Type"] == "Sort" and len(n["Sort Key"]) == wanted), None)
+    return next((n for n in _nodes(plan) if _sorts(n) and len(n["Sort Key"]) == wanted), None)
+
+
+def _sorts(node: dict[str, Any]) -> bool:
+    """Whether a node sorts all rows, or by an index on the first columns alone so many that it does not help."""
+    if node["Node Type"] != "Incremental Sort":
+        return bool(node["Node Type"] == "Sort")
+    below = node["Plans"][0]
+    # the first group is read and sorted before the first row comes
+    share = (node["Startup Cost"] - below["Startup Cost"]) / max(1e-9, below["Total Cost"] - below["Startup Cost"])
+    return bool(share * below["Plan Rows"] > GROUP_ROWS)
 
 
 def _nodes(plan: dict[str, Any]) -> Iterator[dict[str, Any]]:

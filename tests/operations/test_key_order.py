@@ -73,11 +73,13 @@ def limits(monkeypatch):
     """Scaled down."""
     monkeypatch.setattr(key_order, "WARNING_ROWS", 100)
     monkeypatch.setattr(key_order, "ERROR_ROWS", 1_000)
+    monkeypatch.setattr(key_order, "GROUP_ROWS", 100)
 
 
 def opened(world, query):
     sink = RelationalTable("catalog.tale", key=query.key, columns=dict.fromkeys(query.key, "text"))
-    return Origin.open(replace(TALE, origin=query, sinks=(sink,)), world.stores)
+    tables = (Table("tale", key=query.key),)
+    return Origin.open(replace(TALE, origin=query, sinks=(sink,), tables=tables), world.stores)
 
 
 def notices(world, query):
@@ -105,6 +107,12 @@ def test_few_rows_are_a_warning_and_very_few_are_nothing(world, monkeypatch):
     assert [notice.level for notice in notices(world, query)] == ["warning"]
     monkeypatch.setattr(key_order, "WARNING_ROWS", 2 * ROWS)
     assert notices(world, query) == []
+
+
+@pytest.mark.hazard(1085)
+def test_an_index_on_the_first_columns_is_enough_where_few_rows_are_alike_in_them(world, monkeypatch):
+    monkeypatch.setattr(key_order, "GROUP_ROWS", 1_000)
+    assert [notice.level for notice in notices(world, QUERIES["two columns"][0])] == ["ok"]
 
 
 @pytest.mark.hazard(1085)
