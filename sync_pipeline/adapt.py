@@ -33,7 +33,7 @@ class Adapted:
 def adapt(entity: Entity, key: Key, legacy: pa.Table) -> tuple[Adapted, list[Reject]]:
     """Adapt all rows; a row the adapter cannot take is rejected alone.
 
-    Raises DeclarationError when the adapter breaks its contract whatever the row.
+    Raises DeclarationError when the adapter breaks its contract whatever the row, MemoryError for several rows.
     """
     pieces: list[tuple[pa.Table, pa.Table]] = []
     rejects: list[Reject] = []
@@ -53,6 +53,10 @@ def _adapt(
         pieces.append((part, _convert(entity, key, part)))
     except DeclarationError:
         raise
+    except MemoryError as error:
+        if part.num_rows > 1:
+            raise  # half the batch may fit: its rows have to go before that is tried
+        rejects.append(_refused(key, part, error))
     except Exception as error:  # whatever an adapter raises is its verdict on the row
         if part.num_rows > 1:
             half = part.num_rows // 2
@@ -61,8 +65,13 @@ def _adapt(
         elif part.num_rows == 0:
             raise DeclarationError(f"entity {entity.name}: adapt fails on an empty frame: {error}") from error
         else:
-            text, digest = key.texts(part)[0].as_py(), part.column(DIGEST)[0].as_py()
-            rejects.append(Reject(text, "adapt", type(error).__name__, str(error), digest))
+            rejects.append(_refused(key, part, error))
+
+
+def _refused(key: Key, part: pa.Table, error: Exception) -> Reject:
+    """The one row of a part, which the adapter does not take."""
+    text, digest = key.texts(part)[0].as_py(), part.column(DIGEST)[0].as_py()
+    return Reject(text, "adapt", type(error).__name__, str(error), digest)
 
 
 def _convert(entity: Entity, key: Key, legacy: pa.Table) -> pa.Table:

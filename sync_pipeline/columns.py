@@ -30,6 +30,10 @@ ARROW_TYPES: dict[str, pa.DataType] = {
     "timestamp with time zone": pa.timestamp("us", "UTC"),
 }
 _AS_COPY_WRITES = csv.ParseOptions(newlines_in_values=True, ignore_empty_lines=False)
+# Arrow's reader takes the text in blocks, and a row may lie in two of them at most
+_BLOCK = 1 << 26
+_LARGEST_BLOCK = (1 << 31) - 2
+_STRADDLES = "straddling object"
 # Arrow's reader starts a thread; for so few, parsing one by one is over before that
 _FEW_LISTS = 200
 # what JSON has short words for, and PostgreSQL too
@@ -55,18 +59,26 @@ def read_copy(text: bytes | pa.Buffer, schema: pa.Schema) -> pa.Table:
     """COPY's CSV as a table; list columns are expected as JSON arrays. Raises pa.ArrowInvalid."""
     if not text:
         return schema.empty_table()
-    block = max(1 << 20, min(len(text) + 1, 1 << 26))
-    table = csv.read_csv(
-        pa.BufferReader(text),
-        read_options=csv.ReadOptions(use_threads=False, column_names=schema.names, block_size=block),
-        parse_options=_AS_COPY_WRITES,
-        convert_options=_conversion(schema),
-    )
+    try:
+        table = _read_csv(text, schema, max(1 << 20, min(len(text) + 1, _BLOCK)))
+    except pa.ArrowInvalid as error:
+        if _STRADDLES not in str(error) or len(text) >= _LARGEST_BLOCK:
+            raise
+        table = _read_csv(text, schema, len(text) + 1)
     columns = [
         _lists(table.column(n), field.type) if pa.types.is_list(field.type) else table.column(n)
         for n, field in enumerate(schema)
     ]
     return pa.Table.from_arrays(columns, schema=schema)
+
+
+def _read_csv(text: bytes | pa.Buffer, schema: pa.Schema, block: int) -> pa.Table:
+    return csv.read_csv(
+        pa.BufferReader(text),
+        read_options=csv.ReadOptions(use_threads=False, column_names=schema.names, block_size=block),
+        parse_options=_AS_COPY_WRITES,
+        convert_options=_conversion(schema),
+    )
 
 
 @lru_cache(maxsize=256)
@@ -82,12 +94,22 @@ def _conversion(schema: pa.Schema) -> csv.ConvertOptions:
 
 
 def write_copy(table: pa.Table) -> pa.Buffer:
-    """A table as the CSV that COPY takes: lists as array literals, structures as JSON."""
-    columns = [_copy_column(table.column(n)) for n in range(table.num_columns)]
+    """A table as the CSV that COPY takes: lists as array literals, structures as JSON.
+
+    Empty chunks are left out, because Arrow's writer puts uninitialised memory before the rows of a table that begins
+    with one.
+    """
+    columns = [_without_empty_chunks(_copy_column(table.column(n))) for n in range(table.num_columns)]
     sink = pa.BufferOutputStream()
     flat = pa.Table.from_arrays(columns, names=[f"c{n}" for n in range(len(columns))])
     csv.write_csv(flat, sink, csv.WriteOptions(include_header=False))
     return sink.getvalue()
+
+
+def _without_empty_chunks(column: pa.ChunkedArray | pa.Array) -> pa.ChunkedArray | pa.Array:
+    if not isinstance(column, pa.ChunkedArray) or all(map(len, column.chunks)):
+        return column
+    return pa.chunked_array([chunk for chunk in column.chunks if len(chunk)], column.type)
 
 
 def write_values(table: pa.Table) -> str:

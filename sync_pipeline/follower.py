@@ -33,6 +33,7 @@ from sync_pipeline.ledger.days import make_ahead
 from sync_pipeline.ledger.ledger import migrate
 from sync_pipeline.live import poll, work
 from sync_pipeline.outgoing import Outgoing
+from sync_pipeline.pace import Pace
 from sync_pipeline.stores import Stores, first_line
 from sync_pipeline.sweep import sweep, sweep_is_due
 from sync_pipeline.takeover import end_lost_sessions
@@ -65,6 +66,7 @@ class Follower:
         self._halts: dict[str, threading.Event] = {}
         self._leases: dict[str, Lease] = {}
         self._moved: dict[str, float] = {}
+        self._paces: dict[str, Pace] = {}
 
     def run(self, stop: threading.Event) -> None:
         """Follow until `stop` is set. Raises UnreachableError when the ledger cannot be reached at the start."""
@@ -156,21 +158,28 @@ class Follower:
 
     def _poll_under(self, lane: Lane, lease: Lease, halt: threading.Event) -> None:
         entity = lane.entity.name
-        kept = 0.0
+        kept, pace = 0.0, self._pace(lane)
         outgoing = Outgoing(lane, self.report)
         with closing(resumed(lane)) as source, beside(outgoing.run, "documents"):
             while not halt.is_set():
                 idle_write = time.monotonic() - kept >= _IDLE_WRITE_SECONDS
-                poll(lane, lease, source, self._moving, keep_idle=idle_write, outgoing=outgoing)
+                came = poll(lane, lease, source, self._moving, keep_idle=idle_write, outgoing=outgoing, halt=halt)
+                pace.note(came)
                 self._moved[entity] = time.monotonic()
                 kept = self._moved[entity] if idle_write else kept
-                source.wait(halt, lane.stores.settings.poll_seconds)
+                source.wait(halt, pace.seconds())
+
+    def _pace(self, lane: Lane) -> Pace:
+        """The pace of an entity, shared by its threads."""
+        settings = lane.stores.settings
+        return self._paces.setdefault(lane.entity.name, Pace(settings.poll_seconds, settings.idle_poll_seconds))
 
     def _moving(self, entity: str, outcome: Outcome) -> None:
         self._moved[entity] = time.monotonic()
         self.report(entity, outcome)
 
     def _work_on(self, lane: Lane, halt: threading.Event) -> None:
+        pace = self._pace(lane)
         while not halt.is_set():
             try:
                 busy = work(lane, self.report)
@@ -178,7 +187,7 @@ class Follower:
                 log.warning("store unreachable", extra={"entity": lane.entity.name, "error": str(error)})
                 busy = False
             if not busy:
-                halt.wait(lane.stores.settings.poll_seconds)
+                pace.rest(halt)
 
     def _sweep_on(self, lane: Lane, halt: threading.Event) -> None:
         while not halt.is_set():

@@ -50,8 +50,11 @@ class Key:
 
     def ordered(self, alias: str = "") -> str:
         """The same, collated by byte, for ORDER BY and for comparing with positions."""
-        parts = zip(self._references(alias), self.types, strict=True)
-        return ", ".join(f'{name} COLLATE "C"' if _is_text(kind) else name for name, kind in parts)
+        return ", ".join(self._ordered(alias))
+
+    def descending(self, alias: str = "") -> str:
+        """The same for ORDER BY, the highest key first."""
+        return ", ".join(f"{part} DESC" for part in self._ordered(alias))
 
     def ddl(self) -> str:
         """Column definitions of a table of ours."""
@@ -145,6 +148,10 @@ class Key:
     def _references(self, alias: str) -> list[str]:
         prefix = f"{alias}." if alias else ""
         return [prefix + quote(name) for name in self.columns]
+
+    def _ordered(self, alias: str) -> list[str]:
+        parts = zip(self._references(alias), self.types, strict=True)
+        return [f'{name} COLLATE "C"' if _is_text(kind) else name for name, kind in parts]
 
     def _against(self, cursor: Cursor, alias: str, operator: str, position: Sequence[str]) -> str:
         """Compared with a position, which may be one of roots: of the first columns only."""

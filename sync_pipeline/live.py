@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 import logging
+import threading
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
@@ -22,7 +23,7 @@ from sync_pipeline.ledger.cursor import Lease
 from sync_pipeline.ledger.ledger import next_revision
 from sync_pipeline.outgoing import Outgoing
 from sync_pipeline.pipeline import sync_keys, sync_roots
-from sync_pipeline.sources.source import Page, Source, Told
+from sync_pipeline.sources.source import Page, Source, Standing, Told
 from sync_pipeline.sql import Cursor
 from sync_pipeline.sweep import ask_for_sweep
 from sync_pipeline.versions import Expected
@@ -37,13 +38,21 @@ _FEW = 500
 
 
 def poll(
-    lane: Lane, lease: Lease, source: Source, report: Report, *, keep_idle: bool, outgoing: Outgoing | None = None
-) -> None:
-    """One look at the monolith: everything it shows is applied, or due, before the cursor moves.
+    lane: Lane,
+    lease: Lease,
+    source: Source,
+    report: Report,
+    *,
+    keep_idle: bool,
+    outgoing: Outgoing | None = None,
+    halt: threading.Event | None = None,
+) -> bool:
+    """One look at the monolith: everything it shows is applied, or due, before the cursor moves past it.
 
-    Documents are sent by `outgoing`, or before the next page.
+    The cursor moves with each page. Once `halt` is set the poll ends with the page it is at, and another process goes
+    on behind that. Documents are sent by `outgoing`, or before the next page. Returns whether there was a page.
     """
-    hand_over = outgoing.take if outgoing else None
+    is_halted = halt.is_set if halt else bool
     crash_point("claim.before")
     pages = source.pull(_PULL_ROWS)
     page = next(pages, None)
@@ -51,21 +60,35 @@ def poll(
     if page is None:
         standing = source.standing()
         if not (keep_idle or standing.gap_at or standing.last):
-            return  # what is noted nowhere, the source must be able to tell again
+            return False  # what is noted nowhere, the source must be able to tell again
         with lane.stores.target() as cursor:
             lease.move(cursor, standing)
+        source.keep()
+        return False
     while page is not None:
-        following = next(pages, None)
-        move = partial(_move, lease, source) if following is None else _nothing
-        if page.fanout and page.keys.num_rows > _FEW:
-            _put_behind(lane, page.keys, move)
-        else:
-            order = Order(
-                acknowledge=True, wait=True, commit=move, hand_over=hand_over, cause=POLL, position=page.position
-            )
-            report(lane.entity.name, _apply(lane, page, order))
+        standing = source.standing()
+        following = None if is_halted() else next(pages, None)
+        ends = following is None and not is_halted()
+        standing = source.standing() if ends else standing
+        _apply_page(lane, page, partial(_move, lease, standing), report, outgoing)
+        source.acknowledge(page)
+        if not ends and is_halted():
+            return True
         page = following
     source.keep()
+    return True
+
+
+def _apply_page(
+    lane: Lane, page: Page, move: Callable[[Cursor, Outcome], None], report: Report, outgoing: Outgoing | None
+) -> None:
+    if page.fanout and page.keys.num_rows > _FEW:
+        _put_behind(lane, page.keys, move)
+        report(lane.entity.name, Outcome())
+        return
+    hand_over = outgoing.take if outgoing else None
+    order = Order(acknowledge=True, wait=True, commit=move, hand_over=hand_over, cause=POLL, position=page.position)
+    report(lane.entity.name, _apply(lane, page, order))
 
 
 def _apply(lane: Lane, page: Page, order: Order) -> Outcome:
@@ -101,13 +124,9 @@ def _put_behind(lane: Lane, keys: pa.Table, move: Callable[[Cursor, Outcome], No
         move(cursor, Outcome())
 
 
-def _move(lease: Lease, source: Source, cursor: Cursor, _: Outcome) -> None:
-    """The poll's last page: the cursor moves with its rows."""
-    lease.move(cursor, source.standing())
-
-
-def _nothing(*_: object) -> None:
-    """Not the poll's last page: the cursor stays."""
+def _move(lease: Lease, standing: Standing, cursor: Cursor, _: Outcome) -> None:
+    """Move the cursor with the rows of a page."""
+    lease.move(cursor, standing)
 
 
 def work(lane: Lane, report: Report) -> bool:

@@ -6,7 +6,8 @@ the ledger remembers the version it was made under.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
 import psycopg2
@@ -18,14 +19,29 @@ from sync_pipeline.digest import digest_of, digest_version
 from sync_pipeline.entity import Entity
 from sync_pipeline.errors import AccessError, LegacySchemaError
 from sync_pipeline.keys import Key
+from sync_pipeline.page_size import PageSize, PageTooLargeError
 from sync_pipeline.partitions import UNDATED, Monthly
 from sync_pipeline.sessions import Purpose, refusal
-from sync_pipeline.sql import Cursor, bind, copy_out, copy_text, quote
+from sync_pipeline.sql import Cursor, bind, copy_out, copy_text, copy_text_capped, quote
 from sync_pipeline.stores import Stores, first_line
 
 DIGEST = "_digest"
+
+
+class RowTooLongError(Exception):
+    """The server cannot write a row as text."""
+
+
 # what a query raises over the values of a single row
-_ROW_FAULTS = (psycopg2.DataError, psycopg2.errors.CardinalityViolation, psycopg2.errors.RaiseException)
+_ROW_FAULTS = (
+    RowTooLongError,
+    psycopg2.DataError,
+    psycopg2.errors.CardinalityViolation,
+    psycopg2.errors.RaiseException,
+)
+# a row that is too long for the server's own text form, which has a gigabyte at most
+_ALLOCATION = "alloc request size"
+_TOO_LONG = (psycopg2.errors.ProgramLimitExceeded, psycopg2.errors.InternalError_)
 # stands for the digest of a row that has none; the ledger holds it of discarded ones alone
 _NO_DIGEST = -1
 _NUMERIC = 1700
@@ -51,6 +67,7 @@ class Rows:
     rejects: tuple[Reject, ...] = ()
     last: list[str] | None = None  # position of the last row read, whether it could be used or not
     gone: int = 0  # there when keys were read, and no more when their rows were
+    is_last: bool = True  # nothing follows in the range that was read
 
     @property
     def count(self) -> int:
@@ -70,6 +87,7 @@ class Origin:
     digest: str
     digest_version: str
     root: Key  # what sources report and batches replace: the key, or the first of its columns
+    page_size: PageSize
 
     @classmethod
     def open(cls, entity: Entity, stores: Stores) -> Origin:
@@ -106,6 +124,7 @@ class Origin:
             digest,
             digest_version(types, major),
             key.prefix(len(entity.origin.root or entity.origin.key)),
+            PageSize(stores.settings.chunk_bytes),
         )
 
     @property
@@ -128,16 +147,29 @@ class Origin:
         return self._named(self.key, keys)
 
     def by_roots(self, roots: pa.Table) -> Rows:
-        """The rows of these roots."""
+        """The rows of these roots. Raises PageTooLargeError where several hold more than SYNC_CHUNK_BYTES."""
+        most = self.page_size.most_bytes if roots.num_rows > 1 else None
+        rows = self._named(self.root, roots, most)
+        self.page_size.note(roots.num_rows, rows.table.nbytes)
+        if most and rows.table.nbytes > 2 * most:
+            raise PageTooLargeError
+        return rows
+
+    def all_by_roots(self, roots: pa.Table) -> Rows:
+        """The rows of these roots, however large they are."""
         return self._named(self.root, roots)
 
-    def _named(self, kind: Key, named: pa.Table) -> Rows:
+    def _named(self, kind: Key, named: pa.Table, most: int | None = None) -> Rows:
         """Rows by key or root. Those for which the query fails are found by halving, and rejected alone."""
         if named.num_rows == 0:
             return Rows(self.schema.empty_table())
         try:
             with self.stores.legacy_rows() as cursor:
-                return self._read(cursor, f"WHERE {kind.is_in(cursor, 'q', named)} OFFSET 0")
+                rows = self._read(cursor, f"WHERE {kind.is_in(cursor, 'q', named)} OFFSET 0", most=most)
+            if not rows.is_last:
+                self.page_size.note(rows.count, most or 0)
+                raise PageTooLargeError
+            return rows
         except _ROW_FAULTS as error:
             if named.num_rows == 1:
                 keys = self._keys(lambda cursor: f"WHERE {kind.is_in(cursor, 'q', named)}", self.key)
@@ -147,7 +179,7 @@ class Origin:
                     tuple(Reject(text, "read", *said, _NO_DIGEST) for text in self.key.texts(keys).to_pylist()),
                 )
         half = named.num_rows // 2
-        first, second = self._named(kind, named.slice(0, half)), self._named(kind, named.slice(half))
+        first, second = self._named(kind, named.slice(0, half), most), self._named(kind, named.slice(half), most)
         return Rows(pa.concat_tables([first.table, second.table]), first.rejects + second.rejects)
 
     def _keys(self, which: Callable[[Cursor], str], kind: Key) -> pa.Table:
@@ -160,8 +192,24 @@ class Origin:
                 raise LegacySchemaError(f"the legacy query fails before it names a row: {first_line(error)}") from error
 
     def page(self, after: Sequence[str] | None, until: Sequence[str] | None, within: str, limit: int) -> Rows:
-        """All rows of the next `limit` roots above `after`, at or below `until`, of a condition on q."""
+        """All rows of the next roots above `after`, at or below `until`, of a condition on q.
+
+        They are `limit` roots, or as many as SYNC_CHUNK_BYTES hold, and one at least.
+        """
+        limit = self.page_size.rows(limit)
+        while True:
+            try:
+                rows = self._page(after, until, within, limit)
+                self.page_size.note(max(1, rows.count), rows.table.nbytes)
+                return rows
+            except (PageTooLargeError, MemoryError):
+                if limit == 1:
+                    raise
+                limit = self.page_size.shrink(limit)
+
+    def _page(self, after: Sequence[str] | None, until: Sequence[str] | None, within: str, limit: int) -> Rows:
         order = self.root.ordered("q")
+        most = self.page_size.most_bytes if limit > 1 else None
 
         def which(cursor: Cursor) -> str:
             where = f"{within} AND {self.root.after(cursor, 'q', after)} AND {self.root.until(cursor, 'q', until)}"
@@ -174,12 +222,18 @@ class Origin:
                 if self.has_parts:
                     roots = self.root.plain("q")
                     chosen = f"WHERE ({roots}) IN (SELECT {roots} FROM ({self.sql}) q {chosen}) OFFSET 0"
-                return self._read(cursor, chosen, f"ORDER BY {order}")
+                rows = self._read(cursor, chosen, f"ORDER BY {order}", most)
         except _ROW_FAULTS:
-            roots = self._keys(which, self.root)
-            rows = self.by_roots(roots)
-            last = self.root.position(roots) if roots.num_rows else None
-            return replace(rows, last=last, gone=max(0, roots.num_rows - rows.count))
+            return self._page_by_roots(self._keys(which, self.root), limit)
+        if not rows.is_last and self.has_parts:
+            raise PageTooLargeError  # the last root may lack some of its parts
+        return replace(rows, is_last=rows.is_last and rows.count < limit)
+
+    def _page_by_roots(self, roots: pa.Table, limit: int) -> Rows:
+        rows = self.by_roots(roots)
+        last = self.root.position(roots) if roots.num_rows else None
+        gone = max(0, roots.num_rows - rows.count)
+        return replace(rows, last=last, gone=gone, is_last=roots.num_rows < limit)
 
     def digests(self, after: Sequence[str] | None, limit: int) -> pa.Table:
         """The next `limit` keys with their digests, in key order; -1 where the query fails for the row."""
@@ -193,7 +247,7 @@ class Origin:
             return self._digests_of(self._keys(which, self.key))
 
     def _digests(self, which: Callable[[Cursor], str]) -> pa.Table:
-        with self.stores.legacy_rows() as cursor:
+        with self.stores.legacy_rows() as cursor, _row_may_be_too_long():
             query = f"SELECT {self.key.plain('q')}, {self.digest} FROM {self._of} {which(cursor)}"
             return copy_out(cursor, query, self.key.schema.append(pa.field(DIGEST, pa.int64())), self._of)
 
@@ -228,30 +282,37 @@ class Origin:
 
     def cuts(self, count: int) -> list[list[str]]:
         """`count - 1` keys that cut all rows into ranges of about one size."""
+        step = max(1, -(-self.count("true") // count))
         with self.stores.legacy_rows(Purpose.WHOLE) as cursor:
-            order = self.root.ordered("q")
+            # rows are numbered as an index gives them: a window over all of them would be held by the monolith
             cursor.execute(
                 f"SELECT {self.root.plain('k')} FROM (SELECT {self.root.plain('q')},"
-                f" row_number() OVER (ORDER BY {order}) AS n,"
-                f" count(*) OVER () AS total FROM ({self.sql}) q) k"
-                f" WHERE n % greatest(1, (total + {count - 1}) / {count}) = 0 ORDER BY n LIMIT {count - 1}"
+                f" row_number() OVER (ORDER BY {self.root.ordered('q')}) AS n FROM ({self.sql}) q) k"
+                f" WHERE n % {step} = 0 ORDER BY n LIMIT {count - 1}"
             )
             return [[str(value) for value in row] for row in cursor.fetchall()]
 
-    def _read(self, cursor: Cursor, which: str, order: str = "") -> Rows:
+    def _read(self, cursor: Cursor, which: str, order: str = "", most: int | None = None) -> Rows:
         # `which` ends in LIMIT or OFFSET: a fence, or the query's sub-selects would run again for the digest
         query = f"SELECT {self.select} FROM (SELECT * FROM {self._of} {which}) q {order}"
+        text, is_cut = self._text(cursor, query, most)
         try:
-            text = copy_text(cursor, query, self._of)
+            table = read_copy(text, self.schema)
+        except pa.ArrowInvalid:
+            texts = read_copy(text, pa.schema([(name, pa.string()) for name in self.schema.names]))
+            return replace(self._read_leniently(texts), is_last=not is_cut)
+        return Rows(table, last=self._last(table), is_last=not is_cut)
+
+    def _text(self, cursor: Cursor, query: str, most: int | None) -> tuple[pa.Buffer, bool]:
+        try:
+            with _row_may_be_too_long():
+                if most:
+                    return copy_text_capped(cursor, query, self._of, most)
+                return copy_text(cursor, query, self._of), False
         except (*_ROW_FAULTS, psycopg2.errors.InsufficientPrivilege):
             raise
         except psycopg2.ProgrammingError as error:
             raise LegacySchemaError(f"the legacy query no longer runs: {first_line(error)}") from error
-        try:
-            table = read_copy(text, self.schema)
-        except pa.ArrowInvalid:
-            return self._read_leniently(read_copy(text, pa.schema([(name, pa.string()) for name in self.schema.names])))
-        return Rows(table, last=self._last(table))
 
     def _read_leniently(self, texts: pa.Table) -> Rows:
         """Cast column by column and set aside the rows that hold what no Arrow type can (infinity, year 20000)."""
@@ -271,6 +332,18 @@ class Origin:
 
     def _last(self, table: pa.Table) -> list[str] | None:
         return self.root.position(table.select(list(self.root.columns))) if table.num_rows else None
+
+
+@contextmanager
+def _row_may_be_too_long() -> Iterator[None]:
+    """Make a fault of the row of the server's refusal to hold more than a gigabyte; the session goes on after it."""
+    try:
+        yield
+    except _TOO_LONG as error:
+        if isinstance(error, psycopg2.InternalError) and _ALLOCATION not in str(error):
+            raise
+        message = f"a row, or a value of it, is larger than PostgreSQL can write as text: {first_line(error)}"
+        raise RowTooLongError(message) from error
 
 
 def _cast(column: pa.ChunkedArray, field: pa.Field) -> tuple[pa.Array, list[tuple[int, str]]]:

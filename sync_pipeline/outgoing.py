@@ -15,6 +15,7 @@ log = logging.getLogger(__name__)
 
 # what more polls bring is left to whoever does what is owed: memory stays bounded while the cluster is slow or down
 _MOST_DOCUMENTS = 10_000
+_MOST_BYTES = 64 << 20
 # A request costs the cluster more than the documents in it, and readers see none of them before the next refresh.
 _PACE_SECONDS = 0.5
 
@@ -39,12 +40,18 @@ class Outgoing:
         with self._changed:
             if self._error:
                 raise self._error
-            if sum(len(batch.ids) for batch in self._gathered) + len(operations.ids) <= _MOST_DOCUMENTS:
+            if self._has_room(operations):
                 self._gathered.append(operations)
                 self._changed.notify()
                 return
         with self._lane.stores.target() as cursor:
             due.let_go(cursor, operations.owed)
+
+    def _has_room(self, operations: Operations) -> bool:
+        """Whether what is gathered stays small with these; one batch always has room, for its memory is in use."""
+        batches = [*self._gathered, operations]
+        documents, size = sum(len(batch.ids) for batch in batches), sum(batch.contents.nbytes for batch in batches)
+        return documents <= _MOST_DOCUMENTS and (size <= _MOST_BYTES or not self._gathered)
 
     def run(self, stop: threading.Event) -> None:
         """Send until told to stop, and then what is left."""

@@ -7,18 +7,21 @@ change that a lower one acknowledges, and the last revision wins whatever the or
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import replace
 
 import pyarrow as pa
 
 from sync_pipeline.batch.order import Order, Outcome
 from sync_pipeline.batch.prepare import prepare
+from sync_pipeline.batch.split import Part, SplitOrder, add_up
 from sync_pipeline.batch.write import write
 from sync_pipeline.documents import send
 from sync_pipeline.faults import crash_point
 from sync_pipeline.lane import Lane
 from sync_pipeline.ledger.ledger import next_revision
 from sync_pipeline.origin import Rows
+from sync_pipeline.page_size import PageTooLargeError
 
 
 def sync_keys(lane: Lane, keys: pa.Table, order: Order) -> Outcome:
@@ -37,7 +40,20 @@ def sync_roots(lane: Lane, roots: pa.Table, order: Order) -> Outcome:
 
 def sync_page(lane: Lane, after: list[str] | None, until: list[str] | None, within: str, order: Order) -> Outcome:
     """Bring the next chunk of a range to what the monolith holds now; `position` is None at the range's end."""
-    limit = lane.stores.settings.chunk_rows
+    size = lane.origin.page_size
+    limit = size.rows(lane.stores.settings.chunk_rows)
+    while True:
+        try:
+            return _sync_page(lane, after, until, within, order, limit)
+        except MemoryError:
+            if limit == 1:
+                raise
+            limit = size.shrink(limit)
+
+
+def _sync_page(
+    lane: Lane, after: list[str] | None, until: list[str] | None, within: str, order: Order, limit: int
+) -> Outcome:
     revision = next_revision(lane.stores)
     crash_point("read.before")
     rows = lane.origin.page(after, until, within, limit)
@@ -45,20 +61,49 @@ def sync_page(lane: Lane, after: list[str] | None, until: list[str] | None, with
     keys = rows.table.select(list(lane.origin.key.columns))
     unreadable = lane.origin.key.parse(reject.key for reject in rows.rejects)
     roots = lane.origin.roots_of(pa.concat_tables([keys, unreadable]))
-    position = rows.last if rows.count >= limit else None
+    position = None if rows.is_last else rows.last
     return _settle(lane, revision, keys, rows, order, roots=roots, position=position)
 
 
 def _sync(lane: Lane, roots: pa.Table, named: pa.Table, order: Order) -> Outcome:
+    """One batch, or several where the rows are too large for one; what is undone stays in one."""
+    part = Part(roots, named)
+    if order.undo:
+        return _sync_part(lane, part, order, whole=True)
+    return add_up(_parts(lane, part, SplitOrder(order)))
+
+
+def _parts(lane: Lane, rest: Part, split: SplitOrder) -> Iterator[Outcome]:
+    size = lane.origin.page_size
+    most = size.rows(max(1, rest.roots.num_rows))
+    while True:
+        is_last = most >= rest.roots.num_rows
+        part, following = (rest, rest) if is_last else rest.cut(lane, most)
+        order = split.of_part(lane, part, is_last=is_last)
+        try:
+            yield _sync_part(lane, part, order)
+        except (PageTooLargeError, MemoryError):
+            if part.roots.num_rows <= 1:
+                raise
+            split.forget(order)
+            most = size.shrink(part.roots.num_rows)
+            continue
+        if is_last:
+            return
+        rest, most = following, size.rows(following.roots.num_rows)
+
+
+def _sync_part(lane: Lane, part: Part, order: Order, *, whole: bool = False) -> Outcome:
+    named = part.named
     revision = next_revision(lane.stores)
     crash_point("read.before")
-    rows = lane.origin.by_roots(roots)
+    rows = lane.origin.all_by_roots(part.roots) if whole else lane.origin.by_roots(part.roots)
     crash_point("read.after")
     keys = named
     if lane.origin.has_parts:
         keys = pa.concat_tables([named, rows.table.select(named.column_names)])
         keys = keys.group_by(named.column_names).aggregate([])
-    return _settle(lane, revision, keys, rows, order, roots=roots)
+    return _settle(lane, revision, keys, rows, order, roots=part.roots)
 
 
 def _settle(

@@ -40,11 +40,13 @@ class Settings:
     entities: str = "assets.entities"
     slot_prefix: str = "sync"
     poll_seconds: float = 0.2
+    idle_poll_seconds: float = 1.0
     margin_seconds: float = 2.0
     blind_lookback_seconds: float = 900.0
     window_alert_seconds: float = 300.0
     sweep_seconds: float = 300.0
     chunk_rows: int = 3_600
+    chunk_bytes: int = 64 * 1024 * 1024
     backfill_workers: int = 3
     due_limit_seconds: float = 300.0
     lag_limit_seconds: float = 60.0
@@ -77,11 +79,13 @@ class Settings:
 # settings that are numbers, and their fields
 NUMBERS = {
     "SYNC_POLL_SECONDS": "poll_seconds",
+    "SYNC_IDLE_POLL_SECONDS": "idle_poll_seconds",
     "SYNC_MARGIN_SECONDS": "margin_seconds",
     "SYNC_BLIND_LOOKBACK_SECONDS": "blind_lookback_seconds",
     "SYNC_WINDOW_ALERT_SECONDS": "window_alert_seconds",
     "SYNC_SWEEP_SECONDS": "sweep_seconds",
     "SYNC_CHUNK_ROWS": "chunk_rows",
+    "SYNC_CHUNK_BYTES": "chunk_bytes",
     "SYNC_BACKFILL_WORKERS": "backfill_workers",
     "SYNC_DUE_LIMIT_SECONDS": "due_limit_seconds",
     "SYNC_LAG_LIMIT_SECONDS": "lag_limit_seconds",
@@ -107,6 +111,7 @@ NUMBERS = {
 }
 _AT_LEAST_ONE = {
     "SYNC_CHUNK_ROWS",
+    "SYNC_CHUNK_BYTES",
     "SYNC_BACKFILL_WORKERS",
     "SYNC_MEDIA_WORKERS",
     "SYNC_RETRY_LIMIT",

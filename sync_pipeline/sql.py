@@ -7,6 +7,7 @@ from contextlib import contextmanager, suppress
 from typing import Any
 
 import psycopg2
+import psycopg2.errors
 import psycopg2.extensions
 import pyarrow as pa
 
@@ -92,10 +93,44 @@ def copy_text(cursor: Cursor, query: str, of: str = "") -> pa.Buffer:
     COPY takes its snapshot before it waits for tables, and one that ALTER TABLE has rewritten meanwhile would show it
     no row. So a statement before it, in the same message and transaction, waits for them.
     """
-    wait = f"PREPARE sync_tables AS SELECT FROM {of}; DEALLOCATE sync_tables; " if of else ""
     sink = pa.BufferOutputStream()
-    cursor.copy_expert(f"{wait}COPY ({query}) TO STDOUT (FORMAT csv)", sink)
+    cursor.copy_expert(f"{_wait(of)}COPY ({query}) TO STDOUT (FORMAT csv)", sink)
     return sink.getvalue()
+
+
+class _CappedSink:
+    """Takes the rows of a COPY up to so many bytes and has the server end it there; it takes one row at least."""
+
+    def __init__(self, cursor: Cursor, most: int) -> None:
+        self.sink = pa.BufferOutputStream()
+        self.is_cut = False
+        self._cursor = cursor
+        self._left = most
+        self._write = self.sink.write
+
+    def write(self, row: bytes) -> None:
+        """PostgreSQL sends each row as a message of its own."""
+        if self._left > 0:
+            self._left -= len(row)
+            self._write(row)
+        elif not self.is_cut:
+            self.is_cut = True
+            self._cursor.connection.cancel()
+
+
+def copy_text_capped(cursor: Cursor, query: str, of: str, most: int) -> tuple[pa.Buffer, bool]:
+    """The first rows of `query` as `copy_text` gives them, up to `most` bytes; and whether there are more."""
+    capped = _CappedSink(cursor, most)
+    try:
+        cursor.copy_expert(f"{_wait(of)}COPY ({query}) TO STDOUT (FORMAT csv)", capped)
+    except psycopg2.errors.QueryCanceled:
+        if not capped.is_cut:
+            raise
+    return capped.sink.getvalue(), capped.is_cut
+
+
+def _wait(of: str) -> str:
+    return f"PREPARE sync_tables AS SELECT FROM {of}; DEALLOCATE sync_tables; " if of else ""
 
 
 def stage(cursor: Cursor, relation: str, columns: str, table: pa.Table) -> None:

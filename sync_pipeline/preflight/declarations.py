@@ -15,6 +15,7 @@ from sync_pipeline.errors import AccessError, DeclarationError, LegacySchemaErro
 from sync_pipeline.origin import Origin
 from sync_pipeline.partitions import Monthly
 from sync_pipeline.preflight import sources
+from sync_pipeline.preflight.key_order import look_at_key_order
 from sync_pipeline.preflight.notice import Notice
 from sync_pipeline.sources.source import Subject
 from sync_pipeline.sources.watermark import stamped_since
@@ -35,6 +36,8 @@ def look_at_entity(stores: Stores, entity: Entity) -> Iterator[Notice]:
         yield Notice("ok", about, "query, adapter and sinks agree on columns")
         for level, what, remedy in sources.remarks(_subject(stores, entity, origin), entity.capture):
             yield Notice(level, about, what, remedy)
+        with stores.legacy() as cursor:
+            yield from look_at_key_order(cursor, about, origin)
 
 
 def _columns(entity: Entity, origin: Origin) -> Iterator[tuple[str, str]]:

@@ -65,7 +65,7 @@ def _walk(lane: Lane, verdict: Verdict, report: Callable[[int], None]) -> list[F
     limit = lane.stores.settings.chunk_rows
     while True:
         rows = lane.origin.page(after, None, "true", limit)
-        last = rows.count < limit
+        last = rows.is_last
         until = None if last else rows.last
 
         def within(

@@ -11,7 +11,7 @@ import datetime as dt
 import select
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -25,7 +25,7 @@ from sync_pipeline.errors import GapError, SettingError
 from sync_pipeline.sessions import Purpose
 from sync_pipeline.sources.looks import Looks
 from sync_pipeline.sources.roots import Tracked, pages, track_all
-from sync_pipeline.sources.source import Page, Source, Standing, State, Subject, Told, numbered
+from sync_pipeline.sources.source import Page, Source, Standing, State, Subject, Told, mark_last, numbered
 from sync_pipeline.sources.table import Table
 from sync_pipeline.sql import bind, copy_out
 from sync_pipeline.stores import first_line
@@ -58,6 +58,8 @@ _REMOVE = """
 # few enough that no lock on the monolith's rows lasts
 _BATCH = 1_000
 _CLEAN_SECONDS = 60.0
+# so long a poll gives the newest events, and as long the backlog
+_TURN_SECONDS = 1.0
 _NAME_BYTES = 63
 _LISTENED_SECONDS = 1.0
 
@@ -108,6 +110,8 @@ class OutboxSource(Source):
     _emptied_at: dt.datetime | None = None
     _clean_at: float = 0.0
     _cleaned: object = "-infinity"  # when the last event that was removed was acknowledged
+    _acknowledged: int = 0  # events, of this poll
+    _backlog: tuple[int, int] | None = None  # ids: events up to the first are given, and those up to the second are old
     _ear: Any = None
     _announced: bool = False  # the last events that came were notified of
     _silent: bool = False  # the last wait ended without a notice
@@ -124,11 +128,40 @@ class OutboxSource(Source):
         return Standing(self.outbox.state(self.subject))
 
     def pull(self, rows: int) -> Iterator[Page]:
-        """Roots that pending events name; an event that names nothing is told so, and in the way of no other."""
-        self._pulled, self._emptied_at = [], None
+        """Roots that pending events name; an event that names nothing is told so, and in the way of no other.
+
+        A poll ends after a while. What it leaves is the backlog: later polls give the events first that came since, and
+        then go on with it for as long.
+        """
+        self._pulled, self._emptied_at, self._acknowledged = [], None, 0
         now = self.subject.stores.legacy_now()
-        whole, position = self._looks.begin()
-        events = self._first(whole, position, rows)
+        whole, position, newest = False, 0, 0
+        if self._backlog is None:
+            whole, position = self._looks.begin()
+            events = self._first(whole, position, rows)
+            newest = yield from self._give_newest(events, rows)
+        else:
+            position, newest = self._backlog
+            newest, _ = yield from self._give(self._pending(newest, rows), newest, rows)
+            events = self._pending(position, rows)
+        position, is_all = yield from self._give(events, position, rows)
+        self._backlog = None if is_all else (position, newest)
+        self._through = now if whole and is_all else self._through
+
+    def _give_newest(self, events: pa.Table, rows: int) -> Generator[Page, None, int]:
+        """Where more is pending than two pages, give the newest of it before the oldest; returns the highest id."""
+        if events.num_rows < rows:
+            return 0
+        newest = self._pending(0, rows, descending=True)
+        ids = newest.column("id").to_pylist()
+        if not ids or ids[-1] <= events.column("id")[rows - 1].as_py():
+            return max(ids, default=0)
+        highest, _ = yield from self._give(newest.take(pa.array(range(len(ids) - 1, -1, -1))), 0, rows)
+        return highest
+
+    def _give(self, events: pa.Table, position: int, rows: int) -> Generator[Page, None, tuple[int, bool]]:
+        """Give pending events above a position for a while; returns the last one's id, and whether those were all."""
+        limit = time.monotonic() + _TURN_SECONDS
         while events.num_rows:
             position = events.column("id")[events.num_rows - 1].as_py()
             self._looks.reached(position)
@@ -138,28 +171,42 @@ class OutboxSource(Source):
                 yield from self._roots(self._tracked(kind), named, rows)
             if events.num_rows < rows:
                 break
+            if time.monotonic() >= limit:
+                return position, False
             events = self._pending(position, rows)
-        self._through = now if whole else self._through
+        return position, True
 
     def standing(self) -> Standing:
         """All that was committed before the last whole look is pulled."""
         return Standing(self.outbox.state(self.subject), self._through, gap_at=self._emptied_at)
 
+    def acknowledge(self, page: Page) -> None:
+        """Acknowledge the events that are reported with a page."""
+        self._write_processed([] if page.events is None else page.events.to_pylist())
+
     def keep(self) -> None:
-        """Acknowledge the events, and remove those that were acknowledged long ago."""
-        ids = pa.concat_arrays(self._pulled).to_pylist() if self._pulled else []
+        """Acknowledge the events that no page reports, and remove those that were acknowledged long ago."""
+        self._write_processed(pa.concat_arrays(self._pulled).to_pylist() if self._pulled else [])
+        self._pulled = []
+        if time.monotonic() >= self._clean_at:
+            self._clean(2 * self._acknowledged)
+
+    def _write_processed(self, ids: list[int]) -> None:
+        self._acknowledged += len(ids)
         for first in range(0, len(ids), _BATCH):
             self._write(
                 f"UPDATE {self.outbox.table} SET processed_at = now(), attempts = attempts + 1, last_error = NULL"
                 " WHERE id = ANY(%s)",
                 ids[first : first + _BATCH],
             )
-        self._pulled = []
-        if time.monotonic() >= self._clean_at:
-            self._clean(2 * len(ids))
 
     def wait(self, halt: threading.Event, seconds: float) -> None:
-        """Until the monolith notifies of an event; where it does so for each, polls are a second apart besides."""
+        """Until the monolith notifies of an event; where it does so for each, polls are a second apart besides.
+
+        Not at all, while there is a backlog.
+        """
+        if self._backlog is not None:
+            return
         limit = time.monotonic() + (max(seconds, _LISTENED_SECONDS) if self._announced else seconds)
         self._silent = True
         try:
@@ -188,14 +235,14 @@ class OutboxSource(Source):
             self._looks.took(time.monotonic() - began)
         return events
 
-    def _pending(self, position: int, rows: int) -> pa.Table:
+    def _pending(self, position: int, rows: int, *, descending: bool = False) -> pa.Table:
         columns = f"id, aggregate_type, aggregate_id, {'version' if self.outbox.version else 'NULL'}, {self._emptied}"
         with self.subject.stores.legacy(Purpose.POLL) as cursor:
             return copy_out(
                 cursor,
                 f"SELECT {columns} FROM {self.outbox.table} WHERE processed_at IS NULL"
                 f" AND aggregate_type = ANY({bind(cursor, self._kinds)}) AND attempts < {TRIES} AND id > {position}"
-                f" ORDER BY id LIMIT {rows}",
+                f" ORDER BY id{' DESC' if descending else ''} LIMIT {rows}",
                 _EVENTS,
             )
 
@@ -240,10 +287,17 @@ class OutboxSource(Source):
         self._pulled.append(named.column("id").combine_chunks())
         position = numbered("events", named.column("id").to_pylist())
         told = self._told(named) if self.outbox.version and not tracked[0].table.join else {}
+        found = self._pages(tracked, [text for text in texts if text not in wrong], rows)
+        for page, is_last in mark_last(found):
+            own = self.subject.key.texts(page.keys).to_pylist() if told else []
+            events = None
+            if is_last:
+                events, self._pulled = pa.concat_arrays(self._pulled), []
+            yield replace(page, told={text: told[text] for text in own}, position=position, events=events)
+
+    def _pages(self, tracked: list[Tracked], texts: list[str], rows: int) -> Iterator[Page]:
         for each in tracked:
-            for page in pages(self.subject, each, [text for text in texts if text not in wrong], rows):
-                own = self.subject.key.texts(page.keys).to_pylist() if told else []
-                yield replace(page, told={text: told[text] for text in own}, position=position)
+            yield from pages(self.subject, each, texts, rows)
 
     def _told(self, named: pa.Table) -> dict[str, Told]:
         """By root, what its events tell, one after the other."""

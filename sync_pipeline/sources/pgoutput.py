@@ -31,9 +31,10 @@ class Relation:
 
 @dataclass(frozen=True)
 class Begin:
-    """A transaction follows; all of it is committed. `xid` has 32 bits."""
+    """A transaction follows; all of it is committed. `xid` has 32 bits, `commit` is the position of its commit."""
 
     xid: int
+    commit: int = 0
 
 
 @dataclass(frozen=True)
@@ -67,7 +68,7 @@ def parse(message: bytes) -> Message | None:
     if kind in {_INSERT, _UPDATE, _DELETE}:
         return Change(struct.unpack_from("!I", message, 1)[0], tuple(_tuples(message, 5)))
     if kind == _BEGIN:
-        return Begin(struct.unpack_from("!I", message, 17)[0])
+        return Begin(struct.unpack_from("!I", message, 17)[0], struct.unpack_from("!Q", message, 1)[0])
     if kind == _COMMIT:
         return Commit(struct.unpack_from("!Q", message, 10)[0])
     if kind == _RELATION:

@@ -35,7 +35,7 @@ class Subject:
 
 @dataclass(frozen=True)
 class Standing:
-    """Where a source stands once all pages of a poll are applied."""
+    """Where a source stands once all pages that it has given are applied."""
 
     state: State = field(default_factory=dict)  # opaque outside the source
     through: dt.datetime | None = None  # legacy time: all that was committed before it has been reported
@@ -75,6 +75,7 @@ class Page:
     fanout: bool = False
     told: Mapping[str, Told] = field(default_factory=dict)  # by key, as text; where events may tell versions
     position: str = ""  # what of the monolith it tells of, for people: transactions, events, an instant
+    events: pa.Array | None = None  # ids of events that are reported with this page, where each is acknowledged
 
 
 def numbered(what: str, numbers: Collection[int]) -> str:
@@ -82,6 +83,15 @@ def numbered(what: str, numbers: Collection[int]) -> str:
     if len(numbers) <= _FEW:
         return f"{what} {', '.join(map(str, sorted(numbers)))}" if numbers else ""
     return f"{what} {min(numbers)} to {max(numbers)} ({len(numbers)})"
+
+
+def mark_last(pages: Iterator[Page]) -> Iterator[tuple[Page, bool]]:
+    """Yields each page with whether it is the last one."""
+    page = next(pages, None)
+    while page is not None:
+        following = next(pages, None)
+        yield page, following is None
+        page = following
 
 
 class Source(ABC):
@@ -97,11 +107,17 @@ class Source(ABC):
 
     @abstractmethod
     def standing(self) -> Standing:
-        """Where it stands when the last page of `pull` is applied."""
+        """Where it stands when all pages that `pull` has given so far are applied.
+
+        Asked between two pages it names a position from which another process goes on, so that a poll of any size ends.
+        """
 
     @abstractmethod
     def keep(self) -> None:
         """All pages are applied or due, and that is committed: they need not be reported again."""
+
+    def acknowledge(self, page: Page) -> None:  # noqa: B027 (most acknowledge a whole poll)
+        """The page is applied or due, and that is committed, while others of its poll are not."""
 
     def wait(self, halt: threading.Event, seconds: float) -> None:
         """Until something may have changed, at most so long."""

@@ -40,6 +40,16 @@ class Stamp:
     zone: str | None = None
     sequence: str | None = None
 
+    @property
+    def name(self) -> str:
+        """Names it among an entity's stamps, from one process to the next."""
+        return " ".join([self.column, *filter(None, [self.table.join, ",".join(map(str, self.table.key))])])
+
+    @property
+    def instant(self) -> str:
+        """SQL for its value on the monolith's clock, or its number."""
+        return f"{self.column} AT TIME ZONE '{self.zone}'" if self.zone else self.column
+
 
 def stamps_of(cursor: Cursor, table: Table) -> list[Stamp]:
     """A table's stamps. Raises DeclarationError for one that is not there, or whose numbers tell no order."""

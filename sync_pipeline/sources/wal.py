@@ -25,7 +25,7 @@ from sync_pipeline.replica import written_end
 from sync_pipeline.sessions import Purpose
 from sync_pipeline.sources.pgoutput import Begin, Change, Commit, Relation, Truncate, parse
 from sync_pipeline.sources.roots import Tracked, pages, track_all
-from sync_pipeline.sources.source import Page, Source, Standing, State, Subject, numbered
+from sync_pipeline.sources.source import Page, Source, Standing, State, Subject, mark_last, numbered
 from sync_pipeline.sql import bind
 from sync_pipeline.stores import first_line
 
@@ -34,6 +34,8 @@ _READ_SECONDS = 0.1
 # a transaction is sent whole: who began it must go on
 _STALL_SECONDS = 30.0
 _MARK_SECONDS = 0.25
+# a transaction of more pages is put behind what is committed after it, from then on
+_LONG_PAGES = 2
 _VISIBLE_SECONDS = 30.0
 _LOOK_SECONDS = 0.002
 _SLOT = """
@@ -51,7 +53,7 @@ class Wal:
 
     def open(self, subject: Subject, state: State | None) -> WalSource:
         """The source, from where its last one stood. Raises GapError when the log no longer reaches back so far."""
-        source = WalSource(subject, int(state["lsn"]) if state else 0)
+        source = WalSource(subject, int(state["lsn"]) if state else 0, state.get("part") if state else None)
         if state:
             source.resume(state)
         return source
@@ -63,12 +65,19 @@ def slot_name(subject: Subject) -> str:
 
 
 class WalSource(Source):
-    """Reads an entity's slot. `_end` is how far the log was read, at a transaction's end."""
+    """Reads an entity's slot. `_end` is how far the log was read, at a transaction's end.
 
-    def __init__(self, subject: Subject, end: int) -> None:
+    `_given` is how far the pages reach that were given: a transaction's end and, of the one that follows, the position
+    of its commit with the number of changes that were given. The server sends a transaction again until it is
+    acknowledged as a whole, and always in the same order: so another process passes over as many.
+    """
+
+    def __init__(self, subject: Subject, end: int, part: list[int] | None = None) -> None:
         self.subject = subject
         self._slot = slot_name(subject)
         self._end = end
+        self._given: tuple[int, list[int] | None] = (end, part)
+        self._passed = part or [0, 0]
         self._through: dt.datetime | None = None
         self._mark: tuple[dt.datetime, int] | None = None
         self._marked = self._asked = 0.0
@@ -140,25 +149,33 @@ class WalSource(Source):
             self._set_mark()
             changed: dict[int, set[str]] = {}
             xids: set[int] = set()
+            part = [0, 0]
             for message in self._messages():
                 self._holds = True
                 if isinstance(message, Begin):
                     xids.add(message.xid)
+                    part = [message.commit, 0]
                 elif isinstance(message, Change):
-                    self._note(message, changed)
+                    part[1] += 1
+                    if part[0] != self._passed[0] or part[1] > self._passed[1]:
+                        self._note(message, changed)
                 elif isinstance(message, Truncate):
                     self._emptied_at = self.subject.stores.legacy_now()
                 if sum(map(len, changed.values())) >= rows:
-                    yield from self._roots(changed, xids, rows)
+                    yield from self._pages_of(changed, xids, rows, [*part])
                     changed = {}
             if not guarded(8):
                 self.keep()
-            yield from self._roots(changed, xids, rows)
+            yield from self._pages_of(changed, xids, rows, None)
+            self._given = (self._end, None)
             self._reach_mark()
 
     def standing(self) -> Standing:
-        """How far the log was read, and until when that covers all commits."""
-        state = {"lsn": self._end, "slot": self._slot, "system": self._system, "retained_bytes": self._retained}
+        """How far the pages reach that were given, and until when that covers all commits."""
+        end, part = self._given
+        state: State = {"lsn": end, "slot": self._slot, "system": self._system, "retained_bytes": self._retained}
+        if part:
+            state["part"] = part
         return Standing(state, self._through, gap_at=self._emptied_at, last=self._lost is not None)
 
     def keep(self) -> None:
@@ -272,6 +289,17 @@ class WalSource(Source):
             self._wait_visible(xids)
         for n, named in changed.items():
             yield from (replace(page, position=position) for page in pages(self.subject, self._tracked[n], named, rows))
+
+    def _pages_of(
+        self, changed: dict[int, set[str]], xids: set[int], rows: int, part: list[int] | None
+    ) -> Iterator[Page]:
+        """The pages of changes that end in a transaction's `part`. A long transaction waits behind later commits."""
+        is_long = part is not None and part[1] > _LONG_PAGES * rows
+        end = self._end
+        for page, is_last in mark_last(self._roots(changed, xids, rows)):
+            if is_last:
+                self._given = (end, part)
+            yield replace(page, fanout=True) if is_long else page
 
     def _wait_visible(self, xids: set[int]) -> None:
         """A commit is in the log before a query sees it; read earlier, its rows would look unchanged."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+import threading
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
@@ -14,11 +15,13 @@ import pyarrow.compute as pc
 from sync_pipeline.errors import DeclarationError
 from sync_pipeline.faults import guarded
 from sync_pipeline.sessions import Purpose
+from sync_pipeline.sources.future import AHEAD, FutureStamps
 from sync_pipeline.sources.roots import roots_of
 from sync_pipeline.sources.source import Page, Source, Standing, State, Subject
+from sync_pipeline.sources.spans import Position, Span, instant, without_covered
 from sync_pipeline.sources.stamps import Stamp, stamps_of
 from sync_pipeline.sources.table import Table
-from sync_pipeline.sources.window import BEGINNING, Mark, Window, look
+from sync_pipeline.sources.window import BEGINNING, Mark, Window, earliest, look
 from sync_pipeline.sql import Cursor, bind, copy_out
 
 _STAMP = "_stamp"
@@ -26,6 +29,13 @@ _ROW_VERSION = "_row"
 _NEVER = 2**63 - 1
 _BEGIN_SECONDS = 10.0
 _LOOK_SECONDS = 0.05
+# so long a poll gives its own rows, and as long those that earlier polls have left
+_TURN_SECONDS = 1.0
+# row versions that are remembered from poll to poll, of each table: 1.6 MB
+_MOST_VERSIONS = 200_000
+# keys that one query fetches at most
+_FETCH_ROWS = 100_000
+_FETCH_BYTES = 16 << 20
 
 
 @dataclass(frozen=True)
@@ -36,15 +46,52 @@ class Watermark:
 
     def open(self, subject: Subject, state: State | None) -> WatermarkSource:
         """The source, from where its last one stood."""
-        return WatermarkSource(subject, Window.from_state(state) if state else None)
+        if not state:
+            return WatermarkSource(subject, None)
+        spans = [Span.from_state(span) for span in state.get("spans", ())]
+        future = FutureStamps.from_state(state.get("future", {}))
+        return WatermarkSource(subject, Window.from_state(state), spans, future)
+
+
+@dataclass(eq=False)
+class _Reading:
+    """A span that is being read: `pages` goes on where the last page ended, from poll to poll."""
+
+    table: int  # the place of the stamp's table among the entity's
+    stamp: Stamp
+    span: Span
+    pages: Iterator[pa.Table] | None = None
+    is_head: bool = False  # of this poll
+    is_done: bool = False
+
+    def next(self, subject: Subject, rows: int) -> pa.Table | None:
+        """Returns the next page, and moves the span's position behind it; None at the end."""
+        if self.pages is None:
+            self.pages = pages(subject, self.stamp, self.span, rows)
+        page = next(self.pages, None)
+        self.is_done = page is None
+        if page is not None:
+            self.span = replace(self.span, position=_position(subject, page))
+        return page
+
+    def restart(self, span: Span) -> None:
+        """Read another span instead."""
+        self.span, self.pages = span, None
 
 
 @dataclass
 class WatermarkSource(Source):
-    """Reads an entity's stamped tables, poll by poll."""
+    """Reads an entity's stamped tables, poll by poll.
+
+    Each poll gives its newest rows first and ends after a while. Spans that it has not finished are in its state, and
+    share the time of later polls with the rows that are stamped then.
+    """
 
     subject: Subject
     window: Window | None
+    spans: list[Span] = field(default_factory=list)  # from the state
+    future: FutureStamps = field(default_factory=FutureStamps)
+    _readings: list[_Reading] = field(default_factory=list)
     _seen: Window | None = None
     _recent: dict[int, pa.Array] = field(default_factory=dict)
     _next: dict[int, list[pa.Array]] = field(default_factory=dict)
@@ -64,24 +111,39 @@ class WatermarkSource(Source):
         return self._standing(window)
 
     def pull(self, rows: int) -> Iterator[Page]:
-        """Rows above the bound of the window; row versions that the poll before has seen are left out."""
-        bound = self._bound()
-        for n, stamp in self._stamps:
-            known = self._known(n)
-            for page in pages(self.subject, stamp, bound, rows):
-                keys = self._unseen(n, page, known)
-                if keys.num_rows:
-                    yield Page(keys, fanout=bool(stamp.table.join), position=_since(bound))
+        """Rows above the bound of the window, then those that earlier polls have left; each for a while.
+
+        Row versions that the poll before has seen are left out.
+        """
+        heads = self._begin_poll(rows)
+        older = self._readings[len(heads) :]
+        limit = time.monotonic() + _TURN_SECONDS
+        for reading in heads:
+            yield from self._read(reading, rows, limit)
+        limit = time.monotonic() + _TURN_SECONDS
+        for reading in older:
+            yield from self._read(reading, rows, limit)
+            if time.monotonic() >= limit:
+                break
+        self._readings = [*(r for r in self._readings if r not in heads), *heads]
+        self._readings = [reading for reading in self._readings if not reading.is_done]
+        for reading in self._readings:
+            reading.is_head = False
 
     def standing(self) -> Standing:
-        """As the look saw it that the last pull began with."""
+        """As the last look saw it, with what is left of the spans behind the pages given so far."""
         assert self._seen is not None
         return self._standing(self._seen)
 
     def keep(self) -> None:
         """The next poll goes on from this one's window."""
         self.window = self._seen
-        self._recent = {n: pa.concat_arrays(parts) for n, parts in self._next.items()}
+        self._recent = {n: pa.concat_arrays(parts).slice(0, _MOST_VERSIONS) for n, parts in self._next.items()}
+
+    def wait(self, halt: threading.Event, seconds: float) -> None:
+        """Not at all, while spans are left to be read."""
+        if not self._readings:
+            halt.wait(seconds)
 
     @cached_property
     def _stamps(self) -> list[tuple[int, Stamp]]:
@@ -93,16 +155,77 @@ class WatermarkSource(Source):
                 for stamp in _stamps(cursor, self.subject, table)
             ]
 
+    def _begin_poll(self, rows: int) -> list[_Reading]:
+        """Look, and put this poll's spans before those that are left; they take the place of those they cover."""
+        self._resume()
+        before, self._next = self.window, {}
+        floor = max(BEGINNING.at, before.low - self._margin) if before else BEGINNING.at
+        with self.subject.stores.legacy() as cursor:
+            self._seen, bound = self._look(cursor, self.window)
+            heads, bound = [], self._bound(bound)
+            for n, stamp in self._stamps:
+                cap = self.future.cap(cursor, stamp, self._seen.seen.at, rows)
+                heads.append(_Reading(n, stamp, Span(stamp.name, bound, cap, floor=floor), is_head=True))
+                if cap and not any(r.span.is_future and r.stamp == stamp for r in self._readings):
+                    above = self.future.next_span(cursor, stamp, cap, self._seen.low - self._margin)
+                    self._readings += [_Reading(n, stamp, above)] if above else []
+        for head in heads:
+            self._drop_covered(head)
+        self._readings = [*heads, *self._readings]
+        return heads
+
+    def _resume(self) -> None:
+        """Go on with the spans of the state. Of a stamp that is declared no more, all are looked at again."""
+        by_name = {stamp.name: (n, stamp) for n, stamp in self._stamps}
+        for span in self.spans:
+            if span.stamp in by_name:
+                self._readings.append(_Reading(*by_name[span.stamp], span))
+            elif self.window:
+                self.window = replace(self.window, seen=earliest(self.window.seen, span.bound))
+        self.spans = []
+
+    def _drop_covered(self, head: _Reading) -> None:
+        older = [reading.span for reading in self._readings]
+        head.span, rest = without_covered(head.span, older)
+        kept = [reading for reading in self._readings if reading.span in rest]
+        joined = [span for span in rest if span not in older]
+        self._readings = [*(_Reading(head.table, head.stamp, span) for span in joined), *kept]
+
+    def _read(self, reading: _Reading, rows: int, limit: float) -> Iterator[Page]:
+        """Pages of one span, at least one, until it ends or the time is up."""
+        while (page := reading.next(self.subject, rows)) is not None:
+            if self._is_all_future(reading, page, rows):
+                self._split(reading)
+                continue
+            keys = self._unseen(reading, page)
+            if keys.num_rows:
+                yield Page(keys, fanout=bool(reading.stamp.table.join), position=_since(reading.span.bound))
+            if time.monotonic() >= limit:
+                return
+        self.future.finish(reading.span)
+
+    def _is_all_future(self, reading: _Reading, page: pa.Table, rows: int) -> bool:
+        if reading.span.cap or not reading.is_head or reading.stamp.sequence or page.num_rows < rows:
+            return False
+        assert self._seen
+        return instant(page.column(_STAMP)[page.num_rows - 1].as_py()) > self._seen.seen.at + AHEAD
+
+    def _split(self, head: _Reading) -> None:
+        """So many rows bear stamps of the future that they are read apart, and seldom."""
+        assert self._seen
+        cap = self._seen.seen.at + AHEAD
+        with self.subject.stores.legacy() as cursor:
+            above = self.future.begin(cursor, head.stamp, cap, self._seen.low - self._margin, head.span.floor)
+        self._readings.append(_Reading(head.table, head.stamp, above))
+        head.restart(replace(head.span, cap=cap, position=None))
+
     def _look(self, cursor: Cursor, before: Window | None) -> tuple[Window, Mark]:
         lookback = dt.timedelta(seconds=self.subject.stores.settings.blind_lookback_seconds)
         sequences = sorted({stamp.sequence for _, stamp in self._stamps if stamp.sequence})
         return look(cursor, before, lookback, sequences, self._margin)
 
-    def _bound(self) -> Mark:
+    def _bound(self, bound: Mark) -> Mark:
         """From where to read."""
-        with self.subject.stores.legacy() as cursor:
-            self._seen, bound = self._look(cursor, self.window)
-        self._next = {}
         if not guarded(1) and self.window:
             return self.window.seen
         return bound if bound.at == BEGINNING.at else replace(bound, at=bound.at - self._margin)
@@ -110,18 +233,26 @@ class WatermarkSource(Source):
     def _standing(self, window: Window) -> Standing:
         hides = f"{window.hidden} sessions hide their transactions: the sweep is required" if window.hidden else None
         oldest = min((mark.at for mark in window.holders.values()), default=None)
-        return Standing(window.as_state(), window.low - self._margin, oldest, window.oldest, hides)
+        spans = [reading.span for reading in self._readings if not reading.is_done]
+        state = window.as_state()
+        if spans:
+            state["spans"] = [span.as_state() for span in spans]
+        if ahead := self.future.as_state():
+            state["future"] = ahead
+        through = min([window.low - self._margin, *self.future.floors(), *(span.floor for span in spans)])
+        return Standing(state, through if through > BEGINNING.at else None, oldest, window.oldest, hides)
 
-    def _known(self, n: int) -> pa.Array | None:
-        """Row versions of a table that were seen by the poll before, or by another stamp of it."""
+    def _unseen(self, reading: _Reading, page: pa.Table) -> pa.Table:
+        """Keys of row versions that neither the poll before nor another stamp of the table has shown.
+
+        Versions are kept of the newest rows of a poll alone, for the next poll reads no others again as a rule.
+        """
+        n, versions = reading.table, page.column(_ROW_VERSION).combine_chunks()
         parts = [*self._next.get(n, ()), *([self._recent[n]] if n in self._recent else [])]
-        return pa.concat_arrays(parts) if parts else None
-
-    def _unseen(self, n: int, page: pa.Table, known: pa.Array | None) -> pa.Table:
-        versions = page.column(_ROW_VERSION).combine_chunks()
-        self._next.setdefault(n, []).append(versions)
-        if known is not None:
-            page = page.filter(pc.invert(pc.is_in(versions, value_set=known)))
+        if parts:
+            page = page.filter(pc.invert(pc.is_in(versions, value_set=pa.concat_arrays(parts))))
+        if reading.is_head and sum(map(len, self._next.get(n, ()))) < _MOST_VERSIONS:
+            self._next.setdefault(n, []).append(versions)
         keys = page.select(list(self.subject.key.columns))
         return keys.group_by(keys.column_names).aggregate([]) if keys.num_rows else keys
 
@@ -140,48 +271,86 @@ def stamped_since(subject: Subject, since: dt.datetime, rows: int) -> Iterator[p
             stamps = _stamps(cursor, subject, table)
         for stamp in stamps:
             bound = Mark(since, {stamp.sequence: _NEVER} if stamp.sequence else {})
-            for page in pages(subject, stamp, bound, rows):
+            for page in pages(subject, stamp, Span(stamp.name, bound), rows):
                 yield page.select(list(subject.key.columns))
 
 
-def pages(subject: Subject, stamp: Stamp, bound: Mark, rows: int) -> Iterator[pa.Table]:
-    """Keys of rows stamped at the bound or later, with stamp and row version.
+def pages(subject: Subject, stamp: Stamp, span: Span, rows: int) -> Iterator[pa.Table]:
+    """Keys of the rows of a span, with stamp and row version, in pages of `rows`.
 
-    In order of (stamp, key), so that thousands of rows of one stamp page well.
+    In order of (stamp, key), the newest first. An index on the stamp alone reads all rows of one stamp for each
+    query, so queries after the first ask for many pages at once.
     """
-    position: tuple[str, list[str]] | None = None
+    fetched = rows
     while True:
-        page = _page(subject, stamp, bound, position, rows)
-        if page.num_rows:
-            yield page
-        if page.num_rows < rows:
+        found = _fetch(subject, stamp, span, fetched)
+        for first in range(0, found.num_rows, rows):
+            yield found.slice(first, rows)
+        if found.num_rows < fetched:
             return
-        keys = page.select(list(subject.key.columns))
-        position = page.column(_STAMP)[page.num_rows - 1].as_py(), subject.key.position(keys)
+        span = replace(span, position=_position(subject, found))
+        width = max(1, found.nbytes // found.num_rows)
+        fetched = max(rows, min(fetched * 8, _FETCH_ROWS, _FETCH_BYTES // width))
 
 
-def _page(subject: Subject, stamp: Stamp, bound: Mark, position: tuple[str, list[str]] | None, rows: int) -> pa.Table:
-    key, table = subject.key, stamp.table
-    column = f"{stamp.column} AT TIME ZONE '{stamp.zone}'" if stamp.zone else stamp.column
-    version = " || '/' || ".join(f"{table.name}.{part}" for part in ("tableoid", "ctid", "xmin"))
-    inner = (
-        f"SELECT {roots_of(subject, table)}, {column} AS {_STAMP}, {version} AS {_ROW_VERSION}"
-        f" FROM {table.name} {table.join}"
-    )
-    if stamp.zone and bound.at != BEGINNING.at:
-        # an index on the column itself serves too: no zone's clock is a day off
-        inner += f" WHERE {stamp.column} >= '{(bound.at - dt.timedelta(days=1)).replace(tzinfo=None).isoformat()}'"
-    schema = pa.schema([*key.schema, (_STAMP, pa.string()), (_ROW_VERSION, pa.string())])
-    order = f"w.{_STAMP}, {key.ordered('w')}"
+def _position(subject: Subject, page: pa.Table) -> Position:
+    return page.column(_STAMP)[page.num_rows - 1].as_py(), subject.key.position(page.select(list(subject.key.columns)))
+
+
+def _fetch(subject: Subject, stamp: Stamp, span: Span, rows: int) -> pa.Table:
+    key = subject.key
+    schema = pa.schema([*key.schema, (_STAMP, pa.string()), (_ROW_VERSION, pa.int64())])
     with subject.stores.legacy_rows(Purpose.POLL) as cursor:
-        after = "true"
-        if position:
-            literal = ", ".join(
-                bind(cursor, value) + "::" + kind for value, kind in zip(position[1], key.types, strict=True)
-            )
-            after = f"({order}) > ({bind(cursor, position[0])}::{_kind(stamp)}, {literal})"
-        query = f"SELECT * FROM ({inner}) w WHERE {_above(cursor, stamp, bound)} AND {after} ORDER BY {order}"
-        return copy_out(cursor, f"{query} LIMIT {rows}", schema, f"{table.name} {table.join}")
+        conditions = [f"w.{_STAMP} IS NOT NULL", *_limits(cursor, subject, stamp, span)]
+        query = (
+            f"SELECT * FROM ({_stamped_rows(cursor, subject, stamp, span)}) w WHERE {' AND '.join(conditions)}"
+            f" ORDER BY w.{_STAMP} DESC, {key.descending('w')} LIMIT {rows}"
+        )
+        return copy_out(cursor, query, schema, f"{stamp.table.name} {stamp.table.join}")
+
+
+def _stamped_rows(cursor: Cursor, subject: Subject, stamp: Stamp, span: Span) -> str:
+    """Selects roots' keys, stamp and row version of a table."""
+    table = stamp.table
+    parts = [f"{table.name}.{part}" for part in ("tableoid", "ctid", "xmin")]
+    if table.join:  # one of its rows leads to many roots, each of which is to be reported
+        parts += [f"({root})::text" for root in table.roots(subject.key.types)]
+    version = '({}) COLLATE "C"'.format(" || '/' || ".join(parts))
+    conditions = _zone_limits(cursor, stamp, span) if stamp.zone else []
+    if span.xid is not None:
+        conditions.append(f"age({table.name}.xmin) <= age('{span.xid % 2**32}'::xid)")
+    return (
+        f"SELECT {roots_of(subject, table)}, {stamp.instant} AS {_STAMP},"
+        f" hashtextextended({version}, 0) AS {_ROW_VERSION} FROM {table.name} {table.join}"
+        + (f" WHERE {' AND '.join(conditions)}" if conditions else "")
+    )
+
+
+def _zone_limits(cursor: Cursor, stamp: Stamp, span: Span) -> list[str]:
+    """Conditions on the column itself, which an index serves: no zone's clock is a day off."""
+    top = bind(cursor, span.position[0] if span.position else span.cap) if span.position or span.cap else ""
+    utc = "({}::timestamptz AT TIME ZONE 'UTC') {} interval '1 day'"
+    conditions = [f"{stamp.column} <= {utc.format(top, '+')}"] if top else []
+    if span.bound.at != BEGINNING.at:
+        conditions.append(f"{stamp.column} >= {utc.format(bind(cursor, span.bound.at), '-')}")
+    return conditions
+
+
+def _limits(cursor: Cursor, subject: Subject, stamp: Stamp, span: Span) -> list[str]:
+    """The conditions on a row w."""
+    first = span.bound.numbers.get(stamp.sequence) if stamp.sequence else span.bound.at
+    conditions = [] if first is None or first == BEGINNING.at else [f"w.{_STAMP} >= {bind(cursor, first)}"]
+    if span.cap:
+        conditions.append(f"w.{_STAMP} <= {bind(cursor, span.cap)}")
+    if span.position:
+        at, names = span.position
+        key = subject.key
+        values = zip(names, key.types, strict=True)
+        literals = ", ".join(f"{bind(cursor, value)}::{kind}" for value, kind in values)
+        last = f"{bind(cursor, at)}::{'bigint' if stamp.sequence else 'timestamptz'}"
+        conditions.append(f"w.{_STAMP} <= {last}")
+        conditions.append(f"(w.{_STAMP}, {key.ordered('w')}) < ({last}, {literals})")
+    return conditions
 
 
 def _since(bound: Mark) -> str:
@@ -190,18 +359,6 @@ def _since(bound: Mark) -> str:
     return ", ".join(
         [f"stamps since {bound.at:%Y-%m-%d %H:%M:%S}Z", *(f"{n} since {at}" for n, at in bound.numbers.items())]
     )
-
-
-def _kind(stamp: Stamp) -> str:
-    return "bigint" if stamp.sequence else "timestamptz"
-
-
-def _above(cursor: Cursor, stamp: Stamp, bound: Mark) -> str:
-    """The condition on a row w; what bears no stamp is the sweep's."""
-    first = bound.numbers.get(stamp.sequence) if stamp.sequence else bound.at
-    if first is None or first == BEGINNING.at:
-        return f"w.{_STAMP} IS NOT NULL"
-    return f"w.{_STAMP} >= {bind(cursor, first)}"
 
 
 def _stamps(cursor: Cursor, subject: Subject, table: Table) -> list[Stamp]:

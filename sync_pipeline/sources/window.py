@@ -107,14 +107,14 @@ class Window:
 
     def as_state(self) -> dict[str, Any]:
         """For the cursor's row."""
-        holders = {name: _written(mark) for name, mark in self.holders.items()}
-        return {"seen": _written(self.seen), "holders": holders, "hidden": self.hidden}
+        holders = {name: mark_to_state(mark) for name, mark in self.holders.items()}
+        return {"seen": mark_to_state(self.seen), "holders": holders, "hidden": self.hidden}
 
     @classmethod
     def from_state(cls, state: dict[str, Any]) -> Window:
         """Back from the cursor's row."""
-        holders = {name: _read(mark) for name, mark in state["holders"].items()}
-        seen = _read(state.get("seen") or state["seen_at"])
+        holders = {name: mark_from_state(mark) for name, mark in state["holders"].items()}
+        seen = mark_from_state(state.get("seen") or state["seen_at"])
         return cls(seen, holders, hidden=state.get("hidden", 0), trail=(seen,))
 
 
@@ -184,10 +184,12 @@ def _trail(before: Window | None, now: Mark, margin: dt.timedelta) -> tuple[Mark
     return tuple(trail)
 
 
-def _written(mark: Mark) -> str | list[Any]:
+def mark_to_state(mark: Mark) -> str | list[Any]:
+    """Returns a mark as the cursor's row keeps it."""
     return [mark.at.isoformat(), dict(mark.numbers)] if mark.numbers else mark.at.isoformat()
 
 
-def _read(written: str | list[Any]) -> Mark:
+def mark_from_state(written: str | list[Any]) -> Mark:
+    """Returns the mark that `mark_to_state` wrote."""
     at, numbers = (written, {}) if isinstance(written, str) else written
     return Mark(dt.datetime.fromisoformat(at), numbers)

@@ -149,3 +149,86 @@ def test_a_part_of_a_column_is_written_as_if_it_were_all(values, first, length) 
             assert write(part) == write(copied)
     one, other = (columns.write_copy(pa.table({"a": column})) for column in (part, copied))
     assert one.to_pybytes() == other.to_pybytes()
+
+
+CELL = st.tuples(st.one_of(st.none(), st.integers(-(2**60), 2**60)), TEXT, st.one_of(st.none(), st.lists(TEXT)))
+KINDS = pa.schema(
+    [("n", pa.int64()), ("t", pa.string()), ("l", pa.list_(pa.string())), ("s", pa.struct([("a", pa.string())]))]
+)
+
+
+def in_quotes(text: str) -> str:
+    return '"' + text.replace('"', '""') + '"'
+
+
+def array_of(items: list[str | None]) -> str:
+    quoted = ["NULL" if i is None else '"' + i.replace("\\", "\\\\").replace('"', '\\"') + '"' for i in items]
+    return "{" + ",".join(quoted) + "}"
+
+
+def written_alone(rows: list[tuple[int | None, str | None, list[str | None] | None]]) -> bytes:
+    """COPY's CSV, written value by value without Arrow; the structure is read back instead, for JSON has many forms."""
+    lines = [
+        ",".join(
+            [
+                "" if n is None else str(n),
+                "" if t is None else in_quotes(t),
+                "" if items is None else in_quotes(array_of(items)),
+            ]
+        )
+        for n, t, items in rows
+    ]
+    return "".join(line + "\n" for line in lines).encode()
+
+
+def chunked(rows: list[tuple[int | None, str | None, list[str | None] | None]], sliced: bool) -> pa.Table:
+    """The rows as one chunk, perhaps a slice of a longer one."""
+    around = [(7, "CANARY", ["CANARY"])] if sliced else []
+    table = pa.table(
+        [
+            pa.array(column, kind)
+            for column, kind in zip(zip(*[*around, *rows, *around], strict=True), KINDS.types[:3], strict=True)
+        ]
+        if around or rows
+        else [pa.array([], kind) for kind in KINDS.types[:3]],
+        names=KINDS.names[:3],
+    )
+    return table.slice(1, len(rows)) if sliced else table
+
+
+@pytest.mark.hazard(1081)
+@given(st.lists(st.tuples(st.lists(CELL, max_size=4), st.booleans()), min_size=1, max_size=6))
+def test_nothing_but_rows_is_written_whatever_the_chunks(
+    chunks: list[tuple[list[tuple[int, str, list[str]]], bool]],
+) -> None:
+    table = pa.concat_tables([chunked(rows, sliced) for rows, sliced in chunks])
+    assert bytes(columns.write_copy(table)) == written_alone([row for rows, _ in chunks for row in rows])
+
+
+@pytest.mark.hazard(1081)
+@given(st.lists(st.integers(0, 3), min_size=1, max_size=6))
+def test_nested_and_coded_columns_of_any_chunks_are_written_as_whole_ones(lengths: list[int]) -> None:
+    whole = pa.table(
+        {
+            "s": pa.array([{"a": f"v{n}"} for n in range(20)], KINDS.field("s").type),
+            "d": pa.array([f"w{n}" for n in range(20)]).dictionary_encode(),
+            "t": pa.array([dt.datetime(2020, 1, 1 + n) for n in range(20)], pa.timestamp("us", "UTC")),
+        }
+    )
+    parts = [whole.slice(3 * n, length) for n, length in enumerate(lengths)]
+    together = pa.concat_tables(parts).combine_chunks()
+    assert bytes(columns.write_copy(pa.concat_tables(parts))) == bytes(columns.write_copy(together))
+    assert columns.json_objects(pa.concat_tables(parts)).to_pylist() == columns.json_objects(together).to_pylist()
+    if together.num_rows:
+        assert columns.write_values(pa.concat_tables(parts)) == columns.write_values(together)
+
+
+@pytest.mark.parametrize("megabytes", [70, 140])
+def test_a_row_that_lies_in_many_blocks_is_read(monkeypatch, megabytes: int) -> None:
+    """Scaled down: a block of a megabyte for one of 64."""
+    monkeypatch.setattr(columns, "_BLOCK", 1 << 20)
+    long = "x" * (megabytes * (1 << 20) // 64)
+    schema = pa.schema([("id", pa.int64()), ("t", pa.string())])
+    read = columns.read_copy(f"1,a\n7,{long}\n8,b\n".encode(), schema)
+    assert read.to_pylist() == [{"id": 1, "t": "a"}, {"id": 7, "t": long}, {"id": 8, "t": "b"}]
+    assert bytes(columns.write_copy(read)) == f'1,"a"\n7,"{long}"\n8,"b"\n'.encode()
