@@ -86,7 +86,7 @@ def go_on(lane: Lane, halt: threading.Event) -> Swept | None:
 def _walk(lane: Lane, walk: Walk, halt: threading.Event) -> Swept | None:
     """Page after page until the end, or until somebody else's turn."""
     versions = _versions(lane)
-    if not (walk.versions == versions and _goes_on(lane, walk)):
+    if not (walk.versions == versions and _goes_on(lane, walk) and guarded(1061)):
         sweeps.begin(lane.stores, walk, lane.stores.legacy_now(), versions, filled=versions["filled"])
         crash_point("sweep.begun")
     began = time.monotonic()
@@ -141,7 +141,8 @@ def _compare_keys(lane: Lane, walk: Walk, halt: threading.Event) -> None:
     left = lane.origin.digests(walk.position, _PAGE)
     # a page that is short may lack rows that went while it was read: only an empty one is the end
     until = lane.origin.key.position(left) if left.num_rows else None
-    while not halt.is_set():
+    bound: list[str] | None = []
+    while bound is not None:
         with lane.stores.target() as cursor:
             lane.ledger.stage_digests(cursor, left)
             bound = _bound(cursor, lane, walk.position, until)
@@ -155,7 +156,7 @@ def _compare_keys(lane: Lane, walk: Walk, halt: threading.Event) -> None:
             sweeps.move(cursor, walk)
             crash_point("sweep.page")
         left = left.slice(passed)
-        if bound is None:
+        if halt.is_set():
             return
 
 
@@ -213,7 +214,10 @@ def _queue(cursor: Cursor, lane: Lane, walk: Walk, differing: pa.Table) -> None:
     digests = differing.column("found").filter(pc.invert(away)).to_pylist()
     same = parking.refused_as_they_are(cursor, name, changed, digests, lane.ledger.basis)
     due.owe(cursor, name, "sweep", [key for key in changed if key not in same], 0, walk=walk.number)
-    sweeps.stage_gone(cursor, name, gone)
+    if guarded(1062):
+        sweeps.stage_gone(cursor, name, gone)
+    else:
+        due.owe(cursor, name, "sweep", gone, 0, walk=walk.number)
     walk.found.changed += len(changed)
     walk.found.gone += len(gone)
 

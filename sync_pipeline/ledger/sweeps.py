@@ -76,7 +76,7 @@ def take(stores: Stores, entity: str, places: int) -> Walk | None:
         if row is None:
             cursor.execute(
                 "UPDATE sync.sweep SET waits_until = now() + %s * interval '1 s',"
-                " waits_since = CASE WHEN waits_until > now() AND waits_since IS NOT NULL THEN waits_since ELSE now() END"
+                " waits_since = CASE WHEN waits_until > now() THEN coalesce(waits_since, now()) ELSE now() END"
                 " WHERE entity = %s AND coalesce(lease_until < now(), true)",
                 (WAIT_SECONDS, entity),
             )
