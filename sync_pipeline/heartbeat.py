@@ -121,6 +121,9 @@ def free_leases(stores: Stores, name: str) -> None:
             "UPDATE sync.cursor SET owner = NULL, lease_until = NULL WHERE owner = %s RETURNING entity, epoch", (name,)
         )
         freed = cursor.fetchall()
+        cursor.execute("SELECT to_regclass('sync.sweep') IS NOT NULL")
+        if cursor.fetchone()[0]:
+            cursor.execute("UPDATE sync.sweep SET owner = NULL, lease_until = NULL WHERE owner = %s", (name,))
     for entity, epoch in freed:
         end_lost_sessions(stores, entity, epoch + 1)
 

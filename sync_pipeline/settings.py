@@ -45,6 +45,7 @@ class Settings:
     blind_lookback_seconds: float = 900.0
     window_alert_seconds: float = 300.0
     sweep_seconds: float = 300.0
+    sweep_workers: int = 2
     chunk_rows: int = 3_600
     chunk_bytes: int = 64 * 1024 * 1024
     backfill_workers: int = 3
@@ -84,6 +85,7 @@ NUMBERS = {
     "SYNC_BLIND_LOOKBACK_SECONDS": "blind_lookback_seconds",
     "SYNC_WINDOW_ALERT_SECONDS": "window_alert_seconds",
     "SYNC_SWEEP_SECONDS": "sweep_seconds",
+    "SYNC_SWEEP_WORKERS": "sweep_workers",
     "SYNC_CHUNK_ROWS": "chunk_rows",
     "SYNC_CHUNK_BYTES": "chunk_bytes",
     "SYNC_BACKFILL_WORKERS": "backfill_workers",
@@ -115,6 +117,7 @@ _AT_LEAST_ONE = {
     "SYNC_BACKFILL_WORKERS",
     "SYNC_MEDIA_WORKERS",
     "SYNC_RETRY_LIMIT",
+    "SYNC_SWEEP_WORKERS",
     "SYNC_DB_CONNECTIONS",
 }
 _S3_PART_MINIMUM = 5 * 1024 * 1024
