@@ -44,6 +44,10 @@ class BrakeError(SyncError):
     """A sweep would delete more than the brake allows. Stop until a person has looked."""
 
 
+class SharedFaultError(SyncError):
+    """Most rows of a batch fail alike, and others too. Stop this entity: its file or its table is to be corrected."""
+
+
 class RowRejectedError(SyncError):
     """One row cannot be adapted or written. Park it; the others go on."""
 
@@ -54,3 +58,11 @@ class CompensationError(SyncError):
 
 class MediaMissingError(RowRejectedError):
     """A row names a file that the legacy bucket does not hold."""
+
+
+class MediaRefusedError(RowRejectedError):
+    """A store refuses one file while it answers for others. Park the row; try again later."""
+
+
+class IndexFaultError(UnreachableError):
+    """The cluster answers, and the index behind an alias takes no documents. They stay in `due`."""

@@ -10,7 +10,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import psycopg2
-import psycopg2.errors
 import pyarrow as pa
 
 from sync_pipeline.columns import arrow_type, read_copy, write_copy
@@ -20,11 +19,12 @@ from sync_pipeline.errors import LegacySchemaError
 from sync_pipeline.keys import Key
 from sync_pipeline.partitions import UNDATED, Monthly
 from sync_pipeline.sql import Cursor, bind, copy_out, copy_text, quote
+from sync_pipeline.sqlstate import ROW_FAULTS
 from sync_pipeline.stores import Stores, first_line
 
 DIGEST = "_digest"
 # what a query raises over the values of a single row
-_ROW_FAULTS = (psycopg2.DataError, psycopg2.errors.CardinalityViolation, psycopg2.errors.RaiseException)
+_ROW_FAULTS = ROW_FAULTS
 # stands for the digest of a row that has none; the ledger holds it of discarded ones alone
 _NO_DIGEST = -1
 _NUMERIC = 1700

@@ -236,6 +236,16 @@ def refused_documents(cursor: Cursor, entity: str) -> list[str]:
     return [key for (key,) in cursor.fetchall()]
 
 
+def refused_by(cursor: Cursor, entity: str, constraints: Sequence[str]) -> list[str]:
+    """Rows (key texts) that are parked because one of these constraints has refused them; the latest hundred."""
+    cursor.execute(
+        "SELECT key FROM sync.due WHERE entity = %s AND reason = 'rejected' AND step = 'row'"
+        " AND message LIKE ANY (%s) ORDER BY last_at DESC NULLS LAST LIMIT 100",
+        (entity, [f'%"{name}"%' for name in constraints]),
+    )
+    return [key for (key,) in cursor.fetchall()]
+
+
 def replay(cursor: Cursor, entity: str, step: str) -> None:
     """Make rows due at once that an index did not take (at the step `document`), or a table (`row`)."""
     cursor.execute(

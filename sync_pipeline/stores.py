@@ -18,6 +18,7 @@ from botocore.exceptions import BotoCoreError
 from sqlalchemy import Engine, create_engine, event
 from sqlalchemy.exc import InvalidatePoolError, OperationalError
 
+from sync_pipeline import sqlstate
 from sync_pipeline.breaker import Breaker
 from sync_pipeline.errors import LeaseLostError, SettingError, UnreachableError
 from sync_pipeline.ledger.identity import read_ledger_id
@@ -281,9 +282,14 @@ def _session(engine: Engine, setting: str) -> Iterator[Any]:
         raise UnreachableError(f"{setting}: {first_line(error)}") from error
     try:
         yield pooled.driver_connection
-    except (psycopg2.OperationalError, psycopg2.InterfaceError) as error:
-        pooled.invalidate()
-        engine.dispose()  # its neighbours broke with it, or will be made again
+    except psycopg2.Error as error:
+        if not sqlstate.is_of_store(error):
+            raise
+        connection: Any = pooled.driver_connection
+        if connection.closed:
+            engine.dispose()  # its neighbours broke with it, or will be made again
+        if not sqlstate.is_usable(connection):
+            pooled.invalidate()
         raise UnreachableError(f"{setting}: {first_line(error)}") from error
     finally:
         pooled.close()

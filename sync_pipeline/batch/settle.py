@@ -34,6 +34,8 @@ def settle_due(batch: Batch, cursor: Cursor, plan: pa.Table, applied: pa.Table, 
     parking.park(cursor, name, parked.values(), revision, batch.lane.stores.settings.retry_limit)
     due.owe(cursor, name, "media", waiting, revision)
     due.owe(cursor, name, "overtaken", overtaken, revision)
+    for keys in batch.put_off:
+        due.owe(cursor, name, "released", keys, revision)
     if sent:
         # whoever has looked since may have found the row unchanged, and sent nothing
         refused = sorted({*texts.to_pylist(), *batch.late} - let_through)
