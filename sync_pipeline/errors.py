@@ -64,5 +64,13 @@ class MediaRefusedError(RowRejectedError):
     """A store refuses one file while it answers for others. Park the row; try again later."""
 
 
+class MediaUnforeseenError(MediaRefusedError):
+    """An error that no code foresaw has come up while one file was handled. Park its row with the traceback."""
+
+
+class MediaDelayedError(RowRejectedError):
+    """A file cannot be read or put now while its store answers for others. Try again soon, a few times."""
+
+
 class IndexFaultError(UnreachableError):
     """The cluster answers, and the index behind an alias takes no documents. They stay in `due`."""

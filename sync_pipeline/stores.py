@@ -22,6 +22,7 @@ from sync_pipeline import sqlstate
 from sync_pipeline.breaker import Breaker
 from sync_pipeline.errors import LeaseLostError, SettingError, UnreachableError
 from sync_pipeline.ledger.identity import read_ledger_id
+from sync_pipeline.media_answers import MediaAnswers
 from sync_pipeline.replica import SETTING, await_replay, flush, identity_of, position_of
 from sync_pipeline.settings import Bucket, Settings
 from sync_pipeline.sql import LEASE_LOST, Cursor, DeferringCursor
@@ -48,6 +49,7 @@ class Stores:
         self.worker = f"{socket.gethostname()}/{os.getpid()}"  # who works with them: a run, a follower, a process
         self.search_breaker = Breaker("search")
         self.media_breaker = Breaker("media")
+        self.media_answers = MediaAnswers()
         self.ensured: set[str] = set()  # aliases that were there when they were looked for
         self.refusing: set[str] = set()  # aliases whose last request was not taken whole
         self._replica_known = False

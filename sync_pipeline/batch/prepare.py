@@ -39,7 +39,9 @@ def prepare(lane: Lane, revision: int, keys: pa.Table, rows: Rows, order: Order)
     check_share(lane, [*rows.rejects, *rejects], rows.count)
     placed = Placed(adapted)
     if lane.entity.media:
-        placed = place(lane.entity.media, lane.stores, key, adapted, wait=order.wait)
+        placed = place(
+            lane.entity.media, lane.stores, key, adapted, wait=order.wait, has_tries_left=order.has_tries_left
+        )
     rejects, discarded = _parted(lane, [*rows.rejects, *rejects, *placed.rejects], order)
     written = changed if not order.force else pa.repeat(True, len(changed))
     if (order.documents or order.beside) and placed.references:
