@@ -1,5 +1,7 @@
 """Errors, grouped by what to do next: mend a setting, mend a declaration, try again, or park a row."""
 
+from collections.abc import Sequence
+
 
 class SyncError(Exception):
     """Base of everything the engine raises on purpose; its text says what to do."""
@@ -73,4 +75,9 @@ class MediaDelayedError(RowRejectedError):
 
 
 class IndexFaultError(UnreachableError):
-    """The cluster answers, and the index behind an alias takes no documents. They stay in `due`."""
+    """The cluster answers, and the index behind an alias takes no documents. They stay in `due`.
+
+    `suspects` are ids of documents that may have gone to another index before this was noticed.
+    """
+
+    suspects: Sequence[str] = ()

@@ -26,7 +26,7 @@ from sync_pipeline.pipeline import sync_keys, sync_roots
 from sync_pipeline.sources.source import Page, Source, Told
 from sync_pipeline.sql import Cursor
 from sync_pipeline.sweep import ask_for_sweep
-from sync_pipeline.unforeseen import describe, is_unforeseen
+from sync_pipeline.unforeseen import describe, is_of_cluster, is_unforeseen
 from sync_pipeline.versions import Expected
 
 log = logging.getLogger(__name__)
@@ -151,9 +151,12 @@ def _do(lane: Lane, record: due.Owed, report: Report) -> None:
     except UnreachableError as error:
         put_off(lane, record, error, split=record.attempts >= TRIES)
     except Exception as error:
-        if not is_unforeseen(error):
+        if is_of_cluster(error):
+            put_off(lane, record, UnreachableError(f"SYNC_SEARCH_URL: {error}"), split=True)
+        elif is_unforeseen(error):
+            isolate(lane, record, error)
+        else:
             raise
-        isolate(lane, record, error)
 
 
 def _carry_out(lane: Lane, record: due.Owed) -> Outcome:

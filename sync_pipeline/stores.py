@@ -19,6 +19,7 @@ from sqlalchemy import Engine, create_engine, event
 from sqlalchemy.exc import InvalidatePoolError, OperationalError
 
 from sync_pipeline import sqlstate
+from sync_pipeline.alias_watch import AliasWatch
 from sync_pipeline.breaker import Breaker
 from sync_pipeline.errors import LeaseLostError, SettingError, UnreachableError
 from sync_pipeline.ledger.identity import read_ledger_id
@@ -50,6 +51,7 @@ class Stores:
         self.search_breaker = Breaker("search")
         self.media_breaker = Breaker("media")
         self.media_answers = MediaAnswers()
+        self.aliases = AliasWatch()
         self.ensured: set[str] = set()  # aliases that were there when they were looked for
         self.refusing: set[str] = set()  # aliases whose last request was not taken whole
         self._replica_known = False

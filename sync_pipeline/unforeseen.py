@@ -17,6 +17,11 @@ def is_unforeseen(error: Exception) -> bool:
     return not isinstance(error, (SyncError, psycopg2.Error, MemoryError))
 
 
+def is_of_cluster(error: Exception) -> bool:
+    """Whether the search client has raised it; asked by name, because the client takes long to import."""
+    return type(error).__module__.partition(".")[0] in {"elasticsearch", "elastic_transport"}
+
+
 def describe(error: BaseException) -> str:
     """What was raised, and the last places that it passed, innermost first."""
     frames = traceback.extract_tb(error.__traceback__)[-_FRAMES:]

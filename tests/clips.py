@@ -35,3 +35,15 @@ def clip(*, adapt=adapt, on_refused="forward", fields=FIELDS, media=True) -> Ent
         sinks=(*sinks, MediaBucket(columns=("file",), prefix="clip")) if media else sinks,
         partitions=KeyRanges(2),
     )
+
+
+def emptied(world) -> None:
+    """Take away all that a scene has left."""
+    world.legacy("TRUNCATE clips")
+    world.target("TRUNCATE catalog.clip, sync.due, sync.ledger_clip, sync.media, sync.media_ref, sync.copying")
+    world.document("POST", "clip/_refresh")
+    for hit in world.document("GET", "clip/_search?size=1000")["hits"]["hits"]:
+        world.document("DELETE", f"clip/_doc/{hit['_id']}")
+    for bucket in (world.legacy_bucket, world.target_bucket):
+        for found in world.client.list_objects_v2(Bucket=bucket).get("Contents", []):
+            world.client.delete_object(Bucket=bucket, Key=found["Key"])

@@ -13,7 +13,7 @@ import math
 import posixpath
 from collections.abc import Callable, Iterable
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlencode
 
@@ -52,6 +52,7 @@ class Source:
 
     key: str
     etag: str
+    size: int | None = field(default=None, compare=False)  # as HEAD says
 
 
 @dataclass(frozen=True)
@@ -145,6 +146,8 @@ def _stream(stores: Stores, source: Source, target_key: str) -> Copied:
     length = found.get("ContentLength")
     if length is None:
         raise MediaRefusedError(f"GET of {source.key!r} has no Content-Length, so its copy could not be proven whole")
+    if source.size not in (None, length):
+        raise SideError(LEGACY) from OSError(f"HEAD promises {source.size} bytes, GET {length}")
     body = _Hashing(found["Body"])
     if length < stores.settings.multipart_bytes:
         kept, etag = _put(stores, target_key, body, extra)
@@ -248,7 +251,7 @@ def _head(stores: Stores, key: str) -> Source | RowRejectedError:
     if etag is None:
         return MediaRefusedError(f"{key!r} is answered without an ETag, as directory markers are: no file to copy")
     stores.media_answers.good[LEGACY] = key
-    return Source(key, etag)
+    return Source(key, etag, found.get("ContentLength"))
 
 
 def _unforeseen(key: str, error: Exception) -> RowRejectedError:

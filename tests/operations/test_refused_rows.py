@@ -82,8 +82,7 @@ def lane(world):
     world.legacy("INSERT INTO clips SELECT n, 'title ' || n, 'slug ' || n, 'body' FROM generate_series(1, 40) n")
     sync(lane, *range(1, 41))
     yield lane
-    world.legacy("TRUNCATE clips")
-    world.target("TRUNCATE catalog.clip, sync.due, sync.ledger_clip")
+    clips.emptied(world)
 
 
 def sync(lane, *keys, **order):
