@@ -65,3 +65,16 @@ def behind(stores: Stores, *, legacy: ByKey | None = None, target: ByKey | None 
         own.close()
         for interposer in opened:
             interposer.close()
+
+
+@contextmanager
+def search_behind(stores: Stores, rule: Fault) -> Iterator[Stores]:
+    """Stores of their own whose search cluster lies behind a rule."""
+    interposer = Interposer(urlsplit(stores.settings.search_url).port)
+    interposer.rule = rule
+    own = Stores(replace(stores.settings, search_url=f"http://127.0.0.1:{interposer.port}"))
+    try:
+        yield own
+    finally:
+        own.close()
+        interposer.close()
