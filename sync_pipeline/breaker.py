@@ -8,7 +8,7 @@ import threading
 import time
 from types import TracebackType
 
-from sync_pipeline.errors import UnreachableError
+from sync_pipeline.errors import IndexFaultError, UnreachableError
 
 log = logging.getLogger(__name__)
 
@@ -19,6 +19,8 @@ _LONGEST_SECONDS = 30.0
 
 class Breaker:
     """Entered by whoever asks a store. Opens after three failures in a row, for 1, 2, 4 … 30 s, with jitter.
+
+    The fault of one index is no failure: the store has answered.
 
     Entering an open one raises UnreachableError at once. When its time is over the first to come tries, and all others
     are turned away until that one is back.
@@ -45,7 +47,7 @@ class Breaker:
 
     def __exit__(self, _: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         with self._lock:
-            if isinstance(error, UnreachableError):
+            if isinstance(error, UnreachableError) and not isinstance(error, IndexFaultError):
                 self._failed(error)
             else:
                 self._answered()

@@ -164,6 +164,7 @@ class _Compensation:
         versions = pa.array([version for version, _ in self.former.values()], pa.int64())
         documents = pa.array([document for _, document in self.former.values()], pa.string())
         with self.lane.stores.search_breaker:
+            self.lane.stores.aliases.check(self.lane.stores.search, index.alias, list(self.former))
             for alias in (index.next_alias, index.alias) if self.beside else (index.alias,):
                 result = index.write(self.lane.stores.search, ids, versions, documents, alias)
                 if result.retriable:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
@@ -10,15 +10,16 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from sync_pipeline import due, parking
-from sync_pipeline.errors import UnreachableError
+from sync_pipeline.errors import IndexFaultError, UnreachableError
 from sync_pipeline.faults import crash_point, guarded
 from sync_pipeline.lane import Lane
 from sync_pipeline.ledger import before
 from sync_pipeline.ledger.ledger import raise_revision
 from sync_pipeline.ledger.rebuilds import under_way
 from sync_pipeline.origin import Reject
-from sync_pipeline.sinks.search_index import BulkResult, SearchIndex, look_up
+from sync_pipeline.sinks.search_index import BulkResult, SearchIndex, look_up, reaching
 from sync_pipeline.sql import Cursor
+from sync_pipeline.unforeseen import describe, is_unforeseen
 
 # the client costs half a second to import
 if TYPE_CHECKING:
@@ -110,25 +111,37 @@ def send(
     index, total = lane.entity.index, len(operations.ids)
     if index is None or not total:
         return 0, 0
-    documents = operations.documents(index)
-    shown_documents = documents if shown is None else shown.documents(index)
+    made = make(operations, index)
+    shown_made = made if shown is None else make(shown, index)
     shown = operations if shown is None else shown
     crash_point("documents.before")
     try:
+        brake = lane.stores.settings.fault_rows, lane.stores.settings.fault_fraction
+        shown_made.check(index.alias, brake)
         with lane.stores.search_breaker:
             if index.alias not in lane.stores.ensured:
                 lane.ensure_index()
             search = lane.stores.search.options(opaque_id=operations.opaque_id(lane.entity.name))
+            _check_alias(lane, index, shown)
             # first, so that whoever reads the alias never sees what its next index does not have yet
-            missed = _write_beside(search, index, operations, documents) if operations.beside else []
-            refusing = index.alias in lane.stores.refusing
-            result = index.write(search, shown.ids, shown.versions, shown_documents, refusing=refusing)
-        (lane.stores.refusing.discard if result.is_clean else lane.stores.refusing.add)(index.alias)
+            missed = _write_beside(search, index, operations, made) if operations.beside else []
+            result = index.write(
+                search,
+                shown.ids,
+                shown.versions,
+                shown_made.documents,
+                refusing=index.alias in lane.stores.refusing,
+                unmade=shown_made.faults,
+                brake=brake,
+            )
+        _note_answer(lane, index, result)
         crash_point("documents.after")
         foreign = _foreign(lane, index, shown, result.conflicts)
     except UnreachableError as error:
         with lane.stores.target() as cursor:
-            due.postpone(cursor, operations.owed, error)
+            due.postpone(cursor, operations.owed, UnreachableError(str(error)))
+            if isinstance(error, IndexFaultError):
+                due.owe(cursor, lane.entity.name, "documents", error.suspects, 0)
         return 0, total
     crash_point("close.before")
     with lane.stores.target() as cursor:
@@ -138,11 +151,63 @@ def send(
         age = due.age_of(cursor, operations.owed) if missed or result.retriable else None
         _close(lane, cursor, operations, coming)
         if missed and under_way(cursor, lane.entity.name):
-            _again(lane, cursor, missed, age)
-        _again(lane, cursor, [shown.ids[n].as_py() for n in result.retriable], age)
+            _again(lane, cursor, missed, age, [])
+        _again(lane, cursor, [shown.ids[n].as_py() for n in result.retriable], age, result.faults)
         _settle(lane, cursor, shown, result, refused, foreign)
     crash_point("close.after")
     return total - len(result.retriable) - len(result.rejected), max(len(result.retriable), len(missed))
+
+
+@dataclass(frozen=True)
+class Made:
+    """Documents as JSON texts (NULL: to be deleted), and positions of those that could not be made, with the reason."""
+
+    documents: pa.Array
+    faults: dict[int, tuple[str, str]] = field(default_factory=dict)
+
+    def check(self, alias: str, brake: tuple[int, float]) -> None:
+        """Raise UnreachableError where more than a share could not be made: then no single document is at fault."""
+        rows, fraction = brake
+        if len(self.faults) > rows and len(self.faults) > fraction * len(self.documents):
+            _, message = next(iter(self.faults.values()))
+            count = f"{len(self.faults)} of {len(self.documents)}"
+            raise UnreachableError(f"{count} documents for {alias} cannot be made, so none is parked: {message}")
+
+
+def make(operations: Operations, index: SearchIndex) -> Made:
+    """Make documents; what nobody foresaw is found by halving, and is the fault of one."""
+    try:
+        return Made(operations.documents(index))
+    except Exception as error:
+        if not (is_unforeseen(error) and guarded(1105)):
+            raise
+        total = len(operations.ids)
+        if total == 1:
+            return Made(pa.nulls(1, pa.string()), {0: (type(error).__name__, describe(error))})
+    half = total // 2
+    parts = [operations.take([*range(half)]), operations.take([*range(half, total)])]
+    first, second = (make(part, index) for part in parts)
+    documents = pa.concat_arrays([first.documents.cast(pa.string()), second.documents.cast(pa.string())])
+    return Made(documents, first.faults | {half + n: fault for n, fault in second.faults.items()})
+
+
+def _check_alias(lane: Lane, index: SearchIndex, operations: Operations) -> None:
+    from elasticsearch import ApiError
+
+    with reaching():
+        try:
+            lane.stores.aliases.check(lane.stores.search, index.alias, operations.ids.to_pylist())
+        except ApiError as error:
+            raise UnreachableError(f"SYNC_SEARCH_URL: alias {index.alias} cannot be looked at: {error}") from error
+
+
+def _note_answer(lane: Lane, index: SearchIndex, result: BulkResult) -> None:
+    """After an answer that was not clean, the next bulk's is read item by item, and the alias is looked at."""
+    if result.is_clean:
+        lane.stores.refusing.discard(index.alias)
+    else:
+        lane.stores.refusing.add(index.alias)
+        lane.stores.aliases.recheck(index.alias)
 
 
 def _runs(batches: list[Operations]) -> Iterator[list[Operations]]:
@@ -166,12 +231,13 @@ def _last_of_each(ids: pa.Array) -> pa.Array:
     return last.take(pc.sort_indices(last))
 
 
-def _write_beside(search: Elasticsearch, index: SearchIndex, operations: Operations, documents: pa.Array) -> list[str]:
+def _write_beside(search: Elasticsearch, index: SearchIndex, operations: Operations, made: Made) -> list[str]:
     """Write the index that is filled beside the alias; ids that it could not take now.
 
     What it refuses for good is found when it is compared with the ledger, before anybody reads it.
     """
-    result = index.write(search, operations.ids, operations.versions, documents, index.next_alias)
+    ids, versions, alias = operations.ids, operations.versions, index.next_alias
+    result = index.write(search, ids, versions, made.documents, alias, unmade=made.faults)
     return [operations.ids[n].as_py() for n in result.retriable]
 
 
@@ -218,12 +284,14 @@ def _settle(
         before.forget(cursor, name, operations.ids.take(taken), operations.versions.take(taken))
 
 
-def _again(lane: Lane, cursor: Cursor, texts: list[str], age: due.Age | None) -> None:
-    """Owe documents that could not be taken now."""
+def _again(lane: Lane, cursor: Cursor, texts: list[str], age: due.Age | None, faults: Sequence[str]) -> None:
+    """Owe documents that could not be taken now, and note why."""
     if texts:
         owed = due.owe(cursor, lane.entity.name, "documents", texts, 0)
         due.as_old(cursor, owed, age)
-        due.postpone(cursor, owed, UnreachableError("the cluster is busy"))
+        index = lane.entity.index
+        why = f"{index.alias if index else ''}: {'; '.join(faults)}" if faults else "the cluster is busy"
+        due.postpone(cursor, owed, UnreachableError(why))
 
 
 def _foreign(lane: Lane, index: SearchIndex, operations: Operations, conflicts: list[int]) -> list[str]:

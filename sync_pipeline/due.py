@@ -82,6 +82,11 @@ class Owed:
     age: float = 0.0  # seconds since it was first owed
     others: tuple[int, ...] = ()  # further records, where it stands for several dead letters
 
+    def one_by_one(self) -> list[Owed]:
+        """Each of the dead letters that this record stands for, as a record of its own."""
+        ids = (self.id, *self.others)
+        return [replace(self, id=n, keys=[key], others=()) for n, key in zip(ids, self.keys, strict=True)]
+
 
 def owe(
     cursor: Cursor,

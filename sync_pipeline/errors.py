@@ -1,5 +1,7 @@
 """Errors, grouped by what to do next: mend a setting, mend a declaration, try again, or park a row."""
 
+from collections.abc import Sequence
+
 
 class SyncError(Exception):
     """Base of everything the engine raises on purpose; its text says what to do."""
@@ -52,6 +54,10 @@ class HiddenRowsError(BrakeError):
     """What hides rows of the monolith has changed since a person accepted it. Delete nothing until one has again."""
 
 
+class SharedFaultError(SyncError):
+    """Most rows of a batch fail alike, and others too. Stop this entity: its file or its table is to be corrected."""
+
+
 class RowRejectedError(SyncError):
     """One row cannot be adapted or written. Park it; the others go on."""
 
@@ -62,3 +68,24 @@ class CompensationError(SyncError):
 
 class MediaMissingError(RowRejectedError):
     """A row names a file that the legacy bucket does not hold."""
+
+
+class MediaRefusedError(RowRejectedError):
+    """A store refuses one file while it answers for others. Park the row; try again later."""
+
+
+class MediaUnforeseenError(MediaRefusedError):
+    """An error that no code foresaw has come up while one file was handled. Park its row with the traceback."""
+
+
+class MediaDelayedError(RowRejectedError):
+    """A file cannot be read or put now while its store answers for others. Try again soon, a few times."""
+
+
+class IndexFaultError(UnreachableError):
+    """The cluster answers, and the index behind an alias takes no documents. They stay in `due`.
+
+    `suspects` are ids of documents that may have gone to another index before this was noticed.
+    """
+
+    suspects: Sequence[str] = ()

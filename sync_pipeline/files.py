@@ -10,12 +10,20 @@ import pyarrow.compute as pc
 
 from sync_pipeline.adapt import Adapted, without
 from sync_pipeline.columns import relist
-from sync_pipeline.errors import DeclarationError, MediaMissingError, UnreachableError
+from sync_pipeline.errors import (
+    DeclarationError,
+    MediaDelayedError,
+    MediaMissingError,
+    MediaUnforeseenError,
+    RowRejectedError,
+    SharedFaultError,
+    UnreachableError,
+)
 from sync_pipeline.faults import crash_point
 from sync_pipeline.keys import Key
 from sync_pipeline.ledger import media as ledger
 from sync_pipeline.origin import DIGEST, Reject
-from sync_pipeline.parking import MISSING_FILE
+from sync_pipeline.parking import MISSING_FILE, REFUSED_FILE, UNFORESEEN_FILE
 from sync_pipeline.sinks.media_bucket import Copied, MediaBucket, Source
 from sync_pipeline.stores import Stores
 
@@ -31,28 +39,34 @@ class Placed:
     adapted: Adapted
     references: list[tuple[str, str, str]] = field(default_factory=list)  # (key text, source key, target key)
     waiting: list[str] = field(default_factory=list)  # key texts
+    delayed: dict[str, MediaDelayedError] = field(default_factory=dict)  # of those that wait: whose file fails, and how
     rejects: list[Reject] = field(default_factory=list)
     copied: int = 0
     copied_bytes: int = 0
 
 
-def place(sink: MediaBucket, stores: Stores, key: Key, adapted: Adapted, *, wait: bool) -> Placed:
+def place(
+    sink: MediaBucket, stores: Stores, key: Key, adapted: Adapted, *, wait: bool, has_tries_left: bool = True
+) -> Placed:
     """Bring the rows' files over. With `wait`, rows that need a copy are put off instead of copied now.
 
-    Raises UnreachableError when a bucket does not answer, unless the rows may wait.
+    A row whose file cannot be read now, though others can, is put off too while the caller `has_tries_left`, and is
+    rejected then. Raises UnreachableError when a bucket does not answer, unless the rows may wait.
     """
     names = _named(sink, key, adapted)
     placed = Placed(adapted)
     if not names:
         return placed
+    faults: dict[str, RowRejectedError] = {}
     try:
         with stores.media_breaker:
-            targets = _targets(sink, stores, names, placed, wait=wait)
+            targets = _targets(sink, stores, names, placed, faults, wait=wait)
     except UnreachableError:
         if not wait:
             raise
         targets = {}
         placed.waiting = sorted({text for text, _ in names})
+    _sort_out(placed, names, faults, has_tries_left=has_tries_left or wait)
     gone = [reject.key for reject in placed.rejects] + placed.waiting
     names_of, keys_of = pa.array(list(targets), pa.string()), pa.array(list(targets.values()), pa.string())
     placed.adapted = _renamed(
@@ -62,6 +76,28 @@ def place(sink: MediaBucket, stores: Stores, key: Key, adapted: Adapted, *, wait
     placed.rejects = _of_rows(key, adapted, placed.rejects)
     placed.references = sorted({(text, name, targets[name]) for text, name in names if text not in left})
     return placed
+
+
+def _sort_out(
+    placed: Placed, names: list[tuple[str, str]], faults: dict[str, RowRejectedError], *, has_tries_left: bool
+) -> None:
+    """Rows whose files are at fault are rejected, or tried again a few times."""
+    for text, name in names:
+        fault = faults.get(name)
+        if isinstance(fault, MediaDelayedError) and has_tries_left:
+            placed.delayed[text] = fault
+        elif fault is not None:
+            placed.rejects.append(Reject(text, "media", error_class(fault), str(fault)))
+    rejected = {reject.key for reject in placed.rejects}
+    placed.delayed = {text: fault for text, fault in placed.delayed.items() if text not in rejected}
+    placed.waiting = sorted({*placed.waiting, *placed.delayed} - rejected)
+
+
+def error_class(fault: RowRejectedError) -> str:
+    """By which dead letters name the fault of a file."""
+    if isinstance(fault, MediaMissingError):
+        return MISSING_FILE
+    return UNFORESEEN_FILE if isinstance(fault, MediaUnforeseenError) else REFUSED_FILE
 
 
 def are_copied(sink: MediaBucket, stores: Stores, key: Key, adapted: Adapted, known: set[str]) -> bool:
@@ -93,12 +129,18 @@ def _named(sink: MediaBucket, key: Key, adapted: Adapted) -> list[tuple[str, str
 
 
 def _targets(
-    sink: MediaBucket, stores: Stores, names: list[tuple[str, str]], placed: Placed, *, wait: bool
+    sink: MediaBucket,
+    stores: Stores,
+    names: list[tuple[str, str]],
+    placed: Placed,
+    faults: dict[str, RowRejectedError],
+    *,
+    wait: bool,
 ) -> dict[str, str]:
-    """Each file's key in the new bucket, copied there if it was not."""
-    looked = sink.sources(stores, {name for _, name in names})
-    missing = {name: found for name, found in looked.items() if isinstance(found, MediaMissingError)}
-    sources = {name: found for name, found in looked.items() if isinstance(found, Source)}
+    """Each file's key in the new bucket, copied there if it was not; what is wrong with others goes to `faults`."""
+    found = sink.sources(stores, {name for _, name in names})
+    faults |= {name: fault for name, fault in found.items() if isinstance(fault, RowRejectedError)}
+    sources = {name: source for name, source in found.items() if isinstance(source, Source)}
     targets = {name: sink.target_key(source) for name, source in sources.items()}
     with stores.target() as cursor:
         known = ledger.known(cursor, list(targets.values()))
@@ -107,11 +149,17 @@ def _targets(
         owed = {source.key for source in absent}
         placed.waiting = sorted({text for text, name in names if name in owed})
     elif absent:
-        _copy(sink, stores, absent, targets, missing, placed)
-    for text, name in names:
-        if name in missing:
-            placed.rejects.append(Reject(text, "media", MISSING_FILE, str(missing[name])))
+        _copy(sink, stores, absent, targets, faults, placed)
+    _check_unforeseen(faults, len(found), stores)
     return targets
+
+
+def _check_unforeseen(faults: dict[str, RowRejectedError], files: int, stores: Stores) -> None:
+    """Raise SharedFaultError where more than a share of a batch's files fails by what nobody foresaw: parks nothing."""
+    settings = stores.settings
+    unforeseen = [str(fault) for fault in faults.values() if isinstance(fault, MediaUnforeseenError)]
+    if len(unforeseen) > settings.fault_rows and len(unforeseen) > settings.fault_fraction * files:
+        raise SharedFaultError(f"{len(unforeseen)} of {files} files of a batch fail alike: {unforeseen[0]}")
 
 
 def _copy(
@@ -119,29 +167,33 @@ def _copy(
     stores: Stores,
     absent: list[Source],
     targets: dict[str, str],
-    missing: dict[str, MediaMissingError],
+    faults: dict[str, RowRejectedError],
     placed: Placed,
 ) -> None:
-    for _ in range(_TRIES):
-        crash_point("media.before")
-        with stores.target() as cursor:
-            ledger.begin(cursor, [targets[source.key] for source in absent])
-        outcomes = sink.copy(stores, absent)
-        crash_point("media.after")
-        copies = [outcome for outcome in outcomes if isinstance(outcome, Copied)]
-        for source, outcome in zip(absent, outcomes, strict=True):
-            if isinstance(outcome, MediaMissingError):
-                missing[source.key] = outcome
+    """Copy files, and record each as soon as it is there: a fault of one has no other copied again."""
+
+    def note(copies: list[Copied]) -> None:
         with stores.target() as cursor:
             ledger.record(cursor, copies)
         placed.copied += len(copies)
         placed.copied_bytes += sum(copy.size for copy in copies)
+
+    for _ in range(_TRIES):
+        crash_point("media.before")
+        with stores.target() as cursor:
+            ledger.begin(cursor, [targets[source.key] for source in absent])
+        outcomes = sink.copy(stores, absent, note)
+        crash_point("media.after")
+        outcomes_of = zip(absent, outcomes, strict=True)
+        faults |= {source.key: fault for source, fault in outcomes_of if isinstance(fault, RowRejectedError)}
         # overwritten in mid-copy: what is there now goes under a name of its own
         absent = [outcome for outcome in outcomes if isinstance(outcome, Source)]
         if not absent:
             return
         targets |= {source.key: sink.target_key(source) for source in absent}
-    raise UnreachableError(f"{absent[0].key} changed {_TRIES} times while it was copied")
+    for source in absent:
+        message = f"{source.key!r} changed {_TRIES} times while it was copied"
+        faults[source.key] = MediaDelayedError(message)
 
 
 def _renamed(sink: MediaBucket, key: Key, adapted: Adapted, rename: Rename) -> Adapted:

@@ -17,7 +17,8 @@ from sync_pipeline.batch.order import Order, Outcome, Report
 from sync_pipeline.breaker import Breaker
 from sync_pipeline.compensation import compensate
 from sync_pipeline.errors import UnreachableError
-from sync_pipeline.faults import crash_point
+from sync_pipeline.faults import crash_point, guarded
+from sync_pipeline.isolation import TRIES, isolate, put_off
 from sync_pipeline.lane import Lane
 from sync_pipeline.ledger.cursor import Lease
 from sync_pipeline.ledger.ledger import next_revision
@@ -26,6 +27,7 @@ from sync_pipeline.pipeline import sync_keys, sync_roots
 from sync_pipeline.sources.source import Page, Source, Standing, Told
 from sync_pipeline.sql import Cursor
 from sync_pipeline.sweep import ask_for_sweep
+from sync_pipeline.unforeseen import describe, is_of_cluster, is_unforeseen
 from sync_pipeline.versions import Expected
 
 log = logging.getLogger(__name__)
@@ -88,7 +90,18 @@ def _apply_page(
         return
     hand_over = outgoing.take if outgoing else None
     order = Order(acknowledge=True, wait=True, commit=move, hand_over=hand_over, cause=POLL, position=page.position)
-    report(lane.entity.name, _apply(lane, page, order))
+    _apply_or_owe(lane, page, order, report)
+
+
+def _apply_or_owe(lane: Lane, page: Page, order: Order, report: Report) -> None:
+    """Apply a page of events; where that fails by what nobody foresaw, the page is owed and done in smaller parts."""
+    try:
+        report(lane.entity.name, _apply(lane, page, order))
+    except Exception as error:
+        if not is_unforeseen(error) or not guarded(1105):
+            raise
+        log.error("page owed", extra={"entity": lane.entity.name, "error": describe(error)})
+        _put_behind(lane, page.keys, order.commit or _nothing)
 
 
 def _apply(lane: Lane, page: Page, order: Order) -> Outcome:
@@ -129,6 +142,10 @@ def _move(lease: Lease, standing: Standing, cursor: Cursor, _: Outcome) -> None:
     lease.move(cursor, standing)
 
 
+def _nothing(*_: object) -> None:
+    """Leave the cursor where it is."""
+
+
 def work(lane: Lane, report: Report) -> bool:
     """Claim and do some of what is owed; False when nothing was."""
     crash_point("due.before")
@@ -140,33 +157,54 @@ def work(lane: Lane, report: Report) -> bool:
     if owed:
         crash_point("due.after")
     for record in owed:
-        if record.reason == "compensation":
-            compensate(lane, record, report)
-            continue
-        order = (
-            _again(lane, record)
-            if record.reason == "future"
-            else Order(
-                # what it waited for may have become needless; a changed parent is an event, told once
-                acknowledge=record.reason in {"released", "fanout", *due.PARKED},
-                documents=record.reason in {"documents", "rejected"},  # it may be the document that was not taken
-                again=record.reason == "rejected",
-                force=record.reason in {"overtaken", "media"},  # a file's new bytes leave the row's digest as it was
-                commit=partial(_closing, record),
-                after=record.id if record.reason == "documents" else None,
-                cause=f"due: {record.reason}",
-            )
-        )
-        try:
-            if record.reason == "fanout":
-                outcome = sync_roots(lane, lane.origin.root.parse(record.keys), order)
-            else:
-                outcome = sync_keys(lane, lane.origin.key.parse(record.keys), order)
-            report(lane.entity.name, outcome)
-        except UnreachableError as error:
-            with lane.stores.target() as cursor:
-                due.postpone(cursor, [record.id, *record.others], error)
+        _do(lane, record, report)
     return bool(owed)
+
+
+def _do(lane: Lane, record: due.Owed, report: Report) -> None:
+    """Do what one record asks for. What fails is tried again later, in smaller records, down to the object at fault.
+
+    Raises what is the entity's fault.
+    """
+    if record.reason == "compensation":
+        compensate(lane, record, report)
+        return
+    try:
+        report(lane.entity.name, _carry_out(lane, record))
+    except UnreachableError as error:
+        put_off(lane, record, error, split=record.attempts >= TRIES)
+    except Exception as error:
+        if is_of_cluster(error):
+            put_off(lane, record, UnreachableError(f"SYNC_SEARCH_URL: {error}"), split=True)
+        elif is_unforeseen(error) and record.others:
+            for one in record.one_by_one():
+                _do(lane, one, report)
+        elif is_unforeseen(error):
+            isolate(lane, record, error)
+        else:
+            raise
+
+
+def _carry_out(lane: Lane, record: due.Owed) -> Outcome:
+    order = _again(lane, record) if record.reason == "future" else _order_of(record)
+    if record.reason == "fanout":
+        return sync_roots(lane, lane.origin.root.parse(record.keys), order)
+    return sync_keys(lane, lane.origin.key.parse(record.keys), order)
+
+
+def _order_of(record: due.Owed) -> Order:
+    return Order(
+        # what it waited for may have become needless; a changed parent is an event, told once
+        acknowledge=record.reason in {"released", "fanout", *due.PARKED},
+        documents=record.reason in {"documents", "rejected"},  # it may be the document that was not taken
+        again=record.reason == "rejected",
+        force=record.reason in {"overtaken", "media"},  # a file's new bytes leave the row's digest as it was
+        commit=partial(_closing, record),
+        record=record.id,
+        has_tries_left=record.attempts < TRIES,
+        after=record.id if record.reason == "documents" else None,
+        cause=f"due: {record.reason}",
+    )
 
 
 def _needs(lane: Lane) -> dict[str, Breaker]:

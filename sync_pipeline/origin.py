@@ -11,7 +11,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
 import psycopg2
-import psycopg2.errors
 import pyarrow as pa
 
 from sync_pipeline.columns import arrow_type, read_copy, write_copy
@@ -23,6 +22,7 @@ from sync_pipeline.page_size import PageSize, PageTooLargeError
 from sync_pipeline.partitions import UNDATED, Monthly
 from sync_pipeline.sessions import Purpose, refusal
 from sync_pipeline.sql import Cursor, bind, copy_out, copy_text, copy_text_capped, quote
+from sync_pipeline.sqlstate import ROW_FAULTS
 from sync_pipeline.stores import Stores, first_line
 
 DIGEST = "_digest"
@@ -33,12 +33,7 @@ class RowTooLongError(Exception):
 
 
 # what a query raises over the values of a single row
-_ROW_FAULTS = (
-    RowTooLongError,
-    psycopg2.DataError,
-    psycopg2.errors.CardinalityViolation,
-    psycopg2.errors.RaiseException,
-)
+_ROW_FAULTS: tuple[type[Exception], ...] = (RowTooLongError, *ROW_FAULTS)
 # a row that is too long for the server's own text form, which has a gigabyte at most
 _ALLOCATION = "alloc request size"
 _TOO_LONG = (psycopg2.errors.ProgramLimitExceeded, psycopg2.errors.InternalError_)

@@ -8,8 +8,9 @@ import threading
 from sync_pipeline import due
 from sync_pipeline.batch.order import Outcome, Report
 from sync_pipeline.documents import Operations, send
-from sync_pipeline.errors import UnreachableError
+from sync_pipeline.errors import SyncError, UnreachableError
 from sync_pipeline.lane import Lane
+from sync_pipeline.unforeseen import describe
 
 log = logging.getLogger(__name__)
 
@@ -80,5 +81,13 @@ class Outgoing:
             sent, owed = send(self._lane, operations, self._coming)
         except UnreachableError as error:  # they stay due
             log.warning("store unreachable", extra={"entity": self._lane.entity.name, "error": str(error)})
+            return
+        except SyncError:
+            raise
+        except Exception as error:  # of one object, most likely: whoever does what is due finds which
+            name = self._lane.entity.name
+            log.error("documents left due", extra={"entity": name, "error": describe(error)}, exc_info=error)
+            with self._lane.stores.target() as cursor:
+                due.let_go(cursor, operations.owed)
             return
         self._report(self._lane.entity.name, Outcome(documents=sent, documents_owed=owed))

@@ -15,6 +15,10 @@ from sync_pipeline.origin import Reject
 from sync_pipeline.sql import Cursor, bind
 
 MISSING_FILE = "MediaMissing"
+REFUSED_FILE = "MediaRefused"
+UNFORESEEN_FILE = "MediaUnforeseen"
+# a store may have its reasons for an hour: such a row is tried again after 1, 2, 4 … 240 minutes, for as long as it is
+_REFUSED_FILES = (REFUSED_FILE, UNFORESEEN_FILE)
 # the error of a letter whose row is to be put back as it was, and cannot be
 NOT_UNDONE = "CompensationFailed"
 _CHILDREN_SECONDS = 60
@@ -51,7 +55,7 @@ def park(
     uploaded after the row that names it: a row whose file is missing is tried again after 2, 4, 8 … 600 s, `retries`
     times for the same fault, and then by sweeps. A row that was discarded stays so while it is the same.
     """
-    rows = [(entity, r.key, revision, r.step, r.error, r.message[:2000], r.digest, basis) for r in rejects]
+    rows = [(entity, r.key, revision, r.step, r.error, storable(r.message)[:2000], r.digest, basis) for r in rejects]
     if not rows:
         return
     cursor.execute(
@@ -87,6 +91,11 @@ def park(
             "again": _AGAIN_SECONDS,
         },
     )
+    cursor.execute(
+        "UPDATE sync.due SET not_before = now() + least(240, power(2, least(attempts, 9) - 1)) * interval '1 min'"
+        " WHERE entity = %s AND reason = 'rejected' AND error = ANY(%s) AND key = ANY(%s)",
+        (entity, list(_REFUSED_FILES), [key for _, key, *_ in rows]),
+    )
     # the same fault again is no news
     cursor.execute(
         "SELECT key, step, error || ': ' || message FROM sync.due"
@@ -94,6 +103,11 @@ def park(
         (entity, [key for _, key, *_ in rows]),
     )
     tell(cursor, entity, "parked", cursor.fetchall(), revision)
+
+
+def storable(message: str) -> str:
+    """A message without what no text of PostgreSQL holds: NUL, and halves of surrogate pairs."""
+    return message.encode("utf-8", "replace").decode().replace("\0", "\\0")
 
 
 def discarded(cursor: Cursor, entity: str, rows: Sequence[tuple[str, int | None]]) -> list[str]:
@@ -252,6 +266,16 @@ def refused_documents(cursor: Cursor, entity: str) -> list[str]:
     """Rows (key texts) that are parked since the index did not take their document."""
     cursor.execute(
         "SELECT key FROM sync.due WHERE entity = %s AND reason = 'rejected' AND step = 'document'", (entity,)
+    )
+    return [key for (key,) in cursor.fetchall()]
+
+
+def refused_by(cursor: Cursor, entity: str, constraints: Sequence[str]) -> list[str]:
+    """Rows (key texts) that are parked because one of these constraints has refused them; the latest hundred."""
+    cursor.execute(
+        "SELECT key FROM sync.due WHERE entity = %s AND reason = 'rejected' AND step = 'row'"
+        " AND message LIKE ANY (%s) ORDER BY last_at DESC NULLS LAST LIMIT 100",
+        (entity, [f'%"{name}"%' for name in constraints]),
     )
     return [key for (key,) in cursor.fetchall()]
 

@@ -35,8 +35,6 @@ _IDLE_SECONDS = 20
 _IDLE_IN_TRANSACTION_SECONDS = 25
 _EXPECTATION_IDLE_SECONDS = 300
 _EXPIRED = {"55P03", "57014", "25P04"}
-# an idle session or transaction was ended by the server; the first of them is filed under InternalError by the driver
-_ENDED = {"25P03", "57P05"}
 # values that a server may refuse although it knows the parameter, as on platforms without the means for it
 _REFUSED = (psycopg2.DataError, psycopg2.ProgrammingError, psycopg2.NotSupportedError)
 
@@ -274,11 +272,6 @@ def refusal(error: psycopg2.Error) -> str:
 def is_expired(error: psycopg2.Error) -> bool:
     """Whether a limit on locks or time ended a statement, or a person did; its connection can be used on."""
     return error.pgcode in _EXPIRED
-
-
-def was_ended(error: psycopg2.Error) -> bool:
-    """Whether the server ended the session because it was idle for too long."""
-    return error.pgcode in _ENDED
 
 
 def _apply(cursor: Any, profile: Profile, limits: Mapping[str, str]) -> dict[str, str]:

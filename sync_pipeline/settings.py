@@ -55,6 +55,8 @@ class Settings:
     recheck_seconds: float = 3.0
     brake_fraction: float = 0.2
     brake_rows: int = 1_000
+    fault_fraction: float = 0.5
+    fault_rows: int = 20
     garbage_grace_seconds: float = 86_400.0
     media_workers: int = 8
     multipart_bytes: int = 8 * 1024 * 1024
@@ -95,6 +97,8 @@ NUMBERS = {
     "SYNC_RECHECK_SECONDS": "recheck_seconds",
     "SYNC_BRAKE_FRACTION": "brake_fraction",
     "SYNC_BRAKE_ROWS": "brake_rows",
+    "SYNC_FAULT_FRACTION": "fault_fraction",
+    "SYNC_FAULT_ROWS": "fault_rows",
     "SYNC_GARBAGE_GRACE_SECONDS": "garbage_grace_seconds",
     "SYNC_MEDIA_WORKERS": "media_workers",
     "SYNC_MULTIPART_BYTES": "multipart_bytes",

@@ -19,9 +19,12 @@ from sqlalchemy import Engine, create_engine, event
 from sqlalchemy.exc import DisconnectionError, InvalidatePoolError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
+from sync_pipeline import sqlstate
+from sync_pipeline.alias_watch import AliasWatch
 from sync_pipeline.breaker import Breaker
 from sync_pipeline.errors import AccessError, LeaseLostError, SettingError, UnreachableError
 from sync_pipeline.ledger.identity import read_ledger_id
+from sync_pipeline.media_answers import MediaAnswers
 from sync_pipeline.replica import SETTING, await_replay, flush, identity_of, position_of
 from sync_pipeline.sessions import (
     CLIENT,
@@ -38,7 +41,6 @@ from sync_pipeline.sessions import (
     settings_for,
     stream_profile,
     target_profile,
-    was_ended,
 )
 from sync_pipeline.settings import Bucket, Settings
 from sync_pipeline.sql import LEASE_LOST, Cursor, DeferringCursor
@@ -66,6 +68,8 @@ class Stores:
         self.worker = f"{socket.gethostname()}/{os.getpid()}"  # who works with them: a run, a follower, a process
         self.search_breaker = Breaker("search")
         self.media_breaker = Breaker("media")
+        self.media_answers = MediaAnswers()
+        self.aliases = AliasWatch()
         self.ensured: set[str] = set()  # aliases that were there when they were looked for
         self.refusing: set[str] = set()  # aliases whose last request was not taken whole
         self.epochs: dict[str, int] = {}  # of the leases that this process holds, by entity
@@ -394,11 +398,14 @@ def _session(engine: Engine, setting: str) -> Iterator[Any]:
         ) from error
     try:
         yield pooled.driver_connection
-    except (psycopg2.OperationalError, psycopg2.InterfaceError, psycopg2.InternalError) as error:
-        if is_expired(error) or (isinstance(error, psycopg2.InternalError) and not was_ended(error)):
+    except psycopg2.Error as error:
+        if is_expired(error) or not sqlstate.is_of_store(error):
             raise
-        pooled.invalidate()
-        engine.dispose()  # its neighbours broke with it, or will be made again
+        connection: Any = pooled.driver_connection
+        if connection.closed:
+            engine.dispose()  # its neighbours broke with it, or will be made again
+        if not sqlstate.is_usable(connection):
+            pooled.invalidate()
         raise UnreachableError(f"{setting}: {first_line(error)}") from error
     finally:
         pooled.close()

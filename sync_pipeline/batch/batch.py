@@ -35,6 +35,9 @@ class Batch:
     late: list[str] = field(default_factory=list)  # key texts of roots that a higher revision has looked at
     aside: frozenset[str] = frozenset()  # key texts of rows that were discarded or undone, and are the same still
     unfit: frozenset[str] = frozenset()  # key texts of rows that the table beside the live one does not take
+    steps: tuple[tuple[frozenset[str], bool], ...] = ()  # key texts in the order in which the live table takes them
+    put_off: tuple[tuple[str, ...], ...] = ()  # key texts of rows that are written after these, in batches of their own
+    is_trial: bool = False  # it is written to be rolled back
     private: frozenset[str] = frozenset()  # key texts of adapted rows that want no document
 
     def texts(self, table: pa.Table) -> pa.Array:

@@ -34,6 +34,8 @@ class Order:
     cause: str = "keys"  # whose doing it is, for the log
     position: str = ""  # what of the monolith it acknowledges, for the log
     after: int | None = None  # the record of `due` that its documents are owed by: what they leave owed is as old
+    record: int | None = None  # the record of `due` that is worked on: rows that are put off stay as old as it
+    has_tries_left: bool = True  # what may pass by itself is tried again, and not rejected yet
     expected: Expected | None = None  # versions that its rows must show; keys of others are left to `commit`
     undo: Undo | None = None
     hand_over: Callable[[Operations], None] | None = None  # takes the documents, instead of sending them at once

@@ -8,6 +8,7 @@ import pyarrow.compute as pc
 from sync_pipeline import parking
 from sync_pipeline.adapt import adapt
 from sync_pipeline.batch.batch import Batch, bit
+from sync_pipeline.batch.brake import check_share
 from sync_pipeline.batch.order import Order
 from sync_pipeline.columns import kept
 from sync_pipeline.faults import guarded
@@ -35,9 +36,12 @@ def prepare(lane: Lane, revision: int, keys: pa.Table, rows: Rows, order: Order)
         chosen = pc.and_(chosen, pc.or_(changed, others))
         absent = absent.filter(pc.invert(pc.is_in(key.texts(absent), value_set=put_back)))
     adapted, rejects = adapt(lane.entity, key, kept(rows.table, chosen))
+    check_share(lane, [*rows.rejects, *rejects], rows.count)
     placed = Placed(adapted)
     if lane.entity.media:
-        placed = place(lane.entity.media, lane.stores, key, adapted, wait=order.wait)
+        placed = place(
+            lane.entity.media, lane.stores, key, adapted, wait=order.wait, has_tries_left=order.has_tries_left
+        )
     rejects, discarded = _parted(lane, [*rows.rejects, *rejects, *placed.rejects], order)
     written = changed if not order.force else pa.repeat(True, len(changed))
     if (order.documents or order.beside) and placed.references:

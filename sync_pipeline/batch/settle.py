@@ -33,13 +33,27 @@ def settle_due(batch: Batch, cursor: Cursor, plan: pa.Table, applied: pa.Table, 
         parking.recall(cursor, name, list(parked))
     retries, basis = batch.lane.stores.settings.retry_limit, batch.lane.ledger.basis
     parking.park(cursor, name, parked.values(), revision, retries, basis)
-    due.owe(cursor, name, "media", waiting, revision)
+    _owe_files(batch, cursor, waiting)
     due.owe(cursor, name, "overtaken", overtaken, revision)
+    for keys in batch.put_off:
+        due.owe(cursor, name, "released", keys, revision)
     if sent:
         # whoever has looked since may have found the row unchanged, and sent nothing
         refused = sorted({*texts.to_pylist(), *batch.late} - let_through)
         due.owe(cursor, name, "overtaken" if batch.order.force else "documents", refused, revision)
     outcome.parked, outcome.waiting = len(parked), len(waiting) + len(waits)
+
+
+def _owe_files(batch: Batch, cursor: Cursor, waiting: list[str]) -> None:
+    """Owe files that are to be copied; those that fail one by one wait on their own, as long as they have waited."""
+    name, delayed = batch.lane.entity.name, batch.placed.delayed
+    due.owe(cursor, name, "media", [text for text in waiting if text not in delayed], batch.revision)
+    age = due.age_of(cursor, [batch.order.record]) if batch.order.record and delayed else None
+    for text in waiting:
+        if text in delayed:
+            owed = due.owe(cursor, name, "media", [text], batch.revision)
+            due.as_old(cursor, owed, age)
+            due.postpone(cursor, owed, delayed[text])
 
 
 def record_versions(batch: Batch, cursor: Cursor, column: str, applied: pa.Table) -> None:

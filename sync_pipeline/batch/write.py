@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import replace
 
 import psycopg2
@@ -10,6 +11,7 @@ import pyarrow.compute as pc
 
 from sync_pipeline import due, parking
 from sync_pipeline.batch.batch import Batch, bit
+from sync_pipeline.batch.isolate import wanted, without_faults
 from sync_pipeline.batch.order import Outcome
 from sync_pipeline.batch.plan import operations_of, plan_of, references_of
 from sync_pipeline.batch.settle import acknowledge, body_of, move_on, record_versions, settle_due
@@ -20,10 +22,10 @@ from sync_pipeline.faults import crash_point, guarded
 from sync_pipeline.ledger import before, media
 from sync_pipeline.ledger.ledger import UNDO, WRITE
 from sync_pipeline.ledger.log import BODY
-from sync_pipeline.ledger.standing import standing
-from sync_pipeline.origin import DIGEST, Reject
+from sync_pipeline.origin import DIGEST
 from sync_pipeline.references import Kin, StricterError
 from sync_pipeline.sinks.relational import StandingTable
+from sync_pipeline.sinks.trial import Step
 from sync_pipeline.sql import Cursor
 
 # below this, plain COPY of a first load saves nothing
@@ -32,7 +34,7 @@ _REMOVED = "a file of this batch was just removed as garbage: the next try copie
 
 
 def write(batch: Batch, outcome: Outcome) -> Operations:
-    """The rows' transaction; rows that the table rejects are found by halving and parked."""
+    """The rows' transaction; rows at fault are found by halving and parked. Raises what is no row's fault."""
     if not guarded(19):
         with batch.lane.stores.target() as cursor:
             move_on(batch, cursor, outcome)
@@ -44,11 +46,8 @@ def write(batch: Batch, outcome: Outcome) -> Operations:
                 except psycopg2.errors.UniqueViolation:
                     pass  # somebody else has written a key of this chunk meanwhile
             return _guarded_write(batch, outcome)
-        except (psycopg2.DataError, psycopg2.IntegrityError):
-            fit = _fit(batch)
-            if fit is None:
-                raise
-            batch = fit  # and if the tables were swapped meanwhile, once more
+        except psycopg2.Error as error:  # the store's own faults come as UnreachableError
+            batch = without_faults(batch, error, _try_write)  # and if the tables were swapped meanwhile, once more
 
 
 def _first_load(batch: Batch, outcome: Outcome) -> Operations:
@@ -118,6 +117,8 @@ def _write_under(batch: Batch, outcome: Outcome, *, strict: bool) -> Operations:
         outcome.written = pc.sum(pc.and_(writes, bit(held, 1))).as_py() or 0
         outcome.deleted = (pc.sum(writes).as_py() or 0) - outcome.written
         acknowledge(batch, cursor, outcome, body_of(texts, plan, applied), len(operations.ids))
+        if batch.is_trial:
+            raise _TriedError
     crash_point("rows.after")
     return operations
 
@@ -126,6 +127,17 @@ def _first_body(texts: pa.Array, digests: pa.Array, held: pa.Array) -> pa.Table:
     """What became of the keys of a first load, for the log."""
     action, before = (pa.repeat(pa.scalar(value, pa.int64()), len(texts)) for value in (WRITE, 0))
     return pa.table([texts, action, digests, held, before], names=BODY.names).cast(BODY)
+
+
+class _TriedError(Exception):
+    """A batch was written, and is to be rolled back."""
+
+
+def _try_write(batch: Batch) -> None:
+    """Write a batch and roll it back. Raises as the write does."""
+    order = replace(batch.order, commit=None, undo=None)
+    with suppress(_TriedError):
+        _guarded_write(replace(batch, order=order, is_trial=True), Outcome())
 
 
 def _through_gate(batch: Batch, cursor: Cursor) -> Batch:
@@ -169,10 +181,11 @@ def _write_rows(
     rows = lane.entity.table.rows(batch.adapted.table)
     rows = rows.append_column("n", pa.array(range(rows.num_rows), pa.int32()))
     for table in tables:
-        mask, unfit = _wanted(batch, table)
+        mask, unfit = wanted(batch, table)
         if table.beside:
             mask = pc.and_(mask, pc.invert(pc.is_in(batch.texts(batch.adapted.legacy), value_set=aside)))
-        table.write(cursor, lane.entity.name, key, kept(rows, mask), unfit)
+        steps = () if table.beside else _steps(batch)
+        table.write(cursor, lane.entity.name, key, kept(rows, mask), unfit, steps)
     if lane.entity.media and not media.refer(cursor, lane.entity.name, key, references_of(batch)):
         raise UnreachableError(_REMOVED)
     operations.owe(cursor, lane.entity.name, batch.revision)
@@ -181,15 +194,13 @@ def _write_rows(
     return operations
 
 
-def _wanted(batch: Batch, table: StandingTable) -> tuple[pa.Array, list[int]]:
-    """Which of the adapted rows a table is to hold (a mask), and which it does not take (by number)."""
-    has_row = bit(batch.adapted.held, 1)
-    if not table.beside:
-        return pc.and_(has_row, batch.forced), []
-    if not batch.unfit:
-        return has_row, []
-    unfit = pc.is_in(batch.texts(batch.adapted.legacy), value_set=pa.array(sorted(batch.unfit), pa.string()))
-    return pc.and_(has_row, pc.invert(unfit)), pc.indices_nonzero(unfit).to_pylist()
+def _steps(batch: Batch) -> list[Step]:
+    """In which order the live table takes the adapted rows, by number."""
+    texts = batch.texts(batch.adapted.legacy)
+    return [
+        Step(pc.indices_nonzero(pc.is_in(texts, value_set=pa.array(sorted(those), pa.string()))).to_pylist(), displace)
+        for those, displace in batch.steps
+    ]
 
 
 def _put_back(batch: Batch, cursor: Cursor, tables: list[StandingTable]) -> list[str]:
@@ -203,30 +214,3 @@ def _put_back(batch: Batch, cursor: Cursor, tables: list[StandingTable]) -> list
         return []
     unwritten = batch.texts(batch.adapted.legacy).filter(pc.invert(batch.forced))
     return parking.among_undone(cursor, batch.lane.entity.name, unwritten.to_pylist())
-
-
-def _fit(batch: Batch) -> Batch | None:
-    """The batch without rows that the table does not take; None where it takes all.
-
-    What only the table beside the live one does not take goes into the live one all the same, and keeps back the swap.
-    """
-    with batch.lane.stores.target() as cursor:
-        live, *beside = standing(cursor, batch.lane.entity.name, batch.lane.entity.table)
-    refused = _refused(batch.ready(), live)
-    fit = batch.without([reject.key for reject in refused])
-    fit.rejects += refused
-    fit.fresh = False  # what is refused is parked in the guarded way
-    unfit = {reject.key for table in beside for reject in _refused(fit.ready(), table)}
-    fit.unfit = batch.unfit | unfit
-    return fit if refused or unfit else None
-
-
-def _refused(batch: Batch, table: StandingTable) -> list[Reject]:
-    """Which rows a table does not take: tried in a transaction that is rolled back."""
-    mask, _ = _wanted(batch, table)
-    legacy = batch.adapted.legacy.filter(mask)
-    texts, digests = batch.texts(legacy), legacy.column(DIGEST)
-    return [
-        Reject(texts[row].as_py(), "row", type(error).__name__, str(error).strip(), digests[row].as_py())
-        for row, error in table.refused(batch.lane.stores, table.rows(batch.adapted.table.filter(mask)))
-    ]

@@ -17,7 +17,7 @@ from sync_pipeline.ledger.ledger import HELD_DOCUMENT, HELD_ROW
 from sync_pipeline.ledger.log import time_of
 from sync_pipeline.ledger.states import Signs, State, state_of
 from sync_pipeline.origin import DIGEST, Reject
-from sync_pipeline.sinks.media_bucket import MISSING, code
+from sync_pipeline.sinks.media_faults import MISSING, code
 from sync_pipeline.sinks.search_index import look_up
 from sync_pipeline.sql import Cursor, named
 

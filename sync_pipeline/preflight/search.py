@@ -10,6 +10,7 @@ from elasticsearch import ApiError, Elasticsearch
 from sync_pipeline.entity import Entity
 from sync_pipeline.errors import UnreachableError
 from sync_pipeline.preflight.notice import Notice
+from sync_pipeline.sinks.index_state import data_stream_template, index_faults
 from sync_pipeline.sinks.search_index import SearchIndex, reaching
 from sync_pipeline.stores import Stores
 
@@ -52,22 +53,20 @@ def _versions(client: Elasticsearch) -> Iterator[Notice]:
 def _alias(client: Elasticsearch, entity: str, index: SearchIndex) -> Iterator[Notice]:
     name = index.alias
     if client.indices.exists_alias(name=name):
+        found = index_faults(client, name)
+        yield from (Notice("error", ABOUT, fault.message, fault.remedy) for fault in found)
         behind = client.indices.get_alias(name=name).body
         if len(behind) == 1:
-            yield from _mapping(client, entity, index, next(iter(behind)))
-            return
-        yield Notice(
-            "error",
-            ABOUT,
-            f"alias {name} points to {len(behind)} indices: {', '.join(sorted(behind))}",
-            f'POST _aliases {{"actions": [{{"remove": {{"index": "…", "alias": "{name}"}}}}]}} for all but one',
-        )
+            yield from _mapping(client, entity, index, next(iter(behind)), well=not found)
     elif client.indices.exists(index=name):
-        remedy = f"give SearchIndex another alias, or rename the index: PUT {name}/_clone/{name}-000001, DELETE {name}"
-        yield Notice("error", ABOUT, f"{name} is an index of its own, so it cannot be an alias", remedy)
+        yield from (Notice("error", ABOUT, fault.message, fault.remedy) for fault in index_faults(client, name))
     elif client.indices.exists(index=index.first_index):
         remedy = f"PUT {index.first_index}/_alias/{name}, or DELETE {index.first_index}"
         yield Notice("error", ABOUT, f"index {index.first_index} is there without alias {name}", remedy)
+    elif template := data_stream_template(client, index.first_index):
+        what = f"index {index.first_index} could not be made: template {template} makes data streams of such names"
+        remedy = f"narrow the index_patterns of _index_template/{template}, or give entity {entity} another alias"
+        yield Notice("error", ABOUT, what, remedy)
     elif faults := index.faults(client):
         for fault in faults:
             what = f"index {index.first_index} could not be made: {fault}"
@@ -76,7 +75,7 @@ def _alias(client: Elasticsearch, entity: str, index: SearchIndex) -> Iterator[N
         yield Notice("ok", ABOUT, f"alias {name} is free: its index will be made")
 
 
-def _mapping(client: Elasticsearch, entity: str, index: SearchIndex, concrete: str) -> Iterator[Notice]:
+def _mapping(client: Elasticsearch, entity: str, index: SearchIndex, concrete: str, *, well: bool) -> Iterator[Notice]:
     rebuild = f"sync-pipeline rebuild index {entity}"
     there: dict[str, Any] = client.indices.get_mapping(index=concrete).body[concrete]["mappings"].get("properties", {})
     missing = {field: dict(wanted) for field, wanted in index.fields.items() if field not in there}
@@ -89,7 +88,7 @@ def _mapping(client: Elasticsearch, entity: str, index: SearchIndex, concrete: s
     for field in other:
         what = f"{concrete}: field {field} is {there[field]}, declared is {dict(index.fields[field])}"
         yield Notice("error", ABOUT, what, f"a field's mapping cannot be changed, a new index can be filled: {rebuild}")
-    if not missing and not other:
+    if well and not missing and not other:
         yield Notice("ok", ABOUT, f"alias {index.alias} points to {concrete}, mapped as declared")
 
 

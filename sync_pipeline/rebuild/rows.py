@@ -176,5 +176,5 @@ def _refused(lane: Lane, texts: list[str]) -> dict[str, str]:
     with lane.stores.target() as cursor:
         coming = standing(cursor, lane.entity.name, lane.entity.table)[1]
     names = key.texts(adapted.legacy)
-    found = coming.refused(lane.stores, coming.rows(adapted.table))
+    found = coming.try_rows(lane.stores, coming.rows(adapted.table)).refused
     return {names[row].as_py(): f"{type(e).__name__}: {str(e).strip().splitlines()[0]}" for row, e in found}

@@ -14,7 +14,9 @@ from sync_pipeline.errors import UnreachableError
 from sync_pipeline.faults import guarded
 from sync_pipeline.lane import Lane
 from sync_pipeline.reconcile.verdict import Finding
-from sync_pipeline.sinks.media_bucket import HEADERS, MISSING, MediaBucket, code, tags_of
+from sync_pipeline.sinks.media_bucket import MediaBucket, tags_of
+from sync_pipeline.sinks.media_faults import MISSING, code
+from sync_pipeline.sinks.media_headers import HEADERS, etag_of, headers_of
 from sync_pipeline.stores import Stores
 
 if TYPE_CHECKING:
@@ -89,17 +91,24 @@ def rows_naming(lane: Lane, objects: list[str]) -> dict[str, set[str]]:
 
 def _look(stores: Stores, copy: _Copy, listed: tuple[int, str]) -> Finding | None:
     source = _head(stores.legacy_s3, stores.settings.legacy_bucket.name, copy.source_key)
-    if source and source["ETag"] != copy.source_etag:
+    if source and etag_of(source) != copy.source_etag.removeprefix("W/"):
         return Finding("media", "stale", copy.key, f"{copy.source_key} has been overwritten since")
     if not _has_its_bytes(stores, copy, *listed):
         return Finding("media", "corrupt", copy.key, f"{copy.size} bytes were copied, other bytes are there")
     target = _head(stores.target_s3, stores.settings.target_bucket.name, copy.key)
     if target is None:
         return Finding("media", "missing", copy.key)
-    differ = [name for name in (*HEADERS, "Metadata") if source and source.get(name) != target.get(name)]
+    differ = _differing(source, target) if source else []
     if source and not _same_tags(stores, copy, source, target):
         differ.append("tags")
     return Finding("media", "corrupt", copy.key, f"{', '.join(differ)} of the source differ") if differ else None
+
+
+def _differing(source: Any, target: Any) -> list[str]:
+    """Names of what an object bears beside its bytes, where the two differ."""
+    ours, theirs = headers_of(source), headers_of(target)
+    differ = [name for name in HEADERS if ours.get(name) != theirs.get(name)]
+    return differ if source.get("Metadata") == target.get("Metadata") else [*differ, "Metadata"]
 
 
 def _same_tags(stores: Stores, copy: _Copy, source: Any, target: Any) -> bool:

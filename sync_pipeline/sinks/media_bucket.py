@@ -9,30 +9,41 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import math
 import posixpath
-from collections.abc import Iterable
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlencode
 
-from botocore.exceptions import BotoCoreError, ClientError, HTTPClientError, ParamValidationError
+from botocore.exceptions import ClientError
 
-from sync_pipeline.errors import MediaMissingError, UnreachableError
+from sync_pipeline.errors import (
+    MediaMissingError,
+    MediaRefusedError,
+    MediaUnforeseenError,
+    RowRejectedError,
+    UnreachableError,
+)
 from sync_pipeline.faults import guarded
+from sync_pipeline.sinks.media_faults import LEGACY, MISSING, TARGET, SideError, at, code, fault_of, missing
+from sync_pipeline.sinks.media_headers import etag_of, headers_of
 from sync_pipeline.stores import Stores
+from sync_pipeline.unforeseen import describe, is_unforeseen
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
 
-MISSING = {"404", "NoSuchKey", "NotFound"}
 _CHANGED = {"412", "PreconditionFailed"}
 _UNSUPPORTED = {"NotImplemented", "501", "AccessDenied", "403"}
-_ARCHIVED = "InvalidObjectState"
 _LONGEST_KEY = 1_024
 _SHOWN = 80
-# what an object is besides its bytes and its own metadata
-HEADERS = ("ContentType", "CacheControl", "ContentDisposition", "ContentEncoding", "ContentLanguage")
+_MOST_PARTS = 10_000
+_MEGABYTE = 1 << 20
+# a bucket under an object lock takes no part without one, and the client sends none unasked
+_PART_CHECKSUM = "CRC32"
+_NO_CHECKSUM = ("content-md5", "checksum")
 
 
 @dataclass(frozen=True)
@@ -41,6 +52,7 @@ class Source:
 
     key: str
     etag: str
+    size: int | None = field(default=None, compare=False)  # as HEAD says
 
 
 @dataclass(frozen=True)
@@ -71,30 +83,40 @@ class MediaBucket:
         extension = posixpath.splitext(source.key)[1]
         return f"{self.prefix}/{identity}{extension if extension.isascii() and len(extension) <= 10 else ''}"
 
-    def sources(self, stores: Stores, keys: Iterable[str]) -> dict[str, Source | MediaMissingError]:
+    def sources(self, stores: Stores, keys: Iterable[str]) -> dict[str, Source | RowRejectedError]:
         """Each key's present identity, or why it has none. Raises UnreachableError."""
-        return dict(_each(stores, sorted(set(keys)), lambda key: (key, _head(stores, key))))
+        named = sorted(set(keys))
+        return dict(zip(named, _each(stores, named, lambda key: _head(stores, key)), strict=True))
 
-    def copy(self, stores: Stores, sources: Iterable[Source]) -> list[Copied | Source | MediaMissingError]:
-        """Copy each source's content under its target key. Raises UnreachableError.
+    def copy(
+        self, stores: Stores, sources: Iterable[Source], note: Callable[[list[Copied]], None] = lambda _: None
+    ) -> list[Copied | Source | RowRejectedError]:
+        """Copy each source's content under its target key; `note` is told of copies as they are made.
 
-        What was overwritten meanwhile is given back as it is now: its copy bears another name, which is to be begun.
+        Raises UnreachableError once those that were begun have ended. What was overwritten meanwhile is given back as
+        it is now: its copy bears another name, which is to be begun.
         """
-        return _each(stores, list(sources), lambda source: self._copy_one(stores, source))
 
-    def _copy_one(self, stores: Stores, source: Source) -> Copied | Source | MediaMissingError:
+        def copied(outcomes: list[Any]) -> None:
+            if copies := [outcome for outcome in outcomes if isinstance(outcome, Copied)]:
+                note(copies)
+
+        return _each(stores, list(sources), lambda source: self._copy_one(stores, source), copied)
+
+    def _copy_one(self, stores: Stores, source: Source) -> Copied | Source | RowRejectedError:
         try:
             return _stream(stores, source, self.target_key(source))
-        except ClientError as error:
-            if code(error) == _ARCHIVED:
-                return MediaMissingError(f"{source.key!r} is archived and cannot be read: restore it")
-            if code(error) not in _CHANGED | MISSING:
-                raise _unreachable(error) from error
-        except ParamValidationError as error:  # what it bears, S3 does not take: no other try will change that
-            return MediaMissingError(f"{source.key!r} cannot be put as it is: {' '.join(str(error).split())}")
-        except (BotoCoreError, HTTPClientError) as error:
-            raise _unreachable(error) from error
-        return _head(stores, source.key)
+        except RowRejectedError as error:
+            return error
+        except SideError as error:
+            if code(error.__cause__) not in _CHANGED | MISSING or error.args == (TARGET,):
+                return fault_of(stores, source.key, error)
+        except Exception as error:
+            return _unforeseen(source.key, error)
+        now = _head(stores, source.key)
+        if now == source:
+            return MediaRefusedError(f"HEAD of {source.key!r} answers, and GET says that there is no such file")
+        return now
 
 
 class _Hashing:
@@ -106,29 +128,64 @@ class _Hashing:
         self.size = 0
 
     def read(self, amount: int | None = None) -> bytes:
-        part: bytes = self.body.read(amount)
+        with at(LEGACY):
+            part: bytes = self.body.read(amount)
         self.sha256.update(part)
         self.size += len(part)
         return part
 
 
 def _stream(stores: Stores, source: Source, target_key: str) -> Copied:
-    bucket = stores.settings.legacy_bucket.name
-    as_it_was: Any = {"IfMatch": source.etag} if guarded(30) else {}
-    found: Any = stores.legacy_s3.get_object(Bucket=bucket, Key=source.key, **as_it_was)
-    extra: dict[str, Any] = {"Metadata": found.get("Metadata", {})}
-    for name in HEADERS:
-        if name in found:
-            extra[name] = found[name]
-    tags = tags_of(stores.legacy_s3, bucket, source.key) if found.get("TagCount") else ""
-    if tags:
-        extra["Tagging"] = tags
+    """Raises SideError; MediaRefusedError where the file cannot be carried as it is."""
+    found = _get(stores, source)
+    extra: dict[str, Any] = {"Metadata": found.get("Metadata", {}), **_carried(source, found)}
+    if found.get("TagCount"):
+        with at(LEGACY):
+            tags = tags_of(stores.legacy_s3, stores.settings.legacy_bucket.name, source.key)
+        extra |= {"Tagging": tags} if tags else {}
+    length = found.get("ContentLength")
+    if length is None:
+        raise MediaRefusedError(f"GET of {source.key!r} has no Content-Length, so its copy could not be proven whole")
+    if source.size not in (None, length):
+        raise SideError(LEGACY) from OSError(f"HEAD promises {source.size} bytes, GET {length}")
     body = _Hashing(found["Body"])
-    small = found["ContentLength"] < stores.settings.multipart_bytes
-    kept, etag = (_put if small else _put_in_parts)(stores, target_key, body, extra)
-    if not body.size == found["ContentLength"] == kept:
-        raise UnreachableError(f"{source.key}: promised {found['ContentLength']} bytes, read {body.size}, kept {kept}")
+    if length < stores.settings.multipart_bytes:
+        kept, etag = _put(stores, target_key, body, extra)
+    else:
+        kept, etag = _put_in_parts(stores, target_key, body, extra, length)
+    if not body.size == length == kept:
+        raise SideError(LEGACY) from OSError(f"promised {length} bytes, read {body.size}, kept {kept}")
     return Copied(source, target_key, body.size, body.sha256.hexdigest(), etag)
+
+
+def _get(stores: Stores, source: Source) -> Any:
+    """The answer to a GET of the content that was seen."""
+    bucket, client = stores.settings.legacy_bucket.name, stores.legacy_s3
+    try:
+        with at(LEGACY):
+            return client.get_object(Bucket=bucket, Key=source.key, **_as_it_was(source))
+    except SideError as error:
+        if code(error.__cause__) not in _CHANGED or _head(stores, source.key) != source:
+            raise
+    # a gateway that marks ETags as weak lets no If-Match hold: then the answer's own ETag says what it is of
+    with at(LEGACY):
+        found: Any = client.get_object(Bucket=bucket, Key=source.key)
+    if etag_of(found) != source.etag:
+        raise SideError(LEGACY) from ClientError({"Error": {"Code": "412"}}, "GetObject")
+    return found
+
+
+def _as_it_was(source: Source) -> Any:
+    return {"IfMatch": source.etag} if guarded(30) else {}
+
+
+def _carried(source: Source, found: Any) -> dict[str, str]:
+    """Headers for the copy. Raises MediaRefusedError for one that no request can bear."""
+    headers = headers_of(found)
+    for name, value in headers.items():
+        if not (value.isascii() and value.isprintable()):
+            raise MediaRefusedError(f"{source.key!r} bears {name} {value[:_SHOWN]!r}, which no S3 takes")
+    return headers
 
 
 def _put(stores: Stores, key: str, body: _Hashing, extra: dict[str, Any]) -> tuple[int, str]:
@@ -136,20 +193,35 @@ def _put(stores: Stores, key: str, body: _Hashing, extra: dict[str, Any]) -> tup
     content = body.read()
     md5 = base64.b64encode(hashlib.md5(content, usedforsecurity=False).digest()).decode()
     target = stores.settings.target_bucket.name
-    there = stores.target_s3.put_object(Bucket=target, Key=key, Body=content, ContentMD5=md5, **extra)
+    with at(TARGET):
+        there = stores.target_s3.put_object(Bucket=target, Key=key, Body=content, ContentMD5=md5, **extra)
     return len(content), there["ETag"]
 
 
-def _put_in_parts(stores: Stores, key: str, body: _Hashing, extra: dict[str, Any]) -> tuple[int, str]:
+def _put_in_parts(stores: Stores, key: str, body: _Hashing, extra: dict[str, Any], length: int) -> tuple[int, str]:
     """(size, ETag) of an object written part by part, looked at afterwards."""
     from boto3.s3.transfer import TransferConfig
 
-    part = stores.settings.multipart_bytes
+    part = part_bytes(length, stores.settings.multipart_bytes)
     config = TransferConfig(multipart_threshold=part, multipart_chunksize=part, max_concurrency=2)
     target = stores.settings.target_bucket.name
-    stores.target_s3.upload_fileobj(body, target, key, ExtraArgs=extra, Config=config)  # type: ignore[arg-type]
-    there = stores.target_s3.head_object(Bucket=target, Key=key)
+    if stores.media_answers.checksums:
+        extra = extra | {"ChecksumAlgorithm": _PART_CHECKSUM}
+    with at(TARGET):
+        try:
+            stores.target_s3.upload_fileobj(body, target, key, ExtraArgs=extra, Config=config)  # type: ignore[arg-type]
+        except ClientError as error:
+            if stores.media_answers.checksums or not any(word in str(error).lower() for word in _NO_CHECKSUM):
+                raise
+            stores.media_answers.checksums = True  # the next try of this file, and all others, send them
+            raise OSError(f"parts are sent with checksums from now on, because of: {error}") from error
+        there = stores.target_s3.head_object(Bucket=target, Key=key)
     return there["ContentLength"], there["ETag"]
+
+
+def part_bytes(length: int, least: int) -> int:
+    """Bytes of each part, so that S3's 10,000 parts are enough for an object."""
+    return max(least, math.ceil(length / _MOST_PARTS / _MEGABYTE) * _MEGABYTE)
 
 
 def tags_of(client: S3Client, bucket: str, key: str) -> str:
@@ -163,32 +235,57 @@ def tags_of(client: S3Client, bucket: str, key: str) -> str:
     return urlencode(sorted((tag["Key"], tag["Value"]) for tag in found))
 
 
-def _head(stores: Stores, key: str) -> Source | MediaMissingError:
+def _head(stores: Stores, key: str) -> Source | RowRejectedError:
     # a client would not even ask, and servers answer anything: it is the row that is at fault, and not the bucket
     if not 1 <= len(key.encode()) <= _LONGEST_KEY:
-        return MediaMissingError(f"no file can be called {key[:_SHOWN]!r}: a key has 1 to {_LONGEST_KEY:,} bytes")
+        shown = key[:_SHOWN]
+        return MediaMissingError(f"no file can be called {shown!r}: a key has 1 to {_LONGEST_KEY:,} bytes")
     try:
-        found = stores.legacy_s3.head_object(Bucket=stores.settings.legacy_bucket.name, Key=key)
-    except ClientError as error:
-        if code(error) in MISSING:
-            return MediaMissingError(f"the legacy bucket holds no file {key!r}")
-        raise _unreachable(error) from error
-    except (BotoCoreError, HTTPClientError) as error:
-        raise _unreachable(error) from error
-    return Source(key, found["ETag"])
+        with at(LEGACY):
+            found: Any = stores.legacy_s3.head_object(Bucket=stores.settings.legacy_bucket.name, Key=key)
+    except SideError as error:
+        return missing(stores, key) if code(error.__cause__) in MISSING else fault_of(stores, key, error)
+    except Exception as error:
+        return _unforeseen(key, error)
+    etag = etag_of(found)
+    if etag is None:
+        return MediaRefusedError(f"{key!r} is answered without an ETag, as directory markers are: no file to copy")
+    stores.media_answers.good[LEGACY] = key
+    return Source(key, etag, found.get("ContentLength"))
 
 
-def _each(stores: Stores, items: list[Any], act: Any) -> list[Any]:
-    if len(items) <= 1:
-        return [act(item) for item in items]
-    with ThreadPoolExecutor(min(stores.settings.media_workers, len(items)), "media") as pool:
-        return list(pool.map(act, items))
+def _unforeseen(key: str, error: Exception) -> RowRejectedError:
+    """An error that nobody foresaw is that of the file that was handled."""
+    if not is_unforeseen(error):
+        raise error
+    return MediaUnforeseenError(f"file {key!r}: {describe(error)}")
 
 
-def code(error: ClientError) -> str:
-    """S3's word for what went wrong."""
-    return str(error.response.get("Error", {}).get("Code", ""))
+def _each(
+    stores: Stores, items: list[Any], act: Callable[[Any], Any], note: Callable[[list[Any]], None] = lambda _: None
+) -> list[Any]:
+    """What `act` gives for each item, side by side; `note` is told of results as they come.
+
+    Raises UnreachableError once those under way have ended: the others are not begun.
+    """
+    if len(items) == 1:
+        outcome = act(items[0])
+        note([outcome])
+        return [outcome]
+    down: list[UnreachableError] = []
+    with ThreadPoolExecutor(max(1, min(stores.settings.media_workers, len(items))), "media") as pool:
+        futures = [pool.submit(act, item) for item in items]
+        pending = set(futures)
+        while pending:
+            ended, pending = wait(pending, return_when=FIRST_COMPLETED)
+            down += [error for future in ended if isinstance(error := _error_of(future), UnreachableError)]
+            note([future.result() for future in ended if _error_of(future) is None and not future.cancelled()])
+            if down:
+                pending = {future for future in pending if not future.cancel()}
+    if down:
+        raise down[0]
+    return [future.result() for future in futures]
 
 
-def _unreachable(error: Exception) -> UnreachableError:
-    return UnreachableError(f"S3 (SYNC_LEGACY_S3_*, SYNC_TARGET_S3_*): {error}")
+def _error_of(future: Future[Any]) -> BaseException | None:
+    return None if future.cancelled() else future.exception()

@@ -4,17 +4,28 @@ from __future__ import annotations
 
 import re
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 
 import psycopg2
 import pyarrow as pa
 
+from sync_pipeline import sqlstate
 from sync_pipeline.errors import DeclarationError
 from sync_pipeline.keys import Key
+from sync_pipeline.sinks.trial import Step, Trial
 from sync_pipeline.sql import Cursor, copy_in, ensure_schema, literal, quote, stage
 from sync_pipeline.stores import Stores
 
+# 8 is a trigger's bit of DELETE
+_DISPLACEABLE = """
+    SELECT NOT EXISTS (SELECT FROM pg_constraint WHERE confrelid = %(table)s::regclass AND contype = 'f')
+        AND NOT EXISTS (SELECT FROM pg_trigger WHERE tgrelid = %(table)s::regclass AND NOT tgisinternal
+            AND tgtype & 8 <> 0)
+        AND NOT EXISTS (SELECT FROM pg_attribute WHERE attrelid = %(table)s::regclass AND attnum > 0
+            AND NOT attisdropped AND attgenerated = '' AND attname <> ALL (%(columns)s))
+"""
 _CONSTRAINT = re.compile(
     r"\s+(?=(?:not\s+null|null|default|check|unique|primary|references|generated|collate|constraint)\b)", re.IGNORECASE
 )
@@ -25,6 +36,9 @@ _SIZED = {
     "bit varying": "bit varying",
     "bit": "bit varying",
 }
+
+# the entity's key, and keys of rows that are deleted
+Gone = tuple[Key, pa.Table]
 
 
 @dataclass(frozen=True, init=False)
@@ -102,50 +116,65 @@ class RelationalTable:
         """First load: plain COPY. Raises UniqueViolation where the table has a key already."""
         copy_in(cursor, self.quoted, self._list(), rows)
 
-    def refused(self, stores: Stores, rows: pa.Table) -> list[tuple[int, Exception]]:
-        """Which rows (by number) the table does not take, and why: tried for real, then rolled back.
+    def try_rows(self, stores: Stores, rows: pa.Table, gone: Gone | None = None) -> Trial:
+        """Try rows for real once those of the keys `gone` are deleted, and roll back.
 
-        Where it takes them all, what is deferred until the end of a transaction is looked at with each of them.
+        Where the table takes them all, constraints that are deferred to a transaction's end are checked with each.
+        Raises what is no row's fault, and what is the store's.
         """
-        return self._tried(stores, rows, "BEGIN") or self._tried(stores, rows, "BEGIN; SET CONSTRAINTS ALL IMMEDIATE")
+        trial = self._tried(stores, rows, gone, "BEGIN")
+        if trial.refused or len(trial.steps) > 1 or any(step.displace for step in trial.steps):
+            return trial
+        return self._tried(stores, rows, gone, "BEGIN; SET CONSTRAINTS ALL IMMEDIATE")
 
-    def _tried(self, stores: Stores, rows: pa.Table, begin: str) -> list[tuple[int, Exception]]:
-        found: list[tuple[int, Exception]] = []
+    def _tried(self, stores: Stores, rows: pa.Table, gone: Gone | None, begin: str) -> Trial:
         with stores.target_at_once() as cursor:
             cursor.execute(begin)
             try:
-                self._probe(cursor, rows, 0, found)
-                self._probe_again(cursor, rows, found)
+                cursor.execute(f"CREATE TEMP TABLE probe ON COMMIT DROP AS {self.shape()}")
+                delete = partial(self._displace_probe, cursor) if self.can_displace(cursor) else None
+                trial = Trial(cursor, rows, partial(self._write_probe, cursor), delete)
+                if gone:
+                    self._delete_gone(cursor, *gone)
+                trial.run()
             finally:
                 cursor.roll_back()
-        return found
+        return trial
 
-    def _probe(self, cursor: Cursor, rows: pa.Table, first: int, found: list[tuple[int, Exception]]) -> None:
-        """Halve until only bad rows are left; good ones stay, so that a clash between two rows shows as well."""
-        cursor.execute("SAVEPOINT probe")
+    def _write_probe(self, cursor: Cursor, rows: pa.Table) -> None:
+        cursor.execute("TRUNCATE pg_temp.probe")
+        copy_in(cursor, "pg_temp.probe", self._list(), rows)
+        cursor.execute(self._upsert("pg_temp.probe s"))
+
+    def _displace_probe(self, cursor: Cursor, rows: pa.Table) -> None:
+        cursor.execute("TRUNCATE pg_temp.probe")
+        copy_in(cursor, "pg_temp.probe", self._list(), rows)
+        cursor.execute(self._displace("pg_temp.probe s"))
+
+    def _displace(self, source: str) -> str:
+        """Deletes the rows that a statement of `_upsert` would update."""
+        joined = " AND ".join(f"t.{quote(name)} = s.{quote(name)}" for name in self.key)
+        return f"DELETE FROM {self.quoted} t USING {source} WHERE {joined}"
+
+    def _delete_gone(self, cursor: Cursor, key: Key, gone: pa.Table) -> None:
+        """What goes in the same batch makes way; where it cannot go, that is found elsewhere."""
+        if not gone.num_rows:
+            return
+        cursor.execute("SAVEPOINT gone")
         try:
-            cursor.execute(f"CREATE TEMP TABLE probe ON COMMIT DROP AS {self.shape()}")
-            copy_in(cursor, "pg_temp.probe", self._list(), rows)
-            cursor.execute(self._upsert("pg_temp.probe s"))
-            cursor.execute("DROP TABLE pg_temp.probe")
-        except (psycopg2.DataError, psycopg2.IntegrityError) as error:
-            cursor.execute("ROLLBACK TO SAVEPOINT probe")
-            if rows.num_rows == 1:
-                found.append((first, error))
-                return
-            half = rows.num_rows // 2
-            self._probe(cursor, rows.slice(0, half), first, found)
-            self._probe(cursor, rows.slice(half), first + half, found)
+            cursor.execute(f"DELETE FROM {self.quoted} t WHERE {key.named(self.key).is_in(cursor, 't', gone)}")
+        except psycopg2.Error as error:
+            if sqlstate.is_of_store(error):
+                raise
+            cursor.execute("ROLLBACK TO SAVEPOINT gone")
 
-    def _probe_again(self, cursor: Cursor, rows: pa.Table, found: list[tuple[int, Exception]]) -> None:
-        """A row may have failed only because one that it refers to came after it."""
-        early = [row for row in found if isinstance(row[1], psycopg2.errors.ForeignKeyViolation)]
-        while early:
-            left: list[tuple[int, Exception]] = []
-            for n, _ in early:
-                self._probe(cursor, rows.slice(n, 1), n, left)
-            found[:] = [row for row in found if row not in early] + left
-            early = left if len(left) < len(early) else []
+    def can_displace(self, cursor: Cursor) -> bool:
+        """Whether deleting a row and inserting it anew comes to the same as updating it.
+
+        It does not where rows refer to it, a trigger sees the delete, or it has columns that we do not write.
+        """
+        cursor.execute(_DISPLACEABLE, {"table": self.quoted, "columns": list(self.columns)})
+        return bool(cursor.fetchone()[0])
 
     def _upsert(self, source: str) -> str:
         names = [quote(name) for name in self.columns]
@@ -185,11 +214,20 @@ class StandingTable(RelationalTable):
         """Tells its name, columns and types from those of any other."""
         return f"{zlib.crc32(repr((self.name, self.types)).encode()):08x}"
 
-    def write(self, cursor: Cursor, entity: str, key: Key, rows: pa.Table, unfit: Sequence[int] = ()) -> None:
+    def write(
+        self,
+        cursor: Cursor,
+        entity: str,
+        key: Key,
+        rows: pa.Table,
+        unfit: Sequence[int] = (),
+        steps: Sequence[Step] = (),
+    ) -> None:
         """Write staged rows (with `n` of the plan), and delete what the plan no longer wants.
 
-        Only what the ledger let through (`pg_temp.applied_ENTITY`) is touched; beside the live table rows that have
-        not changed are written as well, and those that it does not take (`unfit`, by `n`) are deleted.
+        They are written in one statement, or in `steps` (by `n`). Only what the ledger let through
+        (`pg_temp.applied_ENTITY`) is touched; beside the live table rows that have not changed are written as well, and
+        those that it does not take (`unfit`, by `n`) are deleted.
         """
         # a session keeps its stages: another form has another one, or values would be cut to types of the past
         staged = quote(f"stage_{entity}_{self.form}")
@@ -207,8 +245,17 @@ class StandingTable(RelationalTable):
         cursor.defer(
             f"DELETE FROM {self.quoted} t USING {plan} p JOIN {applied} a USING (n)"
             f" WHERE {target.joins('t', key, 'p')} AND p.action = 1 AND {gone};"
-            f"{self._upsert(f'{applied_rows} s')}"
+            f"{';'.join(self._statements(applied_rows, steps))}"
         )
+
+    def _statements(self, applied_rows: str, steps: Sequence[Step]) -> Iterator[str]:
+        if not steps:
+            yield self._upsert(f"{applied_rows} s")
+        for step in steps:
+            rows = f"(SELECT * FROM {applied_rows} a WHERE n = ANY('{{{','.join(map(str, step.rows))}}}'))"
+            if step.displace:
+                yield self._displace(f"{rows} s")
+            yield self._upsert(f"{rows} s")
 
     def put_back(self, cursor: Cursor, images: str) -> None:
         """Write rows as their images have them, as far as it has the columns; `images` is SQL after FROM, with `image`.

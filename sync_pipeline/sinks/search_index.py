@@ -7,17 +7,21 @@ looks afterwards whether its keys were overtaken meanwhile, and owes those again
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any
+from weakref import WeakKeyDictionary
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from sync_pipeline.columns import characters, json_objects, json_of
-from sync_pipeline.errors import DeclarationError, UnreachableError
+from sync_pipeline.errors import DeclarationError, IndexFaultError, UnreachableError
 from sync_pipeline.faults import guarded
+from sync_pipeline.sinks.bulk_faults import Fault, fault_of
+from sync_pipeline.sinks.index_state import alias_faults, index_faults
 from sync_pipeline.sinks.relational import select
 
 # the client costs half a second to import; whoever only reads declarations does without
@@ -25,12 +29,22 @@ if TYPE_CHECKING:
     from elasticsearch import Elasticsearch
 
 _BULK_BYTES = 4 << 20
+_LEAST_BYTES = 64 << 10
+_LIMIT_SECONDS = 600.0
+# a connection that breaks under a smaller body is no sign of a body that is too large
+_SUSPECT_BYTES = 8 << 20
+# by transport: bytes of a body, and until when (monotonic)
+_LIMITS: WeakKeyDictionary[Any, tuple[int, float]] = WeakKeyDictionary()
+# so many documents, and such a share, that are refused alike for no known reason: the index is at fault
+Brake = tuple[int, float]
+_BRAKE = 20, 0.5
 _EACH = "errors,items.*.status,items.*.error.type,items.*.error.reason"
 _CONFLICT = 409
 # a key that ran out is as good as a cluster that is down: what is owed waits
 _UNKNOWN = 401
 _LATER = {403, 429}
 _BAD = 400
+_TOO_LARGE = 413
 _SERVER = 500
 # no right to manage templates, or a cluster that simulates none
 _NOT_ASKED = {403, 404, 405}
@@ -48,6 +62,8 @@ class BulkResult:
     conflicts: list[int] = field(default_factory=list)  # a higher version is there
     retriable: list[int] = field(default_factory=list)
     rejected: dict[int, tuple[str, str]] = field(default_factory=dict)  # position -> error class, message
+    unknown: dict[int, tuple[str, str]] = field(default_factory=dict)  # whose fault it is, is still to be found
+    faults: list[str] = field(default_factory=list)  # why the index takes no documents
 
     @property
     def is_clean(self) -> bool:
@@ -88,12 +104,15 @@ class SearchIndex:
     def ensure(self, client: Elasticsearch) -> None:
         """Make an index behind the alias where there is none.
 
-        Raises UnreachableError; DeclarationError naming what of it the cluster refuses.
+        Raises UnreachableError, also where the alias leads to no single index; DeclarationError naming what of it the
+        cluster refuses.
         """
         from elasticsearch import BadRequestError
 
         with reaching():
             if client.indices.exists_alias(name=self.alias):
+                if faults := [str(fault) for fault in alias_faults(client, self.alias) if fault.stops]:
+                    raise IndexFaultError(f"SYNC_SEARCH_URL: {'; '.join(faults)}")
                 return
             settings = {"number_of_replicas": 0} if _single_node(client) else {}
             try:
@@ -140,22 +159,123 @@ class SearchIndex:
         alias: str = "",
         *,
         refusing: bool = False,
+        unmade: Mapping[int, tuple[str, str]] | None = None,
+        brake: Brake = _BRAKE,
     ) -> BulkResult:
         """Index each document under its id and version, or delete where the document is NULL.
 
-        `alias` is another one than the readers'; `refusing` says that some are likely to be refused. Raises
-        UnreachableError when the cluster does not answer; what it has taken by then may be sent again.
+        `alias` is another one than the readers'; `refusing` says that some are likely to be refused; `unmade` are
+        positions without a document to send, and why. Raises UnreachableError when the cluster does not answer; what it
+        has taken by then may be sent again.
         """
-        fit = has_fit_id(ids)
-        unfit = pc.indices_nonzero(pc.and_(pc.invert(fit), documents.is_valid())).to_pylist()
-        result = BulkResult(rejected=dict.fromkeys(unfit, _UNFIT))
+        unmade = unmade or {}
+        made = pc.invert(pc.is_in(pa.array(range(len(ids)), pa.int64()), value_set=pa.array([*unmade], pa.int64())))
+        fit = pc.and_(has_fit_id(ids), made)
+        unfit = pc.indices_nonzero(pc.and_(pc.invert(has_fit_id(ids)), documents.is_valid())).to_pylist()
+        result = BulkResult(rejected={**dict.fromkeys(unfit, _UNFIT), **unmade})
         places = pc.indices_nonzero(fit).to_pylist()
-        sent = 0
-        for body, count in _bodies(ids.filter(fit), versions.filter(fit), documents.filter(fit)):
-            send = partial(client.bulk, operations=body, require_alias=True, index=alias or self.alias)  # type: ignore[arg-type]
-            _classify(_outcomes(send, refusing), places[sent : sent + count], result)
-            sent += count
+        bulk = Bulk(client, alias or self.alias, places, result, refusing=refusing)
+        bulk.send(ids.filter(fit), versions.filter(fit), documents.filter(fit))
+        if result.unknown:
+            _decide(client, alias or self.alias, result, len(places), brake)
         return result
+
+
+@dataclass
+class Bulk:
+    """Documents on their way to an alias, in bodies that the cluster takes; `places` are their positions."""
+
+    client: Elasticsearch
+    alias: str
+    places: list[int]
+    result: BulkResult
+    refusing: bool = False
+
+    def send(self, ids: pa.Array, versions: pa.Array, documents: pa.Array, first: int = 0) -> None:
+        """Send them in as few bodies as may be; those that are too large go in halves. Raises UnreachableError."""
+        sent = 0
+        for body, count in _bodies(ids, versions, documents, _limit_of(self.client)):
+            items = self._sent(body)
+            if isinstance(items, list):
+                _classify(items, self.places[first + sent : first + sent + count], self.result)
+            elif count == 1:
+                self._refuse(self.places[first + sent], items, len(body))
+            else:
+                if items.is_too_large:
+                    _lower_limit(self.client, len(body) // 2)
+                half = count // 2
+                for at, length in ((sent, half), (sent + half, count - half)):
+                    part = ids.slice(at, length), versions.slice(at, length), documents.slice(at, length)
+                    self.send(*part, first=first + at)
+            sent += count
+
+    def _sent(self, body: bytes) -> list[dict[str, Any]] | _Refusal:
+        """What became of a body's operations, or why the cluster takes none of it. Raises UnreachableError."""
+        from elastic_transport import ConnectionError as BrokenError
+        from elasticsearch import ApiError
+
+        send = partial(self.client.bulk, operations=body, require_alias=True, index=self.alias)  # type: ignore[arg-type]
+        try:
+            return _outcomes(send, self.refusing)
+        except ApiError as error:
+            if error.status_code in {_BAD, _TOO_LARGE} and guarded(1107):
+                return _Refusal(error.status_code == _TOO_LARGE, _innermost(error.body))
+            raise UnreachableError(f"SYNC_SEARCH_URL: {error}") from error
+        except UnreachableError as error:
+            # some servers cut the connection of a request that is too large instead of answering it
+            if len(body) > _SUSPECT_BYTES and isinstance(error.__cause__, BrokenError) and self.client.ping():
+                return _Refusal(True, str(error))
+            raise
+
+    def _refuse(self, place: int, refusal: _Refusal, size: int) -> None:
+        if refusal.is_too_large:
+            message = (
+                f"its request has {size:,} bytes, which the cluster, or a proxy before it, does not take (413): shorten"
+                " the document, or raise http.max_content_length or the proxy's limit"
+            )
+            self.result.rejected[place] = "DocumentTooLarge", message
+        else:
+            self.result.unknown[place] = "BadRequest", refusal.reason
+
+
+@dataclass(frozen=True)
+class _Refusal:
+    """Why the cluster takes nothing of a body."""
+
+    is_too_large: bool
+    reason: str
+
+
+def _decide(client: Elasticsearch, alias: str, result: BulkResult, sent: int, brake: Brake) -> None:
+    """Whose fault unknown refusals are: the index's where something is wrong with it, or most documents fail alike."""
+    from elasticsearch import ApiError
+
+    with reaching():
+        try:
+            faults = [str(fault) for fault in index_faults(client, alias) if fault.stops]
+        except ApiError as error:
+            faults = [f"the state of the index behind {alias} cannot be read: {error}"]
+    rows, fraction = brake
+    ((kind, reason), *_) = result.unknown.values()
+    if not faults and len(result.unknown) > rows and len(result.unknown) > fraction * sent:
+        faults = [f"{alias} refuses {len(result.unknown)} of {sent} documents alike: {kind}: {reason}"]
+    if faults:
+        result.faults.extend(faults)
+        result.retriable.extend(result.unknown)
+    else:
+        result.rejected.update(result.unknown)
+
+
+def _limit_of(client: Elasticsearch) -> int:
+    """Bytes of a body that a cluster takes, as far as is known."""
+    limit, until = _LIMITS.get(client.transport, (_BULK_BYTES, 0.0))
+    return limit if time.monotonic() < until else _BULK_BYTES
+
+
+def _lower_limit(client: Elasticsearch, size: int) -> None:
+    """Send smaller bodies for a while: a proxy before the cluster may take less than we do."""
+    limit = max(_LEAST_BYTES, min(size, _limit_of(client)))
+    _LIMITS[client.transport] = limit, time.monotonic() + _LIMIT_SECONDS
 
 
 def has_fit_id(ids: pa.Array) -> pa.Array:
@@ -173,12 +293,21 @@ def look_up(client: Elasticsearch, index: str, ids: Sequence[str], *, source: bo
     fit = has_fit_id(texts)
     docs: list[dict[str, Any]] = []
     if asked := texts.filter(fit).to_pylist():
-        with reaching():
-            docs = list(client.mget(index=index, ids=asked, source=source)["docs"])
+        docs = _asked(client, index, asked, source=source)
     if unseen := [doc["error"] for doc in docs if "error" in doc]:
         reason = unseen[0].get("reason")
         raise UnreachableError(f"SYNC_SEARCH_URL: {len(unseen)} documents could not be looked at: {reason}")
     return docs + [{"_id": text, "found": False} for text in texts.filter(pc.invert(fit)).to_pylist()]
+
+
+def _asked(client: Elasticsearch, index: str, ids: list[str], *, source: bool) -> list[dict[str, Any]]:
+    from elasticsearch import ApiError
+
+    with reaching():
+        try:
+            return list(client.mget(index=index, ids=ids, source=source)["docs"])
+        except ApiError as error:
+            raise UnreachableError(f"SYNC_SEARCH_URL: {index} could not be looked at: {error}") from error
 
 
 class reaching:  # noqa: N801 - reads as a phrase
@@ -233,8 +362,11 @@ def _single_node(client: Elasticsearch) -> bool:
     return bool(client.cluster.health()["number_of_data_nodes"] == 1)
 
 
-def _bodies(ids: pa.Array, versions: pa.Array, documents: pa.Array) -> Iterator[tuple[bytes, int]]:
-    """Bulk bodies of about 4 MB each, with the number of their operations."""
+def _bodies(
+    ids: pa.Array, versions: pa.Array, documents: pa.Array, limit: int | None = None
+) -> Iterator[tuple[bytes, int]]:
+    """Bulk bodies of about 4 MB each, or of `limit` bytes, with the number of their operations."""
+    limit = _BULK_BYTES if limit is None else limit
     verb = pc.if_else(documents.is_valid(), '{"index":', '{"delete":')
     head = pc.binary_join_element_wise(
         verb, '{"_id":', json_of(ids), ',"version_type":"external_gte","version":', pc.cast(versions, pa.string()), ""
@@ -244,7 +376,7 @@ def _bodies(ids: pa.Array, versions: pa.Array, documents: pa.Array) -> Iterator[
     sizes = pc.cumulative_sum(pc.cast(pc.binary_length(lines), pa.int64()))
     first, spent = 0, 0
     while first < len(lines):
-        over = pc.index(pc.greater(sizes, spent + _BULK_BYTES), True).as_py()
+        over = pc.index(pc.greater(sizes, spent + limit), True).as_py()
         end = len(lines) if over == -1 else max(over, first + 1)
         yield characters(lines.slice(first, end - first)).to_pybytes(), end - first
         first, spent = end, sizes[end - 1].as_py()
@@ -271,8 +403,19 @@ def _classify(items: Sequence[Mapping[str, Any]], places: Sequence[int], result:
         status = outcome["status"]
         if status == _CONFLICT:
             result.conflicts.append(n)
-        elif status == _BAD:
-            result.rejected[n] = outcome["error"]["type"], outcome["error"]["reason"]
         elif "error" in outcome:
-            # the cluster's fault, not the document's: no alias yet while it starts, blocked by a full disk, too busy
-            result.retriable.append(n)
+            _blame(n, outcome, result)
+
+
+def _blame(n: int, outcome: Mapping[str, Any], result: BulkResult) -> None:
+    fault = fault_of(outcome) if guarded(1108) else Fault.DOCUMENT
+    why = str(outcome["error"].get("type")), str(outcome["error"].get("reason"))
+    if fault is Fault.INDEX or (not guarded(1108) and outcome["status"] != _BAD):
+        # no alias yet while the cluster starts, closed, blocked by a full disk, too busy
+        result.retriable.append(n)
+        if (said := ": ".join(why)) not in result.faults:
+            result.faults.append(said)
+    elif fault is Fault.DOCUMENT:
+        result.rejected[n] = why
+    else:
+        result.unknown[n] = why

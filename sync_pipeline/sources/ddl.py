@@ -15,8 +15,8 @@ from typing import Any
 import psycopg2
 
 from sync_pipeline.errors import SettingError, UnreachableError
-from sync_pipeline.sql import Cursor
 from sync_pipeline.sessions import APPLICATION
+from sync_pipeline.sql import Cursor
 from sync_pipeline.stores import first_line
 
 LOCK_TIMEOUT = "300ms"

@@ -7,10 +7,13 @@ import pytest
 from boto3 import Session
 from botocore.exceptions import ClientError
 
-from sync_pipeline.errors import MediaMissingError
+from sync_pipeline.errors import MediaMissingError, MediaRefusedError
+from sync_pipeline.media_answers import MediaAnswers
 from sync_pipeline.reconcile import files
 from sync_pipeline.sinks import media_bucket
 from sync_pipeline.sinks.media_bucket import MediaBucket, Source
+from sync_pipeline.sinks.media_faults import SideError
+from sync_pipeline.sinks.media_headers import headers_of
 
 TAGS = [{"Key": "rights", "Value": "a&b"}, {"Key": "kind", "Value": "cover"}]
 BORNE = {"ContentType": "image/png", "CacheControl": "no-store", "Metadata": {"author": "somebody"}}
@@ -50,7 +53,7 @@ def test_a_copy_bears_tags_type_and_metadata(multipart_bytes):
     """A copy in parts takes none of them along by itself."""
     bucket, new = SimpleNamespace(name="bucket"), New()
     settings = SimpleNamespace(legacy_bucket=bucket, target_bucket=bucket, multipart_bytes=multipart_bytes)
-    stores = SimpleNamespace(settings=settings, legacy_s3=Legacy(), target_s3=new)
+    stores = SimpleNamespace(settings=settings, legacy_s3=Legacy(), target_s3=new, media_answers=MediaAnswers())
     media_bucket._stream(stores, Source("a", "e"), "new/a")
     wanted = {**BORNE, "Tagging": "kind=cover&rights=a%26b"}
     assert {name: new.borne.get(name) for name in wanted} == wanted
@@ -105,14 +108,14 @@ def test_metadata_that_no_client_puts_is_at_fault_and_not_the_bucket(client):
     found = legacy.get_object() | {"Metadata": {"author": "Zo\u00eb"}, "TagCount": 0}
     legacy.get_object = lambda **_: found
     (outcome,) = copied(legacy, client)
-    assert isinstance(outcome, MediaMissingError)
+    assert isinstance(outcome, MediaRefusedError)
     assert "Non ascii characters" in str(outcome)
 
 
 def copied(legacy, new):
     bucket = SimpleNamespace(name="bucket")
     settings = SimpleNamespace(legacy_bucket=bucket, target_bucket=bucket, multipart_bytes=10, media_workers=1)
-    stores = SimpleNamespace(settings=settings, legacy_s3=legacy, target_s3=new)
+    stores = SimpleNamespace(settings=settings, legacy_s3=legacy, target_s3=new, media_answers=MediaAnswers())
     return MediaBucket(columns=("cover",), prefix="text").copy(stores, [Source("a.png", "e")])
 
 
@@ -121,3 +124,55 @@ def test_names_that_differ_in_how_an_accent_is_composed_have_copies_of_their_own
     composed, decomposed = (Source(key, '"the same bytes"') for key in ("caf\u00e9.jpg", "cafe\u0301.jpg"))
     sink = MediaBucket(columns=("cover",), prefix="text")
     assert sink.target_key(composed) != sink.target_key(decomposed)
+
+
+@pytest.mark.parametrize("length", [1, 8 << 20, 80 << 30, 5 << 40])
+def test_ten_thousand_parts_are_enough_for_any_object(length):
+    part = media_bucket.part_bytes(length, 8 << 20)
+    assert length / part <= 10_000
+    assert 8 << 20 <= part <= 5 << 30
+
+
+def test_a_bucket_under_an_object_lock_gets_parts_with_checksums():
+    """It refuses the first part; the next try of the file, and all other files, send them."""
+    new = New()
+    put, asked = new.upload_fileobj, []
+
+    def upload_fileobj(body, bucket, key, ExtraArgs, Config):  # noqa: N803
+        asked.append(ExtraArgs.get("ChecksumAlgorithm"))
+        if not asked[-1]:
+            message = "Content-MD5 OR x-amz-checksum- HTTP header is required for Put Part requests with Object Lock"
+            raise ClientError({"Error": {"Code": "InvalidRequest", "Message": message}}, "UploadPart")
+        put(body, bucket, key, ExtraArgs, Config)
+
+    new.upload_fileobj = upload_fileobj
+    bucket = SimpleNamespace(name="bucket")
+    settings = SimpleNamespace(legacy_bucket=bucket, target_bucket=bucket, multipart_bytes=1)
+    stores = SimpleNamespace(settings=settings, legacy_s3=Legacy(), target_s3=new, media_answers=MediaAnswers())
+    with pytest.raises(SideError):
+        media_bucket._stream(stores, Source("a", "e"), "new/a")
+    media_bucket._stream(stores, Source("a", "e"), "new/a")
+    assert asked == [None, "CRC32"]
+
+
+@pytest.mark.parametrize(
+    ("there", "carried"),
+    [
+        (
+            {"ContentDisposition": 'attachment; filename="a b.pdf"'},
+            {"ContentDisposition": 'attachment; filename="a b.pdf"'},
+        ),
+        (
+            {"ContentDisposition": 'attachment; filename="Übersicht.pdf"'.encode().decode("latin-1")},
+            {"ContentDisposition": "attachment; filename=\"_bersicht.pdf\"; filename*=UTF-8''%C3%9Cbersicht.pdf"},
+        ),
+        (
+            {"ContentDisposition": "inline; filename=日.pdf; x=1"},
+            {"ContentDisposition": "inline; filename=\"_.pdf\"; filename*=UTF-8''%E6%97%A5.pdf; x=1"},
+        ),
+        ({"ContentEncoding": "aws-chunked"}, {}),
+        ({"ContentEncoding": "gzip, aws-chunked"}, {"ContentEncoding": "gzip"}),
+    ],
+)
+def test_headers_are_carried_as_any_store_takes_them(there, carried):
+    assert headers_of(there) == carried

@@ -10,7 +10,9 @@ import pytest
 from sync_pipeline import outgoing
 from sync_pipeline.beside import beside
 from sync_pipeline.documents import Operations
+from sync_pipeline.errors import DeclarationError
 from sync_pipeline.sinks.search_index import SearchIndex
+from tests.world import wait_for
 
 INDEX = SearchIndex("films", fields={"text": {"type": "keyword"}})
 
@@ -89,14 +91,37 @@ def test_what_does_not_fit_is_left_to_others(lane, monkeypatch):
     assert let_go == [2]
 
 
-def test_what_stops_the_sending_stops_the_polls(lane, monkeypatch):
+def test_a_wrong_declaration_stops_the_polls(lane, monkeypatch):
+    """The entity's file is at fault: no other document would fare better."""
+
     def send(*_):
-        raise ValueError("a fault")
+        raise DeclarationError("a fault")
 
     monkeypatch.setattr(outgoing, "send", send)
     queue = outgoing.Outgoing(lane, lambda *_: None)
     queue.take(operations((1, 1, "a"), owed=1))
     with beside(queue.run, "documents"):
         pass
-    with pytest.raises(ValueError, match="a fault"):
+    with pytest.raises(DeclarationError, match="a fault"):
         queue.take(operations((2, 2, "b"), owed=2))
+
+
+@pytest.mark.hazard(1105)
+def test_what_nobody_foresaw_leaves_its_documents_due_and_the_next_are_sent(lane, monkeypatch):
+    sent, let_go = [], []
+
+    def send(_, batch, coming):
+        if batch.owed == [1]:
+            raise ValueError("a fault")
+        sent.append(batch.owed)
+        return len(batch.ids), 0
+
+    monkeypatch.setattr(outgoing, "send", send)
+    monkeypatch.setattr(outgoing, "_PACE_SECONDS", 0)
+    monkeypatch.setattr(outgoing.due, "let_go", lambda _, ids: let_go.extend(ids))
+    queue = outgoing.Outgoing(lane, lambda *_: None)
+    with beside(queue.run, "documents"):
+        queue.take(operations((1, 1, "a"), owed=1))
+        wait_for(lambda: let_go == [1])
+        queue.take(operations((2, 2, "b"), owed=2))
+    assert sent == [[2]]

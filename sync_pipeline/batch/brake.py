@@ -1,0 +1,66 @@
+"""The brake: a fault that most rows of a batch share, and other rows too, is the entity's and parks nothing."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from sync_pipeline.adapt import Adapted, adapt
+from sync_pipeline.errors import SharedFaultError
+from sync_pipeline.faults import guarded
+from sync_pipeline.lane import Lane
+from sync_pipeline.ledger.standing import standing
+from sync_pipeline.origin import Reject
+
+# rows beside the batch that are tried before the entity is stopped
+_SAMPLE_ROWS = 20
+
+
+def check_share(lane: Lane, rejects: Sequence[Reject], total: int) -> None:
+    """Raise SharedFaultError where more than a share of a batch fails alike, and so do all rows of a sample beside it.
+
+    A bulk import of bad rows is parked, because other rows still pass. A broken adapter, or a new constraint that no
+    row meets, stops the entity before a million rows are parked.
+    """
+    settings = lane.stores.settings
+    alike = Counter((reject.step, reject.error) for reject in rejects).most_common(1)
+    if not alike or not guarded(1101):
+        return
+    ((step, error), count), *_ = alike
+    if count <= settings.fault_rows or count <= settings.fault_fraction * total:
+        return
+    if _sample_passes(lane, step, {reject.key for reject in rejects}):
+        return
+    example = next(reject for reject in rejects if (reject.step, reject.error) == (step, error))
+    raise SharedFaultError(
+        f"entity {lane.entity.name}: {count} of {total} rows of a batch, and all of a sample beside it, fail alike at"
+        f" the step {step}: {error}: {example.message.splitlines()[0] if example.message else ''} (key {example.key})."
+        f" No row is parked: correct the entity's file or its table, or raise SYNC_FAULT_FRACTION"
+        f" ({settings.fault_fraction:g}) or SYNC_FAULT_ROWS ({settings.fault_rows}) to park them"
+    )
+
+
+def _sample_passes(lane: Lane, step: str, besides: set[str]) -> bool:
+    """Whether any row beside these passes a step."""
+    adapted, rejects = sample_of(lane, besides)
+    if step == "read":
+        return bool(adapted.table.num_rows or any(reject.step != "read" for reject in rejects))
+    if step != "row" or not adapted.table.num_rows:
+        return bool(adapted.table.num_rows)
+    with lane.stores.target() as cursor:
+        table = standing(cursor, lane.entity.name, lane.entity.table)[0]
+    trial = table.try_rows(lane.stores, table.rows(adapted.table))
+    return len(trial.refused) < int(adapted.table.num_rows)
+
+
+def sample_of(lane: Lane, besides: set[str]) -> tuple[Adapted, list[Reject]]:
+    """Some other rows of the monolith as the entity's adapter makes them, and those that fail."""
+    key = lane.origin.key
+    rows = lane.origin.page(None, None, "true", _SAMPLE_ROWS + len(besides))
+    out = pa.array(sorted(besides), pa.string())
+    others = rows.table.filter(pc.invert(pc.is_in(key.texts(rows.table), value_set=out))).slice(0, _SAMPLE_ROWS)
+    adapted, rejects = adapt(lane.entity, key, others)
+    return adapted, [*(reject for reject in rows.rejects if reject.key not in besides), *rejects]

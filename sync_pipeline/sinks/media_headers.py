@@ -1,0 +1,54 @@
+"""What an object bears beside its bytes, in the form in which any S3 takes it and gives it back."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any
+from urllib.parse import quote
+
+HEADERS = ("ContentType", "CacheControl", "ContentDisposition", "ContentEncoding", "ContentLanguage")
+# how a request is framed, and no property of an object; some stores keep it all the same
+_FRAMING = "aws-chunked"
+_FILE_NAME = re.compile(r'filename\s*=\s*("(?:[^"\\]|\\.)*"|[^;]*)', re.IGNORECASE)
+_PRINTABLE = "".join(map(chr, range(0x20, 0x7F)))
+
+
+def etag_of(found: Mapping[str, Any]) -> str | None:
+    """An object's ETag as its store made it: gateways that compress mark it as weak, and change nothing else."""
+    etag = found.get("ETag")
+    return str(etag).removeprefix("W/") if etag else None
+
+
+def headers_of(found: Mapping[str, Any]) -> dict[str, str]:
+    """The headers that a copy is put with, and that are compared."""
+    headers = {name: str(found[name]) for name in HEADERS if found.get(name) is not None}
+    if "ContentEncoding" in headers:
+        parts = [part.strip() for part in headers.pop("ContentEncoding").split(",")]
+        if kept := ",".join(part for part in parts if part and part != _FRAMING):
+            headers["ContentEncoding"] = kept
+    if "ContentDisposition" in headers:
+        headers["ContentDisposition"] = _portable(headers["ContentDisposition"])
+    return headers
+
+
+def _portable(disposition: str) -> str:
+    """A Content-Disposition in ASCII (RFC 6266): no S3 signs a request that has other bytes in a header."""
+    if disposition.isascii():
+        return disposition
+    text = _FILE_NAME.sub(_extended, _decoded(disposition), count=1)
+    return quote(text, safe=_PRINTABLE)
+
+
+def _extended(found: re.Match[str]) -> str:
+    name = found[1].strip().strip('"')
+    plain = name.encode("ascii", "replace").decode().replace("?", "_")
+    return f"filename=\"{plain}\"; filename*=UTF-8''{quote(name, safe='')}"
+
+
+def _decoded(header: str) -> str:
+    """A header's bytes are read as Latin-1; browsers send UTF-8."""
+    try:
+        return header.encode("latin-1").decode()
+    except ValueError:
+        return header

@@ -1,0 +1,329 @@
+"""One file that a store answers wrongly for: its row is parked with the file's name, all others go on, and it heals."""
+
+import subprocess
+from contextlib import closing, suppress
+
+import boto3
+import pytest
+from botocore.config import Config
+
+from sync_pipeline import live
+from sync_pipeline.batch.order import Order
+from sync_pipeline.errors import UnreachableError
+from sync_pipeline.lane import Lane
+from sync_pipeline.pipeline import sync_keys
+from sync_pipeline.reconcile.reconcile import reconcile
+from tests import clips
+from tests.chaos.interposer import Answer
+from tests.stores_at_fault import ByKey, behind
+
+GOOD, BAD = "p/good {}.jpg", "p/bad.jpg"
+LETTER = "SELECT key::bigint, step, error, message FROM sync.due WHERE reason = 'rejected' ORDER BY 1"
+WAITING = "SELECT reason, keys::bigint[], attempts FROM sync.due WHERE reason <> 'rejected'"
+
+
+def status(code, *methods):
+    """An answer without a body to some methods."""
+    return lambda request, forward: Answer(code) if request.method in methods else forward(request)
+
+
+def worded(code, word, *methods):
+    body = f"<?xml version='1.0'?><Error><Code>{word}</Code><Message>no</Message></Error>".encode()
+    answer = Answer(code, body, (("Content-Type", "application/xml"),))
+    return lambda request, forward: answer if request.method in methods else forward(request)
+
+
+def altered(change):
+    """The store's own answer with other headers (a mapping to a value, or None to leave one out)."""
+
+    def fault(request, forward):
+        found = forward(request)
+        headers = {name: value for name, value in found.headers if name.lower() not in change}
+        headers |= {name: value for name, value in change.items() if value is not None}
+        return Answer(found.status, found.body, tuple(headers.items()), length=found.length)
+
+    return fault
+
+
+def cut(request, forward):
+    found = forward(request)
+    return Answer(found.status, found.body, found.headers, cut=3) if request.method == "GET" else found
+
+
+def reset(request, forward):
+    raise ConnectionResetError
+
+
+def other_length(request, forward):
+    found = forward(request)
+    return Answer(found.status, found.body + b"more", found.headers) if request.method == "GET" else found
+
+
+# what the store says for one key: at once that key's, and how the letter names it
+AT_ONCE = {
+    "400 to HEAD": (status(400, "HEAD"), "400"),
+    "401 to HEAD": (status(401, "HEAD"), "401"),
+    "403 to HEAD": (status(403, "HEAD"), "403"),
+    "403 to GET, as without the key of KMS": (worded(403, "AccessDenied", "GET"), "AccessDenied"),
+    "405 to HEAD": (status(405, "HEAD"), "405"),
+    "409 to GET": (worded(409, "OperationAborted", "GET"), "OperationAborted"),
+    "416 to GET": (worded(416, "InvalidRange", "GET"), "InvalidRange"),
+    "404 to GET, and 200 to HEAD": (worded(404, "NoSuchKey", "GET"), "HEAD of"),
+    "no ETag": (altered({"etag": None}), "without an ETag"),
+    "a type that is not ASCII": (altered({"content-type": "image/jpég"}), "ContentType"),
+}
+# what may pass by itself: tried a few times first
+AFTER_TRIES = {
+    "500 to GET": (worded(500, "InternalError", "GET"), "InternalError"),
+    "500 to HEAD": (status(500, "HEAD"), "500"),
+    "503 to GET": (worded(503, "SlowDown", "GET"), "SlowDown"),
+    "429 to GET": (worded(429, "TooManyRequests", "GET"), "TooManyRequests"),
+    "a body that ends too soon": (cut, BAD),
+    "a connection that breaks": (reset, BAD),
+    "other bytes than HEAD promises": (other_length, "HEAD"),
+}
+
+
+@pytest.fixture(scope="module")
+def world(world):
+    world.legacy(clips.MONOLITH)
+    Lane.open(clips.clip(), world.stores)
+    return world
+
+
+@pytest.fixture
+def clip(world):
+    """Twelve clips, the fifth of which names the bad file."""
+    for n in range(1, 13):
+        world.client.put_object(Bucket=world.legacy_bucket, Key=GOOD.format(n), Body=b"good", ContentType="image/jpeg")
+    world.client.put_object(Bucket=world.legacy_bucket, Key=BAD, Body=b"bad one", ContentType="image/jpeg")
+    world.legacy(
+        "INSERT INTO clips (id, title, file) SELECT n, 'title ' || n, 'p/good ' || n || '.jpg'"
+        " FROM generate_series(1, 12) n"
+    )
+    world.legacy("UPDATE clips SET file = %s WHERE id = 5", [BAD])
+    yield
+    world.legacy("TRUNCATE clips")
+    clips.emptied(world)
+
+
+@pytest.fixture
+def rule():
+    return ByKey()
+
+
+@pytest.fixture
+def lane(world, clip, rule):
+    with behind(world.stores, legacy=rule) as stores:
+        yield Lane.open(clips.clip(), stores)
+
+
+def sync(lane, **order):
+    return sync_keys(lane, lane.origin.key.parse(map(str, range(1, 13))), Order(**order))
+
+
+def work(world, lane, times=1):
+    for _ in range(times):
+        world.target("UPDATE sync.due SET not_before = now() WHERE not_before < 'infinity'")
+        live.work(lane, lambda *_: None)
+
+
+def ids(world):
+    return [key for (key,) in world.target("SELECT id FROM catalog.clip ORDER BY 1")]
+
+
+def healed(world, lane, rule):
+    """Once the store answers, the row comes by itself."""
+    rule.faults.clear()
+    assert world.target("SELECT 1 FROM sync.due WHERE not_before = 'infinity'") == []
+    work(world, lane, 3)
+    assert world.target("SELECT reason, message FROM sync.due") == []
+    assert ids(world) == list(range(1, 13))
+    assert reconcile(lane).word == "clean"
+
+
+@pytest.mark.hazard(1104)
+@pytest.mark.parametrize("answer", AT_ONCE)
+def test_what_the_store_refuses_for_one_key_parks_its_row_alone(world, lane, rule, answer):
+    rule.faults[BAD], named = AT_ONCE[answer]
+    outcome = sync(lane)
+    assert (outcome.written, outcome.parked, outcome.files) == (11, 1, 11)
+    ((key, step, error, message),) = world.target(LETTER)
+    assert (key, step, error) == (5, "media", "MediaRefused")
+    assert BAD in message
+    assert named in message
+    ((pause,),) = world.target("SELECT extract(epoch FROM not_before - now()) FROM sync.due")
+    assert 30 < pause <= 60
+    healed(world, lane, rule)
+
+
+@pytest.mark.hazard(1104)
+@pytest.mark.parametrize("answer", AFTER_TRIES)
+def test_what_may_pass_is_tried_a_few_times_and_holds_up_no_other_row(world, lane, rule, answer):
+    rule.faults[BAD], named = AFTER_TRIES[answer]
+    outcome = sync(lane)
+    assert (outcome.written, outcome.parked, outcome.waiting, outcome.files) == (11, 0, 1, 11)
+    assert world.target(WAITING) == [("media", [5], 1)]
+    asked = len(rule.seen)
+    work(world, lane, 3)
+    ((key, step, error, message),) = world.target(LETTER)
+    assert (key, step, error) == (5, "media", "MediaRefused")
+    assert (named or BAD) in message
+    assert not [key for method, key in rule.seen[asked:] if method == "GET" and key.startswith("p/good")]
+    healed(world, lane, rule)
+
+
+@pytest.mark.hazard(1104)
+@pytest.mark.parametrize("name", ["../x.jpg", "/x.jpg", "..", "p/../y.jpg", "p/trailing/", "p//z.jpg", "a" * 1024])
+def test_a_name_that_the_store_refuses_parks_its_row_alone(world, lane, name):
+    """Whatever the demo's own store says of it; a store that takes the name says that there is no such file."""
+    with suppress(Exception):
+        world.client.put_object(Bucket=world.legacy_bucket, Key="p/trailing/", Body=b"")
+    world.legacy("UPDATE clips SET file = %s WHERE id = 5", [name])
+    sync(lane)
+    work(world, lane, 3)
+    ((key, step, error, message),) = world.target(LETTER)
+    assert (key, step) == (5, "media")
+    assert error in {"MediaRefused", "MediaMissing"}
+    assert name[:60] in message
+    assert len(ids(world)) == 11
+
+
+@pytest.mark.hazard(1104)
+@pytest.mark.parametrize("method", ["HEAD", "GET"])
+@pytest.mark.parametrize("code", [403, 500])
+def test_what_it_says_for_every_key_is_the_store_s(world, lane, rule, method, code):
+    for n in range(1, 13):
+        rule.faults[GOOD.format(n)] = status(code, "HEAD", "GET")
+    rule.faults[BAD] = status(code, method, "HEAD")
+    with pytest.raises(UnreachableError, match="SYNC_LEGACY_S3"):
+        sync(lane)
+    assert world.target(LETTER) == []
+
+
+def test_a_bucket_that_is_not_there_is_no_missing_file(world, clip):
+    with behind(world.stores) as stores:
+        object.__setattr__(stores.settings.legacy_bucket, "name", "no-such-bucket")
+        other = Lane.open(clips.clip(), stores)
+        try:
+            with pytest.raises(UnreachableError, match="there is no bucket no-such-bucket"):
+                sync(other)
+        finally:
+            object.__setattr__(stores.settings.legacy_bucket, "name", world.legacy_bucket)
+    assert world.target(LETTER) == []
+
+
+@pytest.mark.hazard(1104)
+def test_without_its_guard_one_file_holds_up_all(world, lane, rule, monkeypatch):
+    monkeypatch.setenv("SYNC_TEST_GUARDS_OFF", "1104")
+    rule.faults[BAD] = status(403, "HEAD")
+    with pytest.raises(UnreachableError):
+        sync(lane)
+    assert ids(world) == []
+
+
+@pytest.mark.parametrize("weak", ["every answer", "HEAD alone"])
+def test_a_weak_etag_is_no_change(world, lane, rule, weak):
+    def weakened(request, forward):
+        found = forward(request)
+        if request.method == "GET" and weak == "every answer" and dict(request.headers).get("If-Match"):
+            return Answer(412)  # RFC 9110: a weak one never matches
+        if request.method == "GET" and weak == "HEAD alone":
+            return found
+        headers = [(name, f"W/{value}" if name.lower() == "etag" else value) for name, value in found.headers]
+        return Answer(found.status, found.body, tuple(headers), length=found.length)
+
+    rule.faults[BAD] = weakened
+    assert (sync(lane).written, world.target(LETTER)) == (12, [])
+    assert reconcile(lane).word == "clean"
+
+
+def presigned(world):
+    bucket = world.stores.settings.legacy_bucket
+    keys = {"aws_access_key_id": bucket.access_key, "aws_secret_access_key": bucket.secret_key}
+    keys = {name: value for name, value in keys.items() if value}
+    config = Config(signature_version="s3v4", s3={"addressing_style": "path"})
+    client = boto3.client("s3", endpoint_url=bucket.endpoint, region_name="us-east-1", config=config, **keys)
+    with closing(client):
+        return client.generate_presigned_url("put_object", Params={"Bucket": bucket.name, "Key": BAD})
+
+
+@pytest.mark.parametrize("name", ["Übersicht.pdf", "Köln – 日本.pdf", "plain.pdf"])
+def test_a_file_name_in_content_disposition_is_carried(world, lane, name):
+    """As browsers upload it: UTF-8 in a header."""
+    url = presigned(world)
+    disposition = f'Content-Disposition: attachment; filename="{name}"'
+    subprocess.run(
+        [
+            "curl",
+            "-sSf",
+            "-X",
+            "PUT",
+            "--data-binary",
+            "1",
+            "-H",
+            "Content-Type: application/pdf",
+            "-H",
+            disposition,
+            url,
+        ],
+        check=True,
+        capture_output=True,
+    )
+    assert (sync(lane).written, world.target(LETTER)) == (12, [])
+    assert reconcile(lane).word == "clean"
+
+
+def test_how_a_request_was_framed_is_no_encoding_of_the_file(world, lane, rule):
+    rule.faults[BAD] = altered({"content-encoding": "gzip,aws-chunked"})
+    assert sync(lane).written == 12
+    assert reconcile(lane).word == "clean"
+
+
+def test_copies_are_recorded_when_the_store_goes_in_the_midst(world, lane, rule):
+    """They are not made again at the next try."""
+    object.__setattr__(lane.stores.settings, "media_workers", 1)
+    read = []
+
+    def goes_after_five(request, forward):
+        if request.method == "GET":
+            read.append(request.path)
+        return Answer(500) if len(read) > 5 else forward(request)
+
+    rule.faults = dict.fromkeys([BAD, *(GOOD.format(n) for n in range(1, 13))], goes_after_five)
+    with pytest.raises(UnreachableError):
+        sync(lane)
+    assert world.target("SELECT count(*) FROM sync.media") == [(5,)]
+    rule.faults.clear()
+    rule.seen.clear()
+    lane.stores.media_answers.probed.clear()
+    assert sync(lane).files == 7
+    assert len([key for method, key in rule.seen if method == "GET" and key.startswith("p/")]) == 7
+
+
+def test_what_a_new_bucket_refuses_for_one_file_parks_its_row_alone(world, clip):
+    rule = ByKey()
+    with behind(world.stores, target=rule) as stores:
+        lane = Lane.open(clips.clip(), stores)
+        bad = lane.entity.media.sources(stores, [BAD])[BAD]
+        rule.faults[lane.entity.media.target_key(bad)] = worded(403, "AccessDenied", "PUT")
+        assert (sync(lane).written, [row[:3] for row in world.target(LETTER)]) == (11, [(5, "media", "MediaRefused")])
+        healed(world, lane, rule)
+
+
+def test_a_file_that_nobody_foresaw_parks_its_row_with_the_traceback(world, lane, monkeypatch):
+    from sync_pipeline.sinks import media_bucket
+
+    real = media_bucket.headers_of
+
+    def headers_of(found):
+        if found["ContentLength"] == len(b"bad one"):
+            raise ZeroDivisionError("odd")
+        return real(found)
+
+    monkeypatch.setattr(media_bucket, "headers_of", headers_of)
+    assert sync(lane).written == 11
+    ((key, step, error, message),) = world.target(LETTER)
+    assert (key, step, error) == (5, "media", "MediaUnforeseen")
+    assert "ZeroDivisionError: odd" in message
+    assert "test_refused_files.py" in message
