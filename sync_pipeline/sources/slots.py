@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import time
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from typing import Any
+from weakref import WeakKeyDictionary
 
+from sync_pipeline.errors import UnreachableError
 from sync_pipeline.sources.source import Subject
 from sync_pipeline.sql import Cursor, literal, quote
+from sync_pipeline.stores import Stores
 
 # slots that a standby can take over with their position are known since this version
 FAILOVER_SINCE = 170000
@@ -19,6 +24,9 @@ _OURS = """
       AND left(s.slot_name, length(%(prefix)s)) = %(prefix)s
     ORDER BY 1
 """
+# a monolith that did not answer is not asked again for so long: a report on many entities waits once
+_SILENT_SECONDS = 10.0
+_silent: WeakKeyDictionary[Stores, tuple[float, UnreachableError]] = WeakKeyDictionary()
 
 
 @dataclass(frozen=True)
@@ -70,3 +78,66 @@ def create_slot(cursor: Any, name: str) -> None:
 def make_failover(cursor: Any, name: str) -> None:
     """Let standbys take a slot over that was made without that, by a replication cursor; nobody may read it."""
     cursor.execute(f"ALTER_REPLICATION_SLOT {quote(name)} (FAILOVER true)")
+
+
+def our_slots(stores: Stores) -> list[Slot]:
+    """Slots of this deployment in the monolith, read or not. Raises UnreachableError."""
+    since, error = _silent.get(stores, (0.0, None))
+    if error and time.monotonic() - since < _SILENT_SECONDS:
+        raise error
+    try:
+        with stores.legacy() as cursor:
+            return read_slots(cursor, stores.settings.slot_prefix, stores.ledger_id())
+    except UnreachableError as caught:
+        _silent[stores] = time.monotonic(), caught
+        raise
+
+
+def slot_alerts(stores: Stores, entity: str, is_read: bool, known: Collection[str] = ()) -> Iterator[str]:
+    """Say what an entity's slot keeps, whether it is read or not, as the monolith has it now.
+
+    `is_read` is whether the entity's source is the log. `known` are alerts that the entity has anyway.
+    """
+    try:
+        found = [s for s in our_slots(stores) if s.name == slot_named(stores.settings.slot_prefix, entity)]
+    except UnreachableError as error:
+        if is_read:
+            yield f"slots could not be looked at, and they may fill the monolith's disk: {error}"
+        return
+    for slot in found:
+        if not is_read:
+            yield f"slot {slot.name} keeps {slot.retained_bytes:,} bytes of the monolith's log for nothing: {slot.drop}"
+        elif slot.is_lost:
+            yield f"slot {slot.name} has lost its log (max_slot_wal_keep_size): it is made anew, and what it held is swept"
+        elif slot.retained_bytes > stores.settings.wal_alert_bytes and not any(
+            "slot keeps" in alert for alert in known
+        ):
+            reader = "it is read" if slot.active else "nothing reads it"
+            yield (
+                f"the slot keeps {slot.retained_bytes:,} bytes of the monolith's log, and {reader}"
+                f" (SYNC_WAL_ALERT_BYTES is {stores.settings.wal_alert_bytes:,})"
+            )
+
+
+def orphans(slots: Collection[Slot], prefix: str, entities: Collection[str]) -> list[Slot]:
+    """Slots of entities that have no file."""
+    names = {slot_named(prefix, entity) for entity in entities}
+    return [slot for slot in slots if slot.name not in names]
+
+
+def orphan_alerts(stores: Stores, entities: Collection[str]) -> list[str]:
+    """Say which slots belong to no entity, with the statement that drops them; nothing where that is not known."""
+    try:
+        found = orphans(our_slots(stores), stores.settings.slot_prefix, entities)
+    except UnreachableError:
+        return []  # the entities' own alerts say so
+    return [orphan_text(slot) for slot in found]
+
+
+def orphan_text(slot: Slot) -> str:
+    """What to say of a slot that belongs to no entity."""
+    owner = "this ledger" if slot.ledger else "no publication says whose it is"
+    return (
+        f"slot {slot.name} keeps {slot.retained_bytes:,} bytes of the monolith's log and belongs to no entity"
+        f" ({owner}): {slot.drop}"
+    )

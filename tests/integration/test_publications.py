@@ -1,4 +1,4 @@
-"""What `wal install` makes in the monolith: no write fails in between or afterwards, and uninstall puts all of it back."""
+"""What `wal install` makes in the monolith: no write fails on the way, and `uninstall` puts all of it back."""
 
 from dataclasses import replace
 
@@ -112,7 +112,8 @@ def faults(world, found):
 
 def restricted(world):
     return world.legacy(
-        "SELECT p.pubname, r.prrelid::regclass::text FROM pg_publication_rel r JOIN pg_publication p ON p.oid = r.prpubid"
+        "SELECT p.pubname, r.prrelid::regclass::text FROM pg_publication_rel r"
+        " JOIN pg_publication p ON p.oid = r.prpubid"
         " WHERE r.prattrs IS NOT NULL OR r.prqual IS NOT NULL"
     )
 
