@@ -6,6 +6,7 @@ from dataclasses import replace
 import psycopg2
 import pytest
 
+from sync_pipeline.capture import open_cursor
 from sync_pipeline.lane import Lane
 from sync_pipeline.stores import Stores
 from tests.failure.test_publication_hazards import ARRIVED, LOST, MONOLITH, NOTE, SWEPT, Polling, apart
@@ -27,7 +28,6 @@ def world(fleet):
 def drop_slots(world):
     wait_for(lambda: not world.legacy("SELECT 1 FROM pg_replication_slots WHERE active"), 60)
     world.legacy("SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots")
-    world.legacy("SELECT pg_create_physical_replication_slot('unused'), pg_drop_replication_slot('unused')")
 
 
 @pytest.fixture
@@ -43,6 +43,7 @@ def standby(world, tmp_path):
             ("primary_conninfo", address),
             ("primary_slot_name", "standby"),
             ("hot_standby_feedback", "on"),
+            ("sync_replication_slots", "on"),
         ):
             server.run(f"ALTER SYSTEM SET {name} = '{value}'")
         server.run("SELECT pg_reload_conf()")
@@ -66,9 +67,8 @@ def ship_slot(world, standby, lane):
     with Polling(lane) as poll:
 
         def shipped():
-            world.legacy("INSERT INTO note SELECT max(id) + 1 FROM note")
+            world.legacy("INSERT INTO note SELECT max(id) + 1 FROM note; SELECT pg_log_standby_snapshot()")
             poll()
-            standby.run("SELECT pg_sync_replication_slots()")
             return standby.run(SYNCED)
 
         world.legacy("INSERT INTO note VALUES (1)")
@@ -88,8 +88,6 @@ def promote(standby):
     ids=["all was shipped", "commits were lost", "commits were lost, without the guard"],
 )
 def test_after_a_failover_nothing_is_passed_over(world, standby, lane, shipped, off, becomes, monkeypatch):
-    from sync_pipeline.capture import open_cursor
-
     monkeypatch.setenv("SYNC_TEST_GUARDS_OFF", off)
     open_cursor(lane)
     ship_slot(world, standby, lane)
