@@ -108,7 +108,7 @@ def slot_alerts(stores: Stores, entity: str, is_read: bool, known: Collection[st
         if not is_read:
             yield f"slot {slot.name} keeps {slot.retained_bytes:,} bytes of the monolith's log for nothing: {slot.drop}"
         elif slot.is_lost:
-            yield f"slot {slot.name} has lost its log (max_slot_wal_keep_size): it is made anew, and what it held is swept"
+            yield f"slot {slot.name} has lost its log (max_slot_wal_keep_size): it is made anew, what it held is swept"
         elif slot.retained_bytes > stores.settings.wal_alert_bytes and not any(
             "slot keeps" in alert for alert in known
         ):
