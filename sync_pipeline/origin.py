@@ -34,6 +34,8 @@ class RowTooLongError(Exception):
 
 # what a query raises over the values of a single row
 _ROW_FAULTS: tuple[type[Exception], ...] = (RowTooLongError, *ROW_FAULTS)
+# these say nothing against the query: a row is at fault, or the monolith refuses our role
+_NOT_OF_THE_QUERY: tuple[type[Exception], ...] = (*_ROW_FAULTS, psycopg2.errors.InsufficientPrivilege)
 # a row that is too long for the server's own text form, which has a gigabyte at most
 _ALLOCATION = "alloc request size"
 _TOO_LONG = (psycopg2.errors.ProgramLimitExceeded, psycopg2.errors.InternalError_)
@@ -308,7 +310,7 @@ class Origin:
                 if most:
                     return copy_text_capped(cursor, query, self._of, most)
                 return copy_text(cursor, query, self._of), False
-        except (*_ROW_FAULTS, psycopg2.errors.InsufficientPrivilege):
+        except _NOT_OF_THE_QUERY:
             raise
         except psycopg2.ProgrammingError as error:
             raise LegacySchemaError(f"the legacy query no longer runs: {first_line(error)}") from error

@@ -1,13 +1,15 @@
-"""Status: where an entity stands, from the ledger alone."""
+"""Status: where an entity stands, from the ledger; only slots are asked of the monolith."""
 
 from __future__ import annotations
 
 from typing import Any
 
-from sync_pipeline.entity import Entity
+from sync_pipeline.entity import Entity, load_entities
+from sync_pipeline.errors import SyncError
 from sync_pipeline.ledger import rebuilds, upkeep
 from sync_pipeline.parking import NOT_UNDONE
 from sync_pipeline.settings import Settings
+from sync_pipeline.sources.slots import orphan_alerts, slot_alerts
 from sync_pipeline.sql import Cursor
 from sync_pipeline.stores import Stores
 from sync_pipeline.sweep_status import sweep_alerts, sweep_progress
@@ -50,7 +52,18 @@ def status_of(stores: Stores, entity: Entity) -> dict[str, Any]:
         alerts += sweep_alerts(cursor, entity.name, found["sweep"], stores.settings.sweep_seconds)
         alerts += upkeep.alerts(cursor, stores.settings.history_days)
         found["alerts"] = [*alerts, *_outages(cursor, entity.name), *_not_undone(cursor, entity.name)]
+    found["alerts"] += [*slot_alerts(stores, entity.name, entity.capture.name == "wal", found["alerts"])]
+    found["alerts"] += _orphaned_slots(stores, entity)
     return found
+
+
+def _orphaned_slots(stores: Stores, entity: Entity) -> list[str]:
+    """Slots of entities that are gone: an alert of the deployment's first entity, so that it comes once."""
+    try:
+        names = {*load_entities(stores.settings.entities)}
+    except SyncError:
+        return []  # check says what is wrong with the files
+    return orphan_alerts(stores, names) if entity.name == min(names) else []
 
 
 def _due(cursor: Cursor, entity: str) -> dict[str, int]:

@@ -19,7 +19,7 @@ def made(lane: Lane, notify: bool | None = None) -> list[str]:
     capture = lane.entity.capture
     if isinstance(capture, Outbox):  # versions are told by the monolith's own code
         return [] if capture.version else outbox_tables.install(subject_of(lane), capture, notify)
-    return publication.install(subject_of(lane)) if isinstance(capture, Wal) else []
+    return _statements(publication.install(subject_of(lane))) if isinstance(capture, Wal) else []
 
 
 def unmade(lane: Lane) -> list[str]:
@@ -27,7 +27,11 @@ def unmade(lane: Lane) -> list[str]:
     capture = lane.entity.capture
     if isinstance(capture, Outbox):
         return [] if capture.version else outbox_tables.uninstall(subject_of(lane), capture)
-    return publication.uninstall(subject_of(lane)) if isinstance(capture, Wal) else []
+    return _statements(publication.uninstall(subject_of(lane))) if isinstance(capture, Wal) else []
+
+
+def _statements(steps: list[Step]) -> list[str]:
+    return [statement for step in steps for statement in step.statements]
 
 
 def catalogue(world: World) -> list[list[tuple[object, ...]]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import closing
+from functools import partial
 from typing import Annotated
 
 import psycopg2
@@ -12,10 +13,12 @@ import typer
 from sync_pipeline.cli.opening import All, Name, opened
 from sync_pipeline.entity import Entity
 from sync_pipeline.errors import SettingError, UnreachableError
+from sync_pipeline.ledger.ledger import migrate
 from sync_pipeline.origin import Origin
 from sync_pipeline.sessions import connect_owner
 from sync_pipeline.settings import Settings
 from sync_pipeline.sources import outbox_tables, publication
+from sync_pipeline.sources.ddl import Step, apply_steps, printed
 from sync_pipeline.sources.outbox import Outbox
 from sync_pipeline.sources.source import Subject
 from sync_pipeline.stores import Stores, first_line
@@ -37,6 +40,11 @@ Notify = Annotated[
         show_default=False,
     ),
 ]
+TakeOver = Annotated[
+    bool,
+    typer.Option("--take-over", help="Even where publication and slot belong to another ledger, which is gone."),
+]
+_NEEDS_OWNER = "--apply needs the owner of the monolith's tables: --owner-db, or SYNC_LEGACY_OWNER_DB"
 Statements = Callable[[Subject, Entity], list[str]]
 
 
@@ -57,15 +65,35 @@ def uninstall_outbox(name: Name = None, everything: All = False, apply: Apply = 
 
 
 @wal.command("install")
-def install_wal(name: Name = None, everything: All = False, apply: Apply = False, owner: Owner = "") -> None:
-    """Print what publishes an entity's tables; needed before the entity says `capture=Wal()`."""
-    _each(name, everything, lambda subject, _: publication.install(subject), apply, owner)
+def install_wal(
+    name: Name = None, everything: All = False, apply: Apply = False, owner: Owner = "", take_over: TakeOver = False
+) -> None:
+    """Print what publishes an entity's tables, one table a transaction; needed before it says `capture=Wal()`."""
+    _each_step(name, everything, partial(publication.install, take_over=take_over), apply, owner)
 
 
 @wal.command("uninstall")
-def uninstall_wal(name: Name = None, everything: All = False, apply: Apply = False, owner: Owner = "") -> None:
-    """Print what takes publication and slot away."""
-    _each(name, everything, lambda subject, _: publication.uninstall(subject), apply, owner)
+def uninstall_wal(
+    name: Name = None, everything: All = False, apply: Apply = False, owner: Owner = "", take_over: TakeOver = False
+) -> None:
+    """Print what takes publication and slot away and puts replica identities back, one table a transaction."""
+    _each_step(name, everything, partial(publication.uninstall, take_over=take_over), apply, owner)
+
+
+def _each_step(
+    name: str | None, everything: bool, plan: Callable[[Subject], list[Step]], apply: bool, owner: str
+) -> None:
+    """Print each entity's steps and carry them out before the next entity is planned, which finds what they made."""
+    if apply and not owner:
+        raise SettingError(_NEEDS_OWNER)
+    with opened(name, everything) as (stores, entities):
+        migrate(stores)  # what is made bears the ledger's id
+        for entity in entities:
+            steps = plan(_subject(stores, entity))
+            for line in printed(steps) or [f"-- {entity.name}: nothing is missing"]:
+                typer.echo(line)
+            if apply:
+                apply_steps(owner, steps, partial(typer.echo, err=True))
 
 
 def _outbox(entity: Entity) -> Outbox:
@@ -74,7 +102,7 @@ def _outbox(entity: Entity) -> Outbox:
 
 def _each(name: str | None, everything: bool, statements: Statements, apply: bool, owner: str) -> None:
     if apply and not owner:
-        raise SettingError("--apply needs the owner of the monolith's tables: --owner-db, or SYNC_LEGACY_OWNER_DB")
+        raise SettingError(_NEEDS_OWNER)
     with opened(name, everything) as (stores, entities):
         for entity in entities:
             # one after the other: what the first one makes, the next one finds

@@ -6,8 +6,9 @@ from collections.abc import Iterator
 
 from sync_pipeline.sources import outbox_tables, publication
 from sync_pipeline.sources.outbox import Outbox
+from sync_pipeline.sources.slots import slot_name
 from sync_pipeline.sources.source import Capture, Subject
-from sync_pipeline.sources.wal import Wal, slot_name
+from sync_pipeline.sources.wal import Wal
 from sync_pipeline.sql import Cursor
 
 _RIGHTS = {
@@ -78,7 +79,6 @@ def _versions(cursor: Cursor, outbox: Outbox) -> Iterator[tuple[str, str]]:
 
 
 def _wal(subject: Subject) -> Iterator[tuple[str, str]]:
-    remedy = f"sync-pipeline wal install {subject.entity}"
     with subject.stores.legacy() as cursor:
         cursor.execute(_WAL, (slot_name(subject),))
         level, role, may, free, there = cursor.fetchone()
@@ -88,10 +88,4 @@ def _wal(subject: Subject) -> Iterator[tuple[str, str]]:
             yield f"{role} may not read the log", f"ALTER ROLE {role} REPLICATION;"
         if not there and free < 1:
             yield "all replication slots are taken", "raise max_replication_slots and restart the server"
-        for table in publication.unpublished(cursor, subject):
-            yield f"{table} is not in the publication: its changes would be lost", remedy
-        for table in publication.untold(cursor, subject):
-            yield (
-                f"a deleted or moved row of {table} does not tell its root: it would be lost",
-                f"ALTER TABLE {table} REPLICA IDENTITY FULL;",
-            )
+        yield from publication.faults(cursor, subject)

@@ -18,7 +18,7 @@ _BPCHAR = 1042
 
 @dataclass(frozen=True)
 class Relation:
-    """A published table as the stream announces it: its oid, columns, and those of its replica identity.
+    """A published table as the stream announces it: its oid, name, columns, and those of its replica identity.
 
     `padded` are columns (by place) of type char(n), whose values come filled up with spaces that do not count.
     """
@@ -27,6 +27,7 @@ class Relation:
     columns: tuple[str, ...]
     identity: frozenset[str]
     padded: frozenset[int] = frozenset()
+    name: str = ""
 
 
 @dataclass(frozen=True)
@@ -80,38 +81,46 @@ def parse(message: bytes) -> Message | None:
 
 
 def _tuples(message: bytes, at: int) -> Iterator[list[bytes | None]]:
-    """The old row, or its key, and the new one: those that were sent."""
+    """The old row, or its key, and the new one: those that were sent.
+
+    A long value that did not change is left out of the new row, and is taken from the old one where that was sent.
+    """
+    before: list[bytes | None] = []
     while at < len(message):
         assert message[at] in {_NEW, _OLD, _OLD_KEY}
         (count,) = struct.unpack_from("!H", message, at + 1)
         at += 3
         values: list[bytes | None] = []
-        for _ in range(count):
+        for place in range(count):
             kind = message[at]
             at += 1
             if kind in {_NULL, _UNCHANGED}:
-                values.append(None)
+                values.append(before[place] if kind == _UNCHANGED and before else None)
                 continue
             assert kind == _TEXT
             end = at + 4 + struct.unpack_from("!I", message, at)[0]
             values.append(message[at + 4 : end])
             at = end
         yield values
+        before = values
 
 
 def _relation(message: bytes) -> Relation:
     (oid,) = struct.unpack_from("!I", message, 1)
-    at = message.index(b"\0", message.index(b"\0", 5) + 1) + 2  # past schema, name and the identity's kind
+    schema_end = message.index(b"\0", 5)
+    name_end = message.index(b"\0", schema_end + 1)
+    name = f"{message[5:schema_end].decode() or 'pg_catalog'}.{message[schema_end + 1 : name_end].decode()}"
+    at = name_end + 2  # past the identity's kind
     (count,) = struct.unpack_from("!H", message, at)
     at += 2
     columns, identity, padded = [], set(), set()
     for place in range(count):
         end = message.index(b"\0", at + 1)
-        name = message[at + 1 : end].decode()
-        columns.append(name)
+        column = message[at + 1 : end].decode()
+        columns.append(column)
         if message[at] & _IDENTITY:
-            identity.add(name)
+            identity.add(column)
         if struct.unpack_from("!I", message, end + 1)[0] == _BPCHAR:
             padded.add(place)
         at = end + 9  # past type and modifier
-    return Relation(oid, tuple(columns), frozenset(identity), frozenset(padded))
+    return Relation(oid, tuple(columns), frozenset(identity), frozenset(padded), name)

@@ -7,27 +7,35 @@ watched, since a slot that nobody reads fills the monolith's disk.
 from __future__ import annotations
 
 import datetime as dt
+import logging
 import select
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-import orjson
 import psycopg2
 from psycopg2.extras import REPLICATION_LOGICAL, LogicalReplicationConnection
 
-from sync_pipeline.errors import DeclarationError, GapError, UnreachableError
+from sync_pipeline.errors import DeclarationError, GapError, SettingError, UnreachableError
 from sync_pipeline.faults import guarded
 from sync_pipeline.replica import written_end
 from sync_pipeline.sessions import Purpose
+from sync_pipeline.sources import publication
 from sync_pipeline.sources.pgoutput import Begin, Change, Commit, Relation, Truncate, parse
+from sync_pipeline.sources.publication_watch import DEFINITION, Look
+from sync_pipeline.sources.replica_identity import Member
 from sync_pipeline.sources.roots import Tracked, pages, track_all
+from sync_pipeline.sources.slots import FAILOVER_SINCE, create_slot, make_failover, slot_name
 from sync_pipeline.sources.source import Page, Source, Standing, State, Subject, mark_last, numbered
+from sync_pipeline.sources.wal_keys import Changed, KeyReader
+from sync_pipeline.sources.wal_position import Log, check_position, read_log
 from sync_pipeline.sql import bind
 from sync_pipeline.stores import first_line
+
+log = logging.getLogger(__name__)
 
 # how long one poll may read before what it has is applied
 _READ_SECONDS = 0.1
@@ -38,11 +46,30 @@ _MARK_SECONDS = 0.25
 _LONG_PAGES = 2
 _VISIBLE_SECONDS = 30.0
 _LOOK_SECONDS = 0.002
+# a slot that another session is making is waited for
+_MADE_SECONDS = 10.0
+_MADE_LOOK_SECONDS = 0.05
+# so often partitions, heirs and identities are compared with the last look
+WATCH_SECONDS = 30.0
 _SLOT = """
     SELECT confirmed_flush_lsn - '0/0', wal_status, active_pid,
-           pg_wal_lsn_diff(pg_current_wal_insert_lsn(), restart_lsn)::bigint
-    FROM pg_replication_slots WHERE slot_name = %s
+           pg_wal_lsn_diff(pg_current_wal_insert_lsn(), restart_lsn)::bigint,
+           database = current_database(), coalesce((to_jsonb(s) ->> 'failover')::bool, false), database
+    FROM pg_replication_slots s WHERE slot_name = %s
 """
+
+
+@dataclass(frozen=True)
+class _Slot:
+    """The slot as the server shows it. `confirmed` is None while another session is making it."""
+
+    confirmed: int | None
+    status: str
+    reader: int | None
+    retained: int
+    is_here: bool
+    has_failover: bool
+    database: str
 
 
 @dataclass(frozen=True)
@@ -57,11 +84,6 @@ class Wal:
         if state:
             source.resume(state)
         return source
-
-
-def slot_name(subject: Subject) -> str:
-    """The name of slot and publication."""
-    return f"{subject.stores.settings.slot_prefix}_{subject.entity}"
 
 
 class WalSource(Source):
@@ -80,54 +102,64 @@ class WalSource(Source):
         self._passed = part or [0, 0]
         self._through: dt.datetime | None = None
         self._mark: tuple[dt.datetime, int] | None = None
-        self._marked = self._asked = 0.0
+        self._marked = self._asked = self._watched = 0.0
         self._retained = 0
         self._connection: Any = None
         self._cursor: Any = None
         self._tracked: list[Tracked] = []
-        self._places: dict[int, list[tuple[int, list[int | bytes]]]] = {}
-        self._padded: dict[int, frozenset[int]] = {}
-        self._system = ""
-        self._emptied_at: dt.datetime | None = None
+        self._keys: KeyReader | None = None
+        self._log: Log | None = None
+        self._look: Look | None = None
+        self._gap_at: dt.datetime | None = None
+        self._doubted = False
         self._holds = False  # a pull has read messages
         self._lost: UnreachableError | None = None
 
     def begin(self) -> Standing:
-        """Make the slot, unless it is there: what commits after its consistent point is in it."""
-        with self._connected() as cursor:
-            found = self._look()
-            if found is not None and found[1] == "lost":
+        """Make the slot, unless it is there: what commits after its consistent point is in it.
+
+        Raises DeclarationError, before a slot is made, where the publication would not tell of all changes.
+        """
+        self._refuse_faults()
+        look = self._looked()
+        with self._connected() as replication:
+            found = self._slot_now()
+            if found is not None and found.status == "lost":
                 self._drop()
                 found = None
             if found is None:
-                with suppress(psycopg2.errors.DuplicateObject):  # somebody else was quicker
-                    cursor.create_replication_slot(self._slot, slot_type=REPLICATION_LOGICAL, output_plugin="pgoutput")
-                found = self._look()
-            if found is None or found[0] is None:
-                raise UnreachableError(
-                    f"SYNC_LEGACY_DB: slot {self._slot} is being made by another session: that waits for all"
-                    " transactions that are open now"
-                )
-            self._end = int(found[0])
-            return Standing({"lsn": self._end, "slot": self._slot, "system": _system(cursor)})
+                with suppress(psycopg2.errors.DuplicateObject):  # another session was quicker
+                    create_slot(replication, self._slot)
+            found = self._made()
+            self._end = int(found.confirmed or 0)
+            self._given = (self._end, None)
+            if not found.has_failover and not found.reader:
+                self._make_failover(replication)
+            self._log, self._look = read_log(replication), look
+            return Standing(self._state())
 
     def resume(self, state: State) -> None:
-        """Check that the slot still holds what comes after our position. Raises GapError."""
-        with self._connected() as cursor:
-            is_another = _system(cursor) != state["system"]
-        found = self._look()
-        if found is None:
-            raise GapError(f"slot {self._slot} is gone from the monolith")
-        if is_another:
-            raise GapError(f"slot {self._slot} is another server's")
-        if found[2]:
-            self._end_reader(found[2])
-            found = self._look() or found  # until its end it may have acknowledged
-        confirmed, status, _, _ = found
-        if status == "lost":
-            raise GapError(f"slot {self._slot} has lost its log (max_slot_wal_keep_size)")
-        if confirmed is None or confirmed > int(state["lsn"]):
-            raise GapError(f"slot {self._slot} was moved on by somebody else")
+        """Check that the slot still holds what comes after our position. Raises GapError, DeclarationError."""
+        look = self._looked()
+        self._refuse_faults()
+        with self._connected() as replication:
+            with self.subject.stores.legacy() as cursor:
+                self._log = check_position(replication, cursor, self._slot, state)
+            found = self._slot_now()
+            if found is None:
+                raise GapError(f"slot {self._slot} is gone from the monolith")
+            if found.reader:
+                self._end_reader(found.reader)
+                found = self._slot_now() or found  # until its end it may have acknowledged
+            if found.status == "lost":
+                raise GapError(f"slot {self._slot} has lost its log (max_slot_wal_keep_size)")
+            if found.confirmed is None or found.confirmed > int(state["lsn"]):
+                raise GapError(f"slot {self._slot} was moved on by somebody else")
+            if not found.has_failover:
+                self._make_failover(replication)
+        if changed := look.differs(_watched_of(state)):
+            raise GapError(f"slot {self._slot}: {changed}")
+        self._look, self._watched = look, time.monotonic()
 
     def pull(self, rows: int) -> Iterator[Page]:
         """Keys of whole transactions, one or many; those of a long one in several pages.
@@ -135,19 +167,19 @@ class WalSource(Source):
         A log that was open and is lost before it told anything is an idle one, and `keep` raises: a server that goes
         down asks how far we are, and the driver answers with all that was read; so that must be noted.
         """
-        follows, self._holds = self._cursor is not None, False
+        follows, self._holds, self._doubted = self._cursor is not None, False, False
         try:
             yield from self._pages(rows)
         except UnreachableError as error:
             if self._holds or not follows:
                 raise
-            self._lost = error
+            self._lost, self._given = error, (self._end, None)
 
     def _pages(self, rows: int) -> Iterator[Page]:
         with self._telling():
             self._start()
             self._set_mark()
-            changed: dict[int, set[str]] = {}
+            changed: Changed = {}
             xids: set[int] = set()
             part = [0, 0]
             for message in self._messages():
@@ -158,9 +190,9 @@ class WalSource(Source):
                 elif isinstance(message, Change):
                     part[1] += 1
                     if part[0] != self._passed[0] or part[1] > self._passed[1]:
-                        self._note(message, changed)
+                        self._reader.note(message, changed)
                 elif isinstance(message, Truncate):
-                    self._emptied_at = self.subject.stores.legacy_now()
+                    self._gap_at = self.subject.stores.legacy_now()
                 if sum(map(len, changed.values())) >= rows:
                     yield from self._pages_of(changed, xids, rows, [*part])
                     changed = {}
@@ -172,11 +204,20 @@ class WalSource(Source):
 
     def standing(self) -> Standing:
         """How far the pages reach that were given, and until when that covers all commits."""
+        return Standing(self._state(), self._through, gap_at=self._gap_at, last=self._lost is not None)
+
+    def _state(self) -> State:
+        assert self._log is not None
         end, part = self._given
-        state: State = {"lsn": end, "slot": self._slot, "system": self._system, "retained_bytes": self._retained}
-        if part:
-            state["part"] = part
-        return Standing(state, self._through, gap_at=self._emptied_at, last=self._lost is not None)
+        return {
+            "lsn": end,
+            "slot": self._slot,
+            "system": self._log.system,
+            "timeline": self._log.timeline,
+            "retained_bytes": self._retained,
+            **({"part": part} if part else {}),
+            **(self._look.state() if self._look else {}),
+        }
 
     def keep(self) -> None:
         """Tell the server what it may forget; now and then ask how far it has come, for an idle log moves on too."""
@@ -187,7 +228,7 @@ class WalSource(Source):
         with self._telling():
             end = self._end  # the driver adds to it, by itself, what it has heard of a log that holds nothing of ours
             self._cursor.send_feedback(write_lsn=end, flush_lsn=end, apply_lsn=end, reply=asks, force=True)
-        self._emptied_at = None
+        self._gap_at = None
 
     def wait(self, halt: threading.Event, seconds: float) -> None:
         """Until the log says something."""
@@ -208,9 +249,16 @@ class WalSource(Source):
             return
         with self.subject.stores.legacy() as cursor:
             self._tracked = track_all(cursor, self.subject)
-        self._connection = self._connect()
-        self._cursor = self._connection.cursor()
-        self._system = _system(self._cursor)
+        if self._look is None or time.monotonic() - self._watched > _MARK_SECONDS:
+            self._watch()
+        connection = self._connect()
+        replication = connection.cursor()
+        found = read_log(replication)
+        if self._log not in {None, found} and guarded(1006):
+            connection.close()
+            raise UnreachableError(f"SYNC_LEGACY_DB: another server answers ({found}): our position is checked again")
+        self._connection, self._cursor, self._log = connection, replication, found
+        self._keys = KeyReader(self._tracked, self._member, self._doubt)
         self._cursor.start_replication(
             slot_name=self._slot,
             slot_type=REPLICATION_LOGICAL,
@@ -218,6 +266,59 @@ class WalSource(Source):
             options={"proto_version": "1", "publication_names": self._slot},
             decode=False,
         )
+
+    @property
+    def _reader(self) -> KeyReader:
+        assert self._keys is not None
+        return self._keys
+
+    def _member(self, oid: int) -> Member | None:
+        """A table of the entity's trees; one that has come since the last look is looked up."""
+        found = self._known(oid)
+        if found is None and guarded(1003):
+            self._watch()
+            found = self._known(oid)
+        return found
+
+    def _known(self, oid: int) -> Member | None:
+        return self._look.by_oid.get(oid) if self._look else None
+
+    def _looked(self) -> Look:
+        """Look at the publication and the tables. Raises SettingError where the publication is another ledger's."""
+        with self.subject.stores.legacy() as cursor:
+            look = Look.take(cursor, self._slot, self._tracked or track_all(cursor, self.subject))
+        ledger = self.subject.stores.ledger_id()
+        if look.ledger not in {None, ledger}:
+            raise SettingError(publication.other_ledger(self._slot, look.ledger, ledger))
+        return look
+
+    def _watch(self) -> None:
+        """Compare with the last look. What has changed is swept; DeclarationError where it would lose changes."""
+        self._watched = time.monotonic()
+        before, look = self._look, self._looked()
+        if before and (changed := look.differs(_watched_of(before.state()))):
+            names = ", ".join(look.changed_members(before)[:5])
+            self._note_gap(f"{changed}: {names}" if names else changed)
+        self._look = look
+
+    def _doubt(self, what: str) -> None:
+        """The log lacks something. Once a poll is enough, because a sweep finds all of it."""
+        if guarded(1003) and not self._doubted:
+            self._doubted = True
+            self._note_gap(what)
+
+    def _note_gap(self, what: str) -> None:
+        """Stop where the catalogue is still wrong; else have the sweep find what the log did not tell."""
+        self._refuse_faults(what)
+        log.warning("gap", extra={"entity": self.subject.entity, "error": what})
+        self._gap_at = self.subject.stores.legacy_now()
+
+    def _refuse_faults(self, what: str = "") -> None:
+        """Raise DeclarationError for all that would lose changes, with what to do."""
+        with self.subject.stores.legacy() as cursor:
+            found = [f"{fault} ({remedy})" for fault, remedy in publication.faults(cursor, self.subject)]
+        if found:
+            raise DeclarationError("\n".join([f"entity {self.subject.entity}: {what or 'source wal'}", *found]))
 
     def _messages(self) -> Iterator[Begin | Change | Truncate]:
         """Until the log has no more, or the time is up at a transaction's end."""
@@ -237,7 +338,7 @@ class WalSource(Source):
                 if time.monotonic() > limit:
                     return
             elif isinstance(message, Relation):
-                self._learn(message)
+                self._reader.learn(message)
             elif message is not None:
                 open_transaction = True
                 yield message
@@ -252,36 +353,7 @@ class WalSource(Source):
                 self._end = max(self._end, self._cursor.wal_end)
         return sent
 
-    def _learn(self, relation: Relation) -> None:
-        """Where a table's messages hold what leads to a root, in one way or several. Raises DeclarationError."""
-        ways = [(n, tracked) for n, tracked in enumerate(self._tracked) if tracked.oid == relation.oid]
-        self._places[relation.oid] = [(n, self._placed(tracked, relation)) for n, tracked in ways]
-        self._padded[relation.oid] = relation.padded
-
-    def _placed(self, tracked: Tracked, relation: Relation) -> list[int | bytes]:
-        """For each part of the key its place in a row, or the literal that stands for it."""
-        lacks = [name for name in tracked.columns if name not in relation.columns or name not in relation.identity]
-        if lacks:
-            table = tracked.table.name
-            raise DeclarationError(
-                f"entity {self.subject.entity}: the log does not tell {', '.join(lacks)} of a deleted row of {table}:"
-                f" ALTER TABLE {table} REPLICA IDENTITY FULL; and publish all its columns"
-            )
-        return [
-            relation.columns.index(part) if isinstance(part, str) else str(part.value).encode()
-            for part in tracked.parts
-        ]
-
-    def _note(self, change: Change, changed: dict[int, set[str]]) -> None:
-        padded = self._padded.get(change.oid, frozenset())
-        for n, places in self._places.get(change.oid, ()):
-            noted = changed.setdefault(n, set())
-            for row in change.rows:
-                values = [_value(row, at, padded) if isinstance(at, int) else at for at in places]
-                if all(value is not None for value in values):
-                    noted.add(_text([value.decode() for value in values if value is not None]))
-
-    def _roots(self, changed: dict[int, set[str]], xids: set[int], rows: int) -> Iterator[Page]:
+    def _roots(self, changed: Changed, xids: set[int], rows: int) -> Iterator[Page]:
         if not changed:
             return
         position = numbered("transactions", xids)
@@ -322,15 +394,27 @@ class WalSource(Source):
             return
         self._marked = time.monotonic()
         with self.subject.stores.legacy() as cursor:
+            name = bind(cursor, self._slot)
             cursor.execute(
                 "SELECT statement_timestamp(), pg_current_wal_insert_lsn() - '0/0',"
-                " pg_wal_lsn_diff(pg_current_wal_insert_lsn(), restart_lsn)::bigint"
-                f" FROM pg_replication_slots WHERE slot_name = {bind(cursor, self._slot)}"
+                " pg_wal_lsn_diff(pg_current_wal_insert_lsn(), restart_lsn)::bigint, p.definition, p.ledger"
+                f" FROM pg_replication_slots LEFT JOIN ({DEFINITION}) p ON true WHERE slot_name = {name}",
+                (self._slot,),
             )
             found = cursor.fetchone()
         if found is None:
             raise UnreachableError(f"SYNC_LEGACY_DB: slot {self._slot} is gone")
-        self._mark, self._retained = (found[0], int(found[1])), int(found[2])
+        now, end, retained, definition, ledger = found
+        self._mark, self._retained = (now, int(end)), int(retained)
+        self._watch_when_due(definition or "", ledger)
+
+    def _watch_when_due(self, definition: str, ledger: str | None) -> None:
+        """Look at all of it when the publication is another than at the last look, and now and then."""
+        assert self._look is not None
+        is_another = guarded(1005) and (definition, ledger) != (self._look.definition, self._look.ledger)
+        is_time = guarded(1004) and time.monotonic() - self._watched >= WATCH_SECONDS
+        if is_another or is_time:
+            self._watch()
 
     def _reach_mark(self) -> None:
         if self._mark is None:
@@ -339,11 +423,35 @@ class WalSource(Source):
         if self._end >= written_end(position):
             self._through, self._mark = now, None
 
-    def _look(self) -> tuple[int | None, str, int | None, int] | None:
+    def _slot_now(self) -> _Slot | None:
+        """The slot, if it is there. Raises SettingError for one of another database."""
         with self.subject.stores.legacy() as cursor:
             cursor.execute(_SLOT, (self._slot,))
-            found: tuple[int | None, str, int | None, int] | None = cursor.fetchone()
+            row = cursor.fetchone()
+        found = _Slot(*row) if row else None
+        if found and not found.is_here:
+            raise SettingError(f"slot {self._slot} is of database {found.database}: set another SYNC_SLOT_PREFIX")
         return found
+
+    def _made(self) -> _Slot:
+        """The slot; one that another session is making has no position before that session is done."""
+        limit = time.monotonic() + _MADE_SECONDS
+        while True:
+            found = self._slot_now()
+            if found is not None and found.confirmed is not None:
+                return found
+            if time.monotonic() > limit:
+                raise UnreachableError(
+                    f"SYNC_LEGACY_DB: slot {self._slot} is being made by another session: that waits for all"
+                    " transactions that are open now"
+                )
+            time.sleep(_MADE_LOOK_SECONDS)
+
+    def _make_failover(self, replication: Any) -> None:
+        """Have standbys keep the slot; where the server refuses that, the slot is used as it is."""
+        if replication.connection.server_version >= FAILOVER_SINCE:
+            with suppress(psycopg2.Error):
+                make_failover(replication, self._slot)
 
     def _drop(self) -> None:
         with self.subject.stores.legacy() as cursor:
@@ -379,9 +487,13 @@ class WalSource(Source):
             raise UnreachableError(f"SYNC_LEGACY_DB: {first_line(error)}") from error
 
 
-def _system(cursor: Any) -> str:
-    cursor.execute("IDENTIFY_SYSTEM")
-    return str(cursor.fetchone()[0])
+def _watched_of(state: State) -> State:
+    """What of a state is compared with the catalogue."""
+    return {
+        name: state[name]
+        for name, hazard in (("publication", 1005), ("members", 1004))
+        if name in state and guarded(hazard)
+    }
 
 
 def _visible(xids: set[int], snapshot: str) -> set[int]:
@@ -389,13 +501,3 @@ def _visible(xids: set[int], snapshot: str) -> set[int]:
     _, xmax, running = snapshot.split(":")
     unseen = {int(xid) % 2**32 for xid in running.split(",") if xid}
     return {xid for xid in xids if 0 < (int(xmax) - xid) % 2**32 < 2**31 and xid not in unseen}
-
-
-def _value(row: Sequence[bytes | None], at: int, padded: frozenset[int]) -> bytes | None:
-    value = row[at]
-    return value.rstrip(b" ") if value is not None and at in padded else value
-
-
-def _text(values: list[str]) -> str:
-    """As Key.texts writes it."""
-    return values[0] if len(values) == 1 else orjson.dumps(values).decode()

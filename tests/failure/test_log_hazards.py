@@ -296,6 +296,6 @@ def test_a_child_whose_delete_tells_no_root_is_refused(world):
     child = Table("remark", key=("note",))
     lane = Lane.open(replace(NOTE, tables=(*NOTE.tables, child)), world.stores)
     with world.stores.legacy() as cursor:
-        assert untold(cursor, subject_of(lane)) == ["remark"]
-    assert "ALTER TABLE remark REPLICA IDENTITY FULL" in made(lane)
+        assert untold(cursor, subject_of(lane)) == ["public.remark"]
+    assert "ALTER TABLE public.remark REPLICA IDENTITY FULL" in made(lane)
     world.legacy("DROP TABLE remark")

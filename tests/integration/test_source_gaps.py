@@ -12,6 +12,7 @@ from sync_pipeline.capture import open_cursor, subject_of
 from sync_pipeline.errors import UnreachableError
 from sync_pipeline.lane import Lane
 from sync_pipeline.pipeline import sync_keys
+from sync_pipeline.sources import wal
 from sync_pipeline.sources.outbox import TRIES, Outbox
 from sync_pipeline.sources.wal import Wal
 from sync_pipeline.status import status_of
@@ -71,7 +72,8 @@ def a_text(world):
     return world.legacy("SELECT min(id) FROM content WHERE kind = 'text' AND deleted_at IS NULL")[0][0]
 
 
-def test_a_slot_that_is_being_made_is_waited_for(world, caught):
+def test_a_slot_that_is_being_made_is_waited_for(world, caught, monkeypatch):
+    monkeypatch.setattr(wal, "_MADE_SECONDS", 0.2)
     lane = caught(Wal())
     world.legacy("SELECT pg_drop_replication_slot('sync_text')")
     begun = []
