@@ -3,6 +3,7 @@
 from sync_pipeline.capture import subject_of
 from sync_pipeline.lane import Lane
 from sync_pipeline.sources import outbox_tables, publication
+from sync_pipeline.sources.ddl import Step
 from sync_pipeline.sources.outbox import Outbox
 from sync_pipeline.sources.source import Capture
 from sync_pipeline.sources.sweep_only import SweepOnly
@@ -17,7 +18,7 @@ def made(lane: Lane, notify: bool | None = None) -> list[str]:
     """Statements that make what the lane's source needs; `notify` as `outbox install` has it."""
     capture = lane.entity.capture
     if isinstance(capture, Outbox):  # versions are told by the monolith's own code
-        return [] if capture.version else outbox_tables.install(subject_of(lane), capture, notify)
+        return [] if capture.version else flat(outbox_tables.install(subject_of(lane), capture, notify))
     return publication.install(subject_of(lane)) if isinstance(capture, Wal) else []
 
 
@@ -25,8 +26,13 @@ def unmade(lane: Lane) -> list[str]:
     """Statements that take it away again."""
     capture = lane.entity.capture
     if isinstance(capture, Outbox):
-        return [] if capture.version else outbox_tables.uninstall(subject_of(lane), capture)
+        return [] if capture.version else flat(outbox_tables.uninstall(subject_of(lane), capture))
     return publication.uninstall(subject_of(lane)) if isinstance(capture, Wal) else []
+
+
+def flat(steps: list[Step]) -> list[str]:
+    """The statements of all steps."""
+    return [statement for step in steps for statement in step.statements]
 
 
 def catalogue(world: World) -> list[list[tuple[object, ...]]]:
