@@ -18,7 +18,14 @@ from sync_pipeline.sources.outbox_catalogue import (
     locate_outbox,
 )
 from sync_pipeline.sources.outbox_claim import refuse_readers, refuse_rivals
-from sync_pipeline.sources.outbox_columns import WRITTEN, columns_of, filling_faults, index_remarks, reading_faults
+from sync_pipeline.sources.outbox_columns import (
+    WRITTEN,
+    columns_of,
+    filled_types,
+    filling_faults,
+    index_remarks,
+    reading_faults,
+)
 from sync_pipeline.sources.outbox_reports import Report, belonging, is_current, reports_of, uncovered
 from sync_pipeline.sources.source import Subject
 from sync_pipeline.sql import Cursor
@@ -47,7 +54,7 @@ def faults(subject: Subject, outbox: Outbox) -> Iterator[tuple[str, str]]:
     with subject.stores.legacy() as cursor:
         located, there = locate_outbox(cursor, outbox.table)
         found = functions(cursor)
-        own = belonging(found, subject.entity, events, located)
+        own = belonging(found, subject.entity, events, located, ledger)
         if not there:
             filled = f": triggers of {_tables(own)} have nothing to fill, and report no change" if own else ""
             yield f"there is no table {outbox.table} for its events{filled}", install
@@ -65,17 +72,21 @@ def faults(subject: Subject, outbox: Outbox) -> Iterator[tuple[str, str]]:
         if own or is_made_by_us(cursor, located):
             yield from filling_faults(located, columns)
             for report in reports_of(cursor, subject, events, located):
-                yield from _unreported(cursor, report, found, install)
+                yield from _unreported(report, found, install)
+                function = next((each for each in found if each.name == report.name), None)
+                if function and not is_current(cursor, report, filled_types(columns), function):
+                    yield f"{function.name}(), which fills {located}, is of another version", install
 
 
 def remarks(subject: Subject, outbox: Outbox) -> Iterator[tuple[str, str, str]]:
     """(level, what, remedy) of what loses nothing. Raises DeclarationError, UnreachableError."""
+    events, ledger = outbox.events(subject), subject.stores.ledger_id()
     with subject.stores.legacy() as cursor:
         located, _ = locate_outbox(cursor, outbox.table)
         for what, remedy in index_remarks(cursor, located):
             yield "warning", what, remedy
-        wanted = {report.name for report in reports_of(cursor, subject, outbox.events(subject), located)}
-        own = belonging(functions(cursor), subject.entity, outbox.events(subject), located)
+        wanted = {report.name for report in reports_of(cursor, subject, events, located)}
+        own = belonging(functions(cursor), subject.entity, events, located, ledger)
         spare = [each for each in own if each.name not in wanted]
         if spare:
             what = f"{_names(spare)} reports what the entity is not made from any more, to {spare[0].mark.outbox}"
@@ -134,7 +145,7 @@ def _rights(cursor: Cursor, located: str) -> Iterator[tuple[str, str]]:
             yield f"{role} may not {right} {located}", f"GRANT {right} ON {located} TO {role};"
 
 
-def _unreported(cursor: Cursor, report: Report, found: list[Function], remedy: str) -> Iterator[tuple[str, str]]:
+def _unreported(report: Report, found: list[Function], remedy: str) -> Iterator[tuple[str, str]]:
     """What of a table's changes no trigger reports, table by table."""
     if report.fault:
         yield report.fault, "take another source for the entity"
@@ -150,8 +161,6 @@ def _unreported(cursor: Cursor, report: Report, found: list[Function], remedy: s
             f"no enabled trigger of {', '.join(bare[:_SHOWN])}{more} fills {report.outbox}: changes would be lost",
             remedy,
         )
-    elif there and not is_current(cursor, report, there):
-        yield f"{there.name}(), which fills {report.outbox}, is of another version", remedy
 
 
 def _tables(own: list[Function]) -> str:

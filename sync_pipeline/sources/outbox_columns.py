@@ -23,7 +23,9 @@ _ADDED = {"attempts": "integer NOT NULL DEFAULT 0", "last_error": "text", "proce
 WRITTEN = ("processed_at", "attempts", "last_error")
 FILLED = ("aggregate_type", "aggregate_id", "event_type")
 _COLUMNS = """
-    SELECT attname, format_type(atttypid, atttypmod), format_type(atttypid, -1), attgenerated <> '',
+    SELECT attname, format_type(atttypid, atttypmod), format_type(atttypid, -1),
+           (SELECT format('%%I.%%I', n.nspname, t.typname) FROM pg_type t JOIN pg_namespace n ON n.oid = t.typnamespace
+            WHERE t.oid = atttypid), attgenerated <> '',
            attidentity = 'a', attnotnull AND NOT atthasdef AND attidentity = '' AND NOT EXISTS (
                SELECT FROM pg_type t WHERE t.oid = atttypid AND t.typdefault IS NOT NULL),
            has_column_privilege(attrelid, attnum, 'SELECT')
@@ -44,6 +46,7 @@ class Column:
 
     full_type: str  # with its length
     type: str
+    qualified: str  # with its schema
     generated: bool
     always: bool  # GENERATED ALWAYS AS IDENTITY
     required: bool  # NOT NULL, and nothing fills it
@@ -106,6 +109,13 @@ def index_remarks(cursor: Cursor, table: str) -> Iterator[tuple[str, str]]:
             f"{table}.id has no unique index of its own: two events of one id are acknowledged together",
             f"CREATE UNIQUE INDEX CONCURRENTLY ON {table} (id);",
         )
+
+
+def filled_types(columns: Columns) -> dict[str, str]:
+    """The types of the columns that triggers fill, with their schemas; those of the table that we make, if none."""
+    if not columns:
+        return dict.fromkeys(FILLED, "pg_catalog.text")
+    return {name: columns[name].qualified for name in FILLED if name in columns}
 
 
 def as_text(columns: Columns, name: str) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 from sync_pipeline.sources.outbox_catalogue import ACTS, Events, Function, Mark, Member, channel, filling, members
@@ -12,6 +12,7 @@ from sync_pipeline.sources.roots import Tracked, track_all
 from sync_pipeline.sources.source import Subject
 from sync_pipeline.sql import Cursor, bind, quote
 
+Types = Mapping[str, str]  # of an outbox's columns, by name, with their schemas
 _NAME_BYTES = 63
 _PLAIN = re.compile(r"[a-z_][a-z0-9_]*")
 _KINDS = {
@@ -27,21 +28,28 @@ BEGIN
         RETURN NULL;
     END IF;
     IF TG_OP = 'TRUNCATE' THEN
-        INSERT INTO {outbox} ({columns}) VALUES ({kind}, '*'{truncated});
+        {truncated};
     ELSIF TG_OP = 'INSERT' THEN
-        INSERT INTO {outbox} ({columns})
-            SELECT DISTINCT {kind}, {key}{inserted} FROM new_rows r WHERE {known};
+        {inserted};
     ELSIF TG_OP = 'DELETE' THEN
-        INSERT INTO {outbox} ({columns})
-            SELECT DISTINCT {kind}, {key}{deleted} FROM old_rows r WHERE {known};
+        {deleted};
     ELSE
-        INSERT INTO {outbox} ({columns})
-            SELECT {kind}, {key}{updated} FROM old_rows r WHERE {known}
-            UNION SELECT {kind}, {key}{updated} FROM new_rows r WHERE {known};
+        {updated};
     END IF;
 {wake}
     RETURN NULL;
 END $sync$"""
+# what is inserted at each act; literals are cast, because a UNION would make text of them
+_INSERTS = {
+    "truncated": "INSERT INTO {outbox} ({columns}) VALUES ({kind}, '*'{truncate})",
+    "inserted": """INSERT INTO {outbox} ({columns})
+            SELECT DISTINCT {kind}, {key}{insert} FROM new_rows r WHERE {known}""",
+    "deleted": """INSERT INTO {outbox} ({columns})
+            SELECT DISTINCT {kind}, {key}{delete} FROM old_rows r WHERE {known}""",
+    "updated": """INSERT INTO {outbox} ({columns})
+            SELECT {kind}, {key}{update} FROM old_rows r WHERE {known}
+            UNION SELECT {kind}, {key}{update} FROM new_rows r WHERE {known}""",
+}
 # by what was chosen; else the server's setting decides, at each change
 _WAKE = {
     None: """    -- PostgreSQL prepares no transaction that has notified: where any may be prepared, we poll
@@ -62,8 +70,10 @@ BEGIN
         RAISE EXCEPTION USING MESSAGE = {not_owner};
     END IF;
     PERFORM pg_catalog.set_config('search_path', {path}, true);
-    INSERT INTO {outbox} ({columns}) VALUES ({kind}, '*'{truncated});
-    INSERT INTO {outbox} ({columns}) SELECT {kind}, {key}{inserted} FROM {table} r WHERE {known} LIMIT 1;
+    {truncated};
+    {rows} {inserted};
+    {rows} {deleted};
+    {rows} {updated};
     RAISE EXCEPTION USING ERRCODE = 'SYT01';
 EXCEPTION WHEN SQLSTATE 'SYT01' THEN
     NULL;
@@ -107,15 +117,15 @@ def reports_of(cursor: Cursor, subject: Subject, events: Events, located: str) -
     return list(found.values())
 
 
-def fill(cursor: Cursor, report: Report, notify: bool | None, *, typed: bool = True) -> str:
-    """The statement that makes a report's function; `typed` says whether the outbox has a column event_type."""
+def fill(cursor: Cursor, report: Report, types: Types, notify: bool | None) -> str:
+    """The statement that makes a report's function; `types` are those of the outbox's columns."""
     wake = _WAKE[notify].format(channel=channel(report.declared))
-    return _FILL.format(**_words(cursor, report, typed), wake=wake)
+    return _FILL.format(**_words(cursor, report), **_inserts(cursor, report, types), wake=wake)
 
 
-def attempt(cursor: Cursor, report: Report, *, typed: bool) -> str:
-    """The statement that tries the function's inserts and takes them back; it fails where they would."""
-    return _TRY.format(**_words(cursor, report, typed))
+def attempt(cursor: Cursor, report: Report, types: Types) -> str:
+    """The statement that tries the function's inserts on a row of the table, and takes them back."""
+    return _TRY.format(**_words(cursor, report), **_inserts(cursor, report, types))
 
 
 def body(statement: str) -> str:
@@ -123,11 +133,9 @@ def body(statement: str) -> str:
     return statement.split("$sync$")[1]
 
 
-def is_current(cursor: Cursor, report: Report, function: Function) -> bool:
+def is_current(cursor: Cursor, report: Report, types: Types, function: Function) -> bool:
     """Whether a function's body is one that this version would make, whatever was chosen of NOTIFY."""
-    return any(
-        function.body == body(fill(cursor, report, notify, typed=typed)) for notify in _WAKE for typed in (True, False)
-    )
+    return any(function.body == body(fill(cursor, report, types, notify)) for notify in _WAKE)
 
 
 def uncovered(report: Report, function: Function | None) -> Iterator[tuple[Member, list[str]]]:
@@ -138,11 +146,13 @@ def uncovered(report: Report, function: Function | None) -> Iterator[tuple[Membe
             yield member, sorted(missing)
 
 
-def belonging(found: Iterable[Function], entity: str, events: Events, located: str) -> list[Function]:
-    """Functions that were made for an entity, by any version, for our own ledger or for another one."""
+def belonging(
+    found: Iterable[Function], entity: str, events: Events, located: str, ledger: str | None
+) -> list[Function]:
+    """Functions that were made for an entity of a ledger, by any version; those without a mark fill its outbox."""
     unmarked = filling([each for each in found if not each.mark.entity], located, events.table)
     return [
-        *(each for each in found if each.mark.entity == entity),
+        *(each for each in found if each.mark.entity == entity and each.mark.ledger in (None, ledger)),
         *(each for each in unmarked if events.include(each.mark.aggregate)),
     ]
 
@@ -187,21 +197,29 @@ def _function(subject: Subject, tracked: Tracked, located: str, aggregate: str, 
     return f"{f'sync_outbox_{subject.entity}_{called}'.encode()[:limit].decode(errors='ignore')}_{digest}"
 
 
-def _words(cursor: Cursor, report: Report, typed: bool) -> dict[str, str]:
-    table = report.tracked.table
-    event = {act: f", {bind(cursor, f'{table.name}.{act}')}" if typed else "" for act in ACTS}
+def _words(cursor: Cursor, report: Report) -> dict[str, str]:
+    row = f"(SELECT * FROM {report.table} LIMIT 1)"
     return {
         "function": report.name,
         "function_text": bind(cursor, f"{report.name}()"),
         "schema": report.schema,
         "path": bind(cursor, f"{report.schema}, public, pg_temp"),
-        "outbox": report.outbox,
         "outbox_text": bind(cursor, report.outbox),
-        "columns": "aggregate_type, aggregate_id" + (", event_type" if typed else ""),
-        "kind": bind(cursor, report.aggregate),
-        "key": report.tracked.text("r"),
-        "known": " AND ".join(f"r.{quote(column)} IS NOT NULL" for column in report.tracked.columns) or "true",
-        "table": report.table,
+        "rows": f"WITH old_rows AS {row}, new_rows AS {row}",
         "not_owner": bind(cursor, f"{report.name}() belongs to another role: run this as its owner"),
-        **{f"{act}d" if act.endswith("e") else f"{act}ed": text for act, text in event.items()},
     }
+
+
+def _inserts(cursor: Cursor, report: Report, types: Types) -> dict[str, str]:
+    """The statements that a function inserts events by."""
+    table, typed = report.tracked.table, "event_type" in types
+    words = {
+        "outbox": report.outbox,
+        "columns": "aggregate_type, aggregate_id" + (", event_type" if typed else ""),
+        "kind": f"{bind(cursor, report.aggregate)}::{types['aggregate_type']}",
+        "key": f"({report.tracked.text('r')})::{types['aggregate_id']}",
+        "known": " AND ".join(f"r.{quote(column)} IS NOT NULL" for column in report.tracked.columns) or "true",
+    }
+    for act in ACTS:
+        words[act] = f", {bind(cursor, f'{table.name}.{act}')}::{types['event_type']}" if typed else ""
+    return {name: insert.format(**words) for name, insert in _INSERTS.items()}

@@ -22,10 +22,17 @@ from sync_pipeline.sources.outbox_catalogue import (
     locate_outbox,
 )
 from sync_pipeline.sources.outbox_claim import refuse_rivals
-from sync_pipeline.sources.outbox_columns import WRITTEN, Columns, columns_of, filling_faults, reading_faults
+from sync_pipeline.sources.outbox_columns import (
+    WRITTEN,
+    Columns,
+    columns_of,
+    filled_types,
+    filling_faults,
+    reading_faults,
+)
 from sync_pipeline.sources.outbox_reports import Report, attempt, belonging, fill, mark_of, reports_of, uncovered
 from sync_pipeline.sources.source import Subject
-from sync_pipeline.sql import Cursor, bind, quote
+from sync_pipeline.sql import Cursor, bind
 
 _TRANSITIONS = {
     "insert": "REFERENCING NEW TABLE AS new_rows",
@@ -57,11 +64,6 @@ class _Place:
     role: str
     ledger: str | None
     functions: list[Function] = field(repr=False)
-
-    @property
-    def typed(self) -> bool:
-        """Whether events have a type; in a table that we make, they do."""
-        return not self.there or "event_type" in self.columns
 
 
 def install(subject: Subject, outbox: Outbox, notify: bool | None = None, *, take_over: bool = False) -> list[Step]:
@@ -111,9 +113,10 @@ def uninstall(subject: Subject, outbox: Outbox, *, take_over: bool = False) -> l
         place = _look(cursor, subject, outbox)
         if not take_over:
             refuse_rivals(subject, place.events, place.located, place.functions, place.ledger)
-        gone = belonging(place.functions, subject.entity, place.events, place.located)
-        if not take_over:
-            gone = [each for each in gone if each.mark.ledger in (None, place.ledger)]
+        gone = _own(subject, place)
+        if take_over:
+            others = filling(place.functions, place.located)
+            gone += [each for each in others if place.events.include(each.mark.aggregate) and each not in gone]
         return [*_removed(gone), *_left(cursor, place, gone)]
 
 
@@ -187,7 +190,6 @@ def _grants(place: _Place, lacking: list[str]) -> list[Step]:
 
 
 def _table(cursor: Cursor, located: str) -> Iterator[str]:
-    short = located.rpartition(".")[2].strip('"')
     yield (
         f"CREATE TABLE {located} (id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY, aggregate_type text NOT NULL,"
         " aggregate_id text NOT NULL, event_type text NOT NULL, payload jsonb, version bigint,"
@@ -195,20 +197,21 @@ def _table(cursor: Cursor, located: str) -> Iterator[str]:
         " attempts integer NOT NULL DEFAULT 0, last_error text)"
         " WITH (autovacuum_vacuum_scale_factor = 0.01, autovacuum_vacuum_insert_scale_factor = 0.05)"
     )
-    yield f"CREATE INDEX {quote(short + '_pending')} ON {located} (aggregate_type, id) WHERE processed_at IS NULL"
-    yield f"CREATE INDEX {quote(short + '_processed')} ON {located} (processed_at) WHERE processed_at IS NOT NULL"
+    yield f"CREATE INDEX ON {located} (aggregate_type, id) WHERE processed_at IS NULL"
+    yield f"CREATE INDEX ON {located} (processed_at) WHERE processed_at IS NOT NULL"
     yield f"COMMENT ON TABLE {located} IS {bind(cursor, MADE_BY)}"
 
 
 def _filled(cursor: Cursor, mark: Mark, place: _Place, report: Report, notify: bool | None) -> Iterator[Step]:
     """One function a table, tried before any trigger calls it; then the triggers, each table's in one transaction."""
     there = next((each for each in place.functions if each.name == report.name), None)
+    types = filled_types(place.columns)
     yield Step(
         report.table,
         (
-            fill(cursor, report, notify, typed=place.typed),
+            fill(cursor, report, types, notify),
             f"COMMENT ON FUNCTION {report.name}() IS {bind(cursor, mark.comment())}",
-            attempt(cursor, report, typed=place.typed),
+            attempt(cursor, report, types),
         ),
     )
     for member, missing in uncovered(report, there):
@@ -230,11 +233,11 @@ def _triggers(report: Report, table: str, missing: list[str], disabled: set[str]
 def _outdated(subject: Subject, place: _Place, reports: list[Report]) -> list[Function]:
     """Functions that were made for the entity and report nothing of it any more, as it is declared now."""
     wanted = {report.name for report in reports}
-    return [
-        each
-        for each in belonging(place.functions, subject.entity, place.events, place.located)
-        if each.name not in wanted and each.mark.ledger in (None, place.ledger)
-    ]
+    return [each for each in _own(subject, place) if each.name not in wanted]
+
+
+def _own(subject: Subject, place: _Place) -> list[Function]:
+    return belonging(place.functions, subject.entity, place.events, place.located, place.ledger)
 
 
 def _removed(gone: list[Function]) -> list[Step]:

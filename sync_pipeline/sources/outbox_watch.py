@@ -103,7 +103,8 @@ class Watch:
         """A digest of tables and triggers, tables that lack a trigger, and when that was so."""
         names = [(table.name, "") for table in dict.fromkeys(self.subject.tables)]
         faults = []
-        if is_made_by_us(cursor, self.located) or belonging(found, self.subject.entity, self.events, self.located):
+        entity, ledger = self.subject.entity, self.subject.stores.ledger_id()
+        if is_made_by_us(cursor, self.located) or belonging(found, entity, self.events, self.located, ledger):
             reports = reports_of(cursor, self.subject, self.events, self.located)
             names = [(report.tracked.table.name, report.name) for report in reports]
             faults = [report.table for report in reports if report.fault]
