@@ -234,17 +234,15 @@ class Stores:
             raise
         return connection
 
-    @contextmanager
-    def legacy_outbox(self) -> Iterator[Cursor]:
-        """A transaction that may write at the monolith: acknowledgements in its outbox, and nothing else."""
+    def write_outbox(self, statement: str, values: Any) -> tuple[Any, ...]:
+        """Run one statement that writes to an outbox of the monolith, and return its first row.
+
+        All of it is one message, so that the server itself ends the transaction, even if this host is lost meanwhile.
+        """
         with self.legacy(Purpose.POLL) as cursor:
-            cursor.execute("BEGIN READ WRITE")
-            try:
-                yield cursor
-            except BaseException:
-                cursor.execute("ROLLBACK")
-                raise
-            cursor.execute("COMMIT")
+            cursor.execute(f"SET TRANSACTION READ WRITE; {statement}", values)
+            found: tuple[Any, ...] = cursor.fetchone()
+            return found
 
     def legacy_now(self) -> dt.datetime:
         """The monolith's clock. Raises UnreachableError."""

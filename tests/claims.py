@@ -20,6 +20,12 @@ PARENT_STAMPED = "a parent inserted or updated, and stamped"
 PARENT_UNSTAMPED = "a parent inserted or updated, and no stamp moved on"
 PARENT_GONE = "a parent deleted or renumbered that roots still name"
 EMPTIED = "a table emptied by TRUNCATE"
+MEMBER_STAMPED = "a row inserted or updated by a statement that names a partition or an heir, and stamped"
+MEMBER_UNSTAMPED = "a row inserted or updated by a statement that names a partition or an heir, and no stamp moved on"
+MEMBER_DELETED = "a row deleted by a statement that names a partition or an heir"
+MEMBER_EMPTIED = "a partition or an heir emptied by TRUNCATE"
+PARTITION_ATTACHED = "a partition with rows attached"
+PARTITION_DETACHED = "a partition detached or dropped"
 
 
 def _claims() -> dict[str, dict[str, str]]:

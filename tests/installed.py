@@ -16,21 +16,32 @@ SOURCES: dict[str, Capture] = {"watermark": Watermark(), "outbox": Outbox(), "wa
 
 def made(lane: Lane, notify: bool | None = None) -> list[str]:
     """Statements that make what the lane's source needs; `notify` as `outbox install` has it."""
-    capture = lane.entity.capture
-    if isinstance(capture, Outbox):  # versions are told by the monolith's own code
-        return [] if capture.version else outbox_tables.install(subject_of(lane), capture, notify)
-    return _statements(publication.install(subject_of(lane))) if isinstance(capture, Wal) else []
+    return flat(install_steps(lane, notify))
 
 
 def unmade(lane: Lane) -> list[str]:
     """Statements that take it away again."""
+    return flat(uninstall_steps(lane))
+
+
+def install_steps(lane: Lane, notify: bool | None = None) -> list[Step]:
+    """The same as steps, which are carried out one by one."""
+    capture = lane.entity.capture
+    if isinstance(capture, Outbox):  # versions are told by the monolith's own code
+        return [] if capture.version else outbox_tables.install(subject_of(lane), capture, notify)
+    return publication.install(subject_of(lane)) if isinstance(capture, Wal) else []
+
+
+def uninstall_steps(lane: Lane) -> list[Step]:
+    """What takes it away again, as steps."""
     capture = lane.entity.capture
     if isinstance(capture, Outbox):
         return [] if capture.version else outbox_tables.uninstall(subject_of(lane), capture)
-    return _statements(publication.uninstall(subject_of(lane))) if isinstance(capture, Wal) else []
+    return publication.uninstall(subject_of(lane)) if isinstance(capture, Wal) else []
 
 
-def _statements(steps: list[Step]) -> list[str]:
+def flat(steps: list[Step]) -> list[str]:
+    """The statements of all steps."""
     return [statement for step in steps for statement in step.statements]
 
 
@@ -51,13 +62,3 @@ def catalogue(world: World) -> list[list[tuple[object, ...]]]:
             "SELECT rolname, rolreplication FROM pg_roles WHERE rolname !~ '^pg_' ORDER BY 1",
         )
     ]
-
-
-def install_steps(lane: Lane) -> list[Step]:
-    """What `made` gives, as steps that are carried out one by one."""
-    return [Step("", tuple(made(lane)))] if made(lane) else []
-
-
-def uninstall_steps(lane: Lane) -> list[Step]:
-    """What `unmade` gives, as steps."""
-    return [Step("", tuple(unmade(lane)))] if isinstance(lane.entity.capture, Outbox | Wal) else []

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator
 
 from sync_pipeline.entity import Entity
 from sync_pipeline.preflight.notice import Notice
+from sync_pipeline.preflight.outboxes import outboxes
 from sync_pipeline.sources.stamps import INTEGERS, UNZONED, sequence_faults
 from sync_pipeline.sources.table import Table, plain
 from sync_pipeline.sql import Cursor, literal
@@ -24,7 +25,8 @@ _ROLE = """
            (SELECT rolsuper FROM pg_roles WHERE rolname = current_user)
 """
 _WRITABLE = """
-    SELECT c.oid::regclass::text FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+    SELECT c.oid::regclass::text, has_table_privilege(c.oid, 'INSERT, TRUNCATE')
+    FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
     WHERE c.relkind IN ('r', 'p', 'v', 'm', 'f') AND n.nspname !~ '^pg_' AND n.nspname <> 'information_schema'
       AND has_schema_privilege(n.oid, 'USAGE') AND has_table_privilege(c.oid, 'INSERT, UPDATE, DELETE, TRUNCATE')
     ORDER BY 1
@@ -49,6 +51,7 @@ _SHOWN = 5
 
 def look_at_legacy(stores: Stores, entities: Iterable[Entity]) -> Iterator[Notice]:
     """Role, server and watermark tables. Raises UnreachableError."""
+    entities = list(entities)
     with stores.legacy() as cursor:
         cursor.execute(_ROLE)
         role, replica, sees_all, prepared, hidden, tracked, superuser = cursor.fetchone()
@@ -62,7 +65,7 @@ def look_at_legacy(stores: Stores, entities: Iterable[Entity]) -> Iterator[Notic
             )
         yield _sight(role, sees_all)
         yield _tracking(tracked, hidden)
-        yield from _rights(cursor, role, superuser)
+        yield from _rights(cursor, role, superuser, outboxes(cursor, stores, entities))
         yield from _prepared(cursor, prepared, stores.settings.window_alert_seconds)
         for table in sorted({t for e in entities for t in e.tables if t.stamps}, key=lambda t: (t.name, t.stamps)):
             yield from _stamped(cursor, role, table)
@@ -93,7 +96,7 @@ def _tracking(tracked: bool, hidden: int) -> Notice:
     )
 
 
-def _rights(cursor: Cursor, role: str, superuser: bool) -> Iterator[Notice]:
+def _rights(cursor: Cursor, role: str, superuser: bool, acknowledged: set[str]) -> Iterator[Notice]:
     if superuser:
         yield Notice(
             "warning",
@@ -104,7 +107,9 @@ def _rights(cursor: Cursor, role: str, superuser: bool) -> Iterator[Notice]:
         )
         return
     cursor.execute(_WRITABLE)
-    tables = [name for (name,) in cursor.fetchall()]
+    writable = cursor.fetchall()
+    tables = [name for name, _ in writable if name not in acknowledged]
+    spoiled = [name for name, more in writable if name in acknowledged and more]
     cursor.execute(_CREATABLE)
     schemas = [name for (name,) in cursor.fetchall()]
     if tables:
@@ -114,6 +119,14 @@ def _rights(cursor: Cursor, role: str, superuser: bool) -> Iterator[Notice]:
             f"{role} may write to {_some(tables)}; SELECT is enough",
             f"REVOKE INSERT, UPDATE, DELETE, TRUNCATE ON {', '.join(tables)} FROM {role};",
         )
+    if spoiled:
+        # of an outbox it must UPDATE and DELETE; a REVOKE of those takes rights on columns away, too
+        yield Notice(
+            "warning",
+            ABOUT,
+            f"{role} may INSERT into or TRUNCATE {_some(spoiled)}; UPDATE and DELETE are enough for an outbox",
+            f"REVOKE INSERT, TRUNCATE ON {', '.join(spoiled)} FROM {role};",
+        )
     if schemas:
         yield Notice(
             "warning",
@@ -121,8 +134,8 @@ def _rights(cursor: Cursor, role: str, superuser: bool) -> Iterator[Notice]:
             f"{role} may create objects in {_some(schemas)}; SELECT is enough",
             f"REVOKE CREATE ON SCHEMA {', '.join(schemas)} FROM {role}, PUBLIC;",
         )
-    if not tables and not schemas:
-        yield Notice("ok", ABOUT, f"{role} may write nowhere")
+    if not tables and not schemas and not spoiled:
+        yield Notice("ok", ABOUT, f"{role} may write nowhere" + (" but to outboxes" if acknowledged else ""))
 
 
 def _prepared(cursor: Cursor, allowed: int, alert_seconds: float) -> Iterator[Notice]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import partial
 
 from sync_pipeline.entity import Entity
-from sync_pipeline.preflight import buckets, clocks, legacy, publications, replica, search, target
+from sync_pipeline.preflight import buckets, clocks, legacy, outboxes, publications, replica, search, target
 from sync_pipeline.preflight.declarations import look_at_entity
 from sync_pipeline.preflight.notice import Notice, look
 from sync_pipeline.preflight.visibility import look_at_visibility
@@ -25,11 +25,10 @@ def preflight(stores: Stores, entities: list[Entity]) -> list[Notice]:
         look(buckets.TARGET, partial(buckets.look_at_target_bucket, stores)),
     ]
     if databases[0].reached:
+        others.append(look(outboxes.ABOUT, partial(outboxes.look_at_outboxes, stores, entities)))
         others += [look(f"entity {e.name}", partial(look_at_entity, stores, e)) for e in entities]
-    if databases[0].reached:
         others.append(look(publications.ABOUT, partial(publications.look_at_publications, stores, entities)))
     if all(database.reached for database in databases):
         others += [look(f"entity {e.name}", partial(look_at_visibility, stores, e)) for e in entities]
-    if all(database.reached for database in databases):
         others.append(look(clocks.ABOUT, partial(clocks.look_at_clocks, stores)))
     return list(dict.fromkeys(notice for done in [*databases, *others] for notice in done.notices))

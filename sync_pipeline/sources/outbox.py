@@ -8,6 +8,7 @@ time, by its lease at the new side: no lock is held in the monolith while the ne
 from __future__ import annotations
 
 import datetime as dt
+import logging
 import select
 import threading
 import time
@@ -24,11 +25,17 @@ import pyarrow.compute as pc
 from sync_pipeline.errors import GapError, SettingError
 from sync_pipeline.sessions import Purpose
 from sync_pipeline.sources.looks import Looks
+from sync_pipeline.sources.outbox_catalogue import Events, channel
+from sync_pipeline.sources.outbox_claim import show_reader
+from sync_pipeline.sources.outbox_columns import as_text
+from sync_pipeline.sources.outbox_watch import Watch
 from sync_pipeline.sources.roots import Tracked, pages, track_all
 from sync_pipeline.sources.source import Page, Source, Standing, State, Subject, Told, mark_last, numbered
 from sync_pipeline.sources.table import Table
 from sync_pipeline.sql import bind, copy_out
 from sync_pipeline.stores import first_line
+
+log = logging.getLogger(__name__)
 
 EVERYTHING = "*"  # as an aggregate's id: the table was emptied
 TRIES = 5
@@ -41,15 +48,10 @@ _EVENTS = pa.schema(
         ("emptied", pa.bool_()),
     ]
 )
-# whether an outbox that somebody else made tells what an event was, and lets us see it
-_TELLS = """
-    SELECT EXISTS (SELECT FROM pg_attribute WHERE attrelid = %s::regclass AND attname = 'event_type'
-                   AND has_column_privilege(attrelid, attnum, 'SELECT'))
-"""
 # those acknowledged long ago, from where the last ones were: how many, and when the last of them was acknowledged
 _REMOVE = """
     WITH old AS (
-        SELECT id FROM {table} WHERE aggregate_type = ANY(%(kinds)s)
+        SELECT id FROM {table} WHERE {kind} = ANY(%(kinds)s)
             AND processed_at >= %(since)s AND processed_at < now() - %(keep)s * interval '1 s'
         ORDER BY processed_at LIMIT %(limit)s),
     removed AS (DELETE FROM {table} WHERE id IN (SELECT id FROM old) RETURNING processed_at)
@@ -60,7 +62,6 @@ _BATCH = 1_000
 _CLEAN_SECONDS = 60.0
 # so long a poll gives the newest events, and as long the backlog
 _TURN_SECONDS = 1.0
-_NAME_BYTES = 63
 _LISTENED_SECONDS = 1.0
 
 
@@ -84,18 +85,17 @@ class Outbox:
 
     def open(self, subject: Subject, state: State | None) -> OutboxSource:
         """The source; where it stands is in the outbox itself. Raises GapError when that is another one."""
-        if state and state != self.state(subject):
+        if state and any(state.get(name) != value for name, value in self.state(subject).items()):
             raise GapError(f"the outbox was {state.get('table')}, and is {self.table} now")
-        return OutboxSource(subject, self)
+        return OutboxSource(subject, self, Watch(subject, self.events(subject), (state or {}).get("digest")))
 
     def state(self, subject: Subject) -> State:
         """Which events are read."""
-        return {"table": self.table, "aggregate": self.of(subject)}
+        return vars(self.events(subject))
 
-    def of(self, subject: Subject, table: Table | None = None) -> str:
-        """The aggregate_type of the entity's events, or of those that name rows of a joined table."""
-        own = self.aggregate or subject.entity
-        return f"{own}/{table.name}" if table and table.join else own
+    def events(self, subject: Subject) -> Events:
+        """Which events are the entity's."""
+        return Events(self.table, self.aggregate or subject.entity)
 
 
 @dataclass
@@ -104,6 +104,7 @@ class OutboxSource(Source):
 
     subject: Subject
     outbox: Outbox
+    watch: Watch
     _pulled: list[pa.Array] = field(default_factory=list)
     _looks: Looks = field(default_factory=Looks)
     _through: dt.datetime | None = None
@@ -118,14 +119,8 @@ class OutboxSource(Source):
 
     def begin(self) -> Standing:
         """Events are pending from the moment on that they are written."""
-        with self.subject.stores.legacy() as cursor:
-            cursor.execute("SELECT to_regclass(%s) IS NOT NULL", (self.outbox.table,))
-            if not cursor.fetchone()[0]:
-                raise SettingError(
-                    f"entity {self.subject.entity}: there is no table {self.outbox.table} in the monolith:"
-                    f" sync-pipeline outbox install {self.subject.entity}"
-                )
-        return Standing(self.outbox.state(self.subject))
+        self.watch.look()
+        return Standing(self._state)
 
     def pull(self, rows: int) -> Iterator[Page]:
         """Roots that pending events name; an event that names nothing is told so, and in the way of no other.
@@ -133,7 +128,8 @@ class OutboxSource(Source):
         A poll ends after a while. What it leaves is the backlog: later polls give the events first that came since, and
         then go on with it for as long.
         """
-        self._pulled, self._emptied_at, self._acknowledged = [], None, 0
+        self._pulled, self._emptied_at, self._acknowledged, self.watch.gap_at = [], None, 0, None
+        self._examine()
         now = self.subject.stores.legacy_now()
         whole, position, newest = False, 0, 0
         if self._backlog is None:
@@ -178,7 +174,8 @@ class OutboxSource(Source):
 
     def standing(self) -> Standing:
         """All that was committed before the last whole look is pulled."""
-        return Standing(self.outbox.state(self.subject), self._through, gap_at=self._emptied_at)
+        gaps = [at for at in (self._emptied_at, self.watch.gap_at) if at]
+        return Standing(self._state, self._through, blind=self.watch.blind, gap_at=max(gaps, default=None))
 
     def acknowledge(self, page: Page) -> None:
         """Acknowledge the events that are reported with a page."""
@@ -194,11 +191,14 @@ class OutboxSource(Source):
     def _write_processed(self, ids: list[int]) -> None:
         self._acknowledged += len(ids)
         for first in range(0, len(ids), _BATCH):
-            self._write(
-                f"UPDATE {self.outbox.table} SET processed_at = now(), attempts = attempts + 1, last_error = NULL"
-                " WHERE id = ANY(%s)",
-                ids[first : first + _BATCH],
+            batch = ids[first : first + _BATCH]
+            acknowledged = self._write(
+                f"UPDATE {self._table} SET processed_at = now(), attempts = coalesce(attempts, 0) + 1,"
+                " last_error = NULL WHERE id = ANY(%s) AND processed_at IS NULL",
+                batch,
             )
+            if acknowledged < len(batch):
+                self._suspect(len(batch) - acknowledged)
 
     def wait(self, halt: threading.Event, seconds: float) -> None:
         """Until the monolith notifies of an event; where it does so for each, polls are a second apart besides.
@@ -236,28 +236,47 @@ class OutboxSource(Source):
         return events
 
     def _pending(self, position: int, rows: int, *, descending: bool = False) -> pa.Table:
-        columns = f"id, aggregate_type, aggregate_id, {'version' if self.outbox.version else 'NULL'}, {self._emptied}"
+        columns = self.watch.columns
+        kind = as_text(columns, "aggregate_type")
+        version = "version" if self.outbox.version else "NULL"
+        emptied = f"aggregate_id::text = '{EVERYTHING}'"
+        if "event_type" in columns and columns["event_type"].readable:  # a key may read so, too
+            emptied += " AND event_type ~* 'truncate'"
+        order = "id DESC" if descending else "id"
         with self.subject.stores.legacy(Purpose.POLL) as cursor:
             return copy_out(
                 cursor,
-                f"SELECT {columns} FROM {self.outbox.table} WHERE processed_at IS NULL"
-                f" AND aggregate_type = ANY({bind(cursor, self._kinds)}) AND attempts < {TRIES} AND id > {position}"
-                f" ORDER BY id{' DESC' if descending else ''} LIMIT {rows}",
+                f"SELECT id, {kind}, aggregate_id::text, {version}, {emptied} FROM {self._table}"
+                f" WHERE processed_at IS NULL AND {kind} = ANY({bind(cursor, self._kinds)})"
+                f" AND coalesce(attempts, 0) < {TRIES} AND id > {position} ORDER BY {order} LIMIT {rows}",
                 _EVENTS,
             )
 
-    @cached_property
-    def _emptied(self) -> str:
-        """A condition: the event says that the table was emptied. A key may read so, too."""
-        with self.subject.stores.legacy() as cursor:
-            cursor.execute(_TELLS, (self.outbox.table,))
-            tells = cursor.fetchone()[0]
-        return f"aggregate_id = '{EVERYTHING}'" + (" AND event_type ~* 'truncate'" if tells else "")
+    @property
+    def _table(self) -> str:
+        """The outbox with its schema, as the triggers have it."""
+        return self.watch.located
+
+    @property
+    def _state(self) -> State:
+        return {**self.outbox.state(self.subject), "digest": self.watch.digest}
+
+    def _examine(self) -> None:
+        """Compare with what was, once a minute, and show that this ledger acknowledges the events."""
+        self.watch.look()
+        with suppress(psycopg2.Error, OSError):  # without such a session, polls are no closer than they are set
+            self._listening()
+
+    def _suspect(self, missing: int) -> None:
+        """Say that events were acknowledged or removed by another reader, which may take others before we see them."""
+        what = f"{missing} events of {self._table} were acknowledged or removed by another reader than this ledger"
+        log.warning("outbox shared", extra={"entity": self.subject.entity, "error": what})
+        self.watch.suspect(what)
 
     @cached_property
     def _kinds(self) -> list[str]:
         """The aggregate_types of the entity's events."""
-        return sorted({self.outbox.of(self.subject, table) for table in self.subject.tables})
+        return sorted({self.outbox.events(self.subject).of(table) for table in self.subject.tables})
 
     @cached_property
     def _joined(self) -> dict[str, list[Tracked]]:
@@ -266,7 +285,7 @@ class OutboxSource(Source):
         with self.subject.stores.legacy() as cursor:
             for each in track_all(cursor, self.subject):
                 if each.table.join:
-                    found.setdefault(self.outbox.of(self.subject, each.table), []).append(each)
+                    found.setdefault(self.outbox.events(self.subject).of(each.table), []).append(each)
         return found
 
     def _tracked(self, kind: str) -> list[Tracked]:
@@ -322,7 +341,8 @@ class OutboxSource(Source):
         """Leave the reason with an event that names nothing; after some tries it has failed and is left alone."""
         for event, text in zip(events.column("id").to_pylist(), events.column("aggregate_id").to_pylist(), strict=True):
             self._write(
-                f"UPDATE {self.outbox.table} SET attempts = attempts + 1, last_error = %s WHERE id = %s",
+                f"UPDATE {self._table} SET attempts = coalesce(attempts, 0) + 1,"
+                f" last_error = %s::{self.watch.columns['last_error'].full_type} WHERE id = %s",
                 wrong[text],
                 event,
             )
@@ -345,16 +365,15 @@ class OutboxSource(Source):
             "keep": self.subject.stores.settings.outbox_keep_seconds,
             "limit": _BATCH,
         }
-        with self.subject.stores.legacy_outbox() as cursor:
-            cursor.execute(_REMOVE.format(table=self.outbox.table), wanted)
-            removed, last = cursor.fetchone()
+        kind = as_text(self.watch.columns, "aggregate_type")
+        removed, last = self.subject.stores.write_outbox(_REMOVE.format(table=self._table, kind=kind), wanted)
         self._cleaned = last or self._cleaned
         return int(removed)
 
     def _write(self, statement: str, *values: object) -> int:
-        with self.subject.stores.legacy_outbox() as cursor:
-            cursor.execute(statement, values)
-            return int(cursor.rowcount)
+        """Run an update of events, and return how many it changed."""
+        counted = f"WITH changed AS ({statement} RETURNING 1) SELECT count(*) FROM changed"
+        return int(self.subject.stores.write_outbox(counted, values)[0])
 
     def _listening(self) -> Any:
         if self._ear is None:
@@ -362,10 +381,6 @@ class OutboxSource(Source):
             self._ear.autocommit = True
             with self._ear.cursor() as cursor:
                 cursor.execute(f"LISTEN {channel(self.outbox.table)}")
+                events = self.outbox.events(self.subject)
+                show_reader(cursor, self._table, events.aggregate, self.subject.stores.ledger_id())
         return self._ear
-
-
-def channel(table: str) -> str:
-    """The channel by which events of an outbox are announced."""
-    name = "sync_" + "".join(sign if sign.isalnum() else "_" for sign in table.lower())
-    return name.encode()[:_NAME_BYTES].decode(errors="ignore")  # a longer one would fail in the monolith

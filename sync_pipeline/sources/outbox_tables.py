@@ -2,200 +2,274 @@
 
 from __future__ import annotations
 
-import hashlib
-import itertools
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass, field, replace
+from itertools import groupby
 
-from sync_pipeline.sources.outbox import Outbox, channel
-from sync_pipeline.sources.roots import Tracked, track_all
+from sync_pipeline.errors import DeclarationError, SettingError
+from sync_pipeline.sources.ddl import Step
+from sync_pipeline.sources.outbox import Outbox
+from sync_pipeline.sources.outbox_catalogue import (
+    ACTS,
+    MADE_BY,
+    Events,
+    Function,
+    Mark,
+    Trigger,
+    filling,
+    functions,
+    is_made_by_us,
+    locate_outbox,
+)
+from sync_pipeline.sources.outbox_claim import refuse_rivals
+from sync_pipeline.sources.outbox_columns import (
+    WRITTEN,
+    Columns,
+    columns_of,
+    filled_types,
+    filling_faults,
+    reading_faults,
+)
+from sync_pipeline.sources.outbox_reports import Report, attempt, belonging, fill, mark_of, reports_of, uncovered
 from sync_pipeline.sources.source import Subject
-from sync_pipeline.sources.table import Table
-from sync_pipeline.sql import Cursor, bind, quote
+from sync_pipeline.sql import Cursor, bind
 
-_OURS = "made by: sync-pipeline outbox install"
-_NAME_BYTES = 63
-# whether the table is ours, and no other function of ours fills it
-_LAST = """
-    SELECT coalesce(obj_description(to_regclass(%s), 'pg_class') = %s, false) AND NOT EXISTS (
-        SELECT FROM pg_proc p WHERE obj_description(p.oid, 'pg_proc') = %s AND p.proname <> ALL(%s))
-"""
-_SCHEMA = "SELECT quote_ident(nspname) FROM pg_class c JOIN pg_namespace n ON n.oid = relnamespace WHERE c.oid = %s"
-_FILL = """CREATE OR REPLACE FUNCTION {function}() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER
-SET search_path = {schema}, public, pg_temp AS $sync$
-BEGIN
-    IF TG_OP = 'TRUNCATE' THEN
-        INSERT INTO {outbox} (aggregate_type, aggregate_id, event_type) VALUES ({kind}, '*', {event} || 'truncate');
-    ELSIF TG_OP = 'INSERT' THEN
-        INSERT INTO {outbox} (aggregate_type, aggregate_id, event_type)
-            SELECT DISTINCT {kind}, {key}, {event} || 'insert' FROM new_rows r WHERE {known};
-    ELSIF TG_OP = 'DELETE' THEN
-        INSERT INTO {outbox} (aggregate_type, aggregate_id, event_type)
-            SELECT DISTINCT {kind}, {key}, {event} || 'delete' FROM old_rows r WHERE {known};
-    ELSE
-        INSERT INTO {outbox} (aggregate_type, aggregate_id, event_type)
-            SELECT {kind}, {key}, {event} || 'update' FROM old_rows r WHERE {known}
-            UNION SELECT {kind}, {key}, {event} || 'update' FROM new_rows r WHERE {known};
-    END IF;
-{wake}
-    RETURN NULL;
-END $sync$"""
-# by what was chosen; else the server's setting decides, at each change
-_WAKE = {
-    None: """    -- PostgreSQL prepares no transaction that has notified: where any may be prepared, we poll
-    IF FOUND AND current_setting('max_prepared_transactions') = '0' THEN
-        PERFORM pg_notify('{channel}', '');
-    END IF;""",
-    True: """    -- PREPARE TRANSACTION fails for whoever changes this table: it was installed with --notify
-    IF FOUND THEN
-        PERFORM pg_notify('{channel}', '');
-    END IF;""",
-    False: "    -- nobody is notified: it was installed with --no-notify, and is polled",
-}
 _TRANSITIONS = {
     "insert": "REFERENCING NEW TABLE AS new_rows",
     "update": "REFERENCING OLD TABLE AS old_rows NEW TABLE AS new_rows",
     "delete": "REFERENCING OLD TABLE AS old_rows",
     "truncate": "",
 }
+_UPDATE = f"UPDATE ({', '.join(WRITTEN)})"
+# which of the rights that acknowledging needs our role lacks
+_LACKING = f"""
+    SELECT array_remove(ARRAY[
+        CASE WHEN NOT has_table_privilege(oid, 'SELECT') THEN 'SELECT' END,
+        CASE WHEN NOT (SELECT bool_and(has_column_privilege(oid, attnum, 'UPDATE')) FROM pg_attribute
+                       WHERE attrelid = oid AND attname = ANY(%s)) THEN '{_UPDATE}' END,
+        CASE WHEN NOT has_table_privilege(oid, 'DELETE') THEN 'DELETE' END], NULL)
+    FROM pg_class WHERE oid = to_regclass(%s)
+"""
 
 
-def install(subject: Subject, outbox: Outbox, notify: bool | None = None) -> list[str]:
-    """Statements for who owns the tables. Raises DeclarationError, UnreachableError.
+@dataclass(frozen=True)
+class _Place:
+    """An outbox as it is, and all functions of ours."""
 
-    Triggers that `notify` wake whoever follows, and keep every transaction that fires them from being prepared; None
-    has them do it only while the server allows no prepared transactions at all.
+    events: Events
+    located: str
+    there: bool
+    ours: bool
+    columns: Columns
+    role: str
+    ledger: str | None
+    functions: list[Function] = field(repr=False)
+
+
+def install(subject: Subject, outbox: Outbox, notify: bool | None = None, *, take_over: bool = False) -> list[Step]:
+    """Plan what fills an outbox with an entity's changes, for who owns the tables; what is there is left as it is.
+
+    Args:
+        subject: whose changes are reported.
+        outbox: where to.
+        notify: whether triggers wake who follows, which keeps every transaction that fires them from being prepared;
+            None has them do it only while the server allows no prepared transactions at all.
+        take_over: whether triggers of another ledger become ours.
+
+    Raises:
+        SettingError: another ledger acknowledges the same events, or the outbox is one that triggers cannot fill.
+        DeclarationError: no trigger can report a table.
+        UnreachableError: the monolith or the ledger does not answer.
     """
     with subject.stores.legacy() as cursor:
-        cursor.execute("SELECT to_regclass(%s) IS NULL, quote_ident(current_user)", (outbox.table,))
-        missing, role = cursor.fetchone()
-        reports = _reports(cursor, subject, outbox)
+        place = _look(cursor, subject, outbox)
+        if not take_over:
+            refuse_rivals(subject, place.events, place.located, place.functions, place.ledger)
+        _refuse_columns(subject, place)
+        reports = reports_of(cursor, subject, place.events, place.located)
+        for fault in (report.fault for report in reports if report.fault):
+            raise DeclarationError(f"entity {subject.entity}: {fault}")
+        lacking = _lacking(cursor, place)
+        granted = {f"{right} TO {place.role}" for right in lacking if place.there}
+        granted |= {each for one in filling(place.functions, place.located) for each in one.mark.granted}
         return [
-            *(_table(cursor, outbox.table) if missing else []),
-            f"GRANT SELECT, UPDATE (processed_at, attempts, last_error), DELETE ON {outbox.table} TO {role}",
+            *([] if place.there else [Step(place.located, tuple(_table(cursor, place.located)))]),
+            *_grants(place, lacking),
             *(
-                made
-                for name, each in reports.items()
-                for made in _triggers(cursor, subject, outbox, name, each, notify)
+                step
+                for report in reports
+                for step in _filled(cursor, mark_of(subject, report, place.ledger, granted), place, report, notify)
             ),
+            *_removed(_outdated(subject, place, reports)),
         ]
 
 
-def uninstall(subject: Subject, outbox: Outbox) -> list[str]:
-    """Statements that take all of it away; the table with the last entity that it served, if we made it."""
+def uninstall(subject: Subject, outbox: Outbox, *, take_over: bool = False) -> list[Step]:
+    """Plan what takes all of it away; rights that we gave go with the last entity, and so does the table if we made it.
+
+    Raises SettingError for triggers of another ledger, unless they are to be taken over; UnreachableError.
+    """
     with subject.stores.legacy() as cursor:
-        reports = _reports(cursor, subject, outbox)
-        cursor.execute(_LAST, (outbox.table, _OURS, _ours(outbox), [*reports]))
-        (last,) = cursor.fetchone()
-    drops = [
-        statement
-        for name, each in reports.items()
-        for statement in (
-            *(f"DROP TRIGGER IF EXISTS {quote(_trigger(name, act))} ON {each.table.name}" for act in _TRANSITIONS),
-            f"DROP FUNCTION IF EXISTS {quote(name)}()",
-        )
-    ]
-    return [*drops, *([f"DROP TABLE {outbox.table}"] if last else [])]
+        place = _look(cursor, subject, outbox)
+        if not take_over:
+            refuse_rivals(subject, place.events, place.located, place.functions, place.ledger)
+        gone = _own(subject, place)
+        if take_over:
+            others = filling(place.functions, place.located)
+            gone += [each for each in others if place.events.include(each.mark.aggregate) and each not in gone]
+        return [*_removed(gone), *_left(cursor, place, gone)]
+
+
+def uninstall_gone(cursor: Cursor, ledger: str | None, known: Collection[str]) -> list[Step]:
+    """Plan what takes away the triggers of a ledger's entities that have no file any more, as `uninstall` does."""
+    found = functions(cursor)
+    gone = [each for each in found if each.mark.entity and each.mark.entity not in known and each.mark.ledger == ledger]
+    steps = _removed(gone)
+    for name in sorted({each.mark.outbox for each in gone}):
+        located, there = locate_outbox(cursor, name)
+        place = _Place(Events(name, ""), located, there, is_made_by_us(cursor, located), {}, "", None, found)
+        steps += _left(cursor, place, [each for each in gone if each.mark.outbox == name])
+    return steps
 
 
 def is_ours(cursor: Cursor, outbox: Outbox) -> bool:
     """Whether the table was made by `install`, so that it is filled by our triggers alone."""
-    cursor.execute("SELECT coalesce(obj_description(to_regclass(%s), 'pg_class') = %s, false)", (outbox.table, _OURS))
-    return bool(cursor.fetchone()[0])
-
-
-def unfilled(cursor: Cursor, subject: Subject, outbox: Outbox) -> list[str]:
-    """Tables of the entity some of whose changes no enabled trigger of ours reports."""
-    found = []
-    for name, tracked in _reports(cursor, subject, outbox).items():
-        wanted = [_trigger(name, act) for act in _TRANSITIONS]
-        cursor.execute(
-            "SELECT count(*) FROM pg_trigger WHERE tgrelid = %s AND tgname = ANY(%s) AND tgenabled <> 'D'",
-            (tracked.oid, wanted),
-        )
-        if cursor.fetchone()[0] < len(wanted):
-            found.append(tracked.table.name)
-    return found
+    return is_made_by_us(cursor, locate_outbox(cursor, outbox.table)[0])
 
 
 def notifying(cursor: Cursor, subject: Subject, outbox: Outbox) -> tuple[list[str], list[str]]:
     """Tables of the entity whose triggers wake us now, and those of them that keep transactions from being prepared."""
     cursor.execute("SELECT current_setting('max_prepared_transactions') <> '0'")
     (prepares,) = cursor.fetchone()
-    reports = _reports(cursor, subject, outbox)
-    cursor.execute(
-        "SELECT proname, prosrc ~ 'max_prepared_transactions' FROM pg_proc WHERE prosrc ~ 'pg_notify'"
-        " AND proname = ANY(%s) AND obj_description(oid, 'pg_proc') = %s",
-        ([*reports], _ours(outbox)),
+    located, _ = locate_outbox(cursor, outbox.table)
+    bodies = {each.name: each.body for each in functions(cursor)}
+    waking = set()
+    for report in reports_of(cursor, subject, outbox.events(subject), located):
+        body = bodies.get(report.name, "")
+        if "pg_notify" in body and not (prepares and "max_prepared_transactions" in body):
+            waking.add(report.tracked.table.name)
+    return sorted(waking), sorted(waking) if prepares else []
+
+
+def _look(cursor: Cursor, subject: Subject, outbox: Outbox) -> _Place:
+    located, there = locate_outbox(cursor, outbox.table)
+    cursor.execute("SELECT quote_ident(current_user)")
+    (role,) = cursor.fetchone()
+    return _Place(
+        outbox.events(subject),
+        located,
+        there,
+        is_made_by_us(cursor, located),
+        columns_of(cursor, located),
+        role,
+        subject.stores.ledger_id(),
+        functions(cursor),
     )
-    waking = sorted({reports[name].table.name for name, asks in cursor.fetchall() if not (asks and prepares)})
-    return waking, waking if prepares else []
 
 
-def _table(cursor: Cursor, name: str) -> Iterator[str]:
-    short = name.rpartition(".")[2].strip('"')
+def _refuse_columns(subject: Subject, place: _Place) -> None:
+    if not place.there:
+        return
+    faults = [*reading_faults(place.located, place.columns), *filling_faults(place.located, place.columns)]
+    if faults:
+        told = "; ".join(f"{what} ({remedy})" for what, remedy in faults)
+        raise SettingError(f"entity {subject.entity}: {told}")
+
+
+def _lacking(cursor: Cursor, place: _Place) -> list[str]:
+    if not place.there:
+        return ["SELECT", _UPDATE, "DELETE"]
+    cursor.execute(_LACKING, ([*WRITTEN], place.located))
+    return [str(right) for right in cursor.fetchone()[0]]
+
+
+def _grants(place: _Place, lacking: list[str]) -> list[Step]:
+    if not lacking:
+        return []
+    return [Step(place.located, (f"GRANT {', '.join(lacking)} ON {place.located} TO {place.role}",))]
+
+
+def _table(cursor: Cursor, located: str) -> Iterator[str]:
     yield (
-        f"CREATE TABLE {name} (id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY, aggregate_type text NOT NULL,"
+        f"CREATE TABLE {located} (id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY, aggregate_type text NOT NULL,"
         " aggregate_id text NOT NULL, event_type text NOT NULL, payload jsonb, version bigint,"
         " created_at timestamptz NOT NULL DEFAULT now(), processed_at timestamptz,"
         " attempts integer NOT NULL DEFAULT 0, last_error text)"
         " WITH (autovacuum_vacuum_scale_factor = 0.01, autovacuum_vacuum_insert_scale_factor = 0.05)"
     )
-    yield f"CREATE INDEX {quote(short + '_pending')} ON {name} (aggregate_type, id) WHERE processed_at IS NULL"
-    yield f"CREATE INDEX {quote(short + '_processed')} ON {name} (processed_at) WHERE processed_at IS NOT NULL"
-    yield f"COMMENT ON TABLE {name} IS {bind(cursor, _OURS)}"
+    yield f"CREATE INDEX ON {located} (aggregate_type, id) WHERE processed_at IS NULL"
+    yield f"CREATE INDEX ON {located} (processed_at) WHERE processed_at IS NOT NULL"
+    yield f"COMMENT ON TABLE {located} IS {bind(cursor, MADE_BY)}"
 
 
-def _triggers(
-    cursor: Cursor, subject: Subject, outbox: Outbox, name: str, tracked: Tracked, notify: bool | None
-) -> Iterator[str]:
-    """One function a table, called once a statement: an event for each root, however many rows it changed."""
-    table = tracked.table
-    cursor.execute(_SCHEMA, (tracked.oid,))
-    (schema,) = cursor.fetchone()
-    yield _FILL.format(
-        function=quote(name),
-        schema=schema,
-        outbox=outbox.table,
-        kind=bind(cursor, outbox.of(subject, table)),
-        event=bind(cursor, f"{table.name}."),
-        key=tracked.text("r"),
-        known=" AND ".join(f"r.{quote(column)} IS NOT NULL" for column in tracked.columns),
-        wake=_WAKE[notify].format(channel=channel(outbox.table)),
+def _filled(cursor: Cursor, mark: Mark, place: _Place, report: Report, notify: bool | None) -> Iterator[Step]:
+    """One function a table, tried before any trigger calls it; then the triggers, each table's in one transaction."""
+    there = next((each for each in place.functions if each.name == report.name), None)
+    types = filled_types(place.columns)
+    yield Step(
+        report.table,
+        (
+            fill(cursor, report, types, notify),
+            f"COMMENT ON FUNCTION {report.name}() IS {bind(cursor, mark.comment())}",
+            attempt(cursor, report, types),
+        ),
     )
-    yield f"COMMENT ON FUNCTION {quote(name)}() IS {bind(cursor, _ours(outbox))}"
-    for act, rows in _TRANSITIONS.items():
-        yield (
-            f"CREATE OR REPLACE TRIGGER {quote(_trigger(name, act))} AFTER {act.upper()} ON {table.name} {rows}"
-            f" FOR EACH STATEMENT EXECUTE FUNCTION {quote(name)}()"
-        )
+    for member, missing in uncovered(report, there):
+        disabled = {each.act for each in there.triggers if each.oid == member.oid} if there else set()
+        yield Step(member.name, tuple(_triggers(report, member.name, missing, disabled)))
 
 
-def _reports(cursor: Cursor, subject: Subject, outbox: Outbox) -> dict[str, Tracked]:
-    """Functions by name, each with the table it reports: several where a table's rows lead to roots in several ways."""
-    found: dict[tuple[int, str, object], Tracked] = {}
-    for each in track_all(cursor, subject):
-        found.setdefault((each.oid, outbox.of(subject, each.table), each.parts), each)
-    named: dict[str, Tracked] = {}
-    for each in found.values():
-        names = (_function(subject, each.table, n) for n in itertools.count(1))
-        named[next(name for name in names if name not in named)] = each
-    return named
+def _triggers(report: Report, table: str, missing: list[str], disabled: set[str]) -> Iterator[str]:
+    for act in ACTS:
+        if act in missing:
+            yield (
+                f"CREATE OR REPLACE TRIGGER {report.trigger(act)} AFTER {act.upper()} ON {table} {_TRANSITIONS[act]}"
+                f" FOR EACH STATEMENT EXECUTE FUNCTION {report.name}()"
+            )
+            if act in disabled:
+                yield f"ALTER TABLE ONLY {table} ENABLE TRIGGER {report.trigger(act)}"
 
 
-def _function(subject: Subject, table: Table, n: int) -> str:
-    """Its name: a long one, of which PostgreSQL would leave a part, ends in a digest of all of it."""
-    called = table.name.replace(".", "_").replace('"', "")
-    name = f"sync_outbox_{subject.entity}_{called}" + (f"_{n}" if n > 1 else "")
-    limit = _NAME_BYTES - len("_truncate")
-    if len(name.encode()) <= limit:
-        return name
-    digest = hashlib.sha256(name.encode()).hexdigest()[:8]
-    return f"{name.encode()[: limit - 9].decode(errors='ignore')}_{digest}"
+def _outdated(subject: Subject, place: _Place, reports: list[Report]) -> list[Function]:
+    """Functions that were made for the entity and report nothing of it any more, as it is declared now."""
+    wanted = {report.name for report in reports}
+    return [each for each in _own(subject, place) if each.name not in wanted]
 
 
-def _trigger(function: str, act: str) -> str:
-    return f"{function}_{act}"
+def _own(subject: Subject, place: _Place) -> list[Function]:
+    return belonging(place.functions, subject.entity, place.events, place.located, place.ledger)
 
 
-def _ours(outbox: Outbox) -> str:
-    return f"{_OURS} (fills {outbox.table})"
+def _removed(gone: list[Function]) -> list[Step]:
+    """Triggers first, one table after the other; then the functions, which nothing calls any more."""
+    triggers = sorted({trigger for each in gone for trigger in each.triggers}, key=_by_table)
+    steps = [
+        Step(table, tuple(f"DROP TRIGGER IF EXISTS {each.name} ON {table}" for each in of))
+        for table, of in groupby(triggers, lambda each: each.table)
+    ]
+    if gone:
+        steps.append(Step(gone[0].mark.outbox, tuple(f"DROP FUNCTION IF EXISTS {each.name}()" for each in gone)))
+    return steps
+
+
+def _by_table(trigger: Trigger) -> tuple[str, str]:
+    return trigger.table, trigger.name
+
+
+def _left(cursor: Cursor, place: _Place, gone: list[Function]) -> list[Step]:
+    """What else goes with the last entity that the outbox served; else the memory of rights passes to another one."""
+    others = [each for each in filling(place.functions, place.located) if each not in gone]
+    granted = {right for each in gone for right in each.mark.granted}
+    if others:
+        heir = others[0]
+        kept = granted | set(heir.mark.granted)
+        if kept == set(heir.mark.granted):
+            return []
+        mark = replace(heir.mark, granted=tuple(sorted(kept)))
+        return [Step(place.located, (f"COMMENT ON FUNCTION {heir.name}() IS {bind(cursor, mark.comment())}",))]
+    if place.there and place.ours:
+        return [Step(place.located, (f"DROP TABLE {place.located}",))]
+    if not place.there or not granted:
+        return []
+    revoked = (right.rpartition(" TO ") for right in sorted(granted))
+    return [Step(place.located, tuple(f"REVOKE {right} ON {place.located} FROM {role}" for right, _, role in revoked))]

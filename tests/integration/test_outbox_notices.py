@@ -21,7 +21,7 @@ from sync_pipeline.sources.outbox import Outbox, channel
 from sync_pipeline.sources.source import Subject
 from sync_pipeline.sources.table import Table
 from sync_pipeline.stores import Stores
-from tests.installed import catalogue, made, unmade
+from tests.installed import catalogue, flat, made, unmade
 from tests.world import opened, wait_for
 
 NOTE = Entity(
@@ -126,7 +126,7 @@ def elsewhere(world):
 
 
 def test_a_server_that_prepares_nothing_notifies(world, elsewhere):
-    for statement in outbox_tables.install(elsewhere, Outbox()):
+    for statement in flat(outbox_tables.install(elsewhere, Outbox())):
         world.target(statement)
     with elsewhere.stores.legacy() as cursor:
         assert outbox_tables.notifying(cursor, elsewhere, Outbox()) == (["note"], [])
