@@ -143,10 +143,9 @@ def stream_profile() -> Profile:
     return Profile("SYNC_LEGACY_DB", _PINS, {**_KEEPALIVES, "client_connection_check_interval": "5s"})
 
 
-def owner_profile(setting: str, lock_seconds: float) -> Profile:
-    """Sessions of an owner who changes the monolith's tables for us."""
-    limits = {**_LOST_CLIENT, "lock_timeout": _milliseconds(lock_seconds)}
-    return Profile(setting, {}, limits)
+def owner_profile(setting: str) -> Profile:
+    """Sessions of an owner who changes the monolith's tables for us; each step waits for less (`sources/ddl.py`)."""
+    return Profile(setting, {}, {**_LOST_CLIENT, "lock_timeout": "3s"})
 
 
 def expectation_profile(settings: Settings, setting: str, *, legacy: bool, filtered: bool) -> Profile:
@@ -222,11 +221,11 @@ def prepare(connection: Any, profile: Profile) -> None:
         connection.held = dict(profile.held)
 
 
-def connect_owner(url: str, settings: Settings, setting: str = "SYNC_LEGACY_OWNER_DB") -> Any:
+def connect_owner(url: str, setting: str = "SYNC_LEGACY_OWNER_DB") -> Any:
     """Connect as the owner of the monolith's tables, to be closed by the caller. Raises psycopg2.Error."""
-    connection = psycopg2.connect(url, application_name=APPLICATION, **CLIENT)
+    connection = psycopg2.connect(url, application_name=f"{APPLICATION} install", **CLIENT)
     try:
-        prepare(connection, owner_profile(setting, settings.lock_timeout_seconds))
+        prepare(connection, owner_profile(setting))
     except BaseException:
         connection.close()
         raise

@@ -15,7 +15,7 @@ from typing import Any
 import psycopg2
 
 from sync_pipeline.errors import SettingError, UnreachableError
-from sync_pipeline.sessions import APPLICATION, CLIENT
+from sync_pipeline.sessions import connect_owner
 from sync_pipeline.sql import Cursor
 from sync_pipeline.stores import first_line
 
@@ -74,7 +74,7 @@ def apply_steps(owner_url: str, steps: Sequence[Step], report: Progress) -> None
     """
     done = 0
     try:
-        with closing(psycopg2.connect(owner_url, application_name=f"{APPLICATION} install", **CLIENT)) as connection:
+        with closing(connect_owner(owner_url)) as connection:
             connection.autocommit = True
             for step in steps:
                 with connection.cursor() as cursor:

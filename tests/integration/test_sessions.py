@@ -83,7 +83,7 @@ def test_sessions_outside_the_pool_are_limited_too(own):
     with closing(stores.legacy_session()) as connection, connection.cursor() as cursor:
         assert held_by(cursor, *LOST) == LOST
         assert held_by(cursor, "idle_session_timeout") == {"idle_session_timeout": "0"}  # it listens for hours
-    owner = connect_owner(stores.settings.legacy_db.replace("+psycopg2", ""), stores.settings)
+    owner = connect_owner(stores.settings.legacy_db.replace("+psycopg2", ""))
     with closing(owner), owner.cursor() as cursor:
         assert held_by(cursor, "lock_timeout", *LOST) == {"lock_timeout": "3s", **LOST}
 
