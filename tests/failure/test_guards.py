@@ -201,7 +201,7 @@ def work(world, lane):
         pass
 
 
-# played elsewhere: by a log, by entities that refer to each other, by a drain, by rows that are parts, and by what hides
+# played elsewhere: by a log, by entities that refer to each other, by a drain, by rows that are parts, by what hides
 # rows or sessions; 36 below
 ELSEWHERE = {6, 8, 22, 36, 42, 50, 1041, 1042, 1046}
 SCENES = {
