@@ -205,15 +205,18 @@ def prepare(connection: Any, profile: Profile) -> None:
 
     One journey. Raises SettingError where the pins did not arrive, psycopg2.Error where the server does not answer.
     """
-    autocommit = connection.autocommit
-    connection.autocommit = True
+    # a connection that reads the log is without transactions, and does not say so
+    autocommit = getattr(connection, "autocommit", None)
+    if autocommit is False:
+        connection.autocommit = True
     with connection.cursor(cursor_factory=psycopg2.extensions.cursor) as cursor:
         try:
             found = _apply(cursor, profile, profile.limits)
         except _REFUSED:
             known = {name: value for name, value in profile.limits.items() if _is_taken(cursor, profile, name, value)}
             found = _apply(cursor, profile, known)
-    connection.autocommit = autocommit
+    if autocommit is False:
+        connection.autocommit = False
     for name, value in profile.pins.items():
         if _plain(found.get(name, value)) != _plain(value):
             raise SettingError(_dropped(profile, name, value, found[name]))

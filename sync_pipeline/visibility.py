@@ -101,6 +101,7 @@ def read_visibility(entity: Entity, stores: Stores) -> dict[str, str]:
         cursor.execute("BEGIN")
         try:
             cursor.execute(";\n".join(f"EXPLAIN {query}" for query in queries))
+            cursor.defer("SET LOCAL search_path = pg_catalog")  # definitions then name all schemas, whoever asks
             cursor.execute(_VIEWS)
             found = dict(cursor.fetchall())
             if entity.is_filtered:

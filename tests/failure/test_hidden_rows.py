@@ -16,6 +16,7 @@ from sync_pipeline.reconcile.reconcile import reconcile
 from sync_pipeline.repair import repair
 from sync_pipeline.stores import Stores
 from sync_pipeline.sweep import sweep
+from sync_pipeline.visibility import changes_of
 from tests.caught._tables import TABLES
 from tests.world import opened
 
@@ -218,6 +219,22 @@ def test_a_view_that_is_narrowed_while_its_pages_are_read_stops_deletes_too(worl
         sweep(lane)
     monkeypatch.undo()
     assert world.target("SELECT 1 FROM sync.due WHERE reason = 'sweep'") == []
+
+
+def test_what_a_session_calls_things_is_no_change_of_the_monolith(world, texts):
+    """By itself, a view's definition names the schema of a table only where another one is found before it."""
+    lane = through_views(world.lane("text"))
+    assert applied(lane).gone == 0
+    world.legacy(
+        "CREATE SCHEMA elsewhere; CREATE TABLE elsewhere.content (LIKE public.content);"
+        " GRANT USAGE ON SCHEMA elsewhere TO sync_reader; GRANT SELECT ON elsewhere.content TO sync_reader;"
+        " ALTER ROLE sync_reader SET search_path = elsewhere, public"
+    )
+    try:
+        with anew(world) as stores:
+            assert changes_of(lane.entity, stores) == []
+    finally:
+        world.legacy("ALTER ROLE sync_reader RESET search_path; DROP SCHEMA elsewhere CASCADE")
 
 
 def test_another_query_of_the_entitys_file_is_no_change_of_the_monolith(world, texts):

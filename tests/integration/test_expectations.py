@@ -121,6 +121,7 @@ def test_few_rows_come_here_and_nothing_is_made_there(world, tmp_path, monkeypat
     assert max(brought.values()) <= SAMPLES
     assert [query for query in brought if "CREATE" in query or "INSERT" in query] == []
     assert all("default_transaction_read_only=on" in options for options in sessions)
+    assert {"row_security=off" in options for options in sessions} == {True, False}  # only the monolith hides rows
 
 
 def test_what_is_said_in_the_same_words_is_looked_at_apart(world, tmp_path):
