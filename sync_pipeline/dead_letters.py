@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sync_pipeline.due import DEAD_LETTERS, DISCARDED, next_at
+from sync_pipeline.due import ASKED, DEAD_LETTERS, DISCARDED, next_at
 from sync_pipeline.lane import Lane
 from sync_pipeline.ledger.log import TAKEN_FOR_APPLIED, tell
 from sync_pipeline.origin import DIGEST
@@ -121,7 +121,7 @@ def replay(lane: Lane, which: Which) -> list[str]:
         keys = _locked(lane, cursor, which)
         _take_back(lane, cursor, keys)
         cursor.execute(
-            "UPDATE sync.due SET not_before = now(), claimed_until = NULL, attempts = 0"
+            f"UPDATE sync.due SET not_before = now(), claimed_until = NULL, attempts = 0, priority = {ASKED}"
             " WHERE entity = %s AND reason = 'rejected' AND key = ANY(%s)",
             (lane.entity.name, keys),
         )

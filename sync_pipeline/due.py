@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import pyarrow as pa
 
@@ -36,6 +36,39 @@ _IS_FULL = f"cardinality(keys) >= {KEYS_A_RECORD}"
 _MANY_RECORDS = 50
 # asked along with what is recorded anyway: a batch has no moment to spare for it
 _BESIDE = "EXISTS (SELECT FROM sync.rebuild r WHERE (r.entity, r.kind, r.state) = ({}, 'index', 'filling'))"
+# dead letters: those that a person has asked for, and those whose time has come, which are behind everything else
+ASKED, AGAIN = 5, 9
+_REFUSED_A_CLAIM = 100
+# the conditions of the index due_order, word for word: without them, every look would read past all that is parked
+IS_WORK = "reason <> ALL (ARRAY['rejected', 'parent', 'children', 'discarded'])"
+_IS_READY = (
+    "entity = %(entity)s AND not_before <= now() AND (claimed_until IS NULL OR claimed_until < now())"
+    " AND reason <> ALL(%(useless)s::text[])"
+)
+_REFUSED = (
+    f"SELECT id FROM sync.due WHERE {_IS_READY} AND reason = 'rejected' AND priority = {{}} AND NOT EXISTS ({{}})"
+    " ORDER BY not_before LIMIT %(refused)s FOR UPDATE SKIP LOCKED"
+)
+_CLAIM = f"""
+    WITH work AS (
+        SELECT id, priority, not_before FROM sync.due WHERE {_IS_READY} AND {IS_WORK}
+        ORDER BY priority, not_before LIMIT %(limit)s FOR UPDATE SKIP LOCKED
+    ), waiting AS (
+        SELECT id, priority, not_before FROM sync.due
+        WHERE {_IS_READY} AND reason = ANY (ARRAY['parent', 'children'])
+        ORDER BY not_before LIMIT %(limit)s FOR UPDATE SKIP LOCKED
+    ), best AS (
+        SELECT * FROM (TABLE work UNION ALL TABLE waiting) b ORDER BY priority, not_before LIMIT %(limit)s
+    ), asked AS (
+        {_REFUSED.format(ASKED, f"SELECT FROM best WHERE priority <= {ASKED}")}
+    ), again AS (
+        {_REFUSED.format(AGAIN, "SELECT FROM best UNION ALL SELECT FROM asked")}
+    ), chosen AS (
+        SELECT id FROM best WHERE NOT EXISTS (SELECT FROM asked) UNION ALL TABLE asked UNION ALL TABLE again
+    )
+    UPDATE sync.due SET claimed_until = now() + interval '{CLAIM_SECONDS} s' WHERE id IN (TABLE chosen)
+    RETURNING id, reason, coalesce(keys, ARRAY[key]), attempts, extract(epoch FROM now() - first_at)::float8
+"""
 
 
 @dataclass(frozen=True)
@@ -47,14 +80,25 @@ class Owed:
     keys: list[str]
     attempts: int
     age: float = 0.0  # seconds since it was first owed
+    others: tuple[int, ...] = ()  # further records, where it stands for several dead letters
 
 
 def owe(
-    cursor: Cursor, entity: str, reason: str, keys: Sequence[str], revision: int, *, claimed: bool = False
+    cursor: Cursor,
+    entity: str,
+    reason: str,
+    keys: Sequence[str],
+    revision: int,
+    *,
+    claimed: bool = False,
+    walk: int | None = None,
 ) -> list[int]:
-    """Record keys as owed, in the caller's transaction; `claimed` keeps them to the caller for a while."""
+    """Record keys as owed, in the caller's transaction; `claimed` keeps them to the caller for a while.
+
+    `walk` is the number of the sweep that has found them.
+    """
     texts = pa.array(keys, pa.string())
-    return [identity for identity, _ in _owe(cursor, entity, reason, texts, revision, claimed=claimed)]
+    return [identity for identity, _ in _owe(cursor, entity, reason, texts, revision, claimed=claimed, walk=walk)]
 
 
 def owe_documents(cursor: Cursor, entity: str, keys: pa.Array, revision: int) -> tuple[list[int], bool]:
@@ -88,7 +132,14 @@ def as_old(cursor: Cursor, ids: Sequence[int], age: Age | None) -> None:
 
 
 def _owe(
-    cursor: Cursor, entity: str, reason: str, keys: pa.Array, revision: int, *, claimed: bool
+    cursor: Cursor,
+    entity: str,
+    reason: str,
+    keys: pa.Array,
+    revision: int,
+    *,
+    claimed: bool,
+    walk: int | None = None,
 ) -> list[tuple[int, bool]]:
     """(id, whether an index is filled beside the alias) of each record."""
     until = f"now() + interval '{CLAIM_SECONDS} s'" if claimed else "NULL"
@@ -96,9 +147,9 @@ def _owe(
     for first in range(0, len(keys), KEYS_A_RECORD):
         part = keys.slice(first, KEYS_A_RECORD)
         cursor.execute(
-            "INSERT INTO sync.due (entity, reason, keys, revision, priority, claimed_until)"
-            f" VALUES (%s, %s, %s::text[], %s, %s, {until}) RETURNING id, {_BESIDE.format('due.entity')}",
-            (entity, reason, array_literal(part), revision, PRIORITY[reason]),
+            "INSERT INTO sync.due (entity, reason, keys, revision, priority, walk, claimed_until)"
+            f" VALUES (%s, %s, %s::text[], %s, %s, %s, {until}) RETURNING id, {_BESIDE.format('due.entity')}",
+            (entity, reason, array_literal(part), revision, PRIORITY[reason], walk),
         )
         records.append(cursor.fetchone())
     return records
@@ -130,15 +181,14 @@ def claim(cursor: Cursor, entity: str, useless: Sequence[str] = (), limit: int =
 
     Those of `useless` reasons are left.
     """
-    cursor.execute(
-        f"UPDATE sync.due SET claimed_until = now() + interval '{CLAIM_SECONDS} s' WHERE id IN ("
-        " SELECT id FROM sync.due WHERE entity = %s AND not_before <= now() AND reason <> ALL(%s::text[])"
-        " AND (claimed_until IS NULL OR claimed_until < now())"
-        " ORDER BY priority, not_before LIMIT %s FOR UPDATE SKIP LOCKED)"
-        " RETURNING id, reason, coalesce(keys, ARRAY[key]), attempts, extract(epoch FROM now() - first_at)::float8",
-        (entity, list(useless), limit),
-    )
-    return [Owed(*row) for row in cursor.fetchall()]
+    cursor.execute(_CLAIM, {"entity": entity, "useless": list(useless), "limit": limit, "refused": _REFUSED_A_CLAIM})
+    rows = [Owed(*row) for row in cursor.fetchall()]
+    refused = [row for row in rows if row.reason == "rejected"]
+    if len(refused) > 1:  # one batch, and one line in the log: what is still refused is parked again key by key
+        keys = [key for row in refused for key in row.keys]
+        first = replace(refused[0], keys=keys, others=tuple(row.id for row in refused[1:]))
+        rows = [*(row for row in rows if row.reason != "rejected"), first]
+    return rows
 
 
 def unclaim(cursor: Cursor, entity: str) -> None:
@@ -162,6 +212,11 @@ def close_shown(cursor: Cursor, ids: Sequence[int]) -> None:
     """Documents were sent to the alias alone: done, unless an index is filled beside it, which wants them as well."""
     cursor.defer(f"DELETE FROM sync.due WHERE id = ANY(%s) AND NOT {_BESIDE.format('due.entity')}", (list(ids),))
     cursor.defer("UPDATE sync.due SET claimed_until = NULL WHERE id = ANY(%s)", (list(ids),))
+
+
+def wake(cursor: Cursor, ids: Sequence[int]) -> None:
+    """Have these records tried now."""
+    cursor.execute("UPDATE sync.due SET not_before = now() WHERE id = ANY(%s) AND not_before > now()", (list(ids),))
 
 
 def later(cursor: Cursor, identity: int, seconds: float) -> None:

@@ -41,11 +41,15 @@ COMPENSATION_CRASH_POINTS = (
     "compensation.sent",
 )
 
+# of a sweep, in the order in which it passes them: within a page's transaction and after it, within the last one and
+# after that
+SWEEP_CRASH_POINTS = ("sweep.begun", "sweep.page", "sweep.paged", "sweep.ending", "sweep.ended")
+
 # of a table's, which is made, known and rehearsed at once
 TABLE_CRASH_POINTS = ("rebuild.begun", "rebuild.filled", "rebuild.standstill", "rebuild.swapped")
 
 # rows of hazards that a test may switch off, to see that it would notice
-GUARDS = frozenset({1, 6, 8, 17, 19, 22, 24, 25, 28, 30, 32, 36, 42, 45, 50})
+GUARDS = frozenset({1, 6, 8, 17, 19, 22, 24, 25, 28, 30, 32, 36, 42, 45, 50, 1061, 1062})
 
 _passed: dict[str, int] = {}
 

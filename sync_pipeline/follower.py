@@ -24,16 +24,15 @@ from sync_pipeline.beside import beside
 from sync_pipeline.capture import open_cursor, resumed
 from sync_pipeline.entity import Entity
 from sync_pipeline.errors import BrakeError, LeaseLostError, SyncError, UnreachableError
-from sync_pipeline.garbage import collect
+from sync_pipeline.garbage import keep_collecting
 from sync_pipeline.heartbeat import BEAT_SECONDS, beat, free_leases_of_the_gone, leave, quietly
 from sync_pipeline.lane import Lane
 from sync_pipeline.ledger.cursor import Lease
-from sync_pipeline.ledger.days import make_ahead
 from sync_pipeline.ledger.ledger import migrate
 from sync_pipeline.live import poll, work
 from sync_pipeline.outgoing import Outgoing
 from sync_pipeline.stores import Stores, first_line
-from sync_pipeline.sweep import sweep, sweep_is_due
+from sync_pipeline.sweep import go_on, sweep_is_due
 
 log = logging.getLogger(__name__)
 
@@ -42,6 +41,8 @@ HANG_SECONDS = 180.0
 _IDLE_WRITE_SECONDS = 1.0
 _RETRY_SECONDS = 5.0
 _LOOK_SECONDS = 0.5
+# a sweep that waits for a place looks again
+_PLACE_SECONDS = 2.0
 _SWEEP_RETRY_SECONDS = 30.0
 # so long a thread that comes back from a store may wait for one that computes; a batch comes back some forty times
 _SWITCH_SECONDS = 0.0005
@@ -72,8 +73,9 @@ class Follower:
         threads = [threading.Thread(target=self._keep, args=(entity,), daemon=True) for entity in self.entities]
         for thread in threads:
             thread.start()
-        while not stop.wait(BEAT_SECONDS):
-            quietly(self._beat)
+        with beside(partial(keep_collecting, self.stores), "upkeep"):
+            while not stop.wait(BEAT_SECONDS):
+                quietly(self._beat)
         self._stop.set()
         for halt in list(self._halts.values()):
             halt.set()
@@ -177,11 +179,8 @@ class Follower:
     def _sweep_on(self, lane: Lane, halt: threading.Event) -> None:
         while not halt.is_set():
             try:
-                if sweep_is_due(lane):
-                    sweep(lane)
-                    collect(lane.stores)
-                    make_ahead(lane.stores)
-                halt.wait(_LOOK_SECONDS)
+                ended = not sweep_is_due(lane) or go_on(lane, halt)
+                halt.wait(_LOOK_SECONDS if ended else _PLACE_SECONDS)
             except (UnreachableError, BrakeError) as error:
                 log.warning("sweep stopped", extra={"entity": lane.entity.name, "error": str(error)})
                 halt.wait(min(_SWEEP_RETRY_SECONDS, lane.stores.settings.sweep_seconds))

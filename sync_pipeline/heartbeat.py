@@ -113,6 +113,9 @@ def free_leases(stores: Stores, name: str) -> None:
     """Let others take a dead follower's leases at once. Raises UnreachableError."""
     with stores.target() as cursor:
         cursor.execute("UPDATE sync.cursor SET owner = NULL, lease_until = NULL WHERE owner = %s", (name,))
+        cursor.execute("SELECT to_regclass('sync.sweep') IS NOT NULL")
+        if cursor.fetchone()[0]:
+            cursor.execute("UPDATE sync.sweep SET owner = NULL, lease_until = NULL WHERE owner = %s", (name,))
 
 
 def free_leases_of_the_gone(stores: Stores) -> None:

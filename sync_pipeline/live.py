@@ -146,7 +146,7 @@ def work(lane: Lane, report: Report) -> bool:
             report(lane.entity.name, outcome)
         except UnreachableError as error:
             with lane.stores.target() as cursor:
-                due.postpone(cursor, [record.id], error)
+                due.postpone(cursor, [record.id, *record.others], error)
     return bool(owed)
 
 
@@ -189,9 +189,9 @@ def caught_up(lane: Lane, since: object) -> bool:
     with lane.stores.target() as cursor:
         cursor.execute(
             "SELECT coalesce(applied_through >= %(t)s AND swept_from >= %(t)s, false) AND NOT EXISTS"
-            " (SELECT FROM sync.due WHERE entity = %(e)s AND reason <> ALL(%(aside)s))"
+            f" (SELECT FROM sync.due WHERE entity = %(e)s AND {due.IS_WORK})"
             " FROM sync.cursor WHERE entity = %(e)s",
-            {"t": since, "e": lane.entity.name, "aside": list(due.ASIDE)},
+            {"t": since, "e": lane.entity.name},
         )
         return bool(cursor.fetchone()[0])
 

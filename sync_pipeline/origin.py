@@ -188,6 +188,10 @@ class Origin:
         except _ROW_FAULTS:
             return self._digests_of(self._keys(which, self.key))
 
+    def digests_of(self, keys: pa.Table) -> pa.Table:
+        """Those of these keys that have a row, with its digest; -1 where the query fails for the row."""
+        return self._digests_of(keys) if keys.num_rows else keys.append_column(DIGEST, pa.array([], pa.int64()))
+
     def _digests(self, which: Callable[[Cursor], str]) -> pa.Table:
         with self.stores.legacy_rows() as cursor:
             query = f"SELECT {self.key.plain('q')}, {self.digest} FROM {self._of} {which(cursor)}"

@@ -9,7 +9,7 @@ import pyarrow as pa
 from psycopg2.extras import execute_values
 
 from sync_pipeline.columns import array_literal
-from sync_pipeline.due import ASIDE, DEAD_LETTERS, DISCARDED, KEYS_A_RECORD, PARKED, PRIORITY
+from sync_pipeline.due import AGAIN, ASIDE, ASKED, DEAD_LETTERS, DISCARDED, KEYS_A_RECORD, PARKED, PRIORITY
 from sync_pipeline.ledger.log import tell
 from sync_pipeline.origin import Reject
 from sync_pipeline.sql import Cursor, bind
@@ -17,8 +17,10 @@ from sync_pipeline.sql import Cursor, bind
 MISSING_FILE = "MediaMissing"
 # the error of a letter whose row is to be put back as it was, and cannot be
 NOT_UNDONE = "CompensationFailed"
-_PRIORITY = 5
 _CHILDREN_SECONDS = 60
+# a row that is refused is tried again after a minute, then after ever longer, up to
+_AGAIN_SECONDS = 60
+_LONGEST_SECONDS = 6 * 3600
 
 
 @dataclass(frozen=True)
@@ -39,13 +41,17 @@ class Wait:
         return f"gone from the monolith, but {self.entity} {self.awaited} still refers to it in the new side"
 
 
-def park(cursor: Cursor, entity: str, rejects: Iterable[Reject], revision: int, retries: int) -> None:
-    """Park rows with their reason; they wait for a change of the row or for a replay.
+def park(
+    cursor: Cursor, entity: str, rejects: Iterable[Reject], revision: int, retries: int, basis: int | None = None
+) -> None:
+    """Park rows with their reason, and with the basis under which they were refused, if a change of it may help.
 
-    A file may be uploaded after the row that names it: a row whose file is missing is tried again by itself,
-    `retries` times for the same fault, after 2, 4, 8 … 600 s. A row that was discarded stays so while it is the same.
+    They wait for a change of the row, for a replay, or for their time: after 1, 2, 4 … minutes, 6 hours at most, more
+    or less, since what refused them may have changed. A document waits for a change or a replay alone. A file may be
+    uploaded after the row that names it: a row whose file is missing is tried again after 2, 4, 8 … 600 s, `retries`
+    times for the same fault, and then by sweeps. A row that was discarded stays so while it is the same.
     """
-    rows = [(entity, r.key, revision, r.step, r.error, r.message[:2000], r.digest) for r in rejects]
+    rows = [(entity, r.key, revision, r.step, r.error, r.message[:2000], r.digest, basis) for r in rejects]
     if not rows:
         return
     cursor.execute(
@@ -55,21 +61,31 @@ def park(cursor: Cursor, entity: str, rejects: Iterable[Reject], revision: int, 
     execute_values(
         cursor,
         "INSERT INTO sync.due (entity, reason, key, revision, priority, not_before, attempts, step, error, message,"
-        " digest) SELECT r.* FROM (VALUES %s) r (entity, reason, key, revision, priority, not_before, attempts, step,"
-        " error, message, digest) WHERE NOT EXISTS (SELECT FROM sync.due d WHERE (d.entity, d.key, d.reason) ="
-        f" (r.entity, r.key, '{DISCARDED}') AND d.digest = r.digest)"
+        " digest, basis) SELECT r.* FROM (VALUES %s) r (entity, reason, key, revision, priority, not_before, attempts,"
+        " step, error, message, digest, basis) WHERE NOT EXISTS (SELECT FROM sync.due d WHERE"
+        f" (d.entity, d.key, d.reason) = (r.entity, r.key, '{DISCARDED}') AND d.digest = r.digest)"
         " ON CONFLICT (entity, key, reason) WHERE key IS NOT NULL DO UPDATE SET revision = excluded.revision,"
         " attempts = CASE WHEN due.message = excluded.message THEN due.attempts + 1 ELSE 1 END, step = excluded.step,"
         " error = excluded.error, message = excluded.message, digest = excluded.digest, last_at = now(),"
         " claimed_until = NULL, not_before = 'infinity', waits_for = NULL, waits_key = NULL, undone_at = NULL,"
-        " refused = NULL",
+        " refused = NULL, basis = excluded.basis, priority = excluded.priority",
         sorted(rows, key=lambda row: row[1]),
-        template=f"(%s, 'rejected', %s, %s, {_PRIORITY}, 'infinity'::timestamptz, 1, %s, %s, %s, %s::bigint)",
+        template=f"(%s, 'rejected', %s, %s, {AGAIN}, 'infinity'::timestamptz, 1, %s, %s, %s, %s::bigint, %s::integer)",
     )
     cursor.execute(
-        "UPDATE sync.due SET not_before = now() + least(600, power(2, attempts)) * interval '1 s'"
-        " WHERE entity = %s AND reason = 'rejected' AND error = %s AND attempts <= %s AND key = ANY(%s)",
-        (entity, MISSING_FILE, retries, [key for _, key, *_ in rows]),
+        "UPDATE sync.due SET not_before = now() + interval '1 s' * CASE WHEN error = %(missing)s"
+        "   THEN least(600, power(2, attempts)) ELSE (0.75 + random() / 2) * least(%(longest)s,"
+        "   %(again)s * power(2, least(attempts, 12) - 1)) END"
+        " WHERE entity = %(entity)s AND reason = 'rejected' AND key = ANY(%(keys)s) AND CASE WHEN error = %(missing)s"
+        "   THEN attempts <= %(retries)s ELSE step IS DISTINCT FROM 'document' END",
+        {
+            "entity": entity,
+            "keys": [key for _, key, *_ in rows],
+            "missing": MISSING_FILE,
+            "retries": retries,
+            "longest": _LONGEST_SECONDS,
+            "again": _AGAIN_SECONDS,
+        },
     )
     # the same fault again is no news
     cursor.execute(
@@ -176,14 +192,18 @@ def release_waiting(cursor: Cursor, entity: str, keys: Sequence[str], revision: 
     )
 
 
-def look_again(cursor: Cursor, entity: str, besides: Sequence[str]) -> None:
-    """Parked rows that a sweep finds as they were last written, or nowhere: what they were parked for may be over."""
+def refused_as_they_are(
+    cursor: Cursor, entity: str, keys: Sequence[str], digests: Sequence[int], basis: int
+) -> set[str]:
+    """Those of the legacy rows (key, digest) that are parked as they are: the sweep has nothing new to say of them."""
+    if not keys:
+        return set()
     cursor.execute(
-        "UPDATE sync.due SET not_before = now() WHERE id IN (SELECT id FROM sync.due WHERE entity = %s"
-        " AND reason = 'rejected' AND not_before > now() AND step IS DISTINCT FROM 'document' AND waits_for IS NULL"
-        " AND key <> ALL(%s::text[]) FOR UPDATE SKIP LOCKED)",
-        (entity, array_literal(pa.array(besides, pa.string()))),
+        "SELECT r.key FROM unnest(%s::text[], %s::bigint[]) r (key, digest) JOIN sync.due d ON d.entity = %s"
+        " AND d.key = r.key AND d.reason = ANY(%s) AND d.digest = r.digest WHERE coalesce(d.basis, %s) = %s",
+        (array_literal(pa.array(keys, pa.string())), list(digests), entity, list(PARKED), basis, basis),
     )
+    return {key for (key,) in cursor.fetchall()}
 
 
 def undone(cursor: Cursor, entity: str, keys: Sequence[str], revision: int) -> None:
@@ -239,6 +259,7 @@ def refused_documents(cursor: Cursor, entity: str) -> list[str]:
 def replay(cursor: Cursor, entity: str, step: str) -> None:
     """Make rows due at once that an index did not take (at the step `document`), or a table (`row`)."""
     cursor.execute(
-        "UPDATE sync.due SET not_before = now(), attempts = 0 WHERE entity = %s AND reason = 'rejected' AND step = %s",
+        f"UPDATE sync.due SET not_before = now(), attempts = 0, priority = {ASKED}"
+        " WHERE entity = %s AND reason = 'rejected' AND step = %s",
         (entity, step),
     )

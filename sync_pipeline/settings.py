@@ -44,6 +44,7 @@ class Settings:
     blind_lookback_seconds: float = 900.0
     window_alert_seconds: float = 300.0
     sweep_seconds: float = 300.0
+    sweep_workers: int = 2
     chunk_rows: int = 3_600
     backfill_workers: int = 3
     due_limit_seconds: float = 300.0
@@ -76,6 +77,7 @@ NUMBERS = {
     "SYNC_BLIND_LOOKBACK_SECONDS": "blind_lookback_seconds",
     "SYNC_WINDOW_ALERT_SECONDS": "window_alert_seconds",
     "SYNC_SWEEP_SECONDS": "sweep_seconds",
+    "SYNC_SWEEP_WORKERS": "sweep_workers",
     "SYNC_CHUNK_ROWS": "chunk_rows",
     "SYNC_BACKFILL_WORKERS": "backfill_workers",
     "SYNC_DUE_LIMIT_SECONDS": "due_limit_seconds",
@@ -95,7 +97,13 @@ NUMBERS = {
     "SYNC_WAL_ALERT_BYTES": "wal_alert_bytes",
     "SYNC_HISTORY_DAYS": "history_days",
 }
-_AT_LEAST_ONE = {"SYNC_CHUNK_ROWS", "SYNC_BACKFILL_WORKERS", "SYNC_MEDIA_WORKERS", "SYNC_RETRY_LIMIT"}
+_AT_LEAST_ONE = {
+    "SYNC_CHUNK_ROWS",
+    "SYNC_BACKFILL_WORKERS",
+    "SYNC_MEDIA_WORKERS",
+    "SYNC_RETRY_LIMIT",
+    "SYNC_SWEEP_WORKERS",
+}
 _S3_PART_MINIMUM = 5 * 1024 * 1024
 
 

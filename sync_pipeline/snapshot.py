@@ -17,6 +17,7 @@ import pyarrow.compute as pc
 from sync_pipeline.errors import LogError
 from sync_pipeline.keys import Key
 from sync_pipeline.lane import Lane
+from sync_pipeline.ledger import upkeep
 from sync_pipeline.ledger.days import days_before, drop
 from sync_pipeline.ledger.ledger import DOUBT, HELD_ROW, UNDO, WITHDRAW, WRITE, key_of, table_of
 from sync_pipeline.ledger.log import BODY, TAKEN_FOR_APPLIED, pack, unpack
@@ -104,6 +105,7 @@ def trim(stores: Stores) -> dict[str, int]:
     keys = sum(take(stores, entity) for entity in entities) if days else 0
     with stores.target() as cursor:
         drop(cursor, days)
+        upkeep.trimmed(cursor)
     return {"days": len(days), "keys": keys}
 
 

@@ -5,11 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 from sync_pipeline.entity import Entity
-from sync_pipeline.ledger import rebuilds
+from sync_pipeline.ledger import rebuilds, upkeep
 from sync_pipeline.parking import NOT_UNDONE
 from sync_pipeline.settings import Settings
 from sync_pipeline.sql import Cursor
 from sync_pipeline.stores import Stores
+from sync_pipeline.sweep_status import sweep_alerts, sweep_progress
 
 _CURSOR = """
     SELECT applied_through, extract(epoch FROM now() - applied_through)::float AS lag_seconds,
@@ -28,7 +29,10 @@ _OUTAGES = """
 
 
 def status_of(stores: Stores, entity: Entity) -> dict[str, Any]:
-    """Cursor, window, sweep, due work by reason, backfill, a rebuild under way, alerts; empty before the first run."""
+    """Cursor, window, sweep, due work by reason, backfill, a rebuild under way, alerts; empty before the first run.
+
+    Raises UnreachableError.
+    """
     with stores.target() as cursor:
         cursor.execute("SELECT to_regclass('sync.cursor') IS NOT NULL")
         if not cursor.fetchone()[0]:
@@ -41,7 +45,10 @@ def status_of(stores: Stores, entity: Entity) -> dict[str, Any]:
         found["due"] = _due(cursor, entity.name)
         found["backfill"] = _backfill(cursor, entity)
         found["rebuild"] = rebuilds.shown(cursor, entity.name)
+        found["sweep"] = sweep_progress(cursor, entity.name)
         alerts = _alerts(found, stores.settings)
+        alerts += sweep_alerts(cursor, entity.name, found["sweep"], stores.settings.sweep_seconds)
+        alerts += upkeep.alerts(cursor, stores.settings.history_days)
         found["alerts"] = [*alerts, *_outages(cursor, entity.name), *_not_undone(cursor, entity.name)]
     return found
 

@@ -2,105 +2,308 @@
 
 Hard deletes, renamed authors, bulk updates without a stamp, and files overwritten under one key (by listing).
 What it finds is owed in `due`, behind fresh edits; it writes nothing else.
+
+A walk goes page by page and keeps its place in the ledger (ledger/sweeps.py), so that it ends however short the runs
+are. Each page is compared, queued and passed in one transaction. Keys that are gone are only staged: they become due
+in the transaction that ends the walk, once the brake has seen how many there are.
 """
 
 from __future__ import annotations
 
+import hashlib
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
+import psycopg2
 import pyarrow as pa
 import pyarrow.compute as pc
-from botocore.exceptions import BotoCoreError, ClientError
 
 from sync_pipeline import due, parking
-from sync_pipeline.errors import BrakeError, UnreachableError
-from sync_pipeline.faults import guarded
+from sync_pipeline.beside import beside
+from sync_pipeline.errors import BrakeError, LeaseLostError, UnreachableError
+from sync_pipeline.faults import crash_point, guarded
+from sync_pipeline.heartbeat import BEAT_SECONDS, free_leases_of_the_gone, quietly
 from sync_pipeline.lane import Lane
+from sync_pipeline.ledger import sweeps
+from sync_pipeline.ledger.sweeps import Swept, Walk
 from sync_pipeline.origin import DIGEST
-from sync_pipeline.sql import bind, copy_out
+from sync_pipeline.refused_rows import look_at_refused
+from sync_pipeline.rewritten_files import compare_listing
+from sync_pipeline.sql import Cursor, copy_out
+
+__all__ = ["Swept", "ask_for_sweep", "await_sweep", "go_on", "sweep", "sweep_is_due"]
 
 _PAGE = 50_000
 _LOOK_SECONDS = 0.5
+# a sweep gives its place up after so long, where other entities wait for it
+_TURN_SECONDS = 30.0
 _SIDES = pa.schema([("found", pa.int64()), ("kept", pa.int64()), ("basis", pa.int32())])
-
-
-@dataclass
-class Swept:
-    """What a whole sweep found, in keys."""
-
-    compared: int = 0
-    changed: int = 0
-    gone: int = 0
-    outdated: int = 0  # written under another version of adapter or digest: a backfill is due
-    unfilled: int = 0  # not in the ledger, and the history is not all in: the backfill brings them
-    files: int = 0  # rows whose file is no longer the one that was copied, and that were not owed yet
+_IDENTITY = "SELECT system_identifier::text, timeline_id FROM pg_control_system(), pg_control_checkpoint()"
 
 
 def sweep(lane: Lane) -> Swept:
-    """Compare all keys, and owe what differs.
+    """Compare all keys, and owe what differs. Goes on with a sweep that was cut off; waits for one under way.
 
     Raises BrakeError when it would delete more than the brake allows, UnreachableError when a side could not be
-    read to its end: nothing is derived from a part. Either is kept for `status`, until a sweep comes to its end.
+    read to its end: what is gone is derived from all pages or from none. Either is kept for `status`, until a sweep
+    comes to its end.
     """
+    never = threading.Event()
+    while True:
+        found = go_on(lane, never)
+        if found is not None:
+            return found
+        never.wait(_LOOK_SECONDS)
+
+
+def go_on(lane: Lane, halt: threading.Event) -> Swept | None:
+    """Begin a sweep, or go on with the one under way; None when it has not come to its end.
+
+    That is so when `halt` was set, another worker sweeps the entity, no place was free (SYNC_SWEEP_WORKERS), or the
+    place was given to others that wait. Raises as `sweep` does.
+    """
+    walk = sweeps.take(lane.stores, lane.entity.name, lane.stores.settings.sweep_workers)
+    if walk is None:
+        free_leases_of_the_gone(lane.stores)
+        return None
     try:
-        return _sweep(lane)
+        with beside(partial(_renew_until, lane, walk), "sweep lease"):
+            return _walk(lane, walk, halt)
+    except LeaseLostError:
+        return None
     except (BrakeError, UnreachableError) as error:
         with suppress(UnreachableError), lane.stores.target() as cursor:
             cursor.execute("UPDATE sync.cursor SET sweep_error = %s WHERE entity = %s", (str(error), lane.entity.name))
         raise
+    finally:
+        quietly(partial(sweeps.give_back, lane.stores, walk))
 
 
-def _sweep(lane: Lane) -> Swept:
-    filled = _is_filled(lane)
-    began = lane.stores.legacy_now()
-    swept = Swept()
-    changed: list[str] = []
-    gone: list[str] = []
-    for found in _differences(lane, swept):
-        known = found.column("basis").is_valid()
-        table = found if filled else found.filter(known)
-        swept.unfilled += found.num_rows - table.num_rows
-        texts = lane.origin.key.texts(table)
-        away = table.column("found").is_null()
-        gone += texts.filter(away.combine_chunks()).to_pylist()
-        changed += texts.filter(pc.invert(away).combine_chunks()).to_pylist()
-    _brake(lane, swept.compared, len(gone))
-    rewritten = _rewritten_files(lane) if lane.entity.media else []
-    swept.changed, swept.gone, swept.files = len(changed), len(gone), len(rewritten)
-    keys = sorted({*changed, *gone})
+def _walk(lane: Lane, walk: Walk, halt: threading.Event) -> Swept | None:
+    """Page after page until the end, or until somebody else's turn."""
+    versions = _versions(lane)
+    if not (walk.versions == versions and _goes_on(lane, walk) and guarded(1061)):
+        sweeps.begin(lane.stores, walk, lane.stores.legacy_now(), versions, filled=versions["filled"])
+        crash_point("sweep.begun")
+    began = time.monotonic()
+    while walk.phase != "end":
+        if halt.is_set():
+            return None
+        if time.monotonic() - began > _TURN_SECONDS and sweeps.others_wait(lane.stores, walk.entity):
+            return None
+        _PHASES[walk.phase](lane, walk, halt)
+        crash_point("sweep.paged")
+    _end(lane, walk)
+    crash_point("sweep.ended")
+    return walk.found
+
+
+def _goes_on(lane: Lane, walk: Walk) -> bool:
+    """Whether the last walk is still under way, or the brake holds it and a person has approved what it found."""
+    if walk.state != sweeps.HELD:
+        return walk.state == sweeps.WALKING
     with lane.stores.target() as cursor:
-        cursor.execute("DELETE FROM sync.due WHERE entity = %s AND reason = 'sweep'", (lane.entity.name,))
-        due.owe(cursor, lane.entity.name, "sweep", keys, 0)
-        due.owe(cursor, lane.entity.name, "media", rewritten, 0)
-        parking.look_again(cursor, lane.entity.name, keys)
-        cursor.execute(
-            "UPDATE sync.cursor SET swept_from = CASE WHEN %s OR filled_at IS NULL THEN %s ELSE swept_from END,"
-            " swept_at = now(), sweep_error = NULL WHERE entity = %s",
-            (filled, began, lane.entity.name),  # the history may have come in meanwhile
+        allowed = sweeps.approved(cursor, walk.entity)
+    return allowed is not None and walk.found.gone <= allowed
+
+
+def _versions(lane: Lane) -> dict[str, Any]:
+    """What a walk compares under; pages of different ones do not make a whole."""
+    return {
+        "basis": lane.ledger.basis,
+        "query": hashlib.sha256(lane.entity.origin.sql.encode()).hexdigest(),
+        "filled": _is_filled(lane),
+        "server": _server(lane),
+    }
+
+
+def _server(lane: Lane) -> list[Any] | None:
+    """System identifier and timeline of the monolith's server; None where our role may not ask."""
+    with lane.stores.legacy() as cursor:
+        try:
+            cursor.execute(_IDENTITY)
+        except psycopg2.ProgrammingError:
+            return None
+        return list(cursor.fetchone())
+
+
+def _renew_until(lane: Lane, walk: Walk, stop: threading.Event) -> None:
+    while not stop.wait(BEAT_SECONDS):
+        quietly(partial(sweeps.renew, lane.stores, walk))
+
+
+def _compare_keys(lane: Lane, walk: Walk, halt: threading.Event) -> None:
+    """The next `_PAGE` legacy keys against the ledger's of their range, at most `_PAGE` of these at once."""
+    left = lane.origin.digests(walk.position, _PAGE)
+    # a page that is short may lack rows that went while it was read: only an empty one is the end
+    until = lane.origin.key.position(left) if left.num_rows else None
+    bound: list[str] | None = []
+    while bound is not None:
+        with lane.stores.target() as cursor:
+            lane.ledger.stage_digests(cursor, left)
+            bound = _bound(cursor, lane, walk.position, until)
+            passed = _staged(cursor, lane, bound) if bound else left.num_rows
+            differing = _differing(cursor, lane, walk, bound or until)
+            walk.found.compared += passed
+            _queue(cursor, lane, walk, differing)
+            walk.position = bound or until
+            if walk.position is None:
+                walk.phase = "files" if lane.entity.media else "refused"
+            sweeps.move(cursor, walk)
+            crash_point("sweep.page")
+        left = left.slice(passed)
+        if halt.is_set():
+            return
+
+
+def _bound(cursor: Cursor, lane: Lane, after: list[str] | None, until: list[str] | None) -> list[str] | None:
+    """The ledger's `_PAGE`th key of a range that holds more; after a mass delete one legacy page may span all keys."""
+    key = lane.origin.key
+    found = copy_out(
+        cursor,
+        f"SELECT {key.plain('l')} FROM {lane.ledger.table} l WHERE {key.after(cursor, 'l', after)}"
+        f" AND {key.until(cursor, 'l', until)} AND digest IS NOT NULL ORDER BY {key.ordered('l')}"
+        f" OFFSET {_PAGE - 1} LIMIT 2",
+        key.schema,
+    )
+    return key.position(found, 0) if found.num_rows > 1 else None
+
+
+def _staged(cursor: Cursor, lane: Lane, until: list[str]) -> int:
+    """How many of the staged legacy keys are not above a key."""
+    cursor.execute(
+        f'SELECT count(*) FROM pg_temp."plan_{lane.entity.name}" s WHERE {lane.origin.key.until(cursor, "s", until)}'
+    )
+    return int(cursor.fetchone()[0])
+
+
+def _differing(cursor: Cursor, lane: Lane, walk: Walk, until: list[str] | None) -> pa.Table:
+    """Keys of both sides that differ, of the range after the walk's position; counts those it leaves out."""
+    key, name = lane.origin.key, lane.entity.name
+    within = f"{key.after(cursor, 'l', walk.position)} AND {key.until(cursor, 'l', until)}"
+    staged = f'(SELECT * FROM pg_temp."plan_{name}" s WHERE {key.until(cursor, "s", until)})'
+    columns = ", ".join(f"coalesce(s.{c}, l.{c}) AS {c}" for c in key.plain().split(", "))
+    found = copy_out(
+        cursor,
+        f"SELECT {columns}, s.{DIGEST}, l.digest, l.basis FROM {staged} s FULL JOIN"
+        f" (SELECT * FROM {lane.ledger.table} l WHERE {within} AND digest IS NOT NULL) l"
+        f" ON {key.joins('s', key, 'l')}"
+        f" WHERE s.{DIGEST} IS DISTINCT FROM l.digest OR l.basis <> {lane.ledger.basis}",
+        pa.schema([*key.schema, *_SIDES]),
+    )
+    both = pc.and_(found.column("found").is_valid(), found.column("kept").is_valid())
+    outdated = pc.fill_null(pc.and_kleene(both, pc.not_equal(found.column("basis"), lane.ledger.basis)), False)
+    walk.found.outdated += pc.sum(outdated).as_py() or 0
+    found = found.filter(pc.invert(outdated))
+    if walk.filled:
+        return found
+    known = found.filter(found.column("basis").is_valid())
+    walk.found.unfilled += found.num_rows - known.num_rows
+    return known
+
+
+def _queue(cursor: Cursor, lane: Lane, walk: Walk, differing: pa.Table) -> None:
+    """Owe what has changed, but for what was refused as it is; stage what is gone."""
+    name, texts = lane.entity.name, lane.origin.key.texts(differing)
+    away = differing.column("found").is_null().combine_chunks()
+    gone, changed = texts.filter(away).to_pylist(), texts.filter(pc.invert(away)).to_pylist()
+    digests = differing.column("found").filter(pc.invert(away)).to_pylist()
+    same = parking.refused_as_they_are(cursor, name, changed, digests, lane.ledger.basis)
+    due.owe(cursor, name, "sweep", [key for key in changed if key not in same], 0, walk=walk.number)
+    if guarded(1062):
+        sweeps.stage_gone(cursor, name, gone)
+    else:
+        due.owe(cursor, name, "sweep", gone, 0, walk=walk.number)
+    walk.found.changed += len(changed)
+    walk.found.gone += len(gone)
+
+
+def _compare_files(lane: Lane, walk: Walk, _: threading.Event) -> None:
+    """The next page of the legacy bucket's listing."""
+    after = walk.position[0] if walk.position else None
+    page = compare_listing(lane, after)
+    with lane.stores.target() as cursor:
+        walk.found.files += page.queue(cursor, lane, walk)
+        walk.position = [page.until] if page.until is not None else None
+        walk.phase = "files" if walk.position else "refused"
+        sweeps.move(cursor, walk)
+        crash_point("sweep.page")
+
+
+def _look_at_refused(lane: Lane, walk: Walk, _: threading.Event) -> None:
+    """The next dead letters whose rows may no longer be what was refused."""
+    after = int(walk.position[0]) if walk.position else 0
+    page = look_at_refused(lane, after)
+    with lane.stores.target() as cursor:
+        page.wake(cursor)
+        walk.position = [str(page.last)] if page.last is not None else None
+        walk.phase = "refused" if walk.position else "end"
+        sweeps.move(cursor, walk)
+        crash_point("sweep.page")
+
+
+_PHASES: dict[str, Callable[[Lane, Walk, threading.Event], None]] = {
+    "keys": _compare_keys,
+    "files": _compare_files,
+    "refused": _look_at_refused,
+}
+
+
+def _end(lane: Lane, walk: Walk) -> None:
+    """Make what is gone due, and have the walk count. Raises BrakeError where the brake holds it."""
+    found, settings = walk.found, lane.stores.settings
+    total = found.compared + found.gone
+    much = found.gone > settings.brake_rows and found.gone > settings.brake_fraction * total
+    with lane.stores.target() as cursor:
+        allowed = sweeps.approved(cursor, walk.entity)
+        held = much and guarded(32) and not (allowed is not None and found.gone <= allowed)
+        if held:
+            sweeps.hold(cursor, walk)
+            sweeps.close_approval(cursor, walk.entity, "exceeded")
+        else:
+            sweeps.make_gone_due(cursor, walk)
+            sweeps.end(cursor, walk)
+            sweeps.close_approval(cursor, walk.entity, "used" if much else "not needed")
+        crash_point("sweep.ending")
+    if held:
+        more = f", and {allowed} were approved" if allowed is not None else ""
+        raise BrakeError(
+            f"entity {walk.entity}: {found.gone} of {total} rows are gone from the monolith, more than SYNC_BRAKE_ROWS"
+            f" and SYNC_BRAKE_FRACTION let pass{more}; if that is meant: sync-pipeline sweep approve {walk.entity}"
         )
-    return swept
 
 
 def sweep_is_due(lane: Lane) -> bool:
-    """Whether the last whole sweep is too long ago, or somebody waits for a newer one."""
+    """Whether a sweep is under way, the last whole one is too long ago, or somebody waits for a newer one.
+
+    One that the brake holds is made again after SYNC_SWEEP_SECONDS, or goes on at once when a person has approved it.
+    """
     with lane.stores.target() as cursor:
         cursor.execute(
-            "SELECT swept_at IS NULL OR swept_at < now() - %s * interval '1 s'"
-            " OR coalesce(sweep_wanted > coalesce(swept_from, '-infinity'), false) FROM sync.cursor WHERE entity = %s",
-            (lane.stores.settings.sweep_seconds, lane.entity.name),
+            "SELECT coalesce(s.state, 'ended'), s.ended_at < now() - %(seconds)s * interval '1 s',"
+            " EXISTS (SELECT FROM sync.sweep_approval a WHERE a.entity = c.entity AND a.ended_at IS NULL),"
+            " swept_at IS NULL OR swept_at < now() - %(seconds)s * interval '1 s'"
+            " OR coalesce(sweep_wanted > coalesce(swept_from, '-infinity'), false)"
+            " FROM sync.cursor c LEFT JOIN sync.sweep s USING (entity) WHERE entity = %(entity)s",
+            {"seconds": lane.stores.settings.sweep_seconds, "entity": lane.entity.name},
         )
-        return bool(cursor.fetchone()[0])
+        state, is_old, is_approved, is_wanted = cursor.fetchone()
+    if state == sweeps.HELD:
+        return bool(is_old or is_approved)
+    return bool(state == sweeps.WALKING or is_wanted)
 
 
 def ask_for_sweep(lane: Lane, since: object) -> None:
     """Have whoever follows the entity sweep again, unless the last sweep began after `since` (legacy time)."""
     with lane.stores.target() as cursor:
-        cursor.execute("UPDATE sync.cursor SET sweep_wanted = %s WHERE entity = %s", (since, lane.entity.name))
+        cursor.execute(
+            "UPDATE sync.cursor SET sweep_wanted = greatest(sweep_wanted, %s) WHERE entity = %s",
+            (since, lane.entity.name),
+        )
 
 
 def await_sweep(lane: Lane, seconds: float) -> bool:
@@ -135,77 +338,3 @@ def _is_filled(lane: Lane) -> bool:
     with lane.stores.target() as cursor:
         cursor.execute("SELECT filled_at IS NOT NULL FROM sync.cursor WHERE entity = %s", (lane.entity.name,))
         return bool(cursor.fetchone()[0])
-
-
-def _differences(lane: Lane, swept: Swept) -> Iterator[pa.Table]:
-    """Key ranges that hold `_PAGE` legacy keys each, compared in the target's database."""
-    after: list[str] | None = None
-    while True:
-        legacy = lane.origin.digests(after, _PAGE)
-        last = legacy.num_rows < _PAGE
-        until = None if last else lane.origin.key.position(legacy)
-        found = _compare_range(lane, legacy, after, until)
-        swept.compared += legacy.num_rows
-        outdated = pc.and_kleene(
-            pc.and_kleene(found.column("found").is_valid(), found.column("kept").is_valid()),
-            pc.not_equal(found.column("basis"), lane.ledger.basis),
-        )
-        outdated = pc.fill_null(outdated, False)
-        swept.outdated += pc.sum(outdated).as_py() or 0
-        yield found.filter(pc.invert(outdated))
-        if last:
-            return
-        after = until
-
-
-def _compare_range(lane: Lane, legacy: pa.Table, after: list[str] | None, until: list[str] | None) -> pa.Table:
-    key, name = lane.origin.key, lane.entity.name
-    with lane.stores.target() as cursor:
-        lane.ledger.stage_digests(cursor, legacy)
-        within = f"{key.after(cursor, 'l', after)} AND {key.until(cursor, 'l', until)}"
-        columns = ", ".join(f"coalesce(s.{c}, l.{c}) AS {c}" for c in key.plain().split(", "))
-        return copy_out(
-            cursor,
-            f'SELECT {columns}, s.{DIGEST}, l.digest, l.basis FROM pg_temp."plan_{name}" s FULL JOIN'
-            f" (SELECT * FROM {lane.ledger.table} l WHERE {within} AND digest IS NOT NULL) l"
-            f" ON {key.joins('s', key, 'l')}"
-            f" WHERE s.{DIGEST} IS DISTINCT FROM l.digest OR l.basis <> {lane.ledger.basis}",
-            pa.schema([*key.schema, *_SIDES]),
-        )
-
-
-def _brake(lane: Lane, compared: int, gone: int) -> None:
-    settings = lane.stores.settings
-    if guarded(32) and gone > settings.brake_rows and gone > settings.brake_fraction * (compared + gone):
-        raise BrakeError(
-            f"entity {lane.entity.name}: {gone} of {compared + gone} rows are gone from the monolith;"
-            " if that is meant, raise SYNC_BRAKE_FRACTION or SYNC_BRAKE_ROWS"
-        )
-
-
-def _rewritten_files(lane: Lane) -> list[str]:
-    """Keys of rows whose file in the legacy bucket is no longer the one that was copied."""
-    with lane.stores.target() as cursor:
-        cursor.execute("CREATE TEMP TABLE IF NOT EXISTS listing (source_key text, etag text) ON COMMIT DELETE ROWS")
-        for page in _listing(lane):
-            values = ",".join(bind(cursor, (item["Key"], item["ETag"])) for item in page)
-            cursor.execute(f"INSERT INTO listing VALUES {values}")
-        cursor.execute(
-            "SELECT DISTINCT r.key FROM sync.media_ref r LEFT JOIN sync.media m USING (target_key)"
-            " LEFT JOIN listing l ON l.source_key = r.source_key"
-            " WHERE r.entity = %s AND l.etag IS DISTINCT FROM m.source_etag AND NOT EXISTS (SELECT FROM sync.due d"
-            "   WHERE d.entity = r.entity AND (d.reason = 'media' AND r.key = ANY(d.keys)"
-            "     OR (d.reason = %s OR d.undone_at IS NOT NULL) AND r.key = d.key)) ORDER BY 1",
-            (lane.entity.name, due.DISCARDED),
-        )
-        return [key for (key,) in cursor.fetchall()]
-
-
-def _listing(lane: Lane) -> Iterator[list[Any]]:
-    pages = lane.stores.legacy_s3.get_paginator("list_objects_v2")
-    try:
-        for page in pages.paginate(Bucket=lane.stores.settings.legacy_bucket.name):
-            if page.get("Contents"):
-                yield list(page["Contents"])
-    except (BotoCoreError, ClientError) as error:
-        raise UnreachableError(f"SYNC_LEGACY_S3_BUCKET could not be listed to its end: {error}") from error

@@ -31,7 +31,8 @@ def settle_due(batch: Batch, cursor: Cursor, plan: pa.Table, applied: pa.Table, 
     parking.wait(cursor, name, waits, revision, batch.lane.stores.settings.parent_limit_seconds)
     if batch.order.force and parked:
         parking.recall(cursor, name, list(parked))
-    parking.park(cursor, name, parked.values(), revision, batch.lane.stores.settings.retry_limit)
+    retries, basis = batch.lane.stores.settings.retry_limit, batch.lane.ledger.basis
+    parking.park(cursor, name, parked.values(), revision, retries, basis)
     due.owe(cursor, name, "media", waiting, revision)
     due.owe(cursor, name, "overtaken", overtaken, revision)
     if sent:

@@ -118,10 +118,25 @@ def statuses(report: Mapping[str, Mapping[str, Any]]) -> None:
             done = "all rows" if rebuild["filled"] else f"{rebuild['rows']:,} rows"
             since = _instant(rebuild["started_at"])
             say(f"{entity}: {rebuild['name']} is filled beside {rebuild['former']} since {since}: {done}")
+        if (sweep := found.get("sweep")) and sweep["state"] != "ended":
+            say(f"{entity}: {_sweep_line(sweep)}")
         if discarded := found.get("due", {}).get("discarded"):
             say(f"{entity}: {discarded:,} rows are discarded: sync-pipeline dead-letters list {entity} --discarded")
         for alert in found.get("alerts", ()):
             say(f"{entity}: {alert}", "yellow")
+
+
+def _sweep_line(sweep: Mapping[str, Any]) -> str:
+    """How far a sweep is that has not ended, and how fast."""
+    since = _instant(sweep["started_at"])
+    if sweep["state"] == "held":
+        return f"the brake holds the sweep of {since}: {sweep['gone']:,} of {sweep['compared'] + sweep['gone']:,} gone"
+    pace = f", {sweep['keys_a_second']:,} a second" if sweep["keys_a_second"] else ""
+    who = f"by {sweep['owner']}" if sweep["at_work"] else "resting"
+    return (
+        f"sweep since {since}, {who}: {sweep['phase']}, {sweep['compared']:,} of about {sweep['about']:,} keys{pace};"
+        f" {sweep['changed']:,} differ, {sweep['gone']:,} gone"
+    )
 
 
 def _status_row(entity: str, found: Mapping[str, Any]) -> tuple[object, ...]:

@@ -12,7 +12,10 @@ from sync_pipeline.keys import Key
 from sync_pipeline.sinks.media_bucket import Copied
 from sync_pipeline.sql import Cursor, quote, stage
 
+_NAMED_SECONDS = 600
 REFERENCES = pa.schema([("n", pa.int32()), ("source_key", pa.string()), ("target_key", pa.string())])
+# what was unused, and has a name again, is looked at once more
+_UNMARK = "INSERT INTO sync.garbage (target_key) SELECT target_key FROM {} WHERE unused_since IS NOT NULL"
 
 
 def known(cursor: Cursor, target_keys: Sequence[str]) -> set[str]:
@@ -73,27 +76,41 @@ def record(cursor: Cursor, copies: Sequence[Copied]) -> None:
         " target_etag = excluded.target_etag, copied_at = now(), unused_since = NULL, deleting = false",
         rows,
     )
+    # a row is to name it soon; one that does not come leaves an object that has never had a name to lose
+    cursor.defer(
+        f"INSERT INTO sync.garbage (target_key, look_at) SELECT k, now() + interval '{_NAMED_SECONDS} s'"
+        " FROM unnest(%s::text[]) k",
+        (sorted(keys),),
+    )
 
 
 def refer(cursor: Cursor, entity: str, key: Key, references: pa.Table) -> bool:
-    """Replace what the applied rows refer to; False when an object among them is being deleted."""
+    """Replace what the applied rows refer to; False when an object among them is being deleted.
+
+    A trigger queues what loses a name (sync.garbage). So names that stay are not removed and made again.
+    """
     staged, plan, applied = (f"pg_temp.{quote(f'{part}_{entity}')}" for part in ("refs", "plan", "applied"))
+    stays = ""
+    if references.num_rows:
+        cursor.defer(
+            f"CREATE TEMP TABLE IF NOT EXISTS {quote(f'refs_{entity}')}"
+            " (n integer, source_key text, target_key text) ON COMMIT DELETE ROWS"
+        )
+        stage(cursor, staged, "n, source_key, target_key", references)
+        same = "(s.n, s.source_key, s.target_key) = (p.n, r.source_key, r.target_key)"
+        stays = f" AND NOT EXISTS (SELECT FROM {staged} s WHERE {same})"
     cursor.defer(
         f"DELETE FROM sync.media_ref r USING {plan} p JOIN {applied} a USING (n)"
-        f" WHERE r.entity = %s AND r.key = {key.text_expression('p')} AND p.action = 1",
+        f" WHERE r.entity = %s AND r.key = {key.text_expression('p')} AND p.action = 1{stays}",
         (entity,),
     )
     if not references.num_rows:
         return True
-    cursor.defer(
-        f"CREATE TEMP TABLE IF NOT EXISTS {quote(f'refs_{entity}')}"
-        " (n integer, source_key text, target_key text) ON COMMIT DELETE ROWS"
-    )
-    stage(cursor, staged, "n, source_key, target_key", references)
     cursor.execute(
         f"WITH named AS (SELECT DISTINCT s.n, s.source_key, s.target_key FROM {staged} s JOIN {applied} a USING (n)),"
-        " alive AS MATERIALIZED (SELECT m.target_key FROM sync.media m WHERE NOT m.deleting"
-        "   AND m.target_key IN (SELECT target_key FROM named) ORDER BY 1 FOR SHARE)"
+        " alive AS MATERIALIZED (SELECT m.target_key, m.unused_since FROM sync.media m WHERE NOT m.deleting"
+        "   AND m.target_key IN (SELECT target_key FROM named) ORDER BY 1 FOR SHARE),"
+        f" marked AS ({_UNMARK.format('alive')})"
         " INSERT INTO sync.media_ref (entity, key, source_key, target_key)"
         f" SELECT %s, {key.text_expression('p')}, source_key, target_key FROM named JOIN {plan} p USING (n)"
         "   JOIN alive USING (target_key)"
@@ -111,7 +128,10 @@ def refer_new(cursor: Cursor, entity: str, references: Sequence[tuple[str, str, 
     """First load: what new rows (key text, source key, target key) refer to; False as with `refer`."""
     objects = sorted({target for _, _, target in references})
     cursor.execute(
-        "SELECT FROM sync.media WHERE target_key = ANY(%s) AND NOT deleting ORDER BY target_key FOR SHARE", (objects,)
+        "WITH alive AS MATERIALIZED (SELECT target_key, unused_since FROM sync.media"
+        "   WHERE target_key = ANY(%s) AND NOT deleting ORDER BY target_key FOR SHARE),"
+        f" marked AS ({_UNMARK.format('alive')}) SELECT FROM alive",
+        (objects,),
     )
     if cursor.rowcount != len(objects):
         return False

@@ -9,10 +9,11 @@ import pytest
 
 from assets.observed import observed
 from checks.standing import DEAD_LETTERS, standing
-from sync_pipeline import dead_letters, live
+from sync_pipeline import dead_letters, due, live
 from sync_pipeline.backfill import backfill
 from sync_pipeline.batch.order import Order
 from sync_pipeline.dead_letters import Which
+from sync_pipeline.ledger.ledger import Ledger
 from sync_pipeline.pipeline import sync_keys
 from sync_pipeline.reconcile.reconcile import reconcile
 from sync_pipeline.repair import repair
@@ -159,6 +160,8 @@ def test_a_discarded_one_is_not_tried_until_its_row_changes(world, lane, keys, c
     with taking_all(lane) as mended:  # would be taken, were they tried
         sync(mended, keys[0])  # an event, of a change that concerns us not
         assert sweep(mended).changed == 2
+        assert not live.work(mended, lambda *_: None)  # they are as they were refused, by the same version
+        dead_letters.replay(mended, Which("text", keys[1:], reasons=("rejected",)))
         while live.work(mended, lambda *_: None):
             pass
         for partition in lane.entity.partitions.names()[-2:]:
@@ -338,3 +341,96 @@ def test_they_show_in_dagster(world, lane, keys):
     sync(lane, *keys)
     assert "causes" not in look().metadata
     assert "dead letters" not in observed(world.stores, lane.entity)[table]
+
+
+WAITS = "SELECT extract(epoch FROM not_before - last_at)::float, attempts FROM sync.due WHERE reason = 'rejected'"
+
+
+@pytest.mark.hazard(1069)
+def test_they_are_tried_again_after_ever_longer(world, lane, keys):
+    """Minutes, then hours, since what refused them may have changed; a sweep has nothing new to say of them."""
+    for tries, seconds in ((1, 60), (2, 120), (3, 240)):
+        found = world.target(WAITS)
+        assert {attempts for _, attempts in found} == {tries}
+        assert all(seconds * 0.75 <= wait <= seconds * 1.25 for wait, _ in found), found
+        assert sweep(lane).changed == 3
+        assert not live.work(lane, lambda *_: None)
+        world.target("UPDATE sync.due SET not_before = now()")
+        assert live.work(lane, lambda *_: None)
+    world.target("UPDATE sync.due SET not_before = now(), attempts = 30")
+    assert live.work(lane, lambda *_: None)
+    assert all(4.5 * 3600 <= wait <= 7.5 * 3600 for wait, _ in world.target(WAITS))
+
+
+@pytest.mark.hazard(1069)
+def test_a_try_of_many_is_one_batch_and_no_news(world, lane, keys):
+    """What the log gains does not go by how many are refused again."""
+    batches, events = "SELECT count(*) FROM sync.batch", "SELECT count(*) FROM sync.event"
+    before = world.target(batches)[0][0], world.target(events)[0][0]
+    world.target("UPDATE sync.due SET not_before = now()")
+    while live.work(lane, lambda *_: None):
+        pass
+    after = world.target(batches)[0][0], world.target(events)[0][0]
+    assert (after[0] - before[0], after[1] - before[1]) == (1, 0)
+
+
+@pytest.mark.hazard(1069)
+def test_another_version_of_the_entity_has_them_tried_at_once(world, lane, keys):
+    entity = dataclasses.replace(lane.entity, version=lane.entity.version + 1)
+    with lane.stores.target() as cursor:
+        ledger = Ledger.open(cursor, "text", lane.origin.key, entity.version, lane.origin.digest_version)
+    with taking_all(dataclasses.replace(lane, entity=entity, ledger=ledger)) as mended:
+        sweep(mended)
+        while live.work(mended, lambda *_: None):
+            pass
+    assert world.target(LETTERS) == []
+    assert [world.target(SECONDS, (key,)) for key in keys] == [[(9,)]] * 3
+    for key in keys:  # written under the version that counts
+        sync(lane, key, force=True)
+
+
+@pytest.mark.hazard(1069)
+def test_one_that_has_changed_unseen_is_tried_by_the_next_sweep(world, lane, keys):
+    world.legacy("UPDATE content SET attrs = '{}' WHERE id = %s", (keys[0],))  # without a stamp
+    sweep(lane)
+    while live.work(lane, lambda *_: None):
+        pass
+    assert {key for key, _ in world.target(LETTERS)} == set(keys[1:])
+
+
+@pytest.mark.hazard(1069)
+def test_many_make_no_look_for_work_longer(world, lane):
+    """They lie in indices of their own: whoever looks for work reads a few blocks, however many there are."""
+    world.target(
+        "INSERT INTO sync.due (entity, reason, key, revision, priority, not_before, step, error, digest, basis)"
+        " SELECT 'text', 'rejected', 'n' || n, 0, 9, now() + n * interval '1 s' + interval '1 h', 'adapt', 'E', n, 1"
+        " FROM generate_series(1, 20000) n"
+    )
+    world.target("ANALYZE sync.due")
+    plans = []
+    with lane.stores.target() as cursor:
+        cursor.execute("SET LOCAL enable_seqscan = on")
+        values = {"entity": "text", "useless": [], "limit": 1, "refused": 100}
+        cursor.execute(f"EXPLAIN (ANALYZE, FORMAT JSON) {due._CLAIM}", values)
+        plans += [cursor.fetchone()[0][0]["Plan"]]
+        cursor.execute(f"EXPLAIN (ANALYZE, FORMAT JSON) SELECT FROM sync.due WHERE entity = 'text' AND {due.IS_WORK}")
+        plans += [cursor.fetchone()[0][0]["Plan"]]
+    try:
+        for plan in plans:
+            assert plan["Shared Hit Blocks"] + plan["Shared Read Blocks"] < 40, json.dumps(plan)
+        assert live.caught_up(lane, "epoch")
+    finally:
+        world.target("DELETE FROM sync.due WHERE left(key, 1) = 'n'")
+
+
+@pytest.mark.hazard(1069)
+def test_whoever_asks_for_one_does_not_wait_for_all_others(world, lane, keys):
+    world.target("UPDATE sync.due SET not_before = now() - interval '1 h'")
+    dead_letters.replay(lane, Which("text", keys[2:]))
+    with lane.stores.target() as cursor:
+        (asked,) = due.claim(cursor, "text")
+        assert asked.keys == [keys[2]]
+        (others,) = due.claim(cursor, "text")
+        assert sorted(others.keys) == sorted(keys[:2])
+        assert due.claim(cursor, "text") == []
+        due.unclaim(cursor, "text")

@@ -2,7 +2,9 @@
 
 import dataclasses
 import threading
+from contextlib import closing
 
+import psycopg2
 import pytest
 
 from sync_pipeline import garbage
@@ -15,7 +17,7 @@ from sync_pipeline.lane import Lane
 from sync_pipeline.ledger import media
 from sync_pipeline.pipeline import sync_keys
 from sync_pipeline.reconcile.reconcile import reconcile
-from sync_pipeline.sinks.media_bucket import MediaBucket, Source
+from sync_pipeline.sinks.media_bucket import Copied, MediaBucket, Source
 from sync_pipeline.stores import Stores
 from tests.world import wait_for
 
@@ -290,3 +292,106 @@ def _written(lane, key):
     except UnreachableError:
         return False
     return True
+
+
+@pytest.mark.hazard(1068)
+def test_the_last_two_names_go_side_by_side(world, lane, file):
+    """Each of the two transactions still sees the other's name; what they leave is found all the same."""
+    key, target = file
+    world.target("INSERT INTO sync.media_ref VALUES ('text', 'another', 'mine.jpg', %s)", (target,))
+    drop = "DELETE FROM sync.media_ref WHERE entity = 'text' AND key = %s AND target_key = %s"
+    with closing(psycopg2.connect(world.target_url)) as first, closing(psycopg2.connect(world.target_url)) as second:
+        first.cursor().execute(drop, ("another", target))
+        second.cursor().execute(drop, (str(key), target))
+        first.commit()
+        assert collect(lane.stores) == 0  # the other one has not gone yet
+        second.commit()
+    assert collect(lane.stores) == 1
+    assert not there(world, target)
+    assert sync(lane, key, force=True).files == 1
+
+
+@pytest.mark.hazard(1068)
+def test_a_name_that_comes_while_the_mark_is_made_keeps_its_object(world, lane, file):
+    """The mark waits for the row that names the object, and then knows no better; who condemns looks again."""
+    key, target = file
+    drop_name(world, lane, key)
+    with closing(psycopg2.connect(world.target_url)) as writer:
+        cursor = writer.cursor()
+        cursor.execute("SELECT FROM sync.media WHERE target_key = %s FOR SHARE", (target,))
+        cursor.execute("INSERT INTO sync.media_ref VALUES ('text', 'late', 'mine.jpg', %s)", (target,))
+        collector = threading.Thread(target=collect, args=(world.stores,))
+        collector.start()
+        waits = "SELECT 1 FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND query LIKE '%%sync.media%%'"
+        wait_for(lambda: world.target(waits))
+        writer.commit()
+        collector.join()
+    assert world.target(MARKS, (target,)) == [(True, False)]
+    assert collect(lane.stores) == 0
+    assert world.target(MARKS, (target,)) == [(False, False)]
+    assert there(world, target)
+    world.target("DELETE FROM sync.media_ref WHERE key = 'late'")
+    assert collect(lane.stores) == 1
+
+
+@pytest.mark.hazard(1068)
+def test_a_copy_whose_row_never_comes_is_found(world, lane, file):
+    key, target = file
+    drop_name(world, lane, key)
+    assert collect(lane.stores) == 1
+    world.client.put_object(Bucket=world.target_bucket, Key=target, Body=b"mine")
+    with lane.stores.target() as cursor:
+        media.begin(cursor, [target])
+        media.record(cursor, [Copied(Source("mine.jpg", "e"), target, 4, "s", "t")])
+    assert collect(lane.stores) == 0  # its row may be on its way
+    world.target("UPDATE sync.garbage SET look_at = now()")
+    assert collect(lane.stores) == 1
+    assert not there(world, target)
+
+
+@pytest.mark.hazard(1068)
+def test_names_that_a_person_takes_away_are_noticed(world, lane, file):
+    """As the how-to has it done of an entity that is given up."""
+    key, target = file
+    world.target("DELETE FROM sync.media_ref WHERE key = %s", (str(key),))
+    assert collect(lane.stores) >= 1
+    assert not there(world, target)
+    sync(lane, key, force=True)
+
+
+@pytest.mark.hazard(1068)
+def test_what_had_no_name_before_there_was_a_queue_is_found_page_by_page(world, lane, file, monkeypatch):
+    """A ledger of an earlier version: one scan, which goes on where it was."""
+    key, target = file
+    drop_name(world, lane, key)
+    world.target("DELETE FROM sync.garbage")
+    world.target("UPDATE sync.media SET unused_since = NULL")
+    names = "SELECT count(*) FROM sync.media"
+    assert world.target(names)[0][0] >= 4
+    assert collect(lane.stores) == 0  # nothing that has not changed is looked at
+    monkeypatch.setattr(garbage, "_SCANNED", 2)
+    world.target("UPDATE sync.upkeep SET scanned = false, scan_after = NULL")
+    removed = [collect(lane.stores) for _ in range(world.target(names)[0][0] // 2 + 1)]
+    assert sum(removed) == 1
+    assert world.target("SELECT scanned FROM sync.upkeep") == [(True,)]
+    assert not there(world, target)
+
+
+@pytest.mark.hazard(1068)
+def test_an_edit_of_a_row_queues_none_of_the_files_it_keeps(world, lane, file):
+    key, target = file
+    world.target("DELETE FROM sync.garbage")
+    world.legacy("UPDATE content SET title = title || '!' WHERE id = %s", (key,))
+    assert sync(lane, key).written == 1
+    assert world.target("SELECT * FROM sync.garbage") == []
+    assert world.target("SELECT 1 FROM sync.media_ref WHERE target_key = %s", (target,)) == [(1,)]
+
+
+@pytest.mark.hazard(1068)
+def test_one_process_at_a_time_collects(world, lane, file, monkeypatch):
+    taken = []
+    monkeypatch.setattr(garbage, "collect", lambda stores: taken.append(stores) or 0)
+    world.target("UPDATE sync.upkeep SET collected_at = '-infinity'")
+    for _ in range(3):
+        garbage._take_turn(lane.stores, threading.Event())
+    assert len(taken) == 1

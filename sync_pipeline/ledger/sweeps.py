@@ -1,0 +1,224 @@
+"""Sweeps in the ledger: how far each one is, who carries it on, and which deletes a person has approved."""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from psycopg2.extras import Json
+
+from sync_pipeline.due import KEYS_A_RECORD, PRIORITY
+from sync_pipeline.errors import LeaseLostError, SettingError
+from sync_pipeline.ledger.cursor import LEASE_SECONDS
+from sync_pipeline.sql import Cursor, named
+from sync_pipeline.stores import Stores
+
+WALKING = "walking"
+HELD = "held"
+ENDED = "ended"
+# an entity that waits for a place looks at least so often
+WAIT_SECONDS = 15
+_LOCK = "SELECT pg_advisory_xact_lock(hashtext('sync.sweep'))"
+_TAKE = """
+    UPDATE sync.sweep s SET owner = %(owner)s, epoch = epoch + 1, waits_since = NULL,
+        lease_until = now() + %(seconds)s * interval '1 s'
+    WHERE entity = %(entity)s AND coalesce(lease_until < now(), true)
+        AND (SELECT count(*) FROM sync.sweep o WHERE o.lease_until > now()) < %(places)s
+        AND NOT EXISTS (SELECT FROM sync.sweep o WHERE o.entity <> s.entity AND o.waits_until > now()
+            AND coalesce(o.lease_until < now(), true)
+            AND (o.waits_since, o.entity) < (coalesce(s.waits_since, now()), s.entity))
+    RETURNING number, epoch, state, phase, position, versions, filled, began_at,
+        compared, changed, gone, outdated, unfilled, files
+"""
+
+
+@dataclass
+class Swept:
+    """What a whole sweep found, in keys."""
+
+    compared: int = 0
+    changed: int = 0  # differ, those that are parked as they are included
+    gone: int = 0
+    outdated: int = 0  # written under another version of adapter or digest: a backfill is due
+    unfilled: int = 0  # not in the ledger, and the history is not all in: the backfill brings them
+    files: int = 0  # rows whose file is no longer the one that was copied, and that were not owed yet
+
+
+@dataclass
+class Walk:
+    """A sweep under the lease of its worker; what it holds is written to the ledger page by page."""
+
+    entity: str
+    number: int
+    epoch: int
+    state: str
+    phase: str
+    position: list[str] | None
+    versions: dict[str, Any] | None
+    filled: bool
+    began_at: dt.datetime | None
+    found: Swept = field(default_factory=Swept)
+
+
+def take(stores: Stores, entity: str, places: int) -> Walk | None:
+    """Lease the entity's sweep, as it stands. Returns None while it is leased, or while no place is free.
+
+    An entity that waits for a place gets it before those that began to wait later.
+    """
+    values = {"entity": entity, "owner": stores.worker, "seconds": LEASE_SECONDS, "places": places}
+    with stores.target() as cursor:
+        cursor.execute("INSERT INTO sync.sweep (entity) VALUES (%s) ON CONFLICT DO NOTHING", (entity,))
+        cursor.execute(_LOCK)
+        cursor.execute(_TAKE, values)
+        row = cursor.fetchone()
+        if row is None:
+            cursor.execute(
+                "UPDATE sync.sweep SET waits_until = now() + %s * interval '1 s',"
+                " waits_since = CASE WHEN waits_until > now() THEN coalesce(waits_since, now()) ELSE now() END"
+                " WHERE entity = %s AND coalesce(lease_until < now(), true)",
+                (WAIT_SECONDS, entity),
+            )
+            return None
+    number, epoch, state, phase, position, versions, filled, began_at, *counts = row
+    return Walk(entity, number, epoch, state, phase, position, versions, filled, began_at, Swept(*counts))
+
+
+def begin(stores: Stores, walk: Walk, began_at: dt.datetime, versions: dict[str, Any], *, filled: bool) -> None:
+    """Start over: nothing of what an earlier walk had found so far counts."""
+    walk.number, walk.state, walk.phase, walk.position = walk.number + 1, WALKING, "keys", None
+    walk.versions, walk.filled, walk.began_at, walk.found = versions, filled, began_at, Swept()
+    with stores.target() as cursor:
+        move(cursor, walk)
+        cursor.execute(
+            "UPDATE sync.sweep SET versions = %s, filled = %s, began_at = %s, started_at = now(), ended_at = NULL"
+            " WHERE entity = %s",
+            (Json(versions), filled, began_at, walk.entity),
+        )
+        cursor.execute("DELETE FROM sync.sweep_gone WHERE entity = %s", (walk.entity,))
+
+
+def move(cursor: Cursor, walk: Walk) -> None:
+    """Write down how far it is, in the caller's transaction. Raises LeaseLostError where another worker sweeps."""
+    found = vars(walk.found)
+    cursor.execute(
+        "UPDATE sync.sweep SET number = %(number)s, state = %(state)s, phase = %(phase)s, position = %(position)s,"
+        f" {', '.join(f'{name} = %({name})s' for name in found)}, paged_at = now(),"
+        " lease_until = now() + %(seconds)s * interval '1 s' WHERE entity = %(entity)s AND epoch = %(epoch)s",
+        {**vars(walk), **found, "versions": None, "found": None, "seconds": LEASE_SECONDS},
+    )
+    if cursor.rowcount != 1:
+        raise LeaseLostError(f"entity {walk.entity}: another worker sweeps it now")
+
+
+def renew(stores: Stores, walk: Walk) -> None:
+    """Hold the lease for longer: a page may take its time."""
+    with stores.target() as cursor:
+        cursor.execute(
+            "UPDATE sync.sweep SET lease_until = now() + %s * interval '1 s' WHERE entity = %s AND epoch = %s"
+            " AND owner IS NOT NULL",
+            (LEASE_SECONDS, walk.entity, walk.epoch),
+        )
+
+
+def give_back(stores: Stores, walk: Walk) -> None:
+    """Let a successor go on at once."""
+    with stores.target() as cursor:
+        cursor.execute(
+            "UPDATE sync.sweep SET owner = NULL, lease_until = NULL WHERE entity = %s AND epoch = %s",
+            (walk.entity, walk.epoch),
+        )
+
+
+def others_wait(stores: Stores, entity: str) -> bool:
+    """Whether other entities wait for a place."""
+    with stores.target() as cursor:
+        cursor.execute(
+            "SELECT EXISTS (SELECT FROM sync.sweep WHERE entity <> %s AND waits_since IS NOT NULL"
+            " AND waits_until > now())",
+            (entity,),
+        )
+        return bool(cursor.fetchone()[0])
+
+
+def stage_gone(cursor: Cursor, entity: str, keys: Sequence[str]) -> None:
+    """Keep keys that the monolith no longer has, until the walk ends. Nobody claims them."""
+    for first in range(0, len(keys), KEYS_A_RECORD):
+        part = list(keys[first : first + KEYS_A_RECORD])
+        cursor.defer("INSERT INTO sync.sweep_gone (entity, keys) VALUES (%s, %s)", (entity, part))
+
+
+def make_gone_due(cursor: Cursor, walk: Walk) -> None:
+    """Queue the staged keys, and drop what earlier walks queued: this one has seen all of it again."""
+    cursor.execute(
+        "INSERT INTO sync.due (entity, reason, keys, revision, priority, walk)"
+        f" SELECT entity, 'sweep', keys, 0, {PRIORITY['sweep']}, %s FROM sync.sweep_gone WHERE entity = %s ORDER BY n",
+        (walk.number, walk.entity),
+    )
+    cursor.execute("DELETE FROM sync.sweep_gone WHERE entity = %s", (walk.entity,))
+    cursor.execute(
+        "DELETE FROM sync.due WHERE entity = %(entity)s AND (reason = 'sweep' AND coalesce(walk, 0) < %(number)s"
+        " OR reason = 'media' AND walk < %(number)s)",
+        vars(walk),
+    )
+
+
+def end(cursor: Cursor, walk: Walk) -> None:
+    """The walk is over: all of it counts, and everything committed before it began was seen."""
+    _close(cursor, walk, ENDED)
+    cursor.execute(
+        "UPDATE sync.cursor SET swept_from = CASE WHEN %s OR filled_at IS NULL THEN %s ELSE swept_from END,"
+        " swept_at = now(), sweep_error = NULL WHERE entity = %s",
+        (walk.filled, walk.began_at, walk.entity),  # the history may have come in meanwhile
+    )
+
+
+def hold(cursor: Cursor, walk: Walk) -> None:
+    """The walk is over, and nothing of what is gone becomes due before a person has approved it."""
+    _close(cursor, walk, HELD)
+
+
+def _close(cursor: Cursor, walk: Walk, state: str) -> None:
+    walk.state, walk.position = state, None
+    move(cursor, walk)
+    cursor.execute(
+        "UPDATE sync.sweep SET ended_at = now(), owner = NULL, lease_until = NULL WHERE entity = %s", (walk.entity,)
+    )
+
+
+def approve(cursor: Cursor, entity: str, by: str, reason: str) -> dict[str, Any]:
+    """Allow the sweep that the brake holds to delete as many rows as it found gone; what it found.
+
+    Raises SettingError where the brake holds none.
+    """
+    found = named(
+        cursor,
+        "SELECT gone, compared, began_at FROM sync.sweep WHERE entity = %(entity)s AND state = 'held' FOR UPDATE",
+        {"entity": entity},
+    )
+    if not found:
+        raise SettingError(
+            f"entity {entity}: the brake holds no sweep; sync-pipeline status {entity} shows the last one"
+        )
+    close_approval(cursor, entity, "replaced")
+    cursor.execute(
+        "INSERT INTO sync.sweep_approval (entity, gone, approved_by, reason) VALUES (%s, %s, %s, %s)",
+        (entity, found[0]["gone"], by, reason),
+    )
+    return found[0]
+
+
+def approved(cursor: Cursor, entity: str) -> int | None:
+    """How many deletes are approved for the next sweep that ends, if a person has approved any."""
+    cursor.execute("SELECT gone FROM sync.sweep_approval WHERE entity = %s AND ended_at IS NULL", (entity,))
+    found = cursor.fetchone()
+    return int(found[0]) if found else None
+
+
+def close_approval(cursor: Cursor, entity: str, outcome: str) -> None:
+    """An approval counts for one sweep."""
+    cursor.execute(
+        "UPDATE sync.sweep_approval SET ended_at = now(), outcome = %s WHERE entity = %s AND ended_at IS NULL",
+        (outcome, entity),
+    )

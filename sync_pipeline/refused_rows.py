@@ -1,0 +1,62 @@
+"""Dead letters beside the monolith: which rows are no longer what was refused, and so are tried at once.
+
+A row that was refused is tried again after minutes, then hours; the sweep does not queue it while it is as it was. Here
+the sweep looks for those that changed unseen: back to what was last written, or gone.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from sync_pipeline.lane import Lane
+from sync_pipeline.origin import DIGEST
+from sync_pipeline.parking import MISSING_FILE
+from sync_pipeline.sql import Cursor
+
+_PAGE = 5_000
+# Rows that wait for a file or a parent row have no timer in the end: each sweep tries those that were tried longest
+# ago. Were it all of them, many would keep the entity busy for as long as they are there.
+_MISSING = 1_000
+_LETTERS = """
+    SELECT id, key, digest, basis IS DISTINCT FROM %(basis)s AND basis IS NOT NULL FROM sync.due
+    WHERE entity = %(entity)s AND reason = 'rejected' AND id > %(after)s ORDER BY id LIMIT %(limit)s
+"""
+_WAKE = """
+    UPDATE sync.due SET not_before = now() WHERE id IN (SELECT id FROM sync.due WHERE id = ANY(%s)
+    AND reason = 'rejected' AND not_before > now() AND step IS DISTINCT FROM 'document' AND waits_for IS NULL
+    FOR UPDATE SKIP LOCKED)
+"""
+_WAKE_MISSING = """
+    UPDATE sync.due SET not_before = now() WHERE id IN (SELECT id FROM sync.due WHERE entity = %s
+    AND reason = 'rejected' AND (error = %s OR waits_for IS NOT NULL) AND not_before = 'infinity'
+    ORDER BY last_at LIMIT %s
+    FOR UPDATE SKIP LOCKED)
+"""
+
+
+@dataclass
+class RefusedPage:
+    """Records to be tried now; `last` is the last one that was looked at, None at the end."""
+
+    entity: str
+    ids: list[int]
+    last: int | None
+
+    def wake(self, cursor: Cursor) -> None:
+        """Make them due, in the caller's transaction."""
+        cursor.execute(_WAKE, (self.ids,))
+        if self.last is None:
+            cursor.execute(_WAKE_MISSING, (self.entity, MISSING_FILE, _MISSING))
+
+
+def look_at_refused(lane: Lane, after: int) -> RefusedPage:
+    """Compare the next dead letters with their legacy rows. Raises UnreachableError, LegacySchemaError."""
+    values = {"entity": lane.entity.name, "after": after, "limit": _PAGE, "basis": lane.ledger.basis}
+    with lane.stores.target() as cursor:
+        cursor.execute(_LETTERS, values)
+        letters = cursor.fetchall()
+    key = lane.origin.key
+    found = lane.origin.digests_of(key.parse(text for _, text, _, _ in letters))
+    digests = dict(zip(key.texts(found).to_pylist(), found.column(DIGEST).to_pylist(), strict=True))
+    ids = [n for n, text, digest, other in letters if other or (digest is not None and digests.get(text) != digest)]
+    return RefusedPage(lane.entity.name, ids, letters[-1][0] if len(letters) == _PAGE else None)

@@ -1,0 +1,471 @@
+"""Sweeps of many pages: cut off and gone on with, leased, held by the brake and approved."""
+
+import dataclasses
+import multiprocessing
+import os
+import signal
+import threading
+from contextlib import closing
+from functools import partial
+
+import pytest
+
+from sync_pipeline import live, rewritten_files
+from sync_pipeline import sweep as sweeping
+from sync_pipeline.beside import beside
+from sync_pipeline.entity import load_entities
+from sync_pipeline.errors import BrakeError, LeaseLostError
+from sync_pipeline.faults import SWEEP_CRASH_POINTS
+from sync_pipeline.follower import Follower
+from sync_pipeline.heartbeat import free_leases
+from sync_pipeline.lane import Lane
+from sync_pipeline.ledger import sweeps
+from sync_pipeline.origin import Origin
+from sync_pipeline.settings import Settings
+from sync_pipeline.status import status_of
+from sync_pipeline.stores import Stores
+from sync_pipeline.sweep import ask_for_sweep, go_on, sweep, sweep_is_due
+from tests.world import wait_for
+
+PAGE = 10
+ROWS = "SELECT id FROM content WHERE kind = 'text' AND deleted_at IS NULL ORDER BY id"
+QUEUED = "SELECT k::bigint FROM sync.due, unnest(keys) k WHERE reason = 'sweep' ORDER BY 1"
+STAGED = "SELECT k::bigint FROM sync.sweep_gone, unnest(keys) k ORDER BY 1"
+SHIFT = "UPDATE content SET title = title || '!' WHERE id = ANY(%s)"  # without a stamp: no source tells
+
+
+@pytest.fixture(scope="module")
+def filled(world):
+    world.load(300, 0)
+    world.all_in("text")
+    world.target("UPDATE sync.cursor SET filled_at = now()")
+    return world
+
+
+@pytest.fixture
+def lane(filled, monkeypatch):
+    """An entity at rest, of some ten pages."""
+    monkeypatch.setattr(sweeping, "_PAGE", PAGE)
+    lane = filled.lane("text")
+    sweep(lane)
+    settle(lane)
+    yield lane
+    lane = filled.lane("text")
+    filled.target("DELETE FROM sync.sweep_approval")
+    monkeypatch.undo()
+    with closing(Stores(dataclasses.replace(lane.stores.settings, brake_fraction=1.0))) as stores:
+        sweep(dataclasses.replace(lane, stores=stores))
+    settle(lane)
+    assert filled.target("SELECT count(*) FROM sync.due") == [(0,)]
+
+
+def settle(lane):
+    while live.work(lane, lambda *_: None):
+        pass
+
+
+class After(threading.Event):
+    """Set once it was asked so often."""
+
+    def __init__(self, looks):
+        super().__init__()
+        self.left = looks
+
+    def is_set(self):
+        self.left -= 1
+        return self.left < 0
+
+
+def keys(world):
+    return [key for (key,) in world.legacy(ROWS)]
+
+
+def remove(world, chosen):
+    """Hard deletes."""
+    world.legacy("DELETE FROM content WHERE id = ANY(%s)", [list(chosen)])
+
+
+def count_pages(monkeypatch):
+    """Positions after which pages of legacy keys were asked for."""
+    asked, digests = [], Origin.digests
+    monkeypatch.setattr(
+        Origin, "digests", lambda self, after, limit: asked.append(after) or digests(self, after, limit)
+    )
+    return asked
+
+
+def looks_until_it_ends(lane, pages):
+    """How many runs it takes, each of which is cut off after so many looks at the event."""
+    for run in range(1, 40):
+        if go_on(lane, After(pages)) is not None:
+            return run
+    return None
+
+
+@pytest.mark.hazard(1061)
+def test_a_sweep_that_is_cut_off_all_the_time_ends(filled, lane, monkeypatch):
+    """Each run does a few pages; none is read twice, and the hard delete on the last page is found."""
+    victim, edited = keys(filled)[-1], keys(filled)[0]
+    remove(filled, [victim])
+    filled.legacy(SHIFT, [[edited]])
+    pages = count_pages(monkeypatch)
+    assert looks_until_it_ends(lane, 5) > 3
+    assert len(pages) == len({tuple(after or ()) for after in pages}) > len(keys(filled)) // PAGE
+    assert filled.target(QUEUED) == [(edited,), (victim,)]
+    settle(lane)
+    assert filled.target("SELECT 1 FROM catalog.text WHERE id = %s", (victim,)) == []
+
+
+@pytest.mark.hazard(1061)
+def test_without_its_guard_it_never_ends(filled, lane, monkeypatch):
+    victim = keys(filled)[-1]
+    remove(filled, [victim])
+    monkeypatch.setenv("SYNC_TEST_GUARDS_OFF", "1061")
+    assert looks_until_it_ends(lane, 5) is None
+    assert filled.target("SELECT 1 FROM catalog.text WHERE id = %s", (victim,)) != []
+
+
+def _sweep_once(settings, point):
+    os.environ |= {"SYNC_TEST_CRASH_AT": point}
+    sweeping._PAGE = PAGE
+    with closing(Stores(settings)) as stores:
+        stores.worker = "killed"
+        sweep(Lane.open(load_entities("assets.entities")["text"], stores))
+
+
+@pytest.mark.hazard(1061)
+def test_killed_at_every_boundary_it_goes_on_elsewhere(filled, lane):
+    processes = multiprocessing.get_context("forkserver")
+    for n, point in enumerate(SWEEP_CRASH_POINTS):
+        *_, edited, victim = keys(filled)[n:]
+        remove(filled, [victim])
+        filled.legacy(SHIFT, [[edited]])
+        nth = ":3" if "page" in point else ""
+        process = processes.Process(target=_sweep_once, args=(lane.stores.settings, point + nth))
+        process.start()
+        process.join(60)
+        assert process.exitcode == -signal.SIGKILL
+        free_leases(lane.stores, "killed")
+        if point != SWEEP_CRASH_POINTS[-1]:
+            sweep(lane)
+        assert filled.target(QUEUED) == [(edited,), (victim,)], point
+        settle(lane)
+        assert filled.target("SELECT 1 FROM catalog.text WHERE id = %s", (victim,)) == []
+
+
+def _run(follower, stop, _):
+    follower.run(stop)
+
+
+@pytest.mark.hazard(1061)
+def test_a_follower_that_is_replaced_every_few_pages_sweeps_all_the_same(filled, lane, monkeypatch):
+    victim = keys(filled)[-1]
+    remove(filled, [victim])
+    ask_for_sweep(lane, lane.stores.legacy_now())
+    stop, digests, asked = threading.Event(), Origin.digests, []
+
+    def counted(self, after, limit):
+        asked.append(after)
+        if len(asked) % 3 == 0:
+            stop.set()
+        return digests(self, after, limit)
+
+    monkeypatch.setattr(Origin, "digests", counted)
+    for _ in range(20):
+        if not sweep_is_due(lane):
+            break
+        stop.clear()
+        follower = Follower([lane.entity], lane.stores, name="of this run")
+        with beside(partial(_run, follower, stop), "follower"):
+            wait_for(lambda: stop.is_set() or not sweep_is_due(lane))
+            stop.set()
+    assert not sweep_is_due(lane)
+    assert len(asked) <= len(keys(filled)) // PAGE + 8
+    settle(lane)
+    assert filled.target("SELECT 1 FROM catalog.text WHERE id = %s", (victim,)) == []
+
+
+@pytest.mark.hazard(1062)
+def test_what_is_gone_becomes_due_when_the_walk_has_ended(filled, lane):
+    victim = keys(filled)[0]
+    remove(filled, [victim])
+    assert go_on(lane, After(3)) is None
+    assert (filled.target(QUEUED), filled.target(STAGED)) == ([], [(victim,)])
+    sweep(lane)
+    assert (filled.target(QUEUED), filled.target(STAGED)) == ([(victim,)], [])
+
+
+def held(lane, gone=20):
+    """Many hard deletes, a sweep that the brake holds, and the entity as its follower has it."""
+    stores = Stores(dataclasses.replace(lane.stores.settings, brake_rows=5, brake_fraction=0.05))
+    return dataclasses.replace(lane, stores=stores, origin=dataclasses.replace(lane.origin, stores=stores))
+
+
+@pytest.mark.hazard(1062)
+@pytest.mark.parametrize("guards", ["", "1062"])
+def test_the_brake_sees_all_pages_before_anything_is_deleted(filled, lane, monkeypatch, guards):
+    strict, doomed, edited = held(lane), keys(filled)[:20], keys(filled)[-1]
+    remove(filled, doomed)
+    filled.legacy(SHIFT, [[edited]])
+    monkeypatch.setenv("SYNC_TEST_GUARDS_OFF", guards)
+    with pytest.raises(BrakeError, match=r"20 of \d+ rows are gone.*sweep approve text"):
+        sweep(strict)
+    queued = [key for (key,) in filled.target(QUEUED)]
+    assert queued == ([*doomed, edited] if guards else [edited])
+    strict.stores.close()
+
+
+@pytest.mark.hazard(1063)
+def test_an_approval_counts_for_one_sweep_and_needs_no_second_walk(filled, lane, monkeypatch, command):
+    strict, doomed = held(lane), keys(filled)[:20]
+    assert "holds no sweep" in command("sweep", "approve", "text", "--reason", "none")[2]
+    remove(filled, doomed)
+    with pytest.raises(BrakeError):
+        sweep(strict)
+    assert not sweep_is_due(strict)  # made again after SYNC_SWEEP_SECONDS, not all the time
+    assert any("are gone from the monolith" in alert for alert in status_of(lane.stores, lane.entity)["alerts"])
+    assert "not 19" in command("sweep", "approve", "text", "--rows", "19", "--reason", "cleared out")[2]
+    assert not sweep_is_due(strict)
+    code, out, _ = command("sweep", "approve", "text", "--rows", "20", "--reason", "cleared out", "--by", "ann")
+    assert (code, out.split(".")[0]) == (0, "20 rows of text may be deleted, once")
+    assert sweep_is_due(strict)
+    pages = count_pages(monkeypatch)
+    assert sweep(strict).gone == 20
+    assert pages == []
+    assert [key for (key,) in filled.target(QUEUED)] == doomed
+    used = "SELECT gone, approved_by, reason, outcome FROM sync.sweep_approval ORDER BY id DESC LIMIT 1"
+    assert filled.target(used) == [(20, "ann", "cleared out", "used")]
+    assert status_of(lane.stores, lane.entity)["alerts"] == []
+    settle(lane)
+    remove(filled, keys(filled)[:20])
+    with pytest.raises(BrakeError):
+        sweep(strict)
+    strict.stores.close()
+
+
+@pytest.mark.hazard(1063)
+def test_an_approval_covers_no_more_than_was_seen(filled, lane):
+    strict, doomed = held(lane), keys(filled)[:20]
+    remove(filled, doomed[:8])
+    with pytest.raises(BrakeError):
+        sweep(strict)
+    remove(filled, doomed)
+    assert go_on(strict, After(2)) is None  # it is being made again
+    filled.target("INSERT INTO sync.sweep_approval (entity, gone, approved_by, reason) VALUES ('text', 8, 'a', 'b')")
+    with pytest.raises(BrakeError, match=r"20 of .* and 8 were approved"):
+        sweep(strict)
+    assert filled.target(QUEUED) == []
+    assert not sweep_is_due(strict)
+    strict.stores.close()
+
+
+@pytest.mark.hazard(1064)
+def test_a_walk_under_another_version_starts_over(filled, lane, monkeypatch):
+    victim = keys(filled)[0]
+    remove(filled, [victim])
+    assert go_on(lane, After(4)) is None
+    other = dataclasses.replace(lane.entity, origin=dataclasses.replace(lane.entity.origin, sql=lane.origin.sql + " "))
+    changed = Lane.open(other, lane.stores)
+    before, pages = filled.target("SELECT number FROM sync.sweep WHERE entity = 'text'")[0][0], count_pages(monkeypatch)
+    assert go_on(changed, After(2)) is None
+    assert pages == [None]
+    assert filled.target("SELECT number FROM sync.sweep WHERE entity = 'text'") == [(before + 1,)]
+    assert filled.target(STAGED) == [(victim,)]  # once
+    assert sweep(changed).gone == 1
+
+
+@pytest.mark.hazard(1064)
+def test_a_walk_at_another_server_or_timeline_starts_over(filled, lane, monkeypatch):
+    assert go_on(lane, After(4)) is None
+    pages = count_pages(monkeypatch)
+    monkeypatch.setattr(sweeping, "_server", lambda _: ["7", 2])
+    assert go_on(lane, After(2)) is None
+    assert pages == [None]
+    monkeypatch.undo()
+
+
+@pytest.mark.hazard(1065)
+def test_two_never_sweep_one_entity_at_once(filled, lane):
+    """Who comes back from a long pause writes nothing more, and nobody waits for its lease for ever."""
+    victim = keys(filled)[0]
+    remove(filled, [victim])
+    frozen = sweeps.take(lane.stores, "text", 1)
+    assert go_on(lane, threading.Event()) is None
+    filled.target("UPDATE sync.sweep SET lease_until = now() - interval '1 s' WHERE entity = 'text'")
+    found = sweep(lane)
+    assert (found.gone, filled.target(QUEUED)) == (1, [(victim,)])
+    with pytest.raises(LeaseLostError):
+        _stage_under(lane.stores, frozen)
+    assert filled.target(STAGED) == []
+    sweeps.give_back(lane.stores, frozen)  # of an epoch that is over
+
+
+def _stage_under(stores, walk):
+    with stores.target() as cursor:
+        sweeps.stage_gone(cursor, walk.entity, ["9"])
+        sweeps.move(cursor, walk)
+
+
+def test_places_are_few_and_taken_in_turn(filled, lane):
+    first = sweeps.take(lane.stores, "text", 1)
+    assert sweeps.take(lane.stores, "video", 1) is None
+    assert sweeps.take(lane.stores, "audio", 1) is None
+    assert sweeps.others_wait(lane.stores, "text")
+    sweeps.give_back(lane.stores, first)
+    assert sweeps.take(lane.stores, "text", 1) is None  # the others wait for longer
+    assert sweeps.take(lane.stores, "audio", 1) is None
+    second = sweeps.take(lane.stores, "video", 1)
+    assert second is not None
+    third = sweeps.take(lane.stores, "audio", 2)
+    assert third is not None
+    for walk in (second, third):
+        sweeps.give_back(lane.stores, walk)
+    filled.target("DELETE FROM sync.sweep WHERE entity IN ('video', 'audio')")
+
+
+def test_a_long_sweep_gives_its_place_to_who_waits(filled, lane, monkeypatch):
+    monkeypatch.setattr(sweeping, "_TURN_SECONDS", 0.0)
+    filled.target(
+        "INSERT INTO sync.sweep (entity, waits_since, waits_until) VALUES ('video', now(), now() + interval '1 min')"
+    )
+    ask_for_sweep(lane, lane.stores.legacy_now())
+    walk = sweeps.take(lane.stores, "text", 9)
+    assert walk is None  # one waits that came before
+    filled.target("UPDATE sync.sweep SET waits_since = now() + interval '1 h' WHERE entity = 'video'")
+    assert go_on(lane, threading.Event()) is None
+    filled.target("DELETE FROM sync.sweep WHERE entity = 'video'")
+    assert sweep(lane).compared == len(keys(filled))
+
+
+@pytest.mark.hazard(1066)
+def test_a_sweep_that_began_before_it_was_asked_for_is_no_answer(filled, lane):
+    assert go_on(lane, After(3)) is None
+    since = lane.stores.legacy_now()
+    ask_for_sweep(lane, since)
+    sweep(lane)
+    assert sweep_is_due(lane)
+    assert not sweeping._is_swept(lane, since)
+    sweep(lane)
+    assert not sweep_is_due(lane)
+    assert sweeping._is_swept(lane, since)
+
+
+@pytest.mark.hazard(1066)
+def test_who_asks_in_mid_sweep_is_served_by_a_follower(filled, lane):
+    assert go_on(lane, After(3)) is None
+    since = lane.stores.legacy_now()
+    ask_for_sweep(lane, since)
+    with filled.following([lane]):
+        wait_for(lambda: sweeping._is_swept(lane, since))
+
+
+def test_a_page_of_the_ledger_is_no_longer_than_one_of_the_monolith(filled, lane, monkeypatch):
+    """All rows are gone but one: the one legacy page spans the whole ledger, which is gone through in pieces."""
+    everything = keys(filled)
+    filled.legacy("CREATE TABLE kept AS SELECT * FROM content")
+    remove(filled, everything[:-1])
+    staged = []
+    stage_gone = sweeps.stage_gone
+    monkeypatch.setattr(sweeps, "stage_gone", lambda *args: staged.append(len(args[2])) or stage_gone(*args))
+    monkeypatch.setenv("SYNC_TEST_GUARDS_OFF", "32")
+    found = sweep(lane)
+    assert (found.gone, found.compared, found.changed) == (len(everything) - 1, 1, 0)
+    assert max(staged) <= PAGE
+    assert [key for (key,) in filled.target(QUEUED)] == everything[:-1]
+    monkeypatch.delenv("SYNC_TEST_GUARDS_OFF")
+    settle(lane)
+    filled.legacy("INSERT INTO content OVERRIDING SYSTEM VALUE SELECT * FROM kept ON CONFLICT DO NOTHING")
+    filled.legacy("DROP TABLE kept")
+
+
+def test_rows_that_go_while_a_page_is_read_do_not_end_the_walk(filled, lane, monkeypatch):
+    """A page that was read in halves may be short, though more rows follow."""
+    digests = Origin.digests
+    monkeypatch.setattr(Origin, "digests", lambda self, after, limit: digests(self, after, limit).slice(0, limit - 1))
+    found = sweep(lane)
+    assert (found.compared, found.gone) == (len(keys(filled)), 0)
+
+
+def test_what_an_earlier_sweep_queued_is_not_queued_twice(filled, lane):
+    edited, victim = keys(filled)[:2]
+    filled.legacy(SHIFT, [[edited]])
+    remove(filled, [victim])
+    for _ in range(3):
+        sweep(lane)
+        assert filled.target(QUEUED) == [(edited,), (victim,)]
+
+
+@pytest.mark.hazard(1067)
+def test_status_tells_of_sweeps_that_do_not_end(filled, lane, command):
+    filled.target(
+        "UPDATE sync.cursor SET filled_at = now() - interval '3 h', swept_at = now() - interval '2 h'"
+        " WHERE entity = 'text'"
+    )
+    assert go_on(lane, After(3)) is None
+    status = status_of(lane.stores, lane.entity)
+    (alert,) = status["alerts"]
+    assert alert.startswith("the last whole sweep ended at ")
+    assert f"phase keys, {status['sweep']['compared']} of about" in alert
+    assert (status["sweep"]["state"], status["sweep"]["at_work"]) == ("walking", False)
+    assert status["sweep"]["compared"] > 0
+    assert "text: sweep since" in command("status", "text")[1]
+    filled.target("UPDATE sync.cursor SET filled_at = now() - interval '2 h', swept_at = NULL WHERE entity = 'text'")
+    assert "has not ended since the history is in" in status_of(lane.stores, lane.entity)["alerts"][0]
+    sweep(lane)
+    assert status_of(lane.stores, lane.entity)["alerts"] == []
+
+
+@pytest.mark.hazard(1067)
+def test_status_tells_of_a_log_that_is_not_trimmed(filled, lane, command):
+    filled.target("UPDATE sync.upkeep SET trimmed_at = now() - interval '4 days'")
+    (alert,) = status_of(lane.stores, lane.entity)["alerts"]
+    assert alert.startswith("the log was not trimmed since ")
+    assert command("ledger", "trim")[0] == 0
+    assert status_of(lane.stores, lane.entity)["alerts"] == []
+    filled.target(
+        'CREATE TABLE sync."batch_20260101" PARTITION OF sync.batch'
+        " FOR VALUES FROM ('2026-01-01 00:00Z') TO ('2026-01-02 00:00Z')"
+    )
+    (alert,) = status_of(lane.stores, lane.entity)["alerts"]
+    assert "from 2026-01-01 on" in alert
+    assert command("ledger", "trim")[0] == 0
+    assert status_of(lane.stores, lane.entity)["alerts"] == []
+
+
+def test_no_transaction_is_open_while_the_bucket_is_listed(filled, lane, monkeypatch):
+    """And a bucket that holds much else is listed only where rows name files; cut off, the listing goes on."""
+    monkeypatch.setattr(rewritten_files, "_PAGE", 2)
+    names = [f"b/{n:02}.jpg" for n in range(6)]
+    for name in (*names, *(f"a/{n:02}.jpg" for n in range(30)), *(f"b/03/{n:02}.jpg" for n in range(30))):
+        filled.client.put_object(Bucket=filled.legacy_bucket, Key=name, Body=b"as it was")
+    rows = keys(filled)[:6]
+    for key, name in zip(rows, names, strict=True):
+        filled.legacy("INSERT INTO media_files (content_id, kind, bucket_key) VALUES (%s, 'cover', %s)", (key, name))
+    sweep(lane)
+    settle(lane)
+    for name in names[1::2]:
+        filled.client.put_object(Bucket=filled.legacy_bucket, Key=name, Body=b"as it is")
+    open_ones = "SELECT count(*) FROM pg_stat_activity WHERE application_name ~ 'sync-pipeline' AND state ~ 'idle in'"
+    listed, list_objects = [], lane.stores.legacy_s3.list_objects_v2
+
+    def listing(**which):
+        listed.append((which["StartAfter"], filled.target(open_ones)[0][0]))
+        return list_objects(**which)
+
+    monkeypatch.setattr(lane.stores.legacy_s3, "list_objects_v2", listing)
+    found = None
+    while found is None:
+        found = go_on(lane, After(20))
+    assert found.files == 3
+    assert {count for _, count in listed} == {0}
+    assert len(listed) == len(set(listed)) <= 9
+    media = "SELECT k::bigint FROM sync.due, unnest(keys) k WHERE reason = 'media' ORDER BY 1"
+    assert [key for (key,) in filled.target(media)] == rows[1::2]
+    settle(lane)
+    assert sweep(lane).files == 0
+    filled.legacy("DELETE FROM media_files")
+    sweep(lane)
+
+
+def test_the_settings_name_the_places():
+    assert Settings.sweep_workers == 2
