@@ -26,6 +26,7 @@ REMEDIES = {
     "media": "upload the file to the monolith's bucket",
     "row": "mend the row in the monolith, or the new table and the entity's file",
     "document": "mend the row in the monolith, or the index's mapping",
+    "batch": "an error that no code foresaw: report it with its message, and mend the row in the monolith",
 }
 HELD_FAST = "mend what keeps the former row from coming back (a constraint, a right, a row that refers to it)"
 AWAITED = "bring the row that it refers to: see why that one is not there"

@@ -173,6 +173,7 @@ def _copy(
     """Copy files, and record each as soon as it is there: a fault of one has no other copied again."""
 
     def note(copies: list[Copied]) -> None:
+        crash_point("media.after")
         with stores.target() as cursor:
             ledger.record(cursor, copies)
         placed.copied += len(copies)
@@ -183,7 +184,6 @@ def _copy(
         with stores.target() as cursor:
             ledger.begin(cursor, [targets[source.key] for source in absent])
         outcomes = sink.copy(stores, absent, note)
-        crash_point("media.after")
         outcomes_of = zip(absent, outcomes, strict=True)
         faults |= {source.key: fault for source, fault in outcomes_of if isinstance(fault, RowRejectedError)}
         # overwritten in mid-copy: what is there now goes under a name of its own

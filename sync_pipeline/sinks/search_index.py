@@ -169,10 +169,12 @@ class SearchIndex:
         has taken by then may be sent again.
         """
         unmade = unmade or {}
-        made = pc.invert(pc.is_in(pa.array(range(len(ids)), pa.int64()), value_set=pa.array([*unmade], pa.int64())))
-        fit = pc.and_(has_fit_id(ids), made)
-        unfit = pc.indices_nonzero(pc.and_(pc.invert(has_fit_id(ids)), documents.is_valid())).to_pylist()
+        fit = has_fit_id(ids)
+        unfit = pc.indices_nonzero(pc.and_(pc.invert(fit), documents.is_valid())).to_pylist()
         result = BulkResult(rejected={**dict.fromkeys(unfit, _UNFIT), **unmade})
+        if unmade:
+            positions = pa.array(range(len(ids)), pa.int64())
+            fit = pc.and_(fit, pc.invert(pc.is_in(positions, value_set=pa.array([*unmade], pa.int64()))))
         places = pc.indices_nonzero(fit).to_pylist()
         bulk = Bulk(client, alias or self.alias, places, result, refusing=refusing)
         bulk.send(ids.filter(fit), versions.filter(fit), documents.filter(fit))
