@@ -163,7 +163,7 @@ def test_a_long_transaction_of_the_log_waits_behind_what_is_committed_after_it(w
     world.legacy("INSERT INTO note (id, title) VALUES (0, 'fresh')")
     monkeypatch.setattr(live, "_PULL_ROWS", 6 * PAGE)  # more than are applied at once of those that are put behind
     with closing(Run(lane, 1_000)) as this:
-        wait_for(lambda: this.poll() or world.target("SELECT 1 FROM catalog.note WHERE id = 0"))
+        wait_for(lambda: (this.poll(), world.target("SELECT 1 FROM catalog.note WHERE id = 0"))[1])
     assert len(apart(world)) > 10 * PAGE
     while live.work(lane, lambda *_: None):
         pass
