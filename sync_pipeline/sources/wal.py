@@ -360,7 +360,9 @@ class WalSource(Source):
         if guarded(6):
             self._wait_visible(xids)
         for n, named in changed.items():
-            yield from (replace(page, position=position) for page in pages(self.subject, self._tracked[n], named, rows))
+            # one page, though the last change may have named two keys: a page that is no last one moves no position
+            found = pages(self.subject, self._tracked[n], named, max(rows, len(named)))
+            yield from (replace(page, position=position) for page in found)
 
     def _pages_of(
         self, changed: dict[int, set[str]], xids: set[int], rows: int, part: list[int] | None
