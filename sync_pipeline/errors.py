@@ -17,6 +17,10 @@ class LegacySchemaError(DeclarationError):
     """The legacy query no longer runs or has changed its columns. Stop this entity."""
 
 
+class OwnershipError(DeclarationError):
+    """An index or a prefix belongs to another deployment's ledger. Stop this entity; a person decides whose it is."""
+
+
 class LeaseLostError(SyncError):
     """Another worker follows this entity now. Give way; nothing is lost."""
 

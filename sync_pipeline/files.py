@@ -15,6 +15,7 @@ from sync_pipeline.faults import crash_point
 from sync_pipeline.keys import Key
 from sync_pipeline.ledger import media as ledger
 from sync_pipeline.origin import DIGEST, Reject
+from sync_pipeline.ownership import claim_prefix
 from sync_pipeline.parking import MISSING_FILE
 from sync_pipeline.sinks.media_bucket import Copied, MediaBucket, Source
 from sync_pipeline.stores import Stores
@@ -122,6 +123,8 @@ def _copy(
     missing: dict[str, MediaMissingError],
     placed: Placed,
 ) -> None:
+    if sink.prefix not in stores.claimed:
+        claim_prefix(stores, sink.prefix)
     for _ in range(_TRIES):
         crash_point("media.before")
         with stores.target() as cursor:

@@ -48,6 +48,7 @@ class Stores:
         self.search_breaker = Breaker("search")
         self.media_breaker = Breaker("media")
         self.ensured: set[str] = set()  # aliases that were there when they were looked for
+        self.claimed: set[str] = set()  # prefixes of the new bucket that bear our mark, or were looked at for one
         self.refusing: set[str] = set()  # aliases whose last request was not taken whole
         self._replica_known = False
         self._ledger_id: str | None = None

@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import partial
 
 from sync_pipeline.entity import Entity
-from sync_pipeline.preflight import buckets, clocks, legacy, replica, search, target
+from sync_pipeline.preflight import buckets, clocks, legacy, ownership, replica, search, target
 from sync_pipeline.preflight.declarations import look_at_entity
 from sync_pipeline.preflight.notice import Notice, look
 from sync_pipeline.stores import Stores
@@ -25,6 +25,8 @@ def preflight(stores: Stores, entities: list[Entity]) -> list[Notice]:
     ]
     if databases[0].reached:
         others += [look(f"entity {e.name}", partial(look_at_entity, stores, e)) for e in entities]
+    if databases[1].reached:
+        others.append(look(ownership.ABOUT, partial(ownership.look_at_ownership, stores, entities)))
     if all(database.reached for database in databases):
         others.append(look(clocks.ABOUT, partial(clocks.look_at_clocks, stores)))
     return list(dict.fromkeys(notice for done in [*databases, *others] for notice in done.notices))

@@ -1,4 +1,4 @@
-"""The sensor that keeps the live delta going: whose runs it ends, when it takes one for lost, and when it starts one."""
+"""The sensor that keeps the live delta going: whose runs it ends, which are lost to it, and when it starts one."""
 
 import json
 import time
