@@ -17,6 +17,7 @@ from botocore.exceptions import BotoCoreError, ClientError
 
 from sync_pipeline.errors import OwnershipError, UnreachableError
 from sync_pipeline.faults import guarded
+from sync_pipeline.ledger.identity import read_ledger_id
 from sync_pipeline.sinks.media_bucket import MISSING, code
 from sync_pipeline.sinks.search_index import reaching
 from sync_pipeline.stores import Stores
@@ -42,9 +43,15 @@ class Mark:
     ledger: str | None
 
 
+def ledger_of(stores: Stores) -> str | None:
+    """The id of our ledger as it is now: it may have been dropped and made anew. Raises UnreachableError."""
+    with stores.target_at_once() as cursor:
+        return read_ledger_id(cursor)
+
+
 def index_meta(stores: Stores, entity: Entity) -> dict[str, Any]:
     """The `_meta` of an index that is made for an entity. Raises UnreachableError."""
-    return {_META: {"ledger": stores.ledger_id(), "entity": entity.name}}
+    return {_META: {"ledger": ledger_of(stores), "entity": entity.name}}
 
 
 def claim_index(stores: Stores, entity: Entity) -> None:
@@ -79,18 +86,18 @@ def take_over(stores: Stores, entity: Entity) -> list[Mark]:
 
     Raises UnreachableError where a mark cannot be read or written.
     """
-    replaced = [mark for mark in index_marks(stores, entity) if mark.ledger != stores.ledger_id()]
+    ours = ledger_of(stores)
+    replaced = [mark for mark in index_marks(stores, entity) if mark.ledger != ours]
     for mark in replaced:
         if not _mark_index(stores, entity, mark.what.removeprefix("index ")):
             raise UnreachableError(f"SYNC_SEARCH_URL: the cluster refuses to mark {mark.what}: allow `manage` on it")
-    if entity.media is None:
-        return replaced
-    mark = prefix_marks(stores, entity.media.prefix)[-1]
-    if mark.ledger == stores.ledger_id():
-        return replaced
-    if not _mark_prefix(stores, entity.media.prefix, only_if_free=False):
-        raise UnreachableError(f"SYNC_TARGET_S3_BUCKET refuses to mark {mark.what}: allow s3:PutObject on it")
-    return [*replaced, mark]
+    own = prefix_marks(stores, entity.media.prefix)[-1:] if entity.media else []
+    for mark in own:
+        if mark.ledger != ours:
+            if not _mark_prefix(stores, mark.what.removeprefix("prefix ").rstrip("/"), only_if_free=False):
+                raise UnreachableError(f"SYNC_TARGET_S3_BUCKET refuses to mark {mark.what}: allow s3:PutObject on it")
+            replaced.append(mark)
+    return replaced
 
 
 def index_marks(stores: Stores, entity: Entity) -> list[Mark]:
@@ -138,7 +145,7 @@ def without_marks(listed: Mapping[str, Item], prefix: str) -> dict[str, Item]:
 
 
 def _must_be_ours(stores: Stores, entity: str, marks: Iterable[Mark]) -> None:
-    ours = stores.ledger_id()
+    ours = ledger_of(stores)
     for mark in marks:
         if mark.ledger not in (None, ours):
             raise OwnershipError(f"entity {entity}: {': '.join(refusal(entity, mark, ours))}")
@@ -191,7 +198,7 @@ def _read_prefix(stores: Stores, prefix: str) -> str | None:
 def _mark_prefix(stores: Stores, prefix: str, *, only_if_free: bool) -> bool:
     """Write our mark; False where another one is there already, or where we lack the rights."""
     key, bucket = f"{prefix}/{MARK_OBJECT}", stores.settings.target_bucket.name
-    body = json.dumps({"ledger": stores.ledger_id()}).encode()
+    body = json.dumps({"ledger": ledger_of(stores)}).encode()
     condition: Any = {"IfNoneMatch": "*"} if only_if_free else {}
     try:
         stores.target_s3.put_object(Bucket=bucket, Key=key, Body=body, ContentType="application/json", **condition)

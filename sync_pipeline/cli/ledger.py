@@ -54,7 +54,7 @@ def take_over(name: Name = None, everything: All = False, output: Format = Outpu
     with opened(name, everything) as (stores, entities):
         migrate(stores)
         found = {entity.name: ownership.take_over(stores, entity) for entity in entities}
-        ours = stores.ledger_id()
+        ours = ownership.ledger_of(stores)
     rows = [(entity, mark.what, mark.ledger or "no mark", ours) for entity, marks in found.items() for mark in marks]
     report = {entity: [asdict(mark) for mark in marks] for entity, marks in found.items()}
     show(report, output, partial(_taken_over, rows))

@@ -207,6 +207,8 @@ def test_rights_that_are_missing_stop_nothing_and_are_named_by_check(world, othe
         patch.setattr(type(other.search.indices), "put_mapping", refused)
         patch.setattr(other.target_s3, "put_object", denied)
         Lane.open(entity, other)
+    (prefix,) = of_ownership(other, entity, "warning")
+    monkeypatch.setattr(type(other.search.security), "has_privileges", lambda *_, **__: {"has_all_requested": False})
     index, prefix = of_ownership(other, entity, "warning")
     assert "index video_d-000001 bears no mark" in index.what
     assert "prefix video_d/ bears no mark" in prefix.what
