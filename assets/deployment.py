@@ -17,7 +17,7 @@ from sync_pipeline.faults import guarded
 KEPT = {"sync/kept_by": "sensor", "dagster/max_retries": "0"}
 LEDGER_TAG = "sync/ledger"
 # Dagster labels each run that its daemon or webserver starts with REPOSITORY@LOCATION
-_LOCATION_TAG = ".dagster/repository"
+LOCATION_TAG = ".dagster/repository"
 IN_FLIGHT = [
     dg.DagsterRunStatus.QUEUED,
     dg.DagsterRunStatus.NOT_STARTED,
@@ -63,13 +63,13 @@ class Deployment:
     def _records(
         self, instance: dg.DagsterInstance, statuses: list[dg.DagsterRunStatus] | None, limit: int | None = None
     ) -> list[dg.RunRecord]:
-        ours = {_LOCATION_TAG: self.location} if self.location and guarded(1123) else {}
+        ours = {LOCATION_TAG: self.location} if self.location and guarded(1123) else {}
         return list(instance.get_run_records(dg.RunsFilter(tags={**KEPT, **ours}, statuses=statuses), limit=limit))
 
 
 def location_of(run: dg.DagsterRun) -> str | None:
     """The code location that a run belongs to, as REPOSITORY@LOCATION; None for one that no location has started."""
-    return run.tags_for_storage().get(_LOCATION_TAG)
+    return run.tags_for_storage().get(LOCATION_TAG)
 
 
 def location_of_sensor(context: dg.SensorEvaluationContext) -> str | None:
