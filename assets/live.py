@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 import dagster as dg
 from pydantic import Field
 
+from assets.deployment import KEPT, Deployment, location_of
 from assets.lineage import column_lineages, sink_keys, sink_specs
 from assets.observed import Figures, observed
 from assets.resources import Engine
@@ -20,6 +21,7 @@ from sync_pipeline.beside import beside
 from sync_pipeline.entity import Entity
 from sync_pipeline.errors import UnreachableError
 from sync_pipeline.follower import Follower
+from sync_pipeline.heartbeat import read_workers
 from sync_pipeline.lane import open_lanes
 from sync_pipeline.live import caught_up, mark
 from sync_pipeline.stores import Stores
@@ -29,6 +31,9 @@ _FIRST_TELL_SECONDS = 5.0
 # each is an event for each sink: they are most of what Dagster stores
 _TELL_SECONDS = 600.0
 _LOOK_SECONDS = 0.5
+# a successor that is on its way is asked for so often, and waited for so long beyond this run's time
+_ASK_SECONDS = 3.0
+_LONGEST_WAIT_SECONDS = 600.0
 _COUNTS = {
     "relational": ("written", "deleted", "parked"),
     "search": ("documents",),
@@ -106,17 +111,47 @@ class Watch:
     left: dict[str, Exception] = field(default_factory=dict)  # entities that were not waited for, and why
     _stopped: dict[str, str] = field(default_factory=dict)
     _seen: set[dg.AssetKey] = field(default_factory=set)
+    _next_ask: float = 0.0  # when the successor is asked for again, and what was answered
+    _waits: bool = False
 
     def for_minutes(self, minutes: float) -> None:
         """Tell now and then, and once the time is up, what moved."""
         end = time.monotonic() + minutes * 60
         next_time = time.monotonic() + (_FIRST_TELL_SECONDS if self._has_new() else _TELL_SECONDS)
-        while time.monotonic() < end:
+        while time.monotonic() < end or self._awaits_successor(end):
             self._look()
             if time.monotonic() >= next_time:
                 self._tell()
                 next_time += _TELL_SECONDS
         self._tell()
+
+    def _awaits_successor(self, end: float) -> bool:
+        """Whether a successor has been launched that does not beat yet: it may be a pod that needs minutes to start.
+
+        Asked for every few seconds, once the time is up; what cannot be asked for is not waited for.
+        """
+        now = time.monotonic()
+        if now < self._next_ask:
+            return self._waits
+        self._next_ask = now + _ASK_SECONDS
+        self._waits = now < end + _LONGEST_WAIT_SECONDS and self._successor_is_on_its_way()
+        return self._waits
+
+    def _successor_is_on_its_way(self) -> bool:
+        run = self.context.run
+        if not KEPT.items() <= run.tags.items():
+            return False  # not the sensor's: started by hand, it ends when it was to end
+        try:
+            workers = read_workers(self.stores)
+            ours = Deployment(location_of(run), workers.ledger).kept_runs(self.context.instance, workers.sightings)
+        except Exception as error:
+            self.context.log.warning(f"a successor could not be looked for: {error}")
+            return False
+        ids = [record.dagster_run.run_id for record in ours]
+        later = ours[: ids.index(run.run_id)] if run.run_id in ids else []
+        # one that is queued may wait for this run's place
+        coming = [record.dagster_run for record in later if record.dagster_run.status != dg.DagsterRunStatus.QUEUED]
+        return bool(coming) and not any(run.run_id in workers.sightings for run in coming)
 
     def until_caught_up(self) -> None:
         """Until everything that is committed now has arrived, in all entities that can be followed.

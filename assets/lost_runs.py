@@ -1,80 +1,93 @@
-"""Lost runs: killed or hanging ones, which Dagster itself would leave as started, with the pools they hold."""
+"""Lost runs: killed or hanging ones, which Dagster itself would leave as started, with the pools they hold.
 
-import json
-import math
+A run that has not started yet is left to Dagster's run monitoring: a pod may need minutes (`start_timeout_seconds`
+in dagster.yaml).
+"""
+
 import threading
-import time
 from contextlib import suppress
+from dataclasses import dataclass
+from time import monotonic
 
 import dagster as dg
 
-from sync_pipeline.heartbeat import Sighting, free_leases, leave, sightings
+from assets.deployment import Deployment, location_of_sensor
+from assets.silence import Silence
+from sync_pipeline.heartbeat import Sighting, Workers, free_leases, leave, read_workers
 from sync_pipeline.stores import Stores
 
-# the sensor itself replaces such a run
-KEPT = {"sync/kept_by": "sensor", "dagster/max_retries": "0"}
 # several beats are missing
-_UNSEEN_SECONDS = 15.0
-# and still are: while the ledger did not answer, nobody was seen
-_LOOK_AGAIN_SECONDS = 8.0
-# from launch to the first beat
+SILENT_SECONDS = 20.0
+# from a run's start to its first beat
 START_SECONDS = 60.0
 _ASK_SECONDS = 5.0
-_NEVER = Sighting(unseen=1e9, known=0, host="", pid=0)
+_NEVER = Sighting(host="", pid=0)
+_UNSEEN = "never seen"
 
 
-def bury_lost(context: dg.SensorEvaluationContext, stores: Stores) -> None:
+@dataclass(frozen=True)
+class Ours:
+    """Our deployment, its runs of the live delta in flight, and the workers that the ledger has seen."""
+
+    deployment: Deployment
+    workers: Workers
+    kept: list[dg.RunRecord]
+
+
+def fail_lost(context: dg.SensorEvaluationContext, stores: Stores) -> Ours:
     """Call lost runs failed, so that Dagster tries them again and whatever waits for them goes on.
 
-    The sensor's cursor keeps which runs were silent at the last look. Raises UnreachableError.
+    The sensor's cursor keeps how long each worker has been silent. Return what is left. Raises UnreachableError.
     """
-    before: dict[str, float] = json.loads(context.cursor or "{}")
-    suspects: dict[str, float] = {}
-    for name, seen in _silent(context.instance, stores).items():
-        run = context.instance.get_run_by_id(name)
-        if run is None:
-            continue  # a follower on the command line
-        since = before.get(name, time.time())
-        if not run.is_finished and seen.unseen < math.inf and time.time() - since < _LOOK_AGAIN_SECONDS:
-            suspects[name] = since
-            continue
-        if not run.is_finished:
-            _bury(context, run, seen)
-        free_leases(stores, name)
-        leave(stores, name)
-    context.update_cursor(json.dumps(suspects))
+    workers = read_workers(stores)
+    deployment = Deployment(location_of_sensor(context), workers.ledger)
+    kept = deployment.kept_runs(context.instance, workers.sightings)
+    silence = Silence.from_cursor(context.cursor).look(_marks(workers, kept), monotonic())
+    lost = [name for name in silence.marks if _is_lost(name, workers.sightings.get(name), silence.seconds[name])]
+    failed = {name for name in lost if _fail_ours(context.instance, stores, deployment, workers, name)}
+    context.update_cursor(silence.to_cursor())
+    return Ours(deployment, workers, [record for record in kept if record.dagster_run.run_id not in failed])
 
 
-def kept_runs(instance: dg.DagsterInstance) -> list[dg.RunRecord]:
-    """Runs of the live delta that the sensor has started and that have not ended."""
-    statuses = [
-        dg.DagsterRunStatus.QUEUED,
-        dg.DagsterRunStatus.NOT_STARTED,
-        dg.DagsterRunStatus.STARTING,
-        dg.DagsterRunStatus.STARTED,
-    ]
-    return list(instance.get_run_records(dg.RunsFilter(tags=KEPT, statuses=statuses)))
+def _marks(workers: Workers, kept: list[dg.RunRecord]) -> dict[str, str]:
+    """What tells one beat of a worker from the next, for all who beat or should."""
+    started = [record.dagster_run.run_id for record in kept if _has_started(record)]
+    return {**dict.fromkeys(started, _UNSEEN), **{name: seen.mark for name, seen in workers.sightings.items()}}
 
 
-def _silent(instance: dg.DagsterInstance, stores: Stores) -> dict[str, Sighting]:
-    """All that were not seen lately, by run."""
-    never = {record.dagster_run.run_id: _NEVER for record in kept_runs(instance) if _should_be_seen(record)}
-    return {name: seen for name, seen in (never | sightings(stores)).items() if seen.unseen > _UNSEEN_SECONDS}
+def _has_started(record: dg.RunRecord) -> bool:
+    """Whether the run's own process has reported its start; a start time alone remains from an earlier try."""
+    return record.dagster_run.status == dg.DagsterRunStatus.STARTED and record.start_time is not None
 
 
-def _should_be_seen(record: dg.RunRecord) -> bool:
-    launched = record.dagster_run.status in {dg.DagsterRunStatus.STARTING, dg.DagsterRunStatus.STARTED}
-    return launched and time.time() - (record.start_time or record.update_timestamp.timestamp()) > START_SECONDS
+def _is_lost(name: str, seen: Sighting | None, silent_seconds: float) -> bool:
+    if seen is None:
+        return silent_seconds >= START_SECONDS
+    return seen.is_gone or silent_seconds >= SILENT_SECONDS
 
 
-def _bury(context: dg.SensorEvaluationContext, run: dg.DagsterRun, seen: Sighting) -> None:
+def _fail_ours(
+    instance: dg.DagsterInstance, stores: Stores, deployment: Deployment, workers: Workers, name: str
+) -> bool:
+    """Fail a lost run and free its leases, if it is ours; False where it is another's, or no run of this Dagster."""
+    run = instance.get_run_by_id(name)
+    if run is None or not deployment.owns(run, workers.sightings):
+        return False
+    if not run.is_finished:
+        _fail(instance, run, workers.sightings.get(name, _NEVER))
+    free_leases(stores, name)
+    leave(stores, name)
+    return True
+
+
+def _fail(instance: dg.DagsterInstance, run: dg.DagsterRun, seen: Sighting) -> None:
     """End its process if it is still there, and call the run failed."""
     if not seen.kill():
-        _terminate(context.instance, run)
-    context.instance.add_run_tags(run.run_id, {"dagster/retry_strategy": "ALL_STEPS"})
-    fresh = context.instance.get_run_by_id(run.run_id)
+        _terminate(instance, run)
+    instance.add_run_tags(run.run_id, {"dagster/retry_strategy": "ALL_STEPS"})
+    fresh = instance.get_run_by_id(run.run_id)
     if fresh and not fresh.is_finished:
-        context.instance.report_run_failed(fresh, "The run was not seen any more: killed, or it hangs.")
+        instance.report_run_failed(fresh, "The run was not seen any more: killed, or it hangs.")
 
 
 def _terminate(instance: dg.DagsterInstance, run: dg.DagsterRun) -> None:

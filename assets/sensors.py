@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping
 import dagster as dg
 
 from assets.lineage import sink_keys
-from assets.lost_runs import KEPT, START_SECONDS, bury_lost, kept_runs
+from assets.lost_runs import START_SECONDS, Ours, fail_lost
 from assets.resources import Engine
 from checks.standing import FRESHNESS, standing
 from sync_pipeline.entity import Entity
@@ -16,6 +16,10 @@ from sync_pipeline.errors import SyncError
 WINDOW_MINUTES = 10.0
 # a successor starts so long before the end, and takes over lease by lease
 _HANDOVER_SECONDS = 30.0
+# a run may need so long to start (start_timeout_seconds in dagster.yaml): a pod that waits for a node, an image's pull
+LONGEST_START_SECONDS = 600.0
+# a successor is launched earlier where runs start slowly, though not before the one before has worked a while
+_LEAST_WORK_SECONDS = 30.0
 # what has not changed is told again so often, for the trend
 _TELL_AGAIN_SECONDS = 1_800.0
 
@@ -33,21 +37,60 @@ def keep_live(job: str) -> dg.SensorDefinition:
     def keep(context: dg.SensorEvaluationContext, engine: Engine) -> dg.RunRequest | dg.SkipReason:
         try:
             with engine.stores() as stores:
-                bury_lost(context, stores)
+                ours = fail_lost(context, stores)
         except SyncError as error:
             context.update_cursor("{}")  # silence counts from now on: nobody could be seen
             return dg.SkipReason(str(error))
-        if any(_seconds_left(record) > _HANDOVER_SECONDS for record in kept_runs(context.instance)):
+        if _is_followed(ours):
             return dg.SkipReason("A run follows the live delta.")
-        config = dg.RunConfig(ops={"follow": {"config": {"minutes": WINDOW_MINUTES}}})
-        longest = WINDOW_MINUTES * 60 + START_SECONDS + _HANDOVER_SECONDS
-        return dg.RunRequest(run_config=config, tags={**KEPT, "dagster/max_runtime": str(int(longest))})
+        return _request(ours, ours.deployment.newest_kept_run(context.instance))
 
     return keep
 
 
-def _seconds_left(record: dg.RunRecord) -> float:
-    return WINDOW_MINUTES * 60 if record.start_time is None else WINDOW_MINUTES * 60 - _age(record)
+def _request(ours: Ours, newest: dg.RunRecord | None) -> dg.RunRequest:
+    """A run that follows. Two daemons that ask at once ask for the same successor, by its key."""
+    config = dg.RunConfig(ops={"follow": {"config": {"minutes": WINDOW_MINUTES}}})
+    longest = WINDOW_MINUTES * 60 + START_SECONDS + _HANDOVER_SECONDS + LONGEST_START_SECONDS
+    after = newest.dagster_run.run_id if newest else "none"
+    return dg.RunRequest(
+        run_key=f"{ours.deployment.ledger}-after-{after}",
+        run_config=config,
+        tags={**ours.deployment.tags, "dagster/max_runtime": str(int(longest))},
+    )
+
+
+def _is_followed(ours: Ours) -> bool:
+    """Whether a run follows for longer than a successor needs to take over.
+
+    Where entities of the only run hang, a second one takes over their leases, which have run out, beside it.
+    """
+    return any(
+        _seconds_left(record, ours) > _handover_seconds(record) and not (_hangs(record, ours) and len(ours.kept) == 1)
+        for record in ours.kept
+    )
+
+
+def _seconds_left(record: dg.RunRecord, ours: Ours) -> float:
+    """By the clock of the run itself, as its heartbeat tells; a run that does not work yet has all its time."""
+    window = WINDOW_MINUTES * 60
+    if record.dagster_run.status != dg.DagsterRunStatus.STARTED:
+        return window
+    seen = ours.workers.sightings.get(record.dagster_run.run_id)
+    if seen and seen.worked_seconds is None:  # of a version that does not tell
+        return window - _age(record)
+    return window - (seen.worked_seconds or 0.0 if seen else 0.0)
+
+
+def _hangs(record: dg.RunRecord, ours: Ours) -> bool:
+    seen = ours.workers.sightings.get(record.dagster_run.run_id)
+    return bool(seen and seen.hanging)
+
+
+def _handover_seconds(record: dg.RunRecord) -> float:
+    """So long before a run's end its successor is launched: as long as the run itself needed to start, and a while."""
+    needed = (record.start_time or 0.0) - record.create_timestamp.timestamp()
+    return min(max(needed, 0.0) + _HANDOVER_SECONDS, WINDOW_MINUTES * 60 - _LEAST_WORK_SECONDS)
 
 
 def _age(record: dg.RunRecord) -> float:

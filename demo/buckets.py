@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from sync_pipeline.ownership import MARK_OBJECT
+
 # a second to import: whoever only needs the region does without
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
@@ -32,3 +34,11 @@ def create_bucket(client: S3Client, name: str) -> None:
     """Make a bucket unless it is there."""
     if name not in {bucket["Name"] for bucket in client.list_buckets()["Buckets"]}:
         client.create_bucket(Bucket=name)
+
+
+def remove_marks(client: S3Client, name: str) -> None:
+    """Remove what marks prefixes of a bucket as another ledger's: that ledger is dropped, and a new one made."""
+    for page in client.get_paginator("list_objects_v2").paginate(Bucket=name):
+        for item in page.get("Contents", []):
+            if item["Key"].endswith(f"/{MARK_OBJECT}"):
+                client.delete_object(Bucket=name, Key=item["Key"])

@@ -23,6 +23,10 @@ class AccessError(LegacySchemaError):
     """The monolith does not show our role what is declared, or not all of it. Stop this entity until it does."""
 
 
+class OwnershipError(DeclarationError):
+    """An index or a prefix belongs to another deployment's ledger. Stop this entity; a person decides whose it is."""
+
+
 class LeaseLostError(SyncError):
     """Another worker follows this entity now. Give way; nothing is lost."""
 

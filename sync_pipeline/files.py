@@ -23,6 +23,7 @@ from sync_pipeline.faults import crash_point
 from sync_pipeline.keys import Key
 from sync_pipeline.ledger import media as ledger
 from sync_pipeline.origin import DIGEST, Reject
+from sync_pipeline.ownership import claim_prefix
 from sync_pipeline.parking import MISSING_FILE, REFUSED_FILE, UNFORESEEN_FILE
 from sync_pipeline.sinks.media_bucket import Copied, MediaBucket, Source
 from sync_pipeline.stores import Stores
@@ -171,6 +172,8 @@ def _copy(
     placed: Placed,
 ) -> None:
     """Copy files, and record each as soon as it is there: a fault of one has no other copied again."""
+    if sink.prefix not in stores.claimed:
+        claim_prefix(stores, sink.prefix)
 
     def note(copies: list[Copied]) -> None:
         crash_point("media.after")

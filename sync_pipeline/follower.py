@@ -1,9 +1,9 @@
 """The follower: keeps the live delta of several entities going, side by side, until told to stop.
 
 Each entity has four threads: one polls, one sends the polls' documents, one does what is owed, one sweeps. What stops
-an entity (a changed legacy table, a full disk) is remembered, tried again, and never stops the others. While any of
-them gets on, the follower's heart beats; it keeps the leases of those that do. One that is killed, or whose polls all
-hang, loses both within seconds.
+an entity (a changed legacy table, a full disk) is remembered, tried again, and never stops the others. While any thread
+moves, the follower's heart beats; it keeps the leases of all entities whose poll gets on. A follower that is killed, or
+in which nothing moves any more, loses both within seconds.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ from sync_pipeline.takeover import end_lost_sessions
 
 log = logging.getLogger(__name__)
 
-# a poll that takes longer hangs: its lease is left to run out
+# a poll that takes longer hangs: its lease is left to run out, and the heartbeat names its entity
 HANG_SECONDS = 180.0
 _IDLE_WRITE_SECONDS = 1.0
 _RETRY_SECONDS = 5.0
@@ -66,8 +66,10 @@ class Follower:
         self._stop = threading.Event()
         self._halts: dict[str, threading.Event] = {}
         self._leases: dict[str, Lease] = {}
-        self._moved: dict[str, float] = {}
+        self._moved: dict[str, float] = {}  # when each entity's poll moved last
         self._paces: dict[str, Pace] = {}
+        self._any_moved = self._began = time.monotonic()
+        self._hung: list[str] = []  # entities whose poll hung at the last beat
 
     def run(self, stop: threading.Event) -> None:
         """Follow until `stop` is set. Raises UnreachableError when the ledger cannot be reached at the start."""
@@ -83,9 +85,15 @@ class Follower:
         self._stop.set()
         for halt in list(self._halts.values()):
             halt.set()
-        for thread in threads:
-            thread.join()
+        self._beat_until_ended(threads)
         quietly(partial(leave, self.stores, self.name))
+
+    def _beat_until_ended(self, threads: list[threading.Thread]) -> None:
+        """Go on beating while threads finish what they do, because a worker that falls silent is killed."""
+        while alive := [thread for thread in threads if thread.is_alive()]:
+            alive[0].join(BEAT_SECONDS)
+            if alive[0].is_alive():
+                quietly(self._beat)
 
     def _keep(self, entity: Entity) -> None:
         """Keep one entity going: whatever stops it, it is opened again."""
@@ -93,6 +101,7 @@ class Follower:
             halt = self._halts[entity.name] = threading.Event()
             if self._stop.is_set():
                 return
+            self._moved[entity.name] = time.monotonic()
             try:
                 lane = Lane.open(entity, self.stores)
                 self.failures.pop(entity.name, None)
@@ -105,6 +114,8 @@ class Follower:
                 log.error(
                     "entity stopped", extra={"entity": entity.name, "error": first_line(error)}, exc_info=not told
                 )
+            finally:
+                self._moved.pop(entity.name, None)  # whatever is stopped, or has ended, does not hang
             self._stop.wait(0 if halt.is_set() else _RETRY_SECONDS)
 
     def _side_by_side(self, lane: Lane, halt: threading.Event) -> None:
@@ -117,6 +128,9 @@ class Follower:
             except Exception as error:
                 errors.append(error)
                 halt.set()
+            finally:
+                if act == self._poll_on:
+                    self._moved.pop(lane.entity.name, None)
 
         threads = [
             threading.Thread(target=guard, args=(act,), daemon=True)
@@ -183,6 +197,7 @@ class Follower:
     def _work_on(self, lane: Lane, halt: threading.Event) -> None:
         pace = self._pace(lane)
         while not halt.is_set():
+            self._any_moved = time.monotonic()
             try:
                 busy = work(lane, self.report)
             except UnreachableError as error:
@@ -193,6 +208,7 @@ class Follower:
 
     def _sweep_on(self, lane: Lane, halt: threading.Event) -> None:
         while not halt.is_set():
+            self._any_moved = time.monotonic()
             try:
                 ended = not sweep_is_due(lane) or go_on(lane, halt)
                 halt.wait(_LOOK_SECONDS if ended else _PLACE_SECONDS)
@@ -201,16 +217,27 @@ class Follower:
                 halt.wait(min(_SWEEP_RETRY_SECONDS, lane.stores.settings.sweep_seconds))
 
     def _beat(self) -> None:
-        """Be seen while any entity's poll gets on, and hold the leases of those whose polls do.
+        """Be seen, and hold the leases of all entities but those whose poll hangs.
 
-        One that hangs loses its lease; what it holds up is its own entity alone.
+        The lease of an entity that hangs runs out, so that another follower takes it, and the heartbeat names it. Only
+        where nothing moves any more does the heart stop, because a new process is the only remedy then.
         """
-        hangs = [entity for entity, at in self._moved.items() if time.monotonic() - at > HANG_SECONDS]
+        hanging = self.hanging()
         for entity, lease in list(self._leases.items()):
-            if entity not in hangs:
+            if entity not in hanging:
                 quietly(partial(lease.renew, self.stores))
-        if hangs:
-            log.error("poll hangs", extra={"entity": ", ".join(hangs)})
-        if hangs and len(hangs) == len(self.entities):
+        if new := sorted(set(hanging) - set(self._hung)):
+            log.error("poll hangs", extra={"entity": ", ".join(new)})
+        self._hung = hanging
+        if hanging and self._stands_still():
             return
-        beat(self.stores, self.name)
+        beat(self.stores, self.name, time.monotonic() - self._began, hanging)
+
+    def hanging(self) -> list[str]:
+        """Entities whose poll has not moved for HANG_SECONDS."""
+        now = time.monotonic()
+        return sorted(entity for entity, at in self._moved.items() if now - at > HANG_SECONDS)
+
+    def _stands_still(self) -> bool:
+        """Whether no thread of any entity has moved for HANG_SECONDS."""
+        return time.monotonic() - max([self._any_moved, *self._moved.values()]) > HANG_SECONDS

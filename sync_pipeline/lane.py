@@ -14,6 +14,7 @@ from sync_pipeline.ledger.ledger import Ledger, migrate
 from sync_pipeline.ledger.references import register
 from sync_pipeline.ledger.standing import standing
 from sync_pipeline.origin import Origin
+from sync_pipeline.ownership import claim_index, claim_prefix, index_meta
 from sync_pipeline.stores import Stores
 
 
@@ -56,16 +57,23 @@ class Lane:
         lane = cls(entity, stores, origin, ledger, gate)
         with suppress(UnreachableError):  # rows do not wait for the cluster; whoever sends to it looks again
             lane.ensure_index()
+        if entity.media:
+            with suppress(UnreachableError), stores.media_breaker:  # nor for the bucket; who copies looks again
+                claim_prefix(stores, entity.media.prefix, entity.name)
         return lane
 
     def ensure_index(self) -> None:
-        """Make the index where it is not there. Raises UnreachableError, DeclarationError."""
+        """Make the index where it is not there, and mark it as ours.
+
+        Raises UnreachableError, DeclarationError, OwnershipError where it is another deployment's.
+        """
         if self.entity.index is None:
             return
         try:
-            self.entity.index.ensure(self.stores.search)
+            self.entity.index.ensure(self.stores.search, index_meta(self.stores, self.entity))
         except DeclarationError as error:
             raise DeclarationError(f"entity {self.entity.name}: {error}") from error
+        claim_index(self.stores, self.entity)
         self.stores.ensured.add(self.entity.index.alias)
 
 

@@ -94,7 +94,9 @@ def _list(lane: Lane, start: str, limit: int) -> tuple[list[str], list[str], boo
     except (BotoCoreError, ClientError) as error:
         raise UnreachableError(f"SYNC_LEGACY_S3_BUCKET could not be listed to its end: {error}") from error
     contents = found.get("Contents", [])
-    return [item["Key"] for item in contents], [item["ETag"] for item in contents], bool(found.get("IsTruncated"))
+    # a server may list a file without an ETag while it is written: such a file is looked at again
+    etags = [item.get("ETag", "") for item in contents]
+    return [item["Key"] for item in contents], etags, bool(found.get("IsTruncated"))
 
 
 def _not_known(cursor: Cursor, entity: str, suspects: pa.Table, walk: Walk) -> list[str]:

@@ -21,7 +21,9 @@ _CURSOR = """
            (state ->> 'retained_bytes')::bigint AS retained_bytes, owner,
            coalesce(lease_until > now(), false) AS followed,
            jsonb_build_object('deferred', events_deferred, 'dropped', events_dropped, 'unmet', events_unmet) AS events,
-           coalesce(unmet_at > now() - interval '1 day', false) AS lately_unmet
+           coalesce(unmet_at > now() - interval '1 day', false) AS lately_unmet,
+           (SELECT max(h.name) FROM sync.heartbeat h WHERE h.seen_at > now() - interval '1 minute'
+            AND to_jsonb(h) -> 'hanging' ? entity) AS hangs_in
     FROM sync.cursor WHERE entity = %s
 """
 _OUTAGES = """
@@ -48,7 +50,7 @@ def status_of(stores: Stores, entity: Entity) -> dict[str, Any]:
         found["backfill"] = _backfill(cursor, entity)
         found["rebuild"] = rebuilds.shown(cursor, entity.name)
         found["sweep"] = sweep_progress(cursor, entity.name)
-        alerts = _alerts(found, stores.settings)
+        alerts = [*_hanging(found.pop("hangs_in")), *_alerts(found, stores.settings)]
         alerts += sweep_alerts(cursor, entity.name, found["sweep"], stores.settings.sweep_seconds)
         alerts += upkeep.alerts(cursor, stores.settings.history_days)
         found["alerts"] = [*alerts, *_outages(cursor, entity.name), *_not_undone(cursor, entity.name)]
@@ -116,6 +118,13 @@ def _alerts(found: dict[str, Any], settings: Settings) -> list[str]:
     if found["sweep_error"]:
         alerts.append(f"the last sweep stopped: {found['sweep_error']}")
     return alerts
+
+
+def _hanging(worker: str | None) -> list[str]:
+    """A worker that lives, but whose poll of the entity does not move."""
+    if worker is None:
+        return []
+    return [f"its poll hangs in {worker}: another follower may take it over; if none does, start that one again"]
 
 
 def _not_undone(cursor: Cursor, entity: str) -> list[str]:

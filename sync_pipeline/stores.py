@@ -71,6 +71,7 @@ class Stores:
         self.media_answers = MediaAnswers()
         self.aliases = AliasWatch()
         self.ensured: set[str] = set()  # aliases that were there when they were looked for
+        self.claimed: set[str] = set()  # prefixes of the new bucket that bear our mark, or were looked at for one
         self.refusing: set[str] = set()  # aliases whose last request was not taken whole
         self.epochs: dict[str, int] = {}  # of the leases that this process holds, by entity
         self._replica_known = False

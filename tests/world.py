@@ -17,7 +17,7 @@ from typing import Any
 import psycopg2
 import pytest
 
-from demo.buckets import create_bucket
+from demo.buckets import create_bucket, remove_marks
 from demo.databases import Monolith, create_monolith, create_target, drop_database
 from demo.environment import variables
 from demo.fleet import Fleet
@@ -143,6 +143,7 @@ def opened(fleet: Fleet, name: str, **settings: str) -> Iterator[World]:
     for bucket in (legacy_bucket, target_bucket):
         create_bucket(fleet.objects.client(), bucket)
     _remove_indices(addresses.search_url)
+    remove_marks(fleet.objects.client(), target_bucket)  # of a world of this name that was open before
     own = {
         "SYNC_LEGACY_DB": monolith.reader_url,
         "SYNC_TARGET_DB": writer_url,

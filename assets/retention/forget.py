@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING
 
 import dagster as dg
 
+from assets.deployment import LOCATION_TAG, location_of
+
 if TYPE_CHECKING:
     from assets.retention.storage import Storage
 
@@ -47,30 +49,45 @@ class Forgotten:
     events: int
 
 
+@dataclass(frozen=True)
+class Scope:
+    """What is ours to forget: runs of a code location (None: of none), and events of assets (None: of all)."""
+
+    location: str | None = None
+    assets: Collection[dg.AssetKey] | None = None
+
+
 def forget_old(
-    instance: dg.DagsterInstance, frequent: Collection[str], limits: Limits, now: float | None = None
+    instance: dg.DagsterInstance,
+    frequent: Collection[str],
+    limits: Limits,
+    now: float | None = None,
+    scope: Scope | None = None,
 ) -> Forgotten:
     """Remove what is older than it may be; `frequent` names jobs, `now` is in seconds since the epoch.
 
-    In small steps, each of which leaves storage whole: who is cut off goes on the next time. Raises SettingError.
+    Runs, results and events of other code locations stay: their own retention decides. In small steps, each of which
+    leaves storage whole: who is cut off goes on the next time. Raises SettingError.
     """
     from assets.retention.storage import Storage  # slow to import, and needed by this job alone
 
-    storage = Storage.of(instance)
+    storage, scope = Storage.of(instance), scope or Scope()
     now = time.time() if now is None else now
     soon, later = _before(now, limits.sync_days), _before(now, limits.run_days)
     newest = storage.newest_asset_events()
     needed = storage.runs_of(newest)
-    old = {*_ended_before(instance, later)}.union(*(_ended_before(instance, soon, job) for job in frequent))
+    old = {*_ended_before(instance, later, scope)}
+    old = old.union(*(_ended_before(instance, soon, scope, job) for job in frequent))
     _forget_runs(instance, old - needed)
-    backfills = storage.old_backfills(later, limits.backfills)
+    backfills = storage.old_backfills(later, limits.backfills, scope.assets)
     _forget_backfills(instance, storage, backfills)
+    told = storage.forget_told_checks(soon, scope.assets)  # by their results, which go later
     return Forgotten(
         runs=len(old - needed),
         runs_kept=len(old & needed),
         backfills=len(backfills),
-        checks=storage.forget_checks(_before(now, limits.check_days), _before(now, limits.standing_days)),
-        events=storage.forget_told_checks(soon) + storage.forget_events_without_run(later, newest),
+        checks=storage.forget_checks(_before(now, limits.check_days), _before(now, limits.standing_days), scope.assets),
+        events=told + storage.forget_events_without_run(later, newest, scope.assets),
     )
 
 
@@ -93,13 +110,16 @@ def _forget_backfills(instance: dg.DagsterInstance, storage: Storage, backfills:
     storage.forget_backfills(backfills)
 
 
-def _ended_before(instance: dg.DagsterInstance, limit: dt.datetime, job: str | None = None) -> Iterator[str]:
-    """Ids of runs."""
-    wanted = dg.RunsFilter(job_name=job, statuses=_ENDED, updated_before=limit)
+def _ended_before(
+    instance: dg.DagsterInstance, limit: dt.datetime, scope: Scope, job: str | None = None
+) -> Iterator[str]:
+    """Ids of runs of the scope's code location."""
+    tags = {LOCATION_TAG: scope.location} if scope.location else {}
+    wanted = dg.RunsFilter(job_name=job, statuses=_ENDED, updated_before=limit, tags=tags)
     cursor: str | None = None
-    while page := instance.get_run_ids(wanted, cursor=cursor, limit=_PAGE):
-        yield from page
-        cursor = page[-1]
+    while page := instance.get_runs(wanted, cursor=cursor, limit=_PAGE):
+        yield from (run.run_id for run in page if location_of(run) == scope.location)
+        cursor = page[-1].run_id
 
 
 def _before(now: float, days: float) -> dt.datetime:

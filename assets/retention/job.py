@@ -6,8 +6,9 @@ from collections.abc import Collection
 import dagster as dg
 from pydantic import Field
 
+from assets.deployment import location_of
 from assets.resources import Engine
-from assets.retention.forget import BACKFILLS, Limits, forget_old, keep_connections
+from assets.retention.forget import BACKFILLS, Limits, Scope, forget_old, keep_connections
 from sync_pipeline.errors import SettingError
 from sync_pipeline.snapshot import trim
 
@@ -42,7 +43,8 @@ def retention_job(frequent: Collection[str]) -> dg.JobDefinition:
     def forget(context: dg.OpExecutionContext, config: Keep) -> None:
         """Remove what is older than it may be; cut off, the next run goes on."""
         keep_connections(context.instance)
-        forgotten = forget_old(context.instance, frequent, limits_from(config))
+        scope = Scope(location_of(context.run), context.repository_def.asset_graph.get_all_asset_keys())
+        forgotten = forget_old(context.instance, frequent, limits_from(config), scope=scope)
         context.log.info(f"forgotten: {forgotten}")
         context.add_output_metadata(vars(forgotten))
 

@@ -28,6 +28,7 @@ _LASTING = [
     dg.DagsterEventType.ASSET_OBSERVATION.value,
     dg.DagsterEventType.FRESHNESS_STATE_CHANGE.value,
 ]
+_TOLD = dg.DagsterEventType.ASSET_CHECK_EVALUATION.value
 _VERDICTS = [Status.SUCCEEDED.value, Status.FAILED.value]
 
 
@@ -61,9 +62,17 @@ class Storage:
             found = (connection.execute(sa.select(_EVENTS.run_id).where(_EVENTS.id.in_(ids))) for ids in _pages(events))
             return {run for page in found for run in _column(page)}
 
-    def forget_events_without_run(self, before: dt.datetime, but: Collection[int]) -> int:
-        """Remove old events that no run wrote, or whose run is gone, and tags whose event is gone; how many events."""
-        old = _EVENTS.timestamp < _naive(before)
+    def forget_events_without_run(
+        self, before: dt.datetime, but: Collection[int], assets: Collection[dg.AssetKey] | None = None
+    ) -> int:
+        """Remove old events that no run wrote, or whose run is gone, and tags whose event is gone; how many events.
+
+        Of assets only those of `assets` (None: of all): another code location decides about its own.
+        """
+        ours = sa.true() if assets is None else sa.or_(_EVENTS.asset_key.is_(None), _is_one(_EVENTS.asset_key, assets))
+        # the results of checks bear no asset; forget_told_checks knows whose they are
+        told = sa.and_(_EVENTS.dagster_event_type == _TOLD, _EVENTS.run_id == RUNLESS_RUN_ID)
+        old = sa.and_(_EVENTS.timestamp < _naive(before), ours, sa.true() if assets is None else ~told)
         with self.events.index_connection() as connection:
             runs = set(_column(connection.execute(sa.select(_EVENTS.run_id).where(old).distinct())))
             removed = 0
@@ -76,36 +85,50 @@ class Storage:
             )
         return removed
 
-    def forget_told_checks(self, before: dt.datetime) -> int:
-        """Remove events of sensors that told a check's result: the result itself has a table of its own."""
-        told = dg.DagsterEventType.ASSET_CHECK_EVALUATION.value
+    def forget_told_checks(self, before: dt.datetime, assets: Collection[dg.AssetKey] | None = None) -> int:
+        """Remove events of sensors that told a check's result of `assets`: the result has a table of its own."""
+        of_them = sa.select(_CHECKS.evaluation_event_storage_id).where(_is_one(_CHECKS.asset_key, assets))
         gone = EventsTable.delete().where(
-            _EVENTS.dagster_event_type == told, _EVENTS.run_id == RUNLESS_RUN_ID, _EVENTS.timestamp < _naive(before)
+            _EVENTS.dagster_event_type == _TOLD,
+            _EVENTS.run_id == RUNLESS_RUN_ID,
+            _EVENTS.timestamp < _naive(before),
+            sa.true() if assets is None else _EVENTS.id.in_(of_them),
         )
         with self.events.index_connection() as connection:
             return int(connection.execute(gone).rowcount)
 
-    def forget_checks(self, before: dt.datetime, told_before: dt.datetime) -> int:
-        """Remove old results, those that sensors told sooner; of each check and partition the newest stays, and the
-        newest that is a verdict; how many.
+    def forget_checks(
+        self, before: dt.datetime, told_before: dt.datetime, assets: Collection[dg.AssetKey] | None = None
+    ) -> int:
+        """Remove old results of `assets`, those that sensors told sooner; of each check and partition the newest stays,
+        and the newest that is a verdict; how many.
         """
         newest = sa.select(sa.func.max(_CHECKS.id)).group_by(_CHECKS.asset_key, _CHECKS.check_name, _CHECKS.partition)
         verdicts = newest.where(_CHECKS.execution_status.in_(_VERDICTS))
         at, told = _CHECKS.evaluation_event_timestamp, _CHECKS.run_id == RUNLESS_RUN_ID
         old = sa.or_(at < _naive(before), sa.and_(told, at < _naive(told_before)))
-        gone = AssetCheckExecutionsTable.delete().where(old, _CHECKS.id.not_in(newest), _CHECKS.id.not_in(verdicts))
+        ours = _is_one(_CHECKS.asset_key, assets)
+        gone = AssetCheckExecutionsTable.delete().where(
+            old, ours, _CHECKS.id.not_in(newest), _CHECKS.id.not_in(verdicts)
+        )
         with self.events.index_connection() as connection:
             return int(connection.execute(gone).rowcount)
 
-    def old_backfills(self, before: dt.datetime, keep: int) -> list[str]:
-        """Backfills that ended, of which no run is left, but the `keep` newest."""
+    def old_backfills(self, before: dt.datetime, keep: int, assets: Collection[dg.AssetKey] | None = None) -> list[str]:
+        """Backfills of `assets` that ended, of which no run is left, but the `keep` newest."""
         ended = [status.value for status in BULK_ACTION_TERMINAL_STATUSES]
         newest = sa.select(_BACKFILLS.key).order_by(_BACKFILLS.id.desc()).limit(keep)
         a_run = sa.select(RunsTable.c.id).where(RunsTable.c.backfill_id == _BACKFILLS.key)
         old = sa.and_(_BACKFILLS.status.in_(ended), _BACKFILLS.timestamp < _naive(before))
         with self.runs.connect() as connection:
             found = connection.execute(sa.select(_BACKFILLS.key).where(old, ~a_run.exists()))
-            return sorted(set(_column(found)) - set(_column(connection.execute(newest))))
+            gone = sorted(set(_column(found)) - set(_column(connection.execute(newest))))
+        return gone if assets is None else [name for name in gone if self._is_of(name, assets)]
+
+    def _is_of(self, backfill: str, assets: Collection[dg.AssetKey]) -> bool:
+        """Whether a backfill fills one of these assets."""
+        found = self.runs.get_backfill(backfill)
+        return bool(found and not {*(found.asset_selection or ())}.isdisjoint(assets))
 
     def forget_backfills(self, backfills: Collection[str]) -> None:
         """Remove them from the list of backfills."""
@@ -116,6 +139,11 @@ class Storage:
 
     def _existing(self, runs: Collection[str]) -> set[str]:
         return {run for page in _pages(runs) for run in self.runs.get_run_ids(dg.RunsFilter(run_ids=page))}
+
+
+def _is_one(column: Any, assets: Collection[dg.AssetKey] | None) -> Any:
+    """Whether a column names one of these assets, or any at all."""
+    return sa.true() if assets is None else column.in_([key.to_string() for key in assets])
 
 
 def _column(result: sa.CursorResult[Any]) -> list[Any]:

@@ -24,6 +24,7 @@ from sync_pipeline.errors import UnreachableError
 from sync_pipeline.heartbeat import sightings
 from sync_pipeline.lane import Lane
 from sync_pipeline.live import caught_up, mark
+from sync_pipeline.ownership import MARK_OBJECT
 from sync_pipeline.settings import Settings
 from sync_pipeline.stores import Stores
 
@@ -203,6 +204,8 @@ def _moved(fleet: Fleet, stores: Stores, entities: list[Entity]) -> dict[str, in
             moved["documents"] += stores.search.count(index=entity.index.alias)["count"]
     pages = fleet.objects.client().get_paginator("list_objects_v2").paginate(Bucket=TARGET_BUCKET)
     for item in (item for page in pages for item in page.get("Contents", [])):
+        if item["Key"].endswith(f"/{MARK_OBJECT}"):
+            continue
         moved["files"] += 1
         moved["bytes"] += item["Size"]
     return moved

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from functools import partial
 from typing import Annotated
 
 import typer
 
-from sync_pipeline import snapshot
+from sync_pipeline import ownership, snapshot
 from sync_pipeline.cli import tables
-from sync_pipeline.cli.opening import All, AnyName, Format, Output, opened, show
+from sync_pipeline.cli.opening import All, AnyName, Format, Name, Output, opened, show
 from sync_pipeline.lane import Lane
 from sync_pipeline.ledger.ledger import migrate
 
-app = typer.Typer(no_args_is_help=True, help="The ledger: kept, trimmed, made again.")
+app = typer.Typer(no_args_is_help=True, help="The ledger: kept, trimmed, made again, and what is marked as its own.")
 
 
 @app.command("snapshot")
@@ -42,3 +43,25 @@ def rebuild(name: Annotated[str, typer.Argument(help="The entity.")], output: Fo
     with opened(name, everything=False) as (stores, entities):
         report = {name: snapshot.rebuild(Lane.open(entities[0], stores))}
     show(report, output, lambda: tables.table(("entity", "keys"), report.items()))
+
+
+@app.command("take-over")
+def take_over(name: Name = None, everything: All = False, output: Format = Output.TEXT) -> None:
+    """Mark indices and prefixes of the new bucket as this ledger's, though they bear another ledger's mark.
+
+    Only where the other deployment is gone for good: this ledger was made anew, or takes its place.
+    """
+    with opened(name, everything) as (stores, entities):
+        migrate(stores)
+        found = {entity.name: ownership.take_over(stores, entity) for entity in entities}
+        ours = ownership.ledger_of(stores)
+    rows = [(entity, mark.what, mark.ledger or "no mark", ours) for entity, marks in found.items() for mark in marks]
+    report = {entity: [asdict(mark) for mark in marks] for entity, marks in found.items()}
+    show(report, output, partial(_taken_over, rows))
+
+
+def _taken_over(rows: list[tuple[str, str, str, str | None]]) -> None:
+    if rows:
+        tables.table(("entity", "what", "was", "is"), rows)
+    else:
+        tables.say("All of it bears this ledger's mark already.")

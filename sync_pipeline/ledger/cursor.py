@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from psycopg2.extras import Json
 
 from sync_pipeline.errors import LeaseLostError
+from sync_pipeline.faults import guarded
 from sync_pipeline.sessions import Purpose
 from sync_pipeline.sources.source import Standing, State
 from sync_pipeline.sql import Cursor
@@ -28,13 +29,20 @@ class Lease:
 
     @classmethod
     def take(cls, stores: Stores, entity: str, owner: str) -> Lease | None:
-        """The lease, when nobody holds it, its holder has gone quiet, or `owner` could not give it back; else None."""
+        """The lease, when nobody holds it, its holder has gone quiet, or `owner` could not give it back; else None.
+
+        A lease that ends later than any can was taken before the server's clock was set back, and is free: a holder
+        that lives renews it within seconds, and the epoch refuses one whose lease was taken.
+        """
+        # now() is when the statement began, which may have waited for the holder's
+        beyond = "lease_until > now() + 4 * %(seconds)s * interval '1 s'" if guarded(1126) else "false"
         with stores.target_at_once(Purpose.LOOK) as cursor:
             cursor.execute(
                 "WITH before AS (SELECT owner FROM sync.cursor WHERE entity = %(entity)s)"
                 " UPDATE sync.cursor SET owner = %(owner)s, epoch = epoch + 1,"
                 " lease_until = now() + %(seconds)s * interval '1 s'"
-                " WHERE entity = %(entity)s AND (owner IS NULL OR owner = %(owner)s OR lease_until < now())"
+                " WHERE entity = %(entity)s AND (owner IS NULL OR owner = %(owner)s OR lease_until < now()"
+                f" OR {beyond})"
                 " RETURNING epoch, (SELECT owner <> %(owner)s FROM before)",
                 {"owner": owner, "seconds": LEASE_SECONDS, "entity": entity},
             )

@@ -5,7 +5,17 @@ from __future__ import annotations
 from functools import partial
 
 from sync_pipeline.entity import Entity
-from sync_pipeline.preflight import buckets, clocks, legacy, outboxes, publications, replica, search, target
+from sync_pipeline.preflight import (
+    buckets,
+    clocks,
+    legacy,
+    outboxes,
+    ownership,
+    publications,
+    replica,
+    search,
+    target,
+)
 from sync_pipeline.preflight.declarations import look_at_entity
 from sync_pipeline.preflight.notice import Notice, look
 from sync_pipeline.preflight.visibility import look_at_visibility
@@ -28,6 +38,8 @@ def preflight(stores: Stores, entities: list[Entity]) -> list[Notice]:
         others.append(look(outboxes.ABOUT, partial(outboxes.look_at_outboxes, stores, entities)))
         others += [look(f"entity {e.name}", partial(look_at_entity, stores, e)) for e in entities]
         others.append(look(publications.ABOUT, partial(publications.look_at_publications, stores, entities)))
+    if databases[1].reached:
+        others.append(look(ownership.ABOUT, partial(ownership.look_at_ownership, stores, entities)))
     if all(database.reached for database in databases):
         others += [look(f"entity {e.name}", partial(look_at_visibility, stores, e)) for e in entities]
         others.append(look(clocks.ABOUT, partial(clocks.look_at_clocks, stores)))

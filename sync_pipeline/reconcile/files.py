@@ -13,6 +13,7 @@ from botocore.exceptions import BotoCoreError, ClientError
 from sync_pipeline.errors import UnreachableError
 from sync_pipeline.faults import guarded
 from sync_pipeline.lane import Lane
+from sync_pipeline.ownership import without_marks
 from sync_pipeline.reconcile.verdict import Finding
 from sync_pipeline.sinks.media_bucket import MediaBucket, tags_of
 from sync_pipeline.sinks.media_faults import MISSING, code
@@ -54,7 +55,7 @@ def compare_files(lane: Lane, sink: MediaBucket) -> list[Finding]:
     An object whose size and ETag are those of our copy has its bytes; any other is read and hashed. Raises
     UnreachableError when a bucket could not be looked at to its end.
     """
-    listed = _listing(lane.stores, f"{sink.prefix}/")
+    listed = without_marks(_listing(lane.stores, f"{sink.prefix}/"), sink.prefix)
     with lane.stores.target() as cursor:
         cursor.execute(_NAMED, (lane.entity.name,))
         rows = cursor.fetchall()

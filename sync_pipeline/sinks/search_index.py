@@ -101,8 +101,8 @@ class SearchIndex:
         """As an index is made with."""
         return {"dynamic": False, "properties": {name: dict(mapping) for name, mapping in self.fields.items()}}
 
-    def ensure(self, client: Elasticsearch) -> None:
-        """Make an index behind the alias where there is none.
+    def ensure(self, client: Elasticsearch, meta: Mapping[str, Any] | None = None) -> None:
+        """Make an index behind the alias where there is none, with `meta` as its mapping's `_meta`.
 
         Raises UnreachableError, also where the alias leads to no single index; DeclarationError naming what of it the
         cluster refuses.
@@ -119,7 +119,7 @@ class SearchIndex:
                 client.indices.create(
                     index=self.first_index,
                     settings={**settings, **self.settings},
-                    mappings=self.mappings,
+                    mappings={**self.mappings, "_meta": dict(meta or {})},
                     aliases={self.alias: {}},
                 )
             except BadRequestError as error:

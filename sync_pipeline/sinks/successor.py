@@ -31,7 +31,7 @@ class Successor:
     former: str
 
     def make(self, client: Elasticsearch) -> None:
-        """Make it as declared today, and otherwise with the former one's settings; empty, whatever was there.
+        """Make it as declared today, otherwise with the former one's settings and marks; empty, whatever was there.
 
         Raises UnreachableError; DeclarationError where the cluster refuses mapping or settings.
         """
@@ -43,7 +43,7 @@ class Successor:
                 client.indices.create(
                     index=self.name,
                     settings=self._inherited(client) | _flat(self.sink.settings),
-                    mappings=self.sink.mappings,
+                    mappings={**self.sink.mappings, "_meta": self._inherited_meta(client)},
                     aliases={self.sink.next_alias: {}},
                 )
             except BadRequestError as error:
@@ -84,6 +84,11 @@ class Successor:
     def remove(self, client: Elasticsearch) -> None:
         """Delete it, if it is there."""
         remove(client, self.sink, self.name)
+
+    def _inherited_meta(self, client: Elasticsearch) -> dict[str, Any]:
+        """What the former one's mapping says of it: whose it is, and what its owner has noted there."""
+        found = client.indices.get_mapping(index=self.former).body[self.former]["mappings"]
+        return dict(found.get("_meta", {}))
 
     def _inherited(self, client: Elasticsearch) -> dict[str, Any]:
         found = client.indices.get_settings(index=self.former, flat_settings=True).body[self.former]["settings"]

@@ -10,9 +10,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from demo.buckets import remove_marks
 from demo.databases import connected, create_target, drop_database
 from demo.environment import variables
-from demo.fleet import LEGACY_BUCKET, Fleet, down, up
+from demo.fleet import LEGACY_BUCKET, TARGET_BUCKET, Fleet, down, up
 from demo.home import JARS_SETTING, Home
 from demo.load import load
 
@@ -54,6 +55,7 @@ class Ground:
         finally:
             drop_database(self.fleet.target, name)
             self._remove_indices()
+            remove_marks(self.fleet.objects.client(), TARGET_BUCKET)
 
     def cpu_seconds(self) -> dict[str, float]:
         """What each server has used so far."""

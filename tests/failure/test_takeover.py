@@ -7,6 +7,7 @@ import pytest
 
 from sync_pipeline import due, heartbeat
 from sync_pipeline.capture import open_cursor
+from sync_pipeline.errors import LeaseLostError
 from sync_pipeline.ledger.cursor import Lease, state_of
 from tests.world import wait_for
 
@@ -57,9 +58,45 @@ def test_a_lease_of_a_living_follower_is_left_alone(world, lane):
 
 def test_a_process_that_only_has_its_number_is_not_it(world, lane):
     holds_the_lease(world, lane, os.getppid(), heartbeat.here())
-    world.target("UPDATE sync.heartbeat SET started_at = now() - interval '10 years'")
+    another = heartbeat.started_ticks(os.getppid()) - 1
+    world.target("UPDATE sync.heartbeat SET started_ticks = %s", [another])
     heartbeat.free_leases_of_the_gone(lane.stores)
     assert world.target(OWNER) == [(None,)]
+
+
+@pytest.mark.hazard(1125)
+@pytest.mark.parametrize("step", ["2 seconds", "1 hour", "-1 hour"])
+def test_a_step_of_the_servers_clock_makes_no_living_follower_look_gone(world, lane, step):
+    assert Lease.take(lane.stores, "text", "other")
+    heartbeat.beat(lane.stores, "other")
+    world.target("UPDATE sync.heartbeat SET started_at = started_at - %s::interval", [step])
+    assert not heartbeat.sightings(lane.stores)["other"].is_gone
+    heartbeat.free_leases_of_the_gone(lane.stores)
+    assert world.target(OWNER) == [("other",)]
+
+
+@pytest.mark.hazard(1126)
+@pytest.mark.parametrize(("guards_off", "is_taken"), [("", True), ("1126", False)])
+def test_a_lease_from_before_the_servers_clock_was_set_back_is_free(world, lane, monkeypatch, guards_off, is_taken):
+    monkeypatch.setenv("SYNC_TEST_GUARDS_OFF", guards_off)
+    assert Lease.take(lane.stores, "text", "other")
+    world.target("UPDATE sync.cursor SET lease_until = lease_until + interval '1 hour' WHERE entity = 'text'")
+    assert (Lease.take(lane.stores, "text", "me") is not None) == is_taken
+
+
+def test_a_lease_that_ran_out_early_is_taken_and_its_holder_refused(world, lane):
+    """The server's clock was set forward: the epoch keeps the former holder from moving the cursor."""
+    first = Lease.take(lane.stores, "text", "other")
+    world.target("UPDATE sync.cursor SET lease_until = lease_until - interval '1 hour' WHERE entity = 'text'")
+    assert Lease.take(lane.stores, "text", "me").epoch == first.epoch + 1
+    with pytest.raises(LeaseLostError):
+        first.renew(lane.stores)
+
+
+@pytest.mark.parametrize("ticks", [None, 0], ids=["of an older version", "with another start"])
+def test_no_process_is_killed_that_may_be_another(ticks):
+    sighting = heartbeat.Sighting(heartbeat.here(), os.getpid(), ticks)
+    assert sighting.kill() == (ticks is not None)  # or this test would not go on
 
 
 def test_a_lease_of_another_container_is_left_alone(world, lane, dead, monkeypatch):

@@ -1,6 +1,5 @@
 """Dagster's face on real servers: histories by partition, the live run, checks, and the sensor that keeps it going."""
 
-import json
 import time
 
 import dagster as dg
@@ -11,8 +10,9 @@ from assets.definitions import definitions
 from assets.entities.text import entity
 from assets.resources import Engine
 from assets.sensors import WINDOW_MINUTES
-from sync_pipeline.heartbeat import beat
+from sync_pipeline.heartbeat import beat, leave, read_workers
 from sync_pipeline.holdings import holdings
+from sync_pipeline.ledger.ledger import migrate
 from tests.world import wait_for
 
 
@@ -299,6 +299,19 @@ def status(instance, run):
     return instance.get_run_by_id(run.run_id).status
 
 
+def looks(instance, defs, seconds, cursor=None):
+    """Ticks, one for each five seconds that pass for the sensor; the last one."""
+    clock = iter(range(1_000, 1_000 + seconds, 5))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("assets.lost_runs.monotonic", lambda: float(next(clock)))
+        for _ in range(1_000, 1_000 + seconds, 5):
+            found = tick(instance, defs, cursor)
+            cursor = found.cursor
+            if found.run_requests:
+                break
+    return found
+
+
 def test_the_sensor_keeps_one_run_going(filled, world, instance, defs):
     stores, _ = world
     fresh = started(instance, defs, time.time())
@@ -306,18 +319,18 @@ def test_the_sensor_keeps_one_run_going(filled, world, instance, defs):
     instance.report_run_canceled(fresh)
 
     silent = started(instance, defs, time.time() - 300)
-    once = tick(instance, defs)
-    assert not once.run_requests
-    assert tick(instance, defs, once.cursor).cursor == once.cursor  # two looks at once are one
-    long_ago = json.dumps({run: at - 60 for run, at in json.loads(once.cursor).items()})
-    assert len(tick(instance, defs, long_ago).run_requests) == 1
+    assert instance.get_run_by_id(silent.run_id).tags["sync/ledger"] == stores.ledger_id()
+    assert not looks(instance, defs, 60).run_requests
+    assert status(instance, silent) == dg.DagsterRunStatus.STARTED
+    assert len(looks(instance, defs, 90).run_requests) == 1
     assert status(instance, silent) == dg.DagsterRunStatus.FAILURE
 
-    ending = started(instance, defs, time.time() - WINDOW_MINUTES * 60 + 10)
-    beat(stores, ending.run_id)
+    ending = started(instance, defs, time.time())
+    beat(stores, ending.run_id, WINDOW_MINUTES * 60 - 10)
     assert len(tick(instance, defs).run_requests) == 1
     assert status(instance, ending) == dg.DagsterRunStatus.STARTED
     instance.report_run_canceled(ending)
+    leave(stores, ending.run_id)
 
 
 def test_nobody_is_lost_because_the_ledger_was_away(filled, world, instance, defs, monkeypatch):
@@ -328,3 +341,19 @@ def test_nobody_is_lost_because_the_ledger_was_away(filled, world, instance, def
         patch.setenv("SYNC_TARGET_DB", "postgresql://nobody:x@127.0.0.1:9/none")
         assert tick(instance, defs, once.cursor).cursor == "{}"
     instance.report_run_canceled(run)
+
+
+def test_a_ledger_of_an_older_version_is_read_all_the_same(world):
+    """The sensor looks before a run of the new version has migrated it."""
+    stores, _ = world
+    beat(stores, "old")
+    columns = ("started_ticks", "beats", "worked_seconds", "hanging")
+    with stores.target() as cursor:
+        cursor.execute(f"ALTER TABLE sync.heartbeat {', '.join(f'DROP COLUMN {column}' for column in columns)}")
+        cursor.execute("DROP TABLE sync.ledger_identity")
+        cursor.execute("DELETE FROM sync.migration WHERE name LIKE '%worker_process%' OR name LIKE '%identity%'")
+    found = read_workers(stores)
+    assert (found.ledger, found.sightings["old"].worked_seconds) == (None, None)
+    migrate(stores)
+    assert read_workers(stores).ledger
+    leave(stores, "old")

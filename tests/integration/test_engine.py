@@ -2,6 +2,7 @@
 
 import datetime as dt
 import json
+import os
 import threading
 import urllib.request
 from dataclasses import replace
@@ -16,7 +17,7 @@ from sync_pipeline.batch.order import Order
 from sync_pipeline.capture import resumed
 from sync_pipeline.entity import LegacyQuery, load_entities
 from sync_pipeline.follower import Follower
-from sync_pipeline.heartbeat import sightings
+from sync_pipeline.heartbeat import sightings, started_ticks
 from sync_pipeline.lane import Lane
 from sync_pipeline.pipeline import sync_keys
 from sync_pipeline.reconcile.reconcile import reconcile
@@ -155,7 +156,9 @@ def test_what_stops_one_entity_does_not_stop_the_others(world, lanes):
     lane = next(lane for lane in lanes if lane.entity is video)
     since = live.mark([lane])
     wait_for(lambda: live.caught_up(lane, since) and follower.failures)
-    assert sightings(stores)["a follower"].unseen < 30
+    seen = sightings(stores)["a follower"]
+    assert (seen.pid, seen.started_ticks, seen.is_gone) == (os.getpid(), started_ticks(os.getpid()), False)
+    wait_for(lambda: sightings(stores)["a follower"].beats > seen.beats)
     stop.set()
     running.join()
     assert list(follower.failures) == ["text"]

@@ -10,8 +10,9 @@ import psycopg2
 import pytest
 from dagster._core.execution.backfill import BulkActionStatus, PartitionBackfill
 
-from assets.retention import Limits, forget_old, keep_connections
+from assets.retention import Limits, Scope, forget_old, keep_connections
 from demo.databases import DAGSTER, create_target, drop_database
+from tests.sensing import FakeLedger, Location
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 DAY = 86_400.0
@@ -196,3 +197,28 @@ def test_events_of_a_run_that_is_gone_go_with_the_oldest(instance, ran, url):
     assert counted(url, of_orphan) == 0
     assert counted(url, "SELECT count(*) FROM asset_event_tags t LEFT JOIN event_logs e ON e.id = event_id"
                         " WHERE e.id IS NULL") == 0  # fmt: skip
+
+
+@pytest.mark.hazard(1128)
+def test_runs_results_and_backfills_of_another_location_stay(instance, ran, url):
+    theirs = Location("there", FakeLedger("bbbbbbbb"), instance).run({})
+    for _ in range(2):
+        ran("sync")
+    instance.report_run_canceled(instance.get_run_by_id(theirs))
+    other = dg.AssetKey("theirs")
+    for _ in range(3):
+        instance.report_runless_asset_event(dg.AssetCheckEvaluation(asset_key=other, check_name="verdict", passed=True))
+        instance.report_runless_asset_event(dg.AssetObservation(other))
+    instance.add_backfill(
+        PartitionBackfill(
+            "theirs", BulkActionStatus.COMPLETED_SUCCESS, from_failure=False, tags={}, backfill_timestamp=time.time(),
+            asset_selection=[other],
+        )
+    )  # fmt: skip
+    ours, limits = {ROWS, HISTORY}, Limits(1, 1, 1, 1, backfills=0)
+    gone = forget_old(instance, ("sync",), limits, time.time() + 400 * DAY, Scope(None, ours))
+    assert (gone.runs, gone.backfills, gone.checks, gone.events) == (1, 0, 0, 0)
+    assert there(instance, theirs) == [True]
+    gone = forget_old(instance, ("sync",), limits, time.time() + 400 * DAY, Scope("__repository__@there", {other}))
+    assert (gone.runs, gone.backfills, gone.checks) == (1, 1, 2)
+    assert there(instance, theirs) == [False]

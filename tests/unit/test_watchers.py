@@ -1,12 +1,17 @@
 """Who waits until entities have caught up: one that stops for a moment is waited for all the same."""
 
 import threading
+import time
 from types import SimpleNamespace
 
+import dagster as dg
 import pytest
 
 from assets import live
+from assets.deployment import KEPT, LEDGER_TAG
 from sync_pipeline.cli import following
+from sync_pipeline.heartbeat import Workers
+from tests.sensing import FakeLedger, Location
 
 
 class Stops:
@@ -61,3 +66,40 @@ def test_a_command_tells_what_it_has_not_waited_for(follower, monkeypatch):
     following._watch(follower.lanes, follower, threading.Event(), look, left)
     assert follower.looks == (5 if follower.goes_on else 3)
     assert [*left] == ([] if follower.goes_on else ["late"])
+
+
+class Recorder:
+    """Stands for a run's context: the run that follows, on an instance that holds it and others."""
+
+    def __init__(self, location, run_id):
+        self.instance, self.run = location.instance, location.instance.get_run_by_id(run_id)
+        self.log = SimpleNamespace(warning=lambda _: None)
+
+
+@pytest.mark.hazard(1124)
+def test_a_run_follows_until_its_successor_beats(monkeypatch):
+    """A pod may need minutes to start; meanwhile somebody must follow."""
+    with dg.DagsterInstance.ephemeral() as instance:
+        here = Location("here", FakeLedger("aaaaaaaa"), instance)
+        there = Location("there", FakeLedger("bbbbbbbb"), instance)
+        tags = {**KEPT, LEDGER_TAG: "aaaaaaaa"}
+        ours = here.run(tags, status=dg.DagsterRunStatus.STARTED)
+        here.ledger.beat(ours)
+        there.run({**KEPT, LEDGER_TAG: "bbbbbbbb"})
+        monkeypatch.setattr(live, "read_workers", lambda ledger: Workers(ledger.id, dict(ledger.sightings)))
+
+        def awaits(end=0.0):
+            watch = live.Watch(Recorder(here, ours), here.ledger, SimpleNamespace(), live.Moved())
+            return watch._awaits_successor(time.monotonic() + end)
+
+        assert not awaits()  # the other location's successor is not ours
+        queued = here.run(tags, status=dg.DagsterRunStatus.QUEUED)
+        assert not awaits()  # it may wait for our place
+        instance.delete_run(queued)
+        successor = here.run(tags)
+        assert awaits()
+        assert not awaits(-live._LONGEST_WAIT_SECONDS - 1)
+        here.start(successor)
+        assert awaits()
+        here.ledger.beat(successor)
+        assert not awaits()

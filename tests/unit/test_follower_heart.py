@@ -1,0 +1,93 @@
+"""The follower's heart: one entity that hangs does not silence it, and it beats until all threads have ended."""
+
+import threading
+import time
+from types import SimpleNamespace
+
+import pytest
+
+from sync_pipeline import follower
+from sync_pipeline.follower import HANG_SECONDS, Follower
+
+
+class Lease:
+    def __init__(self):
+        self.renewed = 0
+
+    def renew(self, _):
+        self.renewed += 1
+
+
+@pytest.fixture
+def beats(monkeypatch):
+    """What each beat names as hanging."""
+    found = []
+    monkeypatch.setattr(follower, "beat", lambda stores, name, worked, hanging: found.append(list(hanging)))
+    return found
+
+
+@pytest.fixture
+def two(beats):
+    """A follower of two entities whose polls moved just now."""
+    made = Follower([SimpleNamespace(name="text"), SimpleNamespace(name="video")], SimpleNamespace(worker=""))
+    made._leases = {"text": Lease(), "video": Lease()}
+    made._moved = dict.fromkeys(("text", "video"), time.monotonic())
+    return made
+
+
+LONG_AGO = time.monotonic() - HANG_SECONDS - 1
+
+
+@pytest.mark.hazard(1127)
+def test_an_entity_that_hangs_loses_its_lease_and_nobody_else_does(two, beats):
+    two._moved["video"] = LONG_AGO
+    two._beat()
+    assert beats == [["video"]]
+    assert (two._leases["text"].renewed, two._leases["video"].renewed) == (1, 0)
+
+
+@pytest.mark.hazard(1127)
+def test_while_any_thread_moves_the_heart_beats(two, beats):
+    two._moved = dict.fromkeys(("text", "video"), LONG_AGO)
+    two._any_moved = time.monotonic()  # a sweep
+    two._beat()
+    assert beats == [["text", "video"]]
+
+
+def test_where_nothing_moves_any_more_it_falls_silent(two, beats):
+    two._moved = dict.fromkeys(("text", "video"), LONG_AGO)
+    two._any_moved = LONG_AGO
+    two._beat()
+    assert beats == []
+
+
+@pytest.mark.hazard(1127)
+def test_it_beats_until_its_threads_have_ended(two, beats, monkeypatch):
+    """A sweep goes on for a while when the window is over."""
+    monkeypatch.setattr(follower, "BEAT_SECONDS", 0.01)
+    monkeypatch.setattr(follower, "migrate", lambda _: None)
+    monkeypatch.setattr(follower, "leave", lambda *_: beats.append("left"))
+    stop, ends = threading.Event(), threading.Event()
+    stop.set()
+
+    def sweep(_):
+        while len(beats) < 5:  # at the start, and while it is waited for
+            assert not ends.wait(0.01)
+
+    monkeypatch.setattr(two, "_keep", sweep)
+    watchdog = threading.Timer(10, ends.set)
+    watchdog.start()
+    two.run(stop)
+    watchdog.cancel()
+    assert not ends.is_set()
+    assert len(beats) >= 6
+    assert beats[-1] == "left"
+
+
+def test_an_entity_that_is_stopped_does_not_hang(two, beats, monkeypatch):
+    """It is tried again every few seconds, and must not look as if its poll stood still."""
+    monkeypatch.setattr(follower.Lane, "open", lambda *_: two._stop.set() or 1 / 0)
+    two._moved["text"] = LONG_AGO
+    two._keep(two.entities[0])
+    assert two.hanging() == []
+    assert [*two.failures] == ["text"]
