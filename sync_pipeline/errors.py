@@ -54,3 +54,7 @@ class CompensationError(SyncError):
 
 class MediaMissingError(RowRejectedError):
     """A row names a file that the legacy bucket does not hold."""
+
+
+class OtherServerError(SyncError):
+    """A database is another one than the ledger has recorded. Nothing is read there until a person accepts it."""

@@ -32,6 +32,7 @@ from sync_pipeline.ledger.days import make_ahead
 from sync_pipeline.ledger.ledger import migrate
 from sync_pipeline.live import poll, work
 from sync_pipeline.outgoing import Outgoing
+from sync_pipeline.recover import recover
 from sync_pipeline.stores import Stores, first_line
 from sync_pipeline.sweep import sweep, sweep_is_due
 
@@ -181,6 +182,7 @@ class Follower:
                     sweep(lane)
                     collect(lane.stores)
                     make_ahead(lane.stores)
+                recover(lane, halt)
                 halt.wait(_LOOK_SECONDS)
             except (UnreachableError, BrakeError) as error:
                 log.warning("sweep stopped", extra={"entity": lane.entity.name, "error": str(error)})

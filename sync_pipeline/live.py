@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime as dt
 import logging
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 
@@ -16,10 +17,11 @@ from sync_pipeline.batch.order import Order, Outcome, Report
 from sync_pipeline.breaker import Breaker
 from sync_pipeline.compensation import compensate
 from sync_pipeline.errors import UnreachableError
-from sync_pipeline.faults import crash_point
+from sync_pipeline.faults import crash_point, guarded
 from sync_pipeline.lane import Lane
 from sync_pipeline.ledger.cursor import Lease
 from sync_pipeline.ledger.ledger import next_revision
+from sync_pipeline.ledger.servers import is_recovering
 from sync_pipeline.outgoing import Outgoing
 from sync_pipeline.pipeline import sync_keys, sync_roots
 from sync_pipeline.sources.source import Page, Source, Told
@@ -32,6 +34,8 @@ log = logging.getLogger(__name__)
 # the cause of a batch, in the log
 POLL = "poll"
 _PULL_ROWS = 5_000
+# written again though the row's digest is as it was: a document is another's, or a file has new bytes
+_FORCED = frozenset({"overtaken", "recovered", "media"})
 # so many roots of a changed parent are applied at once
 _FEW = 500
 
@@ -132,7 +136,7 @@ def work(lane: Lane, report: Report) -> bool:
                 acknowledge=record.reason in {"released", "fanout", *due.PARKED},
                 documents=record.reason in {"documents", "rejected"},  # it may be the document that was not taken
                 again=record.reason == "rejected",
-                force=record.reason in {"overtaken", "media"},  # a file's new bytes leave the row's digest as it was
+                force=record.reason in _FORCED,
                 commit=partial(_closing, record),
                 after=record.id if record.reason == "documents" else None,
                 cause=f"due: {record.reason}",
@@ -185,15 +189,24 @@ def _closing(record: due.Owed, cursor: Cursor, _: Outcome) -> None:
 
 
 def caught_up(lane: Lane, since: object) -> bool:
-    """Whether everything committed before `since` (legacy time) is applied, swept, and nothing but parked is owed."""
+    """Whether everything committed before `since` (legacy time) is applied, swept, and nothing but parked is owed.
+
+    Nothing is certified while the new side's indices and files are checked against a ledger that has lost commits, nor
+    by a claim that lies in the monolith's future: its clock has been set back since.
+    """
     with lane.stores.target() as cursor:
         cursor.execute(
-            "SELECT coalesce(applied_through >= %(t)s AND swept_from >= %(t)s, false) AND NOT EXISTS"
-            " (SELECT FROM sync.due WHERE entity = %(e)s AND reason <> ALL(%(aside)s))"
-            " FROM sync.cursor WHERE entity = %(e)s",
+            "SELECT greatest(applied_through, swept_from) FROM sync.cursor"
+            " WHERE entity = %(e)s AND applied_through >= %(t)s AND swept_from >= %(t)s AND NOT EXISTS"
+            " (SELECT FROM sync.due WHERE entity = %(e)s AND reason <> ALL(%(aside)s))",
             {"t": since, "e": lane.entity.name, "aside": list(due.ASIDE)},
         )
-        return bool(cursor.fetchone()[0])
+        claim = cursor.fetchone()
+        if claim is None or is_recovering(cursor, lane.entity.name):
+            return False
+    with suppress(UnreachableError):
+        return not guarded(1142) or bool(claim[0] <= lane.stores.legacy_now())
+    return False
 
 
 def mark(lanes: list[Lane]) -> dt.datetime:

@@ -6,9 +6,9 @@ import datetime as dt
 import os
 import socket
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from functools import cached_property
+from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any
 
 import psycopg2
@@ -19,9 +19,11 @@ from sqlalchemy import Engine, create_engine, event
 from sqlalchemy.exc import InvalidatePoolError, OperationalError
 
 from sync_pipeline.breaker import Breaker
-from sync_pipeline.errors import LeaseLostError, SettingError, UnreachableError
+from sync_pipeline.errors import LeaseLostError, OtherServerError, SettingError, UnreachableError
 from sync_pipeline.ledger.identity import read_ledger_id
+from sync_pipeline.ledger.servers import READ_TOO_EARLY, Side, read_server
 from sync_pipeline.replica import SETTING, await_replay, flush, identity_of, position_of
+from sync_pipeline.servers import LOOK_SECONDS, ServerWatch, replica_faults
 from sync_pipeline.settings import Bucket, Settings
 from sync_pipeline.sql import LEASE_LOST, Cursor, DeferringCursor
 
@@ -49,7 +51,9 @@ class Stores:
         self.media_breaker = Breaker("media")
         self.ensured: set[str] = set()  # aliases that were there when they were looked for
         self.refusing: set[str] = set()  # aliases whose last request was not taken whole
-        self._replica_known = False
+        self.servers = ServerWatch(self.target, self.target_at_once)
+        # the primary's timeline as this process knew it when both were compared, and when that was
+        self._replica_known: tuple[int | None, float] = (None, 0.0)
         self._ledger_id: str | None = None
 
     @cached_property
@@ -118,7 +122,8 @@ class Stores:
     @contextmanager
     def legacy(self) -> Iterator[Cursor]:
         """A cursor at the monolith; every statement is its own read-only transaction and snapshot."""
-        with _session(self.legacy_engine, "SYNC_LEGACY_DB") as connection:
+        look = partial(self.servers.check, Side.MONOLITH)
+        with _session(self.legacy_engine, "SYNC_LEGACY_DB", look) as connection:
             connection.autocommit = True
             with connection.cursor() as cursor:
                 yield cursor
@@ -149,13 +154,19 @@ class Stores:
                 yield cursor
 
     def _know(self, replica: Cursor) -> None:
-        """Another database's rows must never be taken for the monolith's. Raises SettingError."""
-        if self._replica_known:
+        """Another database's rows must never be taken for the monolith's, nor those of a timeline that it has left.
+
+        Raises SettingError, UnreachableError.
+        """
+        timeline, at = self._replica_known
+        if timeline is not None and timeline == self.servers.timeline and time.monotonic() - at < LOOK_SECONDS:
             return
         with self.legacy() as primary:
             if identity_of(primary) != identity_of(replica):
                 raise SettingError(f"{SETTING} is no replica of SYNC_LEGACY_DB, or another database of it")
-        self._replica_known = True
+            if fault := replica_faults(read_server(primary), read_server(replica)):
+                raise UnreachableError(f"{SETTING}: {fault}")
+        self._replica_known = self.servers.timeline, time.monotonic()
 
     def _flush(self, position: int) -> None:
         with self.legacy() as primary:
@@ -206,15 +217,28 @@ class Stores:
                 cursor.roll_back()
                 if getattr(error, "pgcode", None) == LEASE_LOST:
                     raise LeaseLostError(first_line(error)) from error
+                if getattr(error, "pgcode", None) == READ_TOO_EARLY:
+                    self.servers.look_again()
+                    raise UnreachableError(f"SYNC_LEGACY_DB: {first_line(error)}") from error
                 raise
 
     @contextmanager
     def target_at_once(self) -> Iterator[Cursor]:
         """A cursor at the new side; every statement is its own transaction."""
-        with _session(self.target_engine, "SYNC_TARGET_DB") as connection:
+        look = partial(self.servers.check, Side.NEW_SIDE)
+        with _session(self.target_engine, "SYNC_TARGET_DB", look) as connection:
             connection.autocommit = True
             with connection.cursor(cursor_factory=DeferringCursor) as cursor:
                 yield cursor
+
+    def confirm_servers(self) -> None:
+        """Compare both servers with what the ledger has recorded, now; the first time they are recorded.
+
+        Raises OtherServerError, UnreachableError.
+        """
+        self.servers.look_again()
+        with self.legacy(), self.target_at_once():
+            pass
 
     def ledger_id(self) -> str | None:
         """The id of this deployment's ledger, or None before the ledger is made. Raises UnreachableError.
@@ -274,13 +298,19 @@ def _look_after_rest(connection: Any, record: Any, _: Any) -> None:
 
 
 @contextmanager
-def _session(engine: Engine, setting: str) -> Iterator[Any]:
+def _session(engine: Engine, setting: str, look: Callable[[Any, dict[Any, Any]], None] | None = None) -> Iterator[Any]:
+    """A pooled connection, once `look` has seen which server it leads to."""
     try:
         pooled = engine.raw_connection()
     except (OperationalError, psycopg2.OperationalError) as error:
         raise UnreachableError(f"{setting}: {first_line(error)}") from error
     try:
+        if look:
+            look(pooled.driver_connection, pooled.info)
         yield pooled.driver_connection
+    except OtherServerError:
+        pooled.invalidate()
+        raise
     except (psycopg2.OperationalError, psycopg2.InterfaceError) as error:
         pooled.invalidate()
         engine.dispose()  # its neighbours broke with it, or will be made again

@@ -21,6 +21,8 @@ from sync_pipeline import due, parking
 from sync_pipeline.errors import BrakeError, UnreachableError
 from sync_pipeline.faults import guarded
 from sync_pipeline.lane import Lane
+from sync_pipeline.ledger.ledger import next_revision
+from sync_pipeline.ledger.servers import take_back_claims
 from sync_pipeline.origin import DIGEST
 from sync_pipeline.sql import bind, copy_out
 
@@ -57,6 +59,7 @@ def sweep(lane: Lane) -> Swept:
 
 def _sweep(lane: Lane) -> Swept:
     filled = _is_filled(lane)
+    revision = next_revision(lane.stores)
     began = lane.stores.legacy_now()
     swept = Swept()
     changed: list[str] = []
@@ -73,7 +76,9 @@ def _sweep(lane: Lane) -> Swept:
     rewritten = _rewritten_files(lane) if lane.entity.media else []
     swept.changed, swept.gone, swept.files = len(changed), len(gone), len(rewritten)
     keys = sorted({*changed, *gone})
+    lane.stores.confirm_servers()
     with lane.stores.target() as cursor:
+        lane.stores.servers.check_read(cursor, revision)
         cursor.execute("DELETE FROM sync.due WHERE entity = %s AND reason = 'sweep'", (lane.entity.name,))
         due.owe(cursor, lane.entity.name, "sweep", keys, 0)
         due.owe(cursor, lane.entity.name, "media", rewritten, 0)
@@ -100,6 +105,7 @@ def sweep_is_due(lane: Lane) -> bool:
 def ask_for_sweep(lane: Lane, since: object) -> None:
     """Have whoever follows the entity sweep again, unless the last sweep began after `since` (legacy time)."""
     with lane.stores.target() as cursor:
+        take_back_claims(cursor, since, lane.entity.name)
         cursor.execute("UPDATE sync.cursor SET sweep_wanted = %s WHERE entity = %s", (since, lane.entity.name))
 
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from psycopg2.extras import Json
 
 from sync_pipeline.errors import LeaseLostError
+from sync_pipeline.faults import guarded
 from sync_pipeline.sources.source import Standing, State
 from sync_pipeline.sql import Cursor
 from sync_pipeline.stores import Stores
@@ -31,9 +32,11 @@ class Lease:
             cursor.execute(
                 "UPDATE sync.cursor SET owner = %(owner)s, epoch = epoch + 1,"
                 " lease_until = now() + %(seconds)s * interval '1 s'"
-                " WHERE entity = %(entity)s AND (owner IS NULL OR owner = %(owner)s OR lease_until < now())"
+                " WHERE entity = %(entity)s AND (owner IS NULL OR owner = %(owner)s"
+                # a lease that ends later than any is given for was taken before the database's clock was set back
+                " OR lease_until NOT BETWEEN clock_timestamp() AND clock_timestamp() + %(most)s * interval '1 s')"
                 " RETURNING epoch",
-                {"owner": owner, "seconds": LEASE_SECONDS, "entity": entity},
+                {"owner": owner, "seconds": LEASE_SECONDS, "most": 2 * LEASE_SECONDS, "entity": entity},
             )
             found = cursor.fetchone()
         return cls(entity, owner, int(found[0])) if found else None
@@ -58,8 +61,10 @@ class Lease:
 
     def move(self, cursor: Cursor, standing: Standing) -> None:
         """Move the cursor in the caller's transaction, which ends with LeaseLostError where another one follows."""
+        through = "coalesce(%s, applied_through)" if guarded(1142) else "greatest(applied_through, %s)"
         cursor.defer(
-            "WITH moved AS (UPDATE sync.cursor SET state = %s, applied_through = greatest(applied_through, %s),"
+            # as the source says, even where that is earlier: the monolith's clock may have run ahead before
+            f"WITH moved AS (UPDATE sync.cursor SET state = %s, applied_through = {through},"
             " window_since = %s, window_holder = %s, blind = %s, gap_at = coalesce(%s, gap_at),"
             " sweep_wanted = greatest(sweep_wanted, %s),"
             " lease_until = now() + %s * interval '1 s', updated_at = now()"
