@@ -199,7 +199,7 @@ def _note(cursor: Cursor, side: Side, before: Recorded, server: Server) -> None:
         if server.timeline != before.timeline
         else "its server was set back, or restarted without all that it had shown"
     )
-    if ledger.note_change(cursor, side, before, server, f"the {side}: {cause}"):
+    if ledger.note_change(cursor, side, before, server, f"the {side.replace('-', ' ')}: {cause}"):
         log.error("server changed", extra={"side": side, "error": cause})
 
 

@@ -29,18 +29,18 @@ def listed(output: Format = Output.TEXT) -> None:
 
 @app.command()
 def accept(
-    side: Annotated[str, typer.Option("--side", help="Only `monolith` or `new side`.")] = "",
+    side: Annotated[Side | None, typer.Option("--side", help="Only this side.")] = None,
     output: Format = Output.TEXT,
 ) -> None:
     """Record the servers that the settings lead to now, after a restore or an upgrade: all entities sweep then.
 
     Of a new side's server, indices and files are compared with its ledger as well.
     """
-    wanted = [Side(side)] if side in [*Side] else [*Side]
+    wanted = [side] if side else [Side.NEW_SIDE, Side.MONOLITH]
     with opened(None, everything=True) as (stores, _):
         stores.servers.accepts_all = True
         migrate(stores)
-        accepted = {each.value: _accept(stores, each) for each in reversed(wanted)}
+        accepted = {each.value: _accept(stores, each) for each in wanted}
         found = _look(stores)
     show({"accepted": accepted, "servers": found}, output, partial(_print, found))
 

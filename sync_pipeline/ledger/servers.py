@@ -28,7 +28,7 @@ class Side(StrEnum):
     """One of the two databases."""
 
     MONOLITH = "monolith"
-    NEW_SIDE = "new side"
+    NEW_SIDE = "new-side"
 
 
 SETTINGS = {Side.MONOLITH: "SYNC_LEGACY_DB", Side.NEW_SIDE: "SYNC_TARGET_DB"}

@@ -1,6 +1,6 @@
 -- The servers that both sides are on, as they were last seen: another one is noticed before anything is read from it.
 CREATE TABLE sync.server (
-    side          text PRIMARY KEY CHECK (side IN ('monolith', 'new side')),
+    side          text PRIMARY KEY CHECK (side IN ('monolith', 'new-side')),
     system_id     text NOT NULL,
     database_oid  bigint NOT NULL,
     database_name text NOT NULL,
