@@ -193,8 +193,8 @@ def _rewritten_files(lane: Lane) -> list[str]:
     """Keys of rows whose file in the legacy bucket is no longer the one that was copied."""
     with lane.stores.target() as cursor:
         cursor.execute("CREATE TEMP TABLE IF NOT EXISTS listing (source_key text, etag text) ON COMMIT DELETE ROWS")
-        for page in _listing(lane):
-            values = ",".join(bind(cursor, (item["Key"], item["ETag"])) for item in page)
+        for page in _listing(lane):  # some stores list a file without its ETag while it is being written
+            values = ",".join(bind(cursor, (item["Key"], item.get("ETag"))) for item in page)
             cursor.execute(f"INSERT INTO listing VALUES {values}")
         cursor.execute(
             "SELECT DISTINCT r.key FROM sync.media_ref r LEFT JOIN sync.media m USING (target_key)"
