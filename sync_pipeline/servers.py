@@ -89,16 +89,21 @@ class ServerWatch:
             raise UnreachableError("SYNC_LEGACY_DB: the monolith's server has changed since rows were read")
         ledger.check_read(cursor, revision, self.timeline)
 
-    def accept(self, side: Side, server: Server) -> bool:
-        """Record a server that a person has accepted, as after a failover; False where it is the recorded one."""
+    def accept(self, side: Side, server: Server, *, again: bool = False) -> bool:
+        """Record a server that a person has accepted, as after a failover.
+
+        Returns False where it is the recorded one, unless that is accepted `again`.
+        """
         with self._target() as cursor:
             before = ledger.recorded(cursor, side)
             if before is None:
                 ledger.record(cursor, side, server)
                 return True
-            if ledger.change_of(before, server) in (Change.NONE, Change.RESTARTED):
+            if not again and ledger.change_of(before, server) in (Change.NONE, Change.RESTARTED):
                 return False
-            return ledger.note_change(cursor, side, before, server, "another server was accepted")
+            return ledger.note_change(
+                cursor, side, before, server, f"the {_words(side)}: its server was accepted by a person"
+            )
 
     def _check_monolith(self, cursor: Cursor) -> bool:
         """Returns False where the ledger could not be asked, which is tried again at the next use."""
@@ -199,8 +204,12 @@ def _note(cursor: Cursor, side: Side, before: Recorded, server: Server) -> None:
         if server.timeline != before.timeline
         else "its server was set back, or restarted without all that it had shown"
     )
-    if ledger.note_change(cursor, side, before, server, f"the {side.replace('-', ' ')}: {cause}"):
+    if ledger.note_change(cursor, side, before, server, f"the {_words(side)}: {cause}"):
         log.error("server changed", extra={"side": side, "error": cause})
+
+
+def _words(side: Side) -> str:
+    return side.value.replace("-", " ")
 
 
 @contextmanager
@@ -216,7 +225,7 @@ def _transaction(cursor: Any) -> Iterator[None]:
 
 def replica_faults(primary: Server, replica: Server) -> str:
     """Return why a replica's rows cannot be taken for the primary's, or nothing where they can."""
-    if primary.timeline == replica.timeline or not guarded(1149):
+    if primary.timeline == replica.timeline:
         return ""
     return (
         f"the replica is on timeline {replica.timeline}, the primary on {primary.timeline}: it has not received the"

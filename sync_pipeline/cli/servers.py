@@ -30,6 +30,7 @@ def listed(output: Format = Output.TEXT) -> None:
 @app.command()
 def accept(
     side: Annotated[Side | None, typer.Option("--side", help="Only this side.")] = None,
+    again: Annotated[bool, typer.Option("--again", help="The recorded server too: it was set back.")] = False,
     output: Format = Output.TEXT,
 ) -> None:
     """Record the servers that the settings lead to now, after a restore or an upgrade: all entities sweep then.
@@ -40,15 +41,15 @@ def accept(
     with opened(None, everything=True) as (stores, _):
         stores.servers.accepts_all = True
         migrate(stores)
-        accepted = {each.value: _accept(stores, each) for each in wanted}
+        accepted = {each.value: _accept(stores, each, again) for each in wanted}
         found = _look(stores)
     show({"accepted": accepted, "servers": found}, output, partial(_print, found))
 
 
-def _accept(stores: Stores, side: Side) -> bool:
+def _accept(stores: Stores, side: Side, again: bool) -> bool:
     with stores.legacy() if side is Side.MONOLITH else stores.target_at_once() as cursor:
         server = read_server(cursor)
-    return stores.servers.accept(side, server)
+    return stores.servers.accept(side, server, again=again)
 
 
 def _look(stores: Stores) -> dict[str, Any]:

@@ -112,12 +112,14 @@ def test_a_person_accepts_another_server(world, lane, monkeypatch, capsys):
     world.stores.confirm_servers()
     assert swept(world) == [(3,)]
     alerts = str(status_of(world.stores, lane.entity)["alerts"])
-    assert "another server was accepted" in alerts
+    assert "its server was accepted by a person" in alerts
     assert "are being compared with the ledger" in alerts
     assert json.loads(command(monkeypatch, capsys, "servers", "accept", "--format", "json")[1])["accepted"] == {
         "new-side": False,
         "monolith": False,
     }
+    again = command(monkeypatch, capsys, "servers", "accept", "--side", "new-side", "--again", "--format", "json")
+    assert json.loads(again[1])["accepted"] == {"new-side": True}
 
 
 @pytest.mark.hazard(1148)
