@@ -75,11 +75,12 @@ class _Place:
 
 @dataclass
 class _Page:
-    """What a page has found: where the next one begins (None: it was the last), and keys of rows by entity."""
+    """What a page has found: where the next one begins (None: it was the last), and the keys that differ."""
 
     position: list[str] | None
     checked: int
     keys: list[str] = field(default_factory=list)
+    copied: int = 0  # rows whose files are copied again, which are queued already
 
 
 def recover(lane: Lane, halt: threading.Event) -> None:
@@ -118,7 +119,7 @@ def _advance(lane: Lane, cursor: Cursor, place: _Place, page: _Page) -> None:
     name = lane.entity.name
     due.owe(cursor, name, REASON, page.keys, 0)
     is_last = page.position is None
-    values = page.position or place.position, page.checked, len(page.keys), is_last
+    values = page.position or place.position, page.checked, len(page.keys) + page.copied, is_last
     cursor.execute(_ADVANCE, (*values, name, place.part, place.asked_at, place.position))
     if cursor.rowcount != 1:
         raise UnreachableError(f"entity {name}: the recovery of its {place.part} was begun anew meanwhile")
@@ -218,8 +219,8 @@ def _compare_files(lane: Lane, place: _Place, prefix: str) -> None:
         _expire(cursor, [key for (key,) in cursor.fetchall()])
         cursor.execute(_LACKING, values)
         lost = [key for (key,) in cursor.fetchall()]
-        queued = _copy_again(cursor, lost) if lost else 0
-        _advance(lane, cursor, place, _Page([until] if until else None, len(listed) + queued))
+        copied = _copy_again(cursor, lost) if lost else 0
+        _advance(lane, cursor, place, _Page([until] if until else None, len(listed), copied=copied))
 
 
 def _listed(lane: Lane, prefix: str, after: str) -> tuple[list[str], bool]:

@@ -101,9 +101,8 @@ class ServerWatch:
                 return True
             if not again and ledger.change_of(before, server) in (Change.NONE, Change.RESTARTED):
                 return False
-            return ledger.note_change(
-                cursor, side, before, server, f"the {_words(side)}: its server was accepted by a person"
-            )
+            cause = f"the {_words(side)}: its server was accepted by a person"
+            return ledger.note_change(cursor, side, before, server, cause)
 
     def _check_monolith(self, cursor: Cursor) -> bool:
         """Returns False where the ledger could not be asked, which is tried again at the next use."""
