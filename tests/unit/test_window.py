@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 
 from sync_pipeline.clock import Reading
-from sync_pipeline.sources.window import BEGINNING, Mark, Window, advance
+from sync_pipeline.sources.window import BEGINNING, Mark, Window, advance, look
 
 NOON = dt.datetime(2026, 1, 1, 12, tzinfo=dt.UTC)
 LOOKBACK = dt.timedelta(minutes=15)
@@ -249,3 +249,34 @@ def test_a_reading_of_the_clocks_survives_a_restart():
     assert Reading("this boot", 130.0, 1.0).since(again.read) == dt.timedelta(seconds=30)
     assert Reading("another boot", 1.0, 5_020.0).since(again.read) == dt.timedelta(seconds=20)
     assert Reading.now().since(Reading.now()) == dt.timedelta(0)
+
+
+class Monolith:
+    """A cursor at a monolith whose clock shows what it is told to, and where nothing is open."""
+
+    def __init__(self, seconds):
+        self.seconds = seconds
+
+    def execute(self, *_):
+        """Whatever is asked."""
+
+    def fetchone(self):
+        return at(self.seconds), {}, 0
+
+    def fetchall(self):
+        return []
+
+
+@pytest.mark.hazard(1141)
+@pytest.mark.parametrize("persisted", [False, True])
+def test_a_look_measures_the_time_since_the_look_before(monkeypatch, persisted):
+    """A minute passes here, and the monolith's clock is set back by half an hour meanwhile."""
+    up = [1_000.0]
+    monkeypatch.setattr(Reading, "now", classmethod(lambda cls: cls("this boot", up[0], 0.0)))
+    window, _ = look(Monolith(0), None, LOOKBACK)
+    window = Window.from_state(window.as_state()) if persisted else window
+    up[0] += 60
+    _, bound = look(Monolith(60 - 1_800), window, LOOKBACK)
+    assert bound.at == at(-1_800)
+    _, bound = look(Monolith(60), window, LOOKBACK)
+    assert bound.at == at(0)
