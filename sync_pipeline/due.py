@@ -21,6 +21,7 @@ PRIORITY = {
     "parent": 5,
     "fanout": 6,
     "sweep": 7,
+    "recovered": 7,
 }
 # what is set aside until something else changes
 PARKED = ("rejected", "parent", "children")

@@ -93,3 +93,7 @@ class IndexFaultError(UnreachableError):
     """
 
     suspects: Sequence[str] = ()
+
+
+class OtherServerError(SyncError):
+    """A database is another one than the ledger has recorded. Nothing is read there until a person accepts it."""

@@ -33,6 +33,7 @@ from sync_pipeline.ledger.ledger import migrate
 from sync_pipeline.live import poll, work
 from sync_pipeline.outgoing import Outgoing
 from sync_pipeline.pace import Pace
+from sync_pipeline.recover import recover
 from sync_pipeline.stores import Stores, first_line
 from sync_pipeline.sweep import go_on, sweep_is_due
 from sync_pipeline.takeover import end_lost_sessions
@@ -211,6 +212,7 @@ class Follower:
             self._any_moved = time.monotonic()
             try:
                 ended = not sweep_is_due(lane) or go_on(lane, halt)
+                recover(lane, halt)
                 halt.wait(_LOOK_SECONDS if ended else _PLACE_SECONDS)
             except (UnreachableError, BrakeError) as error:
                 log.warning("sweep stopped", extra={"entity": lane.entity.name, "error": str(error)})

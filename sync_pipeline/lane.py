@@ -33,11 +33,12 @@ class Lane:
         """Look at the legacy query; make ledger, table and, if the cluster answers, index where they are not there.
 
         Columns that the table lacks may come with another table: `beside`, or where one is being filled. Raises
-        UnreachableError, LegacySchemaError, DeclarationError.
+        UnreachableError, OtherServerError, LegacySchemaError, DeclarationError.
         """
         migrate(stores)
         stores = stores.of_entity(entity.name, filtered=entity.is_filtered)
         stores.ledger_id()  # sessions bear it from now on
+        stores.confirm_servers()
         origin = Origin.open(entity, stores)
         if entity.version_column and entity.version_column not in origin.schema.names:
             raise DeclarationError(

@@ -7,6 +7,7 @@ from typing import Any
 from sync_pipeline.entity import Entity, load_entities
 from sync_pipeline.errors import SyncError
 from sync_pipeline.ledger import rebuilds, upkeep
+from sync_pipeline.ledger.servers import recovery_of
 from sync_pipeline.parking import NOT_UNDONE
 from sync_pipeline.settings import Settings
 from sync_pipeline.sources.slots import orphan_alerts, slot_alerts
@@ -23,7 +24,9 @@ _CURSOR = """
            jsonb_build_object('deferred', events_deferred, 'dropped', events_dropped, 'unmet', events_unmet) AS events,
            coalesce(unmet_at > now() - interval '1 day', false) AS lately_unmet,
            (SELECT max(h.name) FROM sync.heartbeat h WHERE h.seen_at > now() - interval '1 minute'
-            AND to_jsonb(h) -> 'hanging' ? entity) AS hangs_in
+            AND to_jsonb(h) -> 'hanging' ? entity) AS hangs_in,
+           (SELECT s.cause FROM sync.server s WHERE s.side = 'monolith'
+             AND s.changed_at > coalesce(cursor.swept_at, '-infinity')) AS server_changed
     FROM sync.cursor WHERE entity = %s
 """
 _OUTAGES = """
@@ -50,6 +53,7 @@ def status_of(stores: Stores, entity: Entity) -> dict[str, Any]:
         found["backfill"] = _backfill(cursor, entity)
         found["rebuild"] = rebuilds.shown(cursor, entity.name)
         found["sweep"] = sweep_progress(cursor, entity.name)
+        found["recovery"] = recovery_of(cursor, entity.name)
         alerts = [*_hanging(found.pop("hangs_in")), *_alerts(found, stores.settings)]
         alerts += sweep_alerts(cursor, entity.name, found["sweep"], stores.settings.sweep_seconds)
         alerts += upkeep.alerts(cursor, stores.settings.history_days)
@@ -109,6 +113,17 @@ def _alerts(found: dict[str, Any], settings: Settings) -> list[str]:
         )
     if found["gap"]:
         alerts.append("the source of changes began anew: what it may have missed waits for the sweep")
+    if found["server_changed"]:
+        alerts.append(
+            f"{found['server_changed']}, so that commits may be lost: until the next whole sweep, rows may be over that"
+            " the monolith does not hold any more"
+        )
+    if left := found["recovery"]:
+        alerts.append(
+            f"{left['cause']}, so that commits may be lost: its {', '.join(left['parts'])} are being compared with the"
+            f" ledger ({left['checked']:,} checked, {left['queued']:,} queued), and until that has ended nothing is"
+            " called clean or drained"
+        )
     if found["rebuild"] and not found["rebuild"]["at_work"]:
         cut = found["rebuild"]
         alerts.append(

@@ -6,9 +6,9 @@ import datetime as dt
 import os
 import socket
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from functools import cached_property
+from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any
 
 import psycopg2
@@ -22,10 +22,12 @@ from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sync_pipeline import sqlstate
 from sync_pipeline.alias_watch import AliasWatch
 from sync_pipeline.breaker import Breaker
-from sync_pipeline.errors import AccessError, LeaseLostError, SettingError, UnreachableError
+from sync_pipeline.errors import AccessError, LeaseLostError, OtherServerError, SettingError, UnreachableError
 from sync_pipeline.ledger.identity import read_ledger_id
+from sync_pipeline.ledger.servers import READ_TOO_EARLY, Side, read_server
 from sync_pipeline.media_answers import MediaAnswers
 from sync_pipeline.replica import SETTING, await_replay, flush, identity_of, position_of
+from sync_pipeline.servers import LOOK_SECONDS, ServerWatch, replica_faults
 from sync_pipeline.sessions import (
     CLIENT,
     REST_LIMIT_SECONDS,
@@ -59,6 +61,9 @@ _REST_SECONDS = 1.0
 # shorter than any index.gc_deletes, so that no write outlives the tombstone that refuses it
 SEARCH_SECONDS = 30
 
+# compares a connection's server with the recorded one; what was found is kept with the connection
+Compare = Callable[[Any, dict[Any, Any]], None]
+
 
 class Stores:
     """Both databases, the search cluster and both buckets of one deployment."""
@@ -74,7 +79,9 @@ class Stores:
         self.claimed: set[str] = set()  # prefixes of the new bucket that bear our mark, or were looked at for one
         self.refusing: set[str] = set()  # aliases whose last request was not taken whole
         self.epochs: dict[str, int] = {}  # of the leases that this process holds, by entity
-        self._replica_known = False
+        self.servers = ServerWatch(self.target, self.target_at_once)
+        # the primary's timeline as this process knew it when both were compared, and when that was
+        self._replica_known: tuple[int | None, float] = (None, 0.0)
         self._ledger_id: str | None = None
 
     @cached_property
@@ -203,13 +210,19 @@ class Stores:
             yield cursor
 
     def _know(self, replica: Cursor) -> None:
-        """Another database's rows must never be taken for the monolith's. Raises SettingError."""
-        if self._replica_known:
+        """Another database's rows must never be taken for the monolith's, nor those of a timeline that it has left.
+
+        Raises SettingError, UnreachableError.
+        """
+        timeline, at = self._replica_known
+        if timeline is not None and timeline == self.servers.timeline and time.monotonic() - at < LOOK_SECONDS:
             return
         with self.legacy() as primary:
             if identity_of(primary) != identity_of(replica):
                 raise SettingError(f"{SETTING} is no replica of SYNC_LEGACY_DB, or another database of it")
-        self._replica_known = True
+            if fault := replica_faults(read_server(primary), read_server(replica)):
+                raise UnreachableError(f"{SETTING}: {fault}")
+        self._replica_known = self.servers.timeline, time.monotonic()
 
     def _flush(self, position: int) -> None:
         with self.legacy() as primary:
@@ -267,6 +280,9 @@ class Stores:
                 cursor.roll_back()
                 if getattr(error, "pgcode", None) == LEASE_LOST:
                     raise LeaseLostError(first_line(error)) from error
+                if getattr(error, "pgcode", None) == READ_TOO_EARLY:
+                    self.servers.look_again()
+                    raise UnreachableError(f"SYNC_LEGACY_DB: {first_line(error)}") from error
                 raise
 
     @contextmanager
@@ -279,7 +295,7 @@ class Stores:
     def _cursor(self, engine: Engine, profile: Profile, purpose: Purpose, held: dict[str, str]) -> Iterator[Cursor]:
         """A cursor whose session bears our name and the limits of its purpose from the first statement on."""
         try:
-            with _session(engine, profile.setting) as connection:
+            with _session(engine, profile.setting, self._look_at(profile)) as connection:
                 connection.autocommit = True
                 with connection.cursor(cursor_factory=DeferringCursor) as cursor:
                     limits = settings_for(self.settings, purpose)
@@ -294,6 +310,21 @@ class Stores:
             if limit is None:
                 raise
             raise limit from error
+
+    def _look_at(self, profile: Profile) -> Compare | None:
+        """What compares the server of a connection with the recorded one; a replica is compared with its primary."""
+        sides = ((self._legacy_profile, Side.MONOLITH), (self._target_profile, Side.NEW_SIDE))
+        found = [side for own, side in sides if own is profile]
+        return partial(self.servers.check, found[0]) if found else None
+
+    def confirm_servers(self) -> None:
+        """Compare both servers with what the ledger has recorded, now; the first time they are recorded.
+
+        Raises OtherServerError, UnreachableError.
+        """
+        self.servers.look_again()
+        with self.legacy(), self.target_at_once():
+            pass
 
     def ledger_id(self) -> str | None:
         """The id of this deployment's ledger, or None before the ledger is made. Raises UnreachableError.
@@ -386,7 +417,8 @@ def _look_after_rest(connection: Any, record: Any, _: Any) -> None:
 
 
 @contextmanager
-def _session(engine: Engine, setting: str) -> Iterator[Any]:
+def _session(engine: Engine, setting: str, look: Compare | None = None) -> Iterator[Any]:
+    """A pooled connection, once `look` has seen which server it leads to."""
     try:
         pooled = engine.raw_connection()
     except (OperationalError, psycopg2.OperationalError) as error:
@@ -396,7 +428,12 @@ def _session(engine: Engine, setting: str) -> Iterator[Any]:
             f"{setting}: all connections that this process may have are in use (SYNC_DB_CONNECTIONS)"
         ) from error
     try:
+        if look:
+            look(pooled.driver_connection, pooled.info)
         yield pooled.driver_connection
+    except OtherServerError:
+        pooled.invalidate()
+        raise
     except psycopg2.Error as error:
         if is_expired(error) or not sqlstate.is_of_store(error):
             raise

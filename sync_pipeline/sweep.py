@@ -18,7 +18,6 @@ from contextlib import suppress
 from functools import partial
 from typing import Any
 
-import psycopg2
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -29,6 +28,7 @@ from sync_pipeline.faults import crash_point, guarded
 from sync_pipeline.heartbeat import BEAT_SECONDS, free_leases_of_the_gone, quietly
 from sync_pipeline.lane import Lane
 from sync_pipeline.ledger import sweeps
+from sync_pipeline.ledger.ledger import next_revision
 from sync_pipeline.ledger.sweeps import Swept, Walk
 from sync_pipeline.origin import DIGEST
 from sync_pipeline.refused_rows import look_at_refused
@@ -43,7 +43,6 @@ _LOOK_SECONDS = 0.5
 # a sweep gives its place up after so long, where other entities wait for it
 _TURN_SECONDS = 30.0
 _SIDES = pa.schema([("found", pa.int64()), ("kept", pa.int64()), ("basis", pa.int32())])
-_IDENTITY = "SELECT system_identifier::text, timeline_id FROM pg_control_system(), pg_control_checkpoint()"
 
 
 def sweep(lane: Lane) -> Swept:
@@ -88,6 +87,7 @@ def go_on(lane: Lane, halt: threading.Event) -> Swept | None:
 def _walk(lane: Lane, walk: Walk, halt: threading.Event) -> Swept | None:
     """Page after page until the end, or until somebody else's turn."""
     check_visibility(lane.entity, lane.stores)
+    revision = next_revision(lane.stores)
     versions = _versions(lane)
     if not (walk.versions == versions and _goes_on(lane, walk) and guarded(1061)):
         sweeps.begin(lane.stores, walk, lane.stores.legacy_now(), versions, filled=versions["filled"])
@@ -101,7 +101,8 @@ def _walk(lane: Lane, walk: Walk, halt: threading.Event) -> Swept | None:
         _PHASES[walk.phase](lane, walk, halt)
         crash_point("sweep.paged")
     check_visibility(lane.entity, lane.stores)  # again: what the pages showed may have changed meanwhile
-    _end(lane, walk)
+    lane.stores.confirm_servers()
+    _end(lane, walk, revision)
     crash_point("sweep.ended")
     return walk.found
 
@@ -125,14 +126,11 @@ def _versions(lane: Lane) -> dict[str, Any]:
     }
 
 
-def _server(lane: Lane) -> list[Any] | None:
-    """System identifier and timeline of the monolith's server; None where our role may not ask."""
-    with lane.stores.legacy() as cursor:
-        try:
-            cursor.execute(_IDENTITY)
-        except psycopg2.ProgrammingError:
-            return None
-        return list(cursor.fetchone())
+def _server(lane: Lane) -> list[str] | None:
+    """The monolith's server as the ledger has recorded it; None where our role may not ask for it."""
+    lane.stores.confirm_servers()
+    known = lane.stores.servers.monolith
+    return [str(known.system), str(known.timeline), known.changed_at.isoformat()] if known else None
 
 
 def _renew_until(lane: Lane, walk: Walk, stop: threading.Event) -> None:
@@ -257,12 +255,17 @@ _PHASES: dict[str, Callable[[Lane, Walk, threading.Event], None]] = {
 }
 
 
-def _end(lane: Lane, walk: Walk) -> None:
-    """Make what is gone due, and have the walk count. Raises BrakeError where the brake holds it."""
+def _end(lane: Lane, walk: Walk, revision: int) -> None:
+    """Make what is gone due, and have the walk count.
+
+    Raises BrakeError where the brake holds it, UnreachableError where the monolith's server is another one since the
+    revision was drawn: the next walk starts over.
+    """
     found, settings = walk.found, lane.stores.settings
     total = found.compared + found.gone
     much = found.gone > settings.brake_rows and found.gone > settings.brake_fraction * total
     with lane.stores.target() as cursor:
+        lane.stores.servers.check_read(cursor, revision)
         allowed = sweeps.approved(cursor, walk.entity)
         held = much and guarded(32) and not (allowed is not None and found.gone <= allowed)
         if held:

@@ -57,6 +57,7 @@ def _first_load(batch: Batch, outcome: Outcome) -> Operations:
     texts = lane.origin.key.texts(keys)
     with lane.stores.target() as cursor:
         crash_point("rows.before")
+        lane.stores.servers.check_read(cursor, batch.revision)
         kin = Kin.enter(lane, cursor)
         digests = adapted.legacy.column(DIGEST).combine_chunks()
         lane.ledger.append(cursor, keys, batch.revision, digests, adapted.held)
@@ -91,6 +92,7 @@ def _write_under(batch: Batch, outcome: Outcome, *, strict: bool) -> Operations:
     lane = batch.lane
     with lane.stores.target() as cursor:
         crash_point("rows.before")
+        lane.stores.servers.check_read(cursor, batch.revision)
         kin = Kin.enter(lane, cursor, strict=strict)
         passed = _through_gate(batch, cursor)
         if not kin.alone:

@@ -22,6 +22,7 @@ from sync_pipeline.cli.ledger import app as ledger_app
 from sync_pipeline.cli.opening import All, AnyName, Format, Name, Output, opened, parsed, partitions, show
 from sync_pipeline.cli.progress import Bars, bars
 from sync_pipeline.cli.rebuild import app as rebuild_app
+from sync_pipeline.cli.servers import app as servers_app
 from sync_pipeline.cli.sweep import app as sweep_app
 from sync_pipeline.cli.visibility import visibility
 from sync_pipeline.errors import SettingError
@@ -42,6 +43,7 @@ app.add_typer(rebuild_app, name="rebuild")
 app.add_typer(dead_letters_app, name="dead-letters")
 app.add_typer(ledger_app, name="ledger")
 app.add_typer(sweep_app, name="sweep")
+app.add_typer(servers_app, name="servers")
 app.command()(drain)
 app.command()(visibility)
 app.command()(why)

@@ -69,8 +69,10 @@ class Lease:
 
     def move(self, cursor: Cursor, standing: Standing) -> None:
         """Move the cursor in the caller's transaction, which ends with LeaseLostError where another one follows."""
+        through = "coalesce(%s, applied_through)" if guarded(1142) else "greatest(applied_through, %s)"
         cursor.defer(
-            "WITH moved AS (UPDATE sync.cursor SET state = %s, applied_through = greatest(applied_through, %s),"
+            # as the source says, even where that is earlier: the monolith's clock may have run ahead before
+            f"WITH moved AS (UPDATE sync.cursor SET state = %s, applied_through = {through},"
             " window_since = %s, window_holder = %s, blind = %s, gap_at = coalesce(%s, gap_at),"
             " sweep_wanted = greatest(sweep_wanted, %s),"
             " lease_until = now() + %s * interval '1 s', updated_at = now()"

@@ -15,6 +15,7 @@ from sync_pipeline.faults import guarded
 from sync_pipeline.files import name_known
 from sync_pipeline.keys import Key
 from sync_pipeline.lane import Lane
+from sync_pipeline.ledger.servers import recovery_of
 from sync_pipeline.origin import Reject, Rows
 from sync_pipeline.reconcile.documents import compare_documents, extra_documents
 from sync_pipeline.reconcile.files import compare_files, known_files, rows_naming
@@ -35,7 +36,7 @@ def reconcile(lane: Lane, report: Callable[[int], None] = lambda _: None) -> Ver
 
     Writes nothing, but asks whoever follows for a sweep. What could not be looked at is unknown, never clean.
     """
-    verdict = Verdict(lane.entity.name)
+    verdict = Verdict(lane.entity.name, findings=_recovering(lane))
     suspects: list[Finding] = []
     try:
         check_visibility(lane.entity, lane.stores, record=False)
@@ -51,7 +52,20 @@ def reconcile(lane: Lane, report: Callable[[int], None] = lambda _: None) -> Ver
             verdict.findings += _files(lane, lane.entity.media, verdict)
         except SyncError as error:
             verdict.findings += _unknown("media", error)
+    verdict.findings += _recovering(lane)
+    verdict.findings = list(dict.fromkeys(verdict.findings))
     return verdict
+
+
+def _recovering(lane: Lane) -> list[Finding]:
+    """Nothing is certain while the new side is compared with a ledger that has lost commits."""
+    with lane.stores.target() as cursor:
+        left = recovery_of(cursor, lane.entity.name)
+    if left is None:
+        return []
+    return [
+        Finding("relational", "unknown", "", f"{left['cause']}: its {', '.join(left['parts'])} are not compared yet")
+    ]
 
 
 def _unknown(sink: str, error: SyncError) -> list[Finding]:

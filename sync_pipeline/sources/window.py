@@ -10,6 +10,10 @@ it had as a session, or the bound of the poll that first met it, stands for it.
 Numbers that are drawn from a sequence come late in the same way. A transaction's start is then the number at which
 the sequence stood when a poll looked that did not meet it yet; the sequence is read before the sessions, so whoever
 is not among them draws later. One that was open at the first look has no such start: its end has all rows read.
+
+The monolith's clock may be set back, or a failover may lead to a server with a slower one. Rows are then stamped
+before the poll before, although they are written after it. So each look is also read by a clock of our own, and what a
+look has seen is taken back by as much as the monolith's clock has lost since (`Window.set_back`).
 """
 
 from __future__ import annotations
@@ -19,6 +23,8 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from sync_pipeline.clock import Reading
+from sync_pipeline.faults import guarded
 from sync_pipeline.sessions import keyword, ours
 from sync_pipeline.sql import Cursor
 
@@ -49,11 +55,17 @@ class Mark:
     at: dt.datetime
     numbers: Mapping[str, int] = field(default_factory=dict)
 
+    def earlier(self, by: dt.timedelta) -> Mark:
+        """Return the mark with an earlier instant, at most as early as the first that there is."""
+        return replace(self, at=self.at - min(by, self.at - BEGINNING.at))
+
     def without(self, sequences: Collection[str]) -> Mark:
         """The same, with these sequences at their beginning."""
         return replace(self, numbers={name: n for name, n in self.numbers.items() if name not in sequences})
 
 
+# a look takes some time: so much is no step of a clock
+_TOLERANCE = dt.timedelta(seconds=0.1)
 # before any stamp: a transaction that was prepared before the first look may have stamped at any time
 BEGINNING = Mark(dt.datetime(1, 1, 1, tzinfo=dt.UTC))
 
@@ -77,6 +89,8 @@ class Window:
     who: dict[str, str] = field(default_factory=dict)
     hidden: int = 0  # sessions that hide their transaction's start
     trail: tuple[Mark, ...] = ()
+    read: Reading | None = None  # our own clocks, just before this was seen
+    is_set_back: bool = False  # the monolith's clock has been set back since
 
     @property
     def low(self) -> dt.datetime:
@@ -105,17 +119,36 @@ class Window:
             trail=tuple(mark.without(sequences) for mark in self.trail),
         )
 
+    def set_back(self, now: dt.datetime, elapsed: dt.timedelta, tolerance: dt.timedelta) -> Window:
+        """Return the window as early as the monolith's clock may have shown it, where that clock has lost time.
+
+        It has lost time where less of it has passed there than `elapsed`, by more than `tolerance`. A transaction that
+        was open then may have stamped rows before its own start, because it began by the clock as it was before.
+        """
+        lost = self.seen.at - (now - elapsed)
+        if lost <= tolerance or not guarded(1141):
+            return self
+        return replace(
+            self,
+            seen=self.seen.earlier(lost),
+            holders={name: mark.earlier(lost) for name, mark in self.holders.items()},
+            trail=tuple(mark.earlier(lost) for mark in self.trail),
+            is_set_back=True,
+        )
+
     def as_state(self) -> dict[str, Any]:
         """For the cursor's row."""
         holders = {name: mark_to_state(mark) for name, mark in self.holders.items()}
-        return {"seen": mark_to_state(self.seen), "holders": holders, "hidden": self.hidden}
+        state = {"seen": mark_to_state(self.seen), "holders": holders, "hidden": self.hidden}
+        return {**state, "read": self.read.as_state()} if self.read else state
 
     @classmethod
     def from_state(cls, state: dict[str, Any]) -> Window:
         """Back from the cursor's row."""
         holders = {name: mark_from_state(mark) for name, mark in state["holders"].items()}
         seen = mark_from_state(state.get("seen") or state["seen_at"])
-        return cls(seen, holders, hidden=state.get("hidden", 0), trail=(seen,))
+        read = Reading.from_state(state["read"]) if state.get("read") else None
+        return cls(seen, holders, hidden=state.get("hidden", 0), trail=(seen,), read=read)
 
 
 def look(
@@ -129,6 +162,7 @@ def look(
 
     Sessions are read before prepared transactions: one that is prepared in between shows in both.
     """
+    read = Reading.now()
     numbers = {}
     for name in sequences:
         cursor.execute(f"SELECT last_value + is_called::int FROM {name}")
@@ -137,7 +171,20 @@ def look(
     seen_at, sessions, hidden = cursor.fetchone()
     cursor.execute(_PREPARED)
     prepared = [name for (name,) in cursor.fetchall()]
-    return advance(before, Mark(seen_at, numbers), sessions, prepared, hidden, lookback, margin)
+    if before:
+        before = _on_clock(before, seen_at, Reading.now(), lookback, margin)
+    window, bound = advance(before, Mark(seen_at, numbers), sessions, prepared, hidden, lookback, margin)
+    return replace(window, read=read), bound
+
+
+def _on_clock(before: Window, now: dt.datetime, read: Reading, lookback: dt.timedelta, margin: dt.timedelta) -> Window:
+    """Return the look before as the monolith's present clock would have shown it.
+
+    Half of the margin is tolerated: a look takes time, and the margin is subtracted from each bound anyway.
+    """
+    if before.read:
+        return before.set_back(now, read.since(before.read), max(margin / 2, _TOLERANCE))
+    return before.set_back(now, lookback, margin) if now < before.seen.at else before
 
 
 def advance(
@@ -155,7 +202,7 @@ def advance(
     known = before.holders if before else {}
     drawn = before.seen.numbers if before else {}
     holders = {
-        name: Mark(dt.datetime.fromisoformat(session["since"]), known[name].numbers if name in known else drawn)
+        name: Mark(_start(name, session["since"], before), known[name].numbers if name in known else drawn)
         for name, session in sessions.items()
     }
     who = {name: session["who"] for name, session in sessions.items()}
@@ -168,6 +215,17 @@ def advance(
         holders[name] = earliest(known.get(name, bound), *ended)
     trail = _trail(before, now, margin)
     return Window(Mark(now.at, trail[0].numbers), holders, who, hidden, trail), bound
+
+
+def _start(name: str, since: str, before: Window | None) -> dt.datetime:
+    """Return the earliest instant at which a session's transaction may have stamped a row.
+
+    That is its start, unless the clock has been set back: then what the look before knew of it, or that look itself.
+    """
+    start = dt.datetime.fromisoformat(since)
+    if before and name in before.holders:
+        return min(start, before.holders[name].at)
+    return min(start, before.seen.at) if before and before.is_set_back else start
 
 
 def _set_back(before: Window, now: Mark) -> set[str]:

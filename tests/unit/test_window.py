@@ -1,10 +1,12 @@
 """The window of late commits: no transaction's rows are passed over, and no forgotten session stops the rest."""
 
 import datetime as dt
+from dataclasses import replace
 
 import pytest
 
-from sync_pipeline.sources.window import BEGINNING, Mark, Window, advance
+from sync_pipeline.clock import Reading
+from sync_pipeline.sources.window import BEGINNING, Mark, Window, advance, look
 
 NOON = dt.datetime(2026, 1, 1, 12, tzinfo=dt.UTC)
 LOOKBACK = dt.timedelta(minutes=15)
@@ -174,3 +176,107 @@ def test_a_mark_of_both_kinds_is_as_early_as_the_earliest_of_each():
     window, _ = drawn(window, 2, 30, {"a": session(-3)})
     _, bound = advance(window, Mark(at(3), {"s": 40}), {}, [], 0, LOOKBACK)
     assert bound == Mark(at(-3), {"s": 10})
+
+
+def stepped(before, seconds, elapsed, sessions=None, tolerance=1.0):
+    """A look after `elapsed` seconds of our own clock, at which the monolith's clock shows `seconds`."""
+    passed, tolerated = (dt.timedelta(seconds=each) for each in (elapsed, tolerance))
+    return step(before.set_back(at(seconds), passed, tolerated), seconds, sessions)
+
+
+@pytest.mark.hazard(1141)
+def test_a_clock_that_is_set_back_is_read_from_where_it_may_have_stood():
+    window, _ = step(None, 0)
+    window, bound = stepped(window, -3590, 10)  # set back by an hour, then or ten seconds ago
+    assert bound == at(-3600)
+    assert window.low == at(-3590)
+    assert stepped(window, -3589, 1)[1] == at(-3590)
+
+
+@pytest.mark.hazard(1141)
+def test_without_its_guard_rows_stamped_since_are_passed_over(monkeypatch):
+    monkeypatch.setenv("SYNC_TEST_GUARDS_OFF", "1141")
+    window, _ = step(None, 0)
+    assert stepped(window, -3590, 10)[1] == at(0)
+
+
+@pytest.mark.hazard(1141)
+def test_a_small_step_that_time_has_made_up_for_is_noticed_too():
+    window, _ = step(None, 0)
+    assert stepped(window, 290, 300)[1] == at(-10)
+
+
+def test_a_clock_that_runs_ahead_widens_nothing():
+    window, _ = step(None, 0)
+    assert stepped(window, 3600, 10)[1] == at(0)
+
+
+def test_the_time_that_a_look_takes_is_no_step():
+    window, _ = step(None, 0)
+    assert stepped(window, 9.5, 10)[1] == at(0)
+
+
+@pytest.mark.hazard(1141)
+def test_a_transaction_that_is_open_across_the_step_may_have_stamped_before_its_start():
+    window, _ = step(None, 0, {"a": session(-5)})
+    window, _ = stepped(window, -3590, 10, {"a": session(-5)})
+    assert window.low == at(-3605)
+    window, _ = step(window, -3580, {"a": session(-5)})
+    assert step(window, -3570)[1] == at(-3605)
+
+
+@pytest.mark.hazard(1141)
+def test_a_transaction_that_began_before_the_step_and_was_met_after_it_counts_from_the_look_before():
+    window, _ = step(None, 0)
+    window, _ = stepped(window, -3590, 10, {"a": session(7)})
+    window, _ = step(window, -3580, {"a": session(7)})
+    assert step(window, -3570)[1] == at(-3600)
+
+
+def test_what_was_seen_of_numbers_does_not_pile_up_until_the_clock_has_caught_up():
+    window, _ = drawn(None, 0, 10, margin=2)
+    window = window.set_back(at(-3600), dt.timedelta(seconds=1), dt.timedelta(seconds=1))
+    for n in range(10):
+        window, _ = drawn(window, -3600 + n, 10 + n, margin=2)
+    assert len(window.trail) == 3
+
+
+def test_a_reading_of_the_clocks_survives_a_restart():
+    read = Reading("this boot", 100.0, 5_000.0)
+    window, _ = step(None, 0)
+    again = Window.from_state(replace(window, read=read).as_state())
+    assert again.read == read
+    assert Reading("this boot", 130.0, 1.0).since(again.read) == dt.timedelta(seconds=30)
+    assert Reading("another boot", 1.0, 5_020.0).since(again.read) == dt.timedelta(seconds=20)
+    assert Reading.now().since(Reading.now()) == dt.timedelta(0)
+
+
+class Monolith:
+    """A cursor at a monolith whose clock shows what it is told to, and where nothing is open."""
+
+    def __init__(self, seconds):
+        self.seconds = seconds
+
+    def execute(self, *_):
+        """Whatever is asked."""
+
+    def fetchone(self):
+        return at(self.seconds), {}, 0
+
+    def fetchall(self):
+        return []
+
+
+@pytest.mark.hazard(1141)
+@pytest.mark.parametrize("persisted", [False, True])
+def test_a_look_measures_the_time_since_the_look_before(monkeypatch, persisted):
+    """A minute passes here, and the monolith's clock is set back by half an hour meanwhile."""
+    up = [1_000.0]
+    monkeypatch.setattr(Reading, "now", classmethod(lambda cls: cls("this boot", up[0], 0.0)))
+    window, _ = look(Monolith(0), None, LOOKBACK)
+    window = Window.from_state(window.as_state()) if persisted else window
+    up[0] += 60
+    _, bound = look(Monolith(60 - 1_800), window, LOOKBACK)
+    assert bound.at == at(-1_800)
+    _, bound = look(Monolith(60), window, LOOKBACK)
+    assert bound.at == at(0)
