@@ -13,6 +13,7 @@ import math
 import posixpath
 from collections.abc import Callable, Iterable
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from contextlib import closing
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlencode
@@ -138,6 +139,11 @@ class _Hashing:
 def _stream(stores: Stores, source: Source, target_key: str) -> Copied:
     """Raises SideError; MediaRefusedError where the file cannot be carried as it is."""
     found = _get(stores, source)
+    with closing(found["Body"]):  # a connection whose body is not read to its end is of no more use
+        return _carry_over(stores, source, target_key, found)
+
+
+def _carry_over(stores: Stores, source: Source, target_key: str, found: Any) -> Copied:
     extra: dict[str, Any] = {"Metadata": found.get("Metadata", {}), **_carried(source, found)}
     if found.get("TagCount"):
         with at(LEGACY):
@@ -171,6 +177,7 @@ def _get(stores: Stores, source: Source) -> Any:
     with at(LEGACY):
         found: Any = client.get_object(Bucket=bucket, Key=source.key)
     if etag_of(found) != source.etag:
+        found["Body"].close()
         raise SideError(LEGACY) from ClientError({"Error": {"Code": "412"}}, "GetObject")
     return found
 
