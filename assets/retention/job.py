@@ -43,8 +43,7 @@ def retention_job(frequent: Collection[str]) -> dg.JobDefinition:
     def forget(context: dg.OpExecutionContext, config: Keep) -> None:
         """Remove what is older than it may be; cut off, the next run goes on."""
         keep_connections(context.instance)
-        scope = Scope(location_of(context.run), context.repository_def.asset_graph.get_all_asset_keys())
-        forgotten = forget_old(context.instance, frequent, limits_from(config), scope=scope)
+        forgotten = forget_old(context.instance, frequent, limits_from(config), scope=_scope(context))
         context.log.info(f"forgotten: {forgotten}")
         context.add_output_metadata(vars(forgotten))
 
@@ -63,6 +62,12 @@ def retention_job(frequent: Collection[str]) -> dg.JobDefinition:
         forget_history()
 
     return retention
+
+
+def _scope(context: dg.OpExecutionContext) -> Scope:
+    """The run's code location and its assets; outside of any location, as in tests, assets are not told apart."""
+    location = location_of(context.run)
+    return Scope(location, context.repository_def.asset_graph.get_all_asset_keys() if location else None)
 
 
 def limits_from(config: Keep | None = None) -> Limits:
