@@ -7,8 +7,12 @@ one entity can make the writes of another one's table fail.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
+
+import psycopg2
 
 from sync_pipeline.entity import Entity, load_entities
+from sync_pipeline.errors import SyncError
 from sync_pipeline.preflight.notice import Notice
 from sync_pipeline.sources.ddl import printed
 from sync_pipeline.sources.publication import Publication, read_publications, removal
@@ -23,7 +27,10 @@ ABOUT = "publications"
 def look_at_publications(stores: Stores, entities: Iterable[Entity]) -> Iterator[Notice]:
     """Publications and slots of ours; nothing where there are none. Raises UnreachableError, DeclarationError."""
     names = {*load_entities(stores.settings.entities), *(entity.name for entity in entities)}
-    prefix, ledger = stores.settings.slot_prefix, stores.ledger_id()
+    ledger: str | None
+    prefix, ledger = stores.settings.slot_prefix, None
+    with suppress(SyncError, psycopg2.Error):  # what the new side lacks, its own checks say
+        ledger = stores.ledger_id()
     with stores.legacy() as cursor:
         found = {name: p for name, p in read_publications(cursor, prefix).items() if not p.is_foreign}
         slots = read_slots(cursor, prefix, ledger)
