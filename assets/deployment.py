@@ -45,7 +45,7 @@ class Deployment:
         ours if our ledger has seen it work, and while there is no ledger that could have. So is a run that no code
         location has started, but a command of Dagster's.
         """
-        if not guarded(1123):
+        if not guarded(101):
             return True
         if location_of(run) not in (None, self.location):
             return False
@@ -63,7 +63,7 @@ class Deployment:
     def _records(
         self, instance: dg.DagsterInstance, statuses: list[dg.DagsterRunStatus] | None, limit: int | None = None
     ) -> list[dg.RunRecord]:
-        ours = {LOCATION_TAG: self.location} if self.location and guarded(1123) else {}
+        ours = {LOCATION_TAG: self.location} if self.location and guarded(101) else {}
         return list(instance.get_run_records(dg.RunsFilter(tags={**KEPT, **ours}, statuses=statuses), limit=limit))
 
 

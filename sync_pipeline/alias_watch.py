@@ -38,7 +38,7 @@ class AliasWatch:
 
         Raises IndexFaultError, whose `suspects` are ids that were sent since all was well; ApiError.
         """
-        if not guarded(1106):
+        if not guarded(96):
             return
         with self._lock:
             known = self._aliases.setdefault(alias, _Alias())

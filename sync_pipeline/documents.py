@@ -179,7 +179,7 @@ def make(operations: Operations, index: SearchIndex) -> Made:
     try:
         return Made(operations.documents(index))
     except Exception as error:
-        if not (is_unforeseen(error) and guarded(1105)):
+        if not (is_unforeseen(error) and guarded(95)):
             raise
         total = len(operations.ids)
         if total == 1:

@@ -40,7 +40,7 @@ def isolate(lane: Lane, record: due.Owed, error: Exception) -> None:
 
     Raises SharedFaultError where other rows fail alike: then the entity is at fault, and nothing is parked.
     """
-    if not guarded(1105):
+    if not guarded(95):
         raise error
     if len(record.keys) > 1 or record.reason == "fanout":
         _take_apart(lane, record)

@@ -102,7 +102,7 @@ def _apply_or_owe(lane: Lane, page: Page, order: Order, report: Report) -> None:
     try:
         report(lane.entity.name, _apply(lane, page, order))
     except Exception as error:
-        if not is_unforeseen(error) or not guarded(1105):
+        if not is_unforeseen(error) or not guarded(95):
             raise
         log.error("page owed", extra={"entity": lane.entity.name, "error": describe(error)})
         _put_behind(lane, page.keys, order.commit or _nothing)
@@ -262,7 +262,7 @@ def caught_up(lane: Lane, since: object) -> bool:
         if claim is None or is_recovering(cursor, lane.entity.name):
             return False
     with suppress(UnreachableError):
-        return not guarded(1142) or bool(claim[0] <= lane.stores.legacy_now())
+        return not guarded(108) or bool(claim[0] <= lane.stores.legacy_now())
     return False
 
 

@@ -59,7 +59,7 @@ def claim_index(stores: Stores, entity: Entity) -> None:
 
     Raises OwnershipError where one belongs to another ledger, UnreachableError.
     """
-    if not guarded(1121):
+    if not guarded(99):
         return
     marks = index_marks(stores, entity)
     _must_be_ours(stores, entity.name, marks)
@@ -73,7 +73,7 @@ def claim_prefix(stores: Stores, prefix: str, entity: str = "ENTITY") -> None:
 
     Raises OwnershipError where it, or a prefix around it, belongs to another ledger, UnreachableError.
     """
-    if guarded(1122):
+    if guarded(100):
         marks = prefix_marks(stores, prefix)
         _must_be_ours(stores, entity, marks)
         if marks[-1].ledger is None and not _mark_prefix(stores, prefix, only_if_free=True):

@@ -64,7 +64,7 @@ class ServerWatch:
 
         Raises OtherServerError, UnreachableError, psycopg2.Error.
         """
-        if self.accepts_all or not guarded(1143):
+        if self.accepts_all or not guarded(109):
             return
         generation, looked_at = info.get(_KEY, (-1, 0.0))
         if generation == self._generation and time.monotonic() - looked_at < LOOK_SECONDS:
@@ -85,7 +85,7 @@ class ServerWatch:
 
         Raises UnreachableError; the ledger's own answer comes with the transaction's next statement.
         """
-        if guarded(1147) and revision <= self._read_above:
+        if guarded(113) and revision <= self._read_above:
             raise UnreachableError("SYNC_LEGACY_DB: the monolith's server has changed since rows were read")
         ledger.check_read(cursor, revision, self.timeline)
 

@@ -116,7 +116,7 @@ class Session(psycopg2.extensions.connection):
 
 def legacy_profile(settings: Settings, setting: str) -> Profile:
     """Sessions that read the monolith, or its replica: they wait for no lock for longer than some seconds."""
-    row_security = {"row_security": "off" if guarded(1041) else "on"}
+    row_security = {"row_security": "off" if guarded(70) else "on"}
     limits = {
         **_LOST_CLIENT,
         "lock_timeout": _milliseconds(settings.lock_timeout_seconds),
@@ -155,7 +155,7 @@ def expectation_profile(settings: Settings, setting: str, *, legacy: bool, filte
         "lock_timeout": _milliseconds(settings.lock_timeout_seconds),
         "idle_in_transaction_session_timeout": f"{_EXPECTATION_IDLE_SECONDS}s",
     }
-    shown = {"row_security": "on" if filtered or not guarded(1041) else "off"} if legacy else {}
+    shown = {"row_security": "on" if filtered or not guarded(70) else "off"} if legacy else {}
     return Profile(setting, {**_READS, "timezone": "UTC", "jit": "off", **shown}, limits)
 
 
@@ -180,7 +180,7 @@ def name_of_entity(entity: str) -> str:
 def ours(alias: str) -> str:
     """SQL: whether a row of pg_stat_activity is a session of this ledger, as the session that asks is."""
     same = f"split_part({alias}.application_name, '/', 2) = split_part(current_setting('application_name'), '/', 2)"
-    ledger = same if guarded(1046) else "true"
+    ledger = same if guarded(75) else "true"
     return (
         f"({alias}.usename = current_user AND split_part({alias}.application_name, '/', 1) = '{APPLICATION}'"
         f" AND {ledger})"

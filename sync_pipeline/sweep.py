@@ -89,7 +89,7 @@ def _walk(lane: Lane, walk: Walk, halt: threading.Event) -> Swept | None:
     check_visibility(lane.entity, lane.stores)
     revision = next_revision(lane.stores)
     versions = _versions(lane)
-    if not (walk.versions == versions and _goes_on(lane, walk) and guarded(1061)):
+    if not (walk.versions == versions and _goes_on(lane, walk) and guarded(77)):
         sweeps.begin(lane.stores, walk, lane.stores.legacy_now(), versions, filled=versions["filled"])
         crash_point("sweep.begun")
     began = time.monotonic()
@@ -216,7 +216,7 @@ def _queue(cursor: Cursor, lane: Lane, walk: Walk, differing: pa.Table) -> None:
     digests = differing.column("found").filter(pc.invert(away)).to_pylist()
     same = parking.refused_as_they_are(cursor, name, changed, digests, lane.ledger.basis)
     due.owe(cursor, name, "sweep", [key for key in changed if key not in same], 0, walk=walk.number)
-    if guarded(1062):
+    if guarded(78):
         sweeps.stage_gone(cursor, name, gone)
     else:
         due.owe(cursor, name, "sweep", gone, 0, walk=walk.number)

@@ -72,7 +72,7 @@ def check_visibility(entity: Entity, stores: Stores, *, record: bool = True) -> 
         changes, is_same = _changes(cursor, entity, shown)
         if record and not is_same and not changes:
             _record(cursor, entity, shown, "")
-    if changes and guarded(1042):
+    if changes and guarded(71):
         raise HiddenRowsError(
             f"entity {entity.name}: the monolith may show fewer rows than before: {'; '.join(changes)}."
             f" Nothing is deleted until a person has looked: sync-pipeline visibility {entity.name} --accept"

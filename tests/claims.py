@@ -26,6 +26,9 @@ MEMBER_DELETED = "a row deleted by a statement that names a partition or an heir
 MEMBER_EMPTIED = "a partition or an heir emptied by TRUNCATE"
 PARTITION_ATTACHED = "a partition with rows attached"
 PARTITION_DETACHED = "a partition detached or dropped"
+# of tables that have others below them: made by integration/test_outbox_shapes.py, failure/test_publication_hazards.py
+# and, for each source, by `make matrix`
+OF_TREES = {MEMBER_STAMPED, MEMBER_UNSTAMPED, MEMBER_DELETED, MEMBER_EMPTIED, PARTITION_ATTACHED, PARTITION_DETACHED}
 
 
 def _claims() -> dict[str, dict[str, str]]:

@@ -27,7 +27,7 @@ def check_share(lane: Lane, rejects: Sequence[Reject], total: int) -> None:
     """
     settings = lane.stores.settings
     alike = Counter((reject.step, reject.error) for reject in rejects).most_common(1)
-    if not alike or not guarded(1101):
+    if not alike or not guarded(91):
         return
     ((step, error), count), *_ = alike
     if count <= settings.fault_rows or count <= settings.fault_fraction * total:

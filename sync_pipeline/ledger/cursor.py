@@ -35,7 +35,7 @@ class Lease:
         that lives renews it within seconds, and the epoch refuses one whose lease was taken.
         """
         # now() is when the statement began, which may have waited for the holder's
-        beyond = "lease_until > now() + 4 * %(seconds)s * interval '1 s'" if guarded(1126) else "false"
+        beyond = "lease_until > now() + 4 * %(seconds)s * interval '1 s'" if guarded(104) else "false"
         with stores.target_at_once(Purpose.LOOK) as cursor:
             cursor.execute(
                 "WITH before AS (SELECT owner FROM sync.cursor WHERE entity = %(entity)s)"
@@ -69,7 +69,7 @@ class Lease:
 
     def move(self, cursor: Cursor, standing: Standing) -> None:
         """Move the cursor in the caller's transaction, which ends with LeaseLostError where another one follows."""
-        through = "coalesce(%s, applied_through)" if guarded(1142) else "greatest(applied_through, %s)"
+        through = "coalesce(%s, applied_through)" if guarded(108) else "greatest(applied_through, %s)"
         cursor.defer(
             # as the source says, even where that is earlier: the monolith's clock may have run ahead before
             f"WITH moved AS (UPDATE sync.cursor SET state = %s, applied_through = {through},"

@@ -194,7 +194,7 @@ def _doubt_the_monolith(cursor: Cursor, now: dt.datetime) -> None:
 
     What was known of versions is forgotten, because a lost one may be higher than those that come.
     """
-    if not guarded(1144):
+    if not guarded(110):
         return
     cursor.execute("DELETE FROM sync.version")
     cursor.execute(
@@ -206,7 +206,7 @@ def _doubt_the_monolith(cursor: Cursor, now: dt.datetime) -> None:
 
 def ask_for_recovery(cursor: Cursor, cause: str) -> None:
     """Have all entities swept, and their indices and files compared with the ledger; revisions go on far above."""
-    if not guarded(1145):
+    if not guarded(111):
         return
     cursor.execute("SELECT pg_advisory_xact_lock(hashtext('sync.revision'))")
     cursor.execute("SELECT setval('sync.revision', nextval('sync.revision') + %s)", (_REVISION_LEAP,))
@@ -249,7 +249,7 @@ def take_back_claims(cursor: Cursor, now: object, entity: str | None = None) -> 
 
     Of one entity, or of all of them.
     """
-    if not guarded(1142):
+    if not guarded(108):
         return
     before = "%(now)s::timestamptz - interval '1 microsecond'"
     cursor.execute(
@@ -263,7 +263,7 @@ def take_back_claims(cursor: Cursor, now: object, entity: str | None = None) -> 
 
 def take_back_times(cursor: Cursor) -> None:
     """The new side's clock has been set back: what waits by its former time waits no longer than it was meant to."""
-    if not guarded(1146):
+    if not guarded(112):
         return
     cursor.execute(
         "UPDATE sync.due SET not_before = CASE WHEN isfinite(not_before)"
@@ -285,7 +285,7 @@ def is_set_back(before: Recorded, server: Server) -> bool:
 
 def check_read(cursor: Cursor, revision: int, timeline: int | None) -> None:
     """End the caller's transaction where it writes what was read from a server that the monolith has left since."""
-    if guarded(1147):
+    if guarded(113):
         cursor.defer("SELECT sync.check_read(%s, %s)", (revision, timeline))
 
 

@@ -65,7 +65,7 @@ def fault_of(stores: Stores, key: str, error: SideError) -> MediaMissingError | 
         return MediaMissingError(f"{key!r} is archived and cannot be read: restore it")
     if isinstance(cause, ParamValidationError):  # no other try will change that
         return MediaRefusedError(f"{key!r} cannot be put as it is: {' '.join(str(cause).split())}")
-    if not guarded(1104) or not _answers(stores, side, key):
+    if not guarded(94) or not _answers(stores, side, key):
         raise UnreachableError(f"S3 ({side}_*): file {key!r}: {cause}") from error
     status = cause.response["ResponseMetadata"].get("HTTPStatusCode", 0) if isinstance(cause, ClientError) else 0
     refused = _CLIENT_ERROR <= status < _SERVER_ERROR and status not in _BUSY

@@ -220,7 +220,7 @@ class Bulk:
         try:
             return _outcomes(send, self.refusing)
         except ApiError as error:
-            if error.status_code in {_BAD, _TOO_LARGE} and guarded(1107):
+            if error.status_code in {_BAD, _TOO_LARGE} and guarded(97):
                 return _Refusal(error.status_code == _TOO_LARGE, _innermost(error.body))
             raise UnreachableError(f"SYNC_SEARCH_URL: {error}") from error
         except UnreachableError as error:
@@ -410,9 +410,9 @@ def _classify(items: Sequence[Mapping[str, Any]], places: Sequence[int], result:
 
 
 def _blame(n: int, outcome: Mapping[str, Any], result: BulkResult) -> None:
-    fault = fault_of(outcome) if guarded(1108) else Fault.DOCUMENT
+    fault = fault_of(outcome) if guarded(98) else Fault.DOCUMENT
     why = str(outcome["error"].get("type")), str(outcome["error"].get("reason"))
-    if fault is Fault.INDEX or (not guarded(1108) and outcome["status"] != _BAD):
+    if fault is Fault.INDEX or (not guarded(98) and outcome["status"] != _BAD):
         # no alias yet while the cluster starts, closed, blocked by a full disk, too busy
         result.retriable.append(n)
         if (said := ": ".join(why)) not in result.faults:

@@ -29,7 +29,7 @@ def refuse_rivals(
     """Raise SettingError where functions of another ledger fill the outbox with events of the same aggregate."""
     for function in filling(found, located):
         mark = function.mark
-        if guarded(1023) and events.include(mark.aggregate) and mark.ledger not in (None, ledger):
+        if guarded(64) and events.include(mark.aggregate) and mark.ledger not in (None, ledger):
             raise SettingError(
                 _refusal(subject, located, events.aggregate, str(mark.ledger), ledger)
                 + f" If ledger {mark.ledger} is gone: sync-pipeline outbox install {subject.entity} --take-over"
@@ -44,7 +44,7 @@ def show_reader(cursor: Cursor, located: str, aggregate: str, ledger: str | None
 
 def refuse_readers(cursor: Cursor, subject: Subject, located: str, aggregate: str, ledger: str | None) -> None:
     """Raise SettingError where another ledger acknowledges the same events now."""
-    if not ledger or not guarded(1023):
+    if not ledger or not guarded(64):
         return
     cursor.execute(_READERS, (_place(located, aggregate), int(ledger, 16)))
     for (other,) in cursor.fetchall():

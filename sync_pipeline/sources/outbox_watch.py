@@ -71,7 +71,7 @@ class Watch:
             found = self._examine(cursor)
             digest, uncovered, now = self._cover(cursor, found)
         self.blind = _blind(self.subject.entity, uncovered)
-        if (self.digest != digest or self._shared) and guarded(1021):
+        if (self.digest != digest or self._shared) and guarded(62):
             self.gap_at = now
         self._shared = False
         self.digest = digest

@@ -254,7 +254,7 @@ class WalSource(Source):
         connection = self._connect()
         replication = connection.cursor()
         found = read_log(replication)
-        if self._log not in {None, found} and guarded(1006):
+        if self._log not in {None, found} and guarded(58):
             connection.close()
             raise UnreachableError(f"SYNC_LEGACY_DB: another server answers ({found}): our position is checked again")
         self._connection, self._cursor, self._log = connection, replication, found
@@ -275,7 +275,7 @@ class WalSource(Source):
     def _member(self, oid: int) -> Member | None:
         """A table of the entity's trees; one that has come since the last look is looked up."""
         found = self._known(oid)
-        if found is None and guarded(1003):
+        if found is None and guarded(55):
             self._watch()
             found = self._known(oid)
         return found
@@ -303,7 +303,7 @@ class WalSource(Source):
 
     def _doubt(self, what: str) -> None:
         """The log lacks something. Once a poll is enough, because a sweep finds all of it."""
-        if guarded(1003) and not self._doubted:
+        if guarded(55) and not self._doubted:
             self._doubted = True
             self._note_gap(what)
 
@@ -413,8 +413,8 @@ class WalSource(Source):
     def _watch_when_due(self, definition: str, ledger: str | None) -> None:
         """Look at all of it when the publication is another than at the last look, and now and then."""
         assert self._look is not None
-        is_another = guarded(1005) and (definition, ledger) != (self._look.definition, self._look.ledger)
-        is_time = guarded(1004) and time.monotonic() - self._watched >= WATCH_SECONDS
+        is_another = guarded(57) and (definition, ledger) != (self._look.definition, self._look.ledger)
+        is_time = guarded(56) and time.monotonic() - self._watched >= WATCH_SECONDS
         if is_another or is_time:
             self._watch()
 
@@ -493,7 +493,7 @@ def _watched_of(state: State) -> State:
     """What of a state is compared with the catalogue."""
     return {
         name: state[name]
-        for name, hazard in (("publication", 1005), ("members", 1004))
+        for name, hazard in (("publication", 57), ("members", 56))
         if name in state and guarded(hazard)
     }
 

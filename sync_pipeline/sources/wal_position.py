@@ -42,7 +42,7 @@ def check_position(replication: Any, cursor: Any, slot: str, state: State) -> Lo
     log, lsn = read_log(replication), int(state["lsn"])
     if log.system != state["system"]:
         raise GapError(f"slot {slot} is another server's: system id {log.system}, formerly {state['system']}")
-    if not guarded(1006):
+    if not guarded(58):
         return log
     left_at = _left_at(replication, log, int(state.get("timeline", log.timeline)))
     if left_at is not None and lsn > left_at:

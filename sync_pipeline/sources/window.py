@@ -126,7 +126,7 @@ class Window:
         was open then may have stamped rows before its own start, because it began by the clock as it was before.
         """
         lost = self.seen.at - (now - elapsed)
-        if lost <= tolerance or not guarded(1141):
+        if lost <= tolerance or not guarded(107):
             return self
         return replace(
             self,

@@ -117,7 +117,7 @@ def lose_commits_of_the_new_side(pair, world, lanes):
     return born
 
 
-@pytest.mark.hazard(1145)
+@pytest.mark.hazard(111)
 def test_the_new_side_fails_over_to_a_standby_that_lacks_its_last_commits(fleet, tmp_path):
     with new_side(fleet, tmp_path, "new_side_fails_over") as (pair, world, lanes):
         lose_commits_of_the_new_side(pair, world, lanes)
@@ -137,9 +137,9 @@ def test_the_new_side_fails_over_to_a_standby_that_lacks_its_last_commits(fleet,
         assert [reconcile(lane).word for lane in lanes] == ["clean"] * 3
 
 
-@pytest.mark.hazard(1145)
+@pytest.mark.hazard(111)
 def test_without_the_recovery_documents_of_lost_rows_stay(fleet, tmp_path, monkeypatch):
-    monkeypatch.setenv("SYNC_TEST_GUARDS_OFF", "1145")
+    monkeypatch.setenv("SYNC_TEST_GUARDS_OFF", "111")
     with new_side(fleet, tmp_path, "new_side_is_not_mended") as (pair, world, lanes):
         born = lose_commits_of_the_new_side(pair, world, lanes)
         wait_for(lambda: reached(world))
@@ -186,7 +186,7 @@ def one(world, kind):
     )[0][0]
 
 
-@pytest.mark.hazard(1144)
+@pytest.mark.hazard(110)
 def test_the_monolith_fails_over_to_a_standby_that_lacks_its_last_commits(fleet, tmp_path):
     with monolith(fleet, tmp_path, "monolith_fails_over") as (pair, world, lanes):
         lose_commits_of_the_monolith(pair, world, lanes)
@@ -205,9 +205,9 @@ def test_the_monolith_fails_over_to_a_standby_that_lacks_its_last_commits(fleet,
         assert status_of(world.stores, lanes[0].entity)["alerts"] == []
 
 
-@pytest.mark.hazard(1144)
+@pytest.mark.hazard(110)
 def test_without_a_sweep_rows_of_lost_commits_stay(fleet, tmp_path, monkeypatch):
-    monkeypatch.setenv("SYNC_TEST_GUARDS_OFF", "1144")
+    monkeypatch.setenv("SYNC_TEST_GUARDS_OFF", "110")
     with monolith(fleet, tmp_path, "monolith_is_not_swept") as (pair, world, lanes):
         ones = lose_commits_of_the_monolith(pair, world, lanes)
         wait_for(lambda: reached(world))

@@ -88,7 +88,7 @@ def through_views(lane):
     return Lane.open(replace(lane.entity, origin=LegacyQuery(sql, key=("id",))), lane.stores)
 
 
-@pytest.mark.hazard(1041)
+@pytest.mark.hazard(70)
 def test_a_policy_is_refused_by_name_and_deletes_nothing(world, texts):
     lane = world.lane("text")
     world.legacy(POLICY)
@@ -106,10 +106,10 @@ def test_a_policy_is_refused_by_name_and_deletes_nothing(world, texts):
     assert "ALTER ROLE sync_reader BYPASSRLS" in notice.remedy
 
 
-@pytest.mark.hazard(1041)
+@pytest.mark.hazard(70)
 def test_without_its_guard_hidden_rows_are_deleted(world, texts, monkeypatch):
     """The test above would show it: the verdict is clean, and a tenth is gone."""
-    monkeypatch.setenv("SYNC_TEST_GUARDS_OFF", "1041")
+    monkeypatch.setenv("SYNC_TEST_GUARDS_OFF", "70")
     with anew(world):
         lane = world.lane("text")
         world.legacy(POLICY)
@@ -119,7 +119,7 @@ def test_without_its_guard_hidden_rows_are_deleted(world, texts, monkeypatch):
     monkeypatch.delenv("SYNC_TEST_GUARDS_OFF")
 
 
-@pytest.mark.hazard(1041)
+@pytest.mark.hazard(70)
 def test_a_role_that_no_policy_binds_reads_all(world, texts):
     world.legacy(POLICY)
     world.legacy("ALTER ROLE sync_reader BYPASSRLS")
@@ -141,7 +141,7 @@ def policy_added(world):
     world.legacy("CREATE POLICY other ON content AS RESTRICTIVE TO sync_reader USING (id %% 7 <> 0)")
 
 
-@pytest.mark.hazard(1042)
+@pytest.mark.hazard(71)
 @pytest.mark.parametrize(
     ("change", "named"),
     [
@@ -172,7 +172,7 @@ def lane_before(world):
     world.lane_before = world.lane("text")
 
 
-@pytest.mark.hazard(1042)
+@pytest.mark.hazard(71)
 def test_a_narrowed_view_below_a_view_stops_deletes_until_it_is_accepted(world, texts, monkeypatch, capsys):
     lane = through_views(world.lane("text"))
     assert applied(lane).gone == 0
@@ -194,9 +194,9 @@ def test_a_narrowed_view_below_a_view_stops_deletes_until_it_is_accepted(world, 
     assert world.target("SELECT accepted_by <> '' FROM sync.visibility WHERE entity = 'text'") == [(True,)]
 
 
-@pytest.mark.hazard(1042)
+@pytest.mark.hazard(71)
 def test_without_its_guard_a_narrowed_view_deletes(world, texts, monkeypatch):
-    monkeypatch.setenv("SYNC_TEST_GUARDS_OFF", "1042")
+    monkeypatch.setenv("SYNC_TEST_GUARDS_OFF", "71")
     lane = through_views(world.lane("text"))
     assert applied(lane).gone == 0
     world.legacy(NARROW)
@@ -204,7 +204,7 @@ def test_without_its_guard_a_narrowed_view_deletes(world, texts, monkeypatch):
     monkeypatch.delenv("SYNC_TEST_GUARDS_OFF")
 
 
-@pytest.mark.hazard(1042)
+@pytest.mark.hazard(71)
 def test_a_view_that_is_narrowed_while_its_pages_are_read_stops_deletes_too(world, texts, monkeypatch):
     lane = through_views(world.lane("text"))
     assert applied(lane).gone == 0
@@ -243,7 +243,7 @@ def test_another_query_of_the_entitys_file_is_no_change_of_the_monolith(world, t
     assert applied(world.lane("text")).gone == 0
 
 
-@pytest.mark.hazard(1041)
+@pytest.mark.hazard(70)
 def test_a_revoked_grant_is_an_error_and_deletes_nothing(world, texts):
     lane = world.lane("text")
     world.legacy("REVOKE SELECT ON content FROM sync_reader")
@@ -254,7 +254,7 @@ def test_a_revoked_grant_is_an_error_and_deletes_nothing(world, texts):
     assert world.target(TEXTS) == [(texts,)]
 
 
-@pytest.mark.hazard(1041)
+@pytest.mark.hazard(70)
 def test_a_poll_of_a_filtered_table_is_refused_in_each_of_its_tables(world, texts):
     """Those that a key comes from, too: a file of a text is read by its own table."""
     lane = Lane.open(replace(world.lane("text").entity, tables=TABLES), world.stores)

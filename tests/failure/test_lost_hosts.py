@@ -109,7 +109,7 @@ def left(world, pids):
     return [*world.legacy(LEFT, [pids[0]]), *world.target(LEFT, [pids[1]])]
 
 
-@pytest.mark.hazard(1043)
+@pytest.mark.hazard(72)
 def test_a_host_that_is_lost_in_mid_copy_is_succeeded_and_nothing_of_it_is_left(world, far, key):
     stores, links = far
     lane = Lane.open(world.lane("text").entity, stores)
@@ -153,7 +153,7 @@ SESSIONS = f"SELECT count(*) FROM ({OURS}) ours"
 BEAT = "SELECT seen_at FROM sync.heartbeat WHERE name = %s"
 
 
-@pytest.mark.hazard(1044)
+@pytest.mark.hazard(73)
 def test_a_table_that_is_held_stops_its_own_entity_alone(world, key):
     text, writer = world.lane("text"), Lane.open(WRITER, world.stores)
     with world.following([text, writer]) as follower, closing(psycopg2.connect(world.monolith.admin_url)) as held:
@@ -174,7 +174,7 @@ def test_a_table_that_is_held_stops_its_own_entity_alone(world, key):
         wait_for(lambda: world.target(HEADER, [key]) == [("after",)])
 
 
-@pytest.mark.hazard(1044)
+@pytest.mark.hazard(73)
 def test_a_poll_that_hangs_silences_no_other_entity(world, monkeypatch):
     """By the follower's own account of when polls got on last."""
     follower = Follower([world.lane("text").entity, WRITER], world.stores)

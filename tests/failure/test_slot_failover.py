@@ -81,10 +81,10 @@ def promote(standby):
 
 
 @pytest.mark.hazard(11)
-@pytest.mark.hazard(1006)
+@pytest.mark.hazard(58)
 @pytest.mark.parametrize(
     ("shipped", "off", "becomes"),
-    [(True, "", ARRIVED), (False, "", SWEPT), (False, "1006", LOST)],
+    [(True, "", ARRIVED), (False, "", SWEPT), (False, "58", LOST)],
     ids=["all was shipped", "commits were lost", "commits were lost, without the guard"],
 )
 def test_after_a_failover_nothing_is_passed_over(world, standby, lane, shipped, off, becomes, monkeypatch):

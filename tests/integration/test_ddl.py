@@ -52,7 +52,7 @@ def test_a_table_that_stays_locked_is_named_with_its_holder_and_what_is_done(wor
     assert world.legacy(IDENTITY) == [("d",)]
 
 
-@pytest.mark.hazard(1009)
+@pytest.mark.hazard(61)
 def test_a_writer_passes_while_the_statement_waits_for_its_turn(world):
     """Without a lock timeout the writer would queue behind ALTER TABLE until the holder ends."""
     lines = []

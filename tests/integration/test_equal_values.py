@@ -67,7 +67,7 @@ def change(world, lane):
         world.legacy(f"UPDATE plan SET {column} = {value} WHERE id = {n}")
 
 
-@pytest.mark.hazard(1161)
+@pytest.mark.hazard(116)
 def test_a_batch_writes_the_new_value(fresh_world, plan):
     change(fresh_world, plan)
     outcome = sync_keys(plan, plan.origin.key.parse(map(str, range(1, 5))), Order(acknowledge=True))
@@ -79,7 +79,7 @@ def test_a_batch_writes_the_new_value(fresh_world, plan):
     assert texts == [("30 days",)]
 
 
-@pytest.mark.hazard(1161)
+@pytest.mark.hazard(116)
 def test_the_sweep_and_the_reconciliation_name_each_change(fresh_world, plan):
     change(fresh_world, plan)
     verdict = reconcile(plan)

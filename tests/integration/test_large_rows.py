@@ -111,7 +111,7 @@ def check(lane, sizes, reads):
     assert sum(sizes) <= 2.5 * reads * parts * (ROWS * 2 // 3 * WIDE + 3 * MOST)
 
 
-@pytest.mark.hazard(1084)
+@pytest.mark.hazard(89)
 def test_history_comes_in_pages_of_so_many_bytes(world, lane, sizes):
     backfill(lane, lane.entity.partitions.names()[0])
     assert apart(world) == set()
@@ -120,7 +120,7 @@ def test_history_comes_in_pages_of_so_many_bytes(world, lane, sizes):
     check(lane, sizes, reads=2)
 
 
-@pytest.mark.hazard(1084)
+@pytest.mark.hazard(89)
 def test_a_poll_comes_in_batches_of_so_many_bytes(world, lane, sizes):
     world.legacy("UPDATE clip SET updated_at = now()")
     lease, outcomes = Lease.take(lane.stores, "clip", "test"), []
@@ -132,7 +132,7 @@ def test_a_poll_comes_in_batches_of_so_many_bytes(world, lane, sizes):
     check(lane, sizes, reads=1)
 
 
-@pytest.mark.hazard(1084)
+@pytest.mark.hazard(89)
 def test_what_an_order_commits_is_committed_with_the_last_part_alone(world, lane):
     committed = []
 
@@ -148,7 +148,7 @@ def test_what_an_order_commits_is_committed_with_the_last_part_alone(world, lane
     assert committed == [ROWS, ROWS - 1]
 
 
-@pytest.mark.hazard(1084)
+@pytest.mark.hazard(89)
 def test_for_want_of_memory_a_batch_is_halved(world, lane):
     """The adapter stands for whatever asks for too much at once."""
 
@@ -166,7 +166,7 @@ def test_for_want_of_memory_a_batch_is_halved(world, lane):
     assert world.target("SELECT 1 FROM sync.due") == []
 
 
-@pytest.mark.hazard(1084)
+@pytest.mark.hazard(89)
 def test_a_row_that_alone_wants_too_much_memory_is_parked(world, lane):
     def adapt(legacy):
         if (legacy["id"] == 5).any():
@@ -183,7 +183,7 @@ def test_a_row_that_alone_wants_too_much_memory_is_parked(world, lane):
     assert world.target("SELECT key, error FROM sync.due") == [("5", "MemoryError")]
 
 
-@pytest.mark.hazard(1081)
+@pytest.mark.hazard(86)
 @pytest.mark.parametrize("bad", [1, 30])
 def test_a_row_that_the_server_cannot_write_is_parked_alone(world, stores, bad):
     """PostgreSQL holds no text of more than a gigabyte; the first of a page left an empty chunk before the others."""
@@ -204,7 +204,7 @@ def test_a_row_that_the_server_cannot_write_is_parked_alone(world, stores, bad):
     assert apart(world) == {bad}
 
 
-@pytest.mark.hazard(1081)
+@pytest.mark.hazard(86)
 def test_a_row_longer_than_a_block_of_the_reader_arrives(world, stores):
     """70 MB alone in its batch, and between others."""
     world.legacy("INSERT INTO clip SELECT n, 'narrow' FROM generate_series(1, 4) n")

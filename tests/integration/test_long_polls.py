@@ -133,7 +133,7 @@ def reads(monkeypatch):
     return numbers
 
 
-@pytest.mark.hazard(1082)
+@pytest.mark.hazard(87)
 @pytest.mark.parametrize("source", SOURCES)
 def test_a_bulk_update_ends_over_many_runs_and_fresh_edits_arrive_meanwhile(world, caught, reads, source):
     lane = caught(SOURCES[source])
@@ -156,7 +156,7 @@ def test_a_bulk_update_ends_over_many_runs_and_fresh_edits_arrive_meanwhile(worl
     assert world.target("SELECT applied_through > %s FROM sync.cursor", began[0]) == [(True,)]
 
 
-@pytest.mark.hazard(1082)
+@pytest.mark.hazard(87)
 def test_a_long_transaction_of_the_log_waits_behind_what_is_committed_after_it(world, caught, monkeypatch):
     lane = caught(Wal())
     world.legacy("INSERT INTO note (id, title) SELECT n, 'bulk' FROM generate_series(1, %s) n", [90 * PAGE])
@@ -170,7 +170,7 @@ def test_a_long_transaction_of_the_log_waits_behind_what_is_committed_after_it(w
     assert apart(world) == set()
 
 
-@pytest.mark.hazard(1082)
+@pytest.mark.hazard(87)
 def test_what_commits_before_and_behind_a_transaction_that_is_half_applied_is_not_passed_over(world, caught, reads):
     """Runs of one page, so that each begins at another place within the transaction; it writes, moves and deletes."""
     lane = caught(Wal())
@@ -188,7 +188,7 @@ def test_what_commits_before_and_behind_a_transaction_that_is_half_applied_is_no
     assert sum(reads) < 1_200
 
 
-@pytest.mark.hazard(1082)
+@pytest.mark.hazard(87)
 @pytest.mark.parametrize("source", SOURCES)
 def test_killed_between_two_pages_nothing_is_lost(world, caught, monkeypatch, source):
     """The process ends in the middle of a page's batch: its rows and its position are one transaction."""
@@ -218,7 +218,7 @@ def test_killed_between_two_pages_nothing_is_lost(world, caught, monkeypatch, so
     assert apart(world) == set()
 
 
-@pytest.mark.hazard(1082)
+@pytest.mark.hazard(87)
 def test_a_transaction_that_ends_late_is_found_while_there_is_a_backlog(world, caught):
     lane = caught(Watermark())
     world.legacy("INSERT INTO note (id, title) SELECT n, 'bulk' FROM generate_series(1, %s) n", [ROWS])
@@ -271,7 +271,7 @@ def fetched(monkeypatch):
     return seen
 
 
-@pytest.mark.hazard(1083)
+@pytest.mark.hazard(88)
 @pytest.mark.parametrize("zoned", [False, True])
 def test_many_stamps_in_the_future_are_read_seldom_and_none_is_lost(world, caught, monkeypatch, zoned):
     """As of a clock that runs ahead, or of the doubled hour when summer time ends."""
@@ -311,7 +311,7 @@ def test_many_stamps_in_the_future_are_read_seldom_and_none_is_lost(world, caugh
     assert "future" not in world.target(STATE)[0][0]
 
 
-@pytest.mark.hazard(1083)
+@pytest.mark.hazard(88)
 def test_few_stamps_in_the_future_are_read_at_once(world, caught):
     lane = caught(Watermark())
     with closing(Run(lane, 100)) as this:

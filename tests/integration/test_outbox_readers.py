@@ -128,7 +128,7 @@ def said(stores, entity):
     return [(n.level, n.what) for n in preflight(stores, [entity]) if n.about in (f"entity {entity.name}", "outboxes")]
 
 
-@pytest.mark.hazard(1023)
+@pytest.mark.hazard(64)
 def test_a_second_ledger_is_refused_with_both_ids_and_may_take_over(world, second):
     first, other = Lane.open(NOTE, world.stores), Lane.open(NOTE, second)
     install(world, first)
@@ -155,9 +155,9 @@ def test_a_second_ledger_is_refused_with_both_ids_and_may_take_over(world, secon
     uninstall(world, other)
 
 
-@pytest.mark.hazard(1023)
+@pytest.mark.hazard(64)
 def test_without_its_guard_two_ledgers_each_miss_what_the_other_takes(world, second, monkeypatch):
-    monkeypatch.setenv("SYNC_TEST_GUARDS_OFF", "1023")
+    monkeypatch.setenv("SYNC_TEST_GUARDS_OFF", "64")
     first, other = Lane.open(NOTE, world.stores), Lane.open(NOTE, second)
     install(world, first)
     with opened_source(first) as one, opened_source(other) as two:
@@ -167,7 +167,7 @@ def test_without_its_guard_two_ledgers_each_miss_what_the_other_takes(world, sec
     uninstall(world, first)
 
 
-@pytest.mark.hazard(1023)
+@pytest.mark.hazard(64)
 @pytest.mark.parametrize("outbox", [Outbox(table="outbox_b"), Outbox(aggregate="Note B")], ids=["outbox", "aggregate"])
 def test_two_ledgers_with_events_of_their_own_work_and_leave_each_other_alone(world, second, outbox):
     first, other = Lane.open(NOTE, world.stores), Lane.open(entity(outbox=outbox), second)
@@ -186,7 +186,7 @@ def test_two_ledgers_with_events_of_their_own_work_and_leave_each_other_alone(wo
     uninstall(world, other)
 
 
-@pytest.mark.hazard(1023)
+@pytest.mark.hazard(64)
 def test_a_foreign_outbox_is_read_by_one_ledger_at_a_time(world, second):
     world.legacy(FOREIGN)
     declared = entity(outbox=Outbox(table="mail"))
@@ -200,7 +200,7 @@ def test_a_foreign_outbox_is_read_by_one_ledger_at_a_time(world, second):
         assert keys(two) == []
 
 
-@pytest.mark.hazard(1023)
+@pytest.mark.hazard(64)
 def test_events_that_another_reader_acknowledges_are_noticed_and_swept(world, monkeypatch):
     world.legacy(FOREIGN)
     lane = Lane.open(entity(outbox=Outbox(table="mail")), world.stores)
@@ -217,7 +217,7 @@ def test_events_that_another_reader_acknowledges_are_noticed_and_swept(world, mo
         assert source.standing().gap_at is not None
 
 
-@pytest.mark.hazard(1024)
+@pytest.mark.hazard(65)
 def test_a_foreign_outbox_of_other_types_and_without_defaults_is_read_acknowledged_and_cleaned(world):
     world.legacy(FOREIGN)
     lane = Lane.open(entity(outbox=Outbox(table="mail")), world.stores)
@@ -232,7 +232,7 @@ def test_a_foreign_outbox_of_other_types_and_without_defaults_is_read_acknowledg
     assert world.legacy("SELECT aggregate_type::text FROM mail") == [("other",)]
 
 
-@pytest.mark.hazard(1024)
+@pytest.mark.hazard(65)
 def test_an_event_that_names_nothing_is_told_so_in_a_short_column(world):
     world.legacy(FOREIGN.replace("aggregate_id bigint", "aggregate_id text"))
     lane = Lane.open(entity(outbox=Outbox(table="mail")), world.stores)
@@ -258,7 +258,7 @@ UNREADABLE = {
 }
 
 
-@pytest.mark.hazard(1024)
+@pytest.mark.hazard(65)
 @pytest.mark.parametrize("fault", UNREADABLE)
 def test_an_outbox_of_other_columns_is_an_error_that_names_them(world, fault):
     statement, what = UNREADABLE[fault]
@@ -301,7 +301,7 @@ REFUSED = {
 }
 
 
-@pytest.mark.hazard(1026)
+@pytest.mark.hazard(67)
 @pytest.mark.parametrize("fault", REFUSED)
 def test_install_refuses_an_outbox_that_would_make_writes_fail(world, fault):
     statement, what = REFUSED[fault]
@@ -313,7 +313,7 @@ def test_install_refuses_an_outbox_that_would_make_writes_fail(world, fault):
     assert world.legacy("SELECT 1 FROM mail") == []
 
 
-@pytest.mark.hazard(1026)
+@pytest.mark.hazard(67)
 def test_install_refuses_an_owner_who_may_not_fill_the_outbox(world):
     world.legacy(FOREIGN.replace("aggregate_id bigint", "aggregate_id text"))
     world.legacy("ALTER TABLE note OWNER TO monolith; GRANT CREATE ON SCHEMA public TO monolith")
@@ -407,7 +407,7 @@ def test_what_an_earlier_version_made_is_replaced_or_taken_away(world, again):
     uninstall(world, lane)
 
 
-@pytest.mark.hazard(1028)
+@pytest.mark.hazard(69)
 def test_nothing_that_acknowledging_needs_is_to_be_revoked(world):
     lane = Lane.open(NOTE, world.stores)
     install(world, lane)
@@ -442,7 +442,7 @@ source.keep()
 """
 
 
-@pytest.mark.hazard(1027)
+@pytest.mark.hazard(68)
 def test_a_host_that_is_lost_while_it_acknowledges_leaves_no_transaction_open(world):
     """The server ends what it was sent, though its client never says another word."""
     lane = Lane.open(NOTE, world.stores)

@@ -208,7 +208,7 @@ HEIRS = {
 }
 
 
-@pytest.mark.hazard(1022)
+@pytest.mark.hazard(63)
 def test_each_write_to_a_partitioned_table_tells_its_keys_once(world, installed):
     installed(POST)
     for how, (statement, keys) in WRITES.items():
@@ -216,7 +216,7 @@ def test_each_write_to_a_partitioned_table_tells_its_keys_once(world, installed)
         assert ids(world, statement) == keys, how
 
 
-@pytest.mark.hazard(1022)
+@pytest.mark.hazard(63)
 def test_each_write_to_a_table_with_heirs_tells_its_keys_once(world, installed):
     installed(PIECE)
     for how, (statement, keys) in HEIRS.items():
@@ -240,7 +240,7 @@ def test_copy_tells_its_keys_wherever_it_goes(world, installed, tmp_path):
         assert [key for key, _ in events(world)] == [f'["{key}","2025-03-01"]']
 
 
-@pytest.mark.hazard(1022)
+@pytest.mark.hazard(63)
 def test_an_entity_over_one_partition_hears_of_writes_through_the_root(world, installed):
     """Statements on the root may change its rows; those of other partitions are told in vain, and do no harm."""
     table = Table("posts_2024", key=("id", "day"))
@@ -296,8 +296,8 @@ def applied(world, entity):
     wait_for(lambda: not world.target("SELECT 1 FROM sync.due"))
 
 
-@pytest.mark.hazard(1021)
-@pytest.mark.hazard(1022)
+@pytest.mark.hazard(62)
+@pytest.mark.hazard(63)
 @pytest.mark.parametrize("source", ["watermark", "outbox", "sweep"])
 def test_what_is_claimed_of_partitions_is_caught(world, installed, source, monkeypatch):
     monkeypatch.setattr(outbox_watch, "LOOK_SECONDS", 0.0)
@@ -338,7 +338,7 @@ def followed(world, installed, monkeypatch):
     world.legacy("DROP TABLE IF EXISTS posts_2026")
 
 
-@pytest.mark.hazard(1021)
+@pytest.mark.hazard(62)
 def test_a_new_partition_is_swept_named_and_covered_by_another_install(world, followed):
     write = "INSERT INTO posts_2026 VALUES (%s, '2026-05-01', 'into a new leaf')"
     with world.following([followed]):
@@ -361,7 +361,7 @@ def test_a_new_partition_is_swept_named_and_covered_by_another_install(world, fo
         assert world.target(SWEPT) == swept
 
 
-@pytest.mark.hazard(1021)
+@pytest.mark.hazard(62)
 def test_what_happened_while_nothing_followed_is_noticed_at_the_start(world, followed):
     world.legacy(f"{NEW}; INSERT INTO posts_2026 VALUES (60, '2026-05-01', 'unseen')")
     with world.following([followed]):
@@ -374,9 +374,9 @@ def test_what_happened_while_nothing_followed_is_noticed_at_the_start(world, fol
         world.legacy("ALTER TABLE posts ATTACH PARTITION posts_2024 FOR VALUES FROM ('2024-01-01') TO ('2025-01-01')")
 
 
-@pytest.mark.hazard(1021)
+@pytest.mark.hazard(62)
 def test_without_its_guard_a_new_partition_goes_unnoticed(world, followed, monkeypatch):
-    monkeypatch.setenv("SYNC_TEST_GUARDS_OFF", "1021")
+    monkeypatch.setenv("SYNC_TEST_GUARDS_OFF", "62")
     with world.following([followed]):
         world.legacy(f"{NEW}; INSERT INTO posts_2026 VALUES (60, '2026-05-01', 'unseen')")
         applied(world, "post")
@@ -394,7 +394,7 @@ FAULTY = {
 }
 
 
-@pytest.mark.hazard(1021)
+@pytest.mark.hazard(62)
 @pytest.mark.parametrize("fault", FAULTY)
 def test_triggers_that_do_not_fire_are_named_swept_and_made_anew(world, followed, fault):
     names = world.legacy(
@@ -413,7 +413,7 @@ def test_triggers_that_do_not_fire_are_named_swept_and_made_anew(world, followed
         wait_for(lambda: world.target("SELECT 1 FROM sync.cursor WHERE blind IS NULL"))
 
 
-@pytest.mark.hazard(1025)
+@pytest.mark.hazard(66)
 def test_a_write_goes_through_though_the_outbox_was_dropped(world, followed):
     world.legacy("ALTER TABLE outbox RENAME TO hidden")
     try:

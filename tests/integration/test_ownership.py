@@ -98,7 +98,7 @@ def test_two_ledgers_on_one_monolith_cluster_and_bucket_let_each_other_alone(wor
     remove(world, "video_b-000001", prefix="video_b/")
 
 
-@pytest.mark.hazard(1121)
+@pytest.mark.hazard(99)
 def test_an_index_of_another_ledger_is_refused_with_both_names(world, other, video):
     with pytest.raises(OwnershipError) as told:
         Lane.open(renamed(video, prefix="video_b"), other)
@@ -114,14 +114,14 @@ def test_an_index_of_another_ledger_is_refused_with_both_names(world, other, vid
     assert "take-over video" in notice.remedy
 
 
-@pytest.mark.hazard(1121)
+@pytest.mark.hazard(99)
 def test_without_its_guard_it_is_written_to(world, other, video, monkeypatch):
-    monkeypatch.setenv("SYNC_TEST_GUARDS_OFF", "1121")
+    monkeypatch.setenv("SYNC_TEST_GUARDS_OFF", "99")
     Lane.open(renamed(video, prefix="video_b"), other)
     remove(world, prefix="video_b/")
 
 
-@pytest.mark.hazard(1122)
+@pytest.mark.hazard(100)
 @pytest.mark.parametrize("prefix", ["video", "video/inner"])
 def test_a_prefix_of_another_ledger_or_within_one_is_refused(world, other, video, prefix):
     with pytest.raises(OwnershipError, match=f"{PREFIX} belongs to the deployment with ledger") as told:
@@ -131,9 +131,9 @@ def test_a_prefix_of_another_ledger_or_within_one_is_refused(world, other, video
     remove(world, "video_b-000001")
 
 
-@pytest.mark.hazard(1122)
+@pytest.mark.hazard(100)
 def test_without_its_guard_files_are_put_there(world, other, video, monkeypatch):
-    monkeypatch.setenv("SYNC_TEST_GUARDS_OFF", "1122")
+    monkeypatch.setenv("SYNC_TEST_GUARDS_OFF", "100")
     lane = Lane.open(renamed(video, "video_b"), other)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(lane.entity.media.__class__, "target_key", lambda _, source: f"video/{source.key}.other")
@@ -145,7 +145,7 @@ def test_without_its_guard_files_are_put_there(world, other, video, monkeypatch)
     remove(world, "video_b-000001")
 
 
-@pytest.mark.hazard(1122)
+@pytest.mark.hazard(100)
 def test_a_prefix_within_ours_is_not_ours_to_judge(world, video):
     """Of a deployment that was there first."""
     for name in (MARK_OBJECT, "file"):

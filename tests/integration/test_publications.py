@@ -121,7 +121,7 @@ def restricted(world):
 WHOLE = Table("note", key=("title",))  # an old row must tell more than its key: the table has to log whole rows
 
 
-@pytest.mark.hazard(1001)
+@pytest.mark.hazard(53)
 @pytest.mark.parametrize("order", [(NOTE, WHOLE), (WHOLE, NOTE)], ids=["key first", "whole row first"])
 def test_two_entities_over_one_table_leave_it_writable(world, order):
     for name, table in zip(("first", "second"), order, strict=True):
@@ -130,7 +130,7 @@ def test_two_entities_over_one_table_leave_it_writable(world, order):
     assert restricted(world) == []
 
 
-@pytest.mark.hazard(1001)
+@pytest.mark.hazard(53)
 def test_an_identity_that_anybody_changes_later_makes_no_write_fail(world):
     found = install(world, NOTE)
     world.legacy("ALTER TABLE note REPLICA IDENTITY FULL")
@@ -138,7 +138,7 @@ def test_an_identity_that_anybody_changes_later_makes_no_write_fail(world):
     assert faults(world, found) == []
 
 
-@pytest.mark.hazard(1001)
+@pytest.mark.hazard(53)
 def test_a_column_list_of_an_earlier_version_is_named_and_taken_away(world):
     world.legacy("CREATE PUBLICATION sync_note FOR TABLE note (id) WITH (publish_via_partition_root = true)")
     world.legacy(
@@ -153,7 +153,7 @@ def test_a_column_list_of_an_earlier_version_is_named_and_taken_away(world):
     write(world, "note")
 
 
-@pytest.mark.hazard(1001)
+@pytest.mark.hazard(53)
 def test_a_column_list_of_another_entity_of_ours_goes_before_the_identity_changes(world):
     world.legacy("CREATE PUBLICATION sync_old FOR TABLE note (id) WITH (publish_via_partition_root = true)")
     world.legacy(
@@ -163,7 +163,7 @@ def test_a_column_list_of_another_entity_of_ours_goes_before_the_identity_change
     assert restricted(world) == []
 
 
-@pytest.mark.hazard(1002)
+@pytest.mark.hazard(54)
 def test_every_leaf_gets_an_identity_and_loses_it_again(world):
     before = world.legacy(IDENTITIES)
     found = install(world, NOTE, MARK, written=LEAVES)
@@ -176,7 +176,7 @@ def test_every_leaf_gets_an_identity_and_loses_it_again(world):
     assert world.legacy(IDENTITIES) == before
 
 
-@pytest.mark.hazard(1002)
+@pytest.mark.hazard(54)
 def test_heirs_are_published_with_identities_of_their_own(world):
     before = world.legacy(IDENTITIES)
     found = install(world, NOTE, BASE, written=("base", "heir", "grand_heir"))
@@ -191,7 +191,7 @@ def test_heirs_are_published_with_identities_of_their_own(world):
     assert world.legacy(IDENTITIES) == before
 
 
-@pytest.mark.hazard(1002)
+@pytest.mark.hazard(54)
 def test_an_install_that_was_cut_off_anywhere_goes_on_and_is_undone_whole(world):
     """The comment is written before anything is changed, so each identity is put back whatever was done."""
     before = world.legacy(IDENTITIES)
@@ -291,7 +291,7 @@ REFUSED = {
 }
 
 
-@pytest.mark.hazard(1001)
+@pytest.mark.hazard(53)
 @pytest.mark.parametrize("what", REFUSED)
 def test_what_would_make_a_write_fail_is_refused_by_name(world, what):
     plant, undo, table, words = REFUSED[what]
@@ -316,7 +316,7 @@ HARMLESS = {
 }
 
 
-@pytest.mark.hazard(1001)
+@pytest.mark.hazard(53)
 @pytest.mark.parametrize("theirs", HARMLESS)
 def test_publications_of_others_that_do_no_harm_are_no_hindrance(world, theirs):
     world.legacy("ALTER TABLE mark_bare REPLICA IDENTITY FULL")  # they could not write to it before
@@ -339,7 +339,7 @@ def test_an_identity_that_others_have_come_to_need_stays(world):
     assert ("mark_bare", "f") in world.legacy(IDENTITIES)
 
 
-@pytest.mark.hazard(1001)
+@pytest.mark.hazard(53)
 def test_stored_generated_columns_are_published_where_whole_rows_are_logged(world):
     world.legacy("ALTER TABLE note ADD size int GENERATED ALWAYS AS (length(title)) STORED")
     try:
@@ -380,8 +380,8 @@ PLANTED = {
 }
 
 
-@pytest.mark.hazard(1001)
-@pytest.mark.hazard(1002)
+@pytest.mark.hazard(53)
+@pytest.mark.hazard(54)
 @pytest.mark.parametrize("what", PLANTED)
 def test_check_names_what_has_become_of_an_install_and_install_mends_it(world, what):
     statement, word = PLANTED[what]
@@ -396,7 +396,7 @@ def test_check_names_what_has_become_of_an_install_and_install_mends_it(world, w
         world.legacy("DROP TABLE IF EXISTS mark_new")
 
 
-@pytest.mark.hazard(1001)
+@pytest.mark.hazard(53)
 def test_the_catalogue_says_of_each_write_what_the_server_says(world):
     """No refusal is missed and none is made up, over publications and identities of every kind."""
     publications = (
@@ -454,7 +454,7 @@ def test_a_table_whose_rows_share_a_key_needs_an_identity_all_the_same(world):
     assert faults(world, found) == []
 
 
-@pytest.mark.hazard(1008)
+@pytest.mark.hazard(60)
 def test_a_publication_of_another_ledger_is_refused_and_can_be_taken_over(world):
     found = install(world, NOTE)
     ours = world.stores.ledger_id()

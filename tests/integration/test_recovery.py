@@ -49,7 +49,7 @@ def objects(world, prefix):
     return sorted(item["Key"] for item in listed)
 
 
-@pytest.mark.hazard(1145)
+@pytest.mark.hazard(111)
 def test_each_difference_is_found_and_mended(world):
     lane = world.lanes["video"]
     held = [key for (key,) in world.target("SELECT id FROM sync.ledger_video WHERE held & 2 <> 0 ORDER BY id LIMIT 3")]
@@ -82,7 +82,7 @@ def test_each_difference_is_found_and_mended(world):
     world.target("DELETE FROM sync.copying")
 
 
-@pytest.mark.hazard(1145)
+@pytest.mark.hazard(111)
 def test_another_host_goes_on_from_the_last_page(world, monkeypatch):
     """A page that was compared is not compared again, and one that a dead worker has claimed is."""
     lane, halt = world.lanes["audio"], threading.Event()

@@ -199,7 +199,7 @@ def test_events_of_a_run_that_is_gone_go_with_the_oldest(instance, ran, url):
                         " WHERE e.id IS NULL") == 0  # fmt: skip
 
 
-@pytest.mark.hazard(1128)
+@pytest.mark.hazard(106)
 def test_runs_results_and_backfills_of_another_location_stay(instance, ran, url):
     theirs = Location("there", FakeLedger("bbbbbbbb"), instance).run({})
     for _ in range(2):

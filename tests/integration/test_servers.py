@@ -64,7 +64,7 @@ def swept(world):
     return world.target("SELECT count(*) FROM sync.cursor WHERE swept_from IS NULL AND sweep_wanted IS NOT NULL")
 
 
-@pytest.mark.hazard(1143)
+@pytest.mark.hazard(109)
 @pytest.mark.parametrize(("side", "setting"), [("monolith", "SYNC_LEGACY_DB"), ("new-side", "SYNC_TARGET_DB")])
 @pytest.mark.parametrize("other", ["system_id = '7'", "database_oid = 7", "timeline = 7"])
 def test_another_server_is_refused_by_name(world, lane, side, setting, other):
@@ -77,7 +77,7 @@ def test_another_server_is_refused_by_name(world, lane, side, setting, other):
     assert "database servers" in str(refused.value)
 
 
-@pytest.mark.hazard(1143)
+@pytest.mark.hazard(109)
 def test_no_row_is_deleted_that_another_server_does_not_hold(world, lane):
     """A sweep that began at the expected server ends at another one."""
     rows = world.target("SELECT count(*) FROM catalog.text")
@@ -88,10 +88,10 @@ def test_no_row_is_deleted_that_another_server_does_not_hold(world, lane):
     assert world.target("SELECT count(*) FROM sync.due WHERE reason = 'sweep'") == [(0,)]
 
 
-@pytest.mark.hazard(1143)
+@pytest.mark.hazard(109)
 def test_without_its_guard_another_server_is_read(world, lane, monkeypatch):
     world.target("UPDATE sync.server SET system_id = '7' WHERE side = 'monolith'")
-    monkeypatch.setenv("SYNC_TEST_GUARDS_OFF", "1143")
+    monkeypatch.setenv("SYNC_TEST_GUARDS_OFF", "109")
     assert sweep(lane).compared > 0
 
 
@@ -102,7 +102,7 @@ def command(monkeypatch, capsys, *words):
     return ended.value.code, capsys.readouterr().out
 
 
-@pytest.mark.hazard(1143)
+@pytest.mark.hazard(109)
 def test_a_person_accepts_another_server(world, lane, monkeypatch, capsys):
     world.target("UPDATE sync.server SET system_id = '7'")
     assert command(monkeypatch, capsys, "servers", "list")[0] == 1
@@ -122,7 +122,7 @@ def test_a_person_accepts_another_server(world, lane, monkeypatch, capsys):
     assert json.loads(again[1])["accepted"] == {"new-side": True}
 
 
-@pytest.mark.hazard(1148)
+@pytest.mark.hazard(114)
 @pytest.mark.parametrize(("off", "wanted"), [(False, 0), (True, 3)])
 def test_a_restart_that_may_lose_commits_is_swept(world, lane, off, wanted):
     """A server whose commits do not wait for its disk may come back without the last ones."""
@@ -139,7 +139,7 @@ def test_a_restart_that_may_lose_commits_is_swept(world, lane, off, wanted):
         world.legacy(f"ALTER DATABASE {database} RESET synchronous_commit")
 
 
-@pytest.mark.hazard(1144)
+@pytest.mark.hazard(110)
 def test_a_log_that_is_shorter_than_it_was_is_a_restore(world, lane):
     world.target("UPDATE sync.server SET flushed = flushed + 1000000000 WHERE side = 'monolith'")
     world.stores.confirm_servers()
@@ -147,7 +147,7 @@ def test_a_log_that_is_shorter_than_it_was_is_a_restore(world, lane):
     assert "set back" in world.target(RECORDED, ["monolith"])[0][3]
 
 
-@pytest.mark.hazard(1144)
+@pytest.mark.hazard(110)
 def test_what_was_known_of_versions_is_forgotten_with_lost_commits(world, lane):
     world.target("INSERT INTO sync.version (entity, key, applied) VALUES ('text', '1', 99)")
     world.target("UPDATE sync.server SET timeline = 0 WHERE side = 'monolith'")
@@ -155,7 +155,7 @@ def test_what_was_known_of_versions_is_forgotten_with_lost_commits(world, lane):
     assert world.target("SELECT 1 FROM sync.version") == []
 
 
-@pytest.mark.hazard(1147)
+@pytest.mark.hazard(113)
 @pytest.mark.parametrize("guard", [True, False])
 def test_a_batch_does_not_commit_what_it_read_before_the_monolith_changed(world, lane, guard, monkeypatch):
     """The change is noted by another process, between a batch's read and its commit."""
@@ -168,7 +168,7 @@ def test_a_batch_does_not_commit_what_it_read_before_the_monolith_changed(world,
 
         monkeypatch.undo()
         if not guard:
-            monkeypatch.setenv("SYNC_TEST_GUARDS_OFF", "1147")
+            monkeypatch.setenv("SYNC_TEST_GUARDS_OFF", "113")
         number = next_revision(world.stores)
         world.target("UPDATE sync.server SET read_above = %s, changed_at = now() WHERE side = 'monolith'", [number])
         return original(batch, outcome)
@@ -183,7 +183,7 @@ def test_a_batch_does_not_commit_what_it_read_before_the_monolith_changed(world,
         assert sync_keys(lane, keys, Order()).written == 1
 
 
-@pytest.mark.hazard(1147)
+@pytest.mark.hazard(113)
 def test_a_process_that_still_knows_the_former_timeline_commits_nothing(world, lane):
     ((key,),) = world.legacy("SELECT max(id) FROM content WHERE kind = 'text' AND deleted_at IS NULL")
     world.legacy("UPDATE content SET title = title || '?' WHERE id = %s", [key])
@@ -201,7 +201,7 @@ def written(lane, keys):
         return sync_keys(lane, keys, Order()).written
 
 
-@pytest.mark.hazard(1149)
+@pytest.mark.hazard(115)
 def test_a_replica_of_another_timeline_is_refused(world):
     with world.stores.legacy() as cursor:
         primary = read_server(cursor)
@@ -227,7 +227,7 @@ def settle(world, lanes):
 AHEAD = dt.timedelta(hours=1)
 
 
-@pytest.mark.hazard(1142)
+@pytest.mark.hazard(108)
 @pytest.mark.parametrize("guard", [True, False])
 def test_a_clock_that_ran_ahead_certifies_nothing(world, lane, guard, monkeypatch):
     """What was claimed by the monolith's fast clock is no claim for those who wait now: nothing follows."""
@@ -235,14 +235,14 @@ def test_a_clock_that_ran_ahead_certifies_nothing(world, lane, guard, monkeypatc
     world.target("UPDATE sync.cursor SET applied_through = %s, swept_from = %s", [now + AHEAD, now + AHEAD])
     world.target("DELETE FROM sync.due")
     if not guard:
-        monkeypatch.setenv("SYNC_TEST_GUARDS_OFF", "1142")
+        monkeypatch.setenv("SYNC_TEST_GUARDS_OFF", "108")
     found = drain([lane], 0, threading.Event())
     assert found.word == ("unknown" if guard else "drained")
     since = mark([lane])
     assert caught_up(lane, since) is not guard
 
 
-@pytest.mark.hazard(1142)
+@pytest.mark.hazard(108)
 def test_a_claim_of_a_poll_that_was_under_way_is_not_believed(world, lane):
     since = mark([lane])
     claim = world.stores.legacy_now() + AHEAD
@@ -253,7 +253,7 @@ def test_a_claim_of_a_poll_that_was_under_way_is_not_believed(world, lane):
         settle(world, [lane])
 
 
-@pytest.mark.hazard(1142)
+@pytest.mark.hazard(108)
 def test_what_is_applied_goes_back_with_the_clock_and_never_passes_now(world, lane):
     world.target("UPDATE sync.cursor SET applied_through = %s", [world.stores.legacy_now() + AHEAD])
     with world.following([lane]):
@@ -261,7 +261,7 @@ def test_what_is_applied_goes_back_with_the_clock_and_never_passes_now(world, la
         wait_for(lambda: world.target(query)[0][0] < world.stores.legacy_now())
 
 
-@pytest.mark.hazard(1142)
+@pytest.mark.hazard(108)
 def test_claims_of_the_former_clock_are_taken_back_within_seconds(world, lane):
     """A sweep that was under way at the step has noted a beginning that lies in the future, and so has its request."""
     future = world.stores.legacy_now() + AHEAD
@@ -280,7 +280,7 @@ def test_claims_of_the_former_clock_are_taken_back_within_seconds(world, lane):
     assert not status_of(world.stores, lane.entity)["gap"]
 
 
-@pytest.mark.hazard(1146)
+@pytest.mark.hazard(112)
 def test_a_lease_from_before_the_new_side_s_clock_was_set_back_has_run_out(world):
     def lease(until):
         world.target(
@@ -295,11 +295,11 @@ def test_a_lease_from_before_the_new_side_s_clock_was_set_back_has_run_out(world
     taken.give_back(world.stores)
 
 
-@pytest.mark.hazard(1146)
+@pytest.mark.hazard(112)
 @pytest.mark.parametrize("guard", [True, False])
 def test_what_is_due_does_not_wait_for_the_new_side_s_former_clock(world, lane, guard, monkeypatch):
     if not guard:
-        monkeypatch.setenv("SYNC_TEST_GUARDS_OFF", "1146")
+        monkeypatch.setenv("SYNC_TEST_GUARDS_OFF", "112")
     world.target("DELETE FROM sync.due")
     with world.stores.target() as cursor:
         due.owe(cursor, "text", "documents", ["1"], 0)

@@ -60,7 +60,7 @@ def held_by(cursor, *names):
     return {name: answer(cursor, "SELECT current_setting(%s)", name) for name in names}
 
 
-@pytest.mark.hazard(1043)
+@pytest.mark.hazard(72)
 @pytest.mark.parametrize(
     ("side", "more"),
     [
@@ -77,7 +77,7 @@ def test_a_session_is_limited_from_its_first_statement_on(own, side, more):
     assert client.items() <= parameters.items()
 
 
-@pytest.mark.hazard(1043)
+@pytest.mark.hazard(72)
 def test_sessions_outside_the_pool_are_limited_too(own):
     stores = own()
     with closing(stores.legacy_session()) as connection, connection.cursor() as cursor:
@@ -114,7 +114,7 @@ def test_what_a_server_does_not_know_or_refuses_is_left_out(own):
         assert answer(cursor, "SHOW lock_timeout") == "2s"
 
 
-@pytest.mark.hazard(1045)
+@pytest.mark.hazard(74)
 @pytest.mark.parametrize("side", ["legacy", "target"])
 def test_a_pooler_that_drops_the_pins_is_named(own, fresh_world, side):
     with pooled(getattr(fresh_world.stores.settings, f"{side}_db")) as url:
@@ -127,7 +127,7 @@ def test_a_pooler_that_drops_the_pins_is_named(own, fresh_world, side):
                 stores.legacy_session()
 
 
-@pytest.mark.hazard(1044)
+@pytest.mark.hazard(73)
 def test_a_statement_that_takes_too_long_names_its_purpose_and_setting(own):
     stores = own(look_timeout_seconds=0.1)
     with stores.legacy() as cursor:
@@ -139,7 +139,7 @@ def test_a_statement_that_takes_too_long_names_its_purpose_and_setting(own):
         assert answer(cursor, PID) == pid  # the connection is as good as before
 
 
-@pytest.mark.hazard(1044)
+@pytest.mark.hazard(73)
 def test_a_lock_that_is_not_granted_is_given_up(own, fresh_world):
     stores = own(lock_timeout_seconds=0.1)
     with closing(psycopg2.connect(fresh_world.monolith.admin_url)) as other:
@@ -166,7 +166,7 @@ def test_fifty_entities_wait_for_no_connection(own, monkeypatch):
     assert stores.legacy_engine.pool.size() + stores.legacy_engine.pool._max_overflow >= 50 * 4
 
 
-@pytest.mark.hazard(1043)
+@pytest.mark.hazard(72)
 def test_an_idle_session_is_ended_by_the_server_and_replaced_before_it_is_used(own, fresh_world, monkeypatch):
     monkeypatch.setattr(sessions, "_IDLE_SECONDS", 1)
     monkeypatch.setattr(module, "REST_LIMIT_SECONDS", 0.0)
@@ -211,7 +211,7 @@ def named_holders(stores):
     return by_window, by_fence
 
 
-@pytest.mark.hazard(1046)
+@pytest.mark.hazard(75)
 @pytest.mark.parametrize("rest", ["", "/text", "/text/3", "/another/99"])
 def test_a_renamed_session_of_ours_is_ours(own, rest):
     stores = own()
@@ -223,7 +223,7 @@ def test_a_renamed_session_of_ours_is_ours(own, rest):
 STRANGERS = ["sync-pipeline/00000000/text/3", "sync-pipeline", "sync-pipeline/-/text", ""]
 
 
-@pytest.mark.hazard(1046)
+@pytest.mark.hazard(75)
 @pytest.mark.parametrize("name", STRANGERS)
 def test_a_session_of_another_ledger_under_the_same_role_is_not(own, name):
     stores = own()
@@ -233,13 +233,13 @@ def test_a_session_of_another_ledger_under_the_same_role_is_not(own, name):
         assert by_fence[other.info.backend_pid].application == name
 
 
-@pytest.mark.hazard(1046)
+@pytest.mark.hazard(75)
 def test_without_its_guard_it_is_taken_for_ours(own, monkeypatch):
     """What it commits late would be passed over. Statements are made when a module is read, so they are made again."""
     from sync_pipeline import fence
     from sync_pipeline.sources import window
 
-    monkeypatch.setenv("SYNC_TEST_GUARDS_OFF", "1046")
+    monkeypatch.setenv("SYNC_TEST_GUARDS_OFF", "75")
     without = sessions.ours("a")
     monkeypatch.delenv("SYNC_TEST_GUARDS_OFF")
     guarded = sessions.ours("a")
@@ -250,7 +250,7 @@ def test_without_its_guard_it_is_taken_for_ours(own, monkeypatch):
         assert named_holders(stores) == ({}, {})
 
 
-@pytest.mark.hazard(1047)
+@pytest.mark.hazard(76)
 def test_of_a_statement_its_first_word_alone_is_copied(own, fresh_world):
     stores = own()
     with closing(psycopg2.connect(fresh_world.monolith.admin_url, application_name="editor")) as other:
@@ -264,7 +264,7 @@ def test_of_a_statement_its_first_word_alone_is_copied(own, fresh_world):
         assert "hunter2".upper() not in named_holders(stores)[0].get(pid, "").upper()
 
 
-@pytest.mark.hazard(1043)
+@pytest.mark.hazard(72)
 def test_a_successor_ends_lower_epochs_of_its_entity_and_no_other_session(own, fresh_world):
     stores = own()
     ledger = stores.ledger_id()

@@ -257,7 +257,7 @@ def test_what_is_owed_is_grouped_counted_and_limited(loaded, command):
 
 
 @pytest.mark.hazard(3)
-@pytest.mark.hazard(1047)
+@pytest.mark.hazard(76)
 def test_who_holds_the_window_is_told(loaded, command, monkeypatch):
     with psycopg2.connect(loaded.monolith.admin_url) as late, late.cursor() as cursor:
         cursor.execute("UPDATE authors SET bio = 'forgotten' WHERE id = 1")

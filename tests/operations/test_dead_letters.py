@@ -346,7 +346,7 @@ def test_they_show_in_dagster(world, lane, keys):
 WAITS = "SELECT extract(epoch FROM not_before - last_at)::float, attempts FROM sync.due WHERE reason = 'rejected'"
 
 
-@pytest.mark.hazard(1069)
+@pytest.mark.hazard(85)
 def test_they_are_tried_again_after_ever_longer(world, lane, keys):
     """Minutes, then hours, since what refused them may have changed; a sweep has nothing new to say of them."""
     for tries, seconds in ((1, 60), (2, 120), (3, 240)):
@@ -362,7 +362,7 @@ def test_they_are_tried_again_after_ever_longer(world, lane, keys):
     assert all(4.5 * 3600 <= wait <= 7.5 * 3600 for wait, _ in world.target(WAITS))
 
 
-@pytest.mark.hazard(1069)
+@pytest.mark.hazard(85)
 def test_a_try_of_many_is_one_batch_and_no_news(world, lane, keys):
     """What the log gains does not go by how many are refused again."""
     batches, events = "SELECT count(*) FROM sync.batch", "SELECT count(*) FROM sync.event"
@@ -374,7 +374,7 @@ def test_a_try_of_many_is_one_batch_and_no_news(world, lane, keys):
     assert (after[0] - before[0], after[1] - before[1]) == (1, 0)
 
 
-@pytest.mark.hazard(1069)
+@pytest.mark.hazard(85)
 def test_another_version_of_the_entity_has_them_tried_at_once(world, lane, keys):
     entity = dataclasses.replace(lane.entity, version=lane.entity.version + 1)
     with lane.stores.target() as cursor:
@@ -389,7 +389,7 @@ def test_another_version_of_the_entity_has_them_tried_at_once(world, lane, keys)
         sync(lane, key, force=True)
 
 
-@pytest.mark.hazard(1069)
+@pytest.mark.hazard(85)
 def test_one_that_has_changed_unseen_is_tried_by_the_next_sweep(world, lane, keys):
     world.legacy("UPDATE content SET attrs = '{}' WHERE id = %s", (keys[0],))  # without a stamp
     sweep(lane)
@@ -398,7 +398,7 @@ def test_one_that_has_changed_unseen_is_tried_by_the_next_sweep(world, lane, key
     assert {key for key, _ in world.target(LETTERS)} == set(keys[1:])
 
 
-@pytest.mark.hazard(1069)
+@pytest.mark.hazard(85)
 def test_many_make_no_look_for_work_longer(world, lane):
     """They lie in indices of their own: whoever looks for work reads a few blocks, however many there are."""
     world.target(
@@ -423,7 +423,7 @@ def test_many_make_no_look_for_work_longer(world, lane):
         world.target("DELETE FROM sync.due WHERE left(key, 1) = 'n'")
 
 
-@pytest.mark.hazard(1069)
+@pytest.mark.hazard(85)
 def test_whoever_asks_for_one_does_not_wait_for_all_others(world, lane, keys):
     world.target("UPDATE sync.due SET not_before = now() - interval '1 h'")
     dead_letters.replay(lane, Which("text", keys[2:]))

@@ -294,7 +294,7 @@ def _written(lane, key):
     return True
 
 
-@pytest.mark.hazard(1068)
+@pytest.mark.hazard(84)
 def test_the_last_two_names_go_side_by_side(world, lane, file):
     """Each of the two transactions still sees the other's name; what they leave is found all the same."""
     key, target = file
@@ -311,7 +311,7 @@ def test_the_last_two_names_go_side_by_side(world, lane, file):
     assert sync(lane, key, force=True).files == 1
 
 
-@pytest.mark.hazard(1068)
+@pytest.mark.hazard(84)
 def test_a_name_that_comes_while_the_mark_is_made_keeps_its_object(world, lane, file):
     """The mark waits for the row that names the object, and then knows no better; who condemns looks again."""
     key, target = file
@@ -334,7 +334,7 @@ def test_a_name_that_comes_while_the_mark_is_made_keeps_its_object(world, lane, 
     assert collect(lane.stores) == 1
 
 
-@pytest.mark.hazard(1068)
+@pytest.mark.hazard(84)
 def test_a_copy_whose_row_never_comes_is_found(world, lane, file):
     key, target = file
     drop_name(world, lane, key)
@@ -349,7 +349,7 @@ def test_a_copy_whose_row_never_comes_is_found(world, lane, file):
     assert not there(world, target)
 
 
-@pytest.mark.hazard(1068)
+@pytest.mark.hazard(84)
 def test_names_that_a_person_takes_away_are_noticed(world, lane, file):
     """As the how-to has it done of an entity that is given up."""
     key, target = file
@@ -359,7 +359,7 @@ def test_names_that_a_person_takes_away_are_noticed(world, lane, file):
     sync(lane, key, force=True)
 
 
-@pytest.mark.hazard(1068)
+@pytest.mark.hazard(84)
 def test_what_had_no_name_before_there_was_a_queue_is_found_page_by_page(world, lane, file, monkeypatch):
     """A ledger of an earlier version: one scan, which goes on where it was."""
     key, target = file
@@ -377,7 +377,7 @@ def test_what_had_no_name_before_there_was_a_queue_is_found_page_by_page(world, 
     assert not there(world, target)
 
 
-@pytest.mark.hazard(1068)
+@pytest.mark.hazard(84)
 def test_an_edit_of_a_row_queues_none_of_the_files_it_keeps(world, lane, file):
     key, target = file
     world.target("DELETE FROM sync.garbage")
@@ -387,7 +387,7 @@ def test_an_edit_of_a_row_queues_none_of_the_files_it_keeps(world, lane, file):
     assert world.target("SELECT 1 FROM sync.media_ref WHERE target_key = %s", (target,)) == [(1,)]
 
 
-@pytest.mark.hazard(1068)
+@pytest.mark.hazard(84)
 def test_one_process_at_a_time_collects(world, lane, file, monkeypatch):
     taken = []
     monkeypatch.setattr(garbage, "collect", lambda stores: taken.append(stores) or 0)

@@ -144,7 +144,7 @@ def agree(world, lane):
     assert reconcile(lane).word == "clean"
 
 
-@pytest.mark.hazard(1108)
+@pytest.mark.hazard(98)
 @pytest.mark.parametrize("state", STATES)
 def test_what_is_wrong_with_the_index_is_owed_told_and_heals(world, lane, state):
     into, out, told = STATES[state]
@@ -170,7 +170,7 @@ def test_what_is_wrong_with_the_index_is_owed_told_and_heals(world, lane, state)
     agree(world, lane)
 
 
-@pytest.mark.hazard(1108)
+@pytest.mark.hazard(98)
 def test_without_its_guard_a_closed_index_parks_documents(world, plain, monkeypatch):
     monkeypatch.setenv("SYNC_TEST_GUARDS_OFF", "1108,1106")
     ask(world, *STATES["closed"][0])
@@ -182,7 +182,7 @@ def test_without_its_guard_a_closed_index_parks_documents(world, plain, monkeypa
         ask(world, *STATES["closed"][1])
 
 
-@pytest.mark.hazard(1106)
+@pytest.mark.hazard(96)
 def test_what_went_to_another_index_before_that_was_noticed_is_sent_again(world, plain):
     """The alias was well when it was looked at last, and a rollover came in between."""
     into, out, _ = STATES["rolled over"]
@@ -204,9 +204,9 @@ def test_what_went_to_another_index_before_that_was_noticed_is_sent_again(world,
     agree(world, plain)
 
 
-@pytest.mark.hazard(1106)
+@pytest.mark.hazard(96)
 def test_without_its_guard_a_deleted_row_stays_in_search(world, plain, monkeypatch):
-    monkeypatch.setenv("SYNC_TEST_GUARDS_OFF", "1106")
+    monkeypatch.setenv("SYNC_TEST_GUARDS_OFF", "96")
     into, out, _ = STATES["rolled over"]
     ask(world, *into)
     try:
@@ -233,7 +233,7 @@ def limited(limit, answer=413):
     return rule
 
 
-@pytest.mark.hazard(1107)
+@pytest.mark.hazard(97)
 def test_a_document_that_is_too_large_is_parked_alone_with_its_size(world, plain):
     rule = limited(100_000)
     with search_behind(world.stores, rule) as stores:
@@ -253,7 +253,7 @@ def test_a_document_that_is_too_large_is_parked_alone_with_its_size(world, plain
         agree(world, plain)
 
 
-@pytest.mark.hazard(1107)
+@pytest.mark.hazard(97)
 def test_bodies_become_smaller_for_a_proxy_that_takes_less(world, plain):
     rule = limited(70_000)
     with search_behind(world.stores, rule) as stores:
@@ -268,9 +268,9 @@ def test_bodies_become_smaller_for_a_proxy_that_takes_less(world, plain):
         agree(world, plain)
 
 
-@pytest.mark.hazard(1107)
+@pytest.mark.hazard(97)
 def test_without_its_guard_one_large_document_holds_up_all(world, plain, monkeypatch):
-    monkeypatch.setenv("SYNC_TEST_GUARDS_OFF", "1107")
+    monkeypatch.setenv("SYNC_TEST_GUARDS_OFF", "97")
     with search_behind(world.stores, limited(100_000)) as stores:
         other = Lane.open(plain.entity, stores)
         edit(world)
@@ -313,7 +313,7 @@ def items_refused(kind, reason, ids=(), status=400):
     return rule
 
 
-@pytest.mark.hazard(1108)
+@pytest.mark.hazard(98)
 @pytest.mark.parametrize(
     ("kind", "reason", "status"),
     [
@@ -332,7 +332,7 @@ def test_what_is_one_document_s_parks_it_alone(world, plain, kind, reason, statu
         assert [reason for reason, *_ in world.target(OWED)] == ["rejected"]
 
 
-@pytest.mark.hazard(1108)
+@pytest.mark.hazard(98)
 @pytest.mark.parametrize(
     ("kind", "reason", "status"),
     [
@@ -356,7 +356,7 @@ def test_what_is_the_index_s_is_owed(world, plain, kind, reason, status):
     agree(world, plain)
 
 
-@pytest.mark.hazard(1105)
+@pytest.mark.hazard(95)
 def test_a_document_that_nobody_foresaw_parks_one_and_the_entity_goes_on(world, plain, monkeypatch):
     real = search_index.json_objects
 
@@ -376,7 +376,7 @@ def test_a_document_that_nobody_foresaw_parks_one_and_the_entity_goes_on(world, 
     assert titles(world)[8] == "title 8 v2"
 
 
-@pytest.mark.hazard(1105)
+@pytest.mark.hazard(95)
 def test_an_error_in_sending_leaves_documents_due_and_sends_the_next(world, plain, monkeypatch):
     real, failed = outgoing.send, threading.Event()
 
@@ -398,7 +398,7 @@ def test_an_error_in_sending_leaves_documents_due_and_sends_the_next(world, plai
     agree(world, plain)
 
 
-@pytest.mark.hazard(1105)
+@pytest.mark.hazard(95)
 def test_what_nobody_foresaw_in_a_batch_parks_one_object_with_its_traceback(world, plain, monkeypatch):
     real = pipeline.prepare
 

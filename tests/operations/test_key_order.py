@@ -87,7 +87,7 @@ def notices(world, query):
         return list(look_at_key_order(cursor, "entity tale", opened(world, query)))
 
 
-@pytest.mark.hazard(1085)
+@pytest.mark.hazard(90)
 @pytest.mark.parametrize("case", QUERIES)
 def test_a_missing_index_is_named_with_its_statement_and_is_enough(world, case):
     query, statement = QUERIES[case]
@@ -100,7 +100,7 @@ def test_a_missing_index_is_named_with_its_statement_and_is_enough(world, case):
         world.legacy('DROP INDEX IF EXISTS "tale_slug_idx", "tale_shelf_slug_idx", "tale_Title_idx"')
 
 
-@pytest.mark.hazard(1085)
+@pytest.mark.hazard(90)
 def test_few_rows_are_a_warning_and_very_few_are_nothing(world, monkeypatch):
     query, _ = QUERIES["one column"]
     monkeypatch.setattr(key_order, "ERROR_ROWS", 2 * ROWS)
@@ -109,19 +109,19 @@ def test_few_rows_are_a_warning_and_very_few_are_nothing(world, monkeypatch):
     assert notices(world, query) == []
 
 
-@pytest.mark.hazard(1085)
+@pytest.mark.hazard(90)
 def test_an_index_on_the_first_columns_is_enough_where_few_rows_are_alike_in_them(world, monkeypatch):
     monkeypatch.setattr(key_order, "GROUP_ROWS", 1_000)
     assert [notice.level for notice in notices(world, QUERIES["two columns"][0])] == ["ok"]
 
 
-@pytest.mark.hazard(1085)
+@pytest.mark.hazard(90)
 def test_numbers_need_no_index_of_their_own(world):
     world.legacy("ALTER TABLE tale ADD id bigint GENERATED ALWAYS AS IDENTITY UNIQUE")
     assert [n.level for n in notices(world, LegacyQuery("SELECT id, slug FROM tale", key=("id",)))] == ["ok"]
 
 
-@pytest.mark.hazard(1085)
+@pytest.mark.hazard(90)
 def test_what_no_statement_can_be_given_for_is_said(world):
     (of_parts,) = notices(world, LegacyQuery("SELECT slug FROM cut", key=("slug",)))
     assert "on each partition" in of_parts.remedy

@@ -142,7 +142,7 @@ def healed(world, lane, rule):
     assert reconcile(lane).word == "clean"
 
 
-@pytest.mark.hazard(1104)
+@pytest.mark.hazard(94)
 @pytest.mark.parametrize("answer", AT_ONCE)
 def test_what_the_store_refuses_for_one_key_parks_its_row_alone(world, lane, rule, answer):
     rule.faults[BAD], named = AT_ONCE[answer]
@@ -157,7 +157,7 @@ def test_what_the_store_refuses_for_one_key_parks_its_row_alone(world, lane, rul
     healed(world, lane, rule)
 
 
-@pytest.mark.hazard(1104)
+@pytest.mark.hazard(94)
 @pytest.mark.parametrize("answer", AFTER_TRIES)
 def test_what_may_pass_is_tried_a_few_times_and_holds_up_no_other_row(world, lane, rule, answer):
     rule.faults[BAD], named = AFTER_TRIES[answer]
@@ -173,7 +173,7 @@ def test_what_may_pass_is_tried_a_few_times_and_holds_up_no_other_row(world, lan
     healed(world, lane, rule)
 
 
-@pytest.mark.hazard(1104)
+@pytest.mark.hazard(94)
 @pytest.mark.parametrize("name", ["../x.jpg", "/x.jpg", "..", "p/../y.jpg", "p/trailing/", "p//z.jpg", "a" * 1024])
 def test_a_name_that_the_store_refuses_parks_its_row_alone(world, lane, name):
     """Whatever the demo's own store says of it; a store that takes the name says that there is no such file."""
@@ -189,7 +189,7 @@ def test_a_name_that_the_store_refuses_parks_its_row_alone(world, lane, name):
     assert len(ids(world)) == 11
 
 
-@pytest.mark.hazard(1104)
+@pytest.mark.hazard(94)
 @pytest.mark.parametrize("method", ["HEAD", "GET"])
 @pytest.mark.parametrize("code", [403, 500])
 def test_what_it_says_for_every_key_is_the_store_s(world, lane, rule, method, code):
@@ -213,9 +213,9 @@ def test_a_bucket_that_is_not_there_is_no_missing_file(world, clip):
     assert world.target(LETTER) == []
 
 
-@pytest.mark.hazard(1104)
+@pytest.mark.hazard(94)
 def test_without_its_guard_one_file_holds_up_all(world, lane, rule, monkeypatch):
-    monkeypatch.setenv("SYNC_TEST_GUARDS_OFF", "1104")
+    monkeypatch.setenv("SYNC_TEST_GUARDS_OFF", "94")
     rule.faults[BAD] = status(403, "HEAD")
     with pytest.raises(UnreachableError):
         sync(lane)

@@ -98,7 +98,7 @@ def rows(world, column="title"):
     return dict(world.target(f"SELECT id, {column} FROM catalog.clip ORDER BY 1"))
 
 
-@pytest.mark.hazard(1102)
+@pytest.mark.hazard(92)
 @pytest.mark.parametrize("name", REFUSALS)
 def test_it_is_parked_alone_and_goes_through_once_the_cause_is_gone(world, lane, name):
     making, fault, ending = REFUSALS[name]
@@ -178,7 +178,7 @@ def exchanged(world):
     )
 
 
-@pytest.mark.hazard(1103)
+@pytest.mark.hazard(93)
 def test_rows_that_exchange_values_of_a_unique_column_are_written(world, constrained):
     exchanged(world)
     outcome = sync(constrained, *range(1, 41))
@@ -186,7 +186,7 @@ def test_rows_that_exchange_values_of_a_unique_column_are_written(world, constra
     assert rows(world, "slug") == dict(world.legacy("SELECT id, slug FROM clips"))
 
 
-@pytest.mark.hazard(1103)
+@pytest.mark.hazard(93)
 def test_rows_that_exchange_values_one_by_one_are_written_in_the_end(world, constrained):
     exchanged(world)
     for key in (1, 2, 3, 10, 11):
@@ -202,7 +202,7 @@ def test_rows_that_exchange_values_one_by_one_are_written_in_the_end(world, cons
     assert rows(world, "slug") == dict(world.legacy("SELECT id, slug FROM clips"))
 
 
-@pytest.mark.hazard(1103)
+@pytest.mark.hazard(93)
 def test_a_row_that_repeats_a_value_is_parked_and_the_exchange_goes_on(world, constrained):
     exchanged(world)
     edit(world, "slug = 'slug 30'", 29)
@@ -223,7 +223,7 @@ def test_former_rows_are_not_deleted_where_others_refer_to_them(world, lane):
         world.target("DROP TABLE catalog.ref; ALTER TABLE catalog.clip DROP CONSTRAINT one_slug")
 
 
-@pytest.mark.hazard(1102)
+@pytest.mark.hazard(92)
 def test_a_row_that_cannot_be_deleted_is_parked_alone(world, lane):
     world.target("CREATE TABLE catalog.ref (id bigint REFERENCES catalog.clip)")
     world.target("INSERT INTO catalog.ref VALUES (5)")
@@ -240,7 +240,7 @@ def test_a_row_that_cannot_be_deleted_is_parked_alone(world, lane):
         world.target("DROP TABLE catalog.ref")
 
 
-@pytest.mark.hazard(1102)
+@pytest.mark.hazard(92)
 def test_what_the_ledger_cannot_hold_is_parked_alone(world, lane):
     """A file's name that is too long for an index of ours, once it is there under that name."""
     world.target(
@@ -260,7 +260,7 @@ def test_what_the_ledger_cannot_hold_is_parked_alone(world, lane):
         world.target("DROP FUNCTION catalog.refuse CASCADE; DROP INDEX sync.short")
 
 
-@pytest.mark.hazard(1101)
+@pytest.mark.hazard(91)
 def test_a_constraint_that_no_row_meets_stops_the_entity_and_parks_nothing(world, lane, monkeypatch):
     world.target("ALTER TABLE catalog.clip ADD COLUMN must text NOT NULL DEFAULT ''")
     world.target("ALTER TABLE catalog.clip ALTER must DROP DEFAULT")
@@ -270,13 +270,13 @@ def test_a_constraint_that_no_row_meets_stops_the_entity_and_parks_nothing(world
         with pytest.raises(SharedFaultError, match=r"30 of 30 rows .* at the step row: NotNullViolation"):
             sync(lane, *range(101, 131))
         assert world.target(PARKED) == []
-        monkeypatch.setenv("SYNC_TEST_GUARDS_OFF", "1101")
+        monkeypatch.setenv("SYNC_TEST_GUARDS_OFF", "91")
         assert sync(lane, *range(101, 131)).parked == 30
     finally:
         world.target("ALTER TABLE catalog.clip DROP COLUMN must")
 
 
-@pytest.mark.hazard(1101)
+@pytest.mark.hazard(91)
 def test_an_import_of_bad_rows_is_parked_since_other_rows_pass(world, lane):
     world.target("ALTER TABLE catalog.clip ADD CONSTRAINT refusing CHECK (title <> 'bad')")
     try:
@@ -286,7 +286,7 @@ def test_an_import_of_bad_rows_is_parked_since_other_rows_pass(world, lane):
         world.target("ALTER TABLE catalog.clip DROP CONSTRAINT refusing")
 
 
-@pytest.mark.hazard(1101)
+@pytest.mark.hazard(91)
 def test_an_adapter_that_fails_for_every_row_stops_the_entity(world, lane):
     def broken(legacy):
         if len(legacy):

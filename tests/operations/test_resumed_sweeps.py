@@ -102,7 +102,7 @@ def looks_until_it_ends(lane, pages):
     return None
 
 
-@pytest.mark.hazard(1061)
+@pytest.mark.hazard(77)
 def test_a_sweep_that_is_cut_off_all_the_time_ends(filled, lane, monkeypatch):
     """Each run does a few pages; none is read twice, and the hard delete on the last page is found."""
     victim, edited = keys(filled)[-1], keys(filled)[0]
@@ -116,11 +116,11 @@ def test_a_sweep_that_is_cut_off_all_the_time_ends(filled, lane, monkeypatch):
     assert filled.target("SELECT 1 FROM catalog.text WHERE id = %s", (victim,)) == []
 
 
-@pytest.mark.hazard(1061)
+@pytest.mark.hazard(77)
 def test_without_its_guard_it_never_ends(filled, lane, monkeypatch):
     victim = keys(filled)[-1]
     remove(filled, [victim])
-    monkeypatch.setenv("SYNC_TEST_GUARDS_OFF", "1061")
+    monkeypatch.setenv("SYNC_TEST_GUARDS_OFF", "77")
     assert looks_until_it_ends(lane, 5) is None
     assert filled.target("SELECT 1 FROM catalog.text WHERE id = %s", (victim,)) != []
 
@@ -133,7 +133,7 @@ def _sweep_once(settings, point):
         sweep(Lane.open(load_entities("assets.entities")["text"], stores))
 
 
-@pytest.mark.hazard(1061)
+@pytest.mark.hazard(77)
 def test_killed_at_every_boundary_it_goes_on_elsewhere(filled, lane):
     processes = multiprocessing.get_context("forkserver")
     for n, point in enumerate(SWEEP_CRASH_POINTS):
@@ -157,7 +157,7 @@ def _run(follower, stop, _):
     follower.run(stop)
 
 
-@pytest.mark.hazard(1061)
+@pytest.mark.hazard(77)
 def test_a_follower_that_is_replaced_every_few_pages_sweeps_all_the_same(filled, lane, monkeypatch):
     victim = keys(filled)[-1]
     remove(filled, [victim])
@@ -185,7 +185,7 @@ def test_a_follower_that_is_replaced_every_few_pages_sweeps_all_the_same(filled,
     assert filled.target("SELECT 1 FROM catalog.text WHERE id = %s", (victim,)) == []
 
 
-@pytest.mark.hazard(1062)
+@pytest.mark.hazard(78)
 def test_what_is_gone_becomes_due_when_the_walk_has_ended(filled, lane):
     victim = keys(filled)[0]
     remove(filled, [victim])
@@ -201,8 +201,8 @@ def held(lane, gone=20):
     return dataclasses.replace(lane, stores=stores, origin=dataclasses.replace(lane.origin, stores=stores))
 
 
-@pytest.mark.hazard(1062)
-@pytest.mark.parametrize("guards", ["", "1062"])
+@pytest.mark.hazard(78)
+@pytest.mark.parametrize("guards", ["", "78"])
 def test_the_brake_sees_all_pages_before_anything_is_deleted(filled, lane, monkeypatch, guards):
     strict, doomed, edited = held(lane), keys(filled)[:20], keys(filled)[-1]
     remove(filled, doomed)
@@ -215,7 +215,7 @@ def test_the_brake_sees_all_pages_before_anything_is_deleted(filled, lane, monke
     strict.stores.close()
 
 
-@pytest.mark.hazard(1063)
+@pytest.mark.hazard(79)
 def test_an_approval_counts_for_one_sweep_and_needs_no_second_walk(filled, lane, monkeypatch, command):
     strict, doomed = held(lane), keys(filled)[:20]
     assert "holds no sweep" in command("sweep", "approve", "text", "--reason", "none")[2]
@@ -243,7 +243,7 @@ def test_an_approval_counts_for_one_sweep_and_needs_no_second_walk(filled, lane,
     strict.stores.close()
 
 
-@pytest.mark.hazard(1063)
+@pytest.mark.hazard(79)
 def test_an_approval_covers_no_more_than_was_seen(filled, lane):
     strict, doomed = held(lane), keys(filled)[:20]
     remove(filled, doomed[:8])
@@ -259,7 +259,7 @@ def test_an_approval_covers_no_more_than_was_seen(filled, lane):
     strict.stores.close()
 
 
-@pytest.mark.hazard(1064)
+@pytest.mark.hazard(80)
 def test_a_walk_under_another_version_starts_over(filled, lane, monkeypatch):
     victim = keys(filled)[0]
     remove(filled, [victim])
@@ -274,7 +274,7 @@ def test_a_walk_under_another_version_starts_over(filled, lane, monkeypatch):
     assert sweep(changed).gone == 1
 
 
-@pytest.mark.hazard(1064)
+@pytest.mark.hazard(80)
 def test_a_walk_at_another_server_or_timeline_starts_over(filled, lane, monkeypatch):
     assert go_on(lane, After(4)) is None
     pages = count_pages(monkeypatch)
@@ -284,7 +284,7 @@ def test_a_walk_at_another_server_or_timeline_starts_over(filled, lane, monkeypa
     monkeypatch.undo()
 
 
-@pytest.mark.hazard(1065)
+@pytest.mark.hazard(81)
 def test_two_never_sweep_one_entity_at_once(filled, lane):
     """Who comes back from a long pause writes nothing more, and nobody waits for its lease for ever."""
     victim = keys(filled)[0]
@@ -337,7 +337,7 @@ def test_a_long_sweep_gives_its_place_to_who_waits(filled, lane, monkeypatch):
     assert sweep(lane).compared == len(keys(filled))
 
 
-@pytest.mark.hazard(1066)
+@pytest.mark.hazard(82)
 def test_a_sweep_that_began_before_it_was_asked_for_is_no_answer(filled, lane):
     assert go_on(lane, After(3)) is None
     since = lane.stores.legacy_now()
@@ -350,7 +350,7 @@ def test_a_sweep_that_began_before_it_was_asked_for_is_no_answer(filled, lane):
     assert sweeping._is_swept(lane, since)
 
 
-@pytest.mark.hazard(1066)
+@pytest.mark.hazard(82)
 def test_who_asks_in_mid_sweep_is_served_by_a_follower(filled, lane):
     assert go_on(lane, After(3)) is None
     since = lane.stores.legacy_now()
@@ -395,7 +395,7 @@ def test_what_an_earlier_sweep_queued_is_not_queued_twice(filled, lane):
         assert filled.target(QUEUED) == [(edited,), (victim,)]
 
 
-@pytest.mark.hazard(1067)
+@pytest.mark.hazard(83)
 def test_status_tells_of_sweeps_that_do_not_end(filled, lane, command):
     filled.target(
         "UPDATE sync.cursor SET filled_at = now() - interval '3 h', swept_at = now() - interval '2 h'"
@@ -415,7 +415,7 @@ def test_status_tells_of_sweeps_that_do_not_end(filled, lane, command):
     assert status_of(lane.stores, lane.entity)["alerts"] == []
 
 
-@pytest.mark.hazard(1067)
+@pytest.mark.hazard(83)
 def test_status_tells_of_a_log_that_is_not_trimmed(filled, lane, command):
     filled.target("UPDATE sync.upkeep SET trimmed_at = now() - interval '4 days'")
     (alert,) = status_of(lane.stores, lane.entity)["alerts"]

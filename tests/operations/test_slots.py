@@ -58,7 +58,7 @@ def about_slots(stores, entities):
     return [notice.what for notice in preflight(stores, entities) if notice.about == ABOUT and notice.level != "ok"]
 
 
-@pytest.mark.hazard(1007)
+@pytest.mark.hazard(59)
 def test_what_a_slot_keeps_is_an_alert_though_nothing_reads_it(world, lane, strict):
     assert not any("keeps" in alert for alert in status_of(strict, lane.entity)["alerts"])
     write(world)
@@ -67,13 +67,13 @@ def test_what_a_slot_keeps_is_an_alert_though_nothing_reads_it(world, lane, stri
     assert any("sync_text keeps" in what for what in about_slots(strict, [lane.entity]))
 
 
-@pytest.mark.hazard(1007)
+@pytest.mark.hazard(59)
 def test_a_slot_whose_entity_is_caught_in_another_way_is_an_alert(world, lane, strict):
     other = load_entities(world.stores.settings.entities)["text"]
     assert any("sync_text keeps" in alert and "for nothing" in alert for alert in status_of(strict, other)["alerts"])
 
 
-@pytest.mark.hazard(1007)
+@pytest.mark.hazard(59)
 def test_a_slot_and_a_publication_of_an_entity_that_is_gone_are_named_with_what_drops_them(world, lane):
     world.legacy("SELECT pg_create_logical_replication_slot('sync_gone', 'pgoutput')")
     world.legacy("CREATE PUBLICATION sync_gone FOR TABLE authors")
@@ -93,7 +93,7 @@ def test_a_slot_and_a_publication_of_an_entity_that_is_gone_are_named_with_what_
     assert not any("sync_gone" in what for what in about_slots(world.stores, [lane.entity]))
 
 
-@pytest.mark.hazard(1008)
+@pytest.mark.hazard(60)
 def test_slots_of_another_ledger_are_none_of_ours(world, lane):
     """Its prefix may begin as ours does."""
     world.legacy("SELECT pg_create_logical_replication_slot('sync_b_text', 'pgoutput')")
@@ -108,7 +108,7 @@ def test_slots_of_another_ledger_are_none_of_ours(world, lane):
         world.legacy("SELECT pg_drop_replication_slot('sync_b_text')")
 
 
-@pytest.mark.hazard(1008)
+@pytest.mark.hazard(60)
 def test_a_slot_of_another_database_stops_the_source(world, lane):
     world.legacy("SELECT pg_drop_replication_slot('sync_text')")
     with closing(psycopg2.connect(world.fleet.legacy.url("postgres"))) as elsewhere:
@@ -122,7 +122,7 @@ def test_a_slot_of_another_database_stops_the_source(world, lane):
             cursor.execute("SELECT pg_drop_replication_slot('sync_text')")
 
 
-@pytest.mark.hazard(1007)
+@pytest.mark.hazard(59)
 def test_a_lost_slot_is_an_alert_before_anything_reads_it(world, lane):
     ((before,),) = world.legacy("SHOW max_slot_wal_keep_size")
     world.legacy("ALTER SYSTEM SET max_slot_wal_keep_size = '1MB'")

@@ -196,7 +196,7 @@ def chunked(rows: list[tuple[int | None, str | None, list[str | None] | None]], 
     return table.slice(1, len(rows)) if sliced else table
 
 
-@pytest.mark.hazard(1081)
+@pytest.mark.hazard(86)
 @given(st.lists(st.tuples(st.lists(CELL, max_size=4), st.booleans()), min_size=1, max_size=6))
 def test_nothing_but_rows_is_written_whatever_the_chunks(
     chunks: list[tuple[list[tuple[int, str, list[str]]], bool]],
@@ -205,7 +205,7 @@ def test_nothing_but_rows_is_written_whatever_the_chunks(
     assert bytes(columns.write_copy(table)) == written_alone([row for rows, _ in chunks for row in rows])
 
 
-@pytest.mark.hazard(1081)
+@pytest.mark.hazard(86)
 @given(st.lists(st.integers(0, 3), min_size=1, max_size=6))
 def test_nested_and_coded_columns_of_any_chunks_are_written_as_whole_ones(lengths: list[int]) -> None:
     whole = pa.table(

@@ -38,7 +38,7 @@ def two(beats):
 LONG_AGO = time.monotonic() - HANG_SECONDS - 1
 
 
-@pytest.mark.hazard(1127)
+@pytest.mark.hazard(105)
 def test_an_entity_that_hangs_loses_its_lease_and_nobody_else_does(two, beats):
     two._moved["video"] = LONG_AGO
     two._beat()
@@ -46,7 +46,7 @@ def test_an_entity_that_hangs_loses_its_lease_and_nobody_else_does(two, beats):
     assert (two._leases["text"].renewed, two._leases["video"].renewed) == (1, 0)
 
 
-@pytest.mark.hazard(1127)
+@pytest.mark.hazard(105)
 def test_while_any_thread_moves_the_heart_beats(two, beats):
     two._moved = dict.fromkeys(("text", "video"), LONG_AGO)
     two._any_moved = time.monotonic()  # a sweep
@@ -61,7 +61,7 @@ def test_where_nothing_moves_any_more_it_falls_silent(two, beats):
     assert beats == []
 
 
-@pytest.mark.hazard(1127)
+@pytest.mark.hazard(105)
 def test_it_beats_until_its_threads_have_ended(two, beats, monkeypatch):
     """A sweep goes on for a while when the window is over."""
     monkeypatch.setattr(follower, "BEAT_SECONDS", 0.01)

@@ -58,7 +58,7 @@ def ticks(clock, seconds, *locations, beating=(), hanging=()):
             location.tick()
 
 
-@pytest.mark.hazard(1123)
+@pytest.mark.hazard(101)
 def test_runs_of_another_location_and_ledger_are_let_alone(clock, here, there):
     both = [(here, begun(here)), (there, begun(there))]
     ticks(clock, 300, here, there, beating=both)
@@ -66,9 +66,9 @@ def test_runs_of_another_location_and_ledger_are_let_alone(clock, here, there):
     assert [len(location.launched) for location in (here, there)] == [1, 1]
 
 
-@pytest.mark.hazard(1123)
+@pytest.mark.hazard(101)
 def test_without_its_guard_they_end_or_starve_each_other(clock, here, there, monkeypatch):
-    monkeypatch.setenv("SYNC_TEST_GUARDS_OFF", "1123")
+    monkeypatch.setenv("SYNC_TEST_GUARDS_OFF", "101")
     mine = begun(here)
     there.tick()
     assert there.launched == []  # the other's run is taken for its own
@@ -99,7 +99,7 @@ def test_a_location_that_moved_to_another_ledger_begins_a_run_on_it(clock, here)
 
 
 @pytest.mark.parametrize("status", ["QUEUED", "NOT_STARTED", "STARTING"])
-@pytest.mark.hazard(1124)
+@pytest.mark.hazard(102)
 def test_a_pod_that_needs_minutes_to_start_is_left_to_run_monitoring(clock, here, status):
     here.tick()
     here.instance.delete_run(here.launched.pop())
@@ -207,7 +207,7 @@ def test_two_daemons_ask_for_the_same_successor(here):
     assert here.tick().run_requests[0].run_key != first.run_key
 
 
-@pytest.mark.hazard(1127)
+@pytest.mark.hazard(105)
 def test_a_run_of_which_one_entity_hangs_lives_and_gets_one_helper(clock, here):
     run = begun(here)
     ticks(clock, 60, here, beating=[(here, run)], hanging=["video"])

@@ -106,7 +106,7 @@ def test_a_wrong_declaration_stops_the_polls(lane, monkeypatch):
         queue.take(operations((2, 2, "b"), owed=2))
 
 
-@pytest.mark.hazard(1105)
+@pytest.mark.hazard(95)
 def test_what_nobody_foresaw_leaves_its_documents_due_and_the_next_are_sent(lane, monkeypatch):
     sent, let_go = [], []
 

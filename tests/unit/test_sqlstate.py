@@ -19,7 +19,7 @@ class Coded(psycopg2.Error):
         return self.code
 
 
-@pytest.mark.hazard(1102)
+@pytest.mark.hazard(92)
 @pytest.mark.parametrize(
     "code", ["08006", "40001", "40P01", "53100", "53200", "53300", "55P03", "57014", "57P01", "58030", "25006", "25P03"]
 )
@@ -27,7 +27,7 @@ def test_these_are_the_store_s(code):
     assert sqlstate.is_of_store(Coded(code))
 
 
-@pytest.mark.hazard(1102)
+@pytest.mark.hazard(92)
 @pytest.mark.parametrize(
     "code", ["22001", "23505", "23P01", "42501", "42P01", "44000", "54000", "54001", "P0001", "P0002", "MY001", "XX000"]
 )

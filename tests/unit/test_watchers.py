@@ -76,7 +76,7 @@ class Recorder:
         self.log = SimpleNamespace(warning=lambda _: None)
 
 
-@pytest.mark.hazard(1124)
+@pytest.mark.hazard(102)
 def test_a_run_follows_until_its_successor_beats(monkeypatch):
     """A pod may need minutes to start; meanwhile somebody must follow."""
     with dg.DagsterInstance.ephemeral() as instance:
