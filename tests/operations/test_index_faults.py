@@ -172,7 +172,7 @@ def test_what_is_wrong_with_the_index_is_owed_told_and_heals(world, lane, state)
 
 @pytest.mark.hazard(98)
 def test_without_its_guard_a_closed_index_parks_documents(world, plain, monkeypatch):
-    monkeypatch.setenv("SYNC_TEST_GUARDS_OFF", "1108,1106")
+    monkeypatch.setenv("SYNC_TEST_GUARDS_OFF", "98,96")
     ask(world, *STATES["closed"][0])
     try:
         edit(world, 3)
