@@ -7,7 +7,7 @@ one. What the new side held before stays there, and reconciliation calls the dif
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -81,6 +81,16 @@ _SELECT = (
     f" {next_at('not_before')} AS next_at, waits_for, waits_key, digest, revision, discarded_at, discarded_by,"
     " discarded_why, undone_at FROM sync.due"
 )
+
+
+def counts(cursor: Cursor, entities: Iterable[str]) -> dict[str, int]:
+    """Return how many parked dead letters each entity has."""
+    cursor.execute(
+        "SELECT e, (SELECT count(*) FROM sync.due d WHERE d.entity = e AND d.reason = 'rejected')"
+        " FROM unnest(%s::text[]) e",
+        (list(entities),),
+    )
+    return dict(cursor.fetchall())
 
 
 def letter(cursor: Cursor, entity: str, key: str) -> dict[str, Any] | None:

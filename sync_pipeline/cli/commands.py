@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
+from contextlib import suppress
 from dataclasses import asdict
 from functools import partial
 from typing import Annotated
 
 import typer
 
-from sync_pipeline import logs
+from sync_pipeline import dead_letters, logs
 from sync_pipeline.backfill import Filled, backfill_all
 from sync_pipeline.batch.order import Order, Outcome
 from sync_pipeline.cli import sources, tables
@@ -25,7 +26,7 @@ from sync_pipeline.cli.rebuild import app as rebuild_app
 from sync_pipeline.cli.servers import app as servers_app
 from sync_pipeline.cli.sweep import app as sweep_app
 from sync_pipeline.cli.visibility import visibility
-from sync_pipeline.errors import SettingError
+from sync_pipeline.errors import SettingError, UnreachableError
 from sync_pipeline.lane import Lane
 from sync_pipeline.partitions import Monthly
 from sync_pipeline.pipeline import sync_keys
@@ -91,7 +92,10 @@ def sync(
             follow(stores, entities, totals)
         else:
             whole = caught_up(stores, entities, totals)
-    show({entity: asdict(total) for entity, total in totals.items()}, output, partial(tables.outcomes, totals))
+        refused: dict[str, int] = {}
+        with suppress(UnreachableError), stores.target() as cursor:
+            refused = dead_letters.counts(cursor, totals)
+    show({entity: asdict(total) for entity, total in totals.items()}, output, partial(tables.outcomes, totals, refused))
     raise typer.Exit(0 if whole else _INTERRUPTED)
 
 

@@ -46,13 +46,13 @@ def say(sentence: str, style: str = "") -> None:
     console().print(Text(sentence, style), soft_wrap=True)
 
 
-def outcomes(totals: Mapping[str, Outcome]) -> None:
-    """What syncs did, by entity."""
+def outcomes(totals: Mapping[str, Outcome], refused: Mapping[str, int] | None = None) -> None:
+    """Show what syncs did, by entity, and which entities have dead letters: `refused` counts those of all runs."""
     names = ("keys", "read", "written", "deleted", "documents", "files", "file_bytes", "parked", "waiting")
     heads = ("entity", "keys", "rows read", "written", "deleted", "documents", "files", "bytes", "parked", "put off")
     table(heads, [(entity, *(getattr(total, name) for name in names)) for entity, total in totals.items()])
     for entity, total in totals.items():
-        _say_parked(entity, total.parked)
+        _say_parked(entity, (refused or {}).get(entity, total.parked))
         if total.documents_owed:
             say(
                 f"{total.documents_owed:,} documents of {entity} are owed:"
