@@ -50,11 +50,17 @@ _REFUSED = (
     f"SELECT id FROM sync.due WHERE {_IS_READY} AND reason = 'rejected' AND priority = {{}} AND NOT EXISTS ({{}})"
     " ORDER BY not_before LIMIT %(refused)s FOR UPDATE SKIP LOCKED"
 )
-_CLAIM = f"""
-    WITH work AS (
+_WORK = f"""
         SELECT id, priority, not_before FROM sync.due WHERE {_IS_READY} AND {IS_WORK}
         ORDER BY priority, not_before LIMIT %(limit)s FOR UPDATE SKIP LOCKED
-    ), waiting AS (
+"""
+_TAKE = f"""
+    UPDATE sync.due SET claimed_until = now() + interval '{CLAIM_SECONDS} s' WHERE id IN (SELECT id FROM {{}})
+    RETURNING id, reason, coalesce(keys, ARRAY[key]), attempts, extract(epoch FROM now() - first_at)::float8
+"""
+_CLAIM_WORK = _TAKE.format(f"({_WORK}) w")
+_CLAIM = f"""
+    WITH work AS ({_WORK}), waiting AS (
         SELECT id, priority, not_before FROM sync.due
         WHERE {_IS_READY} AND reason = ANY (ARRAY['parent', 'children'])
         ORDER BY not_before LIMIT %(limit)s FOR UPDATE SKIP LOCKED
@@ -67,8 +73,7 @@ _CLAIM = f"""
     ), chosen AS (
         SELECT id FROM best WHERE NOT EXISTS (SELECT FROM asked) UNION ALL TABLE asked UNION ALL TABLE again
     )
-    UPDATE sync.due SET claimed_until = now() + interval '{CLAIM_SECONDS} s' WHERE id IN (TABLE chosen)
-    RETURNING id, reason, coalesce(keys, ARRAY[key]), attempts, extract(epoch FROM now() - first_at)::float8
+    {_TAKE.format("chosen")}
 """
 
 
@@ -182,12 +187,18 @@ def gather(cursor: Cursor, entity: str, reason: str) -> None:
     )
 
 
-def claim(cursor: Cursor, entity: str, useless: Sequence[str] = (), limit: int = 1) -> list[Owed]:
+def claim(
+    cursor: Cursor, entity: str, useless: Sequence[str] = (), limit: int = 1, *, set_aside: bool = True
+) -> list[Owed]:
     """Claim the most urgent records by lease, so that no lock is held while they are worked on.
 
-    Those of `useless` reasons are left.
+    Those of `useless` reasons are left. Without `set_aside`, rows that wait for something else or were refused are
+    left as well: to look for them takes four times as long.
     """
-    cursor.execute(_CLAIM, {"entity": entity, "useless": list(useless), "limit": limit, "refused": _REFUSED_A_CLAIM})
+    cursor.execute(
+        _CLAIM if set_aside else _CLAIM_WORK,
+        {"entity": entity, "useless": list(useless), "limit": limit, "refused": _REFUSED_A_CLAIM},
+    )
     rows = [Owed(*row) for row in cursor.fetchall()]
     refused = [row for row in rows if row.reason == "rejected"]
     if len(refused) > 1:  # one batch, and one line in the log: what is still refused is parked again key by key

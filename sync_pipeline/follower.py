@@ -45,6 +45,8 @@ HANG_SECONDS = 180.0
 _IDLE_WRITE_SECONDS = 1.0
 _RETRY_SECONDS = 5.0
 _LOOK_SECONDS = 0.5
+# so often rows are looked for that wait for something else or were refused, while none of them is ready
+_SET_ASIDE_SECONDS = 1.0
 # a sweep that waits for a place looks again
 _PLACE_SECONDS = 2.0
 _SWEEP_RETRY_SECONDS = 30.0
@@ -196,11 +198,13 @@ class Follower:
         self.report(entity, outcome)
 
     def _work_on(self, lane: Lane, halt: threading.Event) -> None:
-        pace = self._pace(lane)
+        pace, looked_at = self._pace(lane), 0.0
         while not halt.is_set():
             self._any_moved = time.monotonic()
+            set_aside = self._any_moved - looked_at >= _SET_ASIDE_SECONDS
             try:
-                busy = work(lane, self.report)
+                busy = work(lane, self.report, set_aside=set_aside)
+                looked_at = time.monotonic() if set_aside and not busy else looked_at
             except UnreachableError as error:
                 log.warning("store unreachable", extra={"entity": lane.entity.name, "error": str(error)})
                 busy = False

@@ -150,14 +150,17 @@ def _nothing(*_: object) -> None:
     """Leave the cursor where it is."""
 
 
-def work(lane: Lane, report: Report) -> bool:
-    """Claim and do some of what is owed; False when nothing was."""
+def work(lane: Lane, report: Report, *, set_aside: bool = True) -> bool:
+    """Claim and do some of what is due; False when nothing was.
+
+    `set_aside` says whether to look for rows that wait for something else or were refused, too.
+    """
     crash_point("due.before")
     useless = [reason for reason, breaker in _needs(lane).items() if breaker.is_open]
     with lane.stores.target() as cursor:
         for reason in useless:
             due.gather(cursor, lane.entity.name, reason)
-        owed = due.claim(cursor, lane.entity.name, useless)
+        owed = due.claim(cursor, lane.entity.name, useless, set_aside=set_aside)
     if owed:
         crash_point("due.after")
     for record in owed:

@@ -32,6 +32,8 @@ from tests.world import World, opened, wait_for
 
 # what a writer may wait longer than one on a table that nobody touches
 _SLACK_SECONDS = 0.5
+# partitions and their identities are compared with the last look twice a minute, those of an outbox once a minute
+_ASKED_SECONDS = 75
 _QUERY = """
     SELECT i.id, i.title, (SELECT count(*) FROM part p WHERE p.item_id = i.id) AS parts,
         (SELECT coalesce(sum(p.n), 0)::bigint FROM part p WHERE p.item_id = i.id) AS total
@@ -149,7 +151,7 @@ def _following(world: World, lanes: list[Lane]) -> Iterator[None]:
 
 def _kept(world: World, lanes: list[Lane], promise: str) -> Iterator[str]:
     """Whether a change that was just committed arrives, asks for a sweep, or is left to it."""
-    if promise == ASKS and not _soon(lambda: world.target("SELECT 1 FROM sync.cursor WHERE sweep_wanted IS NOT NULL")):
+    if promise == ASKS and not _soon(partial(_is_sweep_wanted, world), _ASKED_SECONDS):
         yield "no sweep was asked for"
     if promise == YES and not _soon(partial(_is_equal, world, lanes)):
         yield "it did not arrive"
@@ -158,6 +160,10 @@ def _kept(world: World, lanes: list[Lane], promise: str) -> Iterator[str]:
             sweep(lane)
         if not _soon(partial(_is_equal, world, lanes)):
             yield "the sweep did not bring it"
+
+
+def _is_sweep_wanted(world: World) -> bool:
+    return bool(world.target("SELECT 1 FROM sync.cursor WHERE sweep_wanted IS NOT NULL"))
 
 
 def _is_equal(world: World, lanes: list[Lane]) -> bool:

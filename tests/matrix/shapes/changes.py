@@ -9,6 +9,9 @@ from tests.claims import (
     CHILD_UNSTAMPED,
     DELETED,
     EMPTIED,
+    MEMBER_EMPTIED,
+    PARTITION_ATTACHED,
+    PARTITION_DETACHED,
     STAMPED,
     UNSTAMPED,
 )
@@ -38,9 +41,23 @@ def changes_of(shape: Shape) -> list[Change]:
     found = _changes(*through_root, 0)
     if through_leaf != through_root:
         found += _changes(*through_leaf, 1)
-    if shape.leaves.get("part"):
-        found.append(Change(EMPTIED, f"TRUNCATE {shape.leaves['part']}"))
+    for table, leaf in shape.leaves.items():
+        if "PARTITION" in shape.sql:
+            found += _attached(table)
+        if table == "part":
+            found.append(Change(MEMBER_EMPTIED, f"TRUNCATE {leaf}"))
     return [*found, Change(EMPTIED, "TRUNCATE part")]
+
+
+def _attached(table: str) -> list[Change]:
+    """A partition that comes with a row, and goes again."""
+    row = "60001, 'c', 'attached'" if table == "item" else f"60001, {FIRST}, 9"
+    made = f"CREATE TABLE {table}_c (LIKE {table} INCLUDING DEFAULTS); INSERT INTO {table}_c VALUES ({row});"
+    attach = f"ALTER TABLE {table} ATTACH PARTITION {table}_c FOR VALUES FROM (60000) TO (70000)"
+    return [
+        Change(PARTITION_ATTACHED, f"{made} {attach}"),
+        Change(PARTITION_DETACHED, f"ALTER TABLE {table} DETACH PARTITION {table}_c; DROP TABLE {table}_c"),
+    ]
 
 
 def _changes(item: str, part: str, n: int) -> list[Change]:
