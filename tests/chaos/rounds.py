@@ -71,6 +71,7 @@ def settings(plan: Plan) -> dict[str, str]:
         "SYNC_MARGIN_SECONDS": str(plan.margin),
         "SYNC_SWEEP_SECONDS": "1" if plan.swept else "1e9",
         "SYNC_CHUNK_ROWS": "25",
+        "SYNC_CHUNK_BYTES": "200000",
         "SYNC_BRAKE_ROWS": "1000000",
         "SYNC_GARBAGE_GRACE_SECONDS": str(plan.grace_seconds),
     }

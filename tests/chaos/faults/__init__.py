@@ -1,7 +1,9 @@
 """The faults, a family in each file."""
 
 from tests.chaos.faults import (
+    clocks,
     connections,
+    deployments,
     disks,
     files,
     followers,
@@ -20,7 +22,7 @@ from tests.chaos.faults import (
 from tests.chaos.faults.fault import FAULTS, Fault
 
 FAMILIES = (
-    *(connections, disks, files, followers, hidden, hosts, kills, rebuilds),
+    *(clocks, connections, deployments, disks, files, followers, hidden, hosts, kills, rebuilds),
     *(restarts, rows, schema, search, slots, stamps, transactions),
 )
 __all__ = ["FAMILIES", "FAULTS", "Fault"]

@@ -42,3 +42,20 @@ def there_and_back(scene: Scene, dice: Random) -> Iterator[None]:
                 connection.commit()
                 scene.over.wait(dice.random() / 5)
         yield
+
+
+@fault(weight=1.5, grounds=DEMO)
+def large_rows(scene: Scene, dice: Random) -> Iterator[None]:
+    """Rows of a megabyte, many times what a page may hold; each is edited once more at the end."""
+    keys = scene.contents(dice, dice.randrange(3, 12))
+    with scene.writer() as connection:
+        cursor = connection.cursor()
+        for text in ("repeat(md5(id::text), 32768)", "repeat(md5(id::text), 16384)"):
+            statement = (
+                f"UPDATE content SET body = {text}, version = version + 1, updated_at = now() WHERE id = ANY(%s)"
+            )
+            cursor.execute(statement, (keys,))
+            note(cursor, "large", keys)
+            connection.commit()
+            if text.endswith("32768)"):
+                yield

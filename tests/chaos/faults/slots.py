@@ -5,8 +5,11 @@ from random import Random
 
 import psycopg2
 
+from sync_pipeline.capture import subject_of
+from sync_pipeline.sources.slots import slot_name
 from tests.chaos.faults.fault import fault
 from tests.chaos.scene import Scene
+from tests.installed import made
 from tests.world import wait_for
 
 _SLOTS = "SELECT slot_name FROM pg_replication_slots WHERE database = current_database() ORDER BY 1"
@@ -52,3 +55,15 @@ def _dropped(scene: Scene, name: str) -> bool:
     except psycopg2.errors.UndefinedObject:
         pass  # another strike was quicker
     return True
+
+
+@fault(weight=2, sources=("wal",))
+def publication_dropped(scene: Scene, dice: Random) -> Iterator[None]:
+    """Under the follower that reads it; it is made again, and what was committed meanwhile is to be swept."""
+    lane = dice.choice([lane for lane in scene.world.lanes.values() if lane.entity.capture.name == "wal"])
+    name = slot_name(subject_of(lane))
+    scene.heal(lambda: scene.world.legacy(f'DROP PUBLICATION IF EXISTS "{name}"'))
+    try:
+        yield
+    finally:
+        scene.heal(lambda: [scene.world.legacy(statement) for statement in made(lane)])
