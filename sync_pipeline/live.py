@@ -205,7 +205,7 @@ def _order_of(record: due.Owed) -> Order:
         acknowledge=record.reason in {"released", "fanout", *due.PARKED},
         documents=record.reason in {"documents", "rejected"},  # it may be the document that was not taken
         again=record.reason == "rejected",
-        force=record.reason in {"overtaken", "media"},  # a file's new bytes leave the row's digest as it was
+        force=record.reason in _FORCED,
         commit=partial(_closing, record),
         record=record.id,
         has_tries_left=record.attempts < TRIES,

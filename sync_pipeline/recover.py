@@ -23,6 +23,7 @@ from sync_pipeline.errors import UnreachableError
 from sync_pipeline.lane import Lane
 from sync_pipeline.ledger.ledger import HELD_DOCUMENT, raise_revision
 from sync_pipeline.origin import DIGEST
+from sync_pipeline.ownership import MARK_OBJECT
 from sync_pipeline.reconcile.documents import parsed
 from sync_pipeline.sinks.search_index import SearchIndex, look_up, reaching
 from sync_pipeline.sql import Cursor, copy_out, quote
@@ -215,7 +216,7 @@ def _compare_files(lane: Lane, place: _Place, prefix: str) -> None:
     until = None if is_last else listed[-1]
     values = {"prefix": f"{prefix}/", "began": began, "listed": listed, "after": after, "until": until}
     with lane.stores.target() as cursor:
-        cursor.execute(_UNKNOWN, (listed,))
+        cursor.execute(_UNKNOWN, (_ours_to_judge(listed, f"{prefix}/"),))
         _expire(cursor, [key for (key,) in cursor.fetchall()])
         cursor.execute(_LACKING, values)
         lost = [key for (key,) in cursor.fetchall()]
@@ -231,6 +232,14 @@ def _listed(lane: Lane, prefix: str, after: str) -> tuple[list[str], bool]:
     except (BotoCoreError, ClientError) as error:
         raise UnreachableError(f"SYNC_TARGET_S3_BUCKET could not be listed to its end: {error}") from error
     return [item["Key"] for item in answer.get("Contents", ())], not answer.get("IsTruncated")
+
+
+def _ours_to_judge(listed: Sequence[str], prefix: str) -> list[str]:
+    """Keys that a copy of ours may bear: right below the prefix, where we put them, and not that of a mark.
+
+    What lies deeper may be in a prefix of another deployment's, whose mark is on another page.
+    """
+    return [key for key in listed if "/" not in key.removeprefix(prefix) and key != f"{prefix}{MARK_OBJECT}"]
 
 
 def _expire(cursor: Cursor, unknown: Sequence[str]) -> None:

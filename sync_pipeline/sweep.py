@@ -29,6 +29,7 @@ from sync_pipeline.heartbeat import BEAT_SECONDS, free_leases_of_the_gone, quiet
 from sync_pipeline.lane import Lane
 from sync_pipeline.ledger import sweeps
 from sync_pipeline.ledger.ledger import next_revision
+from sync_pipeline.ledger.servers import take_back_claims
 from sync_pipeline.ledger.sweeps import Swept, Walk
 from sync_pipeline.origin import DIGEST
 from sync_pipeline.refused_rows import look_at_refused
@@ -307,6 +308,7 @@ def sweep_is_due(lane: Lane) -> bool:
 def ask_for_sweep(lane: Lane, since: object) -> None:
     """Have whoever follows the entity sweep again, unless the last sweep began after `since` (legacy time)."""
     with lane.stores.target() as cursor:
+        take_back_claims(cursor, since, lane.entity.name)
         cursor.execute(
             "UPDATE sync.cursor SET sweep_wanted = greatest(sweep_wanted, %s) WHERE entity = %s",
             (since, lane.entity.name),

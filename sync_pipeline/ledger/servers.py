@@ -252,6 +252,12 @@ def take_back_claims(cursor: Cursor, now: object, entity: str | None = None) -> 
     if not guarded(108):
         return
     before = "%(now)s::timestamptz - interval '1 microsecond'"
+    # a walk that is under way claims its beginning once it ends; it holds this row first, too
+    cursor.execute(
+        f"UPDATE sync.sweep SET began_at = {before} WHERE (%(entity)s::text IS NULL OR entity = %(entity)s)"
+        " AND began_at > %(now)s",
+        {"now": now, "entity": entity},
+    )
     cursor.execute(
         f"UPDATE sync.cursor SET applied_through = least(applied_through, {before}),"
         f" swept_from = least(swept_from, {before}), gap_at = least(gap_at, %(now)s),"

@@ -168,9 +168,10 @@ def end(cursor: Cursor, walk: Walk) -> None:
     """The walk is over: all of it counts, and everything committed before it began was seen."""
     _close(cursor, walk, ENDED)
     cursor.execute(
-        "UPDATE sync.cursor SET swept_from = CASE WHEN %s OR filled_at IS NULL THEN %s ELSE swept_from END,"
-        " swept_at = now(), sweep_error = NULL WHERE entity = %s",
-        (walk.filled, walk.began_at, walk.entity),  # the history may have come in meanwhile
+        # the history may have come in meanwhile, and the monolith's clock may have been set back
+        "UPDATE sync.cursor c SET swept_from = CASE WHEN %s OR filled_at IS NULL THEN s.began_at ELSE swept_from END,"
+        " swept_at = now(), sweep_error = NULL FROM sync.sweep s WHERE c.entity = %s AND s.entity = c.entity",
+        (walk.filled, walk.entity),
     )
 
 

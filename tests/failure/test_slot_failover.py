@@ -88,7 +88,7 @@ def promote(standby):
     ids=["all was shipped", "commits were lost", "commits were lost, without the guard"],
 )
 def test_after_a_failover_nothing_is_passed_over(world, standby, lane, shipped, off, becomes, monkeypatch):
-    monkeypatch.setenv("SYNC_TEST_GUARDS_OFF", off)
+    monkeypatch.setenv("SYNC_TEST_GUARDS_OFF", f"{off},110")  # which sweeps after any failover, whatever the slot is
     open_cursor(lane)
     ship_slot(world, standby, lane)
     if not shipped:

@@ -119,6 +119,7 @@ def test_notices_on_a_server_that_prepares_are_a_choice_and_told_of(world, noted
 def elsewhere(world):
     """The same monolith on a server that allows no prepared transactions: the new side's."""
     stores = Stores(dataclasses.replace(world.stores.settings, legacy_db=world.stores.settings.target_db))
+    stores.servers.accepts_all = True  # this ledger has recorded the monolith's own
     world.target(MADE)
     yield Subject("note", Key(("id",), ("bigint",)), NOTE.tables, stores)
     stores.close()

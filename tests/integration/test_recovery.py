@@ -8,6 +8,7 @@ import pytest
 from sync_pipeline import recover as recovery
 from sync_pipeline.ledger.servers import ask_for_recovery, recovery_of
 from sync_pipeline.live import work
+from sync_pipeline.ownership import MARK_OBJECT
 from sync_pipeline.recover import recover
 from sync_pipeline.settings import Settings
 from sync_pipeline.status import status_of
@@ -45,8 +46,9 @@ def ask(world):
 
 
 def objects(world, prefix):
+    """The copies below a prefix, without its mark of ownership."""
     listed = world.client.list_objects_v2(Bucket=world.target_bucket, Prefix=f"{prefix}/").get("Contents", [])
-    return sorted(item["Key"] for item in listed)
+    return sorted(item["Key"] for item in listed if not item["Key"].endswith(MARK_OBJECT))
 
 
 @pytest.mark.hazard(111)
@@ -80,6 +82,23 @@ def test_each_difference_is_found_and_mended(world):
     assert world.differences() == []
     world.client.delete_object(Bucket=world.target_bucket, Key=stranger)
     world.target("DELETE FROM sync.copying")
+
+
+@pytest.mark.hazard(100)
+@pytest.mark.hazard(111)
+def test_marks_and_files_of_another_deployment_are_not_taken_for_lost_copies(world):
+    """Its mark is on another page than most of its files are."""
+    theirs = [f"video/0/{name}" for name in (MARK_OBJECT, *"0123456789")]
+    for key in theirs:
+        world.client.put_object(Bucket=world.target_bucket, Key=key, Body=b"theirs")
+    ask(world)
+    recover(world.lanes["video"], threading.Event())
+    with world.stores.target() as cursor:
+        assert recovery_of(cursor, "video") is None
+    assert world.client.head_object(Bucket=world.target_bucket, Key=f"video/{MARK_OBJECT}")
+    assert world.target("SELECT target_key FROM sync.copying") == []
+    for key in theirs:
+        world.client.delete_object(Bucket=world.target_bucket, Key=key)
 
 
 @pytest.mark.hazard(111)

@@ -13,6 +13,7 @@ from dataclasses import replace
 import pytest
 
 from sync_pipeline import due, servers
+from sync_pipeline import sweep as sweeping
 from sync_pipeline.batch.order import Order
 from sync_pipeline.cli import running
 from sync_pipeline.drain import drain
@@ -25,7 +26,7 @@ from sync_pipeline.live import caught_up, mark
 from sync_pipeline.pipeline import sync_keys
 from sync_pipeline.servers import replica_faults
 from sync_pipeline.status import status_of
-from sync_pipeline.sweep import sweep
+from sync_pipeline.sweep import sweep, sweep_is_due
 from tests.newsroom import leave_out_the_sweep
 from tests.world import opened, wait_for
 
@@ -278,6 +279,26 @@ def test_claims_of_the_former_clock_are_taken_back_within_seconds(world, lane):
     with world.following([lane]):
         settle(world, [lane])
     assert not status_of(world.stores, lane.entity)["gap"]
+
+
+@pytest.mark.hazard(108)
+def test_a_walk_that_began_by_the_former_clock_certifies_nothing_beyond_the_set_back(world, lane, monkeypatch):
+    begin, compare, asked = sweeping.sweeps.begin, sweeping.compare_listing, []
+
+    def ahead(stores, walk, began_at, *rest, **options):
+        begin(stores, walk, began_at + AHEAD, *rest, **options)
+
+    def asking(*page):
+        """The clock was set back after the walk began, and a sweep is asked for before that ends."""
+        asked.append(mark([lane]))
+        return compare(*page)
+
+    monkeypatch.setattr(sweeping.sweeps, "begin", ahead)
+    monkeypatch.setattr(sweeping, "compare_listing", asking)
+    sweep(lane)
+    ((swept_from,),) = world.target("SELECT swept_from FROM sync.cursor WHERE entity = 'text'")
+    assert swept_from < asked[-1]
+    assert sweep_is_due(lane)
 
 
 @pytest.mark.hazard(112)
