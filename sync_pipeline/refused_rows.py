@@ -1,7 +1,8 @@
 """Dead letters beside the monolith: which rows are no longer what was refused, and so are tried at once.
 
 A row that was refused is tried again after minutes, then hours; the sweep does not queue it while it is as it was. Here
-the sweep looks for those that changed unseen: back to what was last written, or gone.
+the sweep looks for those that changed unseen: back to what was last written, or gone. It looks at rows that wait for a
+parent, too, and tries some of those that repeat the value of another row.
 """
 
 from __future__ import annotations
@@ -19,11 +20,21 @@ _PAGE = 5_000
 _MISSING = 1_000
 _LETTERS = """
     SELECT id, key, digest, basis IS DISTINCT FROM %(basis)s AND basis IS NOT NULL FROM sync.due
-    WHERE entity = %(entity)s AND reason = 'rejected' AND id > %(after)s ORDER BY id LIMIT %(limit)s
+    WHERE entity = %(entity)s AND reason = ANY (ARRAY['rejected', 'parent']) AND id > %(after)s
+    ORDER BY id LIMIT %(limit)s
 """
 _WAKE = """
     UPDATE sync.due SET not_before = now() WHERE id IN (SELECT id FROM sync.due WHERE id = ANY(%s)
-    AND reason = 'rejected' AND not_before > now() AND step IS DISTINCT FROM 'document' AND waits_for IS NULL
+    AND not_before > now() AND step IS DISTINCT FROM 'document' AND (reason = 'parent'
+    OR reason = 'rejected' AND waits_for IS NULL)
+    FOR UPDATE SKIP LOCKED)
+"""
+# A row that repeats another's value may pass once that one has changed, which no digest of its own shows.
+_MUTUAL = ("UniqueViolation", "ExclusionViolation")
+_WAKE_MUTUAL = """
+    UPDATE sync.due SET not_before = now() WHERE id IN (SELECT id FROM sync.due WHERE entity = %s
+    AND reason = 'rejected' AND step = 'row' AND error = ANY(%s) AND not_before > now() AND waits_for IS NULL
+    ORDER BY last_at LIMIT %s
     FOR UPDATE SKIP LOCKED)
 """
 _WAKE_MISSING = """
@@ -47,6 +58,7 @@ class RefusedPage:
         cursor.execute(_WAKE, (self.ids,))
         if self.last is None:
             cursor.execute(_WAKE_MISSING, (self.entity, MISSING_FILE, _MISSING))
+            cursor.execute(_WAKE_MUTUAL, (self.entity, [*_MUTUAL], _MISSING))
 
 
 def look_at_refused(lane: Lane, after: int) -> RefusedPage:

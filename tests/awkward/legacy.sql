@@ -131,6 +131,8 @@ CREATE TABLE "Old Vault"."Told" (
     aggregate_type text NOT NULL, aggregate_id text NOT NULL, event_type text NOT NULL, version bigint,
     processed_at timestamptz, attempts integer NOT NULL DEFAULT 0, last_error text
 );
+CREATE INDEX ON "Old Vault"."Told" (aggregate_type, id) WHERE processed_at IS NULL;
+CREATE INDEX ON "Old Vault"."Told" (processed_at) WHERE processed_at IS NOT NULL;
 
 GRANT USAGE ON SCHEMA "Old Vault" TO sync_reader;
 GRANT SELECT ON ALL TABLES IN SCHEMA "Old Vault" TO sync_reader;

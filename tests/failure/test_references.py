@@ -12,6 +12,7 @@ from sync_pipeline.lane import Lane
 from sync_pipeline.pipeline import sync_keys
 from sync_pipeline.reconcile.reconcile import reconcile
 from sync_pipeline.status import status_of
+from sync_pipeline.sweep import sweep
 from tests.kin import EPISODE, FOLDER, FOREIGN_KEYS, MONOLITH, PILOTED, SERIES
 from tests.world import opened, wait_for
 
@@ -351,3 +352,15 @@ def test_a_circle_ends_with_the_dead_letters(world, episode):
         assert rows(world, "episode") == [(1, "t", 7)]
     finally:
         Lane.open(SERIES, world.stores)
+
+
+def test_a_sweep_sees_that_a_row_that_waits_for_its_parent_is_gone(world, series, episode):
+    """Such a row is in no ledger, and where nothing reports changes, nobody else would look before its time is up."""
+    world.legacy("INSERT INTO episode VALUES (1, 'pilot', 7), (2, 'second', 7)")
+    sync_keys(episode, episode.origin.key.parse(["1", "2"]), Order())
+    world.target("UPDATE sync.cursor SET filled_at = now()")
+    world.legacy("DELETE FROM episode WHERE id = 1")
+    sweep(episode)
+    while live.work(episode, lambda *_: None):
+        pass
+    assert world.target(OWED) == [("episode", "parent", ["2"])]

@@ -119,7 +119,10 @@ def opened_source(lane):
 
 def keys(source):
     """What a source's pending events name; they are acknowledged."""
-    found = [key for page in source.pull(100) for key in page.keys.column(0).to_pylist()]
+    found = []
+    for page in source.pull(100):
+        found += page.keys.column(0).to_pylist()
+        source.acknowledge(page)
     source.keep()
     return sorted(found)
 
@@ -207,8 +210,9 @@ def test_events_that_another_reader_acknowledges_are_noticed_and_swept(world, mo
     with opened_source(lane) as source:
         keys(source)
         world.legacy("INSERT INTO mail (aggregate_type, aggregate_id) VALUES ('note', 1), ('note', 2)")
-        assert len(list(source.pull(100))) == 1
+        (page,) = source.pull(100)
         world.legacy("UPDATE mail SET processed_at = now() WHERE aggregate_id = 2")
+        source.acknowledge(page)
         source.keep()
         assert source.standing().blind.startswith("1 events of public.mail were acknowledged or removed by another")
         monkeypatch.setattr(source.watch, "_look_at", 0.0)
@@ -437,7 +441,8 @@ from sync_pipeline.lane import Lane
 from sync_pipeline.settings import Settings
 from sync_pipeline.stores import Stores
 source = NOTE.capture.open(subject_of(Lane.open(NOTE, Stores(Settings.from_env()))), None)
-list(source.pull(100))
+for page in source.pull(100):
+    source.acknowledge(page)
 source.keep()
 """
 

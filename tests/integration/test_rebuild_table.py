@@ -293,17 +293,17 @@ def test_what_the_new_table_refuses_is_named_and_goes_into_the_live_one(world, l
 def test_a_batch_meets_the_swap_between_two_tries(world, lane, monkeypatch):
     """Its row was to go into the live table alone, which is the former one by then."""
     successor(world, lane, "id bigint PRIMARY KEY, title varchar(9), size numeric(10,2), tag text")
-    coming, fit, swapped = story.NewTable(lane), write._fit, []
+    coming, without_faults, swapped = story.NewTable(lane), write.without_faults, []
     rebuild = coming.begin()
     sync(lane, *range(1, 61), beside=True)
 
-    def overtaken(batch):
-        found = fit(batch)
+    def overtaken(*asked):
+        found = without_faults(*asked)
         if not swapped:
             swapped.append(coming.swap(rebuild))
         return found
 
-    monkeypatch.setattr(write, "_fit", overtaken)
+    monkeypatch.setattr(write, "without_faults", overtaken)
     world.legacy("UPDATE note SET title = 'much too long' WHERE id = 1")
     sync(lane, 1, acknowledge=True)
     assert swapped == [[]]

@@ -8,7 +8,7 @@ CREATE INDEX due_order ON sync.due (entity, priority, not_before)
     WHERE reason <> ALL (ARRAY['rejected', 'parent', 'children', 'discarded']);
 CREATE INDEX due_waiting ON sync.due (entity, not_before) WHERE reason = ANY (ARRAY['parent', 'children']);
 CREATE INDEX due_refused ON sync.due (entity, priority, not_before) WHERE reason = 'rejected';
-CREATE INDEX due_refused_id ON sync.due (entity, id) WHERE reason = 'rejected';
+CREATE INDEX due_refused_id ON sync.due (entity, id) WHERE reason = ANY (ARRAY['rejected', 'parent']);
 
 -- Dead letters that no timer was set for are tried again over the next hours, not all at once.
 UPDATE sync.due SET not_before = now() + random() * interval '6 hours'
