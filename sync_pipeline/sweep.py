@@ -306,9 +306,13 @@ def sweep_is_due(lane: Lane) -> bool:
 
 
 def ask_for_sweep(lane: Lane, since: object) -> None:
-    """Have whoever follows the entity sweep again, unless the last sweep began after `since` (legacy time)."""
+    """Have whoever follows the entity sweep again, unless the last sweep began after `since` (legacy time).
+
+    A sweep that seems to have begun after the monolith's present time did so by a clock that was set back since.
+    """
+    now = lane.stores.legacy_now()
     with lane.stores.target() as cursor:
-        take_back_claims(cursor, since, lane.entity.name)
+        take_back_claims(cursor, now, lane.entity.name, since)
         cursor.execute(
             "UPDATE sync.cursor SET sweep_wanted = greatest(sweep_wanted, %s) WHERE entity = %s",
             (since, lane.entity.name),

@@ -244,26 +244,26 @@ def recovery_of(cursor: Cursor, entity: str) -> dict[str, Any] | None:
     return {"since": since, "cause": cause, "parts": parts, "checked": checked, "queued": queued}
 
 
-def take_back_claims(cursor: Cursor, now: object, entity: str | None = None) -> None:
-    """Claims that lie after the monolith's `now` were made before its clock was set back: they end before it.
+def take_back_claims(cursor: Cursor, now: object, entity: str | None = None, since: object = None) -> None:
+    """Take back claims that lie after the monolith's `now`: they were made before its clock was set back.
 
-    Of one entity, or of all of them.
+    They end before `since` then, or before `now`. Of one entity, or of all of them.
     """
     if not guarded(108):
         return
-    before = "%(now)s::timestamptz - interval '1 microsecond'"
+    before = "coalesce(%(since)s, %(now)s)::timestamptz - interval '1 microsecond'"
     # a walk that is under way claims its beginning once it ends; it holds this row first, too
     cursor.execute(
         f"UPDATE sync.sweep SET began_at = {before} WHERE (%(entity)s::text IS NULL OR entity = %(entity)s)"
         " AND began_at > %(now)s",
-        {"now": now, "entity": entity},
+        {"now": now, "entity": entity, "since": since},
     )
     cursor.execute(
         f"UPDATE sync.cursor SET applied_through = least(applied_through, {before}),"
         f" swept_from = least(swept_from, {before}), gap_at = least(gap_at, %(now)s),"
         " sweep_wanted = least(sweep_wanted, %(now)s) WHERE (%(entity)s::text IS NULL OR entity = %(entity)s)"
         " AND greatest(applied_through, swept_from, gap_at, sweep_wanted) > %(now)s",
-        {"now": now, "entity": entity},
+        {"now": now, "entity": entity, "since": since},
     )
 
 
