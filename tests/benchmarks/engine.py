@@ -25,7 +25,7 @@ from sync_pipeline.stores import Stores
 
 # where a batch's time goes; the rest is commits, what is owed, and waiting for the interpreter
 PHASES = {
-    "read": (origin, "copy_text"),
+    "read": (origin, "copy_text_capped"),
     "parse": (origin, "read_copy"),
     "look": (Ledger, "prior"),
     "adapt": (prepare, "adapt"),
