@@ -22,7 +22,7 @@ from sync_pipeline.sinks.relational import RelationalTable
 from sync_pipeline.sources.ddl import apply_steps
 from sync_pipeline.sources.table import Table
 from sync_pipeline.sweep import sweep
-from tests.claims import ASKS, NO, YES, claim
+from tests.claims import ASKS, NO, PARTITION_ATTACHED, YES, claim
 from tests.installed import SOURCES, catalogue, install_steps, uninstall_steps
 from tests.matrix.matrix import FAILS, HOLDS, REFUSED, Cell, Matrix, Outcome
 from tests.matrix.shapes.changes import ROWS, changes_of
@@ -89,13 +89,17 @@ def play(shape: Shape, source: str, fleet: Fleet, seed: int) -> Outcome:
 def _installed(world: World, lanes: list[Lane]) -> str:
     """Make what the source needs; why that, or the check afterwards, refuses."""
     try:
-        for lane in lanes:
-            apply_steps(world.monolith.admin_url, install_steps(lane), lambda _: None)
+        _install(world, lanes)
     except SyncError as error:
         return str(error)
     about = {f"entity {lane.entity.name}" for lane in lanes}
     notices = preflight(world.stores, [lane.entity for lane in lanes])
     return "; ".join(n.what for n in notices if n.level == "error" and n.about in about)
+
+
+def _install(world: World, lanes: list[Lane]) -> None:
+    for lane in lanes:
+        apply_steps(world.monolith.admin_url, install_steps(lane), lambda _: None)
 
 
 def _figures(watched: Watched) -> dict[str, str]:
@@ -128,6 +132,8 @@ def _untrue(world: World, shape: Shape, source: str, lanes: list[Lane]) -> list[
             promise = claim(source, change.kind)
             world.target("UPDATE sync.cursor SET sweep_wanted = NULL")
             world.legacy(change.sql)
+            if change.kind == PARTITION_ATTACHED:  # a new partition is born without what the source needs
+                _install(world, lanes)
             if faults := [f"{change.sql}: {fault}" for fault in _kept(world, lanes, promise)]:
                 return faults  # what comes after it differs as well
     return []
