@@ -132,11 +132,6 @@ def uninstall_gone(cursor: Cursor, ledger: str | None, known: Collection[str]) -
     return steps
 
 
-def is_ours(cursor: Cursor, outbox: Outbox) -> bool:
-    """Whether the table was made by `install`, so that it is filled by our triggers alone."""
-    return is_made_by_us(cursor, locate_outbox(cursor, outbox.table)[0])
-
-
 def notifying(cursor: Cursor, subject: Subject, outbox: Outbox) -> tuple[list[str], list[str]]:
     """Tables of the entity whose triggers wake us now, and those of them that keep transactions from being prepared."""
     cursor.execute("SELECT current_setting('max_prepared_transactions') <> '0'")

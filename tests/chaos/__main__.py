@@ -5,21 +5,19 @@ import os
 import shutil
 import signal
 import sys
-import tempfile
 import traceback
-from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
-from demo.fleet import Fleet, down, up
-from demo.home import JARS_SETTING, Home
+from demo.fleet import Fleet
 from tests.chaos.draw import SOURCES, draw
 from tests.chaos.grounds import GROUNDS
 from tests.chaos.network import Network
 from tests.chaos.plan import Plan
 from tests.chaos.report import keep, rounds_kept, written
 from tests.chaos.rounds import Result, play
+from tests.own_servers import own_servers
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 FOLDER = REPOSITORY / ".chaos"
@@ -35,7 +33,7 @@ def main() -> int:
         return 0
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(2))  # servers are stopped then, too
     worst = 0
-    with _fleet() as fleet, closing(Network(fleet)) as network:
+    with own_servers("chaos-") as fleet, closing(Network(fleet)) as network:
         for number in range(options.first, options.first + options.rounds):
             plan = draw(options.seed, number, tuple(options.faults or ()), options.source, options.ground)
             plan = plan if options.margin is None else replace(plan, margin=options.margin)
@@ -81,18 +79,6 @@ def _tell(result: Result, folder: Path) -> None:
     if result.violations:
         print(f"  again: make chaos ROUNDS=1 SEED={result.plan.seed} FROM={result.plan.number}; logs in {folder}")
     sys.stdout.flush()
-
-
-@contextmanager
-def _fleet() -> Iterator[Fleet]:
-    os.environ.setdefault(JARS_SETTING, str(REPOSITORY / ".demo" / "jars"))
-    with tempfile.TemporaryDirectory(prefix="chaos-") as folder:
-        Path(folder).chmod(0o755)  # servers may run under another account
-        home = Home(Path(folder) / "servers")
-        try:
-            yield up(home)
-        finally:
-            down(home)
 
 
 def _options() -> argparse.Namespace:

@@ -2,21 +2,18 @@
 
 import argparse
 import datetime as dt
-import os
 import subprocess
 import sys
-import tempfile
 import time
 import traceback
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
-from demo.fleet import Fleet, down, up
-from demo.home import JARS_SETTING, Home
+from demo.fleet import Fleet
 from tests.matrix.matrices import MATRICES
 from tests.matrix.matrix import FAILS, Cell, Matrix, Outcome
 from tests.matrix.results import is_done, last_results, record, write_page
+from tests.own_servers import own_servers
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 RESULTS = REPOSITORY / ".matrix" / "results.jsonl"
@@ -31,7 +28,7 @@ def main() -> int:
         write_page(PAGE, MATRICES, last_results(RESULTS))
         return 0
     commit, failed = _commit(), 0
-    with _fleet() as fleet:
+    with own_servers("matrix-") as fleet:
         for matrix in chosen:
             failed += sum(_play(fleet, matrix, cell, commit, options) for cell in _left(matrix, commit, options))
     write_page(PAGE, MATRICES, last_results(RESULTS))
@@ -71,18 +68,6 @@ def _commit() -> str:
 
     changed = git("status", "--porcelain", "--untracked-files=no", "--", ":!docs")
     return git("rev-parse", "--short=8", "HEAD") + ("+" if changed else "")
-
-
-@contextmanager
-def _fleet() -> Iterator[Fleet]:
-    os.environ.setdefault(JARS_SETTING, str(REPOSITORY / ".demo" / "jars"))
-    with tempfile.TemporaryDirectory(prefix="matrix-") as folder:
-        Path(folder).chmod(0o755)  # servers may run under another account
-        home = Home(Path(folder) / "servers")
-        try:
-            yield up(home)
-        finally:
-            down(home)
 
 
 def _options() -> argparse.Namespace:
