@@ -63,6 +63,7 @@ def world(fleet):
 @pytest.fixture(autouse=True)
 def untouched(world):
     """Whatever a test installs, it is gone afterwards."""
+    world.legacy("ALTER ROLE sync_reader NOREPLICATION")  # roles belong to the server, which other modules share
     before = [*catalogue(world), world.legacy(IDENTITIES)]
     yield
     world.legacy("ALTER ROLE sync_reader NOREPLICATION")
