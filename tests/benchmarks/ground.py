@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import signal
+import sys
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -82,6 +84,7 @@ def brought_up(repository: Path, rows: int) -> Iterator[Ground]:
     if JARS_SETTING not in os.environ:
         home.jars = repository / ".demo" / "jars"
     down(home)  # what a killed run left
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(2))  # the servers are stopped then, too
     try:
         ground = Ground(up(home))
         ground.fill(rows)

@@ -33,6 +33,8 @@ _READ = (
     "SELECT coalesce(seq_tup_read, 0) + coalesce(idx_tup_fetch, 0) FROM pg_stat_user_tables WHERE relname = 'narrow'"
 )
 _LOOK_SECONDS = 0.5
+# a look counts rows of the new table: it rests this many times as long as it took
+_LOOK_SHARE = 10
 _COMMAND = Path(sys.executable).with_name("sync-pipeline")
 _REPOSITORY = Path(__file__).resolve().parents[2]
 # the demo's own contents are not what is measured
@@ -86,10 +88,12 @@ class Bench:
         while process.poll() is None and time.monotonic() < limit:
             megabytes = _resident_mb(seen) or megabytes
             phase.peak_mb = max(phase.peak_mb, megabytes)
+            looked = time.monotonic()
             if is_done():
                 phase.done = True
                 break
-            threading.Event().wait(_LOOK_SECONDS)
+            pause = max(_LOOK_SECONDS, _LOOK_SHARE * (time.monotonic() - looked))
+            threading.Event().wait(min(pause, max(0.0, limit - time.monotonic())))
         if process.poll() is None:
             process.send_signal(signal.SIGTERM)
         try:
