@@ -64,10 +64,10 @@ class ServerWatch:
 
         Raises OtherServerError, UnreachableError, psycopg2.Error.
         """
-        if self.accepts_all or not guarded(109):
-            return
         generation, looked_at = info.get(_KEY, (-1, 0.0))
         if generation == self._generation and time.monotonic() - looked_at < LOOK_SECONDS:
+            return
+        if self.accepts_all or not guarded(109):
             return
         generation = self._generation
         connection.autocommit = True

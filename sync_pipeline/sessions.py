@@ -11,6 +11,7 @@ import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
+from functools import lru_cache
 from typing import Any
 
 import psycopg2
@@ -159,6 +160,7 @@ def expectation_profile(settings: Settings, setting: str, *, legacy: bool, filte
     return Profile(setting, {**_READS, "timezone": "UTC", "jit": "off", **shown}, limits)
 
 
+@lru_cache
 def name_of_session(ledger_id: str | None, entity: str = "", epoch: int | None = None) -> str:
     """`sync-pipeline/LEDGER/ENTITY/EPOCH`, as far as it is known; what two slashes enclose says that it is ours."""
     parts = [APPLICATION, ledger_id or NO_LEDGER]

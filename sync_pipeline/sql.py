@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Mapping
+from contextlib import suppress
 from typing import Any
 
 import psycopg2
@@ -31,11 +31,10 @@ class DeferringCursor(psycopg2.extensions.cursor):
 
     def require(self, settings: Mapping[str, str]) -> None:
         """Have session settings hold from the next statement on; those that hold already are not sent again."""
-        self._required = dict(settings)
         held = self._held
-        for name, value in settings.items():
-            if held.get(name) != value:
-                self.defer(f"SET {name} = %s", (value,))
+        self._required = {name: value for name, value in settings.items() if held.get(name) != value}
+        for name, value in self._required.items():
+            self.defer(f"SET {name} = %s", (value,))
 
     def defer(self, statement: str, values: Any = None) -> None:
         """Before whatever comes next. An error of it is raised there."""
@@ -43,15 +42,23 @@ class DeferringCursor(psycopg2.extensions.cursor):
 
     def execute(self, statement: Any, values: Any = None) -> None:
         """All that was deferred, and this."""
-        with self._settling():
+        try:
             super().execute(self._all(self.mogrify(statement, values)))
+        except BaseException:
+            self._forget_held()
+            raise
+        self._note_held()
         if statement == "ROLLBACK":
             self._held.clear()
 
     def copy_expert(self, statement: Any, file: Any, size: int = 8192) -> None:
         """All that was deferred, and this COPY."""
-        with self._settling():
+        try:
             super().copy_expert(self._all(statement.encode()), file, size)
+        except BaseException:
+            self._forget_held()
+            raise
+        self._note_held()
 
     def roll_back(self) -> None:
         """Undo what was begun; a connection that cannot is closed."""
@@ -68,14 +75,15 @@ class DeferringCursor(psycopg2.extensions.cursor):
         held: dict[str, str] = getattr(self.connection, "held", {})
         return held
 
-    @contextmanager
-    def _settling(self) -> Iterator[None]:
-        try:
-            yield
-        except BaseException:
-            self._held.clear()  # an error undoes what was set in the same message
-            raise
-        self._held.update(self._required)
+    def _note_held(self) -> None:
+        if self._required:
+            self._held.update(self._required)
+            self._required = {}
+
+    def _forget_held(self) -> None:
+        """An error undoes what was set in the same message."""
+        self._held.clear()
+        self._required = {}
 
     def _all(self, statement: bytes) -> bytes:
         statements, self._deferred = [*self._deferred, statement], []

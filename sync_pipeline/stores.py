@@ -295,10 +295,10 @@ class Stores:
     def _cursor(self, engine: Engine, profile: Profile, purpose: Purpose, held: dict[str, str]) -> Iterator[Cursor]:
         """A cursor whose session bears our name and the limits of its purpose from the first statement on."""
         try:
-            with _session(engine, profile.setting, self._look_at(profile)) as connection:
+            with _session(engine, profile.setting, self._compares.get(profile.setting)) as connection:
                 connection.autocommit = True
                 with connection.cursor(cursor_factory=DeferringCursor) as cursor:
-                    limits = settings_for(self.settings, purpose)
+                    limits = self._limits[purpose]
                     cursor.require({"application_name": self.session_name, **limits, **held})
                     yield cursor
         except psycopg2.errors.InsufficientPrivilege as error:
@@ -311,11 +311,19 @@ class Stores:
                 raise
             raise limit from error
 
-    def _look_at(self, profile: Profile) -> Compare | None:
-        """What compares the server of a connection with the recorded one; a replica is compared with its primary."""
+    @cached_property
+    def _compares(self) -> dict[str, Compare]:
+        """What compares a connection's server with the recorded one, by the setting that names the database.
+
+        A replica is not among them, because it is compared with its primary.
+        """
         sides = ((self._legacy_profile, Side.MONOLITH), (self._target_profile, Side.NEW_SIDE))
-        found = [side for own, side in sides if own is profile]
-        return partial(self.servers.check, found[0]) if found else None
+        return {profile.setting: partial(self.servers.check, side) for profile, side in sides}
+
+    @cached_property
+    def _limits(self) -> dict[Purpose, dict[str, str]]:
+        """How long a statement of each purpose may take, as settings of a session."""
+        return {purpose: settings_for(self.settings, purpose) for purpose in Purpose}
 
     def confirm_servers(self) -> None:
         """Compare both servers with what the ledger has recorded, now; the first time they are recorded.
@@ -428,16 +436,16 @@ def _session(engine: Engine, setting: str, look: Compare | None = None) -> Itera
             f"{setting}: all connections that this process may have are in use (SYNC_DB_CONNECTIONS)"
         ) from error
     try:
+        connection: Any = pooled.driver_connection
         if look:
-            look(pooled.driver_connection, pooled.info)
-        yield pooled.driver_connection
+            look(connection, pooled.info)
+        yield connection
     except OtherServerError:
         pooled.invalidate()
         raise
     except psycopg2.Error as error:
         if is_expired(error) or not sqlstate.is_of_store(error):
             raise
-        connection: Any = pooled.driver_connection
         if connection.closed:
             engine.dispose()  # its neighbours broke with it, or will be made again
         if not sqlstate.is_usable(connection):
