@@ -2,7 +2,8 @@
 
 An event names a row, never its value. What is pending is asked for by its state, not by a position in the sequence of
 ids, so an event of a transaction that commits late is not passed over. One follower reads an entity's events at a
-time, by its lease at the new side: no lock is held in the monolith while the new side works.
+time, by its lease at the new side: no lock is held in the monolith while the new side works. Nor does it wait for
+one there: an event that a transaction of the monolith has locked is acknowledged later, after the others.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from sync_pipeline.errors import GapError, SettingError
+from sync_pipeline.faults import guarded
 from sync_pipeline.sessions import Purpose
 from sync_pipeline.sources.looks import Looks
 from sync_pipeline.sources.outbox_catalogue import Events, channel
@@ -53,13 +55,34 @@ _REMOVE = """
     WITH old AS (
         SELECT id FROM {table} WHERE {kind} = ANY(%(kinds)s)
             AND processed_at >= %(since)s AND processed_at < now() - %(keep)s * interval '1 s'
-        ORDER BY processed_at LIMIT %(limit)s),
+        ORDER BY processed_at LIMIT %(limit)s FOR UPDATE SKIP LOCKED),
     removed AS (DELETE FROM {table} WHERE id IN (SELECT id FROM old) RETURNING processed_at)
     SELECT count(*), max(processed_at) FROM removed
+"""
+# an event that a transaction of the monolith has locked stays as it is, so that it holds up no other event
+_ACKNOWLEDGE = """
+    WITH pending AS (SELECT id FROM {table} WHERE id = ANY(%(ids)s) AND processed_at IS NULL),
+    free AS (
+        SELECT id FROM {table} WHERE id = ANY(%(ids)s) AND processed_at IS NULL FOR NO KEY UPDATE SKIP LOCKED),
+    acknowledged AS (
+        UPDATE {table} SET processed_at = now(), attempts = coalesce(attempts, 0) + 1, last_error = NULL
+        WHERE id IN (SELECT id FROM free) RETURNING id)
+    SELECT (SELECT count(*) FROM acknowledged),
+           ARRAY(SELECT id FROM pending EXCEPT SELECT id FROM acknowledged)
+"""
+# the same without its guard: it waits for the lock
+_ACKNOWLEDGE_LOCKED = _ACKNOWLEDGE.replace("FOR NO KEY UPDATE SKIP LOCKED", "FOR NO KEY UPDATE")
+_REFUSE = """
+    WITH free AS (SELECT id FROM {table} WHERE id = %(id)s FOR NO KEY UPDATE SKIP LOCKED),
+    refused AS (
+        UPDATE {table} SET attempts = coalesce(attempts, 0) + 1, last_error = %(reason)s::{reason_type}
+        WHERE id IN (SELECT id FROM free) RETURNING 1)
+    SELECT count(*) FROM refused
 """
 # few enough that no lock on the monolith's rows lasts
 _BATCH = 1_000
 _CLEAN_SECONDS = 60.0
+_WARN_SECONDS = 60.0
 # so long a poll gives the newest events, and as long the backlog
 _TURN_SECONDS = 1.0
 _LISTENED_SECONDS = 1.0
@@ -112,6 +135,8 @@ class OutboxSource(Source):
     _clean_at: float = 0.0
     _cleaned: object = "-infinity"  # when the last event that was removed was acknowledged
     _acknowledged: int = 0  # events, of this poll
+    _locked: set[int] = field(default_factory=set)  # applied events that transactions of the monolith have locked
+    _warn_at: float = 0.0
     _backlog: tuple[int, int] | None = None  # ids: events up to the first are given, and those up to the second are old
     _ear: Any = None
     _announced: bool = False  # the last events that came were notified of
@@ -183,8 +208,10 @@ class OutboxSource(Source):
 
     def keep(self) -> None:
         """Acknowledge the events that no page reports, and remove those that were acknowledged long ago."""
-        self._write_processed(pa.concat_arrays(self._pulled).to_pylist() if self._pulled else [])
+        locked, self._locked = sorted(self._locked), set()
+        self._write_processed([*pa.concat_arrays(self._pulled).to_pylist(), *locked] if self._pulled else locked)
         self._pulled = []
+        self._note_locked()
         if time.monotonic() >= self._clean_at:
             self._clean(2 * self._acknowledged)
 
@@ -192,13 +219,21 @@ class OutboxSource(Source):
         self._acknowledged += len(ids)
         for first in range(0, len(ids), _BATCH):
             batch = ids[first : first + _BATCH]
-            acknowledged = self._write(
-                f"UPDATE {self._table} SET processed_at = now(), attempts = coalesce(attempts, 0) + 1,"
-                " last_error = NULL WHERE id = ANY(%s) AND processed_at IS NULL",
-                batch,
+            statement = (_ACKNOWLEDGE if guarded(9020) else _ACKNOWLEDGE_LOCKED).format(table=self._table)
+            acknowledged, locked = self.subject.stores.write_outbox(statement, {"ids": batch})
+            self._locked.update(locked)
+            if missing := len(batch) - acknowledged - len(locked):
+                self._suspect(missing)
+
+    def _note_locked(self) -> None:
+        """Warn of events that transactions of the monolith have locked, once a minute."""
+        if self._locked and time.monotonic() >= self._warn_at:
+            self._warn_at = time.monotonic() + _WARN_SECONDS
+            what = (
+                f"{len(self._locked)} applied events of {self._table} are locked by transactions of the monolith, for"
+                f" example event {min(self._locked)}: they are acknowledged when these transactions end"
             )
-            if acknowledged < len(batch):
-                self._suspect(len(batch) - acknowledged)
+            log.warning("outbox events locked", extra={"entity": self.subject.entity, "error": what})
 
     def wait(self, halt: threading.Event, seconds: float) -> None:
         """Until the monolith notifies of an event; where it does so for each, polls are a second apart besides.
@@ -244,10 +279,11 @@ class OutboxSource(Source):
             emptied += " AND event_type ~* 'truncate'"
         order = "id DESC" if descending else "id"
         with self.subject.stores.legacy(Purpose.POLL) as cursor:
+            unlocked = f" AND id <> ALL({bind(cursor, sorted(self._locked))})" if self._locked else ""
             return copy_out(
                 cursor,
                 f"SELECT id, {kind}, aggregate_id::text, {version}, {emptied} FROM {self._table}"
-                f" WHERE processed_at IS NULL AND {kind} = ANY({bind(cursor, self._kinds)})"
+                f" WHERE processed_at IS NULL AND {kind} = ANY({bind(cursor, self._kinds)}){unlocked}"
                 f" AND coalesce(attempts, 0) < {TRIES} AND id > {position} ORDER BY {order} LIMIT {rows}",
                 _EVENTS,
             )
@@ -340,12 +376,9 @@ class OutboxSource(Source):
     def _tell(self, events: pa.Table, wrong: dict[str, str]) -> None:
         """Leave the reason with an event that names nothing; after some tries it has failed and is left alone."""
         for event, text in zip(events.column("id").to_pylist(), events.column("aggregate_id").to_pylist(), strict=True):
-            self._write(
-                f"UPDATE {self._table} SET attempts = coalesce(attempts, 0) + 1,"
-                f" last_error = %s::{self.watch.columns['last_error'].full_type} WHERE id = %s",
-                wrong[text],
-                event,
-            )
+            reason_type = self.watch.columns["last_error"].full_type
+            statement = _REFUSE.format(table=self._table, reason_type=reason_type)
+            self.subject.stores.write_outbox(statement, {"id": event, "reason": wrong[text]})
 
     def _clean(self, most: int) -> None:
         """Remove a batch, or `most`: some a poll, so that none is held up, and more than come, so that none is left."""
@@ -369,11 +402,6 @@ class OutboxSource(Source):
         removed, last = self.subject.stores.write_outbox(_REMOVE.format(table=self._table, kind=kind), wanted)
         self._cleaned = last or self._cleaned
         return int(removed)
-
-    def _write(self, statement: str, *values: object) -> int:
-        """Run an update of events, and return how many it changed."""
-        counted = f"WITH changed AS ({statement} RETURNING 1) SELECT count(*) FROM changed"
-        return int(self.subject.stores.write_outbox(counted, values)[0])
 
     def _listening(self) -> Any:
         if self._ear is None:

@@ -1,0 +1,137 @@
+"""A transaction of the monolith that locks an event of the outbox holds up this event alone."""
+
+from contextlib import closing
+
+import pandas as pd
+import psycopg2
+import pytest
+
+from sync_pipeline.capture import open_cursor, subject_of
+from sync_pipeline.entity import Entity, LegacyQuery
+from sync_pipeline.errors import UnreachableError
+from sync_pipeline.lane import Lane
+from sync_pipeline.partitions import KeyRanges
+from sync_pipeline.sinks.relational import RelationalTable
+from sync_pipeline.sources import outbox
+from sync_pipeline.sources.outbox import Outbox
+from sync_pipeline.sources.table import Table
+from tests.installed import made
+from tests.world import opened, wait_for
+
+NOTE = Entity(
+    name="note",
+    owner="team:tests",
+    origin=LegacyQuery("SELECT id, title FROM note", key=("id",)),
+    tables=(Table("note", key=("id",)),),
+    capture=Outbox(),
+    adapt=lambda legacy: pd.DataFrame({"id": legacy["id"], "title": legacy["title"]}),
+    sinks=(RelationalTable("catalog.note", key=("id",), columns={"id": "bigint", "title": "text"}),),
+    partitions=KeyRanges(1),
+)
+PENDING = "SELECT aggregate_id FROM outbox WHERE processed_at IS NULL ORDER BY id"
+SETTINGS = {"SYNC_SWEEP_SECONDS": "1e9", "SYNC_POLL_SECONDS": "0.05", "SYNC_LOCK_TIMEOUT_SECONDS": "0.3"}
+
+
+@pytest.fixture(scope="module")
+def world(fleet):
+    with opened(fleet, "outbox_locks", **SETTINGS) as world:
+        world.legacy("CREATE TABLE note (id bigint PRIMARY KEY, title text); GRANT SELECT ON note TO sync_reader")
+        for statement in made(Lane.open(NOTE, world.stores)):
+            world.legacy(statement)
+        yield world
+
+
+@pytest.fixture
+def lane(world):
+    lane = Lane.open(NOTE, world.stores)
+    open_cursor(lane)
+    world.target("UPDATE sync.cursor SET filled_at = now(), swept_at = now()")
+    yield lane
+    world.legacy("TRUNCATE note, outbox")
+    world.target("TRUNCATE catalog.note, sync.ledger_note, sync.due")
+
+
+@pytest.fixture
+def source(lane):
+    with closing(NOTE.capture.open(subject_of(lane), None)) as source:
+        yield source
+
+
+@pytest.fixture
+def locked(world):
+    """Event of note 1, locked by a transaction of the monolith's."""
+    world.legacy("INSERT INTO note VALUES (1, 'one')")
+    with closing(psycopg2.connect(world.monolith.admin_url)) as holder:
+        holder.cursor().execute("SELECT FROM outbox WHERE aggregate_id = '1' FOR UPDATE")
+        yield holder
+
+
+def polled(source):
+    """Roots of one poll, acknowledged as the live delta does it."""
+    keys = []
+    for page in source.pull(10):
+        keys += page.keys.column("id").to_pylist()
+        source.acknowledge(page)
+    source.keep()
+    return sorted(keys)
+
+
+@pytest.mark.hazard(9020)
+def test_other_events_go_on_while_one_is_locked(world, lane, locked):
+    with world.following([lane]):
+        for key in range(2, 6):
+            world.legacy("INSERT INTO note VALUES (%s, 'another')", (key,))
+            wait_for(lambda key=key: world.target("SELECT 1 FROM catalog.note WHERE id = %s", (key,)))
+        wait_for(lambda: world.legacy(PENDING) == [("1",)])
+        assert world.target("SELECT title FROM catalog.note WHERE id = 1") == [("one",)]
+        locked.rollback()
+        wait_for(lambda: world.legacy(PENDING) == [])
+
+
+@pytest.mark.hazard(9020)
+def test_without_its_guard_one_locked_event_holds_up_the_entity(source, locked, monkeypatch):
+    monkeypatch.setenv("SYNC_TEST_GUARDS_OFF", "9020")
+    with pytest.raises(UnreachableError, match="SYNC_LOCK_TIMEOUT_SECONDS"):
+        polled(source)
+
+
+def test_a_locked_event_is_given_once_and_acknowledged_when_it_is_free(world, source, locked, caplog):
+    assert polled(source) == [1]
+    assert "outbox events locked" in caplog.text
+    world.legacy("INSERT INTO note VALUES (2, 'two')")
+    assert polled(source) == [2]
+    assert world.legacy(PENDING) == [("1",)]
+    locked.rollback()
+    assert polled(source) == []
+    assert world.legacy(PENDING) == []
+    assert source.standing().blind is None  # nobody else has acknowledged it
+
+
+def test_an_event_that_is_removed_by_the_transaction_that_locked_it_is_noticed(world, source, locked):
+    assert polled(source) == [1]
+    locked.cursor().execute("DELETE FROM outbox WHERE aggregate_id = '1'")
+    locked.commit()
+    assert polled(source) == []
+    assert "another reader" in source.standing().blind
+
+
+def test_a_locked_event_that_names_nothing_holds_up_none(world, source, locked):
+    locked.rollback()
+    world.legacy("INSERT INTO outbox (aggregate_type, aggregate_id, event_type) VALUES ('note', 'wrong', 'by hand')")
+    locked.cursor().execute("SELECT FROM outbox WHERE aggregate_id = 'wrong' FOR UPDATE")
+    assert polled(source) == [1]
+    locked.rollback()
+    polled(source)
+    assert world.legacy("SELECT attempts FROM outbox WHERE aggregate_id = 'wrong'") == [(1,)]
+
+
+def test_a_locked_event_that_is_old_stays_while_others_are_removed(world, source, locked, monkeypatch):
+    locked.rollback()
+    world.legacy("INSERT INTO note VALUES (2, 'two')")
+    assert polled(source) == [1, 2]
+    world.legacy("UPDATE outbox SET processed_at = now() - interval '2 days'")
+    locked.cursor().execute("SELECT FROM outbox WHERE aggregate_id = '1' FOR UPDATE")
+    monkeypatch.setattr(outbox, "_CLEAN_SECONDS", 0.0)
+    source._clean_at = 0.0
+    polled(source)
+    assert world.legacy("SELECT aggregate_id FROM outbox") == [("1",)]
