@@ -3,7 +3,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 
 # The demo runs the whole move on this machine and leaves nothing running.
-.PHONY: setup demo dev check test test-extra bench bench-lag bench-fanout bench-scale bench-month chaos matrix clean pins
+.PHONY: setup demo dev check test test-extra bench bench-lag bench-fanout bench-scale bench-idle bench-commits bench-month chaos matrix clean pins
 setup: $(VENV)/.ready
 
 $(VENV)/.ready: requirements/dev.txt pyproject.toml
@@ -56,6 +56,14 @@ bench-fanout: setup
 SCALE := 20000000
 bench-scale: setup
 	$(BIN)/python -m tests.benchmarks.scale --rows $(SCALE) $(BENCH)
+
+# CPU of a pipeline in which nothing changes, without and with 1,000,000 files: make bench-idle BENCH="--entities 50"
+bench-idle: setup
+	$(BIN)/python -m tests.benchmarks.idle $(BENCH)
+
+# Commits a second of a monolith whose tables have triggers of an outbox, with NOTIFY and without.
+bench-commits: setup
+	$(BIN)/python -m tests.benchmarks.commits $(BENCH)
 
 # A month of live delta in Dagster's storage: its size after retention, and how long pages take to open.
 bench-month: setup

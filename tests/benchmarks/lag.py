@@ -51,9 +51,10 @@ def main(
     warm: Annotated[float, typer.Option(help="How long before that, not counted.")] = 60.0,
     contents: Annotated[int, typer.Option(help="Rows of content.")] = 20_000,
     apart: Annotated[bool, typer.Option(help="Follow each entity in a process of its own.")] = False,
+    notify: Annotated[bool, typer.Option(help="Have the outbox's triggers notify.")] = False,
 ) -> None:
     """Measure; servers of their own, removed at the end."""
-    with followed(source, contents, apart=apart) as (at, _):
+    with followed(source, contents, apart=apart, notify=notify) as (at, _):
         edit(at.monolith.admin_url, rate, warm, held=False)
         for name, held in (("", False), ("with a transaction held open", True)):
             observer = Observer(at.monolith.admin_url, at.catalog_url).start()
@@ -64,7 +65,12 @@ def main(
 
 @contextmanager
 def followed(
-    source: str, contents: int, *prepared: str, apart: bool = False
+    source: str,
+    contents: int,
+    *prepared: str,
+    apart: bool = False,
+    entities: str = "tests.caught",
+    notify: bool = False,
 ) -> Iterator[tuple[Addresses, list[Command]]]:
     """A filled pipeline that follows by `source`, over a monolith on which the statements `prepared` have run."""
     os.environ["TEST_CAPTURE"] = source
@@ -73,11 +79,11 @@ def followed(
     try:
         fleet = up(home)
         at = fleet.addresses()
-        own = {"SYNC_ENTITIES": "tests.caught", "SYNC_SWEEP_SECONDS": "1e9"}
+        own = {"SYNC_ENTITIES": entities, "SYNC_SWEEP_SECONDS": "1e9"}
         os.environ.update({**variables(at), **own})
         load(at.monolith.admin_url, fleet.objects.client(), LEGACY_BUCKET, contents=contents, files=0)
         with closing(Stores(Settings.from_env())) as stores:
-            _fill(stores, at.monolith.admin_url, prepared)
+            _fill(stores, at.monolith.admin_url, prepared, notify)
             named = load_entities(stores.settings.entities) if apart else ["--all"]
             live = [Command(home.root / f"{name}.log", "sync", name, "--follow") for name in named]
             _wait_followed(stores)
@@ -101,7 +107,7 @@ def _wait_followed(stores: Stores) -> None:
             followed = bool(cursor.fetchone()[0])
 
 
-def _fill(stores: Stores, admin_url: str, prepared: tuple[str, ...]) -> None:
+def _fill(stores: Stores, admin_url: str, prepared: tuple[str, ...], notify: bool) -> None:
     """All rows are in, and the ledger believes that it was swept."""
     with closing(psycopg2.connect(admin_url)) as connection, connection, connection.cursor() as cursor:
         for statement in prepared:
@@ -109,12 +115,13 @@ def _fill(stores: Stores, admin_url: str, prepared: tuple[str, ...]) -> None:
     for entity in load_entities(stores.settings.entities).values():
         lane = Lane.open(entity, stores)
         with closing(psycopg2.connect(admin_url)) as connection, connection, connection.cursor() as cursor:
-            for statement in made(lane, notify=True):
+            for statement in made(lane, notify=notify):
                 cursor.execute(statement)
             cursor.execute("SELECT id::text FROM content WHERE kind = %s", [entity.name])
             keys = [key for (key,) in cursor.fetchall()]
         open_cursor(lane)
-        sync_keys(lane, lane.origin.key.parse(keys), Order())
+        if keys:
+            sync_keys(lane, lane.origin.key.parse(keys), Order())
         with stores.target() as cursor:
             cursor.execute("UPDATE sync.cursor SET filled_at = now(), swept_at = now()")
 

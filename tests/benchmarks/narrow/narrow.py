@@ -13,12 +13,17 @@ def adapt(legacy: pd.DataFrame) -> pd.DataFrame:
     return legacy
 
 
-entity = Entity(
-    name="narrow",
-    owner="team:benchmarks",
-    origin=LegacyQuery("SELECT id, body FROM narrow", key=("id",)),
-    tables=(Table("narrow", key=("id",), stamp="updated_at"),),
-    adapt=adapt,
-    sinks=(RelationalTable("catalog.narrow", key=("id",), columns={"id": "bigint", "body": "text"}),),
-    partitions=KeyRanges(64),
-)
+def narrow(name: str) -> Entity:
+    """An entity over a narrow table of this name."""
+    return Entity(
+        name=name,
+        owner="team:benchmarks",
+        origin=LegacyQuery(f"SELECT id, body FROM {name}", key=("id",)),
+        tables=(Table(name, key=("id",), stamp="updated_at"),),
+        adapt=adapt,
+        sinks=(RelationalTable(f"catalog.{name}", key=("id",), columns={"id": "bigint", "body": "text"}),),
+        partitions=KeyRanges(64),
+    )
+
+
+entity = narrow("narrow")
