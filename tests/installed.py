@@ -14,7 +14,7 @@ from tests.world import World
 SOURCES: dict[str, Capture] = {"watermark": Watermark(), "outbox": Outbox(), "wal": Wal(), "sweep": SweepOnly()}
 
 
-def made(lane: Lane, notify: bool | None = None) -> list[str]:
+def made(lane: Lane, notify: bool = False) -> list[str]:
     """Statements that make what the lane's source needs; `notify` as `outbox install` has it."""
     return flat(install_steps(lane, notify))
 
@@ -24,7 +24,7 @@ def unmade(lane: Lane) -> list[str]:
     return flat(uninstall_steps(lane))
 
 
-def install_steps(lane: Lane, notify: bool | None = None) -> list[Step]:
+def install_steps(lane: Lane, notify: bool = False) -> list[Step]:
     """The same as steps, which are carried out one by one."""
     capture = lane.entity.capture
     if isinstance(capture, Outbox):  # versions are told by the monolith's own code

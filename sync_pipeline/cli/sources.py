@@ -29,12 +29,10 @@ Owner = Annotated[
     typer.Option("--owner-db", envvar="SYNC_LEGACY_OWNER_DB", help="The monolith's database as the tables' owner."),
 ]
 Notify = Annotated[
-    bool | None,
+    bool,
     typer.Option(
-        "--notify/--no-notify",
-        help="Have triggers wake us by NOTIFY: then PREPARE TRANSACTION fails for whoever changes these tables."
-        " By default only while the server allows no prepared transactions (max_prepared_transactions = 0).",
-        show_default=False,
+        help="Have triggers wake the follower by NOTIFY. The monolith's commits then queue behind each other, and"
+        " PREPARE TRANSACTION fails for transactions that change these tables.",
     ),
 ]
 TakeOver = Annotated[
@@ -50,7 +48,7 @@ def install_outbox(
     everything: All = False,
     apply: Apply = False,
     owner: Owner = "",
-    notify: Notify = None,
+    notify: Notify = False,
     take_over: TakeOver = False,
 ) -> None:
     """Print what fills an outbox with an entity's changes; needed before the entity says `capture=Outbox()`."""

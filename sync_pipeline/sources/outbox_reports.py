@@ -50,17 +50,13 @@ _INSERTS = {
             SELECT {kind}, {key}{update} FROM old_rows r WHERE {known}
             UNION SELECT {kind}, {key}{update} FROM new_rows r WHERE {known}""",
 }
-# by what was chosen; else the server's setting decides, at each change
+# by whether triggers notify
 _WAKE = {
-    None: """    -- PostgreSQL prepares no transaction that has notified: where any may be prepared, we poll
-    IF FOUND AND current_setting('max_prepared_transactions') = '0' THEN
-        PERFORM pg_notify('{channel}', '');
-    END IF;""",
-    True: """    -- PREPARE TRANSACTION fails for whoever changes this table: it was installed with --notify
+    True: """    -- installed with --notify: commits queue behind each other, and PREPARE TRANSACTION fails
     IF FOUND THEN
         PERFORM pg_notify('{channel}', '');
     END IF;""",
-    False: "    -- nobody is notified: it was installed with --no-notify, and is polled",
+    False: "    -- installed without --notify: the outbox is polled",
 }
 # the function's own inserts, tried and taken back before any trigger calls it: what fails here would fail every write
 _TRY = """DO $sync$
@@ -117,7 +113,7 @@ def reports_of(cursor: Cursor, subject: Subject, events: Events, located: str) -
     return list(found.values())
 
 
-def fill(cursor: Cursor, report: Report, types: Types, notify: bool | None) -> str:
+def fill(cursor: Cursor, report: Report, types: Types, notify: bool) -> str:
     """The statement that makes a report's function; `types` are those of the outbox's columns."""
     wake = _WAKE[notify].format(channel=channel(report.declared))
     return _FILL.format(**_words(cursor, report), **_inserts(cursor, report, types), wake=wake)
@@ -134,7 +130,7 @@ def body(statement: str) -> str:
 
 
 def is_current(cursor: Cursor, report: Report, types: Types, function: Function) -> bool:
-    """Whether a function's body is one that this version would make, whatever was chosen of NOTIFY."""
+    """Whether a function's body is one that this version would make, with NOTIFY or without."""
     return any(function.body == body(fill(cursor, report, types, notify)) for notify in _WAKE)
 
 

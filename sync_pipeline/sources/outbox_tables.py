@@ -66,14 +66,14 @@ class _Place:
     functions: list[Function] = field(repr=False)
 
 
-def install(subject: Subject, outbox: Outbox, notify: bool | None = None, *, take_over: bool = False) -> list[Step]:
+def install(subject: Subject, outbox: Outbox, notify: bool = False, *, take_over: bool = False) -> list[Step]:
     """Plan what fills an outbox with an entity's changes, for who owns the tables; what is there is left as it is.
 
     Args:
         subject: whose changes are reported.
         outbox: where to.
-        notify: whether triggers wake who follows, which keeps every transaction that fires them from being prepared;
-            None has them do it only while the server allows no prepared transactions at all.
+        notify: whether triggers wake the follower. Commits that notify queue behind each other, and a transaction that
+            has notified cannot be prepared.
         take_over: whether triggers of another ledger become ours.
 
     Raises:
@@ -140,8 +140,7 @@ def notifying(cursor: Cursor, subject: Subject, outbox: Outbox) -> tuple[list[st
     bodies = {each.name: each.body for each in functions(cursor)}
     waking = set()
     for report in reports_of(cursor, subject, outbox.events(subject), located):
-        body = bodies.get(report.name, "")
-        if "pg_notify" in body and not (prepares and "max_prepared_transactions" in body):
+        if "pg_notify" in bodies.get(report.name, ""):
             waking.add(report.tracked.table.name)
     return sorted(waking), sorted(waking) if prepares else []
 
@@ -197,7 +196,7 @@ def _table(cursor: Cursor, located: str) -> Iterator[str]:
     yield f"COMMENT ON TABLE {located} IS {bind(cursor, MADE_BY)}"
 
 
-def _filled(cursor: Cursor, mark: Mark, place: _Place, report: Report, notify: bool | None) -> Iterator[Step]:
+def _filled(cursor: Cursor, mark: Mark, place: _Place, report: Report, notify: bool) -> Iterator[Step]:
     """One function a table, tried before any trigger calls it; then the triggers, each table's in one transaction."""
     there = next((each for each in place.functions if each.name == report.name), None)
     types = filled_types(place.columns)
