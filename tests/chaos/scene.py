@@ -3,8 +3,8 @@
 import threading
 import time
 from collections import Counter, defaultdict
-from collections.abc import Callable
-from contextlib import closing
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from random import Random
 from typing import Any
@@ -12,8 +12,11 @@ from typing import Any
 import psycopg2
 
 from tests.chaos.crew import Crew
+from tests.chaos.grounds import GROUNDS
 from tests.chaos.network import Network
 from tests.chaos.plan import Plan
+from tests.chaos.steps import Steps
+from tests.observer import Observer, Setback
 from tests.world import World, wait_for
 
 _PATIENCE = 90
@@ -35,6 +38,9 @@ class Scene:
     cut_short: Counter[str] = field(default_factory=Counter)
     over: threading.Event = field(default_factory=threading.Event)
     # what only one fault at a time may have its hands on
+    steps: Steps = field(default_factory=Steps)
+    observer: Observer | None = None
+    survivors: list[dict[int, int]] = field(default_factory=list)  # versions that each lossy failover has left
     alone: dict[str, threading.Lock] = field(default_factory=lambda: defaultdict(threading.Lock))
 
     @property
@@ -63,6 +69,35 @@ class Scene:
             return True
 
         wait_for(healed, _PATIENCE)
+
+    @contextmanager
+    def undisturbed(self, name: str) -> Iterator[None]:
+        """From within a step: nothing else has its hands on that, and no fault begins or ends until the block's end."""
+        while True:
+            with self.steps.alone():
+                if self.alone[name].acquire(blocking=False):
+                    try:
+                        yield
+                    finally:
+                        self.alone[name].release()
+                    return
+            self.over.wait(0.05)
+
+    def note_survivors(self) -> None:
+        """The monolith has lost commits: of what the new side shows beyond this, versions may go back."""
+        url = self.world.fleet.legacy.primary.url(self.plan.name)
+        self.survivors.append(GROUNDS[self.plan.ground].versions(url))
+
+    def forget_rows(self) -> None:
+        """The new side has lost commits: its rows are as they were before."""
+        assert self.observer is not None
+        self.observer.forget_rows()
+
+    def is_of_lost_commit(self, setback: Setback) -> bool:
+        """Whether a version went back that a failover of the monolith has lost."""
+        key = setback.key
+        is_row = setback.where.startswith("row")
+        return is_row and any(setback.before > left.get(key, -1) for left in self.survivors)
 
     def writer(self) -> "closing[Any]":
         """A connection of the monolith's own, as one of its programs has it."""
