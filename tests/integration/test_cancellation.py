@@ -20,7 +20,6 @@ connection = psycopg2.connect(sys.argv[1].replace(f":{sys.argv[2]}/", f":{link.p
 with connection, connection.cursor() as cursor:
     text, is_cut = copy_text_capped(cursor, "SELECT repeat('x', 1000) FROM generate_series(1, 200000)", "", 10_000)
     assert is_cut and 10_000 <= text.size < 12_000, (is_cut, text.size)
-    cursor.execute("SELECT 1")
 link.refuse()
 loop.close()
 """
