@@ -98,7 +98,7 @@ def monolith_loses(pair: Pair, world: World, source: str, seed: int) -> Happened
     pair.fail_over()
     rows.edit_again()
     _wait_for_editors(world)
-    return {"lost": f"{lost} commits"}, []
+    return {"lost": f"{lost} commits"}, [] if lost else ["no commits were lost"]
 
 
 def new_side_loses(pair: Pair, world: World, source: str, seed: int) -> Happened:
@@ -111,7 +111,7 @@ def new_side_loses(pair: Pair, world: World, source: str, seed: int) -> Happened
     lost = count_lost(pair, world, _BATCHES)
     pair.fail_over(rows.undo)
     _wait_for_editors(world)
-    return {"lost": f"{lost} batches"}, []
+    return {"lost": f"{lost} batches"}, [] if lost else ["no batches were lost"]
 
 
 def _wait_for_editors(world: World) -> None:
