@@ -16,6 +16,9 @@ from tests.world import World, opened, wait_for
 # a source reads six slots, and a backup and a standby come in addition
 _ROOM = {"max_wal_senders": "30", "max_replication_slots": "30"}
 SETTING = {"legacy": "SYNC_LEGACY_DB", "target": "SYNC_TARGET_DB"}
+_END_SESSIONS = """
+    SELECT pg_terminate_backend(pid) FROM pg_stat_activity
+    WHERE backend_type = 'client backend' AND pid <> pg_backend_pid()"""
 # a slot that the standby could go on with
 _SHIPPED = """
     SELECT coalesce(bool_and(synced AND NOT temporary AND invalidation_reason IS NULL), false), count(*)
@@ -109,6 +112,11 @@ class Pair:
         self.standby.run("ALTER SYSTEM SET primary_conninfo = ''")
         self.standby.run("SELECT pg_reload_conf()")
         wait_for(lambda: self.standby.run("SELECT count(*) FROM pg_stat_wal_receiver") == [(0,)])
+
+    def end_sessions(self):
+        """Let nobody reach the primary any more, and wait until nobody is at work there."""
+        self.way.refuse()
+        wait_for(lambda: self.run(_END_SESSIONS) == [])
 
     def fail_over(self, between=lambda: None):
         """Kill the primary, promote the standby, and lead all there; `between` is done before anyone gets there."""

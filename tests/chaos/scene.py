@@ -16,6 +16,7 @@ from tests.chaos.grounds import GROUNDS
 from tests.chaos.network import Network
 from tests.chaos.plan import Plan
 from tests.chaos.steps import Steps
+from tests.failover import Pair
 from tests.observer import Observer, Setback
 from tests.world import World, wait_for
 
@@ -40,7 +41,8 @@ class Scene:
     # what only one fault at a time may have its hands on
     steps: Steps = field(default_factory=Steps)
     observer: Observer | None = None
-    survivors: list[dict[int, int]] = field(default_factory=list)  # versions that each lossy failover has left
+    # of each failover of the monolith: rows that it has lost changes of, and the versions that they have without
+    losses: list[dict[int, int]] = field(default_factory=list)
     alone: dict[str, threading.Lock] = field(default_factory=lambda: defaultdict(threading.Lock))
 
     @property
@@ -83,10 +85,13 @@ class Scene:
                     return
             self.over.wait(0.05)
 
-    def note_survivors(self) -> None:
-        """The monolith has lost commits: of what the new side shows beyond this, versions may go back."""
-        url = self.world.fleet.legacy.primary.url(self.plan.name)
-        self.survivors.append(GROUNDS[self.plan.ground].versions(url))
+    def note_losses(self, pair: Pair) -> None:
+        """Compare the monolith with its standby, which gets nothing more, when all sessions have ended."""
+        look, name = GROUNDS[self.plan.ground].versions, self.plan.name
+        here, there = look(pair.primary.url(name)), look(pair.standby.url(name))
+        self.losses.append(
+            {key: there.get(key, -1) for key in here.keys() | there.keys() if here.get(key) != there.get(key)}
+        )
 
     def forget_rows(self) -> None:
         """The new side has lost commits: its rows are as they were before."""
@@ -94,10 +99,9 @@ class Scene:
         self.observer.forget_rows()
 
     def is_of_lost_commit(self, setback: Setback) -> bool:
-        """Whether a version went back that a failover of the monolith has lost."""
-        key = setback.key
-        is_row = setback.where.startswith("row")
-        return is_row and any(setback.before > left.get(key, -1) for left in self.survivors)
+        """Whether a row went back, or came back, since a failover of the monolith has lost a change of it."""
+        is_row, key = setback.where.startswith("row"), setback.key
+        return is_row and any(key in lost and setback.before >= lost[key] for lost in self.losses)
 
     def writer(self) -> "closing[Any]":
         """A connection of the monolith's own, as one of its programs has it."""

@@ -52,7 +52,7 @@ class Demo:
 
     def versions(self, url: str) -> dict[int, int]:
         with connected(url) as connection, connection.cursor() as cursor:
-            cursor.execute("SELECT id, version FROM content")
+            cursor.execute("SELECT id, version FROM content WHERE deleted_at IS NULL")
             return dict(cursor.fetchall())
 
     def commits(self, world: World) -> int:
