@@ -38,11 +38,11 @@ class Scene:
     done: Counter[str] = field(default_factory=Counter)  # what a fault did, in more detail than its name
     cut_short: Counter[str] = field(default_factory=Counter)
     over: threading.Event = field(default_factory=threading.Event)
-    # what only one fault at a time may have its hands on
     steps: Steps = field(default_factory=Steps)
     observer: Observer | None = None
     # of each failover of the monolith: rows that it has lost changes of, and the versions that they have without
     losses: list[dict[int, int]] = field(default_factory=list)
+    # what only one fault at a time may have its hands on
     alone: dict[str, threading.Lock] = field(default_factory=lambda: defaultdict(threading.Lock))
 
     @property
