@@ -22,7 +22,7 @@ SOURCES: dict[str, Capture] = {
 }
 # kinds of changes that a source does not claim, where no regular sweep comes
 UNCLAIMED = {"watermark": UNSTAMPED}
-# a change that raises no version, as a view or a delete, tells none
+# a change that raises no version, as a view, tells none, nor does a delete, also one into the bin: no row shows it
 _VERSIONED = f"""
     CREATE TABLE outbox (id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY, aggregate_type text NOT NULL,
         aggregate_id text NOT NULL, version bigint, processed_at timestamptz, attempts integer NOT NULL DEFAULT 0,
@@ -34,7 +34,7 @@ _VERSIONED = f"""
     CREATE FUNCTION tell_content() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
         IF TG_OP = 'DELETE' THEN
             INSERT INTO outbox (aggregate_type, aggregate_id) VALUES (OLD.kind, OLD.id);
-        ELSIF TG_OP = 'UPDATE' AND NEW.version = OLD.version THEN
+        ELSIF NEW.deleted_at IS NOT NULL OR (TG_OP = 'UPDATE' AND NEW.version = OLD.version) THEN
             INSERT INTO outbox (aggregate_type, aggregate_id) VALUES (NEW.kind, NEW.id);
         ELSE
             INSERT INTO outbox (aggregate_type, aggregate_id, version) VALUES (NEW.kind, NEW.id, NEW.version);
