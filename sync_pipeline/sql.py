@@ -11,6 +11,7 @@ import psycopg2.errors
 import psycopg2.extensions
 import pyarrow as pa
 
+from sync_pipeline.cancellation import cancel
 from sync_pipeline.columns import read_copy, write_copy, write_values
 
 Cursor = Any  # psycopg2's cursor
@@ -123,7 +124,7 @@ class _CappedSink:
             self._write(row)
         elif not self.is_cut:
             self.is_cut = True
-            self._cursor.connection.cancel()
+            cancel(self._cursor.connection)
 
 
 def copy_text_capped(cursor: Cursor, query: str, of: str, most: int) -> tuple[pa.Buffer, bool]:

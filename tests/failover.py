@@ -1,91 +1,154 @@
-"""A primary of one side on a server of its own, with a standby that can be cut off, and promoted once it is killed."""
+"""One side on a server of its own, with a standby that can be cut off, and promoted once the primary is killed."""
 
 import copy
 import threading
-from contextlib import contextmanager
-from urllib.parse import urlsplit
+from contextlib import contextmanager, suppress
 
-from demo.databases import Monolith
+import psycopg2
+
 from demo.edit import Editors
 from demo.machine import free_port
 from demo.servers import LEGACY_OPTIONS, PostgresServer
 from tests.chaos.proxy import Link, Loop
-from tests.replica import Replica
+from tests.replica import PHYSICAL_SLOT, Replica
 from tests.world import World, opened, wait_for
 
+# a source reads six slots, and a backup and a standby come in addition
+_ROOM = {"max_wal_senders": "30", "max_replication_slots": "30"}
 SETTING = {"legacy": "SYNC_LEGACY_DB", "target": "SYNC_TARGET_DB"}
-USER = {"legacy": "sync_reader", "target": "sync_writer"}
+_END_SESSIONS = """
+    SELECT pg_terminate_backend(pid) FROM pg_stat_activity
+    WHERE backend_type = 'client backend' AND pid <> pg_backend_pid()"""
+# a slot that the standby could go on with
+_SHIPPED = """
+    SELECT coalesce(bool_and(synced AND NOT temporary AND invalidation_reason IS NULL), false), count(*)
+    FROM pg_replication_slots WHERE slot_type = 'logical' AND failover"""
 
 
 class Pair:
-    """Primary and standby of one side; `link` is the way that the engine takes to whichever is the primary."""
+    """Primary and standby as one server: its address is a way that leads to whichever is the primary.
 
-    def __init__(self, fleet, folder, side):
+    It stands for the server of its side in a fleet. Sessions break when the primary is killed, as those of a
+    monolith's programs do, and come back by the same address.
+    """
+
+    def __init__(self, folder, side):
         self.side = side
-        options = LEGACY_OPTIONS if side == "legacy" else None
-        self.primary = PostgresServer(folder, "primary", free_port(), options)
-        self.primary.start()
-        self.primary.wait_healthy()
-        self.standby = None
-        self.loop = Loop()
-        self.link = Link(self.loop, self.primary.port)
-        self.fleet = copy.copy(fleet)
-        setattr(self.fleet, side, self.primary)
         self.folder = folder
+        options = LEGACY_OPTIONS if side == "legacy" else {}
+        self.primary = PostgresServer(folder, "primary", free_port(), {**options, **_ROOM})
+        self.standby = None
+        self.times = 0  # how often it has failed over
+        self._loop = Loop()
+        self.way = Link(self._loop, self.primary.port)
+        try:
+            self.start()
+            self.wait_healthy()
+        except BaseException:
+            self.close()
+            raise
 
-    def follow(self):
-        """Make the standby, which gets all that the primary commits."""
-        self.standby = Replica(self.folder, self.primary)
+    @property
+    def port(self):
+        """Of the way."""
+        return self.way.port
+
+    @property
+    def password(self):
+        """Of every role."""
+        return self.primary.password
+
+    def url(self, database, *user):
+        """A connection string that stays right after a failover."""
+        return self.primary.url(database, *user).replace(f":{self.primary.port}/", f":{self.port}/")
+
+    def run(self, statement):
+        """A statement of the superuser's at the primary."""
+        return Replica.run(self.primary, statement)
+
+    def start(self):
+        """Start the primary."""
+        self.primary.start()
+
+    def stop(self):
+        """Stop the primary in order."""
+        self.primary.stop()
+
+    def kill(self):
+        """Kill the primary."""
+        self.primary.kill()
+
+    def wait_healthy(self):
+        """Wait for the primary."""
+        self.primary.wait_healthy()
+
+    def follow(self, *, with_slots=False):
+        """Make the standby, which gets all that the primary commits; its slots as well, if wanted."""
+        self.standby = Replica(self.folder, self.primary, f"standby-{self.times}")
         self.standby.start()
         self.standby.wait_healthy()
+        if with_slots:
+            self.standby.take_slots_over()
+
+    def lose_nothing(self, *, with_slots=False):
+        """Have commits wait for the standby, and readers of failover slots as well."""
+        settings = {"synchronous_standby_names": "*"}
+        if with_slots:
+            settings["synchronized_standby_slots"] = PHYSICAL_SLOT
+        for name, value in settings.items():
+            self.run(f"ALTER SYSTEM SET {name} = '{value}'")
+        self.run("SELECT pg_reload_conf()")
+        wait_for(lambda: self.run("SELECT 1 FROM pg_stat_replication WHERE sync_state = 'sync'"))
+
+    def has_slots(self, count):
+        """Whether the standby could go on with so many logical slots, which it takes over as they are read."""
+        self.run("SELECT pg_log_standby_snapshot()")
+        return self.standby.run(_SHIPPED) == [(True, count)]
 
     def cut_off(self):
         """Have the standby get nothing more; all that was committed before is there."""
-        position = self._ask(self.primary, "SELECT pg_current_wal_flush_lsn()")
+        ((position,),) = self.run("SELECT pg_current_wal_flush_lsn()")
         wait_for(lambda: self.standby.run(f"SELECT pg_last_wal_replay_lsn() >= '{position}'") == [(True,)])
         self.standby.run("ALTER SYSTEM SET primary_conninfo = ''")
         self.standby.run("SELECT pg_reload_conf()")
         wait_for(lambda: self.standby.run("SELECT count(*) FROM pg_stat_wal_receiver") == [(0,)])
 
-    def fail_over(self, world, between=lambda: None):
-        """Kill the primary, promote the standby, and lead the engine there."""
-        self.link.refuse()
+    def end_sessions(self):
+        """Let nobody reach the primary any more, and wait until nobody is at work there."""
+        self.way.refuse()
+        wait_for(lambda: self.run(_END_SESSIONS) == [])
+
+    def fail_over(self, between=lambda: None):
+        """Kill the primary, promote the standby, and lead all there; `between` is done before anyone gets there."""
         self.primary.kill()
+        self.way.refuse()
         self.standby.run("SELECT pg_promote()")
         wait_for(lambda: self.standby.run("SELECT pg_is_in_recovery()") == [(False,)])
-        setattr(self.fleet, self.side, self.standby)
-        name = urlsplit(world.target_url).path[1:]
-        if self.side == "target":
-            world.target_url = self.standby.url(name)
-        else:
-            world.monolith = Monolith(self.standby.url(name, "sync_reader"), self.standby.url(name))
+        self.primary, self.standby = self.standby, None
+        self.times += 1
+        self.run("ALTER SYSTEM RESET ALL")  # it has no primary any more, and a standby that is made of it has another
+        self.run("SELECT pg_reload_conf()")
         between()
-        self.link.to = self.standby.port
-        self.link.upstream = self.standby.port
-        self.link.heal()
-
-    def url(self, database):
-        """The engine's way."""
-        return self.primary.url(database, USER[self.side]).replace(f":{self.primary.port}/", f":{self.link.port}/")
+        self.way.to = self.way.upstream = self.primary.port
+        self.way.heal()
 
     def close(self):
-        self.link.refuse()
-        self.loop.close()
+        """Leave nothing running."""
+        self.way.refuse()
+        self._loop.close()
         for server in (self.primary, self.standby):
             if server:
                 server.kill()
-
-    def _ask(self, server, statement):
-        return Replica.run(server, statement)[0][0]
 
 
 @contextmanager
 def paired(fleet, folder, side, name, **settings):
     """(pair, world): a world of which one side is a pair's."""
-    pair = Pair(fleet, folder, side)
+    pair = Pair(folder, side)
     try:
-        # the password is made with the server, so the way is known from here on
-        with opened(pair.fleet, name, **{SETTING[side]: pair.url(name)}, **settings) as world:
+        own = copy.copy(fleet)
+        setattr(own, side, pair)
+        with opened(own, name, **settings) as world:
             yield pair, world
     finally:
         pair.close()
@@ -107,14 +170,19 @@ def writing(world: World, seed: int, without=frozenset()):
         without=without,
     )
     ((since,),) = world.legacy("SELECT clock_timestamp()")
-    edited = "SELECT 1 FROM content WHERE updated_at > %s OFFSET 9"
     tallies = []
     thread = threading.Thread(target=lambda: tallies.append(editors.run()))
     thread.start()
     try:
         yield
-        wait_for(lambda: world.legacy(edited, [since]) or not thread.is_alive())
+        wait_for(lambda: edited_since(world, since) or not thread.is_alive())
     finally:
         editors.halt()
         thread.join()
     assert tallies[0].committed > 0
+
+
+def edited_since(world, since):
+    """Whether editors have committed several transactions since then; not while the server is away."""
+    with suppress(psycopg2.OperationalError):
+        return world.legacy("SELECT 1 FROM content WHERE updated_at > %s OFFSET 9", [since])

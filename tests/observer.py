@@ -45,6 +45,10 @@ class Track:
         self.there = set(versions)
         self.looks += 1
 
+    def forget(self) -> None:
+        """Begin anew, but for what was found."""
+        self._highest, self.there = {}, set()
+
 
 class Observer:
     """Samples rows and documents until the end of a `with`; servers may go away meanwhile."""
@@ -64,6 +68,11 @@ class Observer:
     def setbacks(self) -> list[Setback]:
         """Every version that went back."""
         return [back for track in (*self.rows.values(), *self.documents.values()) for back in track.setbacks]
+
+    def forget_rows(self) -> None:
+        """The new side's database has lost commits: rows count from what is seen next."""
+        for track in self.rows.values():
+            track.forget()
 
     def __enter__(self) -> "Observer":
         for thread in self._threads:

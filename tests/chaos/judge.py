@@ -12,12 +12,19 @@ PATIENCE = 300  # seconds; 100,000 rows with one stamp take their time on a busy
 _LOOK_SECONDS = 0.5
 # what a killed backfill had claimed is left alone for two minutes
 _CLAIMS_RUN_OUT = "UPDATE sync.due SET claimed_until = NULL WHERE claimed_until < now() + interval '115 s'"
+# a recovery waits a minute for requests of dead workers; a page that was claimed is left alone for two minutes
+_REQUESTS_HAVE_ARRIVED = """
+    UPDATE sync.recovery SET asked_at = asked_at - interval '1 hour' WHERE done_at IS NULL AND position IS NULL
+        AND claimed_until IS NULL AND asked_at BETWEEN now() - interval '70 s' AND now() - interval '10 s';
+    UPDATE sync.recovery SET claimed_until = NULL WHERE claimed_until < now() + interval '115 s'"""
 # a parked row is right if it is poison; the oracle tells
 _LEFT = """
     SELECT entity, 'applied through ' || coalesce(applied_through::text, 'nothing') FROM sync.cursor
      WHERE applied_through IS NULL OR applied_through < %(since)s
     UNION ALL SELECT entity, 'not swept' FROM sync.cursor WHERE (%(swept)s AND coalesce(swept_from < %(since)s, true))
         OR (sweep_wanted IS NOT NULL AND coalesce(swept_from < sweep_wanted, true))
+        OR (swept_from IS NULL AND EXISTS (SELECT FROM sync.recovery))
+    UNION ALL SELECT entity, 'recovering ' || part FROM sync.recovery WHERE done_at IS NULL
     UNION ALL SELECT entity, reason || ' ' || coalesce(message, '') FROM sync.due WHERE reason <> 'rejected'
         AND NOT (reason = 'sweep' AND keys <@ ARRAY(
             SELECT key FROM sync.due p WHERE p.entity = due.entity AND p.reason = 'rejected'))"""
@@ -34,6 +41,7 @@ def settled(scene: Scene, seconds: float = PATIENCE) -> list[str]:
             return left
         scene.world.hurry()
         scene.world.target(_CLAIMS_RUN_OUT)
+        scene.world.target(_REQUESTS_HAVE_ARRIVED)
         time.sleep(_LOOK_SECONDS)
     return []
 
@@ -51,7 +59,8 @@ def violations(scene: Scene, observer: Observer) -> list[str]:
     parked = set(scene.world.target(_PARKED))
     found = [f"oracle: {' '.join(d)}" for d in ground.differences(scene.world) if not _looked_at_again(d, parked)]
     found += ground.noted(scene.world)
-    backs = dict.fromkeys(observer.setbacks)  # each is seen until it is right again
+    # each is seen until it is right again
+    backs = dict.fromkeys(back for back in observer.setbacks if not scene.is_of_lost_commit(back))
     return found + [f"observer: {back.where} {back.key} went from {back.before} to {back.after}" for back in backs]
 
 

@@ -47,6 +47,18 @@ class Network:
                 interposer.rule = passed_on
                 link.divert(link.upstream)
 
+    @contextmanager
+    def leading(self, setting: str, port: int) -> Iterator[None]:
+        """A way that leads to another port, as its own endpoint, until the end of the block."""
+        link = self.links[setting]
+        former, link.upstream = link.upstream, port
+        link.divert(port)
+        try:
+            yield
+        finally:
+            link.upstream = former
+            link.divert(former)
+
     def heal(self) -> None:
         """Everything as it was."""
         for link in self.links.values():

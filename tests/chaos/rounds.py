@@ -21,6 +21,7 @@ from tests.chaos.faults import FAULTS
 from tests.chaos.grounds import GROUNDS
 from tests.chaos.guarded import Guarded
 from tests.chaos.network import Network
+from tests.chaos.pairs import paired_fleet
 from tests.chaos.plan import COMMITS, Plan, Strike
 from tests.chaos.scene import Scene
 from tests.installed import made, unmade
@@ -53,7 +54,10 @@ def play(fleet: Fleet, network: Network, plan: Plan, folder: Path) -> Result:
     ground = GROUNDS[plan.ground]
     _forget(ground.entities, "tests.caught")
     result = Result(plan)
-    with ground.opened(fleet, plan, settings(plan)) as world, _prepared(world, plan), ExitStack() as stack:
+    with ExitStack() as stack:
+        own = stack.enter_context(paired_fleet(fleet, network, plan))
+        world = stack.enter_context(ground.opened(own, plan, settings(plan)))
+        stack.enter_context(_prepared(world, plan))
         stack.callback(network.heal)
         crew = stack.enter_context(Crew(folder, network.settings(dict(os.environ))))
         scene = Scene(plan, world, crew, network)
@@ -123,6 +127,7 @@ def _taken_away(world: World, lanes: list[Lane]) -> bool:
 def _play(scene: Scene, result: Result) -> None:
     ground = GROUNDS[scene.plan.ground]
     with ground.observer(scene.world) as observer:
+        scene.observer = observer
         with ground.written(scene.world, scene.plan):
             for _ in range(scene.plan.followers):
                 scene.crew.follow()
@@ -163,8 +168,12 @@ def _struck(scene: Scene) -> list[str]:
 def _strike(scene: Scene, one: Strike, struck: list[str]) -> None:
     scene.over.wait(one.at)
     try:
-        with FAULTS[one.fault].strike(scene, Random(one.seed)):
-            struck.append(one.fault)
-            scene.over.wait(one.lasts)
+        strike = FAULTS[one.fault].strike(scene, Random(one.seed))
+        with scene.steps.step():
+            strike.__enter__()
+        struck.append(one.fault)
+        scene.over.wait(one.lasts)
+        with scene.steps.step():
+            strike.__exit__(None, None, None)
     except (psycopg2.OperationalError, psycopg2.InterfaceError, BotoCoreError):
         scene.cut_short[one.fault] += 1  # another fault took its server away

@@ -3,8 +3,8 @@
 import threading
 import time
 from collections import Counter, defaultdict
-from collections.abc import Callable
-from contextlib import closing
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from random import Random
 from typing import Any
@@ -12,8 +12,12 @@ from typing import Any
 import psycopg2
 
 from tests.chaos.crew import Crew
+from tests.chaos.grounds import GROUNDS
 from tests.chaos.network import Network
 from tests.chaos.plan import Plan
+from tests.chaos.steps import Steps
+from tests.failover import Pair
+from tests.observer import Observer, Setback
 from tests.world import World, wait_for
 
 _PATIENCE = 90
@@ -34,6 +38,10 @@ class Scene:
     done: Counter[str] = field(default_factory=Counter)  # what a fault did, in more detail than its name
     cut_short: Counter[str] = field(default_factory=Counter)
     over: threading.Event = field(default_factory=threading.Event)
+    steps: Steps = field(default_factory=Steps)
+    observer: Observer | None = None
+    # of each failover of the monolith: rows that it has lost changes of, and the versions that they have without
+    losses: list[dict[int, int]] = field(default_factory=list)
     # what only one fault at a time may have its hands on
     alone: dict[str, threading.Lock] = field(default_factory=lambda: defaultdict(threading.Lock))
 
@@ -63,6 +71,37 @@ class Scene:
             return True
 
         wait_for(healed, _PATIENCE)
+
+    @contextmanager
+    def undisturbed(self, name: str) -> Iterator[None]:
+        """From within a step: nothing else has its hands on that, and no fault begins or ends until the block's end."""
+        while True:
+            with self.steps.alone():
+                if self.alone[name].acquire(blocking=False):
+                    try:
+                        yield
+                    finally:
+                        self.alone[name].release()
+                    return
+            self.over.wait(0.05)
+
+    def note_losses(self, pair: Pair) -> None:
+        """Compare the monolith with its standby, which gets nothing more, when all sessions have ended."""
+        look, name = GROUNDS[self.plan.ground].versions, self.plan.name
+        here, there = look(pair.primary.url(name)), look(pair.standby.url(name))
+        self.losses.append(
+            {key: there.get(key, -1) for key in here.keys() | there.keys() if here.get(key) != there.get(key)}
+        )
+
+    def forget_rows(self) -> None:
+        """The new side has lost commits: its rows are as they were before."""
+        assert self.observer is not None
+        self.observer.forget_rows()
+
+    def is_of_lost_commit(self, setback: Setback) -> bool:
+        """Whether a row went back, or came back, since a failover of the monolith has lost a change of it."""
+        is_row, key = setback.where.startswith("row"), setback.key
+        return is_row and any(key in lost and setback.before >= lost[key] for lost in self.losses)
 
     def writer(self) -> "closing[Any]":
         """A connection of the monolith's own, as one of its programs has it."""

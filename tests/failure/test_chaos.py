@@ -26,3 +26,10 @@ def test_nothing_is_lost(fleet, network, tmp_path, number):
     assert result.violations == [], "\n".join(plan.lines())
     assert result.commits >= COMMITS
     assert len(result.struck) + sum(result.cut_short.values()) == len(plan.strikes)
+
+
+def test_nothing_is_lost_where_both_sides_fail_over(fleet, network, tmp_path):
+    plan = draw(SEED, 9, faults=("legacy_failed_over", "target_failed_over"))
+    result = play(fleet, network, plan, tmp_path)
+    assert result.violations == [], "\n".join(plan.lines())
+    assert sorted(result.struck) == ["legacy_failed_over", "target_failed_over"]

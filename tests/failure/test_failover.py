@@ -112,7 +112,7 @@ def lose_commits_of_the_new_side(pair, world, lanes):
         world.legacy("UPDATE content SET title = 'as before' WHERE id = %s", [changed])
 
     with writing(world, seed=33):
-        pair.fail_over(world, undo)
+        pair.fail_over(undo)
     assert header(world, born) == []
     return born
 
@@ -176,7 +176,7 @@ def lose_commits_of_the_monolith(pair, world, lanes):
             query = f"SELECT header FROM catalog.{name} WHERE id = {key}"
             wait_for(lambda query=query: world.target(query) == [("lost",)])
         wait_for(lambda: header(world, deleted) == [])
-    pair.fail_over(world)
+    pair.fail_over()
     return ones
 
 

@@ -11,7 +11,7 @@ from sync_pipeline.lane import Lane
 from sync_pipeline.stores import Stores
 from tests.failure.test_publication_hazards import ARRIVED, LOST, MONOLITH, NOTE, SWEPT, Polling, apart
 from tests.installed import made
-from tests.replica import Replica
+from tests.replica import IS_FED, Replica
 from tests.world import opened, wait_for
 
 SYNCED = "SELECT 1 FROM pg_replication_slots WHERE slot_name = 'sync_note' AND synced AND NOT temporary"
@@ -33,21 +33,11 @@ def drop_slots(world):
 @pytest.fixture
 def standby(world, tmp_path):
     """A standby that keeps our slots."""
-    world.legacy("SELECT pg_create_physical_replication_slot('standby', true)")
     server = Replica(tmp_path, world.fleet.legacy)
     server.start()
     try:
         server.wait_healthy()
-        address = f"host=127.0.0.1 port={server.primary.port} user=postgres password={server.password} dbname=postgres"
-        for name, value in (
-            ("primary_conninfo", address),
-            ("primary_slot_name", "standby"),
-            ("hot_standby_feedback", "on"),
-            ("sync_replication_slots", "on"),
-        ):
-            server.run(f"ALTER SYSTEM SET {name} = '{value}'")
-        server.run("SELECT pg_reload_conf()")
-        wait_for(lambda: world.legacy("SELECT 1 FROM pg_replication_slots WHERE slot_name = 'standby' AND active"))
+        server.take_slots_over()
         yield server
     finally:
         server.kill()
@@ -94,7 +84,7 @@ def test_after_a_failover_nothing_is_passed_over(world, standby, lane, shipped, 
     if not shipped:
         standby.run("ALTER SYSTEM SET primary_conninfo = ''")
         standby.run("SELECT pg_reload_conf()")
-        wait_for(lambda: not world.legacy("SELECT 1 FROM pg_replication_slots WHERE slot_name = 'standby' AND active"))
+        wait_for(lambda: not world.legacy(IS_FED))
     with Polling(lane) as poll:
         world.legacy("INSERT INTO note SELECT n FROM generate_series(1000, 3000) n")
         wait_for(lambda: poll() or world.target("SELECT 1 FROM catalog.note WHERE id = 3000"))

@@ -2,6 +2,7 @@
 
 import argparse
 import datetime as dt
+import signal
 import subprocess
 import sys
 import time
@@ -28,6 +29,7 @@ def main() -> int:
         write_page(PAGE, MATRICES, last_results(RESULTS))
         return 0
     commit, failed = _commit(), 0
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(2))  # servers are stopped then, too
     with own_servers("matrix-") as fleet:
         for matrix in chosen:
             failed += sum(_play(fleet, matrix, cell, commit, options) for cell in _left(matrix, commit, options))

@@ -5,6 +5,7 @@ from tests.chaos.faults import (
     connections,
     deployments,
     disks,
+    failovers,
     files,
     followers,
     hidden,
@@ -22,7 +23,7 @@ from tests.chaos.faults import (
 from tests.chaos.faults.fault import FAULTS, Fault
 
 FAMILIES = (
-    *(clocks, connections, deployments, disks, files, followers, hidden, hosts, kills, rebuilds),
-    *(restarts, rows, schema, search, slots, stamps, transactions),
+    *(clocks, connections, deployments, disks, failovers, files, followers, hidden, hosts, kills),
+    *(rebuilds, restarts, rows, schema, search, slots, stamps, transactions),
 )
 __all__ = ["FAMILIES", "FAULTS", "Fault"]

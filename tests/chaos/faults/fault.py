@@ -24,6 +24,7 @@ class Fault:
     grounds: tuple[str, ...]
     ends_writers: bool  # whether it may end a writer's transaction that has overwritten a file
     needs_history: bool
+    fails_over: str  # the side that it leads to a standby: the round has a server of its own there
 
 
 def fault(
@@ -34,13 +35,14 @@ def fault(
     grounds: tuple[str, ...] = GROUNDS,
     ends_writers: bool = False,
     needs_history: bool = False,
+    fails_over: str = "",
 ) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     """Register a generator of one yield under its name."""
 
     def register(function: Callable[..., Any]) -> Callable[..., Any]:
         strike = contextmanager(function)
         name = function.__name__
-        FAULTS[name] = Fault(name, strike, weight, sources, swept, grounds, ends_writers, needs_history)
+        FAULTS[name] = Fault(name, strike, weight, sources, swept, grounds, ends_writers, needs_history, fails_over)
         return strike
 
     return register

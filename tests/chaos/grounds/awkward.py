@@ -68,6 +68,9 @@ class Awkward:
     def observer(self, world: World) -> Observer:
         return Observer(world.target_url, world.search_url, rows=(), documents=_DOCUMENTS)
 
+    def versions(self, url: str) -> dict[int, int]:
+        return {}  # no row of it has one
+
     def commits(self, world: World) -> int:
         ((count,),) = world.legacy("SELECT count(DISTINCT xid) FROM chaos.ledger")
         return int(count)

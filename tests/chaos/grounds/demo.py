@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from demo.databases import connected
 from demo.edit import Editors
 from demo.fleet import Fleet
 from tests.chaos import ledger
@@ -48,6 +49,11 @@ class Demo:
 
     def observer(self, world: World) -> Observer:
         return Observer(world.target_url, world.search_url)
+
+    def versions(self, url: str) -> dict[int, int]:
+        with connected(url) as connection, connection.cursor() as cursor:
+            cursor.execute("SELECT id, version FROM content WHERE deleted_at IS NULL")
+            return dict(cursor.fetchall())
 
     def commits(self, world: World) -> int:
         return ledger.commits(world)

@@ -27,6 +27,10 @@ class Ground(Protocol):
         """Looks at the new side for versions that go back."""
         ...
 
+    def versions(self, url: str) -> dict[int, int]:
+        """The versions of the rows that the observer looks at, as a server of the monolith's has them."""
+        ...
+
     def commits(self, world: World) -> int:
         """How many transactions of writers the ledger has."""
         ...

@@ -1,0 +1,1 @@
+"""Failovers of either side, by source, under eight writers."""
