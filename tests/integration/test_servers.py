@@ -5,11 +5,14 @@ The servers stay as they are: what the ledger has recorded of them is changed in
 
 import datetime as dt
 import json
+import os
+import signal
 import sys
 import threading
-from contextlib import suppress
+from contextlib import closing, suppress
 from dataclasses import replace
 
+import psycopg2
 import pytest
 
 from sync_pipeline import due, servers
@@ -138,6 +141,31 @@ def test_a_restart_that_may_lose_commits_is_swept(world, lane, off, wanted):
         assert swept(world) == [(wanted,)]
     finally:
         world.legacy(f"ALTER DATABASE {database} RESET synchronous_commit")
+
+
+@pytest.mark.hazard(114)
+def test_a_crash_of_one_backend_counts_as_a_restart(world, lane):
+    """It takes all sessions and what was not yet written of the log with it, while the postmaster goes on."""
+    world.target("UPDATE sync.cursor SET swept_from = coalesce(swept_from, now()), sweep_wanted = now()")
+    database = world.monolith.admin_url.rpartition("/")[2]
+    world.legacy(f"ALTER DATABASE {database} SET synchronous_commit = off")
+    try:
+        world.stores.confirm_servers()
+        assert swept(world) == [(0,)]
+        with closing(psycopg2.connect(world.monolith.admin_url)) as session:
+            os.kill(session.info.backend_pid, signal.SIGKILL)
+        wait_for(lambda: answers(world.monolith.admin_url))
+        world.stores.close()
+        world.stores.confirm_servers()
+        assert swept(world) == [(3,)]
+    finally:
+        world.legacy(f"ALTER DATABASE {database} RESET synchronous_commit")
+
+
+def answers(url):
+    with suppress(psycopg2.OperationalError), closing(psycopg2.connect(url)):
+        return True
+    return False
 
 
 @pytest.mark.hazard(110)

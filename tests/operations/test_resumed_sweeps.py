@@ -323,6 +323,23 @@ def test_places_are_few_and_taken_in_turn(filled, lane):
     filled.target("DELETE FROM sync.sweep WHERE entity IN ('video', 'audio')")
 
 
+@pytest.mark.hazard(112)
+def test_leases_and_waits_from_before_the_new_side_s_clock_was_set_back_are_over(filled, lane):
+    """Those of killed sweepers would hold their entities, and the few places, for as long as the clock has lost."""
+    later = "now() + interval '1 h'"
+    filled.target(f"UPDATE sync.sweep SET owner = 'gone', lease_until = {later} WHERE entity = 'text'")
+    filled.target(f"INSERT INTO sync.sweep (entity, owner, lease_until) VALUES ('video', 'gone', {later})")
+    filled.target(f"INSERT INTO sync.sweep (entity, waits_since, waits_until) VALUES ('audio', '2001-01-01', {later})")
+    try:
+        walk = sweeps.take(lane.stores, "text", 1)
+        assert walk is not None
+        assert not sweeps.others_wait(lane.stores, "text")
+        assert sweeps.take(lane.stores, "video", 1) is None  # the only place is taken
+        sweeps.give_back(lane.stores, walk)
+    finally:
+        filled.target("DELETE FROM sync.sweep WHERE entity IN ('video', 'audio')")
+
+
 def test_a_long_sweep_gives_its_place_to_who_waits(filled, lane, monkeypatch):
     monkeypatch.setattr(sweeping, "_TURN_SECONDS", 0.0)
     filled.target(
