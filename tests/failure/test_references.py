@@ -368,7 +368,7 @@ def test_a_sweep_sees_that_a_row_that_waits_for_its_parent_is_gone(world, series
 
 @pytest.mark.hazard(85)
 def test_a_sweep_sees_that_dead_letters_for_want_of_a_parent_are_of_other_rows_now(world, series, episode, monkeypatch):
-    """One is gone, one names another parent: none of them has to wait for its turn among those that are as they were."""
+    """One is gone, one names another parent: neither has to wait for its turn among those that are as they were."""
     monkeypatch.setattr(refused_rows, "_A_SWEEP", 0)
     legacy(world, "series", 1)
     sync(series, 1)
