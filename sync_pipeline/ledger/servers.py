@@ -127,7 +127,7 @@ def change_of(before: Recorded, server: Server) -> Change:
     if server.timeline > before.timeline or server.flushed < before.flushed:
         return Change.LOST
     if server.started_at != before.started_at:
-        return Change.LOST if server.may_lose else Change.RESTARTED
+        return Change.LOST if server.may_lose and guarded(114) else Change.RESTARTED
     return Change.NONE
 
 

@@ -23,6 +23,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from sync_pipeline.errors import GapError, SettingError
+from sync_pipeline.faults import guarded
 from sync_pipeline.sessions import Purpose
 from sync_pipeline.sources.looks import Looks
 from sync_pipeline.sources.outbox_catalogue import Events, channel
@@ -243,12 +244,13 @@ class OutboxSource(Source):
         if "event_type" in columns and columns["event_type"].readable:  # a key may read so, too
             emptied += " AND event_type ~* 'truncate'"
         order = "id DESC" if descending else "id"
+        attempts = "coalesce(attempts, 0)" if guarded(65) else "attempts"
         with self.subject.stores.legacy(Purpose.POLL) as cursor:
             return copy_out(
                 cursor,
                 f"SELECT id, {kind}, aggregate_id::text, {version}, {emptied} FROM {self._table}"
                 f" WHERE processed_at IS NULL AND {kind} = ANY({bind(cursor, self._kinds)})"
-                f" AND coalesce(attempts, 0) < {TRIES} AND id > {position} ORDER BY {order} LIMIT {rows}",
+                f" AND {attempts} < {TRIES} AND id > {position} ORDER BY {order} LIMIT {rows}",
                 _EVENTS,
             )
 

@@ -275,6 +275,17 @@ def test_a_walk_under_another_version_starts_over(filled, lane, monkeypatch):
 
 
 @pytest.mark.hazard(80)
+def test_without_its_guard_pages_of_two_versions_make_a_walk(filled, lane, monkeypatch):
+    """What the first pages would have shown under the new query is never looked at."""
+    monkeypatch.setenv("SYNC_TEST_GUARDS_OFF", "80")
+    assert go_on(lane, After(4)) is None
+    other = dataclasses.replace(lane.entity, origin=dataclasses.replace(lane.entity.origin, sql=lane.origin.sql + " "))
+    pages = count_pages(monkeypatch)
+    sweep(Lane.open(other, lane.stores))
+    assert pages[0] is not None
+
+
+@pytest.mark.hazard(80)
 def test_a_walk_at_another_server_or_timeline_starts_over(filled, lane, monkeypatch):
     assert go_on(lane, After(4)) is None
     pages = count_pages(monkeypatch)
@@ -352,6 +363,18 @@ def test_a_long_sweep_gives_its_place_to_who_waits(filled, lane, monkeypatch):
     assert go_on(lane, threading.Event()) is None
     filled.target("DELETE FROM sync.sweep WHERE entity = 'video'")
     assert sweep(lane).compared == len(keys(filled))
+
+
+@pytest.mark.hazard(82)
+def test_without_its_guard_it_is_taken_for_the_answer(filled, lane, monkeypatch):
+    monkeypatch.setenv("SYNC_TEST_GUARDS_OFF", "82")
+    assert go_on(lane, After(3)) is None
+    ask_for_sweep(lane, lane.stores.legacy_now())
+    sweep(lane)
+    assert not sweep_is_due(lane)
+    monkeypatch.delenv("SYNC_TEST_GUARDS_OFF")
+    assert sweep_is_due(lane)
+    sweep(lane)
 
 
 @pytest.mark.hazard(82)
