@@ -10,6 +10,8 @@ from __future__ import annotations
 
 import re
 
+from sync_pipeline.faults import guarded
+
 # Numbers and JSON have several texts for one value (1.0 and 1.00): their own equality is the right one.
 NUMBERS = frozenset({"smallint", "integer", "bigint", "real", "double precision", "numeric"})
 TEXTS = frozenset({"text", "character varying", "character", "bpchar", "citext"})
@@ -59,7 +61,7 @@ def split_array(kind: str) -> tuple[str, bool]:
 
 def has_exact_equality(kind: str) -> bool:
     """Whether equality of this element type hides no difference from a reader; texts need the collation "C" for it."""
-    return kind in NUMBERS or kind in TEXTS or kind in _EXACT
+    return kind in NUMBERS or kind in TEXTS or kind in _EXACT or (kind == "interval" and not guarded(116))
 
 
 def comparable(expression: str, kind: str) -> str:

@@ -215,8 +215,10 @@ class Follower:
         while not halt.is_set():
             self._any_moved = time.monotonic()
             try:
-                ended = not sweep_is_due(lane) or go_on(lane, halt)
-                recover(lane, halt)
+                try:
+                    ended = not sweep_is_due(lane) or go_on(lane, halt)
+                finally:
+                    recover(lane, halt)  # it needs no monolith, and what stops a sweep may last for days
                 halt.wait(_LOOK_SECONDS if ended else _PLACE_SECONDS)
             except (UnreachableError, BrakeError) as error:
                 log.warning("sweep stopped", extra={"entity": lane.entity.name, "error": str(error)})

@@ -54,6 +54,7 @@ class Reject:
     error: str
     message: str
     digest: int | None = None  # of the row that was refused
+    constraint: str | None = None  # by which other rows refuse it
 
 
 @dataclass(frozen=True)
@@ -187,6 +188,10 @@ class Origin:
                 return copy_out(cursor, query, kind.schema, self._of)
             except _ROW_FAULTS as error:
                 raise LegacySchemaError(f"the legacy query fails before it names a row: {first_line(error)}") from error
+
+    def last_keys(self, limit: int) -> pa.Table:
+        """The highest keys, from above."""
+        return self._keys(lambda _: f"ORDER BY {self.key.descending('q')} LIMIT {limit}", self.key)
 
     def page(self, after: Sequence[str] | None, until: Sequence[str] | None, within: str, limit: int) -> Rows:
         """All rows of the next roots above `after`, at or below `until`, of a condition on q.

@@ -25,6 +25,11 @@ _CHILDREN_SECONDS = 60
 # a row that is refused is tried again after a minute, then after ever longer, up to
 _AGAIN_SECONDS = 60
 _LONGEST_SECONDS = 6 * 3600
+_PARTNERS = 100
+_REFUSED_BY = """
+    SELECT d.key FROM unnest(%s::text[]) c (name), LATERAL (SELECT key FROM sync.due WHERE entity = %s
+        AND reason = 'rejected' AND refused_by = c.name ORDER BY last_at DESC LIMIT %s) d
+"""
 
 
 @dataclass(frozen=True)
@@ -55,7 +60,10 @@ def park(
     uploaded after the row that names it: a row whose file is missing is tried again after 2, 4, 8 … 600 s, `retries`
     times for the same fault, and then by sweeps. A row that was discarded stays so while it is the same.
     """
-    rows = [(entity, r.key, revision, r.step, r.error, storable(r.message)[:2000], r.digest, basis) for r in rejects]
+    rows = [
+        (entity, r.key, revision, r.step, r.error, storable(r.message)[:2000], r.digest, basis, r.constraint)
+        for r in rejects
+    ]
     if not rows:
         return
     cursor.execute(
@@ -65,16 +73,18 @@ def park(
     execute_values(
         cursor,
         "INSERT INTO sync.due (entity, reason, key, revision, priority, not_before, attempts, step, error, message,"
-        " digest, basis) SELECT r.* FROM (VALUES %s) r (entity, reason, key, revision, priority, not_before, attempts,"
-        " step, error, message, digest, basis) WHERE NOT EXISTS (SELECT FROM sync.due d WHERE"
+        " digest, basis, refused_by) SELECT r.* FROM (VALUES %s) r (entity, reason, key, revision, priority,"
+        " not_before, attempts, step, error, message, digest, basis, refused_by)"
+        " WHERE NOT EXISTS (SELECT FROM sync.due d WHERE"
         f" (d.entity, d.key, d.reason) = (r.entity, r.key, '{DISCARDED}') AND d.digest = r.digest)"
         " ON CONFLICT (entity, key, reason) WHERE key IS NOT NULL DO UPDATE SET revision = excluded.revision,"
         " attempts = CASE WHEN due.message = excluded.message THEN due.attempts + 1 ELSE 1 END, step = excluded.step,"
         " error = excluded.error, message = excluded.message, digest = excluded.digest, last_at = now(),"
         " claimed_until = NULL, not_before = 'infinity', waits_for = NULL, waits_key = NULL, undone_at = NULL,"
-        " refused = NULL, basis = excluded.basis, priority = excluded.priority",
+        " refused = NULL, basis = excluded.basis, priority = excluded.priority, refused_by = excluded.refused_by",
         sorted(rows, key=lambda row: row[1]),
-        template=f"(%s, 'rejected', %s, %s, {AGAIN}, 'infinity'::timestamptz, 1, %s, %s, %s, %s::bigint, %s::integer)",
+        template=f"(%s, 'rejected', %s, %s, {AGAIN}, 'infinity'::timestamptz, 1, %s, %s, %s, %s::bigint, %s::integer,"
+        " %s)",
     )
     cursor.execute(
         "UPDATE sync.due SET not_before = now() + interval '1 s' * CASE WHEN error = %(missing)s"
@@ -156,6 +166,16 @@ def wait(cursor: Cursor, entity: str, waits: Sequence[Wait], revision: int, limi
         " digest = excluded.digest",
         [(entity, r, k, revision, PRIORITY[r], "row", "Waits", *rest) for k, r, *rest in values],
         template="(%s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s::bigint)",
+        page_size=len(values),
+    )
+    # a dead letter that still waits may be of another row than before: the sweep compares it
+    execute_values(
+        cursor,
+        "UPDATE sync.due d SET digest = w.digest FROM (VALUES %s) w (key, digest)"
+        f" WHERE d.entity = {bind(cursor, entity)} AND d.key = w.key AND d.reason = 'rejected'"
+        " AND d.digest IS DISTINCT FROM w.digest",
+        [(w.key, w.digest) for w in waits],
+        template="(%s, %s::bigint)",
         page_size=len(values),
     )
     cursor.execute(
@@ -271,12 +291,11 @@ def refused_documents(cursor: Cursor, entity: str) -> list[str]:
 
 
 def refused_by(cursor: Cursor, entity: str, constraints: Sequence[str]) -> list[str]:
-    """Rows (key texts) that are parked because one of these constraints has refused them; the latest hundred."""
-    cursor.execute(
-        "SELECT key FROM sync.due WHERE entity = %s AND reason = 'rejected' AND step = 'row'"
-        " AND message LIKE ANY (%s) ORDER BY last_at DESC NULLS LAST LIMIT 100",
-        (entity, [f'%"{name}"%' for name in constraints]),
-    )
+    """Rows (key texts) that are parked because one of these constraints has refused them; of each the latest hundred.
+
+    Reads no others, however many letters there are (the index due_refused_by).
+    """
+    cursor.execute(_REFUSED_BY, (list(constraints), entity, _PARTNERS))
     return [key for (key,) in cursor.fetchall()]
 
 

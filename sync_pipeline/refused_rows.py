@@ -17,7 +17,7 @@ from sync_pipeline.sql import Cursor
 _PAGE = 5_000
 # Rows that wait for a file or a parent row have no timer in the end: each sweep tries those that were tried longest
 # ago. Were it all of them, many would keep the entity busy for as long as they are there.
-_MISSING = 1_000
+_A_SWEEP = 1_000
 _LETTERS = """
     SELECT id, key, digest, basis IS DISTINCT FROM %(basis)s AND basis IS NOT NULL FROM sync.due
     WHERE entity = %(entity)s AND reason = ANY (ARRAY['rejected', 'parent']) AND id > %(after)s
@@ -25,21 +25,20 @@ _LETTERS = """
 """
 _WAKE = """
     UPDATE sync.due SET not_before = now() WHERE id IN (SELECT id FROM sync.due WHERE id = ANY(%s)
-    AND not_before > now() AND step IS DISTINCT FROM 'document' AND (reason = 'parent'
-    OR reason = 'rejected' AND waits_for IS NULL)
+    AND not_before > now() AND step IS DISTINCT FROM 'document' AND reason = ANY (ARRAY['rejected', 'parent'])
     FOR UPDATE SKIP LOCKED)
 """
 # A row that repeats another's value may pass once that one has changed, which no digest of its own shows.
-_MUTUAL = ("UniqueViolation", "ExclusionViolation")
-_WAKE_MUTUAL = """
-    UPDATE sync.due SET not_before = now() WHERE id IN (SELECT id FROM sync.due WHERE entity = %s
-    AND reason = 'rejected' AND step = 'row' AND error = ANY(%s) AND not_before > now() AND waits_for IS NULL
-    ORDER BY last_at LIMIT %s
+# The conditions of both are those of an index in the order of last_at, word for word (migration 0021).
+_WAKE_REPEATING = """
+    UPDATE sync.due SET not_before = now() WHERE not_before > now() AND id IN (SELECT id FROM sync.due WHERE entity = %s
+    AND reason = 'rejected' AND step = 'row' AND error = ANY (ARRAY['UniqueViolation', 'ExclusionViolation'])
+    AND waits_for IS NULL ORDER BY last_at LIMIT %s
     FOR UPDATE SKIP LOCKED)
 """
-_WAKE_MISSING = """
+_WAKE_UNTIMED = f"""
     UPDATE sync.due SET not_before = now() WHERE id IN (SELECT id FROM sync.due WHERE entity = %s
-    AND reason = 'rejected' AND (error = %s OR waits_for IS NOT NULL) AND not_before = 'infinity'
+    AND reason = 'rejected' AND not_before = 'infinity' AND (error = '{MISSING_FILE}' OR waits_for IS NOT NULL)
     ORDER BY last_at LIMIT %s
     FOR UPDATE SKIP LOCKED)
 """
@@ -57,8 +56,8 @@ class RefusedPage:
         """Make them due, in the caller's transaction."""
         cursor.execute(_WAKE, (self.ids,))
         if self.last is None:
-            cursor.execute(_WAKE_MISSING, (self.entity, MISSING_FILE, _MISSING))
-            cursor.execute(_WAKE_MUTUAL, (self.entity, [*_MUTUAL], _MISSING))
+            cursor.execute(_WAKE_UNTIMED, (self.entity, _A_SWEEP))
+            cursor.execute(_WAKE_REPEATING, (self.entity, _A_SWEEP))
 
 
 def look_at_refused(lane: Lane, after: int) -> RefusedPage:

@@ -11,11 +11,13 @@ import pyarrow.compute as pc
 from sync_pipeline.adapt import Adapted, adapt
 from sync_pipeline.errors import SharedFaultError
 from sync_pipeline.faults import guarded
+from sync_pipeline.keys import Key
 from sync_pipeline.lane import Lane
 from sync_pipeline.ledger.standing import standing
 from sync_pipeline.origin import Reject
 
-# rows beside the batch that are tried before the entity is stopped
+# Rows beside the batch that are tried before the entity is stopped: so many of the lowest keys, and of the highest.
+# Bad rows are often neighbours, as all those from before a change of the monolith.
 _SAMPLE_ROWS = 20
 
 
@@ -59,8 +61,17 @@ def _sample_passes(lane: Lane, step: str, besides: set[str]) -> bool:
 def sample_of(lane: Lane, besides: set[str]) -> tuple[Adapted, list[Reject]]:
     """Some other rows of the monolith as the entity's adapter makes them, and those that fail."""
     key = lane.origin.key
-    rows = lane.origin.page(None, None, "true", _SAMPLE_ROWS + len(besides))
-    out = pa.array(sorted(besides), pa.string())
-    others = rows.table.filter(pc.invert(pc.is_in(key.texts(rows.table), value_set=out))).slice(0, _SAMPLE_ROWS)
-    adapted, rejects = adapt(lane.entity, key, others)
-    return adapted, [*(reject for reject in rows.rejects if reject.key not in besides), *rejects]
+    limit = _SAMPLE_ROWS + len(besides)
+    first = lane.origin.page(None, None, "true", limit)
+    low = _besides(key, first.table, besides)
+    tried = besides | set(key.texts(low).to_pylist())
+    last = lane.origin.by_keys(_besides(key, lane.origin.last_keys(limit + _SAMPLE_ROWS), tried))
+    adapted, rejects = adapt(lane.entity, key, pa.concat_tables([low, last.table]))
+    unread = [reject for reject in (*first.rejects, *last.rejects) if reject.key not in besides]
+    return adapted, [*unread, *rejects]
+
+
+def _besides(key: Key, rows: pa.Table, keys: set[str]) -> pa.Table:
+    """The first few rows that have none of these keys."""
+    out = pa.array(sorted(keys), pa.string())
+    return rows.filter(pc.invert(pc.is_in(key.texts(rows), value_set=out))).slice(0, _SAMPLE_ROWS)

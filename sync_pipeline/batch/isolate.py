@@ -93,19 +93,25 @@ def _without_refused(batch: Batch, trial: Trial, table: StandingTable) -> Batch:
 
 def _partners(batch: Batch, refused: dict[str, psycopg2.Error]) -> list[str]:
     """Parked rows that the same constraint has refused: two rows that exchange their values come one by one."""
-    names = {error.diag.constraint_name for error in refused.values() if error.pgcode in MUTUAL}
+    names = {name for error in refused.values() if (name := _constraint(error))}
     if batch.order.cause == _PUT_OFF or not names:
         return []
     with batch.lane.stores.target() as cursor:
-        found = parking.refused_by(cursor, batch.lane.entity.name, sorted(name for name in names if name))
+        found = parking.refused_by(cursor, batch.lane.entity.name, sorted(names))
     return sorted(set(found) - set(batch.texts(batch.keys).to_pylist()))
+
+
+def _constraint(error: psycopg2.Error) -> str | None:
+    """The constraint by which other rows refuse this one."""
+    return error.diag.constraint_name if error.pgcode in MUTUAL else None
 
 
 def _parked(batch: Batch, refused: dict[str, psycopg2.Error]) -> Batch:
     legacy = batch.adapted.legacy
     digests = dict(zip(batch.texts(legacy).to_pylist(), legacy.column(DIGEST).to_pylist(), strict=True))
     rejects = [
-        Reject(key, "row", type(error).__name__, str(error).strip(), digests.get(key)) for key, error in refused.items()
+        Reject(key, "row", type(error).__name__, str(error).strip(), digests.get(key), _constraint(error))
+        for key, error in refused.items()
     ]
     check_share(batch.lane, rejects, batch.keys.num_rows)
     fit = batch.without(list(refused))

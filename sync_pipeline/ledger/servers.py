@@ -33,6 +33,7 @@ class Side(StrEnum):
 
 SETTINGS = {Side.MONOLITH: "SYNC_LEGACY_DB", Side.NEW_SIDE: "SYNC_TARGET_DB"}
 
+# A backend that crashes takes all others with it: the postmaster stays and starts them anew, the checkpointer as well.
 _ACTUAL = """
     SELECT s.system_identifier::text, d.oid::bigint, d.datname::text, pg_is_in_recovery(),
         CASE WHEN pg_is_in_recovery()
@@ -40,7 +41,8 @@ _ACTUAL = """
                 (SELECT min_recovery_end_timeline FROM pg_control_recovery()),
                 (SELECT timeline_id FROM pg_control_checkpoint()))
             ELSE ('x' || left(pg_walfile_name(pg_current_wal_insert_lsn()), 8))::bit(32)::integer END,
-        pg_postmaster_start_time(),
+        greatest(pg_postmaster_start_time(),
+            (SELECT backend_start FROM pg_stat_activity WHERE backend_type = 'checkpointer')),
         CASE WHEN pg_is_in_recovery() THEN 0 ELSE pg_current_wal_flush_lsn() - '0/0' END::bigint, clock_timestamp(),
         current_setting('fsync') = 'off' OR current_setting('synchronous_commit') = 'off' OR EXISTS (
             SELECT FROM pg_db_role_setting r, unnest(r.setconfig) c
@@ -125,7 +127,7 @@ def change_of(before: Recorded, server: Server) -> Change:
     if server.timeline > before.timeline or server.flushed < before.flushed:
         return Change.LOST
     if server.started_at != before.started_at:
-        return Change.LOST if server.may_lose else Change.RESTARTED
+        return Change.LOST if server.may_lose and guarded(114) else Change.RESTARTED
     return Change.NONE
 
 

@@ -21,13 +21,16 @@ ENDED = "ended"
 # an entity that waits for a place looks at least so often
 WAIT_SECONDS = 15
 _LOCK = "SELECT pg_advisory_xact_lock(hashtext('sync.sweep'))"
-_TAKE = """
+# A lease, or a wait, that ends later than any can is from before the new side's clock was set back, and over.
+_IS_HELD = f"coalesce({{}}.lease_until BETWEEN now() AND now() + 4 * {LEASE_SECONDS} * interval '1 s', false)"
+_WAITS = f"{{}}.waits_until BETWEEN now() AND now() + 4 * {WAIT_SECONDS} * interval '1 s'"
+_TAKE = f"""
     UPDATE sync.sweep s SET owner = %(owner)s, epoch = epoch + 1, waits_since = NULL,
         lease_until = now() + %(seconds)s * interval '1 s'
-    WHERE entity = %(entity)s AND coalesce(lease_until < now(), true)
-        AND (SELECT count(*) FROM sync.sweep o WHERE o.lease_until > now()) < %(places)s
-        AND NOT EXISTS (SELECT FROM sync.sweep o WHERE o.entity <> s.entity AND o.waits_until > now()
-            AND coalesce(o.lease_until < now(), true)
+    WHERE entity = %(entity)s AND NOT {_IS_HELD.format("s")}
+        AND (SELECT count(*) FROM sync.sweep o WHERE {_IS_HELD.format("o")}) < %(places)s
+        AND NOT EXISTS (SELECT FROM sync.sweep o WHERE o.entity <> s.entity AND {_WAITS.format("o")}
+            AND NOT {_IS_HELD.format("o")}
             AND (o.waits_since, o.entity) < (coalesce(s.waits_since, now()), s.entity))
     RETURNING number, epoch, state, phase, position, versions, filled, began_at,
         compared, changed, gone, outdated, unfilled, files
@@ -75,9 +78,9 @@ def take(stores: Stores, entity: str, places: int) -> Walk | None:
         row = cursor.fetchone()
         if row is None:
             cursor.execute(
-                "UPDATE sync.sweep SET waits_until = now() + %s * interval '1 s',"
-                " waits_since = CASE WHEN waits_until > now() THEN coalesce(waits_since, now()) ELSE now() END"
-                " WHERE entity = %s AND coalesce(lease_until < now(), true)",
+                "UPDATE sync.sweep s SET waits_until = now() + %s * interval '1 s', waits_since ="
+                f" CASE WHEN {_WAITS.format('s')} THEN least(coalesce(waits_since, now()), now()) ELSE now() END"
+                f" WHERE entity = %s AND NOT {_IS_HELD.format('s')}",
                 (WAIT_SECONDS, entity),
             )
             return None
@@ -135,8 +138,8 @@ def others_wait(stores: Stores, entity: str) -> bool:
     """Whether other entities wait for a place."""
     with stores.target() as cursor:
         cursor.execute(
-            "SELECT EXISTS (SELECT FROM sync.sweep WHERE entity <> %s AND waits_since IS NOT NULL"
-            " AND waits_until > now())",
+            "SELECT EXISTS (SELECT FROM sync.sweep o WHERE entity <> %s AND waits_since IS NOT NULL"
+            f" AND {_WAITS.format('o')})",
             (entity,),
         )
         return bool(cursor.fetchone()[0])

@@ -17,6 +17,9 @@ from sync_pipeline.sql import Cursor
 
 # violations that other rows of the batch may cause, or end: of references, unique and exclusion constraints; triggers
 MUTUAL = frozenset({"23503", "23505", "23P01", "P0001", "P0002"})
+# Each round tries each row that is left. A chain of values may need as many rounds as it has rows: what a few of them
+# do not settle is parked, and passes later, a part at a time.
+_ROUNDS = 6
 
 
 @dataclass(frozen=True)
@@ -62,28 +65,44 @@ class Trial:
             self._halve(first + half, count - half)
 
     def _retry_in_order(self) -> None:
-        """A row may have failed only because another one came after it."""
-        while early := [(n, error) for n, error in self.refused if error.pgcode in MUTUAL]:
-            passed = {n for n, _ in early if self._tried([n]) is None}
+        """A row may have failed only because another one came after it: from both ends in turn, a few times."""
+        for turn in range(_ROUNDS):
+            early = [(n, error) for n, error in self.refused if error.pgcode in MUTUAL]
+            passed = [n for n, _ in early[:: 1 if turn % 2 else -1] if self._tried([n]) is None]
             if not passed:
                 return
-            self.steps += [Step([n]) for n, _ in early if n in passed]
-            self.refused = [row for row in self.refused if row[0] not in passed]
+            self.steps += [Step([n]) for n in passed]
+            gone = set(passed)
+            self.refused = [row for row in self.refused if row[0] not in gone]
 
     def _retry_together(self) -> None:
         """Rows may pass at once, or in the place of their former ones, where none passes alone."""
         left = [n for n, error in self.refused if error.pgcode in MUTUAL]
-        if len(left) > 1 and not self._accept(left):
-            while len(left) > 1 and self.delete and not self._accept(left, displace=True):
-                fewer = self._passing_displaced(left, self.delete)
-                left = fewer if len(fewer) < len(left) else []
+        if len(left) < 2 or self._accept(left) or not self.delete:
+            return
+        for _ in range(_ROUNDS):
+            if len(left) < 2 or self._accept(left, displace=True):
+                return
+            fewer = self._passing_displaced(left, self.delete)
+            if len(fewer) == len(left):
+                break
+            left = fewer
+        self._accept_parts(left)
+
+    def _accept_parts(self, numbers: list[int]) -> None:
+        """By halving: rows that exchange values among themselves pass, whatever stands against the others."""
+        if len(numbers) > 1 and not self._accept(numbers, displace=True):
+            half = len(numbers) // 2
+            self._accept_parts(numbers[:half])
+            self._accept_parts(numbers[half:])
 
     def _accept(self, numbers: list[int], *, displace: bool = False) -> bool:
         """Whether rows pass in one statement; then they are refused no longer."""
         if self._tried(numbers, displace=displace) is not None:
             return False
         self.steps.append(Step(numbers, displace))
-        self.refused = [row for row in self.refused if row[0] not in numbers]
+        accepted = set(numbers)
+        self.refused = [row for row in self.refused if row[0] not in accepted]
         return True
 
     def _passing_displaced(self, numbers: Sequence[int], delete: Callable[[pa.Table], None]) -> list[int]:

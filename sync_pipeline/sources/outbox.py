@@ -278,13 +278,14 @@ class OutboxSource(Source):
         if "event_type" in columns and columns["event_type"].readable:  # a key may read so, too
             emptied += " AND event_type ~* 'truncate'"
         order = "id DESC" if descending else "id"
+        attempts = "coalesce(attempts, 0)" if guarded(65) else "attempts"
         with self.subject.stores.legacy(Purpose.POLL) as cursor:
             unlocked = f" AND id <> ALL({bind(cursor, sorted(self._locked))})" if self._locked else ""
             return copy_out(
                 cursor,
                 f"SELECT id, {kind}, aggregate_id::text, {version}, {emptied} FROM {self._table}"
                 f" WHERE processed_at IS NULL AND {kind} = ANY({bind(cursor, self._kinds)}){unlocked}"
-                f" AND coalesce(attempts, 0) < {TRIES} AND id > {position} ORDER BY {order} LIMIT {rows}",
+                f" AND {attempts} < {TRIES} AND id > {position} ORDER BY {order} LIMIT {rows}",
                 _EVENTS,
             )
 

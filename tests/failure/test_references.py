@@ -5,7 +5,7 @@ from contextlib import ExitStack, contextmanager
 
 import pytest
 
-from sync_pipeline import live
+from sync_pipeline import live, refused_rows
 from sync_pipeline.backfill import backfill
 from sync_pipeline.batch.order import Order
 from sync_pipeline.lane import Lane
@@ -364,3 +364,32 @@ def test_a_sweep_sees_that_a_row_that_waits_for_its_parent_is_gone(world, series
     while live.work(episode, lambda *_: None):
         pass
     assert world.target(OWED) == [("episode", "parent", ["2"])]
+
+
+@pytest.mark.hazard(85)
+def test_a_sweep_sees_that_dead_letters_for_want_of_a_parent_are_of_other_rows_now(world, series, episode, monkeypatch):
+    """One is gone, one names another parent: neither has to wait for its turn among those that are as they were."""
+    monkeypatch.setattr(refused_rows, "_A_SWEEP", 0)
+    legacy(world, "series", 1)
+    sync(series, 1)
+    for key in (1, 2, 3, 4):
+        legacy(world, "episode", key, 7)
+    sync(episode, 1, 2, 3, 4)
+    world.target("UPDATE sync.due SET first_at = now() - interval '2 h', not_before = now()")
+    work(episode)
+    world.target("UPDATE sync.cursor SET filled_at = now()")
+    gone(world, "episode", 1)
+    legacy(world, "episode", 2, 1)
+    legacy(world, "episode", 3, 8)
+    sweep(episode)
+    work(episode)
+    assert rows(world, "episode") == [(2, "t", 1)]
+    missing = [("3", "8"), ("4", "7")]
+    assert world.target("SELECT key, waits_key FROM sync.due ORDER BY 1") == missing
+    world.legacy("UPDATE episode SET title = 'u' WHERE id = 4")  # it still waits, as another row
+    for is_other in (True, False):
+        before = world.target("SELECT attempts FROM sync.due WHERE key = '4'")[0][0]
+        sweep(episode)
+        work(episode)
+        assert (world.target("SELECT attempts FROM sync.due WHERE key = '4'")[0][0] > before) == is_other
+    assert world.target("SELECT key, waits_key FROM sync.due ORDER BY 1") == missing

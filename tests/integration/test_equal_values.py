@@ -79,6 +79,21 @@ def test_a_batch_writes_the_new_value(fresh_world, plan):
     assert texts == [("30 days",)]
 
 
+@pytest.fixture
+def unguarded(monkeypatch):
+    monkeypatch.setenv("SYNC_TEST_GUARDS_OFF", "116")
+
+
+@pytest.mark.hazard(116)
+def test_without_its_guard_changes_of_intervals_are_lost(fresh_world, unguarded, plan):
+    change(fresh_world, plan)
+    assert {finding.key for finding in reconcile(plan).findings if finding.sink == "relational"} == {"3", "4"}
+    assert sync_keys(plan, plan.origin.key.parse(map(str, range(1, 5))), Order(acknowledge=True)).written == 2
+    assert fresh_world.target("SELECT lasts::text, steps::text FROM catalog.plan WHERE id = 1") == [
+        ("1 mon", "{1 day}")
+    ]
+
+
 @pytest.mark.hazard(116)
 def test_the_sweep_and_the_reconciliation_name_each_change(fresh_world, plan):
     change(fresh_world, plan)

@@ -237,6 +237,18 @@ def test_a_foreign_outbox_of_other_types_and_without_defaults_is_read_acknowledg
 
 
 @pytest.mark.hazard(65)
+def test_without_its_guard_an_event_without_attempts_is_never_read(world, monkeypatch):
+    world.legacy(FOREIGN)
+    lane = Lane.open(entity(outbox=Outbox(table="mail")), world.stores)
+    world.legacy("INSERT INTO mail (aggregate_type, aggregate_id) VALUES ('note', 1)")
+    with opened_source(lane) as source:
+        with monkeypatch.context() as patch:
+            patch.setenv("SYNC_TEST_GUARDS_OFF", "65")
+            assert keys(source) == []
+        assert keys(source) == [1]
+
+
+@pytest.mark.hazard(65)
 def test_an_event_that_names_nothing_is_told_so_in_a_short_column(world):
     world.legacy(FOREIGN.replace("aggregate_id bigint", "aggregate_id text"))
     lane = Lane.open(entity(outbox=Outbox(table="mail")), world.stores)

@@ -5,11 +5,14 @@ The servers stay as they are: what the ledger has recorded of them is changed in
 
 import datetime as dt
 import json
+import os
+import signal
 import sys
 import threading
-from contextlib import suppress
+from contextlib import closing, suppress
 from dataclasses import replace
 
+import psycopg2
 import pytest
 
 from sync_pipeline import due, servers
@@ -124,8 +127,8 @@ def test_a_person_accepts_another_server(world, lane, monkeypatch, capsys):
 
 
 @pytest.mark.hazard(114)
-@pytest.mark.parametrize(("off", "wanted"), [(False, 0), (True, 3)])
-def test_a_restart_that_may_lose_commits_is_swept(world, lane, off, wanted):
+@pytest.mark.parametrize(("off", "guard", "wanted"), [(False, True, 0), (True, True, 3), (True, False, 0)])
+def test_a_restart_that_may_lose_commits_is_swept(world, lane, off, guard, wanted, monkeypatch):
     """A server whose commits do not wait for its disk may come back without the last ones."""
     with world.following([lane]):
         settle(world, [lane])
@@ -134,10 +137,37 @@ def test_a_restart_that_may_lose_commits_is_swept(world, lane, off, wanted):
     world.legacy(f"ALTER DATABASE {database} SET synchronous_commit = {'off' if off else 'on'}")
     try:
         world.target("UPDATE sync.server SET started_at = '2001-01-01' WHERE side = 'monolith'")
+        if not guard:
+            monkeypatch.setenv("SYNC_TEST_GUARDS_OFF", "114")
         world.stores.confirm_servers()
         assert swept(world) == [(wanted,)]
     finally:
         world.legacy(f"ALTER DATABASE {database} RESET synchronous_commit")
+
+
+@pytest.mark.hazard(114)
+def test_a_crash_of_one_backend_counts_as_a_restart(world, lane):
+    """It takes all sessions and what was not yet written of the log with it, while the postmaster goes on."""
+    world.target("UPDATE sync.cursor SET swept_from = coalesce(swept_from, now()), sweep_wanted = now()")
+    database = world.monolith.admin_url.rpartition("/")[2]
+    world.legacy(f"ALTER DATABASE {database} SET synchronous_commit = off")
+    try:
+        world.stores.confirm_servers()
+        assert swept(world) == [(0,)]
+        with closing(psycopg2.connect(world.monolith.admin_url)) as session:
+            os.kill(session.info.backend_pid, signal.SIGKILL)
+        wait_for(lambda: answers(world.monolith.admin_url))
+        world.stores.close()
+        world.stores.confirm_servers()
+        assert swept(world) == [(3,)]
+    finally:
+        world.legacy(f"ALTER DATABASE {database} RESET synchronous_commit")
+
+
+def answers(url):
+    with suppress(psycopg2.OperationalError), closing(psycopg2.connect(url)):
+        return True
+    return False
 
 
 @pytest.mark.hazard(110)

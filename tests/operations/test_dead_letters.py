@@ -9,7 +9,7 @@ import pytest
 
 from assets.observed import observed
 from checks.standing import DEAD_LETTERS, standing
-from sync_pipeline import dead_letters, due, live
+from sync_pipeline import dead_letters, due, live, parking, refused_rows
 from sync_pipeline.backfill import backfill
 from sync_pipeline.batch.order import Order
 from sync_pipeline.dead_letters import Which
@@ -399,6 +399,22 @@ def test_one_that_has_changed_unseen_is_tried_by_the_next_sweep(world, lane, key
 
 
 @pytest.mark.hazard(85)
+def test_one_that_is_again_as_it_was_written_last_is_tried_by_the_next_sweep(world, lane, keys):
+    """Ledger and monolith agree on it then, so that the comparison of keys and digests has nothing to say."""
+    world.legacy(MEND, (keys[0],))
+    sync(lane, keys[0])
+    ((attrs, stamp),) = world.legacy("SELECT attrs::text, updated_at FROM content WHERE id = %s", (keys[0],))
+    world.legacy(SPOIL, ("no number", keys[0]))
+    sync(lane, keys[0])
+    assert {key for key, _ in world.target(LETTERS)} == set(keys)
+    world.legacy("UPDATE content SET attrs = %s, updated_at = %s WHERE id = %s", (attrs, stamp, keys[0]))
+    assert sweep(lane).changed == 2  # the other two letters
+    while live.work(lane, lambda *_: None):
+        pass
+    assert {key for key, _ in world.target(LETTERS)} == set(keys[1:])
+
+
+@pytest.mark.hazard(85)
 def test_many_make_no_look_for_work_longer(world, lane):
     """They lie in indices of their own: whoever looks for work reads a few blocks, however many there are."""
     world.target(
@@ -419,6 +435,42 @@ def test_many_make_no_look_for_work_longer(world, lane):
         for plan in plans:
             assert plan["Shared Hit Blocks"] + plan["Shared Read Blocks"] < 40, json.dumps(plan)
         assert live.caught_up(lane, "epoch")
+    finally:
+        world.target("DELETE FROM sync.due WHERE left(key, 1) = 'n'")
+
+
+@pytest.mark.hazard(85)
+def test_what_looks_for_some_of_many_letters_reads_past_no_others(world, lane):
+    """Each look is for a few of 60,000 letters, and reads a few blocks of an index of its own."""
+    kinds = {
+        "UniqueViolation": "now() + interval '1 h', 'row', 'UniqueViolation', 'one_slug', NULL",
+        "MediaMissing": "'infinity', 'media', 'MediaMissing', NULL, NULL",
+        "ParentMissing": "'infinity', 'row', 'ParentMissing', NULL, 'series'",
+        "CheckViolation": "now() + interval '1 h', 'row', 'CheckViolation', NULL, NULL",
+    }
+    for kind, values in kinds.items():
+        world.target(
+            "INSERT INTO sync.due (entity, reason, key, revision, priority, not_before, step, error, refused_by,"
+            f" waits_for, message, last_at) SELECT 'text', 'rejected', 'n{kind}' || n, 0, 9, {values}, 'm',"
+            " now() - n * interval '1 s' FROM generate_series(1, 15000) n"
+        )
+    world.target("ANALYZE sync.due")
+    looks = {
+        "repeating": (refused_rows._WAKE_REPEATING, ("text", 10)),
+        "untimed": (refused_rows._WAKE_UNTIMED, ("text", 10)),
+        "partners": (parking._REFUSED_BY, (["one_slug", "other"], "text", 10)),
+    }
+    try:
+        with lane.stores.target() as cursor:
+            for name, (look, values) in looks.items():
+                cursor.execute("SAVEPOINT look")
+                cursor.execute(f"EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON) {look}", values)
+                plan = cursor.fetchone()[0][0]["Plan"]
+                cursor.execute("ROLLBACK TO SAVEPOINT look")
+                assert plan["Shared Hit Blocks"] + plan["Shared Read Blocks"] < 400, (name, json.dumps(plan))
+            found = parking.refused_by(cursor, "text", ["one_slug", "other"])
+            assert found[:2] == ["nUniqueViolation1", "nUniqueViolation2"]
+            assert len(found) == 100
     finally:
         world.target("DELETE FROM sync.due WHERE left(key, 1) = 'n'")
 

@@ -287,6 +287,21 @@ def test_an_import_of_bad_rows_is_parked_since_other_rows_pass(world, lane):
 
 
 @pytest.mark.hazard(91)
+@pytest.mark.parametrize(("bad", "good"), [((1, 70), (71, 75)), ((6, 75), (1, 5))])
+def test_bad_rows_that_are_neighbours_of_the_batch_stop_nobody(world, lane, bad, good):
+    """Of a history whose oldest rows are all bad, a batch fails, and so do the rows behind it: later ones pass."""
+    world.target("ALTER TABLE catalog.clip ADD CONSTRAINT refusing CHECK (title <> 'bad') NOT VALID")
+    try:
+        world.legacy("INSERT INTO clips SELECT n, 'new' FROM generate_series(41, 75) n")
+        world.legacy("UPDATE clips SET title = 'bad' WHERE id BETWEEN %s AND %s", bad)
+        first = bad[0]
+        assert sync(lane, *range(first, first + 30)).parked == 30
+        assert sync(lane, *range(good[0], good[1] + 1)).parked == 0
+    finally:
+        world.target("ALTER TABLE catalog.clip DROP CONSTRAINT refusing")
+
+
+@pytest.mark.hazard(91)
 def test_an_adapter_that_fails_for_every_row_stops_the_entity(world, lane):
     def broken(legacy):
         if len(legacy):

@@ -275,6 +275,17 @@ def test_a_walk_under_another_version_starts_over(filled, lane, monkeypatch):
 
 
 @pytest.mark.hazard(80)
+def test_without_its_guard_pages_of_two_versions_make_a_walk(filled, lane, monkeypatch):
+    """What the first pages would have shown under the new query is never looked at."""
+    monkeypatch.setenv("SYNC_TEST_GUARDS_OFF", "80")
+    assert go_on(lane, After(4)) is None
+    other = dataclasses.replace(lane.entity, origin=dataclasses.replace(lane.entity.origin, sql=lane.origin.sql + " "))
+    pages = count_pages(monkeypatch)
+    sweep(Lane.open(other, lane.stores))
+    assert pages[0] is not None
+
+
+@pytest.mark.hazard(80)
 def test_a_walk_at_another_server_or_timeline_starts_over(filled, lane, monkeypatch):
     assert go_on(lane, After(4)) is None
     pages = count_pages(monkeypatch)
@@ -323,6 +334,23 @@ def test_places_are_few_and_taken_in_turn(filled, lane):
     filled.target("DELETE FROM sync.sweep WHERE entity IN ('video', 'audio')")
 
 
+@pytest.mark.hazard(112)
+def test_leases_and_waits_from_before_the_new_side_s_clock_was_set_back_are_over(filled, lane):
+    """Those of killed sweepers would hold their entities, and the few places, for as long as the clock has lost."""
+    later = "now() + interval '1 h'"
+    filled.target(f"UPDATE sync.sweep SET owner = 'gone', lease_until = {later} WHERE entity = 'text'")
+    filled.target(f"INSERT INTO sync.sweep (entity, owner, lease_until) VALUES ('video', 'gone', {later})")
+    filled.target(f"INSERT INTO sync.sweep (entity, waits_since, waits_until) VALUES ('audio', '2001-01-01', {later})")
+    try:
+        walk = sweeps.take(lane.stores, "text", 1)
+        assert walk is not None
+        assert not sweeps.others_wait(lane.stores, "text")
+        assert sweeps.take(lane.stores, "video", 1) is None  # the only place is taken
+        sweeps.give_back(lane.stores, walk)
+    finally:
+        filled.target("DELETE FROM sync.sweep WHERE entity IN ('video', 'audio')")
+
+
 def test_a_long_sweep_gives_its_place_to_who_waits(filled, lane, monkeypatch):
     monkeypatch.setattr(sweeping, "_TURN_SECONDS", 0.0)
     filled.target(
@@ -335,6 +363,18 @@ def test_a_long_sweep_gives_its_place_to_who_waits(filled, lane, monkeypatch):
     assert go_on(lane, threading.Event()) is None
     filled.target("DELETE FROM sync.sweep WHERE entity = 'video'")
     assert sweep(lane).compared == len(keys(filled))
+
+
+@pytest.mark.hazard(82)
+def test_without_its_guard_it_is_taken_for_the_answer(filled, lane, monkeypatch):
+    monkeypatch.setenv("SYNC_TEST_GUARDS_OFF", "82")
+    assert go_on(lane, After(3)) is None
+    ask_for_sweep(lane, lane.stores.legacy_now())
+    sweep(lane)
+    assert not sweep_is_due(lane)
+    monkeypatch.delenv("SYNC_TEST_GUARDS_OFF")
+    assert sweep_is_due(lane)
+    sweep(lane)
 
 
 @pytest.mark.hazard(82)

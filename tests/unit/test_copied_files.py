@@ -20,10 +20,13 @@ BORNE = {"ContentType": "image/png", "CacheControl": "no-store", "Metadata": {"a
 
 
 class Legacy:
-    """A bucket with one object of three bytes."""
+    """A bucket with one object of three bytes, which may promise more."""
+
+    def __init__(self, length=3):
+        self.length = length
 
     def get_object(self, **_):
-        return {"Body": io.BytesIO(b"abc"), "ContentLength": 3, "TagCount": len(TAGS), **BORNE}
+        return {"Body": io.BytesIO(b"abc"), "ContentLength": self.length, "TagCount": len(TAGS), **BORNE}
 
     def get_object_tagging(self, **_):
         return {"TagSet": TAGS}
@@ -131,6 +134,18 @@ def test_ten_thousand_parts_are_enough_for_any_object(length):
     part = media_bucket.part_bytes(length, 8 << 20)
     assert length / part <= 10_000
     assert 8 << 20 <= part <= 5 << 30
+
+
+def test_the_length_that_is_promised_decides_on_the_parts():
+    """The uploader sees a stream and no size: left to itself, it ends after the ten thousandth part."""
+    new, parts = New(), []
+    new.upload_fileobj = lambda body, bucket, key, ExtraArgs, Config: parts.append(Config.multipart_chunksize)  # noqa: N803
+    bucket = SimpleNamespace(name="bucket")
+    settings = SimpleNamespace(legacy_bucket=bucket, target_bucket=bucket, multipart_bytes=8 << 20)
+    stores = SimpleNamespace(settings=settings, legacy_s3=Legacy(80 << 30), target_s3=new, media_answers=MediaAnswers())
+    with pytest.raises(SideError):  # it has three bytes
+        media_bucket._stream(stores, Source("a", "e"), "new/a")
+    assert 8 << 20 < parts[0] == media_bucket.part_bytes(80 << 30, 8 << 20)
 
 
 def test_a_bucket_under_an_object_lock_gets_parts_with_checksums():

@@ -7,6 +7,7 @@ from types import SimpleNamespace
 import pytest
 
 from sync_pipeline import follower
+from sync_pipeline.errors import HiddenRowsError, UnreachableError
 from sync_pipeline.follower import HANG_SECONDS, Follower
 
 
@@ -52,6 +53,22 @@ def test_while_any_thread_moves_the_heart_beats(two, beats):
     two._any_moved = time.monotonic()  # a sweep
     two._beat()
     assert beats == [["text", "video"]]
+
+
+@pytest.mark.hazard(111)
+@pytest.mark.parametrize("error", [UnreachableError, HiddenRowsError])
+def test_a_sweep_that_cannot_go_on_does_not_keep_the_recovery_from_its_turn(two, monkeypatch, error):
+    halt, turns = threading.Event(), []
+
+    def stopped(*_):
+        raise error("the monolith")
+
+    monkeypatch.setattr(follower, "sweep_is_due", lambda _: True)
+    monkeypatch.setattr(follower, "go_on", stopped)
+    monkeypatch.setattr(follower, "recover", lambda lane, halt: turns.append(lane) or halt.set())
+    lane = SimpleNamespace(entity=two.entities[0], stores=SimpleNamespace(settings=SimpleNamespace(sweep_seconds=300)))
+    two._sweep_on(lane, halt)
+    assert turns == [lane]
 
 
 def test_where_nothing_moves_any_more_it_falls_silent(two, beats):

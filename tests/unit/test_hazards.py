@@ -11,6 +11,9 @@ import pytest
 from sync_pipeline.faults import GUARDS
 
 REPOSITORY = Path(__file__).resolve().parents[2]
+FINDING = re.compile(r"^\| R(\d+)([a-z]| [a-z ]+)? \| .* \| ([\d, ]*) \| ([^|]*) \|$", re.MULTILINE)
+# of the review; it has no 19th
+FINDINGS = {*range(1, 21)} - {19}
 ROW = re.compile(r"^\| (\d+) \| .* \| ([^|]*) \| (yes)? ?\|$", re.MULTILINE)
 
 
@@ -48,3 +51,17 @@ def test_every_mark_has_a_row(rows, marked):
 def test_the_page_says_which_answers_can_be_switched_off(rows):
     assert {number for number, (_, off) in rows.items() if off} == GUARDS
     assert len(GUARDS) >= 10
+
+
+def test_each_finding_of_the_review_has_rows_or_tests(rows):
+    page = (REPOSITORY / "docs" / "hazards.md").read_text(encoding="utf-8")
+    found = FINDING.findall(page)
+    assert len(found) == len(re.findall(r"^\| R\d", page, re.MULTILINE)) == len({f[:2] for f in found})
+    assert {int(number) for number, *_ in found} == FINDINGS
+    for number, part, named, tests in found:
+        held = [int(row) for row in named.split(", ") if row]
+        assert set(held) <= rows.keys(), (number, part)
+        assert held or tests.strip(), (number, part)
+        for test in re.findall(r"`([^`]+)`", tests):
+            file, _, name = test.partition("::")
+            assert f"def {name}(" in (REPOSITORY / "tests" / file).read_text(encoding="utf-8"), test
