@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Self
 
@@ -74,7 +75,8 @@ class PodLauncher(RunLauncher, ConfigurableClass):
         if run is None or run.is_finished:
             return False
         self._instance.report_run_canceling(run)
-        psutil.Process(int(run.tags[PROCESS_TAG])).terminate()
+        with suppress(psutil.NoSuchProcess):
+            psutil.Process(int(run.tags[PROCESS_TAG])).terminate()
         return True
 
     def _seconds(self, run: DagsterRun, seconds: list[float]) -> float:
