@@ -18,6 +18,7 @@ PLAN = Plan(
     seconds=30,
     times=TIMES,
     waits_for_handovers=True,
+    longest_lag_seconds=15,  # a dozen processes start in this minute, and each takes seconds of a core
     contents=600,
     files=10,
 )

@@ -21,7 +21,6 @@ from tests.locations.sides import LEGACY_BUCKET, Side, Source, new_sides
 from tests.oracle import Difference
 from tests.world import wait_for
 
-LONGEST_LAG_SECONDS = 5.0
 _CATCH_UP_SECONDS = 240
 _START_SECONDS = 180
 _HANDOVER_SECONDS = 240
@@ -40,6 +39,7 @@ class Plan:
     seconds: float
     times: Times = field(default_factory=Times)
     waits_for_handovers: bool = False
+    longest_lag_seconds: float = 5.0  # of 95 % of the edits
     rate: float = 20.0
     contents: int = 2_000
     files: int = 40
@@ -54,7 +54,7 @@ class Plan:
 class Played:
     """What was measured."""
 
-    window_seconds: float
+    plan: Plan
     edits: Tally = field(default_factory=Tally)
     runs: list[Life] = field(default_factory=list)
     ticks: list[Tick] = field(default_factory=list)
@@ -67,7 +67,7 @@ class Played:
     @property
     def ended_early(self) -> list[Life]:
         """Healthy runs that somebody has ended: nobody breaks a run here, so that all are healthy."""
-        return [run for run in self.runs if not run.is_healthy(self.window_seconds)]
+        return [run for run in self.runs if not run.is_healthy(self.plan.times.window_seconds)]
 
     def faults(self) -> Iterator[str]:
         """What is not as it was promised."""
@@ -75,7 +75,7 @@ class Played:
         faults = Counter(tick for tick in self.ticks if tick.is_fault)
         yield from (f"{count} ticks: {tick}" for tick, count in faults.items())
         for side, lag in self.lags.items():
-            if lag.undelivered or not lag.share(0.95) < LONGEST_LAG_SECONDS:
+            if lag.undelivered or not lag.share(0.95) < self.plan.longest_lag_seconds:
                 yield f"lag of {side}: {lag.line()}"
         for side, verdicts in self.verdicts.items():
             if overall(verdicts) != "clean":
@@ -99,7 +99,7 @@ def play(fleet: Fleet, plan: Plan, seed: int) -> Played:
 
 
 def _played(plan: Plan, seed: int, source: Source, sides: dict[str, Side], deployments: list[Deployment]) -> Played:
-    played = Played(plan.times.window_seconds)
+    played = Played(plan)
     with _editing(plan, seed, source) as (tallies, ends):
         for deployment in deployments:
             deployment.start_sensors()
