@@ -29,9 +29,9 @@ check: setup
 	DAGSTER_HOME=$(CURDIR)/$(VENV)/dagster $(BIN)/dg check defs
 
 # Two workers with servers of their own; what asserts how soon Dagster goes on has the machine to itself.
-ALONE := tests/failure/test_dagster_kills.py
+ALONE := tests/failure/test_dagster_kills.py tests/failure/test_locations.py
 test: setup
-	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder --ignore $(ALONE)
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder $(ALONE:%=--ignore=%)
 	$(BIN)/python -m pytest $(ALONE)
 
 # Dagster's pages in this machine's Chromium; SYNC_SCREENSHOTS=docs/img renews the pictures of the tour.

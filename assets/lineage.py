@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 
 import dagster as dg
@@ -11,6 +12,7 @@ from assets.queries import tables_read
 from sync_pipeline.entity import Entity
 
 LEGACY = "legacy"
+_NOT_IN_NAMES = re.compile(r"[^A-Za-z0-9_.-]")
 LEGACY_BUCKET = dg.AssetKey([LEGACY, "bucket"])
 
 
@@ -25,7 +27,15 @@ def legacy_tables(entity: Entity) -> list[dg.AssetKey]:
 
 def legacy_key(table: str) -> dg.AssetKey:
     """The asset of a table of the monolith, given as `table` or `schema.table`."""
-    return dg.AssetKey([LEGACY, *table.removeprefix("public.").split(".")])
+    return asset_key(LEGACY, *table.removeprefix("public.").split("."))
+
+
+def asset_key(*parts: str) -> dg.AssetKey:
+    """The key of an asset, with an underscore for each character that Dagster takes in no name.
+
+    A prefix, an alias or a quoted table may hold any; one such name would keep the whole code location from loading.
+    """
+    return dg.AssetKey([_NOT_IN_NAMES.sub("_", part) for part in parts])
 
 
 def legacy_specs(entities: Iterable[Entity]) -> list[dg.AssetSpec]:
@@ -61,10 +71,10 @@ def history_key(entity: Entity) -> dg.AssetKey:
 
 def sink_keys(entity: Entity) -> dict[str, dg.AssetKey]:
     """The asset of each sink the entity has, by its name in a verdict, in the order in which they are written."""
-    keys = {"media": dg.AssetKey(["media", entity.media.prefix])} if entity.media else {}
-    keys["relational"] = dg.AssetKey(entity.table.name.split("."))
+    keys = {"media": asset_key("media", *entity.media.prefix.split("/"))} if entity.media else {}
+    keys["relational"] = asset_key(*entity.table.name.split("."))
     if entity.index:
-        keys["search"] = dg.AssetKey(["search", entity.index.alias])
+        keys["search"] = asset_key("search", entity.index.alias)
     return keys
 
 

@@ -60,8 +60,9 @@ class Fleet:
         self.search = SearchServer(home.root, "search", ports["search"], self.jars, java)
         self.objects = ObjectStore(home.root, "objects", ports["objects"], self.jars)
         self.code = CodeServer(home.root, "code", ports[CODE])
-        self.webserver = Webserver(home.root, "webserver", ports[PAGES], ports[CODE])
-        self.daemon = Daemon(home.root, "daemon", 0, ports[CODE])
+        locations = {self.code.location: self.code.port}
+        self.webserver = Webserver(home.root, "webserver", ports[PAGES], locations)
+        self.daemon = Daemon(home.root, "daemon", 0, locations)
 
     @property
     def servers(self) -> tuple[Server, ...]:

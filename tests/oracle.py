@@ -46,14 +46,14 @@ class Buckets(NamedTuple):
     new: str
 
 
-def differences(legacy: Any, target: Any, search_url: str, buckets: Buckets) -> list[Difference]:
+def differences(legacy: Any, target: Any, search_url: str, buckets: Buckets, aliases: str = "{}") -> list[Difference]:
     """Everything that is not as the monolith wants it; [] when all is right.
 
-    `legacy` and `target` are psycopg2 connections without an open transaction.
+    `legacy` and `target` are psycopg2 connections without an open transaction; `aliases` makes an alias of a kind.
     """
     wanted, poisoned = expected(legacy)
     found = {kind: rows_of(target, f"SELECT * FROM catalog.{kind}") for kind in KINDS}
-    documents = {kind: documents_of(search_url, kind) for kind in KINDS}
+    documents = {kind: documents_of(search_url, aliases.format(kind)) for kind in KINDS}
     result = owed(target, poisoned)
     for kind in KINDS:
         result += compare_rows(kind, wanted, found[kind])

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import http.client
 import os
-import shutil
 import socket
 import sys
 from collections.abc import Mapping
@@ -17,7 +16,7 @@ from demo.servers.server import Server
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 FOLDER = "dagster"
-_LOCATION = "sync_pipeline"
+LOCATION, DEFINITIONS = "sync_pipeline", "assets.definitions"
 
 
 class DagsterServer(Server):
@@ -29,6 +28,7 @@ class DagsterServer(Server):
         super().__init__(home, FOLDER, port)
         self.name = name
         self.environment: Mapping[str, str] = {}
+        self.settings = ""  # further lines of dagster.yaml
         self.log = self.folder / f"{name}.log"
 
     def marks(self) -> set[str]:
@@ -45,7 +45,8 @@ class DagsterServer(Server):
 
     def prepare(self) -> None:
         """Dagster's home is the demo's, with the repository's settings in it."""
-        shutil.copy2(REPOSITORY / "dagster.yaml", self.folder)
+        settings = (REPOSITORY / "dagster.yaml").read_text(encoding="utf-8") + self.settings
+        (self.folder / "dagster.yaml").write_text(settings, encoding="utf-8")
 
     def clear(self) -> None:
         """Runs go on when the service that started them dies."""
@@ -63,14 +64,24 @@ class DagsterServer(Server):
 
 
 class CodeServer(DagsterServer):
-    """Holds the definitions, and starts the runs."""
+    """Holds the definitions of one code location, and starts the runs."""
 
     program = "code-server"
 
+    def __init__(
+        self, home: Path, name: str, port: int, location: str = LOCATION, definitions: str = DEFINITIONS
+    ) -> None:
+        super().__init__(home, name, port)
+        self.location = location
+        self.definitions = definitions
+
     def command(self) -> list[str]:
-        where = ["-h", "127.0.0.1", "-p", str(self.port), "--location-name", _LOCATION]
-        what = ["-m", "assets.definitions", "-d", str(REPOSITORY)]
+        where = ["-h", "127.0.0.1", "-p", str(self.port), "--location-name", self.location]
+        what = ["-m", self.definitions, "-d", str(REPOSITORY)]
         return [self._program("dagster"), "code-server", "start", *where, *what]
+
+    def is_leader(self, candidate: psutil.Process) -> bool:
+        return self.location in candidate.cmdline() and super().is_leader(candidate)
 
     def answers(self) -> bool:
         try:
@@ -88,16 +99,19 @@ class CodeServer(DagsterServer):
 
 
 class _Client(DagsterServer):
-    """A service that knows the code server only."""
+    """A service that knows the code servers only: the port of each code location."""
 
-    def __init__(self, home: Path, name: str, port: int, code_port: int) -> None:
+    def __init__(self, home: Path, name: str, port: int, locations: Mapping[str, int]) -> None:
         super().__init__(home, name, port)
-        self._code_port = code_port
+        self._locations = locations
 
     def prepare(self) -> None:
         super().prepare()
-        server = f"{{host: 127.0.0.1, port: {self._code_port}, location_name: {_LOCATION}}}"
-        self._workspace.write_text(f"load_from: [{{grpc_server: {server}}}]\n")
+        servers = (
+            f"  - grpc_server: {{host: 127.0.0.1, port: {port}, location_name: {name}}}\n"
+            for name, port in self._locations.items()
+        )
+        self._workspace.write_text(f"load_from:\n{''.join(servers)}")
 
     @property
     def _workspace(self) -> Path:

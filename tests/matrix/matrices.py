@@ -1,6 +1,7 @@
 """All matrices, in the order in which they are played."""
 
 from tests.matrix.failovers.cells import FAILOVERS_BY_SOURCE
+from tests.matrix.locations import LOCATIONS
 from tests.matrix.shapes.cells import SHAPES_BY_SOURCE
 
-MATRICES = (SHAPES_BY_SOURCE, FAILOVERS_BY_SOURCE)
+MATRICES = (SHAPES_BY_SOURCE, FAILOVERS_BY_SOURCE, LOCATIONS)

@@ -2,8 +2,19 @@
 
 import subprocess
 import sys
+from dataclasses import replace
+
+import dagster as dg
+import pytest
 
 from assets.definitions import definitions
+from assets.entities.video import entity as video
+from assets.lineage import legacy_key, sink_keys
+from assets.live import live_asset
+from assets.resources import Engine
+from sync_pipeline.sinks.media_bucket import MediaBucket
+from sync_pipeline.sinks.search_index import SearchIndex
+from sync_pipeline.sources.table import Table
 
 SLOW = {"great_expectations", "elasticsearch", "boto3", "alembic", "dagster_postgres"}
 LOAD = """
@@ -40,3 +51,24 @@ def test_schedules_tick_when_the_environment_says(monkeypatch):
     found = {schedule.name: schedule.cron_schedule for schedule in definitions().schedules}
     assert found["frequent_sweep"] == "5 * * * *"
     assert found["nightly_expectations"] == "0 5 * * *"
+
+
+@pytest.mark.hazard(9010)
+def test_names_that_dagster_does_not_take_keep_no_location_from_loading():
+    table = replace(video.table, name='"New Side"."video+"')
+    sinks = (MediaBucket(("cover",), "one/2 video"), table, SearchIndex("one-video.v2+", {}))
+    entity = replace(
+        video, sinks=sinks, tables=(Table('app."Content of all"', key=("id",)), *video.tables), comments={}
+    )
+    keys = {name: key.path for name, key in sink_keys(entity).items()}
+    assert keys == {
+        "media": ["media", "one", "2_video"],
+        "relational": ["_New_Side_", "_video__"],
+        "search": ["search", "one-video.v2_"],
+    }
+    assert legacy_key('app."Content of all"').path == ["legacy", "app", "_Content_of_all_"]
+    assert (
+        dg.Definitions(assets=[live_asset({"video": entity})], resources={"engine": Engine()})
+        .resolve_asset_graph()
+        .get_all_asset_keys()
+    )

@@ -1,0 +1,4 @@
+from assets.entities.audio import entity as declared
+from tests.locations.entities._side import on_side
+
+entity = on_side(declared)
