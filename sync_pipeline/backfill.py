@@ -179,7 +179,8 @@ def _progress(lane: Lane, partition: str, edges: Edges, cursor: Cursor, outcome:
         cursor.execute("SELECT FROM sync.cursor WHERE entity = %s FOR UPDATE", (lane.entity.name,))
         # a sweep has left alone until now whatever the ledger does not know: none counts as whole yet
         cursor.execute(
-            "UPDATE sync.cursor SET filled_at = now(), swept_from = NULL WHERE entity = %(e)s AND filled_at IS NULL"
+            "UPDATE sync.cursor SET filled_at = now(), swept_from = NULL, compared_from = NULL"
+            " WHERE entity = %(e)s AND filled_at IS NULL"
             " AND %(p)s <@ (SELECT array_agg(partition) FROM sync.backfill WHERE entity = %(e)s AND done)",
             {"e": lane.entity.name, "p": lane.entity.partitions.names()},
         )

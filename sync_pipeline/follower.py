@@ -212,6 +212,7 @@ class Follower:
                 pace.rest(halt)
 
     def _sweep_on(self, lane: Lane, halt: threading.Event) -> None:
+        pace = self._pace(lane)
         while not halt.is_set():
             self._any_moved = time.monotonic()
             try:
@@ -219,7 +220,7 @@ class Follower:
                     ended = not sweep_is_due(lane) or go_on(lane, halt)
                 finally:
                     recover(lane, halt)  # it needs no monolith, and what stops a sweep may last for days
-                halt.wait(_LOOK_SECONDS if ended else _PLACE_SECONDS)
+                halt.wait(max(_LOOK_SECONDS, pace.seconds()) if ended else _PLACE_SECONDS)
             except (UnreachableError, BrakeError) as error:
                 log.warning("sweep stopped", extra={"entity": lane.entity.name, "error": str(error)})
                 halt.wait(min(_SWEEP_RETRY_SECONDS, lane.stores.settings.sweep_seconds))

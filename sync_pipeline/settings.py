@@ -46,6 +46,7 @@ class Settings:
     window_alert_seconds: float = 300.0
     sweep_seconds: float = 300.0
     sweep_workers: int = 2
+    listing_share: float = 0.02
     chunk_rows: int = 3_600
     chunk_bytes: int = 64 * 1024 * 1024
     backfill_workers: int = 3
@@ -88,6 +89,7 @@ NUMBERS = {
     "SYNC_WINDOW_ALERT_SECONDS": "window_alert_seconds",
     "SYNC_SWEEP_SECONDS": "sweep_seconds",
     "SYNC_SWEEP_WORKERS": "sweep_workers",
+    "SYNC_LISTING_SHARE": "listing_share",
     "SYNC_CHUNK_ROWS": "chunk_rows",
     "SYNC_CHUNK_BYTES": "chunk_bytes",
     "SYNC_BACKFILL_WORKERS": "backfill_workers",
@@ -243,6 +245,8 @@ class _Reader:
             self.faults.append(f"{name} must be a number, not {self.env[name]!r}")
         if value < 0 or (name in _AT_LEAST_ONE and value < 1):
             self.faults.append(f"{name} is {value}: too small")
+        if field == "listing_share" and not 0 < value <= 1:
+            self.faults.append(f"{name} is {value}: it must be above 0 and at most 1 (1: each sweep lists the bucket)")
         if field == "multipart_bytes" and value < _S3_PART_MINIMUM:
             self.faults.append(f"{name} is {value}: S3 takes no part under {_S3_PART_MINIMUM}")
         return kind(value)

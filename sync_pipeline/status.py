@@ -13,7 +13,7 @@ from sync_pipeline.settings import Settings
 from sync_pipeline.sources.slots import orphan_alerts, slot_alerts
 from sync_pipeline.sql import Cursor
 from sync_pipeline.stores import Stores
-from sync_pipeline.sweep_status import sweep_alerts, sweep_progress
+from sync_pipeline.sweep_status import listing_progress, sweep_alerts, sweep_progress
 
 _CURSOR = """
     SELECT applied_through, extract(epoch FROM now() - applied_through)::float AS lag_seconds,
@@ -36,7 +36,7 @@ _OUTAGES = """
 
 
 def status_of(stores: Stores, entity: Entity) -> dict[str, Any]:
-    """Cursor, window, sweep, due work by reason, backfill, a rebuild under way, alerts; empty before the first run.
+    """Cursor, window, sweep, listing, due work, backfill, a rebuild under way, alerts; empty before the first run.
 
     Raises UnreachableError.
     """
@@ -53,9 +53,10 @@ def status_of(stores: Stores, entity: Entity) -> dict[str, Any]:
         found["backfill"] = _backfill(cursor, entity)
         found["rebuild"] = rebuilds.shown(cursor, entity.name)
         found["sweep"] = sweep_progress(cursor, entity.name)
+        found["listing"] = listing_progress(cursor, entity.name, stores.settings) if entity.media else None
         found["recovery"] = recovery_of(cursor, entity.name)
         alerts = [*_hanging(found.pop("hangs_in")), *_alerts(found, stores.settings)]
-        alerts += sweep_alerts(cursor, entity.name, found["sweep"], stores.settings.sweep_seconds)
+        alerts += sweep_alerts(cursor, entity.name, found["sweep"], found["listing"], stores.settings)
         alerts += upkeep.alerts(cursor, stores.settings.history_days)
         found["alerts"] = [*alerts, *_outages(cursor, entity.name), *_not_undone(cursor, entity.name)]
     found["alerts"] += [*slot_alerts(stores, entity.name, entity.capture.name == "wal", found["alerts"])]

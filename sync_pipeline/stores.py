@@ -27,6 +27,7 @@ from sync_pipeline.ledger.identity import read_ledger_id
 from sync_pipeline.ledger.servers import READ_TOO_EARLY, Side, read_server
 from sync_pipeline.media_answers import MediaAnswers
 from sync_pipeline.replica import SETTING, await_replay, flush, identity_of, position_of
+from sync_pipeline.s3_sessions import s3_session
 from sync_pipeline.servers import LOOK_SECONDS, ServerWatch, replica_faults
 from sync_pipeline.sessions import (
     CLIENT,
@@ -151,11 +152,8 @@ class Stores:
         return self._s3(self.settings.target_bucket, "SYNC_TARGET_S3")
 
     def _s3(self, bucket: Bucket, setting: str) -> S3Client:
-        import boto3
-
         try:
-            # a session of our own: the shared default one keeps the first keys it ever saw
-            session = boto3.Session(
+            session = s3_session(
                 aws_access_key_id=bucket.access_key,
                 aws_secret_access_key=bucket.secret_key,
                 region_name=bucket.region,

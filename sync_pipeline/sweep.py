@@ -51,18 +51,20 @@ def sweep(lane: Lane) -> Swept:
 
     Raises BrakeError when it would delete more than the brake allows, UnreachableError when a side could not be
     read to its end: what is gone is derived from all pages or from none. Either is kept for `status`, until a sweep
-    comes to its end.
+    comes to its end. Somebody asked for it, so it lists the legacy bucket whatever SYNC_LISTING_SHARE is.
     """
     never = threading.Event()
     while True:
-        found = go_on(lane, never)
+        found = go_on(lane, never, with_files=True)
         if found is not None:
             return found
         never.wait(_LOOK_SECONDS)
 
 
-def go_on(lane: Lane, halt: threading.Event) -> Swept | None:
+def go_on(lane: Lane, halt: threading.Event, *, with_files: bool = False) -> Swept | None:
     """Begin a sweep, or go on with the one under way; None when it has not come to its end.
+
+    Lists the legacy bucket `with_files`, where a sweep was asked for, and where SYNC_LISTING_SHARE allows it.
 
     Raises BrakeError when it would delete more than the brake allows, or when the monolith may hide rows that it did
     not before (HiddenRowsError); AccessError or UnreachableError when a side could not be read to its end: nothing is
@@ -72,6 +74,7 @@ def go_on(lane: Lane, halt: threading.Event) -> Swept | None:
     if walk is None:
         free_leases_of_the_gone(lane.stores)
         return None
+    walk.must_list = with_files
     try:
         with beside(partial(_renew_until, lane, walk), "sweep lease"):
             return _walk(lane, walk, halt)
@@ -94,6 +97,8 @@ def _walk(lane: Lane, walk: Walk, halt: threading.Event) -> Swept | None:
     if not (is_alike and _goes_on(lane, walk) and guarded(77)):
         sweeps.begin(lane.stores, walk, lane.stores.legacy_now(), versions, filled=versions["filled"])
         crash_point("sweep.begun")
+    if walk.must_list and not walk.covers_files:
+        walk.phase, walk.position, walk.covers_files = "files", None, True
     began = time.monotonic()
     while walk.phase != "end":
         if halt.is_set():
@@ -156,12 +161,19 @@ def _compare_keys(lane: Lane, walk: Walk, halt: threading.Event) -> None:
             _queue(cursor, lane, walk, differing)
             walk.position = bound or until
             if walk.position is None:
-                walk.phase = "files" if lane.entity.media else "refused"
+                _leave_keys(cursor, lane, walk)
             sweeps.move(cursor, walk)
             crash_point("sweep.page")
         left = left.slice(passed)
         if halt.is_set():
             return
+
+
+def _leave_keys(cursor: Cursor, lane: Lane, walk: Walk) -> None:
+    """Go on with the files, or leave them out: who asks for a sweep from here on is not answered by this one then."""
+    has_files, share = lane.entity.media is not None, lane.stores.settings.listing_share
+    walk.covers_files = not has_files or walk.must_list or sweeps.listing_is_due(cursor, walk.entity, share)
+    walk.phase = "files" if has_files and walk.covers_files else "refused"
 
 
 def _bound(cursor: Cursor, lane: Lane, after: list[str] | None, until: list[str] | None) -> list[str] | None:
@@ -228,13 +240,14 @@ def _queue(cursor: Cursor, lane: Lane, walk: Walk, differing: pa.Table) -> None:
 
 def _compare_files(lane: Lane, walk: Walk, _: threading.Event) -> None:
     """The next page of the legacy bucket's listing."""
-    after = walk.position[0] if walk.position else None
+    after, began = walk.position[0] if walk.position else None, time.monotonic()
     page = compare_listing(lane, after)
     with lane.stores.target() as cursor:
         walk.found.files += page.queue(cursor, lane, walk)
         walk.position = [page.until] if page.until is not None else None
         walk.phase = "files" if walk.position else "refused"
         sweeps.move(cursor, walk)
+        sweeps.note_listing(cursor, walk, time.monotonic() - began, is_first=after is None)
         crash_point("sweep.page")
 
 

@@ -120,6 +120,8 @@ def statuses(report: Mapping[str, Mapping[str, Any]]) -> None:
             say(f"{entity}: {rebuild['name']} is filled beside {rebuild['former']} since {since}: {done}")
         if (sweep := found.get("sweep")) and sweep["state"] != "ended":
             say(f"{entity}: {_sweep_line(sweep)}")
+        if (listing := found.get("listing")) and listing["is_rarer"]:
+            say(f"{entity}: {_listing_line(listing)}")
         if discarded := found.get("due", {}).get("discarded"):
             say(f"{entity}: {discarded:,} rows are discarded: sync-pipeline dead-letters list {entity} --discarded")
         for alert in found.get("alerts", ()):
@@ -136,6 +138,14 @@ def _sweep_line(sweep: Mapping[str, Any]) -> str:
     return (
         f"sweep since {since}, {who}: {sweep['phase']}, {sweep['compared']:,} of about {sweep['about']:,} keys{pace};"
         f" {sweep['changed']:,} differ, {sweep['gone']:,} gone"
+    )
+
+
+def _listing_line(listing: Mapping[str, Any]) -> str:
+    """How often sweeps list the legacy bucket, where not each of them does."""
+    return (
+        f"the legacy bucket is listed each {listing['every_seconds'] / 60:,.0f} min at its present size"
+        f" ({_duration(listing['seconds'])} a listing), last at {_instant(listing['listed_at'])}"
     )
 
 

@@ -200,8 +200,8 @@ def _doubt_the_monolith(cursor: Cursor, now: dt.datetime) -> None:
         return
     cursor.execute("DELETE FROM sync.version")
     cursor.execute(
-        "UPDATE sync.cursor SET swept_from = NULL, applied_through = least(applied_through, %(now)s),"
-        " gap_at = %(now)s, sweep_wanted = %(now)s",
+        "UPDATE sync.cursor SET swept_from = NULL, compared_from = NULL,"
+        " applied_through = least(applied_through, %(now)s), gap_at = %(now)s, sweep_wanted = %(now)s",
         {"now": now},
     )
 
@@ -212,7 +212,7 @@ def ask_for_recovery(cursor: Cursor, cause: str) -> None:
         return
     cursor.execute("SELECT pg_advisory_xact_lock(hashtext('sync.revision'))")
     cursor.execute("SELECT setval('sync.revision', nextval('sync.revision') + %s)", (_REVISION_LEAP,))
-    cursor.execute("UPDATE sync.cursor SET swept_from = NULL, swept_at = NULL")
+    cursor.execute("UPDATE sync.cursor SET swept_from = NULL, compared_from = NULL, swept_at = NULL")
     cursor.execute(
         f"INSERT INTO sync.recovery (entity, part, cause) SELECT entity, part, %s FROM sync.cursor, ({_PARTS}) p (part)"
         " ON CONFLICT (entity, part) DO UPDATE SET asked_at = clock_timestamp(), cause = excluded.cause,"
@@ -262,9 +262,10 @@ def take_back_claims(cursor: Cursor, now: object, entity: str | None = None, sin
     )
     cursor.execute(
         f"UPDATE sync.cursor SET applied_through = least(applied_through, {before}),"
-        f" swept_from = least(swept_from, {before}), gap_at = least(gap_at, %(now)s),"
+        f" swept_from = least(swept_from, {before}), compared_from = least(compared_from, {before}),"
+        " gap_at = least(gap_at, %(now)s),"
         " sweep_wanted = least(sweep_wanted, %(now)s) WHERE (%(entity)s::text IS NULL OR entity = %(entity)s)"
-        " AND greatest(applied_through, swept_from, gap_at, sweep_wanted) > %(now)s",
+        " AND greatest(applied_through, swept_from, compared_from, gap_at, sweep_wanted) > %(now)s",
         {"now": now, "entity": entity, "since": since},
     )
 
@@ -280,6 +281,7 @@ def take_back_times(cursor: Cursor) -> None:
         " (SELECT id FROM sync.due WHERE last_at > now() FOR UPDATE SKIP LOCKED)"
     )
     cursor.execute("UPDATE sync.cursor SET swept_at = now() WHERE swept_at > now()")
+    cursor.execute("UPDATE sync.cursor SET listed_at = now() WHERE listed_at > now()")
     cursor.execute("UPDATE sync.recovery SET claimed_until = NULL, asked_at = least(asked_at, now())")
     cursor.execute(
         "UPDATE sync.heartbeat SET seen_at = now(), started_at = least(started_at, now()) WHERE seen_at > now()"

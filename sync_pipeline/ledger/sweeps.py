@@ -11,6 +11,7 @@ from psycopg2.extras import Json
 
 from sync_pipeline.due import KEYS_A_RECORD, PRIORITY
 from sync_pipeline.errors import LeaseLostError, SettingError
+from sync_pipeline.faults import guarded
 from sync_pipeline.ledger.cursor import LEASE_SECONDS
 from sync_pipeline.sql import Cursor, named
 from sync_pipeline.stores import Stores
@@ -33,7 +34,15 @@ _TAKE = f"""
             AND NOT {_IS_HELD.format("o")}
             AND (o.waits_since, o.entity) < (coalesce(s.waits_since, now()), s.entity))
     RETURNING number, epoch, state, phase, position, versions, filled, began_at,
-        compared, changed, gone, outdated, unfilled, files
+        covers_files, compared, changed, gone, outdated, unfilled, files
+"""
+# Seconds from the beginning of one listing to the next that the share allows. All entities of the ledger divide it.
+LISTING_PERIOD = "(SELECT sum(greatest(listing_seconds, listing_so_far)) FROM sync.sweep) / %(share)s"
+_LISTING_IS_DUE = f"""
+    SELECT swept_from IS NULL OR coalesce(sweep_wanted > swept_from, false) OR %(share)s >= 1
+        OR coalesce(extract(epoch FROM now() - listing_at)::float8  -- below 0: the new side's clock was set back since
+            NOT BETWEEN 0 AND {LISTING_PERIOD} - greatest(listing_seconds, listing_so_far), true)
+    FROM sync.cursor JOIN sync.sweep USING (entity) WHERE entity = %(entity)s
 """
 
 
@@ -62,7 +71,9 @@ class Walk:
     versions: dict[str, Any] | None
     filled: bool
     began_at: dt.datetime | None
+    covers_files: bool  # it lists the legacy bucket, or there are no files to list
     found: Swept = field(default_factory=Swept)
+    must_list: bool = False  # its caller asks for the files, whatever the share allows
 
 
 def take(stores: Stores, entity: str, places: int) -> Walk | None:
@@ -84,14 +95,15 @@ def take(stores: Stores, entity: str, places: int) -> Walk | None:
                 (WAIT_SECONDS, entity),
             )
             return None
-    number, epoch, state, phase, position, versions, filled, began_at, *counts = row
-    return Walk(entity, number, epoch, state, phase, position, versions, filled, began_at, Swept(*counts))
+    number, epoch, state, phase, position, versions, filled, began_at, covers, *counts = row
+    return Walk(entity, number, epoch, state, phase, position, versions, filled, began_at, covers, Swept(*counts))
 
 
 def begin(stores: Stores, walk: Walk, began_at: dt.datetime, versions: dict[str, Any], *, filled: bool) -> None:
     """Start over: nothing of what an earlier walk had found so far counts."""
     walk.number, walk.state, walk.phase, walk.position = walk.number + 1, WALKING, "keys", None
     walk.versions, walk.filled, walk.began_at, walk.found = versions, filled, began_at, Swept()
+    walk.covers_files = True
     with stores.target() as cursor:
         move(cursor, walk)
         cursor.execute(
@@ -107,12 +119,33 @@ def move(cursor: Cursor, walk: Walk) -> None:
     found = vars(walk.found)
     cursor.execute(
         "UPDATE sync.sweep SET number = %(number)s, state = %(state)s, phase = %(phase)s, position = %(position)s,"
-        f" {', '.join(f'{name} = %({name})s' for name in found)}, paged_at = now(),"
+        f" covers_files = %(covers_files)s, {', '.join(f'{name} = %({name})s' for name in found)}, paged_at = now(),"
         " lease_until = now() + %(seconds)s * interval '1 s' WHERE entity = %(entity)s AND epoch = %(epoch)s",
         {**vars(walk), **found, "versions": None, "found": None, "seconds": LEASE_SECONDS},
     )
     if cursor.rowcount != 1:
         raise LeaseLostError(f"entity {walk.entity}: another worker sweeps it now")
+
+
+def listing_is_due(cursor: Cursor, entity: str, share: float) -> bool:
+    """Return whether the walk has to list the legacy bucket.
+
+    It has to where somebody waits for a sweep, where no sweep counts as whole yet, and where the listings of all
+    entities, this one included, take no more than `share` of the time.
+    """
+    cursor.execute(_LISTING_IS_DUE, {"entity": entity, "share": share})
+    return bool(cursor.fetchone()[0])
+
+
+def note_listing(cursor: Cursor, walk: Walk, seconds: float, *, is_first: bool) -> None:
+    """Add what a page of the listing took; after the last page, which has no position, the listing is whole."""
+    so_far = "(CASE WHEN %(first)s THEN 0 ELSE listing_so_far END + %(seconds)s)"
+    cursor.execute(
+        "UPDATE sync.sweep SET listing_at = now(),"
+        f" listing_seconds = CASE WHEN %(last)s THEN {so_far} ELSE listing_seconds END,"
+        f" listing_so_far = CASE WHEN %(last)s THEN 0 ELSE {so_far} END WHERE entity = %(entity)s",
+        {"first": is_first, "last": walk.position is None, "seconds": seconds, "entity": walk.entity},
+    )
 
 
 def renew(stores: Stores, walk: Walk) -> None:
@@ -153,7 +186,10 @@ def stage_gone(cursor: Cursor, entity: str, keys: Sequence[str]) -> None:
 
 
 def make_gone_due(cursor: Cursor, walk: Walk) -> None:
-    """Queue the staged keys, and drop what earlier walks queued: this one has seen all of it again."""
+    """Queue the staged keys, and drop what earlier walks queued: this one has seen all of it again.
+
+    Files are an exception where it has not looked at them: what a listing has queued stays queued.
+    """
     cursor.execute(
         "INSERT INTO sync.due (entity, reason, keys, revision, priority, walk)"
         f" SELECT entity, 'sweep', keys, 0, {PRIORITY['sweep']}, %s FROM sync.sweep_gone WHERE entity = %s ORDER BY n",
@@ -162,19 +198,31 @@ def make_gone_due(cursor: Cursor, walk: Walk) -> None:
     cursor.execute("DELETE FROM sync.sweep_gone WHERE entity = %s", (walk.entity,))
     cursor.execute(
         "DELETE FROM sync.due WHERE entity = %(entity)s AND (reason = 'sweep' AND coalesce(walk, 0) < %(number)s"
-        " OR reason = 'media' AND walk < %(number)s)",
-        vars(walk),
+        " OR reason = 'media' AND walk < %(number)s AND %(covers_files)s)",
+        {"entity": walk.entity, "number": walk.number, "covers_files": walk.covers_files or not guarded(9101)},
     )
 
 
 def end(cursor: Cursor, walk: Walk) -> None:
-    """The walk is over: all of it counts, and everything committed before it began was seen."""
+    """The walk is over: all of it counts, and everything committed before it began was seen.
+
+    It answers those who wait for a sweep only where it has looked at the files, too. Where `swept_from` was forgotten
+    since it left them out, another walk follows at once: `swept_at` stays.
+    """
     _close(cursor, walk, ENDED)
+    # the history may have come in meanwhile, and the monolith's clock may have been set back
+    counts = "(%(filled)s OR filled_at IS NULL)"
     cursor.execute(
-        # the history may have come in meanwhile, and the monolith's clock may have been set back
-        "UPDATE sync.cursor c SET swept_from = CASE WHEN %s OR filled_at IS NULL THEN s.began_at ELSE swept_from END,"
-        " swept_at = now(), sweep_error = NULL FROM sync.sweep s WHERE c.entity = %s AND s.entity = c.entity",
-        (walk.filled, walk.entity),
+        f"UPDATE sync.cursor c SET compared_from = CASE WHEN {counts} THEN s.began_at ELSE compared_from END,"
+        f" swept_from = CASE WHEN {counts} AND %(covers_files)s THEN s.began_at ELSE swept_from END,"
+        " swept_at = CASE WHEN %(covers_files)s OR swept_from IS NOT NULL THEN now() ELSE swept_at END,"
+        " listed_at = CASE WHEN %(covers_files)s THEN now() ELSE listed_at END, sweep_error = NULL"
+        " FROM sync.sweep s WHERE c.entity = %(entity)s AND s.entity = c.entity",
+        {
+            "filled": walk.filled,
+            "covers_files": walk.covers_files or not guarded(9100),
+            "entity": walk.entity,
+        },
     )
 
 

@@ -39,9 +39,9 @@ class SweepSource(Source):
     def standing(self) -> Standing:
         """As far as the last sweep saw."""
         with self.subject.stores.target() as cursor:
-            cursor.execute("SELECT swept_from FROM sync.cursor WHERE entity = %s", (self.subject.entity,))
-            (swept_from,) = cursor.fetchone()
-        return Standing(through=swept_from)
+            cursor.execute("SELECT compared_from FROM sync.cursor WHERE entity = %s", (self.subject.entity,))
+            (compared_from,) = cursor.fetchone()
+        return Standing(through=compared_from)
 
     def keep(self) -> None:
         """There is nothing to keep."""

@@ -90,7 +90,7 @@ def _prepared(world: World, plan: Plan) -> Iterator[None]:
             world.legacy(statement)
         if lane.entity.name != plan.filled_beside:
             _filled(world, lane)
-    world.target("UPDATE sync.cursor SET swept_at = now(), swept_from = now()")
+    world.target("UPDATE sync.cursor SET swept_at = now(), swept_from = now(), compared_from = now()")
     try:
         yield
     finally:

@@ -9,6 +9,7 @@ import pytest
 from sync_pipeline import follower
 from sync_pipeline.errors import HiddenRowsError, UnreachableError
 from sync_pipeline.follower import HANG_SECONDS, Follower
+from sync_pipeline.pace import Pace
 
 
 class Lease:
@@ -36,6 +37,7 @@ def two(beats):
     return made
 
 
+SETTINGS = SimpleNamespace(sweep_seconds=300, poll_seconds=0.2, idle_poll_seconds=1.0)
 LONG_AGO = time.monotonic() - HANG_SECONDS - 1
 
 
@@ -66,9 +68,26 @@ def test_a_sweep_that_cannot_go_on_does_not_keep_the_recovery_from_its_turn(two,
     monkeypatch.setattr(follower, "sweep_is_due", lambda _: True)
     monkeypatch.setattr(follower, "go_on", stopped)
     monkeypatch.setattr(follower, "recover", lambda lane, halt: turns.append(lane) or halt.set())
-    lane = SimpleNamespace(entity=two.entities[0], stores=SimpleNamespace(settings=SimpleNamespace(sweep_seconds=300)))
+    lane = SimpleNamespace(entity=two.entities[0], stores=SimpleNamespace(settings=SETTINGS))
     two._sweep_on(lane, halt)
     assert turns == [lane]
+
+
+def test_whether_a_sweep_is_due_is_asked_at_the_pace_of_an_idle_entity(two, monkeypatch):
+    """Fifty idle entities would ask the ledger a hundred times a second."""
+    monkeypatch.setattr(follower, "sweep_is_due", lambda _: False)
+    monkeypatch.setattr(follower, "recover", lambda lane, halt: None)
+    two._paces["text"] = pace = Pace(0.2, 5.0)
+    waits, lane = [], SimpleNamespace(entity=two.entities[0], stores=SimpleNamespace(settings=SETTINGS))
+
+    class Halt(threading.Event):
+        def wait(self, timeout=None):
+            waits.append(timeout)
+            pace._busy_at = LONG_AGO if len(waits) == 1 else time.monotonic()
+            return len(waits) == 3 and self.set()
+
+    two._sweep_on(lane, Halt())
+    assert waits == [0.5, 5.0, 0.5]
 
 
 def test_where_nothing_moves_any_more_it_falls_silent(two, beats):

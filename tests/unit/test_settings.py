@@ -85,6 +85,13 @@ FAULTS = [
         },
         ["SYNC_TARGET_S3_BUCKET is the legacy bucket itself: name another one"],
     ),
+    *(
+        (
+            {"SYNC_LISTING_SHARE": share},
+            [f"SYNC_LISTING_SHARE is {shown}: it must be above 0 and at most 1 (1: each sweep lists the bucket)"],
+        )
+        for share, shown in (("0", "0.0"), ("1.5", "1.5"), ("inf", "inf"))
+    ),
     ({"SYNC_BRAKE_FRACTION": "nan"}, ["SYNC_BRAKE_FRACTION must be a number, not 'nan'"]),
     *(
         ({"SYNC_SEARCH_URL": url}, ["SYNC_SEARCH_URL must read https://HOST:PORT or http://HOST:PORT"])

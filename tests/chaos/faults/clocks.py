@@ -15,7 +15,7 @@ _NEW_SIDE = """
 _MONOLITH = """
     UPDATE sync.server SET seen_at = seen_at + interval '1 hour' WHERE side = 'monolith';
     UPDATE sync.cursor SET applied_through = applied_through + interval '1 hour',
-        swept_from = swept_from + interval '1 hour'"""
+        swept_from = swept_from + interval '1 hour', compared_from = compared_from + interval '1 hour'"""
 
 
 @fault(weight=1)
