@@ -1,5 +1,6 @@
 """All matrices, in the order in which they are played."""
 
 from tests.matrix.shapes.cells import SHAPES_BY_SOURCE
+from tests.matrix.types.cells import TYPES
 
-MATRICES = (SHAPES_BY_SOURCE,)
+MATRICES = (SHAPES_BY_SOURCE, TYPES)
