@@ -8,6 +8,8 @@ from __future__ import annotations
 import datetime as dt
 import os
 import re
+from collections.abc import Mapping
+from decimal import Decimal
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -27,12 +29,14 @@ from great_expectations.data_context.types.resource_identifiers import (
 
 from checks.expect import Query
 from checks.pages import RESULTS, SITE, SUITES, drop_old, finish
+from checks.rare_values import show_as_written
 from checks.report import SAMPLES, Report, result
 from checks.suite import LEGACY, Side
 from sync_pipeline.errors import DeclarationError
 from sync_pipeline.sessions import CLIENT, expectation_profile, name_of_session, prepare
 from sync_pipeline.settings import Settings
 
+_IN_JSON = (str, int, float, bool, Decimal, dt.date)
 # of an expectation in its suite, in what Great Expectations tells of it
 _NUMBER = "number"
 _SEVERITIES = {"error": "critical", "warning": "warning"}
@@ -68,6 +72,7 @@ def _engine(settings: Settings, side: Side, ledger_id: str | None) -> dict[str, 
         def __init__(self, *arguments: Any, **named: Any) -> None:
             super().__init__(*arguments, **named)
             prepare(self, profile)
+            show_as_written(self)
 
     return {
         "pool_size": 1,
@@ -98,7 +103,7 @@ class UnexpectedRows(gxe.UnexpectedRowsExpectation):  # type: ignore[misc]
 
     def _validate(self, metrics: dict[str, Any], **_: Any) -> dict[str, Any]:
         found, rows = metrics["unexpected_rows_query.row_count"], metrics["table.row_count"]
-        samples = metrics["unexpected_rows_query.table"][:SAMPLES]
+        samples = [_shown(row) for row in metrics["unexpected_rows_query.table"][:SAMPLES]]
         return {
             "success": found == 0 or (rows > 0 and (rows - found) / rows >= self.mostly),
             "result": {
@@ -109,6 +114,11 @@ class UnexpectedRows(gxe.UnexpectedRowsExpectation):  # type: ignore[misc]
                 "partial_unexpected_index_list": samples,
             },
         }
+
+
+def _shown(row: Mapping[str, Any]) -> dict[str, Any]:
+    """A row as JSON can hold it."""
+    return {name: value if value is None or isinstance(value, _IN_JSON) else str(value) for name, value in row.items()}
 
 
 class Validator:

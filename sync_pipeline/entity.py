@@ -27,6 +27,15 @@ Sink = RelationalTable | SearchIndex | MediaBucket
 OnRefused = Literal["forward", "compensate"]
 
 
+# columns of the ledger's tables, and of those in which batches are staged
+_LEDGER_NAMES = frozenset(
+    {
+        *("n", "action", "held", "seen", "written", "digest", "basis", "overtaken", "found", "kept"),
+        *("held_before", "digest_before", "basis_before", "seen_before", "written_before", "_digest", "_elsewise"),
+    }
+)
+
+
 @dataclass(frozen=True)
 class LegacyQuery:
     """The legacy rows of an entity: any SELECT whose output columns are all that adapter and digest see.
@@ -89,6 +98,12 @@ class Entity:
             raise DeclarationError(f"entity {self.name}: comments name {min(unknown)!r}, which no sink declares")
 
     def _check_keys(self) -> None:
+        for column in self.origin.key:
+            if column in _LEDGER_NAMES or "%" in column:
+                raise DeclarationError(
+                    f"entity {self.name}: a key column cannot be named {column!r}, because the ledger keeps keys beside"
+                    f" columns and statements of its own: select it in the query under another name"
+                )
         if len(self.table.key) != len(self.origin.key):
             raise DeclarationError(f"entity {self.name}: {self.table.name} and the origin differ in key columns")
         root = self.origin.root or self.origin.key

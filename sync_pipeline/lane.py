@@ -46,7 +46,8 @@ class Lane:
                 " which its Outbox names as version"
             )
         with stores.target() as cursor:
-            ledger = Ledger.open(cursor, entity.name, origin.key, entity.version, origin.digest_version)
+            versions = origin.digest_version, origin.former_version
+            ledger = Ledger.open(cursor, entity.name, origin.key, entity.version, *versions)
             gate = Gate(ledger, origin.root) if origin.has_parts else None
             if gate:
                 gate.ensure(cursor)

@@ -59,6 +59,8 @@ _PINS = {
     "intervalstyle": "postgres",
     "extra_float_digits": "1",
     "bytea_output": "hex",
+    "lc_monetary": "C",
+    "xmloption": "content",
 }
 _READS = {"default_transaction_read_only": "on"}
 # first words of statements; any other may be somebody's value, typed into the wrong window

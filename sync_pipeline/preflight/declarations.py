@@ -19,7 +19,14 @@ from sync_pipeline.preflight.key_order import look_at_key_order
 from sync_pipeline.preflight.notice import Notice
 from sync_pipeline.sources.source import Subject
 from sync_pipeline.sources.watermark import stamped_since
+from sync_pipeline.sql import Cursor, quote
 from sync_pipeline.stores import Stores, first_line
+
+_NULLABLE = """
+    SELECT format('ALTER TABLE %%s ALTER COLUMN %%I SET NOT NULL;', a.attrelid::regclass, a.attname)
+    FROM pg_attribute a JOIN pg_class c ON c.oid = a.attrelid
+    WHERE c.oid = %s AND a.attnum = %s AND c.relkind IN ('r', 'p') AND NOT a.attnotnull
+"""
 
 
 def look_at_entity(stores: Stores, entity: Entity) -> Iterator[Notice]:
@@ -38,6 +45,20 @@ def look_at_entity(stores: Stores, entity: Entity) -> Iterator[Notice]:
             yield Notice(level, about, what, remedy)
         with stores.legacy() as cursor:
             yield from look_at_key_order(cursor, about, origin)
+            yield from _nullable(cursor, about, origin)
+
+
+def _nullable(cursor: Cursor, about: str, origin: Origin) -> Iterator[Notice]:
+    """Key columns that may hold a NULL: a row that does cannot be named, and stays behind."""
+    cursor.execute(
+        f"SELECT {', '.join(f'q.{quote(name)}' for name in origin.key.columns)} FROM ({origin.sql}) q LIMIT 0"
+    )
+    for column in cursor.description:
+        cursor.execute(_NULLABLE, (column.table_oid or 0, column.table_column or 0))
+        found = cursor.fetchone()
+        if found and not re.search(rf"\b{re.escape(column.name)}\"?\s+is\s+not\s+null", origin.sql, re.IGNORECASE):
+            what = f"key column {column.name} may hold NULL: such a row cannot be named, is not carried, and is drift"
+            yield Notice("warning", about, what, f"{found[0]} or add {column.name} IS NOT NULL to the entity's query")
 
 
 def _columns(entity: Entity, origin: Origin) -> Iterator[tuple[str, str]]:

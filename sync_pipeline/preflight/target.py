@@ -77,7 +77,7 @@ def _table(cursor: Cursor, role: str, database: str, table: RelationalTable, may
     )
     found = cursor.fetchone()
     try:
-        declared = _declared(cursor, table)
+        declared = _declared(cursor, table, is_made=found is not None)
     except psycopg2.Error as error:
         what = f"{table.name} cannot be made as declared: {str(error).strip().splitlines()[0]}"
         yield Notice("error", ABOUT, what, "mend the columns of its RelationalTable")
@@ -106,14 +106,17 @@ def _table(cursor: Cursor, role: str, database: str, table: RelationalTable, may
 Column = tuple[str, bool, bool]  # type, NOT NULL, must be given a value
 
 
-def _declared(cursor: Cursor, table: RelationalTable) -> dict[str, Column]:
+def _declared(cursor: Cursor, table: RelationalTable, *, is_made: bool) -> dict[str, Column]:
     """The declared columns as PostgreSQL understands them: it is asked, in a table that does not stay."""
     columns = ", ".join(f"{quote(name)} {kind}" for name, kind in table.columns.items())
     cursor.execute("SAVEPOINT declared")
     try:
         cursor.execute(f"CREATE TEMP TABLE declared ({columns})")
         cursor.execute(_COLUMNS, ("pg_temp.declared",))
-        return {row[0]: row[1:] for row in cursor.fetchall()}
+        found = {row[0]: row[1:] for row in cursor.fetchall()}
+        if not is_made:
+            cursor.execute(f"ALTER TABLE pg_temp.declared ADD PRIMARY KEY ({', '.join(map(quote, table.key))})")
+        return found
     finally:
         cursor.execute("ROLLBACK TO SAVEPOINT declared")
 

@@ -41,6 +41,7 @@ def reconcile(lane: Lane, report: Callable[[int], None] = lambda _: None) -> Ver
     try:
         check_visibility(lane.entity, lane.stores, record=False)
         suspects += _walk(lane, verdict, report)
+        verdict.findings += _unnamed(lane)
         if lane.entity.index:
             suspects += extra_documents(lane, lane.entity.index)
     except SyncError as error:
@@ -65,6 +66,23 @@ def _recovering(lane: Lane) -> list[Finding]:
         return []
     return [
         Finding("relational", "unknown", "", f"{left['cause']}: its {', '.join(left['parts'])} are not compared yet")
+    ]
+
+
+def _unnamed(lane: Lane) -> list[Finding]:
+    """Rows that cannot be named, and are not in the new side."""
+    count = lane.origin.count_unknown()
+    if not count:
+        return []
+    columns = ", ".join(lane.origin.key.columns)
+    return [
+        Finding(
+            "relational",
+            "missing",
+            "NULL",
+            f"{count} rows of the monolith have a NULL in their key ({columns}) and cannot be named: give them one, or"
+            " leave them out in the entity's query",
+        )
     ]
 
 

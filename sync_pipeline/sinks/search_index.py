@@ -20,6 +20,7 @@ import pyarrow.compute as pc
 from sync_pipeline.columns import characters, json_objects, json_of
 from sync_pipeline.errors import DeclarationError, IndexFaultError, UnreachableError
 from sync_pipeline.faults import guarded
+from sync_pipeline.fitting import document_columns
 from sync_pipeline.sinks.bulk_faults import Fault, fault_of
 from sync_pipeline.sinks.index_state import alias_faults, index_faults
 from sync_pipeline.sinks.relational import select
@@ -144,7 +145,8 @@ class SearchIndex:
 
     def contents(self, adapted: pa.Table) -> pa.Table:
         """What of adapted rows goes into documents. Raises DeclarationError naming a column adapt does not return."""
-        return select(adapted, list(self.fields), f"index {self.alias}")
+        select(adapted, list(self.fields), f"index {self.alias}")
+        return document_columns(adapted, list(self.fields))
 
     def documents(self, adapted: pa.Table) -> pa.Array:
         """Each adapted row's document, as JSON text. Raises as `contents` does."""

@@ -13,6 +13,7 @@ from sync_pipeline import dead_letters, due, live, parking, refused_rows
 from sync_pipeline.backfill import backfill
 from sync_pipeline.batch.order import Order
 from sync_pipeline.dead_letters import Which
+from sync_pipeline.lane import Lane
 from sync_pipeline.ledger.ledger import Ledger
 from sync_pipeline.pipeline import sync_keys
 from sync_pipeline.reconcile.reconcile import reconcile
@@ -224,7 +225,11 @@ def test_a_replay_takes_a_discard_back(world, lane, keys, command, word):
 
 
 def test_one_that_cannot_be_read_stays_discarded(world, lane, keys):
-    world.legacy("UPDATE content SET attrs = '{}', updated_at = 'infinity' WHERE id = %s", (keys[0],))
+    world.legacy("UPDATE content SET attrs = '{}' WHERE id = %s", (keys[0],))
+    failing = f"CASE c.id WHEN {keys[0]} THEN (1 / (c.id - {keys[0]}))::text ELSE c.attrs ->> 'duration' END"
+    sql = lane.entity.origin.sql.replace("c.attrs ->> 'duration'", failing)
+    origin = dataclasses.replace(lane.entity.origin, sql=sql)
+    lane = Lane.open(dataclasses.replace(lane.entity, origin=origin), lane.stores)
     sync(lane, keys[0])
     assert world.target("SELECT step FROM sync.due WHERE key = %s", (keys[0],)) == [("read",)]
     discard(lane, keys[0])
