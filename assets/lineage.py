@@ -9,6 +9,7 @@ import dagster as dg
 from assets.columns import column_lineage, document_schema, legacy_schemas, table_schema
 from assets.queries import tables_read
 from sync_pipeline.entity import Entity
+from sync_pipeline.sinks.media_bucket import MediaBucket
 
 LEGACY = "legacy"
 LEGACY_BUCKET = dg.AssetKey([LEGACY, "bucket"])
@@ -61,11 +62,16 @@ def history_key(entity: Entity) -> dg.AssetKey:
 
 def sink_keys(entity: Entity) -> dict[str, dg.AssetKey]:
     """The asset of each sink the entity has, by its name in a verdict, in the order in which they are written."""
-    keys = {"media": dg.AssetKey(["media", entity.media.prefix])} if entity.media else {}
+    keys = {"media": _media_key(entity, entity.media)} if entity.media else {}
     keys["relational"] = dg.AssetKey(entity.table.name.split("."))
     if entity.index:
         keys["search"] = dg.AssetKey(["search", entity.index.alias])
     return keys
+
+
+def _media_key(entity: Entity, media: MediaBucket) -> dg.AssetKey:
+    """Files below a prefix; entities that share one have an asset each."""
+    return dg.AssetKey(["media", media.prefix, *([entity.name] if media.shared else [])])
 
 
 def sink_specs(entity: Entity) -> list[dg.AssetSpec]:

@@ -13,6 +13,7 @@ import pandas as pd
 
 from sync_pipeline.errors import DeclarationError, SettingError
 from sync_pipeline.partitions import Partitions
+from sync_pipeline.places import check_places
 from sync_pipeline.sinks.media_bucket import MediaBucket
 from sync_pipeline.sinks.relational import RelationalTable
 from sync_pipeline.sinks.search_index import SearchIndex
@@ -137,13 +138,15 @@ class Entity:
 def load_entities(package: str) -> dict[str, Entity]:
     """Every `entity` in the modules of `package`, by name.
 
-    Raises SettingError when there is no such package, DeclarationError naming the file at fault.
+    Raises SettingError when there is no such package, DeclarationError naming the file at fault, or two entities that
+    name one place.
     """
     found = {name: _entity_of(module) for name, module in entity_modules(package).items()}
     for name, entity in found.items():
         for reference in entity.table.references:
             if reference.entity not in found:
                 raise DeclarationError(f"entity {name} refers to {reference.entity!r}, which is no entity")
+    check_places(found.values())
     return found
 
 

@@ -9,6 +9,7 @@ from botocore.exceptions import BotoCoreError, ClientError
 
 from sync_pipeline.errors import UnreachableError
 from sync_pipeline.preflight.notice import Notice
+from sync_pipeline.sinks.media_faults import CHECKS_PREFIX
 from sync_pipeline.stores import Stores
 
 LEGACY, TARGET = "legacy bucket", "target bucket"
@@ -34,7 +35,7 @@ def look_at_legacy_bucket(stores: Stores) -> Iterator[Notice]:
 def look_at_target_bucket(stores: Stores) -> Iterator[Notice]:
     """Lists, writes an object of its own and deletes it again."""
     client, bucket = stores.target_s3, stores.settings.target_bucket.name
-    key = f"sync-pipeline-check/{uuid.uuid4().hex}"
+    key = f"{CHECKS_PREFIX}/{uuid.uuid4().hex}"
     steps: tuple[tuple[str, Callable[[], object]], ...] = (
         ("s3:ListBucket", lambda: client.list_objects_v2(Bucket=bucket, MaxKeys=1)),
         ("s3:PutObject", lambda: client.put_object(Bucket=bucket, Key=key, Body=b"may be deleted")),

@@ -21,6 +21,7 @@ from urllib.parse import urlencode
 from botocore.exceptions import ClientError
 
 from sync_pipeline.errors import (
+    DeclarationError,
     MediaMissingError,
     MediaRefusedError,
     MediaUnforeseenError,
@@ -28,7 +29,7 @@ from sync_pipeline.errors import (
     UnreachableError,
 )
 from sync_pipeline.faults import guarded
-from sync_pipeline.sinks.media_faults import LEGACY, MISSING, TARGET, SideError, at, code, fault_of, missing
+from sync_pipeline.sinks.media_faults import CHECKS_PREFIX, LEGACY, MISSING, TARGET, SideError, at, code, fault_of, missing
 from sync_pipeline.sinks.media_headers import etag_of, headers_of
 from sync_pipeline.stores import Stores
 from sync_pipeline.unforeseen import describe, is_unforeseen
@@ -73,10 +74,21 @@ class MediaBucket:
 
     Each is copied to `{prefix}/{identity}{extension}` in the new bucket, never overwritten; rows and
     documents then name the new key in that column.
+
+    An entity has its prefix alone. Where several name the same files, `shared=True` in each of them lets them have one
+    prefix, and one copy of a file: it is kept until no row of any of them names it.
     """
 
     columns: tuple[str, ...]
     prefix: str
+    shared: bool = False
+
+    def __post_init__(self) -> None:
+        parts = self.prefix.split("/")
+        if not all(parts) or {".", ".."} & {*parts}:
+            raise DeclarationError(f"MediaBucket(prefix={self.prefix!r}): say clips, or media/clips")
+        if parts[0] == CHECKS_PREFIX:
+            raise DeclarationError(f"MediaBucket(prefix={self.prefix!r}): that prefix is the preflight's own")
 
     def target_key(self, source: Source) -> str:
         """The new bucket's key of a source's present content."""
