@@ -80,6 +80,15 @@ def _convert(entity: Entity, key: Key, legacy: pa.Table) -> pa.Table:
     _check_rows(entity, given, made)
     table = table_of(made)
     _check_key(entity, key, legacy, table)
+    return _with_facts(entity, table)
+
+
+def _with_facts(entity: Entity, table: pa.Table) -> pa.Table:
+    """The table with empty columns for what is known of files only once they are copied."""
+    for _, fact, name in entity.media.facts if entity.media else ():
+        if name in table.column_names:
+            raise DeclarationError(f"entity {entity.name}: adapt returns {name!r}, which MediaBucket({fact}=…) fills")
+        table = table.append_column(name, pa.nulls(table.num_rows))
     return table
 
 

@@ -85,9 +85,18 @@ class Entity:
         if self.compensates and self.index is None:
             raise DeclarationError(f"entity {self.name}: on_refused='compensate' needs a SearchIndex, which refuses")
         self._check_keys()
+        self._check_facts()
         unknown = self.comments.keys() - {*self.table.columns, *(self.index.fields if self.index else ())}
         if unknown:
             raise DeclarationError(f"entity {self.name}: comments name {min(unknown)!r}, which no sink declares")
+
+    def _check_facts(self) -> None:
+        declared = {*self.table.columns, *(self.index.fields if self.index else ())}
+        for _, fact, name in self.media.facts if self.media else ():
+            if name not in declared:
+                raise DeclarationError(
+                    f"entity {self.name}: MediaBucket({fact}=…) fills {name!r}, which no sink declares"
+                )
 
     def _check_keys(self) -> None:
         if len(self.table.key) != len(self.origin.key):

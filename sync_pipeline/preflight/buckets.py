@@ -10,9 +10,11 @@ from botocore.exceptions import BotoCoreError, ClientError
 from sync_pipeline.errors import UnreachableError
 from sync_pipeline.preflight.notice import Notice
 from sync_pipeline.sinks.media_faults import CHECKS_PREFIX
+from sync_pipeline.sinks.media_headers import NOT_CARRIED
 from sync_pipeline.stores import Stores
 
 LEGACY, TARGET = "legacy bucket", "target bucket"
+_NOT_CARRIED = ", ".join(NOT_CARRIED)
 _NO_BUCKET = {"NoSuchBucket", "404", "NotFound"}
 _DENIED = {"AccessDenied", "403", "Forbidden", "InvalidAccessKeyId", "SignatureDoesNotMatch"}
 
@@ -30,6 +32,7 @@ def look_at_legacy_bucket(stores: Stores) -> Iterator[Notice]:
     if denied is None and keys:
         denied = _tried(LEGACY, bucket, "s3:GetObject", lambda: client.head_object(Bucket=bucket, Key=keys[0]))
     yield denied or Notice("ok", LEGACY, f"{bucket} can be listed and read")
+    yield Notice("ok", LEGACY, f"a file goes over with its headers, metadata and tags, and without {_NOT_CARRIED}")
 
 
 def look_at_target_bucket(stores: Stores) -> Iterator[Notice]:

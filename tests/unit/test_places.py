@@ -118,5 +118,3 @@ def test_entities_that_share_a_prefix_have_an_asset_each():
         dg.AssetKey(["media", "media", "clip"]),
         dg.AssetKey(["media", "media", "reel"]),
     ]
-
-
