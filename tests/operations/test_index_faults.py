@@ -201,7 +201,8 @@ def test_an_index_that_is_lost_parks_nothing_and_is_mended(world, lane, state):
         assert {reason for reason, *_ in world.target(OWED)} == {"documents"}
         assert re.search(told, " ".join(message for *_, message in world.target(OWED)))
     finally:
-        world.document("DELETE", "clip-*?ignore_unavailable=true")
+        for index in world.document("GET", "clip-*"):
+            world.document("DELETE", index)
         world.stores.aliases.recheck("clip")
         world.stores.ensured.clear()
     again = Lane.open(lane.entity, world.stores)
