@@ -99,6 +99,7 @@ class _Run:
         definitions = {name: split_definition(kind)[0] for name, kind in self.entity.table.columns.items()}
         fitted = fit(made, definitions, self.entity.index.fields if self.entity.index else ())
         _check_key(self.entity, self.key, part.legacy, fitted.table)
+        _add_facts(self.entity, fitted, part.legacy.num_rows)
         return fitted
 
     def _take(self, part: _Given, fitted: Fitted) -> None:
@@ -153,6 +154,14 @@ def _typed_keys(key: Key, columns: pa.Table) -> tuple[pa.Table, dict[int, dict[s
             for row, text in others.items():
                 elsewise.setdefault(row, {})[name] = text
     return columns, elsewise
+
+
+def _add_facts(entity: Entity, fitted: Fitted, rows: int) -> None:
+    """Empty columns for what is known of files only once they are copied."""
+    for _, fact, name in entity.media.facts if entity.media else ():
+        if name in fitted.columns:
+            raise DeclarationError(f"entity {entity.name}: adapt returns {name!r}, which MediaBucket({fact}=…) fills")
+        fitted.columns[name] = pa.nulls(rows)
 
 
 def _check_rows(entity: Entity, given: pd.DataFrame, made: Mapping[str, pd.Series] | pd.DataFrame) -> None:

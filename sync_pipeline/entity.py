@@ -13,6 +13,7 @@ import pandas as pd
 
 from sync_pipeline.errors import DeclarationError, SettingError
 from sync_pipeline.partitions import Partitions
+from sync_pipeline.places import check_places
 from sync_pipeline.sinks.media_bucket import MediaBucket
 from sync_pipeline.sinks.relational import RelationalTable
 from sync_pipeline.sinks.search_index import SearchIndex
@@ -93,9 +94,18 @@ class Entity:
         if self.compensates and self.index is None:
             raise DeclarationError(f"entity {self.name}: on_refused='compensate' needs a SearchIndex, which refuses")
         self._check_keys()
+        self._check_facts()
         unknown = self.comments.keys() - {*self.table.columns, *(self.index.fields if self.index else ())}
         if unknown:
             raise DeclarationError(f"entity {self.name}: comments name {min(unknown)!r}, which no sink declares")
+
+    def _check_facts(self) -> None:
+        declared = {*self.table.columns, *(self.index.fields if self.index else ())}
+        for _, fact, name in self.media.facts if self.media else ():
+            if name not in declared:
+                raise DeclarationError(
+                    f"entity {self.name}: MediaBucket({fact}=…) fills {name!r}, which no sink declares"
+                )
 
     def _check_keys(self) -> None:
         for column in self.origin.key:
@@ -152,13 +162,15 @@ class Entity:
 def load_entities(package: str) -> dict[str, Entity]:
     """Every `entity` in the modules of `package`, by name.
 
-    Raises SettingError when there is no such package, DeclarationError naming the file at fault.
+    Raises SettingError when there is no such package, DeclarationError naming the file at fault, or two entities that
+    name one place.
     """
     found = {name: _entity_of(module) for name, module in entity_modules(package).items()}
     for name, entity in found.items():
         for reference in entity.table.references:
             if reference.entity not in found:
                 raise DeclarationError(f"entity {name} refers to {reference.entity!r}, which is no entity")
+    check_places(found.values())
     return found
 
 

@@ -172,6 +172,13 @@ class Key:
             raise SettingError(f"not a key of type {', '.join(self.types)}: {error}") from error
         return pa.Table.from_arrays(arrays, schema=self.schema)
 
+    def is_text(self, text: str) -> bool:
+        """Whether a text is a key as `texts` writes it: of "7" and "07" only the first is."""
+        try:
+            return bool(self.texts(self.parse([text]))[0].as_py() == text)
+        except SettingError:
+            return False
+
     def position(self, keys: pa.Table, row: int = -1) -> list[str]:
         """One key of a table as a position."""
         at = row % keys.num_rows

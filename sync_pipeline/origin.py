@@ -301,13 +301,13 @@ class Origin:
             cursor.execute(f"SELECT count(*) FROM {self._of} WHERE {within}")
             return int(cursor.fetchone()[0])
 
-    def within_month(self, partition: Monthly, name: str) -> str:
-        """The condition on q of a monthly partition."""
+    def within_month(self, partition: Monthly, name: str, *, open_ended: bool = False) -> str:
+        """The condition on q of a monthly partition; `open_ended` as for its bounds."""
         column = f"q.{quote(partition.column)}"
         if name == UNDATED:
             return f"{column} IS NULL"
         with self.stores.legacy() as cursor:
-            first, end = (bind(cursor, instant) for instant in partition.bounds(name))
+            first, end = (bind(cursor, instant) for instant in partition.bounds(name, open_ended=open_ended))
         lower = "true" if first == "NULL" else f"{column} >= {first}"
         upper = f"{column} IS NOT NULL" if end == "NULL" else f"{column} < {end}"
         return f"{lower} AND {upper}"

@@ -76,7 +76,7 @@ class Stores:
         self.media_answers = MediaAnswers()
         self.aliases = AliasWatch()
         self.ensured: set[str] = set()  # aliases that were there when they were looked for
-        self.claimed: set[str] = set()  # prefixes of the new bucket that bear our mark, or were looked at for one
+        self.claimed: set[tuple[str, str]] = set()  # entities and prefixes that were claimed
         self.refusing: set[str] = set()  # aliases whose last request was not taken whole
         self.epochs: dict[str, int] = {}  # of the leases that this process holds, by entity
         self.servers = ServerWatch(self.target, self.target_at_once)
@@ -117,6 +117,11 @@ class Stores:
         `filtered` says that the monolith's row-level security may leave rows out of what it reads.
         """
         return EntityStores(self, entity, filtered)
+
+    @property
+    def entity(self) -> str:
+        """The entity that these stores are opened for; empty where they are for all."""
+        return ""
 
     @property
     def session_name(self) -> str:
@@ -394,6 +399,11 @@ class EntityStores(Stores):
         self.__dict__ = stores.__dict__
         self._entity = entity
         self._filtered = filtered
+
+    @property
+    def entity(self) -> str:
+        """The entity's name."""
+        return self._entity
 
     @property
     def session_name(self) -> str:

@@ -28,15 +28,16 @@ from sync_pipeline.cli.sweep import app as sweep_app
 from sync_pipeline.cli.visibility import visibility
 from sync_pipeline.errors import SettingError, UnreachableError
 from sync_pipeline.lane import Lane
+from sync_pipeline.ledger.backfills import unfilled
 from sync_pipeline.partitions import Monthly
 from sync_pipeline.pipeline import sync_keys
 from sync_pipeline.preflight.notice import worst
 from sync_pipeline.preflight.preflight import preflight
 from sync_pipeline.reconcile.reconcile import reconcile as compare
 from sync_pipeline.reconcile.verdict import Verdict, overall
-from sync_pipeline.repair import CAUSE as REPAIR
-from sync_pipeline.repair import repair as mend
+from sync_pipeline.repair import Step, as_report, carry_out, plan, plan_keys
 from sync_pipeline.status import status_of
+from sync_pipeline.visibility import check_visibility
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 app.add_typer(due_app, name="due")
@@ -93,10 +94,19 @@ def sync(
         else:
             whole = caught_up(stores, entities, totals)
         refused: dict[str, int] = {}
+        missing: dict[str, list[str]] = {}
         with suppress(UnreachableError), stores.target() as cursor:
             refused = dead_letters.counts(cursor, totals)
-    show({entity: asdict(total) for entity, total in totals.items()}, output, partial(tables.outcomes, totals, refused))
+            missing = {entity.name: unfilled(cursor, entity.name, entity.partitions) for entity in entities}
+    report = {name: {**asdict(total), "history_missing": missing.get(name, [])} for name, total in totals.items()}
+    show(report, output, partial(_synced, totals, refused, missing))
     raise typer.Exit(0 if whole else _INTERRUPTED)
+
+
+def _synced(totals: Totals, refused: dict[str, int], missing: dict[str, list[str]]) -> None:
+    tables.outcomes(totals, refused)
+    for entity, partitions_missing in missing.items():
+        tables.history(entity, partitions_missing)
 
 
 @app.command()
@@ -158,28 +168,37 @@ def _compare(lane: Lane, shown: Bars) -> Verdict:
 def repair(
     name: Annotated[str, typer.Argument(help="The entity.")],
     key: Annotated[list[str] | None, typer.Option(help="Only this key, whether it drifts or not.")] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="List what would be done, and do nothing.")] = False,
     output: Format = Output.TEXT,
 ) -> None:
     """Write again what reconciliation finds drifting. Exit 2 when something could not be looked at."""
-    word = "clean"
-    with opened(name, everything=False) as (stores, entities):
+    with opened(name, everything=False) as (stores, entities), bars() as shown:
         totals = Totals(entities)
         lane = Lane.open(entities[0], stores)
-        if key:
-            outcomes = [sync_keys(lane, parsed(lane, key), Order(force=True, cause=REPAIR))]
-        else:
-            with bars() as shown:
-                verdict = _compare(lane, shown)
-            outcomes = mend(lane, verdict.findings)
-            word = "unknown" if verdict.word == "unknown" else word
-        for outcome in outcomes:
-            totals.add(name, outcome)
-    show({name: asdict(totals[name])}, output, partial(_mended, totals, word))
+        steps, word = _planned(lane, key, shown)
+        if not dry_run:
+            check_visibility(lane.entity, stores)
+            for outcome in carry_out(lane, steps):
+                totals.add(name, outcome)
+    report = {name: as_report(steps) if dry_run else asdict(totals[name])}
+    show(report, output, partial(_mended, totals, steps, word, dry_run=dry_run))
     raise typer.Exit(_EXIT[word])
 
 
-def _mended(totals: dict[str, Outcome], word: str) -> None:
-    tables.outcomes(totals)
+def _planned(lane: Lane, keys: list[str] | None, shown: Bars) -> tuple[list[Step], str]:
+    """What is to be done, and `unknown` where something could not be looked at."""
+    if keys:
+        return plan_keys(lane, parsed(lane, keys)), "clean"
+    verdict = _compare(lane, shown)
+    return plan(lane, verdict.findings), "unknown" if verdict.word == "unknown" else "clean"
+
+
+def _mended(totals: dict[str, Outcome], steps: list[Step], word: str, *, dry_run: bool) -> None:
+    if dry_run:
+        tables.steps(steps)
+    else:
+        tables.outcomes(totals)
+        tables.left_alone(steps)
     if word == "unknown":
         tables.say("Something could not be looked at: sync-pipeline reconcile says what.", "yellow")
 

@@ -67,7 +67,7 @@ def partitions(entity: Entity, wanted: list[str] | None) -> list[str]:
             near = get_close_matches(name, there, 3)
             there_are = f"nearest are {', '.join(near)}" if near else f"there are {there[0]} to {there[-1]}"
             raise SettingError(f"entity {entity.name} has no partition {name!r}; {there_are}")
-    return wanted or there
+    return list(dict.fromkeys(wanted or there))
 
 
 def show(report: Any, output: Output, text: Callable[[], None]) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 from elasticsearch import ApiError, Elasticsearch
@@ -10,7 +10,7 @@ from elasticsearch import ApiError, Elasticsearch
 from sync_pipeline.entity import Entity
 from sync_pipeline.errors import UnreachableError
 from sync_pipeline.preflight.notice import Notice
-from sync_pipeline.sinks.index_state import data_stream_template, index_faults
+from sync_pipeline.sinks.index_state import data_stream_template, index_faults, maps_as
 from sync_pipeline.sinks.search_index import SearchIndex, reaching
 from sync_pipeline.stores import Stores
 
@@ -84,17 +84,9 @@ def _mapping(client: Elasticsearch, entity: str, index: SearchIndex, concrete: s
             f"raise the entity's version, then {rebuild}; or PUT {concrete}/_mapping with these fields, and backfill"
         )
         yield Notice("error", ABOUT, f"index {concrete} has no field {', '.join(missing)}", remedy)
-    other = [field for field, wanted in index.fields.items() if field in there and not _within(wanted, there[field])]
+    other = [field for field, wanted in index.fields.items() if field in there and not maps_as(wanted, there[field])]
     for field in other:
         what = f"{concrete}: field {field} is {there[field]}, declared is {dict(index.fields[field])}"
         yield Notice("error", ABOUT, what, f"a field's mapping cannot be changed, a new index can be filled: {rebuild}")
     if well and not missing and not other:
         yield Notice("ok", ABOUT, f"alias {index.alias} points to {concrete}, mapped as declared")
-
-
-def _within(wanted: Mapping[str, Any], there: Mapping[str, Any]) -> bool:
-    """Whether what is declared holds; the cluster leaves out of a mapping what is its default."""
-    kind = wanted.get("type", "object")
-    return bool(there.get("type", "object") == kind) and all(
-        there[name] == value for name, value in wanted.items() if name in there and name not in {"type", "properties"}
-    )

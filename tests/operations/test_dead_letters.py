@@ -207,6 +207,19 @@ def test_it_counts_apart_and_is_no_drift(world, lane, keys):
     assert live.caught_up(lane, "epoch")
 
 
+def test_what_stands_behind_dead_letters_is_named_and_then_drift(world, lane, keys):
+    """A try that fails again does not begin the time anew."""
+    verdict = reconcile(lane)
+    assert (verdict.word, {(f.kind, f.key) for f in verdict.findings}) == ("clean", {("pending", key) for key in keys})
+    limit = world.stores.settings.due_limit_seconds
+    world.target("UPDATE sync.due SET first_at = first_at - %s * interval '1 s'", [limit + 1])
+    assert (reconcile(lane).word, reconcile(lane).overdue) == ("drift", 3)
+    sync(lane, *keys)
+    assert reconcile(lane).word == "drift"
+    discard(lane, *keys)
+    assert reconcile(lane).word == "clean"
+
+
 @pytest.mark.parametrize("word", ["--key", "--discarded"])
 def test_a_replay_takes_a_discard_back(world, lane, keys, command, word):
     discard(lane, *keys)
