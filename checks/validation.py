@@ -30,7 +30,7 @@ from checks.pages import RESULTS, SITE, SUITES, drop_old, finish
 from checks.report import SAMPLES, Report, result
 from checks.suite import LEGACY, Side
 from sync_pipeline.errors import DeclarationError
-from sync_pipeline.sessions import CLIENT, expectation_profile, name_of_session, prepare
+from sync_pipeline.sessions import connect, expectation_profile, name_of_session
 from sync_pipeline.settings import Settings
 
 # of an expectation in its suite, in what Great Expectations tells of it
@@ -62,23 +62,9 @@ def _engine(settings: Settings, side: Side, ledger_id: str | None) -> dict[str, 
     setting = "SYNC_LEGACY_DB" if legacy else "SYNC_TARGET_DB"
     profile = expectation_profile(settings, setting, legacy=legacy, filtered=side.is_filtered)
 
-    class Prepared(psycopg2.extensions.connection):
-        """A connection that is limited before its first statement."""
-
-        def __init__(self, *arguments: Any, **named: Any) -> None:
-            super().__init__(*arguments, **named)
-            prepare(self, profile)
-
-    return {
-        "pool_size": 1,
-        "connect_args": {
-            "options": profile.options,
-            "application_name": name_of_session(ledger_id, side.entity),
-            "connection_factory": Prepared,
-            "cursor_factory": BoundedCursor,
-            **CLIENT,
-        },
-    }
+    url = settings.legacy_db if legacy else settings.target_db
+    name = name_of_session(ledger_id, side.entity)
+    return {"pool_size": 1, "creator": lambda: connect(url, profile, name, cursor_factory=BoundedCursor)}
 
 
 class UnexpectedRows(gxe.UnexpectedRowsExpectation):  # type: ignore[misc]
@@ -150,10 +136,9 @@ class Validator:
         finish(self._folder, self._written)
 
     def _rows(self, side: Side) -> Any:
-        url = self._settings.legacy_db if side.side == LEGACY else self._settings.target_db
         source = self._context.data_sources.add_or_update_postgres(
             side.side,
-            connection_string=url,
+            connection_string="postgresql+psycopg2://host/database",  # `creator` knows the true one
             create_temp_table=False,
             kwargs=_engine(self._settings, side, self._ledger_id),
         )

@@ -6,6 +6,7 @@ import threading
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 
 import pyarrow as pa
 from psycopg2.extras import execute_values
@@ -42,6 +43,7 @@ def backfill_all(lane: Lane, partitions: Iterable[str], report: Report = lambda 
     """
     stop = threading.Event()
     failures: list[BaseException] = []
+    open_cursor(lane)  # once, because each partition would otherwise try to begin the source
 
     def fill(partition: str) -> Filled:
         try:
@@ -77,15 +79,11 @@ def backfill(
     kind = lane.entity.partitions
     within = lane.origin.within_month(kind, partition) if isinstance(kind, Monthly) else "true"
     files = file_bytes = 0
-    position = position or low
     while True:
         if stop is not None and stop.is_set():
-            raise StoppedError(f"entity {lane.entity.name}, partition {partition}: stopped after {position}")
-        order = Order(
-            commit=lambda cursor, outcome: _progress(lane, partition, edges, cursor, outcome),
-            cause=f"backfill {partition}",
-        )
-        outcome = sync_page(lane, position, high, within, order)
+            raise StoppedError(f"entity {lane.entity.name}, partition {partition}: stopped after {position or low}")
+        order = Order(commit=partial(_progress, lane, partition, edges, position), cause=f"backfill {partition}")
+        outcome = sync_page(lane, position or low, high, within, order)
         files, file_bytes = files + outcome.files, file_bytes + outcome.file_bytes
         report(outcome)
         # the allocator keeps what a chunk took, for each thread: it would add up
@@ -147,15 +145,19 @@ def _freeze(lane: Lane, ranges: KeyRanges) -> None:
         )
 
 
-def _progress(lane: Lane, partition: str, edges: Edges, cursor: Cursor, outcome: Outcome) -> None:
-    """Raises StoppedError where the partition was begun anew: as another version, or between other edges.
+def _progress(
+    lane: Lane, partition: str, edges: Edges, before: list[str] | None, cursor: Cursor, outcome: Outcome
+) -> None:
+    """Move a partition on from where its page began, within the transaction that writes the page.
 
-    Who reads between no edges at all has read whatever lies between some.
+    Raises StoppedError where the partition was begun anew, as another version or between other edges, or where another
+    process has moved it on: that process has counted the same rows. A page between no edges holds all rows.
     """
     done = outcome.position is None
     cursor.execute(
         "UPDATE sync.backfill SET position = %s, rows = rows + %s, written = written + %s, parked = parked + %s,"
         " done = %s, finished_at = CASE WHEN %s THEN now() END WHERE entity = %s AND partition = %s AND basis = %s"
+        " AND NOT done AND position IS NOT DISTINCT FROM %s::text[]"
         " AND (coalesce(%s::text[], %s::text[]) IS NULL"
         "   OR low IS NOT DISTINCT FROM %s::text[] AND high IS NOT DISTINCT FROM %s::text[])",
         (
@@ -168,12 +170,16 @@ def _progress(lane: Lane, partition: str, edges: Edges, cursor: Cursor, outcome:
             lane.entity.name,
             partition,
             lane.ledger.basis,
+            before,
             *edges,
             *edges,
         ),
     )
     if not cursor.rowcount:
-        raise StoppedError(f"entity {lane.entity.name}, partition {partition}: another version of it was begun since")
+        raise StoppedError(
+            f"entity {lane.entity.name}, partition {partition}: another process fills it, or began it anew;"
+            " let that one go on"
+        )
     if done:
         # one at a time: two that end together would each miss the other
         cursor.execute("SELECT FROM sync.cursor WHERE entity = %s FOR UPDATE", (lane.entity.name,))

@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any
 
 import psycopg2
 import psycopg2.extensions
-from botocore.config import Config
 from botocore.exceptions import BotoCoreError
 from sqlalchemy import Engine, create_engine, event
 from sqlalchemy.exc import DisconnectionError, InvalidatePoolError, OperationalError
@@ -29,16 +28,15 @@ from sync_pipeline.media_answers import MediaAnswers
 from sync_pipeline.replica import SETTING, await_replay, flush, identity_of, position_of
 from sync_pipeline.servers import LOOK_SECONDS, ServerWatch, replica_faults
 from sync_pipeline.sessions import (
-    CLIENT,
     REST_LIMIT_SECONDS,
     Profile,
     Purpose,
     Session,
+    connect,
     expired,
     is_expired,
     legacy_profile,
     name_of_session,
-    prepare,
     refusal,
     settings_for,
     stream_profile,
@@ -49,6 +47,7 @@ from sync_pipeline.sql import LEASE_LOST, Cursor, DeferringCursor
 
 # clients cost a second to import; whoever only reads declarations does without
 if TYPE_CHECKING:
+    from botocore.config import Config
     from elasticsearch import Elasticsearch
     from mypy_boto3_s3 import S3Client
 
@@ -166,6 +165,8 @@ class Stores:
             raise SettingError(f"{setting}_PROFILE, _REGION or _ENDPOINT: {error}") from error
 
     def _s3_config(self, bucket: Bucket) -> Config:
+        from botocore.config import Config
+
         return Config(
             max_pool_connections=4 * self.settings.media_workers,
             connect_timeout=5,
@@ -233,20 +234,7 @@ class Stores:
 
         Raises psycopg2.Error, SettingError where a pooler is between.
         """
-        profile = stream_profile()
-        connection = psycopg2.connect(
-            self.settings.legacy_db.replace("postgresql+psycopg2", "postgresql", 1),
-            connection_factory=factory,
-            application_name=self.session_name,
-            options=profile.options,
-            **CLIENT,
-        )
-        try:
-            prepare(connection, profile)
-        except BaseException:
-            connection.close()
-            raise
-        return connection
+        return connect(self.settings.legacy_db, stream_profile(), self.session_name, factory)
 
     def write_outbox(self, statement: str, values: Any) -> tuple[Any, ...]:
         """Run one statement that writes to an outbox of the monolith, and return its first row.
@@ -348,29 +336,15 @@ class Stores:
     def _engine(self, url: str, profile: Profile) -> Engine:
         kept = min(_KEPT_CONNECTIONS, self.settings.db_connections)
         engine = create_engine(
-            url,
+            "postgresql+psycopg2://",
+            creator=lambda: connect(url, profile, self.session_name, Session),
             # four threads an entity, and most of the time one of them is at a database
             pool_size=kept,
             max_overflow=self.settings.db_connections - kept,
             pool_timeout=_POOL_SECONDS,
             pool_use_lifo=True,
             pool_reset_on_return=None,  # whoever begins a transaction ends it
-            connect_args={
-                "options": profile.options,
-                "application_name": self.session_name,
-                "connection_factory": Session,
-                **CLIENT,
-            },
         )
-
-        def prepare_new(connection: Any, _: Any) -> None:
-            try:
-                prepare(connection, profile)
-            except BaseException:
-                connection.close()
-                raise
-
-        event.listen(engine, "connect", prepare_new)
         event.listen(engine, "checkin", _note_rest)
         event.listen(engine, "checkout", _look_after_rest)
         return engine

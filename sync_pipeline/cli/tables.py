@@ -6,18 +6,21 @@ import datetime as dt
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich import box
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from sync_pipeline.backfill import Filled
-from sync_pipeline.batch.order import Outcome
 from sync_pipeline.preflight.notice import Notice, worst
-from sync_pipeline.rebuild.rebuild import Rebuilt
 from sync_pipeline.reconcile.verdict import KINDS, SINKS, Verdict
+
+# reports that hold none of these do not wait for them
+if TYPE_CHECKING:
+    from sync_pipeline.backfill import Filled
+    from sync_pipeline.batch.order import Outcome
+    from sync_pipeline.rebuild.rebuild import Rebuilt
 
 _PIPE_COLUMNS = 160
 _SAMPLES = 20

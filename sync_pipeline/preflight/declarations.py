@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import datetime as dt
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 import psycopg2
 import pyarrow as pa
 
 from sync_pipeline.adapt import adapt
-from sync_pipeline.entity import Entity
-from sync_pipeline.errors import AccessError, DeclarationError, LegacySchemaError
+from sync_pipeline.entity import Entity, read_entity_files
+from sync_pipeline.errors import AccessError, DeclarationError, LegacySchemaError, SettingError
 from sync_pipeline.origin import Origin
 from sync_pipeline.partitions import Monthly
 from sync_pipeline.preflight import sources
@@ -38,6 +38,19 @@ def look_at_entity(stores: Stores, entity: Entity) -> Iterator[Notice]:
             yield Notice(level, about, what, remedy)
         with stores.legacy() as cursor:
             yield from look_at_key_order(cursor, about, origin)
+
+
+def look_at_entity_files(stores: Stores, entities: Sequence[Entity]) -> Iterator[Notice]:
+    """Name each file of SYNC_ENTITIES that declares no entity: an error where all entities are looked at."""
+    try:
+        files = read_entity_files(stores.settings.entities)
+    except SettingError as error:
+        yield Notice("error", "entity files", str(error), "set SYNC_ENTITIES to the package that holds them")
+        return
+    is_whole = files.entities.keys() <= {entity.name for entity in entities}
+    for fault in files.faults:
+        remedy = "correct the file, or take it out of the package; the other entities go on meanwhile"
+        yield Notice("error" if is_whole else "warning", "entity files", fault, remedy)
 
 
 def _columns(entity: Entity, origin: Origin) -> Iterator[tuple[str, str]]:

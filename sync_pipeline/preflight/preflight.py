@@ -16,7 +16,7 @@ from sync_pipeline.preflight import (
     search,
     target,
 )
-from sync_pipeline.preflight.declarations import look_at_entity
+from sync_pipeline.preflight.declarations import look_at_entity, look_at_entity_files
 from sync_pipeline.preflight.notice import Notice, look
 from sync_pipeline.preflight.visibility import look_at_visibility
 from sync_pipeline.stores import Stores
@@ -24,6 +24,7 @@ from sync_pipeline.stores import Stores
 
 def preflight(stores: Stores, entities: list[Entity]) -> list[Notice]:
     """Look at every store and at these entities. Changes nothing but a file of its own, which it removes again."""
+    files = look("entity files", partial(look_at_entity_files, stores, entities))
     databases = [
         look(legacy.ABOUT, partial(legacy.look_at_legacy, stores, entities)),
         look(target.ABOUT, partial(target.look_at_target, stores, entities)),
@@ -43,4 +44,4 @@ def preflight(stores: Stores, entities: list[Entity]) -> list[Notice]:
     if all(database.reached for database in databases):
         others += [look(f"entity {e.name}", partial(look_at_visibility, stores, e)) for e in entities]
         others.append(look(clocks.ABOUT, partial(clocks.look_at_clocks, stores)))
-    return list(dict.fromkeys(notice for done in [*databases, *others] for notice in done.notices))
+    return list(dict.fromkeys(notice for done in [files, *databases, *others] for notice in done.notices))
