@@ -17,7 +17,8 @@ from sync_pipeline.preflight import (
     target,
 )
 from sync_pipeline.preflight.declarations import look_at_entity, look_at_entity_files
-from sync_pipeline.preflight.notice import Notice, look
+from sync_pipeline.preflight.notice import Notice, look, worst
+from sync_pipeline.preflight.relations import look_at_grants
 from sync_pipeline.preflight.visibility import look_at_visibility
 from sync_pipeline.stores import Stores
 
@@ -29,6 +30,7 @@ def preflight(stores: Stores, entities: list[Entity]) -> list[Notice]:
         look(legacy.ABOUT, partial(legacy.look_at_legacy, stores, entities)),
         look(target.ABOUT, partial(target.look_at_target, stores, entities)),
     ]
+    sound: list[Entity] = []
     others = [
         look(replica.ABOUT, partial(replica.look_at_replica, stores, entities)),
         look(search.ABOUT, partial(search.look_at_search, stores, entities)),
@@ -37,11 +39,14 @@ def preflight(stores: Stores, entities: list[Entity]) -> list[Notice]:
     ]
     if databases[0].reached:
         others.append(look(outboxes.ABOUT, partial(outboxes.look_at_outboxes, stores, entities)))
-        others += [look(f"entity {e.name}", partial(look_at_entity, stores, e)) for e in entities]
+        others.append(look(legacy.ABOUT, partial(look_at_grants, stores, entities)))
+        of_entities = {e.name: look(f"entity {e.name}", partial(look_at_entity, stores, e)) for e in entities}
+        others += of_entities.values()
+        sound = [e for e in entities if worst(of_entities[e.name].notices) != "error"]
         others.append(look(publications.ABOUT, partial(publications.look_at_publications, stores, entities)))
     if databases[1].reached:
         others.append(look(ownership.ABOUT, partial(ownership.look_at_ownership, stores, entities)))
     if all(database.reached for database in databases):
-        others += [look(f"entity {e.name}", partial(look_at_visibility, stores, e)) for e in entities]
+        others += [look(f"entity {e.name}", partial(look_at_visibility, stores, e)) for e in sound]
         others.append(look(clocks.ABOUT, partial(clocks.look_at_clocks, stores)))
     return list(dict.fromkeys(notice for done in [files, *databases, *others] for notice in done.notices))
