@@ -87,6 +87,9 @@ def sync(
     name: Name = None,
     everything: All = False,
     key: Annotated[list[str] | None, typer.Option(help="Only this key; may be given several times.")] = None,
+    where: Annotated[
+        str | None, typer.Option(help="Only rows of which this is true: SQL over the columns of the entity's query.")
+    ] = None,
     until_caught_up: Annotated[
         bool, typer.Option("--until-caught-up", help="Stop when all committed by now is over.")
     ] = False,
@@ -100,15 +103,20 @@ def sync(
     from sync_pipeline.cli.following import Totals, caught_up, follow
     from sync_pipeline.lane import Lane
     from sync_pipeline.pipeline import sync_keys
+    from sync_pipeline.resync import sync_where
 
-    if (bool(key) + until_caught_up + forever) > 1:
-        raise SettingError("--key, --until-caught-up and --follow exclude each other")
+    if (bool(key) + (where is not None) + until_caught_up + forever) > 1:
+        raise SettingError("--key, --where, --until-caught-up and --follow exclude each other")
     whole = True
     with opened(name, everything) as (stores, entities):
         totals = Totals(entities)
-        if key:
-            if len(entities) != 1:
-                raise SettingError("--key goes with one entity")
+        if (key or where is not None) and len(entities) != 1:
+            raise SettingError(f"{'--key' if key else '--where'} goes with one entity")
+        if where is not None:
+            lane = Lane.open(entities[0], stores)
+            for outcome in sync_where(lane, where):
+                totals.add(lane.entity.name, outcome)
+        elif key:
             lane = Lane.open(entities[0], stores)
             totals.add(lane.entity.name, sync_keys(lane, parsed(lane, key), Order()))
         elif forever:

@@ -109,6 +109,9 @@ def _try_table(entity: Entity, origin: Origin, table: Table) -> None:
     """Run the way from a table to its roots, without rows, whatever source catches its changes."""
     subject = Subject(entity.name, origin.root, (table,), origin.stores)
     with origin.stores.legacy() as cursor:
+        cursor.execute("SELECT to_regclass(%s) IS NULL", (table.name,))
+        if cursor.fetchone()[0]:
+            raise DeclarationError(f"there is no table {table.name}")
         cursor.execute(f"SELECT {roots_of(subject, table)} FROM {table.name} {table.join} LIMIT 0")
 
 

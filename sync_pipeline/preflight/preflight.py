@@ -49,4 +49,17 @@ def preflight(stores: Stores, entities: list[Entity]) -> list[Notice]:
     if all(database.reached for database in databases):
         others += [look(f"entity {e.name}", partial(look_at_visibility, stores, e)) for e in sound]
         others.append(look(clocks.ABOUT, partial(clocks.look_at_clocks, stores)))
-    return list(dict.fromkeys(notice for done in [files, *databases, *others] for notice in done.notices))
+    return _once([notice for done in [files, *databases, *others] for notice in done.notices])
+
+
+def _once(notices: list[Notice]) -> list[Notice]:
+    """Leave out errors that another notice gives already, for example as the fault of a table that an entity reads."""
+    distinct = list(dict.fromkeys(notices))
+    errors = [(n, notice) for n, notice in enumerate(distinct) if notice.level == "error"]
+    repeated = {
+        n
+        for n, notice in errors
+        for m, other in errors
+        if other.about != notice.about and other.what in notice.what and (m < n or other.what != notice.what)
+    }
+    return [notice for n, notice in enumerate(distinct) if n not in repeated]
