@@ -35,13 +35,16 @@ def url_faults(setting: str, value: str) -> Iterator[str]:
     try:
         given = parse_dsn(plain_url(value))
     except psycopg2.Error as error:
-        text = str(error).strip()
+        text = str(error).strip().removeprefix("invalid dsn: ")
         reason = text if _HARMLESS.match(text) else "a sign of user, password or database must be percent-encoded"
         yield f"{setting} must read {FORM}, and libpq cannot read it: {reason}"
         return
     for port in given.get("port", "").split(","):
         if port and not (port.isascii() and port.isdigit() and 0 < int(port) < 65_536):
             yield f"{setting} has the port {port!r}: a port is a number from 1 to 65535"
+    for host in given.get("host", "").split(","):
+        if "@" in host[1:]:
+            yield f"{setting} has a host with @ in it: percent-encode the @ of user or password as %40"
     for name in _OURS.keys() & given.keys():
         if name != "client_encoding" or given[name].upper().replace("-", "") not in {"UTF8", "UNICODE", "AUTO"}:
             yield f"{setting} sets {name}: leave it out, because {_OURS[name]}"

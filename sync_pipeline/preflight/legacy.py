@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator
 import psycopg2
 
 from sync_pipeline.entity import Entity
+from sync_pipeline.preflight.excess_rights import look_at_excess_rights
 from sync_pipeline.preflight.notice import Notice
 from sync_pipeline.preflight.outboxes import outboxes
 from sync_pipeline.sources.stamps import INTEGERS, UNZONED, sequence_faults
@@ -26,17 +27,6 @@ _ROLE = """
            current_setting('track_activities')::bool,
            (SELECT rolsuper FROM pg_roles WHERE rolname = current_user)
 """
-_WRITABLE = """
-    SELECT c.oid::regclass::text, has_table_privilege(c.oid, 'INSERT, TRUNCATE')
-    FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
-    WHERE c.relkind IN ('r', 'p', 'v', 'm', 'f') AND n.nspname !~ '^pg_' AND n.nspname <> 'information_schema'
-      AND has_schema_privilege(n.oid, 'USAGE') AND has_table_privilege(c.oid, 'INSERT, UPDATE, DELETE, TRUNCATE')
-    ORDER BY 1
-"""
-_CREATABLE = """
-    SELECT quote_ident(nspname) FROM pg_namespace
-    WHERE nspname !~ '^pg_' AND nspname <> 'information_schema' AND has_schema_privilege(oid, 'CREATE') ORDER BY 1
-"""
 _OLD_PREPARED = """
     SELECT gid, extract(epoch FROM now() - prepared)::int FROM pg_prepared_xacts
     WHERE database = current_database() AND prepared < now() - %s * interval '1 s' ORDER BY prepared
@@ -48,7 +38,6 @@ _COLUMN = """
           AND i.indkey[0] = a.attnum)
     FROM pg_attribute a WHERE a.attrelid = %s::regclass AND a.attname = %s AND NOT a.attisdropped
 """
-_SHOWN = 5
 
 
 def look_at_legacy(stores: Stores, entities: Iterable[Entity]) -> Iterator[Notice]:
@@ -108,36 +97,7 @@ def _rights(cursor: Cursor, role: str, superuser: bool, acknowledged: set[str]) 
             " GRANT SELECT ON ALL TABLES IN SCHEMA public TO sync_reader;",
         )
         return
-    cursor.execute(_WRITABLE)
-    writable = cursor.fetchall()
-    tables = [name for name, _ in writable if name not in acknowledged]
-    spoiled = [name for name, more in writable if name in acknowledged and more]
-    cursor.execute(_CREATABLE)
-    schemas = [name for (name,) in cursor.fetchall()]
-    if tables:
-        yield Notice(
-            "warning",
-            ABOUT,
-            f"{role} may write to {_some(tables)}; SELECT is enough",
-            f"REVOKE INSERT, UPDATE, DELETE, TRUNCATE ON {', '.join(tables)} FROM {role};",
-        )
-    if spoiled:
-        # of an outbox it must UPDATE and DELETE; a REVOKE of those takes rights on columns away, too
-        yield Notice(
-            "warning",
-            ABOUT,
-            f"{role} may INSERT into or TRUNCATE {_some(spoiled)}; UPDATE and DELETE are enough for an outbox",
-            f"REVOKE INSERT, TRUNCATE ON {', '.join(spoiled)} FROM {role};",
-        )
-    if schemas:
-        yield Notice(
-            "warning",
-            ABOUT,
-            f"{role} may create objects in {_some(schemas)}; SELECT is enough",
-            f"REVOKE CREATE ON SCHEMA {', '.join(schemas)} FROM {role}, PUBLIC;",
-        )
-    if not tables and not schemas and not spoiled:
-        yield Notice("ok", ABOUT, f"{role} may write nowhere" + (" but to outboxes" if acknowledged else ""))
+    yield from look_at_excess_rights(cursor, ABOUT, role, acknowledged)
 
 
 def _prepared(cursor: Cursor, allowed: int, alert_seconds: float) -> Iterator[Notice]:
@@ -210,8 +170,3 @@ def _type_of_stamp(table: Table, column: str, kind: str) -> Notice:
             f'say the zone the monolith stamps in: Table("{table.name}", …, zone="Europe/Berlin")',
         )
     return Notice("ok", ABOUT, f"{name} is a {kind}, read as {table.zone}")
-
-
-def _some(names: list[str]) -> str:
-    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
-    return ", ".join(names[:_SHOWN]) + more
