@@ -1,7 +1,9 @@
 """Shapes of tables on either side: each works from history to a clean verdict, or `check` refuses it by name."""
 
+import re
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import pytest
 
@@ -19,6 +21,7 @@ from sync_pipeline.sources.sweep_only import SweepOnly
 from sync_pipeline.sources.table import Table
 from sync_pipeline.sources.watermark import Watermark
 
+HOWTO = Path(__file__).parents[2] / "docs" / "howto" / "source.md"
 LONG = "a" * 63
 LONG_UMLAUTS = "ä" * 31 + "x"  # 63 bytes
 PLAIN = "id bigint PRIMARY KEY, title text, updated_at timestamptz NOT NULL DEFAULT now()"
@@ -256,14 +259,30 @@ REFUSED = {
         ),
         "shapes.g.title is a generated column",
     ),
-    "a view": (stored("CREATE VIEW shapes.v AS SELECT 1::bigint AS id, 'x'::text AS title", "shapes.v"), "is a view"),
-    "a materialized view": (
+    "a view to write to": (
+        stored("CREATE VIEW shapes.v AS SELECT 1::bigint AS id, 'x'::text AS title", "shapes.v"),
+        "is a view",
+    ),
+    "a materialized view to write to": (
         stored("CREATE MATERIALIZED VIEW shapes.m AS SELECT 1::bigint AS id, 'x'::text AS title", "shapes.m"),
         "is a materialized view",
     ),
     "a key that is deferrable": (
         stored("CREATE TABLE shapes.d (id bigint PRIMARY KEY DEFERRABLE, title text)", "shapes.d"),
         "has no unique index on its key",
+    ),
+    "a stamp on a materialized view": (
+        Shape(
+            f"{BASE}; CREATE MATERIALIZED VIEW shelf AS SELECT * FROM base; CREATE INDEX ON shelf (updated_at)",
+            "SELECT id, title FROM shelf",
+            (Table("shelf", key=("id",), stamp="updated_at"),),
+            "",
+        ),
+        "shelf is a materialized view",
+    ),
+    "a key that the query gives twice": (
+        stored("", "shapes.plain", query="SELECT id, title FROM plain UNION ALL SELECT id, title FROM plain"),
+        "the query gives a key (id) more than once",
     ),
     "one column twice": (
         stored("", "shapes.plain", query="SELECT p.*, q.id FROM plain p JOIN plain q USING (updated_at)"),
@@ -280,6 +299,14 @@ def test_a_shape_is_refused_by_name(fresh_world, shape):
     assert any(words in what for what in found), found
 
 
+def test_the_docs_list_every_shape_with_its_answer():
+    section = HOWTO.read_text(encoding="utf-8").split("## Shapes of tables")[1].split("\n## ")[0]
+    lines = [line.strip("|").split("|") for line in re.findall(r"^\|.*\|$", section, re.MULTILINE)][2:]
+    answers = {shape.strip(): answer.strip().partition(",")[0] for shape, _, answer in lines}
+    foreign = {"a foreign table": "works"}
+    assert answers == dict.fromkeys(WORKS, "works") | dict.fromkeys(REFUSED, "refused") | foreign
+
+
 @pytest.mark.parametrize("name", ["shapes." + "a" * 64, "shapes." + "ä" * 32, ".x", "shapes."])
 def test_a_name_that_postgresql_would_cut_is_refused_by_the_declaration(name):
     with pytest.raises(DeclarationError, match="1 to 63 bytes"):
@@ -290,7 +317,7 @@ def test_a_foreign_table_is_read_and_said_to_be_late(fresh_world):
     url = fresh_world.monolith.admin_url
     database = url.rpartition("/")[2].partition("?")[0]
     port = url.rpartition(":")[2].partition("/")[0]
-    (password,) = [part for part in [url.partition("://")[2].partition("@")[0].partition(":")[2]]]
+    password = url.partition("://")[2].partition("@")[0].partition(":")[2]
     fresh_world.legacy(BASE)
     fresh_world.legacy(
         "CREATE EXTENSION IF NOT EXISTS postgres_fdw; DROP SERVER IF EXISTS away CASCADE;"

@@ -161,3 +161,66 @@ def test_a_service_names_the_database(tunes, command, monkeypatch, tmp_path):
     monkeypatch.setenv("PGSERVICEFILE", str(file))
     monkeypatch.setenv("SYNC_LEGACY_DB", "postgresql:///?service=legacy")
     assert command("check", "served")[0] == 0
+
+
+def test_a_broken_file_stops_its_own_entity_alone(tunes, command, monkeypatch, tmp_path):
+    use_package(monkeypatch, tmp_path, sound=tune("sound"), reel="import transcodelib\n" + tune("reel"))
+    named = "reel: ModuleNotFoundError: No module named 'transcodelib' (reel.py, line 1)"
+    for words in (["backfill", "--all"], ["sync", "--all"], ["status"], ["reconcile", "--all"]):
+        code, out, said = command(*words)
+        assert code == 2, words
+        assert named in said, words
+        assert "sound" in out, words
+    assert tunes.target("SELECT count(*) FROM catalog.sound") == [(8,)]
+    code, out, said = command("reconcile", "sound")
+    assert (code, named in said) == (0, True)
+    code, _, said = command("sync", "reel")
+    assert code == 2
+    assert named in said.splitlines()[-1]
+    code, out, _ = command("check")
+    assert (code, named in " ".join(out.split())) == (2, True)
+    assert command("check", "sound")[0] == 0
+
+
+def test_what_a_broken_file_may_own_is_not_called_left_behind(tunes, command, monkeypatch, tmp_path):
+    file = tune("kept", tables="(Table('tunes', key=('id',)),)", capture="Wal()")
+    name = use_package(monkeypatch, tmp_path, kept=file, sound=tune("sound"))
+    assert command("wal", "install", "kept", "--apply")[0] == 0
+    try:
+        assert command("backfill", "--all")[0] == 0
+        (tmp_path / name / "kept.py").write_text("import transcodelib\n", encoding="utf-8")
+        monkeypatch.delitem(sys.modules, f"{name}.kept")
+        for words in (["check"], ["status"]):
+            _, out, said = command(*words)
+            assert "belongs to no entity" not in out + said
+            assert "pg_drop_replication_slot" not in out + said
+        assert command("outbox", "uninstall", "--gone", "--apply")[0] == 2
+        (tmp_path / name / "kept.py").write_text(file, encoding="utf-8")
+    finally:
+        assert command("wal", "uninstall", "kept", "--apply")[0] == 0
+
+
+def test_a_key_that_the_query_gives_twice_is_parked(tunes, command, monkeypatch, tmp_path):
+    tunes.legacy(
+        "DROP TABLE IF EXISTS profiles; CREATE TABLE profiles (tune_id bigint, bio text);"
+        "INSERT INTO profiles VALUES (3, 'first'), (3, 'second'), (4, 'only'); GRANT SELECT ON profiles TO sync_reader"
+    )
+    query = "SELECT t.id, t.title, p.bio FROM tunes t LEFT JOIN profiles p ON p.tune_id = t.id"
+    columns = {**COLUMNS, "bio": "text"}
+    use_package(monkeypatch, tmp_path, doubled=entity_file("doubled", query, STAMPED, columns))
+    code, out, _ = command("check", "doubled")
+    assert code == 2
+    assert "the query gives a key (id) more than once, for example 3" in " ".join(out.split())
+    assert command("backfill", "doubled")[0] == 0
+    assert tunes.target("SELECT id, bio FROM catalog.doubled WHERE id IN (3, 4)") == [(4, "only")]
+    assert tunes.target("SELECT key, step, error FROM sync.due WHERE entity = 'doubled'") == [
+        ("3", "read", "RepeatedKey")
+    ]
+    _, out, _ = command("dead-letters", "list", "doubled")
+    assert "the query gives this key more than once (id)" in " ".join(out.split())
+    for _ in range(2):  # it settles
+        assert command("reconcile", "doubled")[0] == 0
+    tunes.legacy("DELETE FROM profiles WHERE bio = 'second'")
+    assert command("dead-letters", "replay", "doubled", "--key", "3")[0] == 0
+    assert tunes.target("SELECT bio FROM catalog.doubled WHERE id = 3") == [("first",)]
+    assert command("check", "doubled")[0] == 0
