@@ -9,19 +9,17 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cached_property, partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import psycopg2
 import psycopg2.extensions
 from botocore.exceptions import BotoCoreError
-from sqlalchemy import Engine, create_engine, event
-from sqlalchemy.exc import DisconnectionError, InvalidatePoolError, OperationalError
-from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
 from sync_pipeline import sqlstate
 from sync_pipeline.alias_watch import AliasWatch
 from sync_pipeline.breaker import Breaker
 from sync_pipeline.errors import AccessError, LeaseLostError, OtherServerError, SettingError, UnreachableError
+from sync_pipeline.few_connections import FewConnections
 from sync_pipeline.ledger.identity import read_ledger_id
 from sync_pipeline.ledger.servers import READ_TOO_EARLY, Side, read_server
 from sync_pipeline.media_answers import MediaAnswers
@@ -50,6 +48,7 @@ if TYPE_CHECKING:
     from botocore.config import Config
     from elasticsearch import Elasticsearch
     from mypy_boto3_s3 import S3Client
+    from sqlalchemy import Engine
 
 # connections that stay open between uses; what is above that is opened and closed at each use
 _KEPT_CONNECTIONS = 32
@@ -67,8 +66,9 @@ Compare = Callable[[Any, dict[Any, Any]], None]
 class Stores:
     """Both databases, the search cluster and both buckets of one deployment."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, *, pooled: bool = True) -> None:
         self.settings = settings
+        self.pooled = pooled  # a report in one thread does without a pool, which is slow to import
         self.worker = f"{socket.gethostname()}/{os.getpid()}"  # who works with them: a run, a follower, a process
         self.search_breaker = Breaker("search")
         self.media_breaker = Breaker("media")
@@ -334,6 +334,10 @@ class Stores:
                 self.__dict__[name].close()
 
     def _engine(self, url: str, profile: Profile) -> Engine:
+        if not self.pooled:
+            return cast("Engine", FewConnections(lambda: connect(url, profile, self.session_name, Session)))
+        from sqlalchemy import create_engine, event
+
         kept = min(_KEPT_CONNECTIONS, self.settings.db_connections)
         engine = create_engine(
             "postgresql+psycopg2://",
@@ -380,6 +384,8 @@ def _look_after_rest(connection: Any, record: Any, _: Any) -> None:
     rested = time.monotonic() - record.info.get("rests", time.monotonic())
     if rested < _REST_SECONDS:
         return
+    from sqlalchemy.exc import DisconnectionError, InvalidatePoolError
+
     if rested > REST_LIMIT_SECONDS:  # the server ends it soon, or has ended it
         raise DisconnectionError
     try:
@@ -395,12 +401,12 @@ def _session(engine: Engine, setting: str, look: Compare | None = None) -> Itera
     """A pooled connection, once `look` has seen which server it leads to."""
     try:
         pooled = engine.raw_connection()
-    except (OperationalError, psycopg2.OperationalError) as error:
+    except psycopg2.OperationalError as error:
         raise UnreachableError(f"{setting}: {first_line(error)}") from error
-    except PoolTimeoutError as error:
-        raise UnreachableError(
-            f"{setting}: all connections that this process may have are in use (SYNC_DB_CONNECTIONS)"
-        ) from error
+    except Exception as error:
+        if text := _pool_fault(error):
+            raise UnreachableError(f"{setting}: {text}") from error
+        raise
     try:
         if look:
             look(pooled.driver_connection, pooled.info)
@@ -419,6 +425,17 @@ def _session(engine: Engine, setting: str, look: Compare | None = None) -> Itera
         raise UnreachableError(f"{setting}: {first_line(error)}") from error
     finally:
         pooled.close()
+
+
+def _pool_fault(error: Exception) -> str:
+    """What SQLAlchemy's pool says where it gives no connection; empty for any other error."""
+    if not type(error).__module__.startswith("sqlalchemy"):
+        return ""
+    from sqlalchemy.exc import OperationalError, TimeoutError
+
+    if isinstance(error, TimeoutError):
+        return "all connections that this process may have are in use (SYNC_DB_CONNECTIONS)"
+    return first_line(error) if isinstance(error, OperationalError) else ""
 
 
 def first_line(error: BaseException) -> str:

@@ -44,7 +44,8 @@ unused_files: list[str] = []
 def opened(name: str | None, everything: bool, *, adapts: bool = True) -> Iterator[tuple[Stores, list[Entity]]]:
     """Stores and the entities a command names. Raises SettingError, DeclarationError.
 
-    A command that never adapts rows does not wait for pandas, which entity files import.
+    A command that never adapts rows works in one thread. It waits neither for pandas, which entity files import, nor
+    for a pool of connections.
     """
     if name and everything:
         raise SettingError(f"name an entity ({name}) or say --all, not both")
@@ -62,7 +63,7 @@ def opened(name: str | None, everything: bool, *, adapts: bool = True) -> Iterat
         typer.echo(f"Entity file not used: {fault}", err=True)
     if everything:
         unused_files.extend(files.faults)
-    with closing(Stores(settings)) as stores:
+    with closing(Stores(settings, pooled=adapts)) as stores:
         yield stores, entities
 
 

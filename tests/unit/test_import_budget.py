@@ -72,7 +72,7 @@ def test_status_does_not_wait_for_libraries_of_adapters_and_stores(monkeypatch, 
         monkeypatch.setenv(name, value)
     code, heavy, said = imported("status")
     assert (code, "SYNC_TARGET_DB" in said) == (2, True), said  # nothing answers there
-    expected = {"pyarrow", "sqlalchemy"} if postponed else {"pyarrow", "sqlalchemy", "pandas"}
+    expected = {"pyarrow"} if postponed else {"pyarrow", "pandas"}
     assert heavy <= expected
 
 
