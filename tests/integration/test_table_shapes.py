@@ -179,16 +179,28 @@ WORKS = {
 }
 
 
+def monolith(world, statement):
+    """Run a statement whose percent signs are its own."""
+    return world.legacy(statement.replace("%", "%%"))
+
+
+def new_side(world, statement):
+    """The same at the new side."""
+    return world.target(statement.replace("%", "%%"))
+
+
 @pytest.fixture(autouse=True)
 def schemas(fresh_world):
-    fresh_world.legacy(
+    monolith(
+        fresh_world,
         "DO $$ DECLARE s text; BEGIN FOR s IN SELECT nspname FROM pg_namespace WHERE nspname IN ('public', 'Old Side')"
         " LOOP EXECUTE format('DROP SCHEMA %I CASCADE', s); END LOOP; END $$; CREATE SCHEMA public;"
-        " GRANT USAGE ON SCHEMA public TO sync_reader"
+        " GRANT USAGE ON SCHEMA public TO sync_reader",
     )
-    fresh_world.target(
+    new_side(
+        fresh_world,
         'DROP SCHEMA IF EXISTS shapes, "Neue Säulen" CASCADE; CREATE SCHEMA shapes; GRANT ALL ON SCHEMA shapes TO'
-        " sync_writer"
+        " sync_writer",
     )
 
 
@@ -208,14 +220,15 @@ def entity_of(shape: Shape, name: str = "shape", capture=None) -> Entity:
 
 @contextmanager
 def planted(world, shape: Shape):
-    world.legacy(shape.legacy)
-    world.legacy(
+    monolith(world, shape.legacy)
+    monolith(
+        world,
         "DO $$ DECLARE s text; BEGIN FOR s IN SELECT nspname FROM pg_namespace WHERE nspname IN ('public', 'Old Side')"
-        " LOOP EXECUTE format('GRANT SELECT ON ALL TABLES IN SCHEMA %I TO sync_reader', s); END LOOP; END $$"
+        " LOOP EXECUTE format('GRANT SELECT ON ALL TABLES IN SCHEMA %I TO sync_reader', s); END LOOP; END $$",
     )
     if shape.target:
-        world.target(shape.target)
-        world.target("GRANT ALL ON ALL TABLES IN SCHEMA shapes TO sync_writer")
+        new_side(world, shape.target)
+        new_side(world, "GRANT ALL ON ALL TABLES IN SCHEMA shapes TO sync_writer")
     yield
 
 
@@ -225,7 +238,7 @@ def errors(world, entity) -> list[str]:
 
 def texts(world, shape: Shape) -> list[str]:
     column = shape.column.replace('"', '""')
-    return [text for (text,) in world.target(f'SELECT "{column}" FROM {shape.table.quoted} ORDER BY 1')]
+    return [text for (text,) in new_side(world, f'SELECT "{column}" FROM {shape.table.quoted} ORDER BY 1')]
 
 
 @pytest.mark.parametrize("shape", WORKS)
@@ -241,7 +254,7 @@ def test_a_shape_works_from_history_to_a_clean_verdict(fresh_world, shape):
         lane = Lane.open(entity, fresh_world.stores)
         filled = list(backfill_all(lane, entity.partitions.names()))
         assert sum(part.written for part in filled) == 2
-        fresh_world.legacy(shape.change)
+        monolith(fresh_world, shape.change)
         sync_keys(lane, lane.origin.key.parse(["1"]), Order())
         assert "NEW" in [text.upper() for text in texts(fresh_world, shape)]
         assert reconcile(lane).word == "clean"
@@ -318,13 +331,14 @@ def test_a_foreign_table_is_read_and_said_to_be_late(fresh_world):
     database = url.rpartition("/")[2].partition("?")[0]
     port = url.rpartition(":")[2].partition("/")[0]
     password = url.partition("://")[2].partition("@")[0].partition(":")[2]
-    fresh_world.legacy(BASE)
-    fresh_world.legacy(
+    monolith(fresh_world, BASE)
+    monolith(
+        fresh_world,
         "CREATE EXTENSION IF NOT EXISTS postgres_fdw; DROP SERVER IF EXISTS away CASCADE;"
         f"CREATE SERVER away FOREIGN DATA WRAPPER postgres_fdw OPTIONS (host '127.0.0.1', port '{port}', dbname"
         f" '{database}'); CREATE USER MAPPING FOR sync_reader SERVER away OPTIONS (user 'postgres', password"
         f" '{password}'); CREATE FOREIGN TABLE distant (id bigint, title text, updated_at timestamptz) SERVER away"
-        " OPTIONS (schema_name 'public', table_name 'base'); GRANT SELECT ON distant TO sync_reader"
+        " OPTIONS (schema_name 'public', table_name 'base'); GRANT SELECT ON distant TO sync_reader",
     )
     shape = Shape("", "SELECT id, title FROM distant", (Table("distant", key=("id",)),), "")
     entity = entity_of(shape, "foreign_shape", SweepOnly())

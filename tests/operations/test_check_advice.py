@@ -11,8 +11,8 @@ from tests.entity_files import entity_file, use_package
 LEGACY = """
     DROP SCHEMA IF EXISTS "Role Remedy" CASCADE; CREATE SCHEMA "Role Remedy";
     CREATE TABLE "Role Remedy".base (id bigint PRIMARY KEY, title text, updated_at timestamptz DEFAULT now());
-    CREATE TABLE "Role Remedy"."More %" (id bigint PRIMARY KEY, note text);
-    CREATE VIEW "Role Remedy".seen AS SELECT * FROM "Role Remedy"."More %";
+    CREATE TABLE "Role Remedy"."More %%" (id bigint PRIMARY KEY, note text);
+    CREATE VIEW "Role Remedy".seen AS SELECT * FROM "Role Remedy"."More %%";
     CREATE INDEX ON "Role Remedy".base (updated_at);
     INSERT INTO "Role Remedy".base VALUES (1, 'one');
 """
@@ -35,7 +35,7 @@ def findings(command, *words):
 
 def carry_out(world, found):
     for remedy in dict.fromkeys(each["remedy"] for each in found if each["remedy"]):
-        world.legacy(remedy)
+        world.legacy(remedy.replace("%", "%%"))
 
 
 @pytest.fixture

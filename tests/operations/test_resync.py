@@ -6,7 +6,7 @@ from tests.entity_files import entity_file, use_package
 
 LEGACY = """
     CREATE TABLE tracks (id bigint PRIMARY KEY, "Year" int, title text);
-    INSERT INTO tracks SELECT n, 1990 + n % 10, 'track ' || n FROM generate_series(1, 40) n;
+    INSERT INTO tracks SELECT n, 1990 + n %% 10, 'track ' || n FROM generate_series(1, 40) n;
     CREATE TABLE lines (track_id bigint, n int, text text, PRIMARY KEY (track_id, n));
     INSERT INTO lines SELECT t, n, 'line ' || n FROM generate_series(1, 20) t, generate_series(1, 3) n;
     GRANT SELECT ON tracks, lines TO sync_reader;
