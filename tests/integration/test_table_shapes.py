@@ -15,6 +15,7 @@ from sync_pipeline.lane import Lane
 from sync_pipeline.partitions import KeyRanges
 from sync_pipeline.pipeline import sync_keys
 from sync_pipeline.preflight.preflight import preflight
+from sync_pipeline.preflight.relations import look_at_capture
 from sync_pipeline.reconcile.reconcile import reconcile
 from sync_pipeline.sinks.relational import RelationalTable
 from sync_pipeline.sources.sweep_only import SweepOnly
@@ -316,8 +317,7 @@ def test_the_docs_list_every_shape_with_its_answer():
     section = HOWTO.read_text(encoding="utf-8").split("## Shapes of tables")[1].split("\n## ")[0]
     lines = [line.strip("|").split("|") for line in re.findall(r"^\|.*\|$", section, re.MULTILINE)][2:]
     answers = {shape.strip(): answer.strip().partition(",")[0] for shape, _, answer in lines}
-    foreign = {"a foreign table": "works"}
-    assert answers == dict.fromkeys(WORKS, "works") | dict.fromkeys(REFUSED, "refused") | foreign
+    assert answers == dict.fromkeys(WORKS, "works") | dict.fromkeys(REFUSED, "refused")
 
 
 @pytest.mark.parametrize("name", ["shapes." + "a" * 64, "shapes." + "ä" * 32, ".x", "shapes."])
@@ -326,25 +326,47 @@ def test_a_name_that_postgresql_would_cut_is_refused_by_the_declaration(name):
         RelationalTable(name, ("id",), COLUMNS)
 
 
-def test_a_foreign_table_is_read_and_said_to_be_late(fresh_world):
-    url = fresh_world.monolith.admin_url
-    database = url.rpartition("/")[2].partition("?")[0]
-    port = url.rpartition(":")[2].partition("/")[0]
-    password = url.partition("://")[2].partition("@")[0].partition(":")[2]
-    monolith(fresh_world, BASE)
+@pytest.mark.parametrize(
+    ("capture", "stamp", "caught"),
+    [
+        (SweepOnly(), "", "distant: by the sweep only"),
+        (Watermark(), "", "distant: by the sweep only (its Table has no stamp)"),
+        (
+            Watermark(),
+            "updated_at",
+            "distant: by updated_at; rows that are deleted are found by the sweep, and so is what commits late on its"
+            " own server",
+        ),
+    ],
+)
+def test_a_foreign_table_is_told_with_what_its_stamps_miss(fresh_world, capture, stamp, caught):
+    """The tests' servers have no wrapper, so that the table itself cannot be read."""
     monolith(
         fresh_world,
-        "CREATE EXTENSION IF NOT EXISTS postgres_fdw; DROP SERVER IF EXISTS away CASCADE;"
-        f"CREATE SERVER away FOREIGN DATA WRAPPER postgres_fdw OPTIONS (host '127.0.0.1', port '{port}', dbname"
-        f" '{database}'); CREATE USER MAPPING FOR sync_reader SERVER away OPTIONS (user 'postgres', password"
-        f" '{password}'); CREATE FOREIGN TABLE distant (id bigint, title text, updated_at timestamptz) SERVER away"
-        " OPTIONS (schema_name 'public', table_name 'base'); GRANT SELECT ON distant TO sync_reader",
+        "DROP FOREIGN DATA WRAPPER IF EXISTS nowhere CASCADE; CREATE FOREIGN DATA WRAPPER nowhere;"
+        "CREATE SERVER away FOREIGN DATA WRAPPER nowhere; CREATE FOREIGN TABLE distant (id bigint, title text,"
+        " updated_at timestamptz) SERVER away; GRANT SELECT ON distant TO sync_reader",
     )
-    shape = Shape("", "SELECT id, title FROM distant", (Table("distant", key=("id",)),), "")
-    entity = entity_of(shape, "foreign_shape", SweepOnly())
-    found = preflight(fresh_world.stores, [entity])
-    assert [notice.what for notice in found if notice.level == "error"] == []
-    assert any(notice.what == "distant: by the sweep only" for notice in found), found
-    lane = Lane.open(entity, fresh_world.stores)
-    assert sum(part.written for part in backfill_all(lane, entity.partitions.names())) == 2
-    assert reconcile(lane).word == "clean"
+    shape = Shape("", "SELECT id, title FROM distant", (Table("distant", key=("id",), stamp=stamp),), "")
+    with fresh_world.stores.legacy() as cursor:
+        found = list(look_at_capture(cursor, "entity", entity_of(shape, "foreign_shape", capture)))
+    assert [notice.what for notice in found] == [caught]
+
+
+def test_a_declared_view_stands_for_the_tables_below_it(fresh_world):
+    monolith(
+        fresh_world,
+        f"{BASE}; CREATE TABLE tags (base_id bigint, tag text); CREATE VIEW seen AS SELECT b.*, t.tag FROM base b"
+        " LEFT JOIN tags t ON t.base_id = b.id; GRANT SELECT ON seen TO sync_reader",
+    )
+    query = "SELECT id, title FROM seen"
+    by_view = Shape("", query, (Table("seen", key=("id",), stamp="updated_at"),), "")
+    by_table = Shape("", query, (Table("base", key=("id",), stamp="updated_at"),), "")
+    told = "by updated_at; rows that are deleted are found by the sweep"
+    for shape, expected in (
+        (by_view, [f"base: through seen, {told}", f"tags: through seen, {told}"]),
+        (by_table, [f"base: {told}", "tags: by the sweep only (no Table of the entity names it)"]),
+    ):
+        with fresh_world.stores.legacy() as cursor:
+            found = list(look_at_capture(cursor, "entity", entity_of(shape)))
+        assert [notice.what for notice in found] == expected
