@@ -138,7 +138,7 @@ class Validator:
     def _rows(self, side: Side) -> Any:
         source = self._context.data_sources.add_or_update_postgres(
             side.side,
-            connection_string="postgresql+psycopg2://host/database",  # `creator` knows the true one
+            connection_string="postgresql+psycopg2://role@host/database",  # `creator` knows the true one
             create_temp_table=False,
             kwargs=_engine(self._settings, side, self._ledger_id),
         )

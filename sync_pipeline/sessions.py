@@ -255,7 +255,9 @@ def prepare(connection: Any, profile: Profile, asked: Mapping[str, str] = Mappin
             known = {name: value for name, value in profile.limits.items() if _is_taken(cursor, profile, name, value)}
             found = _apply(cursor, profile, known)
         if _missing(profile, found):
-            _apply(cursor, Profile(profile.setting, {}, {}), {**asked, **profile.pins})
+            for name, value in asked.items():  # also those of extensions, which pg_settings does not list
+                cursor.execute("SELECT set_config(%s, %s, false)", (name, value))
+            _apply(cursor, Profile(profile.setting, {}, {}), profile.pins)
             found = _apply(cursor, profile, {})
     if autocommit is False:
         connection.autocommit = False
