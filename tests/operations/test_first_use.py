@@ -94,6 +94,7 @@ def test_a_report_that_cannot_be_written_is_an_error(tunes, program, monkeypatch
     assert "No space left on device" in said
 
 
+@pytest.mark.hazard(9090)
 def test_two_that_fill_one_partition_count_its_rows_once(tunes, program, command, monkeypatch, tmp_path):
     gates = tmp_path / "gates"
     gates.mkdir()
@@ -164,6 +165,7 @@ def test_a_service_names_the_database(tunes, command, monkeypatch, tmp_path):
     assert command("check", "served")[0] == 0
 
 
+@pytest.mark.hazard(9091)
 def test_a_broken_file_stops_its_own_entity_alone(tunes, command, monkeypatch, tmp_path):
     use_package(monkeypatch, tmp_path, sound=tune("sound"), reel="import transcodelib\n" + tune("reel"))
     named = "reel: ModuleNotFoundError: No module named 'transcodelib' (reel.py, line 1)"
@@ -201,6 +203,7 @@ def test_what_a_broken_file_may_own_is_not_called_left_behind(tunes, command, mo
         assert command("wal", "uninstall", "kept", "--apply")[0] == 0
 
 
+@pytest.mark.hazard(9092)
 def test_a_key_that_the_query_gives_twice_is_parked(tunes, command, monkeypatch, tmp_path):
     tunes.legacy(
         "DROP TABLE IF EXISTS profiles; CREATE TABLE profiles (tune_id bigint, bio text);"

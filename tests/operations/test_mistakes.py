@@ -260,6 +260,7 @@ def test_a_deployment_without_mistakes_is_ok(works, command, monkeypatch, tmp_pa
     assert "works: by updated_at; rows that are deleted are found by the sweep" in out
 
 
+@pytest.mark.hazard(9092)
 @pytest.mark.parametrize("name", MISTAKES)
 def test_a_mistake_is_named_before_anything_runs(works, command, monkeypatch, tmp_path, name):
     mistake = MISTAKES[name]

@@ -128,6 +128,7 @@ def test_an_unknown_name_is_told_with_the_files_that_may_declare_it(package):
         pick(only_broken.entities, [], only_broken.faults)
 
 
+@pytest.mark.hazard(9091)
 def test_the_code_location_loads_without_a_broken_file(package, monkeypatch, tmp_path):
     name = package(air=file("air"), reel="import transcodelib\n")
     made = definitions()
