@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import select
 import time
-from collections.abc import Callable
-from contextlib import closing
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
 from typing import Any
 
 import psycopg2
@@ -35,7 +35,7 @@ def refuse_pooled_transactions(first: Any, setting: str, connect_second: Callabl
     if setting in _known:
         return
     own: set[int] = set()
-    with closing(connect_second()) as second:
+    with closing(connect_second()) as second, _outside_transactions(first):
         is_open = _wait(second, time.monotonic() + _WAIT_SECONDS)
         for _ in range(_ROUNDS if is_open else 0):
             own.add(_process(first))
@@ -49,6 +49,19 @@ def refuse_pooled_transactions(first: Any, setting: str, connect_second: Callabl
                     " pool_mode = session for this database, or connect to the database itself"
                 )
     _known.add(setting)
+
+
+@contextmanager
+def _outside_transactions(connection: Any) -> Iterator[None]:
+    """Have each statement end its transaction, or the connection would hold its server session as long as one lasts."""
+    begins = getattr(connection, "autocommit", None) is False  # one that reads the log has no transactions
+    if begins:
+        connection.autocommit = True
+    try:
+        yield
+    finally:
+        if begins and not connection.closed:
+            connection.autocommit = False
 
 
 def _process(connection: Any) -> int:
