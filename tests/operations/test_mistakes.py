@@ -15,14 +15,14 @@ DOCS = Path(__file__).parents[2] / "docs" / "howto" / "check.md"
 LEGACY = """
     CREATE TABLE works (id bigint PRIMARY KEY, title text, price numeric, file text, code char(4), born_on text,
         updated_at timestamptz NOT NULL DEFAULT now(), touched_at timestamp, seen_at timestamptz, author_id bigint);
-    CREATE TABLE authors (id bigint PRIMARY KEY, name text);
+    CREATE TABLE writers (id bigint PRIMARY KEY, name text);
     CREATE TABLE notes (work_id bigint, note text);
     CREATE INDEX ON works (updated_at); CREATE INDEX ON works (touched_at); CREATE INDEX ON works (born_on);
     CREATE MATERIALIZED VIEW shelf AS SELECT id, title, updated_at FROM works; CREATE INDEX ON shelf (updated_at);
     CREATE SCHEMA vault; CREATE TABLE vault.works (id bigint PRIMARY KEY, title text);
     CREATE TABLE hidden (id bigint PRIMARY KEY, title text);
     INSERT INTO works VALUES (1, 'one'); INSERT INTO notes VALUES (1, 'a'), (1, 'b');
-    GRANT SELECT ON works, authors, notes, shelf TO sync_reader;
+    GRANT SELECT ON works, writers, notes, shelf TO sync_reader;
 """
 NEW = """
     CREATE SCHEMA shop;
@@ -153,7 +153,7 @@ MISTAKES = {
     "a table that is not there": query('the legacy query fails: relation "work" does not exist', "SELECT 1 FROM work"),
     "one column twice": query(
         "the legacy query returns more than one column 'id'",
-        "SELECT w.*, a.* FROM works w JOIN authors a ON a.id = w.author_id",
+        "SELECT w.*, a.* FROM works w JOIN writers a ON a.id = w.author_id",
     ),
     "a query without its key": query("the legacy query returns no key column 'id'", "SELECT title FROM works"),
     "a key that the query gives twice": query(
@@ -178,8 +178,8 @@ MISTAKES = {
         "Table('works').key must give the root's key", "(Table('works', key=(), stamp='updated_at'),)"
     ),
     "a join that does not run": table(
-        "the query of Table('authors') fails",
-        "(Table('authors', key=('w.id',), join='JOIN works w ON w.writer = authors.id'),)",
+        "the query of Table('writers') fails",
+        "(Table('writers', key=('w.id',), join='JOIN works w ON w.writer = writers.id'),)",
     ),
     "a stamp that is not there": table("there is no column moved_at of works", stamped("moved_at")),
     "a stamp of another type": table(
