@@ -22,6 +22,10 @@ _OURS = {
 }
 
 
+# sessions at the monolith are read only, so that libpq would take no server for one to write to
+_READ_ONLY = {"SYNC_LEGACY_DB", "SYNC_LEGACY_REPLICA_DB"}
+
+
 def plain_url(value: str) -> str:
     """The URL as libpq takes it: without a driver's name in its scheme."""
     return _SCHEME.sub("postgresql://", value, count=1)
@@ -45,6 +49,8 @@ def url_faults(setting: str, value: str) -> Iterator[str]:
     for host in given.get("host", "").split(","):
         if "@" in host[1:]:
             yield f"{setting} has a host with @ in it: percent-encode the @ of user or password as %40"
+    if given.get("target_session_attrs") == "read-write" and setting in _READ_ONLY:
+        yield f"{setting} sets target_session_attrs=read-write, which no session of ours fulfils: say primary"
     for name in _OURS.keys() & given.keys():
         if name != "client_encoding" or given[name].upper().replace("-", "") not in {"UTF8", "UNICODE", "AUTO"}:
             yield f"{setting} sets {name}: leave it out, because {_OURS[name]}"

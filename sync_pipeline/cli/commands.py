@@ -251,7 +251,7 @@ def check(name: AnyName = None, everything: All = False, output: Format = Output
     from sync_pipeline.preflight.preflight import preflight
 
     with opened(name, everything or not name) as (stores, entities):
-        found = preflight(stores, entities)
+        found = preflight(stores, entities, whole=not name)
     word = worst(found)
     report = {"verdict": word, "findings": [asdict(notice) for notice in found]}
     show(report, output, partial(tables.notices, found))

@@ -7,7 +7,7 @@ import os
 import sys
 import traceback
 from importlib.metadata import entry_points
-from typing import Any, TextIO
+from typing import Any, TextIO, cast
 
 import typer
 
@@ -67,10 +67,12 @@ def _forgiving(stream: TextIO) -> TextIO:
     """
     if stream is None:
         return open(os.devnull, "w", encoding="utf-8")
-    if not isinstance(stream, io.TextIOWrapper) or not isinstance(stream.buffer, io.BufferedWriter):
+    if not isinstance(stream, io.TextIOWrapper) or not isinstance(stream.buffer, io.BufferedWriter | io.RawIOBase):
         return stream
     stream.flush()
-    pipe = io.BufferedWriter(_Pipe(stream.fileno(), "wb", closefd=False))
+    raw = _Pipe(stream.fileno(), "wb", closefd=False)
+    # with PYTHONUNBUFFERED there is no buffer
+    pipe = cast(io.BufferedWriter, raw) if isinstance(stream.buffer, io.RawIOBase) else io.BufferedWriter(raw)
     return io.TextIOWrapper(
         pipe, stream.encoding, stream.errors, line_buffering=stream.line_buffering, write_through=stream.write_through
     )

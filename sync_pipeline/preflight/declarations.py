@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 
 import psycopg2
 import pyarrow as pa
@@ -46,17 +46,16 @@ def look_at_entity(stores: Stores, entity: Entity) -> Iterator[Notice]:
         yield from look_at_repeated_keys(about, origin)
 
 
-def look_at_entity_files(stores: Stores, entities: Sequence[Entity]) -> Iterator[Notice]:
+def look_at_entity_files(stores: Stores, *, whole: bool) -> Iterator[Notice]:
     """Name each file of SYNC_ENTITIES that declares no entity: an error where all entities are looked at."""
     try:
         files = read_entity_files(stores.settings.entities)
     except SettingError as error:
         yield Notice("error", "entity files", str(error), "set SYNC_ENTITIES to the package that holds them")
         return
-    is_whole = files.entities.keys() <= {entity.name for entity in entities}
     for fault in files.faults:
         remedy = "correct the file, or take it out of the package; the other entities go on meanwhile"
-        yield Notice("error" if is_whole else "warning", "entity files", fault, remedy)
+        yield Notice("error" if whole else "warning", "entity files", fault, remedy)
 
 
 def _columns(entity: Entity, origin: Origin) -> Iterator[tuple[str, str]]:

@@ -23,9 +23,9 @@ from sync_pipeline.preflight.visibility import look_at_visibility
 from sync_pipeline.stores import Stores
 
 
-def preflight(stores: Stores, entities: list[Entity]) -> list[Notice]:
-    """Look at every store and at these entities. Changes nothing but a file of its own, which it removes again."""
-    files = look("entity files", partial(look_at_entity_files, stores, entities))
+def preflight(stores: Stores, entities: list[Entity], *, whole: bool = True) -> list[Notice]:
+    """Look at every store and at these entities, which are all that there are if it is the `whole` deployment. Changes nothing but a file of its own, which it removes again."""
+    files = look("entity files", partial(look_at_entity_files, stores, whole=whole))
     databases = [
         look(legacy.ABOUT, partial(legacy.look_at_legacy, stores, entities)),
         look(target.ABOUT, partial(target.look_at_target, stores, entities)),

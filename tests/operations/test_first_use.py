@@ -64,8 +64,15 @@ def program():
 
 def close_at_once(started):
     started.stdout.close()
+    started.stdout = None
 
 
+@pytest.fixture(params=["", "1"], ids=["buffered", "unbuffered"])
+def buffering(request, monkeypatch):
+    monkeypatch.setenv("PYTHONUNBUFFERED", request.param)
+
+
+@pytest.mark.usefixtures("buffering")
 @pytest.mark.parametrize("words", [["reconcile"], ["reconcile", "--format", "json"], ["check"], ["status"], ["sync"]])
 def test_a_reader_that_leaves_early_changes_no_exit_code(tunes, command, program, monkeypatch, tmp_path, words):
     use_package(monkeypatch, tmp_path, piped=tune("piped"))
@@ -78,6 +85,7 @@ def test_a_reader_that_leaves_early_changes_no_exit_code(tunes, command, program
         assert command("repair", "piped")[0] == 0
 
 
+@pytest.mark.usefixtures("buffering")
 def test_a_reader_of_errors_that_leaves_early_changes_no_exit_code(program):
     def close_errors(started):
         started.stderr.close()
@@ -86,6 +94,7 @@ def test_a_reader_of_errors_that_leaves_early_changes_no_exit_code(program):
     assert program("status", "no_such_entity", then=close_errors)[0] == 2
 
 
+@pytest.mark.usefixtures("buffering")
 def test_a_report_that_cannot_be_written_is_an_error(tunes, program, monkeypatch, tmp_path):
     use_package(monkeypatch, tmp_path, piped=tune("piped"))
     with open("/dev/full", "w", encoding="utf-8") as full:
@@ -146,10 +155,10 @@ def test_the_first_host_that_answers_serves(tunes, command, monkeypatch, tmp_pat
     parts = psycopg2.extensions.parse_dsn(tunes.monolith.reader_url)
     several = f"127.0.0.1:1,{parts['host']}:{parts['port']}"
     who = f"{parts['user']}:{parts['password']}" if "password" in parts else parts["user"]
-    url = f"postgresql://{who}@{several}/{parts['dbname']}?target_session_attrs=read-write"
+    url = f"postgresql://{who}@{several}/{parts['dbname']}?target_session_attrs=primary"
     monkeypatch.setenv("SYNC_LEGACY_DB", url)
     assert command("check", "hosts")[0] == 0
-    monkeypatch.setenv("SYNC_LEGACY_DB", url.replace("read-write", "standby"))
+    monkeypatch.setenv("SYNC_LEGACY_DB", url.replace("primary", "standby"))
     code, out, _ = command("check", "hosts")
     assert code == 2
     assert "SYNC_LEGACY_DB" in out

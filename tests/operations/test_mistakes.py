@@ -101,6 +101,10 @@ MISTAKES = {
     "a name for our sessions": setting(
         "SYNC_LEGACY_DB sets application_name: leave it out", SYNC_LEGACY_DB=f"{URL}?application_name=etl"
     ),
+    "a server to write to, for sessions that only read": setting(
+        "SYNC_LEGACY_DB sets target_session_attrs=read-write, which no session of ours fulfils: say primary",
+        SYNC_LEGACY_DB=f"{URL}?target_session_attrs=read-write",
+    ),
     "another encoding": setting(
         "SYNC_LEGACY_DB sets client_encoding: leave it out", SYNC_LEGACY_DB=f"{URL}?client_encoding=latin1"
     ),
