@@ -43,6 +43,10 @@ def url_faults(setting: str, value: str) -> Iterator[str]:
         reason = text if _HARMLESS.match(text) else "a sign of user, password or database must be percent-encoded"
         yield f"{setting} must read {FORM}, and libpq cannot read it: {reason}"
         return
+    yield from _parameter_faults(setting, given)
+
+
+def _parameter_faults(setting: str, given: Mapping[str, str]) -> Iterator[str]:
     for port in given.get("port", "").split(","):
         if port and not (port.isascii() and port.isdigit() and 0 < int(port) < 65_536):
             yield f"{setting} has the port {port!r}: a port is a number from 1 to 65535"

@@ -25,12 +25,20 @@ for _point in entry_points(group="sync_pipeline.commands"):
 class _Pipe(io.FileIO):
     """Standard output whose reader may have enough: what it no longer reads is no error of ours."""
 
+    _is_lost = False
+
     def write(self, content: Any) -> int:
-        """Write to the reader while there is one."""
+        """Write to the reader while there is one. A device that takes nothing more is told once."""
+        size = len(memoryview(content).cast("B"))
+        if self._is_lost:
+            return size
         try:
             return super().write(content)
         except BrokenPipeError:
-            return len(memoryview(content).cast("B"))
+            return size
+        except OSError:
+            self._is_lost = True
+            raise
 
 
 def main() -> None:

@@ -24,7 +24,10 @@ from sync_pipeline.stores import Stores
 
 
 def preflight(stores: Stores, entities: list[Entity], *, whole: bool = True) -> list[Notice]:
-    """Look at every store and at these entities, which are all that there are if it is the `whole` deployment. Changes nothing but a file of its own, which it removes again."""
+    """Look at every store and at these entities; `whole` says that they are all of the deployment.
+
+    Changes nothing but a file of its own, which it removes again.
+    """
     files = look("entity files", partial(look_at_entity_files, stores, whole=whole))
     databases = [
         look(legacy.ABOUT, partial(legacy.look_at_legacy, stores, entities)),
