@@ -133,7 +133,10 @@ MISTAKES = {
     "a syntax error": option("SyntaxError", head="def adapt(:\n"),
     "a file without an entity": Mistake("an entity file ends with `entity = Entity(…)`", files={"work": "x = 1\n"}),
     "an argument that there is not": option("unexpected keyword argument 'sink'", sink="()"),
-    "a name with capitals": option("a name is lower-case letters, digits and underscores", name="'Work'"),
+    "a name with capitals": Mistake(
+        "a name is lower-case letters, digits and underscores",
+        files={"work": entity_file("Work", QUERY, TABLES, COLUMNS)},
+    ),
     "two files with one name": Mistake(
         "its entity is called 'work'", files={"again": entity_file("work", QUERY, TABLES, COLUMNS)}
     ),

@@ -45,7 +45,7 @@ def filled(tracks, command, monkeypatch, tmp_path):
 
 
 def changed(world, table="track", column="title"):
-    return world.target(f"SELECT count(*) FROM catalog.{table} WHERE {column} LIKE 'new%'")[0][0]
+    return world.target(f"SELECT count(*) FROM catalog.{table} WHERE {column} LIKE 'new%%'")[0][0]
 
 
 @pytest.mark.parametrize("condition", ['"Year" = 1993', 'q."Year" = 1993 -- of that year', "id % 10 = 3 AND id < 50"])
