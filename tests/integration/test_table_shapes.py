@@ -325,7 +325,7 @@ def test_the_docs_list_every_shape_with_its_answer():
 
 @pytest.mark.parametrize("name", ["shapes." + "a" * 57, "shapes." + "ä" * 29, ".x", "shapes."])
 def test_a_name_that_postgresql_would_cut_is_refused_by_the_declaration(name):
-    with pytest.raises(DeclarationError, match="1 to (63|56) bytes"):
+    with pytest.raises(DeclarationError, match=r"1 to (63|56) bytes"):
         RelationalTable(name, ("id",), COLUMNS)
 
 
