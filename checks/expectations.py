@@ -104,9 +104,9 @@ def _validate(validator: "Validator", chosen: Mapping[dg.AssetCheckKey, Side], s
     for key, side in chosen.items():
         try:
             seen.reports[key] = validator.validate(side)
-        except OSError:
-            raise
         except Exception as error:  # whatever driver or library raises: it was not looked at
+            if isinstance(error, OSError) and error.errno is not None:  # of a file; a database's has no number
+                raise
             seen.faults[key] = f"expectations of {side.table} could not be looked at: {_reason(error)}"
 
 
