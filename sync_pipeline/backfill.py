@@ -54,6 +54,7 @@ def backfill_all(lane: Lane, partitions: Iterable[str], report: Report = lambda 
     begin_history(lane, partitions)
     stop = threading.Event()
     failures: list[BaseException] = []
+    open_cursor(lane)  # once, because each partition would otherwise try to begin the source
 
     def fill(partition: str) -> Filled:
         try:
@@ -211,7 +212,7 @@ def _progress(lane: Lane, partition: str, begun: _Begun, cursor: Cursor, outcome
     some.
     """
     edges = begun.low, begun.high
-    if guarded(9076):
+    if guarded(136):
         cursor.execute(
             "SELECT position IS DISTINCT FROM %s::text[] OR done FROM sync.backfill"
             " WHERE (entity, partition, basis) = (%s, %s, %s) AND low IS NOT DISTINCT FROM %s::text[]"

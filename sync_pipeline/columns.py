@@ -8,14 +8,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import lru_cache
+from typing import TYPE_CHECKING
 
 import numpy as np
 import orjson
-import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.json as ndjson
 from pyarrow import csv
+
+# it takes a second to import, and only adapters need it
+if TYPE_CHECKING:
+    import pandas as pd
 
 # types read as themselves; every other one is read as its text
 ARROW_TYPES: dict[str, pa.DataType] = {
@@ -194,6 +198,8 @@ def write_values(table: pa.Table) -> str:
 
 def frame(table: pa.Table) -> pd.DataFrame:
     """Arrow-backed pandas: integers beside NULLs stay exact."""
+    import pandas as pd
+
     result: pd.DataFrame = table.to_pandas(types_mapper=pd.ArrowDtype, use_threads=False)
     return result
 

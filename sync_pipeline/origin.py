@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 
 import psycopg2
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from sync_pipeline.columns import ELSEWISE, arrow_type, read_copy, read_leniently
 from sync_pipeline.digest import digest_of, digest_version, former_version
@@ -105,10 +106,16 @@ class Origin:
                 raise AccessError(f"entity {entity.name}: the legacy query fails: {refusal(error)}") from error
             except psycopg2.ProgrammingError as error:
                 raise LegacySchemaError(f"entity {entity.name}: the legacy query fails: {first_line(error)}") from error
+            names = [column.name for column in cursor.description]
             described = {column.name: _type_of(cursor, column) for column in cursor.description}
             cursor.execute("SHOW server_version_num")
             major = int(cursor.fetchone()[0]) // 10_000
         types = {name: kind for name, (kind, _) in described.items()}
+        if repeated := sorted({name for name in names if names.count(name) > 1}):
+            raise LegacySchemaError(
+                f"entity {entity.name}: the legacy query returns more than one column {repeated[0]!r}: give each a name"
+                " of its own (AS), and name columns one by one instead of a.*, b.*"
+            )
         missing = [name for name in entity.origin.key if name not in types]
         if missing:
             raise LegacySchemaError(f"entity {entity.name}: the legacy query returns no key column {missing[0]!r}")
@@ -335,7 +342,27 @@ class Origin:
         except pa.ArrowInvalid:
             table, elsewise = read_leniently(text, schema)
         table = table.append_column(ELSEWISE, elsewise)
-        return Rows(table, last=self._last(table), is_last=not is_cut)
+        return self._apart(Rows(table, last=self._last(table), is_last=not is_cut))
+
+    def _apart(self, rows: Rows) -> Rows:
+        """Reject keys that the query gives more than once: which of their rows is meant, nobody can say."""
+        keys = rows.table.select(list(self.key.columns))
+        if keys.num_rows < 2 or keys.group_by(keys.column_names).aggregate([]).num_rows == keys.num_rows:
+            return rows
+        texts = self.key.texts(keys)
+        counted = pc.value_counts(texts)
+        repeated = counted.field("values").filter(pc.greater(counted.field("counts"), 1))
+        is_repeated = pc.is_in(texts, value_set=repeated)
+        message = f"the query gives this key more than once ({', '.join(self.key.columns)})"
+        digests = dict(zip(texts.to_pylist(), rows.table.column(DIGEST).to_pylist(), strict=True))
+        rejects = tuple(Reject(key, "read", "RepeatedKey", message, digests[key]) for key in repeated.to_pylist())
+        surplus = pc.sum(is_repeated).as_py() - len(rejects)
+        return replace(
+            rows,
+            table=rows.table.filter(pc.invert(is_repeated)),
+            rejects=rows.rejects + rejects,
+            gone=rows.gone + surplus,
+        )
 
     def _text(self, cursor: Cursor, query: str, most: int | None) -> tuple[pa.Buffer, bool]:
         try:

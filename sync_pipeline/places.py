@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from itertools import combinations
 from typing import TYPE_CHECKING
 
-from sync_pipeline.errors import DeclarationError
 from sync_pipeline.sources.outbox import Outbox
 from sync_pipeline.sources.table import plain
 
@@ -51,14 +50,13 @@ class Place:
         return self.kind in _WITH_PARTS and self.name.startswith(f"{other.name}/")
 
 
-def check_places(entities: Iterable[Entity]) -> None:
-    """Raises DeclarationError naming two entities that say the same place, and the place."""
+def conflicts(entities: Iterable[Entity]) -> Iterator[tuple[str, str, str]]:
+    """Each two entities that say the same place: their names, and a sentence that names both and the place."""
     named = [(entity.name, list(places_of(entity))) for entity in entities]
     for (first, ours), (second, theirs) in combinations(named, 2):
-        for one in ours:
-            for other in theirs:
-                if one.overlaps(other):
-                    raise DeclarationError(_refusal(first, one, second, other))
+        both = next(((one, other) for one in ours for other in theirs if one.overlaps(other)), None)
+        if both:
+            yield first, second, _refusal(first, both[0], second, both[1])
 
 
 def places_of(entity: Entity) -> Iterator[Place]:

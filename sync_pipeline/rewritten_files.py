@@ -54,7 +54,7 @@ class ListingPage:
 
         A store may list a file under another spelling of its name, or with another ETag than it answers with.
         """
-        if lane.entity.media is None or not guarded(9073):
+        if lane.entity.media is None or not guarded(133):
             return self
         with lane.stores.target() as cursor:
             self._stage(cursor)

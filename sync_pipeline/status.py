@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from sync_pipeline.entity import Entity, load_entities
+from sync_pipeline.entity import Entity, read_entity_files
 from sync_pipeline.errors import SyncError
 from sync_pipeline.ledger import rebuilds, upkeep
 from sync_pipeline.ledger.backfills import missing_partitions, unfilled
@@ -67,9 +67,12 @@ def status_of(stores: Stores, entity: Entity) -> dict[str, Any]:
 def _orphaned_slots(stores: Stores, entity: Entity) -> list[str]:
     """Slots of entities that are gone: an alert of the deployment's first entity, so that it comes once."""
     try:
-        names = {*load_entities(stores.settings.entities)}
+        files = read_entity_files(stores.settings.entities)
     except SyncError:
         return []  # check says what is wrong with the files
+    names = {*files.entities}
+    if files.broken or not names:
+        return []  # the slot may be that of a file that cannot be read now
     return orphan_alerts(stores, names) if entity.name == min(names) else []
 
 

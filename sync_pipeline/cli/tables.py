@@ -6,19 +6,22 @@ import datetime as dt
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich import box
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from sync_pipeline.backfill import Filled
-from sync_pipeline.batch.order import Outcome
 from sync_pipeline.preflight.notice import Notice, worst
-from sync_pipeline.rebuild.rebuild import Rebuilt
 from sync_pipeline.reconcile.verdict import KINDS, KNOWN, SINKS, Verdict
-from sync_pipeline.repair import Action, Step, count
+
+# reports that hold none of these do not wait for them
+if TYPE_CHECKING:
+    from sync_pipeline.backfill import Filled
+    from sync_pipeline.batch.order import Outcome
+    from sync_pipeline.rebuild.rebuild import Rebuilt
+    from sync_pipeline.repair import Step
 
 _PIPE_COLUMNS = 160
 _SAMPLES = 20
@@ -100,6 +103,8 @@ def verdicts(found: Sequence[Verdict], word: str) -> None:
 
 def steps(found: Sequence[Step]) -> None:
     """What a repair would do: how much in each place, then the first steps."""
+    from sync_pipeline.repair import count
+
     if not found:
         say("There is nothing to repair.")
         return
@@ -112,6 +117,8 @@ def steps(found: Sequence[Step]) -> None:
 
 def left_alone(found: Sequence[Step]) -> None:
     """What a repair has left because it may belong to another."""
+    from sync_pipeline.repair import Action
+
     left = [step for step in found if step.action is Action.LEAVE and step.kind not in KNOWN]
     if left:
         say(f"{len(left):,} left alone, for example {left[0].place}, {left[0].key}: {left[0].reason}.", "yellow")

@@ -18,7 +18,7 @@ def missing_partitions(cursor: Cursor, entity: str, partitions: Partitions) -> l
     rows = cursor.fetchall()
     names, done = partitions.names(), {name for name, is_done, _ in rows if is_done}
     ends = [names.index(name) for name, _, is_open in rows if is_open and name in names]
-    needed = names[: max(ends) + 1] if ends and guarded(9075) else names
+    needed = names[: max(ends) + 1] if ends and guarded(135) else names
     return [name for name in needed if name not in done]
 
 

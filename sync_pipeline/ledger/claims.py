@@ -41,7 +41,7 @@ def claim(
         return
     cursor.execute("SELECT entity, ours_alone FROM sync.claim WHERE (kind, name) = (%s, %s) ORDER BY 1", (kind, name))
     others = dict(cursor.fetchall())
-    if others and not shared and guarded(9071):
+    if others and not shared and guarded(131):
         raise OwnershipError(_refusal(entity, kind, name, min(others)))
     cursor.execute("DELETE FROM sync.claim WHERE (kind, name, entity) = (%s, '', %s)", (kind, entity))
     ours_alone = bool(cursor.rowcount) or (all(others.values()) if others else is_empty())
@@ -63,7 +63,7 @@ def take_over(cursor: Cursor, entity: str, kind: Kind, name: str, *, shared: boo
 
 def is_ours_alone(cursor: Cursor, entity: str, kind: Kind, name: str) -> bool:
     """Whether all that lies in a place is ours, so that what nothing accounts for there may be deleted."""
-    if not guarded(9072):
+    if not guarded(132):
         return True
     cursor.execute("SELECT ours_alone FROM sync.claim WHERE (kind, name, entity) = (%s, %s, %s)", (kind, name, entity))
     found = cursor.fetchone()

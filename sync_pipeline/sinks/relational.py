@@ -29,6 +29,8 @@ _DISPLACEABLE = """
 _CONSTRAINT = re.compile(
     r"\s+(?=(?:not\s+null|null|default|check|unique|primary|references|generated|collate|constraint)\b)", re.IGNORECASE
 )
+_NAME_BYTES = 63
+_TABLE_BYTES = _NAME_BYTES - len("_former")
 # types that a cast would cut a value to, and their like without a length
 _SIZED = {
     "character varying": "character varying",
@@ -86,6 +88,14 @@ class RelationalTable:
     def __post_init__(self) -> None:
         if self.name.count(".") != 1:
             raise DeclarationError(f"RelationalTable({self.name!r}): say schema.table")
+        for name in (*self.name.split("."), *self.columns):
+            if not name or len(name.encode()) > _NAME_BYTES:
+                what = f"name {name!r} must have 1 to {_NAME_BYTES} bytes, which PostgreSQL keeps of a name"
+                raise DeclarationError(f"RelationalTable({self.name!r}): {what}")
+        table = self.name.split(".")[1]
+        if len(table.encode()) > _TABLE_BYTES and not table.endswith(("_next", "_former")):
+            what = f"name {table!r} must have 1 to {_TABLE_BYTES} bytes, because a rebuild adds _next or _former to it"
+            raise DeclarationError(f"RelationalTable({self.name!r}): {what}")
         referring = [column for reference in self.references for column in reference.columns]
         missing = [column for column in (*self.key, *referring) if column not in self.columns]
         if missing:

@@ -462,7 +462,7 @@ def test_what_is_written_again_with_the_same_values_writes_nothing(world, films)
     assert [finding for finding in found if A in finding.key] == []
 
 
-@pytest.mark.hazard(9050)
+@pytest.mark.hazard(121)
 def test_a_number_that_is_written_with_another_scale_arrives(world, films):
     for scale in ("1.0", "1.00"):
         world.legacy(f'UPDATE {FILM} SET "Budget" = {scale} WHERE "Id" = %s', [A])

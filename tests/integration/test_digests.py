@@ -141,7 +141,7 @@ def test_a_ledger_keeps_its_digests_where_the_expression_has_stayed_the_same():
     assert [former(kind) for kind in ["numeric", "real", "double precision"]] == [None] * 3
 
 
-@pytest.mark.hazard(9057)
+@pytest.mark.hazard(128)
 def test_a_ledger_of_a_former_version_is_the_same_ledger(world):
     with Stores(Settings.from_env()).target() as cursor:
         migrate(Stores(Settings.from_env()))

@@ -181,7 +181,7 @@ def texts_of(run, table):
     return run(f"SET timezone = 'UTC'; SELECT {listed} FROM {table} ORDER BY id")
 
 
-@pytest.mark.hazard(9056)
+@pytest.mark.hazard(127)
 def test_both_servers_write_the_same_texts(fresh_world, lane):
     @THROUGH_SERVERS
     @given(BATCHES)
@@ -235,7 +235,7 @@ def pa_is_text_like(array):
     return not str(array.type).startswith(("list", "struct", "null"))
 
 
-@pytest.mark.hazard(9052)
+@pytest.mark.hazard(123)
 @BESIDE_OTHERS
 @given(RETURNED, st.lists(RETURNED, max_size=3), DECLARED)
 def test_what_becomes_of_a_value_does_not_depend_on_its_neighbours(value, others, kind):

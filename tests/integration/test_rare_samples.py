@@ -46,7 +46,7 @@ def report(fresh_world, tmp_path_factory):
     return validation.Validator(fresh_world.stores.settings, folder, "run").validate(side)
 
 
-@pytest.mark.hazard(9058)
+@pytest.mark.hazard(129)
 @pytest.mark.parametrize("number", range(len(BROKEN)), ids=[each.statement for each, *_ in BROKEN])
 def test_a_row_of_rare_values_is_counted_and_shown_as_the_server_writes_it(report, number):
     _, unexpected, shown = BROKEN[number]

@@ -74,14 +74,14 @@ def table(world, name, columns, *rows):
         world.legacy(f"INSERT INTO {name} VALUES ({', '.join(['%s'] * len(row))})", row)
 
 
-@pytest.mark.hazard(9050)
+@pytest.mark.hazard(121)
 @pytest.mark.parametrize("name", [*VALUES, *OWN])
 def test_a_type_is_carried_as_value_and_in_arrays_composites_and_domains(world, name):
     outcome = play_values(world, next(kind for kind in KINDS if kind.name == name))
     assert (outcome.verdict, outcome.note) == (HOLDS, "")
 
 
-@pytest.mark.hazard(9051)
+@pytest.mark.hazard(122)
 @pytest.mark.parametrize("name", AS_KEYS)
 def test_a_type_is_carried_as_key(world, name):
     outcome = play_key(world, next(kind for kind in KEYS if kind.name == name))
@@ -135,7 +135,7 @@ def returning(values):
     return adapt
 
 
-@pytest.mark.hazard(9052)
+@pytest.mark.hazard(123)
 @pytest.mark.parametrize("size", [1, 3], ids=["alone", "beside others"])
 def test_what_an_adapter_returns_is_carried_whatever_stands_beside_it(world, size):
     name = f"returned_{size}"
@@ -151,7 +151,7 @@ def test_what_an_adapter_returns_is_carried_whatever_stands_beside_it(world, siz
     stores.close()
 
 
-@pytest.mark.hazard(9052)
+@pytest.mark.hazard(123)
 def test_a_value_without_a_form_parks_its_row_alone(world):
     table(world, "unfit", "id bigint PRIMARY KEY", (0,), (1,), (2,))
     values = {"doc": [{"a": 1}, {"a": b""}, None], "n": [1, 2, 1.5]}
@@ -164,7 +164,7 @@ def test_a_value_without_a_form_parks_its_row_alone(world):
     ]  # fmt: skip
 
 
-@pytest.mark.hazard(9053)
+@pytest.mark.hazard(124)
 def test_a_row_with_a_value_that_its_column_does_not_hold_is_adapted_apart(world):
     """An adapter that computes with dates takes the usual ones; the infinite one is parked with its own error."""
     table(world, "span", "id bigint PRIMARY KEY, d date", (1, "2020-05-01"), (2, "infinity"), (3, None))
@@ -177,7 +177,7 @@ def test_a_row_with_a_value_that_its_column_does_not_hold_is_adapted_apart(world
     assert [(key, error) for key, error, _ in parked(world, lane)] == [("2", "AttributeError")]
 
 
-@pytest.mark.hazard(9054)
+@pytest.mark.hazard(125)
 @pytest.mark.parametrize("ranges", [1, 2])
 def test_a_row_without_a_key_is_counted_and_the_others_go_on(world, ranges):
     name = f"loose_{ranges}"
@@ -197,7 +197,7 @@ def test_a_row_without_a_key_is_counted_and_the_others_go_on(world, ranges):
     assert not [notice for notice in look_at_entity(world.stores, guarded) if "may hold NULL" in notice.what]
 
 
-@pytest.mark.hazard(9055)
+@pytest.mark.hazard(126)
 def test_columns_bear_any_name_and_keys_that_the_ledger_uses_are_refused(world):
     names = ("n", "action", "held", "digest", "seen", "written", "basis", "is_here", "differs", "a%b", "select")
     listed = ", ".join(f'"{name}" integer' for name in names).replace("%", "%%")
@@ -219,7 +219,7 @@ def test_columns_bear_any_name_and_keys_that_the_ledger_uses_are_refused(world):
         Lane.open(named, world.stores)
 
 
-@pytest.mark.hazard(9051)
+@pytest.mark.hazard(122)
 def test_check_names_a_key_type_that_can_be_no_primary_key(world):
     entity = entity_of("unkeyed", {"id": "json"})
     found = [notice.what for notice in look_at_target(world.stores, [entity]) if notice.level == "error"]

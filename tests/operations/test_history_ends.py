@@ -79,7 +79,7 @@ def sweeps_bring_new_rows(world, lane):
     return sweep(lane).changed == 2
 
 
-@pytest.mark.hazard(9075)
+@pytest.mark.hazard(135)
 def test_all_that_a_page_of_the_month_before_offers_is_everything(world, lane, today):
     """The page was loaded in November, and the run begins in December."""
     today(2026, 12, 1)
@@ -90,7 +90,7 @@ def test_all_that_a_page_of_the_month_before_offers_is_everything(world, lane, t
     assert sweeps_bring_new_rows(world, lane)
 
 
-@pytest.mark.hazard(9075)
+@pytest.mark.hazard(135)
 def test_definitions_that_were_loaded_long_ago_lose_nothing(world, lane, today):
     today(2027, 4, 1)
     world.legacy("INSERT INTO reports VALUES (300, 'of march', '2027-03-05')")
@@ -100,7 +100,7 @@ def test_definitions_that_were_loaded_long_ago_lose_nothing(world, lane, today):
     assert sweeps_bring_new_rows(world, lane)
 
 
-@pytest.mark.hazard(9075)
+@pytest.mark.hazard(135)
 def test_a_month_that_ends_while_its_history_is_filled_stays_open(world, lane, today):
     """It was cut off in November, and goes on in December."""
     assert lane.entity.partitions.names() == OFFERED
@@ -112,9 +112,9 @@ def test_a_month_that_ends_while_its_history_is_filled_stays_open(world, lane, t
     assert missing(lane) == []
 
 
-@pytest.mark.hazard(9075)
+@pytest.mark.hazard(135)
 def test_without_its_guard_the_history_is_never_all_in(world, lane, today, monkeypatch):
-    monkeypatch.setenv("SYNC_TEST_GUARDS_OFF", "9075")
+    monkeypatch.setenv("SYNC_TEST_GUARDS_OFF", "135")
     today(2026, 12, 1)
     fill(lane, OFFERED)
     assert missing(lane) == ["2026-12"]
@@ -175,7 +175,7 @@ def at_once(lane, partition, times=2):
     return found
 
 
-@pytest.mark.hazard(9076)
+@pytest.mark.hazard(136)
 @pytest.mark.parametrize("times", [2, 3])
 def test_a_partition_that_several_fill_at_once_is_counted_once(world, slow, times):
     found = at_once(slow, "2026-11", times)
@@ -184,19 +184,19 @@ def test_a_partition_that_several_fill_at_once_is_counted_once(world, slow, time
     assert world.target("SELECT rows, done FROM sync.backfill WHERE partition = '2026-11'") == [(32, True)]
 
 
-@pytest.mark.hazard(9076)
+@pytest.mark.hazard(136)
 def test_a_key_range_that_several_fill_at_once_is_counted_once(world, slow):
     ranged = Lane.open(reports(KeyRanges(1)), world.stores)
     assert {part.rows for part in at_once(ranged, "range-0001")} == {64}
 
 
-@pytest.mark.hazard(9076)
+@pytest.mark.hazard(136)
 def test_without_its_guard_it_is_counted_twice(world, slow, monkeypatch):
-    monkeypatch.setenv("SYNC_TEST_GUARDS_OFF", "9076")
+    monkeypatch.setenv("SYNC_TEST_GUARDS_OFF", "136")
     assert at_once(slow, "2026-11")[-1].rows > 32
 
 
-@pytest.mark.hazard(9076)
+@pytest.mark.hazard(136)
 def test_one_that_the_other_has_left_is_gone_on_with(world, slow, monkeypatch):
     """The other one was killed after its last chunk, of which this one learns only by the ledger."""
     monkeypatch.setattr(filling, "OTHER_SECONDS", 0.5)

@@ -83,7 +83,7 @@ def foreign_things(world):
 WHOLE = ([("another's",)], [str(FOREIGN), "logo"], True)
 
 
-@pytest.mark.hazard(9072)
+@pytest.mark.hazard(132)
 def test_what_was_there_before_the_entity_is_named_and_left(world, populated):
     lane = filled(world, populated)
     extra = [
@@ -102,7 +102,7 @@ def test_what_was_there_before_the_entity_is_named_and_left(world, populated):
     assert found(lane) == extra
 
 
-@pytest.mark.hazard(9072)
+@pytest.mark.hazard(132)
 def test_of_a_place_with_other_things_what_the_ledger_knows_is_removed(world, populated):
     """A row that the monolith has no more, and that came back, is ours by the ledger."""
     lane = filled(world, populated)
@@ -116,9 +116,9 @@ def test_of_a_place_with_other_things_what_the_ledger_knows_is_removed(world, po
     assert len(found(lane)) == 4
 
 
-@pytest.mark.hazard(9072)
+@pytest.mark.hazard(132)
 def test_without_its_guard_repair_deletes_what_is_anothers(world, populated, monkeypatch):
-    monkeypatch.setenv("SYNC_TEST_GUARDS_OFF", "9072")
+    monkeypatch.setenv("SYNC_TEST_GUARDS_OFF", "132")
     lane = filled(world, populated)
     repair(lane, reconcile(lane).findings)
     assert foreign_things(world) == ([], [], False)
@@ -207,7 +207,7 @@ def reel(clip, *, table="catalog.reel", alias="reel", prefix="reel", shared=Fals
     return replace(clip, name="reel", sinks=sinks)
 
 
-@pytest.mark.hazard(9071)
+@pytest.mark.hazard(131)
 @pytest.mark.parametrize("place", [{"table": "catalog.clip"}, {"alias": "clip"}, {"prefix": "clip"}], ids=str)
 def test_an_entity_of_another_package_that_names_our_place_is_refused(world, clip, place):
     """Both are loaded apart, so that only the ledger sees both."""
@@ -217,9 +217,9 @@ def test_an_entity_of_another_package_that_names_our_place_is_refused(world, cli
     assert found(Lane.open(clip, world.stores)) == []
 
 
-@pytest.mark.hazard(9071)
+@pytest.mark.hazard(131)
 def test_without_its_guard_two_entities_have_one_table(world, clip, monkeypatch):
-    monkeypatch.setenv("SYNC_TEST_GUARDS_OFF", "9071")
+    monkeypatch.setenv("SYNC_TEST_GUARDS_OFF", "131")
     filled(world, clip)
     Lane.open(reel(clip, table="catalog.clip"), world.stores)
 

@@ -288,7 +288,7 @@ CARRIED = {
 }
 
 
-@pytest.mark.hazard(9074)
+@pytest.mark.hazard(134)
 @pytest.mark.parametrize("header", CARRIED)
 def test_headers_go_with_a_file_and_are_compared(world, lane, header):
     headers, name, value = CARRIED[header]
@@ -301,7 +301,7 @@ def test_headers_go_with_a_file_and_are_compared(world, lane, header):
     assert reconcile(lane).word == "clean"
 
 
-@pytest.mark.hazard(9074)
+@pytest.mark.hazard(134)
 def test_an_expires_that_the_copy_lacks_is_drift_and_mended(world, lane):
     upload(world, "Expires: Thu, 01 Jan 2037 00:00:00 GMT")
     sync(lane)
@@ -334,7 +334,7 @@ def test_how_a_store_spells_a_header_is_no_difference(world, lane, rule, headers
 ODD_NAMES = ["k1//double.jpg", "k1/../dots.jpg", "k1/./dot.jpg", "k1/a?v=3.jpg", "k1/per%cent+ü.jpg", "k1/pre%20.jpg"]
 
 
-@pytest.mark.hazard(9073)
+@pytest.mark.hazard(133)
 @pytest.mark.parametrize("name", ODD_NAMES)
 def test_a_file_that_is_listed_under_another_name_is_not_copied_again(world, lane, name):
     """HEAD and GET answer by the name that the row has; the listing of the demo's store has another spelling."""
@@ -369,7 +369,7 @@ LISTINGS = {
 }
 
 
-@pytest.mark.hazard(9073)
+@pytest.mark.hazard(133)
 @pytest.mark.parametrize("listing", LISTINGS)
 def test_what_a_listing_says_otherwise_than_head_is_no_change(world, lane, rule, listing):
     assert sync(lane).written == 12
@@ -381,9 +381,9 @@ def test_what_a_listing_says_otherwise_than_head_is_no_change(world, lane, rule,
     assert sweep(lane).files == 1
 
 
-@pytest.mark.hazard(9073)
+@pytest.mark.hazard(133)
 def test_without_its_guard_such_a_file_is_queued_by_each_sweep(world, lane, monkeypatch):
-    monkeypatch.setenv("SYNC_TEST_GUARDS_OFF", "9073")
+    monkeypatch.setenv("SYNC_TEST_GUARDS_OFF", "133")
     world.client.put_object(Bucket=world.legacy_bucket, Key=ODD_NAMES[0], Body=b"odd")
     world.legacy("UPDATE clips SET file = %s WHERE id = 5", [ODD_NAMES[0]])
     sync(lane)
