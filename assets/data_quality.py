@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable
 
 import dagster as dg
@@ -13,12 +14,23 @@ from checks.suite import NEW, Side, sides
 from sync_pipeline.entity import Entity
 from sync_pipeline.errors import DeclarationError
 
+log = logging.getLogger(__name__)
+
 _LONGEST_SECONDS = 4 * 60 * 60
 
 
-def data_quality(entities: Iterable[Entity], suites: str) -> dg.Definitions:
-    """Checks of all entities by the suites in a package, their job and its schedule."""
-    checks = [_checks(entity, suites) for entity in entities]
+def data_quality(entities: Iterable[Entity], suites: str) -> tuple[dg.Definitions, list[str]]:
+    """Checks of all entities by the suites in a package, their job and its schedule; and faults of suites.
+
+    An entity whose suite cannot be used has no expectations until the suite is corrected.
+    """
+    checks, faults = [], []
+    for entity in entities:
+        try:
+            checks.append(_checks(entity, suites))
+        except DeclarationError as error:
+            faults.append(str(error))
+            log.error("suite not used: %s", error)
     job = dg.define_asset_job(
         "expectations",
         dg.AssetSelection.checks(*checks),
@@ -29,7 +41,7 @@ def data_quality(entities: Iterable[Entity], suites: str) -> dg.Definitions:
     nightly = schedule(
         "nightly_expectations", job, "SYNC_EXPECTATIONS_CRON", "0 5 * * *", "A whole validation each night."
     )
-    return dg.Definitions(asset_checks=checks, jobs=[job], schedules=[nightly])
+    return dg.Definitions(asset_checks=checks, jobs=[job], schedules=[nightly]), faults
 
 
 def _checks(entity: Entity, suites: str) -> dg.AssetChecksDefinition:

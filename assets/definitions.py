@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 import os
+from functools import partial
 
 import dagster as dg
 
@@ -13,28 +15,40 @@ from assets.lineage import legacy_specs, sink_keys
 from assets.live import live_asset
 from assets.resources import Engine
 from assets.source import CODE_URL, linked
+from checks.entity_files import entity_files_asset, entity_files_check, entity_files_result
 from checks.reconciliation import reconciliation_check
 from checks.standing import standing_check
-from sync_pipeline.entity import entity_modules, load_entities
+from sync_pipeline.entity import read_entity_files
+
+log = logging.getLogger(__name__)
 
 
 @dg.definitions
 def definitions() -> dg.Definitions:
     """Assets, checks, jobs, the sensor and schedules of all entities in SYNC_ENTITIES, by the suites in SYNC_SUITES."""
     package = os.environ.get("SYNC_ENTITIES") or "assets.entities"
-    entities = load_entities(package)
-    link = linked(entity_modules(package), os.environ.get(CODE_URL, ""))
+    files = read_entity_files(package)
+    for fault in files.faults:
+        log.error("entity file not used: %s", fault)
+    entities = files.entities
+    link = linked(files.modules, os.environ.get(CODE_URL, ""))
+    quality, suites = data_quality(entities.values(), os.environ.get("SYNC_SUITES") or "checks.suites")
     live = live_asset(entities).map_asset_specs(link)
     histories = [history_asset(entity).map_asset_specs(link) for entity in entities.values()]
     comparisons = [reconciliation_check(entity, sink_keys(entity)) for entity in entities.values()]
     looks = [standing_check(entity, sink_keys(entity)["relational"]) for entity in entities.values()]
     return dg.Definitions.merge(
         dg.Definitions(
-            assets=[*legacy_specs(entities.values()), live, *histories],
-            asset_checks=[*comparisons, *looks],
+            assets=[*legacy_specs(entities.values()), entity_files_asset(package), live, *histories],
+            asset_checks=[*comparisons, *looks, entity_files_check(package, entities, suites)],
             resources={"engine": Engine()},
             executor=dg.in_process_executor,
         ),
-        data_quality(entities.values(), os.environ.get("SYNC_SUITES") or "checks.suites"),
-        automation(entities, dg.AssetSelection.assets(live).without_checks(), comparisons),
+        quality,
+        automation(
+            entities,
+            dg.AssetSelection.assets(live).without_checks(),
+            comparisons,
+            partial(entity_files_result, package, entities, suites),
+        ),
     )

@@ -11,7 +11,7 @@ import dagster as dg
 from assets.lineage import LEGACY_BUCKET, history_key, legacy_tables, sink_keys, tags
 from assets.observed import observed
 from assets.resources import Engine
-from sync_pipeline.backfill import Filled, backfill
+from sync_pipeline.backfill import Filled, backfill, begin_history
 from sync_pipeline.entity import Entity
 from sync_pipeline.errors import UnreachableError
 from sync_pipeline.lane import Lane
@@ -60,6 +60,8 @@ def history_asset(entity: Entity) -> dg.AssetsDefinition:
 
 def fill_partitions(context: Context, lane: Lane, partitions: Iterable[str]) -> dict[str, Exception]:
     """Fill them, some side by side, and tell each as it is done; what went wrong, by partition."""
+    partitions = list(dict.fromkeys(partitions))
+    begin_history(lane, partitions)
     failures: dict[str, Exception] = {}
     key, stop = history_key(lane.entity), threading.Event()
     pool = ThreadPoolExecutor(lane.stores.settings.backfill_workers, "history")

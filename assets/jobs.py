@@ -10,16 +10,16 @@ from pydantic import Field
 
 from assets.history import POOL, fill_partitions, not_filled
 from assets.resources import Engine
-from sync_pipeline.batch.order import Order, Outcome
+from sync_pipeline.batch.order import Outcome
 from sync_pipeline.entity import Entity, pick
 from sync_pipeline.lane import Lane
-from sync_pipeline.pipeline import sync_keys
 from sync_pipeline.rebuild.rebuild import Rebuilt, abandon, clear, rebuild_index, rebuild_table
 from sync_pipeline.rebuild.report import Report
 from sync_pipeline.reconcile.reconcile import reconcile
-from sync_pipeline.repair import CAUSE, repair
+from sync_pipeline.repair import Step, as_report, carry_out, plan, plan_keys
 from sync_pipeline.stores import Stores
 from sync_pipeline.sweep import sweep
+from sync_pipeline.visibility import check_visibility
 
 _MENDED = ("written", "deleted", "documents", "files", "parked")
 # the queue starts these after runs of the live delta
@@ -49,6 +49,7 @@ class Keys(dg.Config):
 
     entities: list[str] = Field([], description="Names of entities; none: all.")
     keys: list[str] = Field([], description="Keys to write again, drifting or not; they go with one entity.")
+    dry_run: bool = Field(False, description="Only list what would be done: place, key, action and reason.")
 
 
 class Rebuilds(dg.Config):
@@ -135,6 +136,9 @@ def _repair(entities: dict[str, Entity]) -> dg.JobDefinition:
             raise dg.Failure("keys go with one entity: name it", allow_retries=False)
         with engine.stores(context.run.run_id) as stores:
             lanes = [Lane.open(entity, stores) for entity in pick(entities, config.entities)]
+            if config.dry_run:
+                _show(context, [row for lane in lanes for row in _steps(lane, config.keys)])
+                return
             rows = [{"entity": lane.entity.name, **_mended(lane, config.keys)} for lane in lanes]
         _show(context, rows)
         if unknown := [str(row["entity"]) for row in rows if row["unknown"]]:
@@ -148,17 +152,28 @@ def _repair(entities: dict[str, Entity]) -> dg.JobDefinition:
 
 
 def _mended(lane: Lane, keys: list[str]) -> dict[str, int]:
+    steps, unknown = _planned(lane, keys)
+    check_visibility(lane.entity, lane.stores)
+    outcomes = carry_out(lane, steps)
+    return {"found": len(steps), "unknown": unknown} | {name: _sum(outcomes, name) for name in _MENDED}
+
+
+def _steps(lane: Lane, keys: list[str]) -> list[dict[str, str]]:
+    """What would be done, capped."""
+    report = as_report(_planned(lane, keys)[0])
+    counts = [{"key": f"{each['count']} in all", **each, "reason": ""} for each in report["counts"]]
+    named = ("place", "key", "action", "reason")
+    return [
+        {"entity": lane.entity.name, **{name: str(row[name]) for name in named}} for row in [*counts, *report["steps"]]
+    ]
+
+
+def _planned(lane: Lane, keys: list[str]) -> tuple[list[Step], int]:
+    """What is to be done, and how much could not be looked at."""
     if keys:
-        outcomes, found, unknown = (
-            [sync_keys(lane, lane.origin.key.parse(keys), Order(force=True, cause=CAUSE))],
-            len(keys),
-            0,
-        )
-    else:
-        findings = reconcile(lane).findings
-        unknown = sum(finding.kind == "unknown" for finding in findings)
-        outcomes, found = repair(lane, findings), len(findings)
-    return {"found": found, "unknown": unknown} | {name: _sum(outcomes, name) for name in _MENDED}
+        return plan_keys(lane, lane.origin.key.parse(keys)), 0
+    findings = reconcile(lane).findings
+    return plan(lane, findings), sum(finding.kind == "unknown" for finding in findings)
 
 
 def _sum(outcomes: list[Outcome], name: str) -> int:

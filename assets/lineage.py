@@ -10,6 +10,7 @@ import dagster as dg
 from assets.columns import column_lineage, document_schema, legacy_schemas, table_schema
 from assets.queries import tables_read
 from sync_pipeline.entity import Entity
+from sync_pipeline.sinks.media_bucket import MediaBucket
 
 LEGACY = "legacy"
 _NOT_IN_NAMES = re.compile(r"[^A-Za-z0-9_.-]")
@@ -71,11 +72,16 @@ def history_key(entity: Entity) -> dg.AssetKey:
 
 def sink_keys(entity: Entity) -> dict[str, dg.AssetKey]:
     """The asset of each sink the entity has, by its name in a verdict, in the order in which they are written."""
-    keys = {"media": asset_key("media", *entity.media.prefix.split("/"))} if entity.media else {}
+    keys = {"media": _media_key(entity, entity.media)} if entity.media else {}
     keys["relational"] = asset_key(*entity.table.name.split("."))
     if entity.index:
         keys["search"] = asset_key("search", entity.index.alias)
     return keys
+
+
+def _media_key(entity: Entity, media: MediaBucket) -> dg.AssetKey:
+    """Files below a prefix; entities that share one have an asset each."""
+    return asset_key("media", *media.prefix.split("/"), *([entity.name] if media.shared else []))
 
 
 def sink_specs(entity: Entity) -> list[dg.AssetSpec]:

@@ -2,7 +2,8 @@
 
 import datetime as dt
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import cast
 
 import dagster as dg
 
@@ -97,22 +98,24 @@ def _age(record: dg.RunRecord) -> float:
     return dt.datetime.now(dt.UTC).timestamp() - (record.start_time or 0.0)
 
 
-def watch_standing(entities: Iterable[Entity]) -> dg.SensorDefinition:
-    """Evaluates the checks of where the live delta stands, without a run."""
+def watch_standing(
+    entities: Iterable[Entity], look_at_files: Callable[[], dg.AssetCheckResult] | None = None
+) -> dg.SensorDefinition:
+    """Evaluates the checks of where the live delta stands and of the entity files, without a run."""
     watched = {entity.name: entity for entity in entities}
 
     @dg.sensor(
         name="watch_standing",
         minimum_interval_seconds=60,
         description="Looks each minute how far behind each entity is and what it owes. Tells the checks freshness,"
-        " due and dead_letters when that changes, after a materialization, and every half hour.",
+        " due, dead_letters and of the entity files when that changes, after a materialization, and every half hour.",
     )
     def watch(context: dg.SensorEvaluationContext, engine: Engine) -> dg.SensorResult:
         told: dict[str, list[object]] = json.loads(context.cursor or "{}")
         now = dt.datetime.now(dt.UTC).timestamp()
         events = [
             evaluation
-            for evaluation in _evaluations(engine, watched)
+            for evaluation in [*_evaluations(engine, watched), *_files(look_at_files)]
             if _is_news(told.get(_name(evaluation)), evaluation, now, _materialized(context, evaluation))
         ]
         told.update({_name(evaluation): [_gist(evaluation), now] for evaluation in events})
@@ -138,6 +141,19 @@ def _evaluations(engine: Engine, entities: Mapping[str, Entity]) -> Iterator[dg.
                 severity=result.severity,
                 description=result.description,
             )
+
+
+def _files(look: Callable[[], dg.AssetCheckResult] | None) -> Iterator[dg.AssetCheckEvaluation]:
+    if look:
+        result = look()
+        yield dg.AssetCheckEvaluation(
+            asset_key=cast(dg.AssetKey, result.asset_key),
+            check_name=cast(str, result.check_name),
+            passed=result.passed,
+            metadata=result.metadata,
+            severity=result.severity,
+            description=result.description,
+        )
 
 
 def _not_looked_at(key: dg.AssetKey, error: SyncError) -> dg.AssetCheckResult:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import mimetypes
 import os
+import re
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -144,6 +145,6 @@ def _default_url(home: str, endpoint: str | None) -> str:
 
 def _kept(env: Mapping[str, str]) -> int:
     text = env.get("SYNC_DATA_DOCS_KEEP", "").strip() or "14"
-    if not text.isdigit() or int(text) < 1:
+    if not re.fullmatch("0*[1-9][0-9]{0,8}", text):
         raise SettingError(f"SYNC_DATA_DOCS_KEEP must be a whole number above 0, not {text!r}")
     return int(text)

@@ -4,10 +4,12 @@ Great Expectations is imported by a check that runs, and by nothing else: it tak
 """
 
 import os
+import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import cast
+from pathlib import Path
+from typing import TYPE_CHECKING, cast
 
 import dagster as dg
 
@@ -18,6 +20,9 @@ from checks.report import Report, Result
 from checks.suite import NEW, Side
 from sync_pipeline.errors import SettingError, UnreachableError
 from sync_pipeline.stores import Stores
+
+if TYPE_CHECKING:
+    from checks.validation import Validator
 
 NAME = "expectations"
 POOL = "expectations"
@@ -74,7 +79,7 @@ def check_name(side: Side) -> str:
 
 
 def _look(chosen: Mapping[dg.AssetCheckKey, Side], stores: Stores, docs: DataDocs, run: str) -> _Seen:
-    """Validate side after side and publish; what fails of it is told, and does not hide the rest."""
+    """Validate side after side and publish. A failure of one side or of publishing does not hide what else is found."""
     from checks.validation import Validator
 
     seen, ledger_id = _Seen(), None
@@ -83,15 +88,26 @@ def _look(chosen: Mapping[dg.AssetCheckKey, Side], stores: Stores, docs: DataDoc
     try:
         with docs.opened() as folder:
             validator = Validator(stores.settings, folder, run, ledger_id)
-            for key, side in chosen.items():
-                try:
-                    seen.reports[key] = validator.validate(side)
-                except Exception as error:  # whatever driver or library raises: it was not looked at
-                    seen.faults[key] = f"expectations of {side.table} could not be looked at: {_reason(error)}"
+            _validate(validator, chosen, seen)
             validator.publish(docs.keep)
-    except Exception as error:  # the same of folder and bucket
+    except Exception as error:  # whatever folder and bucket raise
         seen.unpublished = f"the Data Docs in {docs.home} could not be published: {_reason(error)}"
+    if unseen := {key: side for key, side in chosen.items() if key not in seen.reports and key not in seen.faults}:
+        # rows are looked at all the same, and told without pages
+        with tempfile.TemporaryDirectory(prefix="expectations-") as made:
+            _validate(Validator(stores.settings, Path(made), run, ledger_id), unseen, seen)
     return seen
+
+
+def _validate(validator: "Validator", chosen: Mapping[dg.AssetCheckKey, Side], seen: _Seen) -> None:
+    """Validate side after side. Raises OSError where results cannot be written."""
+    for key, side in chosen.items():
+        try:
+            seen.reports[key] = validator.validate(side)
+        except Exception as error:  # whatever driver or library raises: it was not looked at
+            if isinstance(error, OSError) and error.errno is not None:  # of a file; a database's has no number
+                raise
+            seen.faults[key] = f"expectations of {side.table} could not be looked at: {_reason(error)}"
 
 
 def _result(key: dg.AssetCheckKey, report: Report, docs: DataDocs, error_share: float) -> dg.AssetCheckResult:

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from checks.expect import Expectation, HasType, NotNull, Rows, Unique
-from sync_pipeline.entity import Entity
+from sync_pipeline.entity import Entity, describe_import
 from sync_pipeline.errors import DeclarationError
 from sync_pipeline.sinks.relational import split_definition
 
@@ -92,11 +92,14 @@ def _legacy(entity: Entity, legacy: LegacyRows) -> Side:
 def _suite_of(entity: str, package: str) -> Suite | None:
     try:
         spec = importlib.util.find_spec(f"{package}.{entity}")
-    except ModuleNotFoundError as error:
-        raise DeclarationError(f"SYNC_SUITES={package}: {error}") from error
+    except Exception as error:
+        raise DeclarationError(f"SYNC_SUITES={package}: {describe_import(error)}") from error
     if spec is None:
         return None
-    suite = getattr(importlib.import_module(f"{package}.{entity}"), "suite", None)
+    try:
+        suite = getattr(importlib.import_module(f"{package}.{entity}"), "suite", None)
+    except (Exception, SystemExit) as error:
+        raise DeclarationError(f"{package}.{entity}: {describe_import(error)}") from error
     if not isinstance(suite, Suite):
         raise DeclarationError(f"{package}.{entity}: a suite's file ends with `suite = Suite(…)`")
     return suite

@@ -8,6 +8,8 @@ from __future__ import annotations
 import datetime as dt
 import os
 import re
+from collections.abc import Mapping
+from decimal import Decimal
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -27,12 +29,14 @@ from great_expectations.data_context.types.resource_identifiers import (
 
 from checks.expect import Query
 from checks.pages import RESULTS, SITE, SUITES, drop_old, finish
+from checks.rare_values import show_as_written
 from checks.report import SAMPLES, Report, result
 from checks.suite import LEGACY, Side
 from sync_pipeline.errors import DeclarationError
-from sync_pipeline.sessions import CLIENT, expectation_profile, name_of_session, prepare
+from sync_pipeline.sessions import connect, expectation_profile, name_of_session
 from sync_pipeline.settings import Settings
 
+_IN_JSON = (str, int, float, bool, Decimal, dt.date)
 # of an expectation in its suite, in what Great Expectations tells of it
 _NUMBER = "number"
 _SEVERITIES = {"error": "critical", "warning": "warning"}
@@ -62,23 +66,15 @@ def _engine(settings: Settings, side: Side, ledger_id: str | None) -> dict[str, 
     setting = "SYNC_LEGACY_DB" if legacy else "SYNC_TARGET_DB"
     profile = expectation_profile(settings, setting, legacy=legacy, filtered=side.is_filtered)
 
-    class Prepared(psycopg2.extensions.connection):
-        """A connection that is limited before its first statement."""
+    url = settings.legacy_db if legacy else settings.target_db
+    name = name_of_session(ledger_id, side.entity)
 
-        def __init__(self, *arguments: Any, **named: Any) -> None:
-            super().__init__(*arguments, **named)
-            prepare(self, profile)
+    def opened() -> Any:
+        connection = connect(url, profile, name, cursor_factory=BoundedCursor)
+        show_as_written(connection)
+        return connection
 
-    return {
-        "pool_size": 1,
-        "connect_args": {
-            "options": profile.options,
-            "application_name": name_of_session(ledger_id, side.entity),
-            "connection_factory": Prepared,
-            "cursor_factory": BoundedCursor,
-            **CLIENT,
-        },
-    }
+    return {"pool_size": 1, "creator": opened}
 
 
 class UnexpectedRows(gxe.UnexpectedRowsExpectation):  # type: ignore[misc]
@@ -98,7 +94,7 @@ class UnexpectedRows(gxe.UnexpectedRowsExpectation):  # type: ignore[misc]
 
     def _validate(self, metrics: dict[str, Any], **_: Any) -> dict[str, Any]:
         found, rows = metrics["unexpected_rows_query.row_count"], metrics["table.row_count"]
-        samples = metrics["unexpected_rows_query.table"][:SAMPLES]
+        samples = [_shown(row) for row in metrics["unexpected_rows_query.table"][:SAMPLES]]
         return {
             "success": found == 0 or (rows > 0 and (rows - found) / rows >= self.mostly),
             "result": {
@@ -109,6 +105,11 @@ class UnexpectedRows(gxe.UnexpectedRowsExpectation):  # type: ignore[misc]
                 "partial_unexpected_index_list": samples,
             },
         }
+
+
+def _shown(row: Mapping[str, Any]) -> dict[str, Any]:
+    """A row as JSON can hold it."""
+    return {name: value if value is None or isinstance(value, _IN_JSON) else str(value) for name, value in row.items()}
 
 
 class Validator:
@@ -150,10 +151,9 @@ class Validator:
         finish(self._folder, self._written)
 
     def _rows(self, side: Side) -> Any:
-        url = self._settings.legacy_db if side.side == LEGACY else self._settings.target_db
         source = self._context.data_sources.add_or_update_postgres(
             side.side,
-            connection_string=url,
+            connection_string="postgresql+psycopg2://role@host/database",  # `creator` knows the true one
             create_temp_table=False,
             kwargs=_engine(self._settings, side, self._ledger_id),
         )

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import logging
 import threading
-from collections.abc import Callable, Iterable, Iterator
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 
 import pyarrow as pa
 from psycopg2.extras import execute_values
@@ -13,13 +16,20 @@ from psycopg2.extras import execute_values
 from sync_pipeline.batch.order import Order, Outcome
 from sync_pipeline.capture import open_cursor
 from sync_pipeline.errors import DeclarationError, StoppedError
+from sync_pipeline.faults import guarded
 from sync_pipeline.lane import Lane
+from sync_pipeline.ledger.backfills import missing_partitions, open_newest
 from sync_pipeline.partitions import KeyRanges, Monthly
 from sync_pipeline.pipeline import sync_page
 from sync_pipeline.sql import Cursor
 
-Edges = tuple[list[str] | None, list[str] | None]
+log = logging.getLogger(__name__)
+
 Report = Callable[[Outcome], None]
+
+# a process that fills the same partition and has not moved for so long is taken for gone
+OTHER_SECONDS = 30.0
+_LOOK_SECONDS = 0.5
 
 
 @dataclass(frozen=True)
@@ -40,8 +50,11 @@ def backfill_all(lane: Lane, partitions: Iterable[str], report: Report = lambda 
     While one waits for a server another one works. The first that fails ends the others after the chunk they are
     at; each goes on there the next time. `report` is called by all of them at once. Raises as `backfill` does.
     """
+    partitions = list(dict.fromkeys(partitions))
+    begin_history(lane, partitions)
     stop = threading.Event()
     failures: list[BaseException] = []
+    open_cursor(lane)  # once, because each partition would otherwise try to begin the source
 
     def fill(partition: str) -> Filled:
         try:
@@ -62,6 +75,13 @@ def backfill_all(lane: Lane, partitions: Iterable[str], report: Report = lambda 
             stop.set()  # an interrupted caller waits for one chunk of each, not for all that is left
 
 
+def begin_history(lane: Lane, partitions: Sequence[str]) -> None:
+    """Freeze which of the partitions that are about to be filled has no upper bound; before any of them is."""
+    open_cursor(lane)
+    with lane.stores.target() as cursor:
+        open_newest(cursor, lane.entity.name, lane.ledger.basis, lane.entity.partitions, partitions)
+
+
 def backfill(
     lane: Lane, partition: str, report: Report = lambda _: None, stop: threading.Event | None = None
 ) -> Filled:
@@ -71,32 +91,71 @@ def backfill(
     """
     if partition not in lane.entity.partitions.names():
         raise DeclarationError(f"entity {lane.entity.name} has no partition {partition!r}")
+    if partition == lane.entity.partitions.names()[-1]:
+        begin_history(lane, [partition])
     open_cursor(lane)
-    low, high, position = _begin(lane, partition)
-    edges = low, high
-    kind = lane.entity.partitions
-    within = lane.origin.within_month(kind, partition) if isinstance(kind, Monthly) else "true"
+    begun = _begin(lane, partition)
+    within = "true"
+    if isinstance(kind := lane.entity.partitions, Monthly):
+        within = lane.origin.within_month(kind, partition, open_ended=begun.open_ended)
     files = file_bytes = 0
-    position = position or low
     while True:
+        position = begun.position or begun.low
         if stop is not None and stop.is_set():
             raise StoppedError(f"entity {lane.entity.name}, partition {partition}: stopped after {position}")
-        order = Order(
-            commit=lambda cursor, outcome: _progress(lane, partition, edges, cursor, outcome),
-            cause=f"backfill {partition}",
-        )
-        outcome = sync_page(lane, position, high, within, order)
+        order = Order(commit=partial(_progress, lane, partition, begun), cause=f"backfill {partition}")
+        try:
+            outcome = sync_page(lane, position, begun.high, within, order)
+        except PartitionTakenError:
+            log.info("another process fills the partition", extra={"entity": lane.entity.name, "partition": partition})
+            begun = _await_other(lane, partition, begun, stop)
+            if begun.done:
+                return Filled(partition, *_totals(lane, partition), files, file_bytes)
+            continue
         files, file_bytes = files + outcome.files, file_bytes + outcome.file_bytes
         report(outcome)
         # the allocator keeps what a chunk took, for each thread: it would add up
         pa.default_memory_pool().release_unused()
         if outcome.position is None:
             return Filled(partition, *_totals(lane, partition), files, file_bytes)
-        position = outcome.position
+        begun = replace(begun, position=outcome.position)
 
 
-def _begin(lane: Lane, partition: str) -> tuple[list[str] | None, list[str] | None, list[str] | None]:
-    """(low, high, position) of a partition: where it was cut off, or from its start."""
+@dataclass(frozen=True)
+class _Begun:
+    """A partition as the ledger has it: its edges, and how far it is filled."""
+
+    low: list[str] | None
+    high: list[str] | None
+    position: list[str] | None
+    open_ended: bool
+    done: bool = False
+
+
+class PartitionTakenError(StoppedError):
+    """Another process has filled a chunk of the same partition meanwhile. Wait for it."""
+
+
+def _await_other(lane: Lane, partition: str, begun: _Begun, stop: threading.Event | None) -> _Begun:
+    """The partition once another process has filled it, or where that one rests for too long."""
+    stop = stop or threading.Event()
+    since = time.monotonic()
+    while True:
+        with lane.stores.target() as cursor:
+            cursor.execute(
+                "SELECT position, done FROM sync.backfill WHERE (entity, partition) = (%s, %s)",
+                (lane.entity.name, partition),
+            )
+            position, done = cursor.fetchone() or (None, False)
+        if done or (position == begun.position and time.monotonic() - since > OTHER_SECONDS) or stop.is_set():
+            return replace(begun, position=position, done=done)
+        since = since if position == begun.position else time.monotonic()
+        begun = replace(begun, position=position)
+        stop.wait(_LOOK_SECONDS)
+
+
+def _begin(lane: Lane, partition: str) -> _Begun:
+    """A partition where it was cut off, or from its start."""
     name, basis = lane.entity.name, lane.ledger.basis
     if isinstance(lane.entity.partitions, KeyRanges):
         _freeze(lane, lane.entity.partitions)
@@ -109,11 +168,10 @@ def _begin(lane: Lane, partition: str) -> tuple[list[str] | None, list[str] | No
             " written = CASE WHEN b.done OR b.basis <> excluded.basis THEN 0 ELSE b.written END,"
             " parked = CASE WHEN b.done OR b.basis <> excluded.basis THEN 0 ELSE b.parked END,"
             " started_at = CASE WHEN b.done OR b.basis <> excluded.basis THEN now() ELSE b.started_at END"
-            " RETURNING low, high, position",
+            " RETURNING low, high, position, open_ended",
             (name, partition, basis),
         )
-        low, high, position = cursor.fetchone()
-    return low, high, position
+        return _Begun(*cursor.fetchone())
 
 
 def _freeze(lane: Lane, ranges: KeyRanges) -> None:
@@ -147,11 +205,23 @@ def _freeze(lane: Lane, ranges: KeyRanges) -> None:
         )
 
 
-def _progress(lane: Lane, partition: str, edges: Edges, cursor: Cursor, outcome: Outcome) -> None:
-    """Raises StoppedError where the partition was begun anew: as another version, or between other edges.
+def _progress(lane: Lane, partition: str, begun: _Begun, cursor: Cursor, outcome: Outcome) -> None:
+    """Raises PartitionTakenError where another process has moved it, StoppedError where it was begun anew otherwise.
 
-    Who reads between no edges at all has read whatever lies between some.
+    That is as another version, or between other edges. Who reads between no edges at all has read whatever lies between
+    some.
     """
+    edges = begun.low, begun.high
+    if guarded(136):
+        cursor.execute(
+            "SELECT position IS DISTINCT FROM %s::text[] OR done FROM sync.backfill"
+            " WHERE (entity, partition, basis) = (%s, %s, %s) AND low IS NOT DISTINCT FROM %s::text[]"
+            " AND high IS NOT DISTINCT FROM %s::text[] FOR UPDATE",
+            (begun.position, lane.entity.name, partition, lane.ledger.basis, *edges),
+        )
+        found = cursor.fetchone()
+        if found and found[0]:
+            raise PartitionTakenError(f"entity {lane.entity.name}, partition {partition}: another process fills it")
     done = outcome.position is None
     cursor.execute(
         "UPDATE sync.backfill SET position = %s, rows = rows + %s, written = written + %s, parked = parked + %s,"
@@ -178,12 +248,12 @@ def _progress(lane: Lane, partition: str, edges: Edges, cursor: Cursor, outcome:
         # one at a time: two that end together would each miss the other
         cursor.execute("SELECT FROM sync.cursor WHERE entity = %s FOR UPDATE", (lane.entity.name,))
         # a sweep has left alone until now whatever the ledger does not know: none counts as whole yet
-        cursor.execute(
-            "UPDATE sync.cursor SET filled_at = now(), swept_from = NULL, compared_from = NULL"
-            " WHERE entity = %(e)s AND filled_at IS NULL"
-            " AND %(p)s <@ (SELECT array_agg(partition) FROM sync.backfill WHERE entity = %(e)s AND done)",
-            {"e": lane.entity.name, "p": lane.entity.partitions.names()},
-        )
+        if not missing_partitions(cursor, lane.entity.name, lane.entity.partitions):
+            cursor.execute(
+                "UPDATE sync.cursor SET filled_at = now(), swept_from = NULL, compared_from = NULL"
+                " WHERE entity = %s AND filled_at IS NULL",
+                (lane.entity.name,),
+            )
 
 
 def _totals(lane: Lane, partition: str) -> tuple[int, int, int]:

@@ -6,16 +6,20 @@ module has never heard of still passes through exactly.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from functools import lru_cache
+from typing import TYPE_CHECKING
 
 import numpy as np
 import orjson
-import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.json as ndjson
 from pyarrow import csv
+
+# it takes a second to import, and only adapters need it
+if TYPE_CHECKING:
+    import pandas as pd
 
 # types read as themselves; every other one is read as its text
 ARROW_TYPES: dict[str, pa.DataType] = {
@@ -29,6 +33,11 @@ ARROW_TYPES: dict[str, pa.DataType] = {
     "timestamp without time zone": pa.timestamp("us"),
     "timestamp with time zone": pa.timestamp("us", "UTC"),
 }
+# in a table of legacy rows: what of a row has no value in its column's Arrow type, as the server's text, by column
+ELSEWISE = "_elsewise"
+# texts that no date or instant of Arrow stands for
+_NO_INSTANT = r"infinity|BC$|^\d{5,}-"
+_NO_NUMBER = r"[a-zA-Z]"
 _AS_COPY_WRITES = csv.ParseOptions(newlines_in_values=True, ignore_empty_lines=False)
 # Arrow's reader takes the text in blocks, and a row may lie in two of them at most
 _BLOCK = 1 << 26
@@ -70,6 +79,69 @@ def read_copy(text: bytes | pa.Buffer, schema: pa.Schema) -> pa.Table:
         for n, field in enumerate(schema)
     ]
     return pa.Table.from_arrays(columns, schema=schema)
+
+
+def read_leniently(text: bytes | pa.Buffer, schema: pa.Schema) -> tuple[pa.Table, pa.Array]:
+    """Read COPY's CSV where a value does not fit its column's type: infinity, the year 20000, an array of arrays.
+
+    Returns the table, with NULL for such values, and their texts by column as JSON for each row; NULL where all fit.
+    """
+    texts = read_copy(text, pa.schema([(name, pa.string()) for name in schema.names]))
+    unfit: dict[int, dict[str, str]] = {}
+    columns = []
+    for field in schema:
+        column, others = fit_texts(texts.column(field.name), field.type)
+        columns.append(column)
+        for row, value in others.items():
+            unfit.setdefault(row, {})[field.name] = value
+    elsewise = [orjson.dumps(unfit[row]).decode() if row in unfit else None for row in range(texts.num_rows)]
+    return pa.Table.from_arrays(columns, schema=schema), pa.array(elsewise, pa.string())
+
+
+def fit_texts(texts: pa.ChunkedArray | pa.Array, kind: pa.DataType) -> tuple[pa.Array, dict[int, str]]:
+    """Read the server's texts as a type; returns those by row that have no value in it, which are NULL then."""
+    if pa.types.is_string(kind):
+        return _whole(texts), {}
+    whole = _whole(texts)
+    try:
+        return _read_texts(whole, kind), {}
+    except pa.ArrowInvalid:
+        pass
+    suspects = pc.fill_null(pc.match_substring_regex(whole, _suspects(kind)), False)
+    try:
+        column = _read_texts(pc.if_else(suspects, pa.scalar(None, pa.string()), whole), kind)
+        others = pc.indices_nonzero(suspects).to_pylist()
+    except pa.ArrowInvalid:
+        values = [_read_one(value, kind) for value in whole.to_pylist()]
+        column = pa.concat_arrays([value for value, _ in values])
+        others = [row for row, (_, fits) in enumerate(values) if not fits]
+    return column, {row: _server_text(whole[row].as_py(), kind) for row in others}
+
+
+def _read_one(text: str | None, kind: pa.DataType) -> tuple[pa.Array, bool]:
+    try:
+        return _read_texts(pa.array([text], pa.string()), kind), True
+    except pa.ArrowInvalid:
+        return pa.nulls(1, kind), False
+
+
+def _read_texts(texts: pa.Array, kind: pa.DataType) -> pa.Array:
+    schema = pa.schema([("v", kind)])
+    return _whole(read_copy(write_copy(pa.table({"v": texts})), schema).column(0))
+
+
+def _suspects(kind: pa.DataType) -> str:
+    if pa.types.is_list(kind):
+        return r'^"'
+    return _NO_INSTANT if pa.types.is_temporal(kind) else _NO_NUMBER
+
+
+def _server_text(text: str, kind: pa.DataType) -> str:
+    """The text of a value, of which an array was told as JSON."""
+    if not pa.types.is_list(kind):
+        return text
+    told = orjson.loads(text)
+    return told if isinstance(told, str) else str(array_literals(pa.array([told], pa.list_(pa.string())))[0])
 
 
 def _read_csv(text: bytes | pa.Buffer, schema: pa.Schema, block: int) -> pa.Table:
@@ -126,16 +198,10 @@ def write_values(table: pa.Table) -> str:
 
 def frame(table: pa.Table) -> pd.DataFrame:
     """Arrow-backed pandas: integers beside NULLs stay exact."""
+    import pandas as pd
+
     result: pd.DataFrame = table.to_pandas(types_mapper=pd.ArrowDtype, use_threads=False)
     return result
-
-
-def table_of(made: Mapping[str, pd.Series] | pd.DataFrame) -> pa.Table:
-    """Columns of a frame as Arrow has them: at once where they are Arrow's. Raises pa.ArrowInvalid, ValueError."""
-    columns = [(str(name), column.array) for name, column in made.items()]
-    if len(dict(columns)) == len(columns) and all(isinstance(c, pd.arrays.ArrowExtensionArray) for _, c in columns):
-        return pa.table({name: pa.array(column) for name, column in columns})
-    return pa.Table.from_pandas(pd.DataFrame(made), preserve_index=False, nthreads=1).replace_schema_metadata(None)
 
 
 def kept(table: pa.Table, mask: pa.Array) -> pa.Table:
@@ -176,6 +242,8 @@ def characters(text: pa.Array) -> pa.Buffer:
 def json_of(column: pa.ChunkedArray | pa.Array, *, raw: bool = False) -> pa.Array:
     """Each value as a JSON token; NULL becomes null. `raw` columns hold JSON text already."""
     array = _whole(column)
+    if isinstance(array.type, pa.BaseExtensionType):
+        array, raw = array.storage, True
     if raw:  # on one line: a line break in JSON is never part of a value
         return _or_null(pc.replace_substring(text_of(array), "\n", " "))
     if pa.types.is_struct(array.type):
@@ -206,9 +274,18 @@ def _lists(column: pa.ChunkedArray, kind: pa.DataType) -> pa.Array:
         return pa.array([], kind)
     # most rows hold one of few lists, the empty one first of all: each is parsed once
     coded = pc.dictionary_encode(pc.fill_null(_whole(column), "null"))
-    few = len(coded.dictionary) <= _FEW_LISTS and pa.types.is_string(kind.value_type)
-    parsed = _parse_few(coded.dictionary, kind) if few else _parse_many(coded.dictionary, kind)
-    return parsed.take(coded.indices)
+    if pc.any(pc.starts_with(coded.dictionary, '"')).as_py():
+        raise pa.ArrowInvalid("an array of several dimensions, or that does not begin at 1")
+    as_told = kind if _is_told_as_such(kind.value_type) else pa.list_(pa.string())
+    few = len(coded.dictionary) <= _FEW_LISTS and pa.types.is_string(as_told.value_type)
+    parsed = _parse_few(coded.dictionary, as_told) if few else _parse_many(coded.dictionary, as_told)
+    lists = parsed.take(coded.indices)
+    return lists if as_told == kind else relist(lists, _read_texts(lists.flatten(), kind.value_type))
+
+
+def _is_told_as_such(kind: pa.DataType) -> bool:
+    """Whether elements of this type are told as JSON has them, and not as the server's text."""
+    return bool(pa.types.is_integer(kind) or pa.types.is_boolean(kind) or pa.types.is_string(kind))
 
 
 def _parse_few(texts: pa.Array, kind: pa.DataType) -> pa.Array:
@@ -228,13 +305,14 @@ def _copy_column(column: pa.ChunkedArray) -> pa.ChunkedArray | pa.Array:
         array = _whole(column)
         return pc.if_else(array.is_valid(), json_of(array), pa.scalar(None, pa.string()))
     if pa.types.is_list(kind) or pa.types.is_large_list(kind):
-        return _array_literals(_whole(column))
+        return array_literals(_whole(column))
     if pa.types.is_dictionary(kind):
         return pc.cast(column, kind.value_type)
     return text_of(column) if pa.types.is_timestamp(kind) else column
 
 
-def _array_literals(lists: pa.Array) -> pa.Array:
+def array_literals(lists: pa.Array) -> pa.Array:
+    """Lists as PostgreSQL's array literals, each a text; NULLs kept."""
     items = _quoted(text_of(lists.flatten()))
     items = pc.fill_null(items, "NULL") if items.null_count else items
     joined = pc.binary_join(relist(lists, items), ",")

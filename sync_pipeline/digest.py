@@ -4,6 +4,8 @@ PostgreSQL's hash functions (`hash_record_extended`) are stable within a major v
 equal: 1.0 and 1.00. They also give some values the hash of NULL (0.0, NaN and infinite numbers), take [] and [[]] for
 one document, ignore the dimensions of an array, and call `1 mon` and `30 days` one interval. So beside a column's hash
 stands what it would hide, and types whose equality hides a difference are hashed as their text (`equality.py`).
+
+The version of a digest is the hash of its own expression, so that it changes where the expression does, and only there.
 """
 
 from __future__ import annotations
@@ -14,14 +16,11 @@ from collections.abc import Mapping
 from sync_pipeline.equality import TEXTS, has_exact_equality, split_array
 from sync_pipeline.sql import quote
 
-# A digest of another algorithm is unknown, not drift. Raise the number for the types whose expression changes, so that
-# only entities that have such a column are filled again.
-_ALGORITHM = 2
-_REVISED = 3
-_ZERO_IS_NULL = {"real", "double precision", "numeric"}
-# the hash of a range takes a bound of NaN for one of 0
-_RANGES_OF_NUMBERS = {"numrange", "nummultirange"}
-# hashed as text since algorithm 2
+_FLOATS = {"real", "double precision"}
+_ZERO_IS_NULL = {*_FLOATS, "numeric"}
+# The version was composed of a number and the columns' types before it was the hash of the expression. Ledgers that
+# bear such a version keep it where the expression has stayed the same.
+_ALGORITHM_BEFORE, _REVISED_BEFORE = 2, 3
 _TEXT_BEFORE = {
     "json",
     "jsonb",
@@ -47,10 +46,17 @@ def digest_of(types: Mapping[str, str]) -> str:
 
 
 def digest_version(types: Mapping[str, str], server_major: int) -> str:
-    """Digests of another version cannot be compared: another algorithm, server or set of columns."""
+    """Digests of another version cannot be compared: another expression, or another server's hash functions."""
+    return f"{hashlib.sha256(digest_of(types).encode()).hexdigest()[:16]}/{server_major}"
+
+
+def former_version(types: Mapping[str, str], server_major: int) -> str | None:
+    """The version that this expression had when versions bore a number; None where the expression was another one."""
+    if any(kind == "numeric" or kind in _FLOATS for kind in types.values()):
+        return None
     columns = hashlib.sha256(repr(list(types.items())).encode()).hexdigest()[:12]
-    algorithm = _REVISED if any(_is_revised(kind) for kind in types.values()) else _ALGORITHM
-    return f"{algorithm}/{server_major}/{columns}"
+    number = _REVISED_BEFORE if any(_is_revised(kind) for kind in types.values()) else _ALGORITHM_BEFORE
+    return f"{number}/{server_major}/{columns}"
 
 
 def _is_revised(kind: str) -> bool:
@@ -64,7 +70,7 @@ def _is_revised(kind: str) -> bool:
 
 
 def _needs_text(base: str) -> bool:
-    return base in _RANGES_OF_NUMBERS or not has_exact_equality(base)
+    return not has_exact_equality(base)
 
 
 def _told_apart(column: str, kind: str) -> list[str]:
@@ -78,6 +84,13 @@ def _told_apart(column: str, kind: str) -> list[str]:
     if base in TEXTS:
         return [f'{column}::text COLLATE "C"']
     if base == "numeric":
-        return [column, f"CASE WHEN {column} IN ('NaN', 'Infinity', '-Infinity') THEN {column}::text"
-                        f" WHEN {column} IS NOT NULL THEN '' END"]  # fmt: skip
-    return [column, f"{column} IS NULL"] if base in _ZERO_IS_NULL else [column]
+        mark = (
+            f"CASE WHEN {column} IN ('NaN', 'Infinity', '-Infinity') THEN {column}::text"
+            f" WHEN {column} IS NOT NULL THEN '' END"
+        )
+        # a declared scale is the scale of all values
+        return [column, mark, f"scale({column})"] if kind == "numeric" else [column, mark]
+    if base in _FLOATS:
+        return [column, f"{column} IS NULL", f"{column} = 0 AND {column}::text = '-0'"]
+    # a domain over a range has no hash of its own
+    return [f"{column}::{base}"] if base.endswith("range") else [column]

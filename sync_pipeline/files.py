@@ -57,6 +57,7 @@ def place(
     names = _named(sink, key, adapted)
     placed = Placed(adapted)
     if not names:
+        placed.adapted = _with_facts(sink, stores, adapted)
         return placed
     faults: dict[str, RowRejectedError] = {}
     try:
@@ -67,16 +68,28 @@ def place(
             raise
         targets = {}
         placed.waiting = sorted({text for text, _ in names})
+    if sink.missing == "null":
+        targets |= _take_missing(faults)
     _sort_out(placed, names, faults, has_tries_left=has_tries_left or wait)
     gone = [reject.key for reject in placed.rejects] + placed.waiting
-    names_of, keys_of = pa.array(list(targets), pa.string()), pa.array(list(targets.values()), pa.string())
+    names_of = pa.array(list(targets), pa.string())
+    keys_of = pa.array([target or None for target in targets.values()], pa.string())
     placed.adapted = _renamed(
         sink, key, without(adapted, key, gone), lambda _, values: keys_of.take(pc.index_in(values, value_set=names_of))
     )
+    placed.adapted = _with_facts(sink, stores, placed.adapted)
     left = set(gone)
     placed.rejects = _of_rows(key, adapted, placed.rejects)
     placed.references = sorted({(text, name, targets[name]) for text, name in names if text not in left})
     return placed
+
+
+def _take_missing(faults: dict[str, RowRejectedError]) -> dict[str, str]:
+    """Files that are not there, as names without an object; they are no faults any more."""
+    gone = [name for name, fault in faults.items() if isinstance(fault, MediaMissingError)]
+    for name in gone:
+        del faults[name]
+    return dict.fromkeys(gone, ledger.NO_OBJECT)
 
 
 def _sort_out(
@@ -172,8 +185,8 @@ def _copy(
     placed: Placed,
 ) -> None:
     """Copy files, and record each as soon as it is there: a fault of one has no other copied again."""
-    if sink.prefix not in stores.claimed:
-        claim_prefix(stores, sink.prefix)
+    if (stores.entity, sink.prefix) not in stores.claimed:
+        claim_prefix(stores, sink, stores.entity)
 
     def note(copies: list[Copied]) -> None:
         crash_point("media.after")
@@ -210,6 +223,26 @@ def _renamed(sink: MediaBucket, key: Key, adapted: Adapted, rename: Rename) -> A
     return replace(adapted, table=table)
 
 
+_FACTS = {"size": pa.int64(), "sha256": pa.string()}
+
+
+def _with_facts(sink: MediaBucket, stores: Stores, adapted: Adapted) -> Adapted:
+    """Rows with what is known of the files that they name by their new keys."""
+    if not sink.facts:
+        return adapted
+    table = adapted.table
+    flat = {name: _flat(table.column(name)) for name, *_ in sink.facts}
+    with stores.target() as cursor:
+        keys = {key for _, values in flat.values() for key in values.drop_null().to_pylist()}
+        known = ledger.facts_of(cursor, sorted(keys)) if keys else {}
+    for files, fact, name in sink.facts:
+        found = pa.array([known.get(key, {}).get(fact) for key in flat[files][1].to_pylist()], _FACTS[fact])
+        column = table.column(files).combine_chunks()
+        made = relist(column, found) if pa.types.is_list(column.type) else found
+        table = table.set_column(table.column_names.index(name), name, made)
+    return replace(adapted, table=table)
+
+
 def _flat(column: pa.ChunkedArray | pa.Array) -> tuple[pa.Array, pa.Array]:
     """(row numbers, values) of a column of keys or lists of keys."""
     array = column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
@@ -229,6 +262,6 @@ def name_known(sink: MediaBucket, stores: Stores, entity: str, key: Key, adapted
 
     def rename(rows: pa.Array, values: pa.Array) -> pa.Array:
         pairs = zip(rows.to_pylist(), values.to_pylist(), strict=True)
-        return pa.array([known.get(pair, pair[1]) for pair in pairs], pa.string())
+        return pa.array([known.get(pair, pair[1]) or None for pair in pairs], pa.string())
 
-    return _renamed(sink, key, adapted, rename)
+    return _with_facts(sink, stores, _renamed(sink, key, adapted, rename))

@@ -4,29 +4,70 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from uuid import UUID
 
 import orjson
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from sync_pipeline.columns import array_literal, arrow_type, json_of, text_of
+from sync_pipeline.columns import array_literal, json_of, text_of
+from sync_pipeline.equality import TEXTS, split_array
 from sync_pipeline.errors import SettingError
+from sync_pipeline.key_texts import log_form, readable, server_form
 from sync_pipeline.sql import Cursor, bind, quote
 
-# as Arrow writes them, whatever the session's settings are: a trigger runs in sessions that are not ours
+# as `log_form` writes them, whatever the session's settings are: a trigger runs in sessions that are not ours
 _WRITTEN = {
-    "timestamp with time zone": "to_char(({}) AT TIME ZONE 'UTC', 'YYYY-MM-DD HH24:MI:SS.US\"Z\"')",
-    "timestamp without time zone": "to_char({}, 'YYYY-MM-DD HH24:MI:SS.US')",
-    "date": "to_char({}, 'YYYY-MM-DD')",
+    "timestamp with time zone": (
+        "CASE WHEN NOT isfinite({0}) THEN ({0})::text"
+        " WHEN ({0}) < '0001-01-01 00:00:00+00'"
+        " THEN to_char(({0}) AT TIME ZONE 'UTC', 'YYYY-MM-DD HH24:MI:SS.US\"Z BC\"')"
+        " ELSE to_char(({0}) AT TIME ZONE 'UTC', 'YYYY-MM-DD HH24:MI:SS.US\"Z\"') END"
+    ),
+    "timestamp without time zone": (
+        "CASE WHEN NOT isfinite({0}) THEN ({0})::text"
+        " WHEN ({0}) < '0001-01-01' THEN to_char({0}, 'YYYY-MM-DD HH24:MI:SS.US\" BC\"')"
+        " ELSE to_char({0}, 'YYYY-MM-DD HH24:MI:SS.US') END"
+    ),
+    "date": (
+        "CASE WHEN NOT isfinite({0}) THEN ({0})::text WHEN ({0}) < '0001-01-01' THEN to_char({0}, 'YYYY-MM-DD\" BC\"')"
+        " ELSE to_char({0}, 'YYYY-MM-DD') END"
+    ),
+    "numeric": "trim_scale({0})::text",
 }
-_BOOLEANS = {"t": "true", "f": "false"}
-_TEXTS = {"text", "character varying", "character", "name", "citext"}
+_ARROW = {"smallint": pa.int16(), "integer": pa.int32(), "bigint": pa.int64(), "boolean": pa.bool_()}
+# types that every server has, and whose values are one key where PostgreSQL calls them equal. A key of any other type
+# (an enum, a composite, an interval) is compared and kept as its text.
+_OWN = {
+    *_ARROW,
+    "real",
+    "double precision",
+    "numeric",
+    "uuid",
+    "date",
+    "time without time zone",
+    "time with time zone",
+    "timestamp without time zone",
+    "timestamp with time zone",
+    "bytea",
+    "inet",
+    "cidr",
+    "macaddr",
+    "macaddr8",
+    "oid",
+    "pg_lsn",
+}
+_TEXT = "text"
+# stands for a type that is compared as text, whatever it is
+_ANY = "any"
 
 
 @dataclass(frozen=True)
 class Key:
-    """Key columns and their PostgreSQL types. Text keys compare by byte, under any locale."""
+    """Key columns and their PostgreSQL types. Text keys compare by byte, under any locale.
+
+    A table of keys holds whole numbers and booleans as such, and values of every other type as the server's own text,
+    so that no value lacks a form: a date may be infinite, or lie before Christ.
+    """
 
     columns: tuple[str, ...]
     types: tuple[str, ...]
@@ -34,18 +75,29 @@ class Key:
     @property
     def schema(self) -> pa.Schema:
         """Arrow schema of a table of keys."""
-        return pa.schema([(name, arrow_type(kind)) for name, kind in zip(self.columns, self.types, strict=True)])
+        return pa.schema(
+            [(name, _ARROW.get(kind, pa.string())) for name, kind in zip(self.columns, self.types, strict=True)]
+        )
 
     def named(self, columns: Sequence[str]) -> Key:
         """The same key under other column names, as a sink's table has it."""
         return Key(tuple(columns), self.types)
+
+    @property
+    def own_types(self) -> tuple[str, ...]:
+        """The types of the key's columns in tables of ours."""
+        return tuple(map(_own_type, self.types))
+
+    def told_as_text(self, columns: Sequence[str]) -> Key:
+        """The same key in a table that may have another type where ours has text."""
+        return Key(tuple(columns), tuple(_ANY if kind == _TEXT else kind for kind in self.own_types))
 
     def prefix(self, columns: int) -> Key:
         """The first columns alone: a root, where rows are parts of one."""
         return Key(self.columns[:columns], self.types[:columns])
 
     def plain(self, alias: str = "") -> str:
-        """`a.x, a.y`."""
+        """`a.x, a.y`, as texts where a type is not compared as such."""
         return ", ".join(self._references(alias))
 
     def ordered(self, alias: str = "") -> str:
@@ -56,10 +108,15 @@ class Key:
         """The same for ORDER BY, the highest key first."""
         return ", ".join(f"{part} DESC" for part in self._ordered(alias))
 
+    def is_known(self, alias: str) -> str:
+        """A condition: no part of the row's key is NULL."""
+        # a composite with a NULL in it is no NULL, but is not said to be NOT NULL either
+        return " AND ".join(f"{alias}.{quote(name)} IS DISTINCT FROM NULL" for name in self.columns)
+
     def ddl(self) -> str:
         """Column definitions of a table of ours."""
         return ", ".join(
-            quote(name) + " " + _own_type(kind) + (' COLLATE "C"' if _is_text(kind) else "") + " NOT NULL"
+            quote(name) + " " + _own_type(kind) + (' COLLATE "C"' if _own_type(kind) == _TEXT else "") + " NOT NULL"
             for name, kind in zip(self.columns, self.types, strict=True)
         )
 
@@ -93,28 +150,44 @@ class Key:
 
     def texts(self, keys: pa.Table) -> pa.Array:
         """Each key as one text: the value itself, or a JSON array of a composite's values as texts."""
-        parts = [text_of(keys.column(n)) for n in range(len(self.columns))]
+        parts = self.column_texts(keys)
         if len(parts) == 1:
             return parts[0]
         joined = pc.binary_join_element_wise(*map(json_of, parts), ",")
         return pc.binary_join_element_wise("[", joined, "]", "")
+
+    def column_texts(self, keys: pa.Table) -> list[pa.Array]:
+        """Each column of a table of keys as texts of the log; the table may have it in another type of one text."""
+        return [log_form(text_of(keys.column(n)), kind) for n, kind in enumerate(self.types)]
 
     def parse(self, texts: Iterable[str]) -> pa.Table:
         """Texts back to a table of keys. Raises SettingError for a text that is no key."""
         rows = [self._split(text) for text in texts]
         try:
             arrays = [
-                pa.array([_readable(row[n], kind) for row in rows], pa.string()).cast(field.type)
+                server_form(pa.array([readable(row[n], kind) for row in rows], pa.string()), kind).cast(field.type)
                 for n, (field, kind) in enumerate(zip(self.schema, self.types, strict=True))
             ]
         except (pa.ArrowInvalid, ValueError) as error:
             raise SettingError(f"not a key of type {', '.join(self.types)}: {error}") from error
         return pa.Table.from_arrays(arrays, schema=self.schema)
 
+    def is_text(self, text: str) -> bool:
+        """Whether a text is a key as `texts` writes it: of "7" and "07" only the first is."""
+        try:
+            return bool(self.texts(self.parse([text]))[0].as_py() == text)
+        except SettingError:
+            return False
+
     def position(self, keys: pa.Table, row: int = -1) -> list[str]:
         """One key of a table as a position."""
         at = row % keys.num_rows
         return [text_of(keys.column(n).slice(at, 1))[0].as_py() for n in range(len(self.columns))]
+
+    def literals(self, cursor: Cursor, position: Sequence[str]) -> str:
+        """The values of a position, which may be one of roots: of the first columns only."""
+        values = zip(position, self.types[: len(position)], strict=True)
+        return ", ".join(f"{bind(cursor, value)}::{_own_type(kind)}" for value, kind in values)
 
     def text_expression(self, alias: str) -> str:
         """SQL that writes a key as `texts` does."""
@@ -123,7 +196,7 @@ class Key:
     def written(self, expressions: Iterable[str]) -> str:
         """The same of SQL expressions, one for each of its columns."""
         pairs = zip(expressions, self.types, strict=True)
-        parts = [_WRITTEN.get(kind, "({})::text").format(expression) for expression, kind in pairs]
+        parts = [_WRITTEN.get(kind, "({0})::text").format(expression) for expression, kind in pairs]
         if len(parts) == 1:
             return parts[0]
         return f"'[' || concat_ws(',', {', '.join(f'to_json({part})' for part in parts)}) || ']'"
@@ -146,31 +219,30 @@ class Key:
         ]
 
     def _references(self, alias: str) -> list[str]:
-        prefix = f"{alias}." if alias else ""
-        return [prefix + quote(name) for name in self.columns]
+        if not alias:  # columns of a table of ours, or their names alone
+            return [quote(name) for name in self.columns]
+        return [
+            f"({alias}.{quote(name)})::text" if _is_foreign(kind) else f"{alias}.{quote(name)}"
+            for name, kind in zip(self.columns, self.types, strict=True)
+        ]
 
     def _ordered(self, alias: str) -> list[str]:
         parts = zip(self._references(alias), self.types, strict=True)
-        return [f'{name} COLLATE "C"' if _is_text(kind) else name for name, kind in parts]
+        return [f'{name} COLLATE "C"' if _own_type(kind) == _TEXT else name for name, kind in parts]
 
     def _against(self, cursor: Cursor, alias: str, operator: str, position: Sequence[str]) -> str:
-        """Compared with a position, which may be one of roots: of the first columns only."""
         key = self.prefix(len(position))
-        values = zip(position, key.types, strict=True)
-        bound = ", ".join(f"{bind(cursor, value)}::{_own_type(kind)}" for value, kind in values)
-        return f"({key.ordered(alias)}) {operator} ({bound})"
+        return f"({key.ordered(alias)}) {operator} ({key.literals(cursor, position)})"
 
 
-def _is_text(kind: str) -> bool:
-    return kind.split("(", maxsplit=1)[0] in _TEXTS
+def _base(kind: str) -> str:
+    return kind if kind.endswith("[]") else split_array(kind)[0]
 
 
-def _readable(text: str, kind: str) -> str:
-    """A value as the log, COPY or a monolith's own code writes it, in the form that a cast of Arrow takes."""
-    if kind == "uuid":
-        return str(UUID(text))
-    return _BOOLEANS.get(text, text) if kind == "boolean" else text
+def _is_foreign(kind: str) -> bool:
+    """Whether keys of a type are compared as their text; "" stands for any type, of a table of the new side."""
+    return bool(kind) and _base(kind) not in _OWN and _base(kind) not in TEXTS
 
 
 def _own_type(kind: str) -> str:
-    return "text" if _is_text(kind) else kind
+    return kind if _base(kind) in _OWN or not kind else _TEXT

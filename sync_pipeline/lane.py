@@ -14,7 +14,7 @@ from sync_pipeline.ledger.ledger import Ledger, migrate
 from sync_pipeline.ledger.references import register
 from sync_pipeline.ledger.standing import standing
 from sync_pipeline.origin import Origin
-from sync_pipeline.ownership import claim_index, claim_prefix, index_meta
+from sync_pipeline.ownership import claim_index, claim_prefix, claim_table, index_meta
 from sync_pipeline.stores import Stores
 
 
@@ -46,11 +46,13 @@ class Lane:
                 " which its Outbox names as version"
             )
         with stores.target() as cursor:
-            ledger = Ledger.open(cursor, entity.name, origin.key, entity.version, origin.digest_version)
+            versions = origin.digest_version, origin.former_version
+            ledger = Ledger.open(cursor, entity.name, origin.key, entity.version, *versions)
             gate = Gate(ledger, origin.root) if origin.has_parts else None
             if gate:
                 gate.ensure(cursor)
             entity.table.ensure(cursor)
+            claim_table(cursor, entity)
             standing(cursor, entity.name, entity.table, beside=beside)
             if not entity.compensates:
                 forget_all(cursor, entity.name)
@@ -60,7 +62,7 @@ class Lane:
             lane.ensure_index()
         if entity.media:
             with suppress(UnreachableError), stores.media_breaker:  # nor for the bucket; who copies looks again
-                claim_prefix(stores, entity.media.prefix, entity.name)
+                claim_prefix(stores, entity.media, entity.name)
         return lane
 
     def ensure_index(self) -> None:

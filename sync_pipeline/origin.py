@@ -6,15 +6,16 @@ the ledger remembers the version it was made under.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
 import psycopg2
 import pyarrow as pa
+import pyarrow.compute as pc
 
-from sync_pipeline.columns import arrow_type, read_copy, write_copy
-from sync_pipeline.digest import digest_of, digest_version
+from sync_pipeline.columns import ELSEWISE, arrow_type, read_copy, read_leniently
+from sync_pipeline.digest import digest_of, digest_version, former_version
 from sync_pipeline.entity import Entity
 from sync_pipeline.errors import AccessError, LegacySchemaError
 from sync_pipeline.keys import Key
@@ -59,7 +60,11 @@ class Reject:
 
 @dataclass(frozen=True)
 class Rows:
-    """Legacy rows of one read: declared columns and `_digest` (int64), and what could not be read."""
+    """Legacy rows of one read, and what could not be read.
+
+    Beside the declared columns there are `_digest` (int64), and `_elsewise`: of a row with values that their columns'
+    Arrow types do not hold, these values as the server's text, by column, as JSON.
+    """
 
     table: pa.Table
     rejects: tuple[Reject, ...] = ()
@@ -79,11 +84,14 @@ class Origin:
 
     stores: Stores
     sql: str
+    known: str  # the same without rows whose key holds a NULL: they cannot be named
     key: Key
-    schema: pa.Schema  # the declared columns and the digest
+    schema: pa.Schema  # the declared columns, the digest, and what has no value in its column's type
+    kinds: Mapping[str, str]  # of the declared columns, as PostgreSQL names them
     select: str
     digest: str
     digest_version: str
+    former_version: str | None  # another name of the same version
     root: Key  # what sources report and batches replace: the key, or the first of its columns
     page_size: PageSize
 
@@ -98,13 +106,26 @@ class Origin:
                 raise AccessError(f"entity {entity.name}: the legacy query fails: {refusal(error)}") from error
             except psycopg2.ProgrammingError as error:
                 raise LegacySchemaError(f"entity {entity.name}: the legacy query fails: {first_line(error)}") from error
-            types = {column.name: _type_name(cursor, column) for column in cursor.description}
+            names = [column.name for column in cursor.description]
+            described = {column.name: _type_of(cursor, column) for column in cursor.description}
             cursor.execute("SHOW server_version_num")
             major = int(cursor.fetchone()[0]) // 10_000
+        types = {name: kind for name, (kind, _) in described.items()}
+        if repeated := sorted({name for name in names if names.count(name) > 1}):
+            raise LegacySchemaError(
+                f"entity {entity.name}: the legacy query returns more than one column {repeated[0]!r}: give each a name"
+                " of its own (AS), and name columns one by one instead of a.*, b.*"
+            )
         missing = [name for name in entity.origin.key if name not in types]
         if missing:
             raise LegacySchemaError(f"entity {entity.name}: the legacy query returns no key column {missing[0]!r}")
         types = {name: types[name] for name in dict.fromkeys((*entity.origin.key, *types))}  # the key is first
+        own = [name for name in types if name in (DIGEST, ELSEWISE)]
+        if own:
+            raise LegacySchemaError(
+                f"entity {entity.name}: the legacy query returns a column {own[0]!r}, which is a name of the engine's:"
+                " select it under another one"
+            )
         padded = [name for name in entity.origin.key if types[name] == "bpchar"]
         if padded:
             raise LegacySchemaError(
@@ -113,14 +134,20 @@ class Origin:
             )
         digest = digest_of(types)
         key = Key(entity.origin.key, tuple(types[name] for name in entity.origin.key))
+        known = f"SELECT * FROM ({entity.origin.sql}) q WHERE {key.is_known('q')}"
+        columns = {name: described[name][1] for name in types} | {f.name: f.type for f in key.schema}
+        own_columns = [(DIGEST, pa.int64()), (ELSEWISE, pa.string())]
         return cls(
             stores,
             entity.origin.sql,
+            known,
             key,
-            pa.schema([(name, arrow_type(kind)) for name, kind in types.items()] + [(DIGEST, pa.int64())]),
-            ", ".join(_selected(name, kind) for name, kind in types.items()) + f", {digest} AS {DIGEST}",
+            pa.schema([*columns.items(), *own_columns]),
+            types,
+            ", ".join(_selected(name, columns[name]) for name in types) + f", {digest} AS {DIGEST}",
             digest,
             digest_version(types, major),
+            former_version(types, major),
             key.prefix(len(entity.origin.root or entity.origin.key)),
             PageSize(stores.settings.chunk_bytes),
         )
@@ -133,7 +160,7 @@ class Origin:
     @property
     def _of(self) -> str:
         """What rows are read from."""
-        return f"({self.sql}) q"
+        return f"({self.known}) q"
 
     def roots_of(self, keys: pa.Table) -> pa.Table:
         """The roots of these rows or keys, once each."""
@@ -223,7 +250,7 @@ class Origin:
                 chosen = which(cursor)
                 if self.has_parts:
                     roots = self.root.plain("q")
-                    chosen = f"WHERE ({roots}) IN (SELECT {roots} FROM ({self.sql}) q {chosen}) OFFSET 0"
+                    chosen = f"WHERE ({roots}) IN (SELECT {roots} FROM {self._of} {chosen}) OFFSET 0"
                 rows = self._read(cursor, chosen, f"ORDER BY {order}", most)
         except _ROW_FAULTS:
             return self._page_by_roots(self._keys(which, self.root), limit)
@@ -269,19 +296,25 @@ class Origin:
         half = keys.num_rows // 2
         return pa.concat_tables([self._digests_of(keys.slice(0, half)), self._digests_of(keys.slice(half))])
 
+    def count_unknown(self) -> int:
+        """How many rows have a NULL in their key, and so cannot be named."""
+        with self.stores.legacy_rows(Purpose.WHOLE) as cursor:
+            cursor.execute(f"SELECT count(*) FROM ({self.sql}) q WHERE NOT ({self.key.is_known('q')})")
+            return int(cursor.fetchone()[0])
+
     def count(self, within: str) -> int:
         """How many rows there are of a condition on q."""
         with self.stores.legacy_rows(Purpose.WHOLE) as cursor:
-            cursor.execute(f"SELECT count(*) FROM ({self.sql}) q WHERE {within}")
+            cursor.execute(f"SELECT count(*) FROM {self._of} WHERE {within}")
             return int(cursor.fetchone()[0])
 
-    def within_month(self, partition: Monthly, name: str) -> str:
-        """The condition on q of a monthly partition."""
+    def within_month(self, partition: Monthly, name: str, *, open_ended: bool = False) -> str:
+        """The condition on q of a monthly partition; `open_ended` as for its bounds."""
         column = f"q.{quote(partition.column)}"
         if name == UNDATED:
             return f"{column} IS NULL"
         with self.stores.legacy() as cursor:
-            first, end = (bind(cursor, instant) for instant in partition.bounds(name))
+            first, end = (bind(cursor, instant) for instant in partition.bounds(name, open_ended=open_ended))
         lower = "true" if first == "NULL" else f"{column} >= {first}"
         upper = f"{column} IS NOT NULL" if end == "NULL" else f"{column} < {end}"
         return f"{lower} AND {upper}"
@@ -293,7 +326,7 @@ class Origin:
             # rows are numbered as an index gives them: a window over all of them would be held by the monolith
             cursor.execute(
                 f"SELECT {self.root.plain('k')} FROM (SELECT {self.root.plain('q')},"
-                f" row_number() OVER (ORDER BY {self.root.ordered('q')}) AS n FROM ({self.sql}) q) k"
+                f" row_number() OVER (ORDER BY {self.root.ordered('q')}) AS n FROM {self._of}) k"
                 f" WHERE n % {step} = 0 ORDER BY n LIMIT {count - 1}"
             )
             return [[str(value) for value in row] for row in cursor.fetchall()]
@@ -302,12 +335,34 @@ class Origin:
         # `which` ends in LIMIT or OFFSET: a fence, or the query's sub-selects would run again for the digest
         query = f"SELECT {self.select} FROM (SELECT * FROM {self._of} {which}) q {order}"
         text, is_cut = self._text(cursor, query, most)
+        schema = self.schema.remove(len(self.schema) - 1)
         try:
-            table = read_copy(text, self.schema)
+            table = read_copy(text, schema)
+            elsewise = pa.nulls(table.num_rows, pa.string())
         except pa.ArrowInvalid:
-            texts = read_copy(text, pa.schema([(name, pa.string()) for name in self.schema.names]))
-            return replace(self._read_leniently(texts), is_last=not is_cut)
-        return Rows(table, last=self._last(table), is_last=not is_cut)
+            table, elsewise = read_leniently(text, schema)
+        table = table.append_column(ELSEWISE, elsewise)
+        return self._apart(Rows(table, last=self._last(table), is_last=not is_cut))
+
+    def _apart(self, rows: Rows) -> Rows:
+        """Reject keys that the query gives more than once: which of their rows is meant, nobody can say."""
+        keys = rows.table.select(list(self.key.columns))
+        if keys.num_rows < 2 or keys.group_by(keys.column_names).aggregate([]).num_rows == keys.num_rows:
+            return rows
+        texts = self.key.texts(keys)
+        counted = pc.value_counts(texts)
+        repeated = counted.field("values").filter(pc.greater(counted.field("counts"), 1))
+        is_repeated = pc.is_in(texts, value_set=repeated)
+        message = f"the query gives this key more than once ({', '.join(self.key.columns)})"
+        digests = dict(zip(texts.to_pylist(), rows.table.column(DIGEST).to_pylist(), strict=True))
+        rejects = tuple(Reject(key, "read", "RepeatedKey", message, digests[key]) for key in repeated.to_pylist())
+        surplus = pc.sum(is_repeated).as_py() - len(rejects)
+        return replace(
+            rows,
+            table=rows.table.filter(pc.invert(is_repeated)),
+            rejects=rows.rejects + rejects,
+            gone=rows.gone + surplus,
+        )
 
     def _text(self, cursor: Cursor, query: str, most: int | None) -> tuple[pa.Buffer, bool]:
         try:
@@ -319,22 +374,6 @@ class Origin:
             raise
         except psycopg2.ProgrammingError as error:
             raise LegacySchemaError(f"the legacy query no longer runs: {first_line(error)}") from error
-
-    def _read_leniently(self, texts: pa.Table) -> Rows:
-        """Cast column by column and set aside the rows that hold what no Arrow type can (infinity, year 20000)."""
-        keys = self.key.texts(texts.select(list(self.key.columns)))
-        digests = texts.column(DIGEST)
-        rejects: dict[int, Reject] = {}
-        columns = []
-        for field in self.schema:
-            column, faults = _cast(texts.column(field.name), field)
-            columns.append(column)
-            for row, message in faults:
-                about = keys[row].as_py(), "read", "UnreadableValue", message
-                rejects.setdefault(row, Reject(*about, int(digests[row].as_py())))
-        keep = pa.array([row for row in range(texts.num_rows) if row not in rejects], pa.int64())
-        table = pa.Table.from_arrays(columns, schema=self.schema).take(keep)
-        return Rows(table, tuple(rejects.values()), self._last(texts))
 
     def _last(self, table: pa.Table) -> list[str] | None:
         return self.root.position(table.select(list(self.root.columns))) if table.num_rows else None
@@ -352,38 +391,30 @@ def _row_may_be_too_long() -> Iterator[None]:
         raise RowTooLongError(message) from error
 
 
-def _cast(column: pa.ChunkedArray, field: pa.Field) -> tuple[pa.Array, list[tuple[int, str]]]:
-    schema = pa.schema([field])
-
-    def cast(part: pa.ChunkedArray) -> pa.Array:
-        return read_copy(write_copy(pa.table({field.name: part})), schema).column(0).combine_chunks()
-
-    try:
-        return cast(column), []
-    except pa.ArrowInvalid:
-        pass
-    parts, faults = [], []
-    for row in range(len(column)):
-        try:
-            parts.append(cast(column.slice(row, 1)))
-        except pa.ArrowInvalid:
-            parts.append(pa.nulls(1, field.type))
-            faults.append((row, f"column {field.name}: {column[row].as_py()!r} does not fit {field.type}"))
-    return pa.concat_arrays(parts), faults
+_TYPE = """
+    SELECT format_type(t.oid, %s), e.typdelim IS NULL OR e.typdelim = ','
+    FROM pg_type t LEFT JOIN pg_type e ON e.oid = t.typelem WHERE t.oid = %s
+"""
 
 
-def _type_name(cursor: Cursor, column: psycopg2.extensions.Column) -> str:
+def _type_of(cursor: Cursor, column: psycopg2.extensions.Column) -> tuple[str, pa.DataType]:
+    """A column's type as PostgreSQL names it, and as it is read."""
     modifier = -1
     if column.type_code == _NUMERIC and column.precision != _UNCONSTRAINED:
         modifier = ((column.precision << 16) | (column.scale & 0x7FF)) + 4
     with cursor.connection.cursor() as other:
-        other.execute("SELECT format_type(%s::oid, %s)", (column.type_code, modifier))
-        return str(other.fetchone()[0])
+        other.execute(_TYPE, (modifier, column.type_code))
+        kind, is_plain = other.fetchone()
+    # an array that is written with another delimiter than a comma stays text
+    return str(kind), arrow_type(kind) if is_plain else pa.string()
 
 
-def _selected(name: str, kind: str) -> str:
-    if not kind.endswith("[]"):
-        return f"q.{quote(name)}"
-    element = arrow_type(kind).value_type
-    value = f"q.{quote(name)}::text[]" if pa.types.is_string(element) else f"q.{quote(name)}"
-    return f"to_json({value})"
+def _selected(name: str, as_read: pa.DataType) -> str:
+    column = f"q.{quote(name)}"
+    if not pa.types.is_list(as_read):
+        return column
+    element = as_read.value_type
+    value = column if pa.types.is_integer(element) or pa.types.is_boolean(element) else f"{column}::text[]"
+    # what is no plain list is told as a JSON string: an array of several dimensions, or that begins elsewhere than at 1
+    plainly = f"array_ndims({column}) = 1 AND array_lower({column}, 1) = 1 OR array_ndims({column}) IS NULL"
+    return f"CASE WHEN {plainly} THEN to_json({value}) ELSE to_json({column}::text) END"

@@ -11,19 +11,23 @@ import json
 import logging
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from botocore.exceptions import BotoCoreError, ClientError
 
 from sync_pipeline.errors import OwnershipError, UnreachableError
 from sync_pipeline.faults import guarded
+from sync_pipeline.ledger import claims
 from sync_pipeline.ledger.identity import read_ledger_id
 from sync_pipeline.sinks.media_faults import MISSING, code
 from sync_pipeline.sinks.search_index import reaching
+from sync_pipeline.sql import Cursor
 from sync_pipeline.stores import Stores
 
 if TYPE_CHECKING:
     from sync_pipeline.entity import Entity
+    from sync_pipeline.sinks.media_bucket import MediaBucket
 
 log = logging.getLogger(__name__)
 
@@ -32,6 +36,7 @@ _META = "sync_pipeline"
 _DENIED = {"403", "AccessDenied", "Forbidden"}
 _EXISTS = {"412", "PreconditionFailed", "409", "ConditionalRequestConflict"}
 _UNREADABLE = "unreadable"
+_FIRST_KEYS = 100
 Item = TypeVar("Item")
 
 
@@ -54,38 +59,82 @@ def index_meta(stores: Stores, entity: Entity) -> dict[str, Any]:
     return {_META: {"ledger": ledger_of(stores), "entity": entity.name}}
 
 
-def claim_index(stores: Stores, entity: Entity) -> None:
-    """Mark the indices behind the entity's alias as ours.
+def claim_table(cursor: Cursor, entity: Entity) -> None:
+    """Record that the table is the entity's. Raises OwnershipError where another entity of this ledger has it."""
 
-    Raises OwnershipError where one belongs to another ledger, UnreachableError.
+    def is_empty() -> bool:
+        cursor.execute(f"SELECT NOT EXISTS (SELECT FROM {entity.table.quoted})")
+        return bool(cursor.fetchone()[0])
+
+    claims.claim(cursor, entity.name, "table", entity.table.name, is_empty)
+
+
+def claim_index(stores: Stores, entity: Entity) -> None:
+    """Mark the indices behind the entity's alias as ours, and record that it has the alias.
+
+    Raises OwnershipError where one belongs to another ledger or entity, UnreachableError.
     """
-    if not guarded(99):
-        return
     marks = index_marks(stores, entity)
-    _must_be_ours(stores, entity.name, marks)
+    if guarded(99):
+        _must_be_ours(stores, entity.name, marks)
+    if entity.index and marks:
+        _record_alias(stores, entity.name, entity.index.alias)
     for mark in marks:
-        if mark.ledger is None:
+        if mark.ledger is None and guarded(99):
             _mark_index(stores, entity, mark.what.removeprefix("index "))
 
 
-def claim_prefix(stores: Stores, prefix: str, entity: str = "ENTITY") -> None:
-    """Mark a prefix of the new bucket as ours.
+def claim_prefix(stores: Stores, sink: MediaBucket, entity: str) -> None:
+    """Mark a prefix of the new bucket as ours, and record that the entity has it.
 
-    Raises OwnershipError where it, or a prefix around it, belongs to another ledger, UnreachableError.
+    Raises OwnershipError where it, or a prefix around it, belongs to another ledger or entity, UnreachableError.
     """
+    prefix = sink.prefix
     if guarded(100):
         marks = prefix_marks(stores, prefix)
         _must_be_ours(stores, entity, marks)
         if marks[-1].ledger is None and not _mark_prefix(stores, prefix, only_if_free=True):
             _must_be_ours(stores, entity, prefix_marks(stores, prefix))  # another one was quicker
-    stores.claimed.add(prefix)
+    with stores.target() as cursor:
+        is_empty = partial(_is_empty_prefix, stores, prefix)
+        claims.claim(cursor, entity, "prefix", prefix, is_empty, shared=sink.shared)
+    stores.claimed.add((entity, prefix))
+
+
+def _record_alias(stores: Stores, entity: str, alias: str) -> None:
+    from elasticsearch import ApiError
+
+    def is_empty() -> bool:
+        with reaching():
+            try:
+                stores.search.indices.refresh(index=alias)
+                return not stores.search.count(index=alias, terminate_after=1)["count"]
+            except ApiError as error:  # a closed index, for example: the next opening looks again
+                raise UnreachableError(f"SYNC_SEARCH_URL: {alias} could not be looked at: {error}") from error
+
+    with stores.target() as cursor:
+        claims.claim(cursor, entity, "index", alias, is_empty)
+
+
+def _is_empty_prefix(stores: Stores, prefix: str) -> bool:
+    """Whether nothing but marks lies below a prefix. Raises UnreachableError."""
+    try:
+        found = stores.target_s3.list_objects_v2(
+            Bucket=stores.settings.target_bucket.name, Prefix=f"{prefix}/", MaxKeys=_FIRST_KEYS
+        )
+    except (BotoCoreError, ClientError) as error:
+        raise UnreachableError(f"SYNC_TARGET_S3_BUCKET: {prefix}/ could not be listed: {error}") from error
+    listed = {item["Key"]: None for item in found.get("Contents", [])}
+    return not without_marks(listed, prefix)
 
 
 def take_over(stores: Stores, entity: Entity) -> list[Mark]:
-    """Mark the entity's indices and its prefix as ours, whoever's they are; return the marks that this replaced.
+    """Mark the entity's indices and its prefix as ours, whoever's they are; return what this replaced.
 
-    Raises UnreachableError where a mark cannot be read or written.
+    Table, alias and prefix are the entity's from now on, with all that lies there. Raises UnreachableError where a mark
+    cannot be read or written.
     """
+    claimed = _take_over_claims(stores, entity)
     ours = ledger_of(stores)
     replaced = [mark for mark in index_marks(stores, entity) if mark.ledger != ours]
     for mark in replaced:
@@ -97,7 +146,22 @@ def take_over(stores: Stores, entity: Entity) -> list[Mark]:
             if not _mark_prefix(stores, mark.what.removeprefix("prefix ").rstrip("/"), only_if_free=False):
                 raise UnreachableError(f"SYNC_TARGET_S3_BUCKET refuses to mark {mark.what}: allow s3:PutObject on it")
             replaced.append(mark)
-    return replaced
+    return [*replaced, *claimed]
+
+
+def _take_over_claims(stores: Stores, entity: Entity) -> list[Mark]:
+    """Record all places as the entity's; those that were not, and whose they were."""
+    named: list[tuple[claims.Kind, str, bool]] = [("table", entity.table.name, False)]
+    if entity.index:
+        named.append(("index", entity.index.alias, False))
+    if entity.media:
+        named.append(("prefix", entity.media.prefix, entity.media.shared))
+    with stores.target() as cursor:
+        return [
+            Mark(claims.SHOWN[kind].format(name), former)
+            for kind, name, shared in named
+            for former in claims.take_over(cursor, entity.name, kind, name, shared=shared)
+        ]
 
 
 def index_marks(stores: Stores, entity: Entity) -> list[Mark]:

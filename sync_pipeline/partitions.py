@@ -10,13 +10,15 @@ from sync_pipeline.errors import DeclarationError
 
 UNDATED = "undated"
 EARLIER = "earlier"
+UNDATED_AND_EARLIER = (UNDATED, EARLIER)
 
 
 @dataclass(frozen=True)
 class Monthly:
     """One partition a month of an immutable timestamp column, one for rows without a date, one for older rows.
 
-    The newest month is open-ended, so that no row falls between partitions.
+    The newest month is open-ended, so that no row falls between partitions. It stays so for a history that was begun
+    in that month, whatever the date is when the month is filled.
     """
 
     column: str
@@ -31,10 +33,13 @@ class Monthly:
         today = today or dt.datetime.now(dt.UTC).date()
         year, month = (int(part) for part in self.start.split("-"))
         months = max(0, (today.year - year) * 12 + today.month - month)
-        return [UNDATED, EARLIER, *(_month(year, month + n) for n in range(months + 1))]
+        return [*UNDATED_AND_EARLIER, *(_month(year, month + n) for n in range(months + 1))]
 
-    def bounds(self, name: str) -> tuple[str | None, str | None]:
-        """(first instant, instant after the last) of a dated partition as ISO text; None is open."""
+    def bounds(self, name: str, *, open_ended: bool = False) -> tuple[str | None, str | None]:
+        """(first instant, instant after the last) of a dated partition as ISO text; None is open.
+
+        `open_ended` says that it was the newest one when its history was begun.
+        """
         names = self.names()
         if name not in names or name == UNDATED:
             raise DeclarationError(
@@ -43,7 +48,8 @@ class Monthly:
         if name == EARLIER:
             return None, f"{names[2]}-01 00:00:00+00"
         at = names.index(name)
-        return f"{name}-01 00:00:00+00", f"{names[at + 1]}-01 00:00:00+00" if at + 1 < len(names) else None
+        is_open = open_ended or at + 1 == len(names)
+        return f"{name}-01 00:00:00+00", None if is_open else f"{names[at + 1]}-01 00:00:00+00"
 
 
 @dataclass(frozen=True)

@@ -76,7 +76,7 @@ class Kin:
             parent = key_of(self.cursor, reference.entity)
             if parent is None:
                 continue
-            named = parent.named(reference.columns)
+            named = parent.told_as_text(reference.columns)
             self.cursor.execute(
                 f"SELECT {target.text_expression('t')}, {named.text_expression('t')} FROM {table.quoted} t"
                 f" WHERE {target.is_in(self.cursor, 't', keys)} AND ({named.plain('t')}) IS NOT NULL AND NOT EXISTS"

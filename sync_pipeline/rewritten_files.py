@@ -8,16 +8,19 @@ listing leaps to the next one that is named: an entity with few files in a large
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import pyarrow as pa
+import pyarrow.compute as pc
 from botocore.exceptions import BotoCoreError, ClientError
 
 from sync_pipeline import due
 from sync_pipeline.columns import array_literal
 from sync_pipeline.errors import UnreachableError
+from sync_pipeline.faults import guarded
 from sync_pipeline.lane import Lane
 from sync_pipeline.ledger.sweeps import Walk
+from sync_pipeline.sinks.media_bucket import Source
 from sync_pipeline.sql import Cursor, copy_in, copy_out
 
 _PAGE = 1_000
@@ -46,21 +49,49 @@ class ListingPage:
         due.owe(cursor, lane.entity.name, "media", keys, 0, walk=walk.number)
         return len(keys)
 
+    def confirmed(self, lane: Lane) -> ListingPage:
+        """This page, corrected by a HEAD of each file that seems to be another one, or not to be there.
+
+        A store may list a file under another spelling of its name, or with another ETag than it answers with.
+        """
+        if lane.entity.media is None or not guarded(133):
+            return self
+        with lane.stores.target() as cursor:
+            self._stage(cursor)
+            cursor.execute(f"SELECT DISTINCT r.source_key {self._differing(cursor, lane.entity.name)}")
+            names = [name for (name,) in cursor.fetchall()]
+        found = lane.entity.media.sources(lane.stores, names)
+        answered = {name: source.etag for name, source in found.items() if isinstance(source, Source)}
+        if not answered:
+            return self
+        others = pc.invert(pc.is_in(self.listed["source_key"], value_set=pa.array([*answered], pa.string())))
+        corrected = pa.table([[*answered], [*answered.values()]], schema=_LISTED)
+        return replace(self, listed=pa.concat_tables([self.listed.filter(others), corrected]))
+
     def _suspects(self, cursor: Cursor, entity: str) -> pa.Table:
         """Rows (key texts) that name other bytes than the bucket holds, and whether it holds none at all."""
+        self._stage(cursor)
+        return copy_out(
+            cursor,
+            f"SELECT r.key, bool_and(l.etag IS NULL) {self._differing(cursor, entity)} GROUP BY r.key ORDER BY 1",
+            _SUSPECTS,
+        )
+
+    def _stage(self, cursor: Cursor) -> None:
         cursor.execute("CREATE TEMP TABLE IF NOT EXISTS listing (source_key text, etag text) ON COMMIT DELETE ROWS")
         copy_in(cursor, "pg_temp.listing", "source_key, etag", self.listed)
+
+    def _differing(self, cursor: Cursor, entity: str) -> str:
+        """SQL of names in this range, with what was copied (m) and what is listed (l), where the two differ."""
         bounds = cursor.mogrify(
             "r.entity = %(entity)s AND (%(after)s IS NULL OR r.source_key > %(after)s)"
             " AND (%(until)s IS NULL OR r.source_key <= %(until)s)",
             {"entity": entity, "after": self.after, "until": self.until},
         ).decode()
-        return copy_out(
-            cursor,
-            "SELECT r.key, bool_and(l.etag IS NULL) FROM sync.media_ref r LEFT JOIN sync.media m USING (target_key)"
+        return (
+            "FROM sync.media_ref r LEFT JOIN sync.media m USING (target_key)"
             f" LEFT JOIN pg_temp.listing l ON l.source_key = r.source_key WHERE {bounds}"
-            " AND l.etag IS DISTINCT FROM m.source_etag GROUP BY r.key ORDER BY 1",
-            _SUSPECTS,
+            " AND l.etag IS DISTINCT FROM m.source_etag"
         )
 
 
@@ -78,7 +109,7 @@ def compare_listing(lane: Lane, after: str | None) -> ListingPage:
     until = max(keys[-1], following) if more else None
     if more and keys != sorted(keys, key=str.encode):
         raise UnreachableError("SYNC_LEGACY_S3_BUCKET lists its keys out of order: what is missing cannot be told")
-    return ListingPage(after, until, pa.table([keys, etags], schema=_LISTED))
+    return ListingPage(after, until, pa.table([keys, etags], schema=_LISTED)).confirmed(lane)
 
 
 def _check_reachable(lane: Lane) -> None:

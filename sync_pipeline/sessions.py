@@ -2,7 +2,8 @@
 
 A session of ours must not hurt a database that other people use. It gives up a lock after seconds, it ends when its
 process or host is lost, and its name says whose it is. Settings that later statements depend on travel in libpq's
-`options`; they are read back once for each connection, because connection poolers drop them without a word.
+`options`; they are read back once for each connection, because connection poolers drop them without a word. Then
+they are set by SQL.
 """
 
 from __future__ import annotations
@@ -11,15 +12,18 @@ import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
-from functools import lru_cache
+from functools import lru_cache, partial
+from types import MappingProxyType
 from typing import Any
 
 import psycopg2
 import psycopg2.extensions
 import psycopg2.extras
 
+from sync_pipeline import poolers
 from sync_pipeline.errors import SettingError, UnreachableError
 from sync_pipeline.faults import guarded
+from sync_pipeline.libpq import arguments, options_of, url_faults, without_options
 from sync_pipeline.settings import Settings
 
 APPLICATION = "sync-pipeline"
@@ -59,6 +63,8 @@ _PINS = {
     "intervalstyle": "postgres",
     "extra_float_digits": "1",
     "bytea_output": "hex",
+    "lc_monetary": "C",
+    "xmloption": "content",
 }
 _READS = {"default_transaction_read_only": "on"}
 # first words of statements; any other may be somebody's value, typed into the wrong window
@@ -72,7 +78,12 @@ _KEYWORDS = (
 _APPLY = """
     SELECT w.name, CASE WHEN w.pinned THEN current_setting(s.name) ELSE set_config(s.name, w.value, false) END
     FROM (VALUES %s) w (name, value, pinned) JOIN pg_settings s ON lower(s.name) = w.name
+    UNION ALL SELECT 'backend', pg_backend_pid()::text
 """
+# a pooler answers a client with a number of its own, not with the server process
+_BACKEND = "backend"
+# how PgBouncer refuses what a client asks for before its first statement
+_UNSUPPORTED = "unsupported startup parameter"
 
 
 class Purpose(StrEnum):
@@ -202,10 +213,39 @@ def settings_for(settings: Settings, purpose: Purpose) -> dict[str, str]:
     return {"statement_timeout": _milliseconds(getattr(settings, limit[1])) if limit else "0"}
 
 
-def prepare(connection: Any, profile: Profile) -> None:
+def connect(url: str, profile: Profile, name: str, factory: Any = None, **more: Any) -> Any:
+    """Open a session that is limited before its first statement, to be closed by the caller.
+
+    Parameters of the URL hold beside ours (`libpq.arguments`). Raises psycopg2.Error, and SettingError where a pooler
+    between here and the database does not keep what a session needs.
+    """
+    ours = {**CLIENT, **more, "application_name": name}
+    with_factory = {**ours, "connection_factory": factory} if factory else ours
+    try:
+        connection = psycopg2.connect(**arguments(url, with_factory, profile.options))
+    except psycopg2.OperationalError as error:
+        if _UNSUPPORTED not in str(error):
+            raise
+        if f"{_UNSUPPORTED}: options" not in str(error) and f"{_UNSUPPORTED} in options" not in str(error):
+            raise SettingError(_unsupported(profile, error)) from error
+        connection = psycopg2.connect(**without_options(arguments(url, with_factory)))
+    try:
+        if prepare(connection, profile, options_of(url)):
+            bare = without_options(arguments(url, ours))
+            again = partial(psycopg2.connect, **bare, async_=True)
+            poolers.refuse_pooled_transactions(connection, profile.setting, again)
+    except BaseException:
+        connection.close()
+        raise
+    return connection
+
+
+def prepare(connection: Any, profile: Profile, asked: Mapping[str, str] = MappingProxyType({})) -> bool:
     """Limit a new connection as its profile says, leaving out what the server does not know, and check its pins.
 
-    One journey. Raises SettingError where the pins did not arrive, psycopg2.Error where the server does not answer.
+    One journey. Where a pooler has dropped libpq's options, the pins and what the URL's options `asked` are set by SQL.
+    Returns whether a pooler is between here and the database, as far as that shows. Raises SettingError where the
+    pins do not hold even so, psycopg2.Error where the server does not answer.
     """
     # a connection that reads the log is without transactions, and does not say so
     autocommit = getattr(connection, "autocommit", None)
@@ -217,24 +257,30 @@ def prepare(connection: Any, profile: Profile) -> None:
         except _REFUSED:
             known = {name: value for name, value in profile.limits.items() if _is_taken(cursor, profile, name, value)}
             found = _apply(cursor, profile, known)
+        if _missing(profile, found):
+            for name, value in asked.items():  # also those of extensions, which pg_settings does not list
+                cursor.execute("SELECT set_config(%s, %s, false)", (name, value))
+            _apply(cursor, Profile(profile.setting, {}, {}), profile.pins)
+            found = _apply(cursor, profile, {})
     if autocommit is False:
         connection.autocommit = False
-    for name, value in profile.pins.items():
-        if _plain(found.get(name, value)) != _plain(value):
-            raise SettingError(_dropped(profile, name, value, found[name]))
+    for name, value in _missing(profile, found).items():
+        raise SettingError(_dropped(profile, name, value, found[name]))
     if isinstance(connection, Session):
         connection.held = dict(profile.held)
+    return found.get(_BACKEND, "") not in {"", str(connection.info.backend_pid)}
+
+
+def _missing(profile: Profile, found: Mapping[str, str]) -> dict[str, str]:
+    """Pins that the session does not have, of those that the server knows."""
+    return {name: value for name, value in profile.pins.items() if _plain(found.get(name, value)) != _plain(value)}
 
 
 def connect_owner(url: str, setting: str = "SYNC_LEGACY_OWNER_DB") -> Any:
-    """Connect as the owner of the monolith's tables, to be closed by the caller. Raises psycopg2.Error."""
-    connection = psycopg2.connect(url, application_name=f"{APPLICATION} install", **CLIENT)
-    try:
-        prepare(connection, owner_profile(setting))
-    except BaseException:
-        connection.close()
-        raise
-    return connection
+    """Connect as the owner of the monolith's tables; the caller closes it. Raises SettingError, psycopg2.Error."""
+    for fault in url_faults(setting, url):
+        raise SettingError(fault)
+    return connect(url, owner_profile(setting), f"{APPLICATION} install")
 
 
 def expired(error: psycopg2.Error, profile: Profile, settings: Settings, purpose: Purpose) -> UnreachableError | None:
@@ -297,8 +343,16 @@ def _is_taken(cursor: Any, profile: Profile, name: str, value: str) -> bool:
 def _dropped(profile: Profile, name: str, wanted: str, found: str) -> str:
     return (
         f"{profile.setting}: the session has {name} = {found!r} and not {wanted!r}, though it was asked for in libpq's"
-        " options: a connection pooler between here and the database drops them (PgBouncer: pool_mode = session, and"
-        " no `options` in ignore_startup_parameters). Let the pooler pass them, or connect to the database itself"
+        " options and by SET: a connection pooler between here and the database drops it (PgBouncer: set pool_mode ="
+        " session). Let the pooler pass it, or connect to the database itself"
+    )
+
+
+def _unsupported(profile: Profile, error: psycopg2.Error) -> str:
+    said = str(error).strip().splitlines()[0]
+    return (
+        f"{profile.setting}: {said}: a connection pooler between here and the database does not pass it on. Connect to"
+        " the database itself, which reading the log (source wal) needs in any case"
     )
 
 

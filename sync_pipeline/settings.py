@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from urllib.parse import urlsplit
 
 from sync_pipeline.errors import SettingError
+from sync_pipeline.libpq import plain_url, url_faults
 
 
 @dataclass(frozen=True)
@@ -126,12 +127,30 @@ _AT_LEAST_ONE = {
     "SYNC_SWEEP_WORKERS",
     "SYNC_DB_CONNECTIONS",
 }
+# beyond these, the server or Python itself refuses the number where it is used
+_LARGEST = {
+    "SECONDS": 2_000_000,
+    "ROWS": 2**31 - 1,
+    "BYTES": 2**62,
+    "CONNECTIONS": 10_000,
+    "WORKERS": 1_000,
+    "DAYS": 36_500,
+}
 _S3_PART_MINIMUM = 5 * 1024 * 1024
 
 
 def _place(bucket: Bucket) -> tuple[str, str]:
     """Where a bucket is, however its endpoint is written."""
     return (bucket.endpoint or "").rstrip("/").lower(), bucket.name
+
+
+def _is_http(url: str) -> bool:
+    """Whether it is a URL of HTTP whose port is one."""
+    try:
+        parts = urlsplit(url)
+        return parts.scheme in {"http", "https"} and bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        return False
 
 
 class _Reader:
@@ -179,11 +198,8 @@ class _Reader:
 
     def _database(self, name: str) -> str:
         value = self._required(name)
-        scheme, _, rest = value.partition("://")
-        if value and (scheme.split("+")[0] not in {"postgresql", "postgres"} or not rest):
-            self.faults.append(f"{name} must read postgresql://USER:PASSWORD@HOST:PORT/DATABASE")
-        # the engine speaks psycopg2, whatever SQLAlchemy takes for the default
-        return f"postgresql+psycopg2://{rest}"
+        self.faults += url_faults(name, value) if value else ()
+        return plain_url(value)
 
     def _search_url(self) -> str:
         value = self._required("SYNC_SEARCH_URL")
@@ -218,7 +234,7 @@ class _Reader:
 
     def _bucket(self, prefix: str) -> Bucket:
         endpoint = self._optional(f"{prefix}_ENDPOINT") or None
-        if endpoint and urlsplit(endpoint).scheme not in {"http", "https"}:
+        if endpoint and not _is_http(endpoint):
             self.faults.append(f"{prefix}_ENDPOINT must be an http or https URL, not {endpoint!r}")
         region, profile = self._optional(f"{prefix}_REGION") or None, self._optional(f"{prefix}_PROFILE") or None
         key, secret = f"{prefix}_ACCESS_KEY_ID", f"{prefix}_SECRET_ACCESS_KEY"
@@ -241,12 +257,17 @@ class _Reader:
                 f"{name} must be {'a whole number' if kind is int else 'a number'}, not {self.env[name]!r}"
             )
             return 0
-        if math.isnan(value):  # it is neither above nor below a limit: a brake would hold nothing
+        if not math.isfinite(value):  # NaN is neither above nor below a limit, so that a brake would hold nothing
             self.faults.append(f"{name} must be a number, not {self.env[name]!r}")
+            return 0
         if value < 0 or (name in _AT_LEAST_ONE and value < 1):
             self.faults.append(f"{name} is {value}: too small")
         if field == "listing_share" and not 0 < value <= 1:
             self.faults.append(f"{name} is {value}: it must be above 0 and at most 1 (1: each sweep lists the bucket)")
         if field == "multipart_bytes" and value < _S3_PART_MINIMUM:
             self.faults.append(f"{name} is {value}: S3 takes no part under {_S3_PART_MINIMUM}")
+        if name.endswith("_FRACTION") and value > 1:
+            self.faults.append(f"{name} is {value:g}: a share lies between 0 and 1")
+        if value > _LARGEST.get(name.rpartition("_")[2], value):
+            self.faults.append(f"{name} is {value:g}: too large")
         return kind(value)

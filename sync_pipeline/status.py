@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from sync_pipeline.entity import Entity, load_entities
+from sync_pipeline.entity import Entity, read_entity_files
 from sync_pipeline.errors import SyncError
 from sync_pipeline.ledger import rebuilds, upkeep
+from sync_pipeline.ledger.backfills import missing_partitions, unfilled
 from sync_pipeline.ledger.servers import recovery_of
 from sync_pipeline.parking import NOT_UNDONE
 from sync_pipeline.settings import Settings
@@ -67,9 +68,12 @@ def status_of(stores: Stores, entity: Entity) -> dict[str, Any]:
 def _orphaned_slots(stores: Stores, entity: Entity) -> list[str]:
     """Slots of entities that are gone: an alert of the deployment's first entity, so that it comes once."""
     try:
-        names = {*load_entities(stores.settings.entities)}
+        files = read_entity_files(stores.settings.entities)
     except SyncError:
         return []  # check says what is wrong with the files
+    names = {*files.entities}
+    if files.broken or not names:
+        return []  # the slot may be that of a file that cannot be read now
     return orphan_alerts(stores, names) if entity.name == min(names) else []
 
 
@@ -81,7 +85,7 @@ def _due(cursor: Cursor, entity: str) -> dict[str, int]:
     return dict(cursor.fetchall())
 
 
-def _backfill(cursor: Cursor, entity: Entity) -> dict[str, int]:
+def _backfill(cursor: Cursor, entity: Entity) -> dict[str, Any]:
     """How much of the history is in as the entity's present version makes it."""
     cursor.execute(
         "SELECT count(*) FILTER (WHERE done), count(*) FILTER (WHERE NOT done), coalesce(sum(rows), 0)::bigint"
@@ -89,7 +93,19 @@ def _backfill(cursor: Cursor, entity: Entity) -> dict[str, int]:
         (entity.name, entity.version),
     )
     done, unfinished, rows = cursor.fetchone()
-    return {"declared": len(entity.partitions.names()), "done": done, "unfinished": unfinished, "rows": rows}
+    missing = missing_partitions(cursor, entity.name, entity.partitions)
+    return {
+        "declared": max(done, len(missing) + _done_of_any(cursor, entity.name)),
+        "done": done,
+        "unfinished": unfinished,
+        "rows": rows,
+        "missing": unfilled(cursor, entity.name, entity.partitions),
+    }
+
+
+def _done_of_any(cursor: Cursor, entity: str) -> int:
+    cursor.execute("SELECT count(*) FROM sync.backfill WHERE entity = %s AND done", (entity,))
+    return int(cursor.fetchone()[0])
 
 
 def _alerts(found: dict[str, Any], settings: Settings) -> list[str]:

@@ -9,20 +9,17 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cached_property, partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import psycopg2
 import psycopg2.extensions
-from botocore.config import Config
 from botocore.exceptions import BotoCoreError
-from sqlalchemy import Engine, create_engine, event
-from sqlalchemy.exc import DisconnectionError, InvalidatePoolError, OperationalError
-from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
 from sync_pipeline import sqlstate
 from sync_pipeline.alias_watch import AliasWatch
 from sync_pipeline.breaker import Breaker
 from sync_pipeline.errors import AccessError, LeaseLostError, OtherServerError, SettingError, UnreachableError
+from sync_pipeline.few_connections import FewConnections
 from sync_pipeline.ledger.identity import read_ledger_id
 from sync_pipeline.ledger.servers import READ_TOO_EARLY, Side, read_server
 from sync_pipeline.media_answers import MediaAnswers
@@ -30,16 +27,15 @@ from sync_pipeline.replica import SETTING, await_replay, flush, identity_of, pos
 from sync_pipeline.s3_sessions import s3_session
 from sync_pipeline.servers import LOOK_SECONDS, ServerWatch, replica_faults
 from sync_pipeline.sessions import (
-    CLIENT,
     REST_LIMIT_SECONDS,
     Profile,
     Purpose,
     Session,
+    connect,
     expired,
     is_expired,
     legacy_profile,
     name_of_session,
-    prepare,
     refusal,
     settings_for,
     stream_profile,
@@ -50,8 +46,10 @@ from sync_pipeline.sql import LEASE_LOST, Cursor, DeferringCursor
 
 # clients cost a second to import; whoever only reads declarations does without
 if TYPE_CHECKING:
+    from botocore.config import Config
     from elasticsearch import Elasticsearch
     from mypy_boto3_s3 import S3Client
+    from sqlalchemy import Engine
 
 # connections that stay open between uses; what is above that is opened and closed at each use
 _KEPT_CONNECTIONS = 32
@@ -69,15 +67,16 @@ Compare = Callable[[Any, dict[Any, Any]], None]
 class Stores:
     """Both databases, the search cluster and both buckets of one deployment."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, *, pooled: bool = True) -> None:
         self.settings = settings
+        self.pooled = pooled  # a report in one thread does without a pool, which is slow to import
         self.worker = f"{socket.gethostname()}/{os.getpid()}"  # who works with them: a run, a follower, a process
         self.search_breaker = Breaker("search")
         self.media_breaker = Breaker("media")
         self.media_answers = MediaAnswers()
         self.aliases = AliasWatch()
         self.ensured: set[str] = set()  # aliases that were there when they were looked for
-        self.claimed: set[str] = set()  # prefixes of the new bucket that bear our mark, or were looked at for one
+        self.claimed: set[tuple[str, str]] = set()  # entities and prefixes that were claimed
         self.refusing: set[str] = set()  # aliases whose last request was not taken whole
         self.epochs: dict[str, int] = {}  # of the leases that this process holds, by entity
         self.servers = ServerWatch(self.target, self.target_at_once)
@@ -118,6 +117,11 @@ class Stores:
         `filtered` says that the monolith's row-level security may leave rows out of what it reads.
         """
         return EntityStores(self, entity, filtered)
+
+    @property
+    def entity(self) -> str:
+        """The entity that these stores are opened for; empty where they are for all."""
+        return ""
 
     @property
     def session_name(self) -> str:
@@ -164,6 +168,8 @@ class Stores:
             raise SettingError(f"{setting}_PROFILE, _REGION or _ENDPOINT: {error}") from error
 
     def _s3_config(self, bucket: Bucket) -> Config:
+        from botocore.config import Config
+
         return Config(
             max_pool_connections=4 * self.settings.media_workers,
             connect_timeout=5,
@@ -231,20 +237,7 @@ class Stores:
 
         Raises psycopg2.Error, SettingError where a pooler is between.
         """
-        profile = stream_profile()
-        connection = psycopg2.connect(
-            self.settings.legacy_db.replace("postgresql+psycopg2", "postgresql", 1),
-            connection_factory=factory,
-            application_name=self.session_name,
-            options=profile.options,
-            **CLIENT,
-        )
-        try:
-            prepare(connection, profile)
-        except BaseException:
-            connection.close()
-            raise
-        return connection
+        return connect(self.settings.legacy_db, stream_profile(), self.session_name, factory)
 
     def write_outbox(self, statement: str, values: Any) -> tuple[Any, ...]:
         """Run one statement that writes to an outbox of the monolith, and return its first row.
@@ -352,31 +345,21 @@ class Stores:
                 self.__dict__[name].close()
 
     def _engine(self, url: str, profile: Profile) -> Engine:
+        if not self.pooled:
+            return cast("Engine", FewConnections(lambda: connect(url, profile, self.session_name, Session)))
+        from sqlalchemy import create_engine, event
+
         kept = min(_KEPT_CONNECTIONS, self.settings.db_connections)
         engine = create_engine(
-            url,
+            "postgresql+psycopg2://",
+            creator=lambda: connect(url, profile, self.session_name, Session),
             # four threads an entity, and most of the time one of them is at a database
             pool_size=kept,
             max_overflow=self.settings.db_connections - kept,
             pool_timeout=_POOL_SECONDS,
             pool_use_lifo=True,
             pool_reset_on_return=None,  # whoever begins a transaction ends it
-            connect_args={
-                "options": profile.options,
-                "application_name": self.session_name,
-                "connection_factory": Session,
-                **CLIENT,
-            },
         )
-
-        def prepare_new(connection: Any, _: Any) -> None:
-            try:
-                prepare(connection, profile)
-            except BaseException:
-                connection.close()
-                raise
-
-        event.listen(engine, "connect", prepare_new)
         event.listen(engine, "checkin", _note_rest)
         event.listen(engine, "checkout", _look_after_rest)
         return engine
@@ -392,6 +375,11 @@ class EntityStores(Stores):
         self.__dict__ = stores.__dict__
         self._entity = entity
         self._filtered = filtered
+
+    @property
+    def entity(self) -> str:
+        """The entity's name."""
+        return self._entity
 
     @property
     def session_name(self) -> str:
@@ -412,6 +400,8 @@ def _look_after_rest(connection: Any, record: Any, _: Any) -> None:
     rested = time.monotonic() - record.info.get("rests", time.monotonic())
     if rested < _REST_SECONDS:
         return
+    from sqlalchemy.exc import DisconnectionError, InvalidatePoolError
+
     if rested > REST_LIMIT_SECONDS:  # the server ends it soon, or has ended it
         raise DisconnectionError
     try:
@@ -427,12 +417,12 @@ def _session(engine: Engine, setting: str, look: Compare | None = None) -> Itera
     """A pooled connection, once `look` has seen which server it leads to."""
     try:
         pooled = engine.raw_connection()
-    except (OperationalError, psycopg2.OperationalError) as error:
+    except psycopg2.OperationalError as error:
         raise UnreachableError(f"{setting}: {first_line(error)}") from error
-    except PoolTimeoutError as error:
-        raise UnreachableError(
-            f"{setting}: all connections that this process may have are in use (SYNC_DB_CONNECTIONS)"
-        ) from error
+    except Exception as error:
+        if text := _pool_fault(error):
+            raise UnreachableError(f"{setting}: {text}") from error
+        raise
     try:
         connection: Any = pooled.driver_connection
         if look:
@@ -451,6 +441,17 @@ def _session(engine: Engine, setting: str, look: Compare | None = None) -> Itera
         raise UnreachableError(f"{setting}: {first_line(error)}") from error
     finally:
         pooled.close()
+
+
+def _pool_fault(error: Exception) -> str:
+    """What SQLAlchemy's pool says where it gives no connection; empty for any other error."""
+    if not type(error).__module__.startswith("sqlalchemy"):
+        return ""
+    from sqlalchemy.exc import OperationalError, TimeoutError
+
+    if isinstance(error, TimeoutError):
+        return "all connections that this process may have are in use (SYNC_DB_CONNECTIONS)"
+    return first_line(error) if isinstance(error, OperationalError) else ""
 
 
 def first_line(error: BaseException) -> str:

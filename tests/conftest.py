@@ -4,10 +4,14 @@ import os
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 from demo.fleet import down, up
 from demo.home import JARS_SETTING, Home
 from tests.world import opened
+
+# for properties that are to be tried at length: pytest --hypothesis-profile=long
+settings.register_profile("long", max_examples=50_000)
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 

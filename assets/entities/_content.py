@@ -1,5 +1,7 @@
 """What text, video and audio share: all three live in the monolith's table `content`."""
 
+from __future__ import annotations
+
 from functools import reduce
 
 import pandas as pd

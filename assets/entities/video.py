@@ -1,5 +1,7 @@
 """A film of the monolith: a catalogue row, its files, and a search document once published."""
 
+from __future__ import annotations
+
 import pandas as pd
 
 from assets.entities._content import COMMENTS, TABLES, address, query, whole_number

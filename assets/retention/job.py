@@ -1,5 +1,6 @@
 """The job `retention`, and the settings it goes by."""
 
+import math
 import os
 from collections.abc import Collection
 
@@ -82,6 +83,6 @@ def _from_environment(name: str, default: float) -> float:
         days = float(value) if value else default
     except ValueError:
         days = -1.0
-    if days <= 0:
+    if not 0 < days < math.inf:
         raise SettingError(f"{name} must be a number of days above 0, not {value!r}")
     return days

@@ -24,7 +24,7 @@ from sync_pipeline.ledger.ledger import UNDO, WRITE
 from sync_pipeline.ledger.log import BODY
 from sync_pipeline.origin import DIGEST
 from sync_pipeline.references import Kin, StricterError
-from sync_pipeline.sinks.relational import StandingTable
+from sync_pipeline.sinks.relational import STAGED_NUMBER, StandingTable
 from sync_pipeline.sinks.trial import Step
 from sync_pipeline.sql import Cursor
 
@@ -181,7 +181,7 @@ def _write_rows(
     if lane.entity.compensates:
         before.keep(cursor, lane.entity.name, tables, key, batch.revision, operations.ids)
     rows = lane.entity.table.rows(batch.adapted.table)
-    rows = rows.append_column("n", pa.array(range(rows.num_rows), pa.int32()))
+    rows = rows.append_column(STAGED_NUMBER, pa.array(range(rows.num_rows), pa.int32()))
     for table in tables:
         mask, unfit = wanted(batch, table)
         if table.beside:

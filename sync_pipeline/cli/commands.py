@@ -3,54 +3,72 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import asdict
 from functools import partial
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, ClassVar
 
 import typer
 
-from sync_pipeline import dead_letters, logs
-from sync_pipeline.backfill import Filled, backfill_all
-from sync_pipeline.batch.order import Order, Outcome
-from sync_pipeline.cli import sources, tables
-from sync_pipeline.cli.dead_letters import app as dead_letters_app
-from sync_pipeline.cli.draining import drain
-from sync_pipeline.cli.due import app as due_app
-from sync_pipeline.cli.following import Totals, caught_up, follow
-from sync_pipeline.cli.inquiry import history, why
-from sync_pipeline.cli.ledger import app as ledger_app
+from sync_pipeline import logs
+from sync_pipeline.cli.lazy import LazyGroup, Member
 from sync_pipeline.cli.opening import All, AnyName, Format, Name, Output, opened, parsed, partitions, show
-from sync_pipeline.cli.progress import Bars, bars
-from sync_pipeline.cli.rebuild import app as rebuild_app
-from sync_pipeline.cli.servers import app as servers_app
-from sync_pipeline.cli.sweep import app as sweep_app
-from sync_pipeline.cli.visibility import visibility
 from sync_pipeline.errors import SettingError, UnreachableError
-from sync_pipeline.lane import Lane
-from sync_pipeline.partitions import Monthly
-from sync_pipeline.pipeline import sync_keys
-from sync_pipeline.preflight.notice import worst
-from sync_pipeline.preflight.preflight import preflight
-from sync_pipeline.reconcile.reconcile import reconcile as compare
-from sync_pipeline.reconcile.verdict import Verdict, overall
-from sync_pipeline.repair import CAUSE as REPAIR
-from sync_pipeline.repair import repair as mend
-from sync_pipeline.status import status_of
 
-app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
-app.add_typer(due_app, name="due")
-app.add_typer(rebuild_app, name="rebuild")
-app.add_typer(dead_letters_app, name="dead-letters")
-app.add_typer(ledger_app, name="ledger")
-app.add_typer(sweep_app, name="sweep")
-app.add_typer(servers_app, name="servers")
-app.command()(drain)
-app.command()(visibility)
-app.command()(why)
-app.command()(history)
-app.add_typer(sources.outbox, name="outbox")
-app.add_typer(sources.wal, name="wal")
+# What only one command needs is imported by that command, so that help and short reports do not wait for it.
+if TYPE_CHECKING:
+    from sync_pipeline.backfill import Filled
+    from sync_pipeline.batch.order import Outcome
+    from sync_pipeline.cli.following import Totals
+    from sync_pipeline.cli.progress import Bars
+    from sync_pipeline.lane import Lane
+    from sync_pipeline.reconcile.verdict import Verdict
+    from sync_pipeline.repair import Step
+
+
+class _Commands(LazyGroup):
+    members: ClassVar[Mapping[str, Member]] = {
+        "due": Member(
+            "sync_pipeline.cli.due:app", "What is owed: documents, files, rows that wait for others, sweep findings."
+        ),
+        "rebuild": Member(
+            "sync_pipeline.cli.rebuild:app",
+            "A new index or table beside the one that readers use, then in its place.",
+        ),
+        "dead-letters": Member(
+            "sync_pipeline.cli.dead_letters:app",
+            "Rows that were refused: by cause, one by one; tried again, or discarded.",
+        ),
+        "ledger": Member(
+            "sync_pipeline.cli.ledger:app", "The ledger: kept, trimmed, made again, and what is marked as its own."
+        ),
+        "sweep": Member("sync_pipeline.cli.sweep:app", "The sweep: approve deletes that the brake holds."),
+        "servers": Member(
+            "sync_pipeline.cli.servers:app", "The servers of both sides: recorded, and accepted where they change."
+        ),
+        "outbox": Member(
+            "sync_pipeline.cli.sources:outbox", "A table of events in the monolith, and triggers that fill it."
+        ),
+        "wal": Member("sync_pipeline.cli.sources:wal", "A publication of the monolith's log."),
+        "drain": Member(
+            "sync_pipeline.cli.draining:drain",
+            "When the monolith's writers are fenced off: bring over all they committed."
+            " Exit 0 only if all of it is in.",
+        ),
+        "visibility": Member(
+            "sync_pipeline.cli.visibility:visibility",
+            "Show which views, policies and memberships have changed since they were accepted. Exit 1 while any has.",
+        ),
+        "why": Member("sync_pipeline.cli.inquiry:why", "Why an object is, or is not, in each sink."),
+        "history": Member(
+            "sync_pipeline.cli.inquiry:history",
+            "The story of an object: what batches did with it, and what was exceptional.",
+        ),
+    }
+
+
+app = typer.Typer(cls=_Commands, no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 
 _EXIT = {"clean": 0, "drift": 1, "unknown": 2, "ok": 0, "warning": 0, "error": 2}
 _INTERRUPTED = 130
@@ -71,6 +89,9 @@ def sync(
     name: Name = None,
     everything: All = False,
     key: Annotated[list[str] | None, typer.Option(help="Only this key; may be given several times.")] = None,
+    where: Annotated[
+        str | None, typer.Option(help="Only rows of which this is true: SQL over the columns of the entity's query.")
+    ] = None,
     until_caught_up: Annotated[
         bool, typer.Option("--until-caught-up", help="Stop when all committed by now is over.")
     ] = False,
@@ -78,14 +99,26 @@ def sync(
     output: Format = Output.TEXT,
 ) -> None:
     """Apply what changed in the monolith: by default until caught up."""
-    if (bool(key) + until_caught_up + forever) > 1:
-        raise SettingError("--key, --until-caught-up and --follow exclude each other")
+    from sync_pipeline import dead_letters
+    from sync_pipeline.batch.order import Order
+    from sync_pipeline.cli.following import Totals, caught_up, follow
+    from sync_pipeline.lane import Lane
+    from sync_pipeline.ledger.backfills import unfilled
+    from sync_pipeline.pipeline import sync_keys
+    from sync_pipeline.resync import sync_where
+
+    if (bool(key) + (where is not None) + until_caught_up + forever) > 1:
+        raise SettingError("--key, --where, --until-caught-up and --follow exclude each other")
     whole = True
     with opened(name, everything) as (stores, entities):
         totals = Totals(entities)
-        if key:
-            if len(entities) != 1:
-                raise SettingError("--key goes with one entity")
+        if (key or where is not None) and len(entities) != 1:
+            raise SettingError(f"{'--key' if key else '--where'} goes with one entity")
+        if where is not None:
+            lane = Lane.open(entities[0], stores)
+            for outcome in sync_where(lane, where):
+                totals.add(lane.entity.name, outcome)
+        elif key:
             lane = Lane.open(entities[0], stores)
             totals.add(lane.entity.name, sync_keys(lane, parsed(lane, key), Order()))
         elif forever:
@@ -93,10 +126,21 @@ def sync(
         else:
             whole = caught_up(stores, entities, totals)
         refused: dict[str, int] = {}
+        missing: dict[str, list[str]] = {}
         with suppress(UnreachableError), stores.target() as cursor:
             refused = dead_letters.counts(cursor, totals)
-    show({entity: asdict(total) for entity, total in totals.items()}, output, partial(tables.outcomes, totals, refused))
+            missing = {entity.name: unfilled(cursor, entity.name, entity.partitions) for entity in entities}
+    report = {name: {**asdict(total), "history_missing": missing.get(name, [])} for name, total in totals.items()}
+    show(report, output, partial(_synced, totals, refused, missing))
     raise typer.Exit(0 if whole else _INTERRUPTED)
+
+
+def _synced(totals: Totals, refused: dict[str, int], missing: dict[str, list[str]]) -> None:
+    from sync_pipeline.cli import tables
+
+    tables.outcomes(totals, refused)
+    for entity, partitions_missing in missing.items():
+        tables.history(entity, partitions_missing)
 
 
 @app.command()
@@ -107,6 +151,10 @@ def backfill(
     output: Format = Output.TEXT,
 ) -> None:
     """Fill history, by partition. Cut off, it goes on where it was."""
+    from sync_pipeline.cli import tables
+    from sync_pipeline.cli.progress import bars
+    from sync_pipeline.lane import Lane
+
     report: dict[str, list[Filled]] = {}
     with opened(name, everything) as (stores, entities), bars() as shown:
         wanted = {entity.name: partitions(entity, partition) for entity in entities}
@@ -117,12 +165,16 @@ def backfill(
 
 
 def _fill(lane: Lane, parts: list[str], whole: bool, shown: Bars) -> list[Filled]:
+    from sync_pipeline.backfill import backfill_all
+
     advance = shown.bar(f"{lane.entity.name}: rows", lambda: _rows(lane, parts, whole))
     return list(backfill_all(lane, parts, lambda outcome: advance(outcome.read + outcome.parked)))
 
 
 def _rows(lane: Lane, parts: list[str], whole: bool) -> int | None:
     """How many rows the parts hold, where that can be asked."""
+    from sync_pipeline.partitions import Monthly
+
     kind = lane.entity.partitions
     if whole:
         return lane.origin.count("true")
@@ -134,7 +186,10 @@ def _rows(lane: Lane, parts: list[str], whole: bool) -> int | None:
 @app.command()
 def status(name: AnyName = None, everything: All = False, output: Format = Output.TEXT) -> None:
     """Where each entity stands."""
-    with opened(name, everything or not name) as (stores, entities):
+    from sync_pipeline.cli import tables
+    from sync_pipeline.status import status_of
+
+    with opened(name, everything or not name, adapts=False) as (stores, entities):
         report = {entity.name: status_of(stores, entity) for entity in entities}
     show(report, output, partial(tables.statuses, report))
 
@@ -142,6 +197,11 @@ def status(name: AnyName = None, everything: All = False, output: Format = Outpu
 @app.command()
 def reconcile(name: Name = None, everything: All = False, output: Format = Output.TEXT) -> None:
     """Compare every row, document and file of both sides. Exit 0 clean, 1 drift, 2 unknown."""
+    from sync_pipeline.cli import tables
+    from sync_pipeline.cli.progress import bars
+    from sync_pipeline.lane import Lane
+    from sync_pipeline.reconcile.verdict import overall
+
     with opened(name, everything) as (stores, entities), bars() as shown:
         verdicts = [_compare(Lane.open(entity, stores), shown) for entity in entities]
     word = overall(verdicts)
@@ -151,6 +211,8 @@ def reconcile(name: Name = None, everything: All = False, output: Format = Outpu
 
 
 def _compare(lane: Lane, shown: Bars) -> Verdict:
+    from sync_pipeline.reconcile.reconcile import reconcile as compare
+
     return compare(lane, shown.bar(f"{lane.entity.name}: rows", lambda: lane.origin.count("true")))
 
 
@@ -158,28 +220,47 @@ def _compare(lane: Lane, shown: Bars) -> Verdict:
 def repair(
     name: Annotated[str, typer.Argument(help="The entity.")],
     key: Annotated[list[str] | None, typer.Option(help="Only this key, whether it drifts or not.")] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="List what would be done, and do nothing.")] = False,
     output: Format = Output.TEXT,
 ) -> None:
     """Write again what reconciliation finds drifting. Exit 2 when something could not be looked at."""
-    word = "clean"
-    with opened(name, everything=False) as (stores, entities):
+    from sync_pipeline.cli.following import Totals
+    from sync_pipeline.cli.progress import bars
+    from sync_pipeline.lane import Lane
+    from sync_pipeline.repair import as_report, carry_out
+    from sync_pipeline.visibility import check_visibility
+
+    with opened(name, everything=False) as (stores, entities), bars() as shown:
         totals = Totals(entities)
         lane = Lane.open(entities[0], stores)
-        if key:
-            outcomes = [sync_keys(lane, parsed(lane, key), Order(force=True, cause=REPAIR))]
-        else:
-            with bars() as shown:
-                verdict = _compare(lane, shown)
-            outcomes = mend(lane, verdict.findings)
-            word = "unknown" if verdict.word == "unknown" else word
-        for outcome in outcomes:
-            totals.add(name, outcome)
-    show({name: asdict(totals[name])}, output, partial(_mended, totals, word))
+        steps, word = _planned(lane, key, shown)
+        if not dry_run:
+            check_visibility(lane.entity, stores)
+            for outcome in carry_out(lane, steps):
+                totals.add(name, outcome)
+    report = {name: as_report(steps) if dry_run else asdict(totals[name])}
+    show(report, output, partial(_mended, totals, steps, word, dry_run=dry_run))
     raise typer.Exit(_EXIT[word])
 
 
-def _mended(totals: dict[str, Outcome], word: str) -> None:
-    tables.outcomes(totals)
+def _planned(lane: Lane, keys: list[str] | None, shown: Bars) -> tuple[list[Step], str]:
+    """What is to be done, and `unknown` where something could not be looked at."""
+    from sync_pipeline.repair import plan, plan_keys
+
+    if keys:
+        return plan_keys(lane, parsed(lane, keys)), "clean"
+    verdict = _compare(lane, shown)
+    return plan(lane, verdict.findings), "unknown" if verdict.word == "unknown" else "clean"
+
+
+def _mended(totals: dict[str, Outcome], steps: list[Step], word: str, *, dry_run: bool) -> None:
+    from sync_pipeline.cli import tables
+
+    if dry_run:
+        tables.steps(steps)
+    else:
+        tables.outcomes(totals)
+        tables.left_alone(steps)
     if word == "unknown":
         tables.say("Something could not be looked at: sync-pipeline reconcile says what.", "yellow")
 
@@ -187,8 +268,12 @@ def _mended(totals: dict[str, Outcome], word: str) -> None:
 @app.command()
 def check(name: AnyName = None, everything: All = False, output: Format = Output.TEXT) -> None:
     """Preflight: reachability, grants, indices, types, aliases, buckets. Leaves nothing behind. Exit 2 on an error."""
+    from sync_pipeline.cli import tables
+    from sync_pipeline.preflight.notice import worst
+    from sync_pipeline.preflight.preflight import preflight
+
     with opened(name, everything or not name) as (stores, entities):
-        found = preflight(stores, entities)
+        found = preflight(stores, entities, whole=not name)
     word = worst(found)
     report = {"verdict": word, "findings": [asdict(notice) for notice in found]}
     show(report, output, partial(tables.notices, found))

@@ -47,9 +47,9 @@ def rebuild(name: Annotated[str, typer.Argument(help="The entity.")], output: Fo
 
 @app.command("take-over")
 def take_over(name: Name = None, everything: All = False, output: Format = Output.TEXT) -> None:
-    """Mark indices and prefixes of the new bucket as this ledger's, though they bear another ledger's mark.
+    """Make table, indices and prefix this entity's, though another ledger or entity has them.
 
-    Only where the other deployment is gone for good: this ledger was made anew, or takes its place.
+    Only where the other one is gone for good. All that lies there counts as this entity's from then on.
     """
     with opened(name, everything) as (stores, entities):
         migrate(stores)
@@ -64,4 +64,4 @@ def _taken_over(rows: list[tuple[str, str, str, str | None]]) -> None:
     if rows:
         tables.table(("entity", "what", "was", "is"), rows)
     else:
-        tables.say("All of it bears this ledger's mark already.")
+        tables.say("All of it is this ledger's and these entities' already.")

@@ -5,18 +5,22 @@ from __future__ import annotations
 import enum
 import json
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, nullcontext
 from difflib import get_close_matches
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
-import pyarrow as pa
 import typer
 
-from sync_pipeline.entity import Entity, load_entities, pick
+from sync_pipeline.cli.lazy import deferred
 from sync_pipeline.errors import SettingError
-from sync_pipeline.lane import Lane
-from sync_pipeline.settings import Settings
-from sync_pipeline.stores import Stores
+
+# help needs none of these
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+    from sync_pipeline.entity import Entity
+    from sync_pipeline.lane import Lane
+    from sync_pipeline.stores import Stores
 
 
 class Output(enum.StrEnum):
@@ -32,16 +36,34 @@ All = Annotated[bool, typer.Option("--all", help="Every entity.")]
 Format = Annotated[Output, typer.Option("--format", help="text for people, json for programs.")]
 
 
+# faults of entity files that a command over all entities had to leave out: it ends with an error then
+unused_files: list[str] = []
+
+
 @contextmanager
-def opened(name: str | None, everything: bool) -> Iterator[tuple[Stores, list[Entity]]]:
-    """Stores and the entities a command names. Raises SettingError, DeclarationError."""
+def opened(name: str | None, everything: bool, *, adapts: bool = True) -> Iterator[tuple[Stores, list[Entity]]]:
+    """Stores and the entities a command names. Raises SettingError, DeclarationError.
+
+    A command that never adapts rows works in one thread. It waits neither for pandas, which entity files import, nor
+    for a pool of connections.
+    """
     if name and everything:
         raise SettingError(f"name an entity ({name}) or say --all, not both")
     if not name and not everything:
         raise SettingError("name an entity, or say --all")
+    from sync_pipeline.entity import pick, read_entity_files
+    from sync_pipeline.settings import Settings
+    from sync_pipeline.stores import Stores
+
     settings = Settings.from_env()
-    entities = pick(load_entities(settings.entities), [name] if name else [])
-    with closing(Stores(settings)) as stores:
+    with nullcontext() if adapts else deferred("pandas"):
+        files = read_entity_files(settings.entities)
+        entities = pick(files.entities, [name] if name else [], files.faults)
+    for fault in files.faults:
+        typer.echo(f"Entity file not used: {fault}", err=True)
+    if everything:
+        unused_files.extend(files.faults)
+    with closing(Stores(settings, pooled=adapts)) as stores:
         yield stores, entities
 
 
@@ -67,7 +89,7 @@ def partitions(entity: Entity, wanted: list[str] | None) -> list[str]:
             near = get_close_matches(name, there, 3)
             there_are = f"nearest are {', '.join(near)}" if near else f"there are {there[0]} to {there[-1]}"
             raise SettingError(f"entity {entity.name} has no partition {name!r}; {there_are}")
-    return wanted or there
+    return list(dict.fromkeys(wanted or there))
 
 
 def show(report: Any, output: Output, text: Callable[[], None]) -> None:

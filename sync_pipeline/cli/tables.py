@@ -6,21 +6,26 @@ import datetime as dt
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich import box
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from sync_pipeline.backfill import Filled
-from sync_pipeline.batch.order import Outcome
 from sync_pipeline.preflight.notice import Notice, worst
-from sync_pipeline.rebuild.rebuild import Rebuilt
-from sync_pipeline.reconcile.verdict import KINDS, SINKS, Verdict
+from sync_pipeline.reconcile.verdict import KINDS, KNOWN, SINKS, Verdict
+
+# reports that hold none of these do not wait for them
+if TYPE_CHECKING:
+    from sync_pipeline.backfill import Filled
+    from sync_pipeline.batch.order import Outcome
+    from sync_pipeline.rebuild.rebuild import Rebuilt
+    from sync_pipeline.repair import Step
 
 _PIPE_COLUMNS = 160
 _SAMPLES = 20
+_NAMED = 3
 _FILLED = ("rows", "written", "parked", "files", "file_bytes")
 _STYLES = {"clean": "green", "ok": "green", "drift": "red", "error": "red", "unknown": "yellow", "warning": "yellow"}
 
@@ -90,9 +95,33 @@ def verdicts(found: Sequence[Verdict], word: str) -> None:
         if len(samples) > _SAMPLES:
             say(f"… and {len(samples) - _SAMPLES:,} more; --format json gives up to 100 an entity.")
     for verdict in found:
+        history(verdict.entity, verdict.unfilled)
         if verdict.overdue:
             say(f"{verdict.overdue:,} rows of {verdict.entity} have been owed for longer than SYNC_DUE_LIMIT_SECONDS.")
     say(f"Verdict: {word}", _STYLES[word])
+
+
+def steps(found: Sequence[Step]) -> None:
+    """What a repair would do: how much in each place, then the first steps."""
+    from sync_pipeline.repair import count
+
+    if not found:
+        say("There is nothing to repair.")
+        return
+    table(("place", "action", "how many"), [(*named, n) for named, n in count(found).items()], left=2)
+    lines = [(step.place, step.key, step.action, step.reason) for step in found[:_SAMPLES]]
+    table(("place", "key", "action", "reason"), lines, left=4)
+    if len(found) > _SAMPLES:
+        say(f"… and {len(found) - _SAMPLES:,} more; --format json gives up to 100.")
+
+
+def left_alone(found: Sequence[Step]) -> None:
+    """What a repair has left because it may belong to another."""
+    from sync_pipeline.repair import Action
+
+    left = [step for step in found if step.action is Action.LEAVE and step.kind not in KNOWN]
+    if left:
+        say(f"{len(left):,} left alone, for example {left[0].place}, {left[0].key}: {left[0].reason}.", "yellow")
 
 
 def statuses(report: Mapping[str, Mapping[str, Any]]) -> None:
@@ -118,6 +147,7 @@ def statuses(report: Mapping[str, Mapping[str, Any]]) -> None:
             done = "all rows" if rebuild["filled"] else f"{rebuild['rows']:,} rows"
             since = _instant(rebuild["started_at"])
             say(f"{entity}: {rebuild['name']} is filled beside {rebuild['former']} since {since}: {done}")
+        history(entity, found.get("backfill", {}).get("missing", ()))
         if (sweep := found.get("sweep")) and sweep["state"] != "ended":
             say(f"{entity}: {_sweep_line(sweep)}")
         if (listing := found.get("listing")) and listing["is_rarer"]:
@@ -126,6 +156,17 @@ def statuses(report: Mapping[str, Mapping[str, Any]]) -> None:
             say(f"{entity}: {discarded:,} rows are discarded: sync-pipeline dead-letters list {entity} --discarded")
         for alert in found.get("alerts", ()):
             say(f"{entity}: {alert}", "yellow")
+
+
+def history(entity: str, missing: Sequence[str]) -> None:
+    """Say which partitions of a history have never been filled, if any."""
+    if missing:
+        named = ", ".join(missing[:_NAMED]) + (", …" if len(missing) > _NAMED else "")
+        say(
+            f"The history of {entity} is not all in ({len(missing):,} partitions are missing: {named}). Sweeps"
+            f" leave alone what only it would bring: sync-pipeline backfill {entity}",
+            "yellow",
+        )
 
 
 def _sweep_line(sweep: Mapping[str, Any]) -> str:

@@ -30,7 +30,7 @@ _DUE = """
 _FILES = """
     SELECT r.source_key, r.target_key, m.size, m.copied_at
     FROM sync.media_ref r LEFT JOIN sync.media m USING (target_key)
-    WHERE (r.entity, r.key) = (%(entity)s, %(key)s) ORDER BY 1
+    WHERE (r.entity, r.key) = (%(entity)s, %(key)s) AND r.target_key <> '' ORDER BY 1
 """
 _CURSOR = """
     SELECT applied_through, source, swept_at, filled_at, coalesce(lease_until > now(), false) AS followed

@@ -51,6 +51,11 @@ APPLIED = pa.schema(
 _BY_KEY = "SET LOCAL enable_hashjoin = off; SET LOCAL enable_mergejoin = off; SET LOCAL enable_seqscan = off"
 _AS_EVER = _BY_KEY.replace("off", "DEFAULT")
 _MIGRATION_LOCK = 0x53594E43
+_RENAME_BASIS = """
+    UPDATE sync.basis b SET digest_version = %(version)s WHERE entity = %(entity)s AND digest_version = %(former)s
+        AND NOT EXISTS (SELECT FROM sync.basis o WHERE o.entity = b.entity AND o.entity_version = b.entity_version
+            AND o.digest_version = %(version)s)
+"""
 # more numbers than are drawn while one leap is made
 _REVISION_LEAP = 1_000_000
 
@@ -69,8 +74,21 @@ class Ledger:
         return table_of(self.entity)
 
     @classmethod
-    def open(cls, cursor: Cursor, entity: str, key: Key, entity_version: int, digest_version: str) -> Ledger:
-        """Make the entity's table if it is not there, and its basis. Raises DeclarationError on another key."""
+    def open(
+        cls,
+        cursor: Cursor,
+        entity: str,
+        key: Key,
+        entity_version: int,
+        digest_version: str,
+        former_version: str | None = None,
+    ) -> Ledger:
+        """Make the entity's table if it is not there, and its basis. Raises DeclarationError on another key.
+
+        `former_version` is another name that digests of this version may bear in the ledger.
+        """
+        if former_version:
+            cursor.execute(_RENAME_BASIS, {"entity": entity, "former": former_version, "version": digest_version})
         ledger = cls(entity, key, _basis(cursor, entity, entity_version, digest_version))
         cursor.execute("SELECT to_regclass(%s) IS NOT NULL", (ledger.table,))
         if not cursor.fetchone()[0]:
@@ -208,6 +226,13 @@ class Ledger:
                 f"entity {self.entity}: its key is {self.key.columns}, but its ledger was opened with {found};"
                 f" drop {self.table} and backfill again, or give the entity another name"
             )
+        there = kept.types if kept else ()
+        for column, own, kind in zip(found, self.key.own_types, there, strict=True):
+            if own == "text" != kind:
+                raise DeclarationError(
+                    f"entity {self.entity}: its ledger keeps the key column {column!r} as {kind}, which is kept as text"
+                    f" now: drop {self.table} and backfill again"
+                )
 
 
 def table_of(entity: str) -> str:

@@ -13,6 +13,8 @@ from sync_pipeline.sinks.media_bucket import Copied
 from sync_pipeline.sql import Cursor, quote, stage
 
 _NAMED_SECONDS = 600
+# of a name whose file was not there, in the place of the object's key
+NO_OBJECT = ""
 REFERENCES = pa.schema([("n", pa.int32()), ("source_key", pa.string()), ("target_key", pa.string())])
 # what was unused, and has a name again, is looked at once more
 _UNMARK = "INSERT INTO sync.garbage (target_key) SELECT target_key FROM {} WHERE unused_since IS NOT NULL"
@@ -24,6 +26,12 @@ def known(cursor: Cursor, target_keys: Sequence[str]) -> set[str]:
         "SELECT target_key FROM sync.media WHERE target_key = ANY(%s) AND NOT deleting", (list(target_keys),)
     )
     return {key for (key,) in cursor.fetchall()}
+
+
+def facts_of(cursor: Cursor, target_keys: Sequence[str]) -> dict[str, dict[str, int | str]]:
+    """`size` in bytes and `sha256` of each of the objects that were copied."""
+    cursor.execute("SELECT target_key, size, sha256 FROM sync.media WHERE target_key = ANY(%s)", (list(target_keys),))
+    return {key: {"size": size, "sha256": sha256} for key, size, sha256 in cursor.fetchall()}
 
 
 def copied(cursor: Cursor, source_keys: Sequence[str]) -> set[str]:
@@ -112,8 +120,9 @@ def refer(cursor: Cursor, entity: str, key: Key, references: pa.Table) -> bool:
         "   AND m.target_key IN (SELECT target_key FROM named) ORDER BY 1 FOR SHARE),"
         f" marked AS ({_UNMARK.format('alive')})"
         " INSERT INTO sync.media_ref (entity, key, source_key, target_key)"
-        f" SELECT %s, {key.text_expression('p')}, source_key, target_key FROM named JOIN {plan} p USING (n)"
-        "   JOIN alive USING (target_key)"
+        f" SELECT %s, {key.text_expression('p')}, source_key, named.target_key FROM named JOIN {plan} p USING (n)"
+        "   LEFT JOIN alive ON alive.target_key = named.target_key"
+        f"   WHERE alive.target_key IS NOT NULL OR named.target_key = '{NO_OBJECT}'"
         " ON CONFLICT (entity, key, source_key) DO UPDATE SET target_key = excluded.target_key",
         (entity,),
     )
@@ -126,7 +135,7 @@ def refer(cursor: Cursor, entity: str, key: Key, references: pa.Table) -> bool:
 
 def refer_new(cursor: Cursor, entity: str, references: Sequence[tuple[str, str, str]]) -> bool:
     """First load: what new rows (key text, source key, target key) refer to; False as with `refer`."""
-    objects = sorted({target for _, _, target in references})
+    objects = sorted({target for _, _, target in references} - {NO_OBJECT})
     cursor.execute(
         "WITH alive AS MATERIALIZED (SELECT target_key, unused_since FROM sync.media"
         "   WHERE target_key = ANY(%s) AND NOT deleting ORDER BY target_key FOR SHARE),"

@@ -9,9 +9,12 @@ from botocore.exceptions import BotoCoreError, ClientError
 
 from sync_pipeline.errors import UnreachableError
 from sync_pipeline.preflight.notice import Notice
+from sync_pipeline.sinks.media_faults import CHECKS_PREFIX
+from sync_pipeline.sinks.media_headers import NOT_CARRIED
 from sync_pipeline.stores import Stores
 
 LEGACY, TARGET = "legacy bucket", "target bucket"
+_NOT_CARRIED = ", ".join(NOT_CARRIED)
 _NO_BUCKET = {"NoSuchBucket", "404", "NotFound"}
 _DENIED = {"AccessDenied", "403", "Forbidden", "InvalidAccessKeyId", "SignatureDoesNotMatch"}
 
@@ -29,12 +32,13 @@ def look_at_legacy_bucket(stores: Stores) -> Iterator[Notice]:
     if denied is None and keys:
         denied = _tried(LEGACY, bucket, "s3:GetObject", lambda: client.head_object(Bucket=bucket, Key=keys[0]))
     yield denied or Notice("ok", LEGACY, f"{bucket} can be listed and read")
+    yield Notice("ok", LEGACY, f"a file goes over with its headers, metadata and tags, and without {_NOT_CARRIED}")
 
 
 def look_at_target_bucket(stores: Stores) -> Iterator[Notice]:
     """Lists, writes an object of its own and deletes it again."""
     client, bucket = stores.target_s3, stores.settings.target_bucket.name
-    key = f"sync-pipeline-check/{uuid.uuid4().hex}"
+    key = f"{CHECKS_PREFIX}/{uuid.uuid4().hex}"
     steps: tuple[tuple[str, Callable[[], object]], ...] = (
         ("s3:ListBucket", lambda: client.list_objects_v2(Bucket=bucket, MaxKeys=1)),
         ("s3:PutObject", lambda: client.put_object(Bucket=bucket, Key=key, Body=b"may be deleted")),

@@ -10,16 +10,27 @@ import psycopg2
 import pyarrow as pa
 
 from sync_pipeline.adapt import adapt
-from sync_pipeline.entity import Entity
-from sync_pipeline.errors import AccessError, DeclarationError, LegacySchemaError
+from sync_pipeline.entity import Entity, read_entity_files
+from sync_pipeline.errors import AccessError, DeclarationError, LegacySchemaError, SettingError
 from sync_pipeline.origin import Origin
 from sync_pipeline.partitions import Monthly
 from sync_pipeline.preflight import sources
 from sync_pipeline.preflight.key_order import look_at_key_order
 from sync_pipeline.preflight.notice import Notice
+from sync_pipeline.preflight.relations import look_at_capture, shape_faults
+from sync_pipeline.preflight.repeated_keys import look_at_repeated_keys
+from sync_pipeline.sources.roots import roots_of
 from sync_pipeline.sources.source import Subject
+from sync_pipeline.sources.table import Table
 from sync_pipeline.sources.watermark import stamped_since
+from sync_pipeline.sql import Cursor, quote
 from sync_pipeline.stores import Stores, first_line
+
+_NULLABLE = """
+    SELECT format('ALTER TABLE %%s ALTER COLUMN %%I SET NOT NULL;', a.attrelid::regclass, a.attname)
+    FROM pg_attribute a JOIN pg_class c ON c.oid = a.attrelid
+    WHERE c.oid = %s AND a.attnum = %s AND c.relkind IN ('r', 'p') AND NOT a.attnotnull
+"""
 
 
 def look_at_entity(stores: Stores, entity: Entity) -> Iterator[Notice]:
@@ -27,17 +38,46 @@ def look_at_entity(stores: Stores, entity: Entity) -> Iterator[Notice]:
     about = f"entity {entity.name}"
     try:
         origin = Origin.open(entity, stores)
-    except LegacySchemaError as error:
+    except LegacySchemaError as error:  # what our role may not read, look_at_grants names
         yield Notice("error", about, str(error).removeprefix(f"{about}: "), _grant(stores, error))
         return
     faults = [*_columns(entity, origin), *_sources(stores, entity, origin)]
     yield from (Notice("error", about, fault, remedy) for fault, remedy in faults)
     if not faults:
         yield Notice("ok", about, "query, adapter and sinks agree on columns")
+        with stores.of_entity(entity.name, filtered=entity.is_filtered).legacy() as cursor:
+            yield from look_at_capture(cursor, about, entity)
         for level, what, remedy in sources.remarks(_subject(stores, entity, origin), entity.capture):
             yield Notice(level, about, what, remedy)
         with stores.legacy() as cursor:
             yield from look_at_key_order(cursor, about, origin)
+            yield from _nullable(cursor, about, origin)
+        yield from look_at_repeated_keys(about, origin)
+
+
+def _nullable(cursor: Cursor, about: str, origin: Origin) -> Iterator[Notice]:
+    """Key columns that may hold a NULL: a row that does cannot be named, and stays behind."""
+    cursor.execute(
+        f"SELECT {', '.join(f'q.{quote(name)}' for name in origin.key.columns)} FROM ({origin.sql}) q LIMIT 0"
+    )
+    for column in cursor.description:
+        cursor.execute(_NULLABLE, (column.table_oid or 0, column.table_column or 0))
+        found = cursor.fetchone()
+        if found and not re.search(rf"\b{re.escape(column.name)}\"?\s+is\s+not\s+null", origin.sql, re.IGNORECASE):
+            what = f"key column {column.name} may hold NULL: such a row cannot be named, is not carried, and is drift"
+            yield Notice("warning", about, what, f"{found[0]} or add {column.name} IS NOT NULL to the entity's query")
+
+
+def look_at_entity_files(stores: Stores, *, whole: bool) -> Iterator[Notice]:
+    """Name each file of SYNC_ENTITIES that declares no entity: an error where all entities are looked at."""
+    try:
+        files = read_entity_files(stores.settings.entities)
+    except SettingError as error:
+        yield Notice("error", "entity files", str(error), "set SYNC_ENTITIES to the package that holds them")
+        return
+    for fault in files.faults:
+        remedy = "correct the file, or take it out of the package; the other entities go on meanwhile"
+        yield Notice("error" if whole else "warning", "entity files", fault, remedy)
 
 
 def _columns(entity: Entity, origin: Origin) -> Iterator[tuple[str, str]]:
@@ -65,8 +105,11 @@ def _columns(entity: Entity, origin: Origin) -> Iterator[tuple[str, str]]:
 def _sources(stores: Stores, entity: Entity, origin: Origin) -> Iterator[tuple[str, str]]:
     """Each source's own query, asked for what changed after tomorrow."""
     tomorrow = dt.datetime.now(dt.UTC) + dt.timedelta(days=1)
+    with stores.legacy() as cursor:
+        yield from shape_faults(cursor, entity)
     for table in entity.tables:
         try:
+            _try_table(entity, origin, table)
             next(stamped_since(Subject(entity.name, origin.root, (table,), origin.stores), tomorrow, 1), None)
         except (AccessError, psycopg2.Error) as error:
             yield f"the query of Table({table.name!r}) fails: {first_line(error)}", _grant(stores, error)
@@ -83,6 +126,16 @@ def _sources(stores: Stores, entity: Entity, origin: Origin) -> Iterator[tuple[s
         yield str(error).removeprefix(f"entity {entity.name}: "), "mend the entity's Table"
 
 
+def _try_table(entity: Entity, origin: Origin, table: Table) -> None:
+    """Run the way from a table to its roots, without rows, whatever source catches its changes."""
+    subject = Subject(entity.name, origin.root, (table,), origin.stores)
+    with origin.stores.legacy() as cursor:
+        cursor.execute("SELECT to_regclass(%s) IS NULL", (table.name,))
+        if cursor.fetchone()[0]:
+            raise DeclarationError(f"there is no table {table.name}")
+        cursor.execute(f"SELECT {roots_of(subject, table)} FROM {table.name} {table.join} LIMIT 0")
+
+
 def _subject(stores: Stores, entity: Entity, origin: Origin) -> Subject:
     return Subject(entity.name, origin.root, entity.tables, origin.stores)
 
@@ -93,11 +146,7 @@ def _grant(stores: Stores, error: BaseException) -> str:
             f"ALTER ROLE {_role(stores)} BYPASSRLS; or, where its policies show all that is meant to move,"
             ' Table(…, policies="complete")'
         )
-    denied = re.search(r"permission denied for (table|view|materialized view|schema) (\S+)", str(error))
-    if not denied:
-        return "mend the entity's file"
-    right = "USAGE ON SCHEMA" if denied[1] == "schema" else "SELECT ON"
-    return f"GRANT {right} {denied[2]} TO {_role(stores)};"
+    return "" if "permission denied for" in str(error) else "correct the entity's file"
 
 
 def _role(stores: Stores) -> str:

@@ -32,7 +32,7 @@ _TABLE = """
 
 def look_at_key_order(cursor: Cursor, about: str, origin: Origin) -> Iterator[Notice]:
     """Yields a notice where pages of the entity's query sort its rows, and how many those are."""
-    rows = _estimate(cursor, origin)
+    rows = estimate(cursor, origin)
     if rows < WARNING_ROWS:
         return
     sort = _sort_of_a_page(cursor, origin)
@@ -47,7 +47,8 @@ def look_at_key_order(cursor: Cursor, about: str, origin: Origin) -> Iterator[No
     yield Notice(level, about, what, _remedy(cursor, origin, sort))
 
 
-def _estimate(cursor: Cursor, origin: Origin) -> int:
+def estimate(cursor: Cursor, origin: Origin) -> int:
+    """Ask the planner how many rows the entity's query gives."""
     cursor.execute(f"EXPLAIN (FORMAT JSON) SELECT {origin.key.plain('q')} FROM ({origin.sql}) q")
     return int(cursor.fetchone()[0][0]["Plan"]["Plan Rows"])
 

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 
+import psycopg2
+
 from sync_pipeline.entity import Entity
+from sync_pipeline.preflight.excess_rights import look_at_excess_rights
 from sync_pipeline.preflight.notice import Notice
 from sync_pipeline.preflight.outboxes import outboxes
 from sync_pipeline.sources.stamps import INTEGERS, UNZONED, sequence_faults
@@ -15,7 +18,7 @@ from sync_pipeline.stores import Stores
 ABOUT = "legacy database"
 
 _ROLE = """
-    SELECT current_user, pg_is_in_recovery(), pg_has_role(current_user, 'pg_read_all_stats', 'USAGE'),
+    SELECT quote_ident(current_user), pg_is_in_recovery(), pg_has_role(current_user, 'pg_read_all_stats', 'USAGE'),
            current_setting('max_prepared_transactions')::int,
            (SELECT count(*) FROM pg_stat_activity WHERE state = 'disabled') +
            (SELECT count(*) FROM pg_db_role_setting s, unnest(s.setconfig) c
@@ -23,17 +26,6 @@ _ROLE = """
               AND s.setdatabase IN (0, (SELECT oid FROM pg_database WHERE datname = current_database()))),
            current_setting('track_activities')::bool,
            (SELECT rolsuper FROM pg_roles WHERE rolname = current_user)
-"""
-_WRITABLE = """
-    SELECT c.oid::regclass::text, has_table_privilege(c.oid, 'INSERT, TRUNCATE')
-    FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
-    WHERE c.relkind IN ('r', 'p', 'v', 'm', 'f') AND n.nspname !~ '^pg_' AND n.nspname <> 'information_schema'
-      AND has_schema_privilege(n.oid, 'USAGE') AND has_table_privilege(c.oid, 'INSERT, UPDATE, DELETE, TRUNCATE')
-    ORDER BY 1
-"""
-_CREATABLE = """
-    SELECT nspname FROM pg_namespace
-    WHERE nspname !~ '^pg_' AND nspname <> 'information_schema' AND has_schema_privilege(oid, 'CREATE') ORDER BY 1
 """
 _OLD_PREPARED = """
     SELECT gid, extract(epoch FROM now() - prepared)::int FROM pg_prepared_xacts
@@ -46,7 +38,6 @@ _COLUMN = """
           AND i.indkey[0] = a.attnum)
     FROM pg_attribute a WHERE a.attrelid = %s::regclass AND a.attname = %s AND NOT a.attisdropped
 """
-_SHOWN = 5
 
 
 def look_at_legacy(stores: Stores, entities: Iterable[Entity]) -> Iterator[Notice]:
@@ -68,7 +59,7 @@ def look_at_legacy(stores: Stores, entities: Iterable[Entity]) -> Iterator[Notic
         yield from _rights(cursor, role, superuser, outboxes(cursor, stores, entities))
         yield from _prepared(cursor, prepared, stores.settings.window_alert_seconds)
         for table in sorted({t for e in entities for t in e.tables if t.stamps}, key=lambda t: (t.name, t.stamps)):
-            yield from _stamped(cursor, role, table)
+            yield from _stamped(cursor, table)
 
 
 def _sight(role: str, sees_all: bool) -> Notice:
@@ -106,36 +97,7 @@ def _rights(cursor: Cursor, role: str, superuser: bool, acknowledged: set[str]) 
             " GRANT SELECT ON ALL TABLES IN SCHEMA public TO sync_reader;",
         )
         return
-    cursor.execute(_WRITABLE)
-    writable = cursor.fetchall()
-    tables = [name for name, _ in writable if name not in acknowledged]
-    spoiled = [name for name, more in writable if name in acknowledged and more]
-    cursor.execute(_CREATABLE)
-    schemas = [name for (name,) in cursor.fetchall()]
-    if tables:
-        yield Notice(
-            "warning",
-            ABOUT,
-            f"{role} may write to {_some(tables)}; SELECT is enough",
-            f"REVOKE INSERT, UPDATE, DELETE, TRUNCATE ON {', '.join(tables)} FROM {role};",
-        )
-    if spoiled:
-        # of an outbox it must UPDATE and DELETE; a REVOKE of those takes rights on columns away, too
-        yield Notice(
-            "warning",
-            ABOUT,
-            f"{role} may INSERT into or TRUNCATE {_some(spoiled)}; UPDATE and DELETE are enough for an outbox",
-            f"REVOKE INSERT, TRUNCATE ON {', '.join(spoiled)} FROM {role};",
-        )
-    if schemas:
-        yield Notice(
-            "warning",
-            ABOUT,
-            f"{role} may create objects in {_some(schemas)}; SELECT is enough",
-            f"REVOKE CREATE ON SCHEMA {', '.join(schemas)} FROM {role}, PUBLIC;",
-        )
-    if not tables and not schemas and not spoiled:
-        yield Notice("ok", ABOUT, f"{role} may write nowhere" + (" but to outboxes" if acknowledged else ""))
+    yield from look_at_excess_rights(cursor, ABOUT, role, acknowledged)
 
 
 def _prepared(cursor: Cursor, allowed: int, alert_seconds: float) -> Iterator[Notice]:
@@ -153,15 +115,14 @@ def _prepared(cursor: Cursor, allowed: int, alert_seconds: float) -> Iterator[No
         )
 
 
-def _stamped(cursor: Cursor, role: str, stamped: Table) -> Iterator[Notice]:
+def _stamped(cursor: Cursor, stamped: Table) -> Iterator[Notice]:
     table = stamped.name
-    cursor.execute("SELECT to_regclass(%s)", (table,))
+    try:
+        cursor.execute("SELECT to_regclass(%s)", (table,))
+    except psycopg2.errors.InsufficientPrivilege:
+        return  # of its schema: the check of grants says so
     if cursor.fetchone()[0] is None:
-        yield Notice("error", ABOUT, f"there is no table {table}", "mend the entity's Table")
-        return
-    cursor.execute("SELECT has_table_privilege(%s, 'SELECT')", (table,))
-    if not cursor.fetchone()[0]:
-        yield Notice("error", ABOUT, f"{role} may not read {table}", f"GRANT SELECT ON {table} TO {role};")
+        return  # the entity's own check says so
     for column in stamped.stamps:
         yield from _stamp(cursor, stamped, column)
 
@@ -171,8 +132,7 @@ def _stamp(cursor: Cursor, stamped: Table, column: str) -> Iterator[Notice]:
     cursor.execute(_COLUMN, (table, plain(column)))
     found = cursor.fetchone()
     if found is None:
-        yield Notice("error", ABOUT, f"{table} has no column {column}", "mend the entity's Table")
-        return
+        return  # the entity's own check says so
     kind, indexed = found
     if kind in INTEGERS:
         faults = [*sequence_faults(cursor, stamped, column)]
@@ -210,8 +170,3 @@ def _type_of_stamp(table: Table, column: str, kind: str) -> Notice:
             f'say the zone the monolith stamps in: Table("{table.name}", …, zone="Europe/Berlin")',
         )
     return Notice("ok", ABOUT, f"{name} is a {kind}, read as {table.zone}")
-
-
-def _some(names: list[str]) -> str:
-    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
-    return ", ".join(names[:_SHOWN]) + more

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from sync_pipeline.entity import Entity, load_entities
+from sync_pipeline.entity import Entity, read_entity_files
 from sync_pipeline.errors import SettingError
 from sync_pipeline.preflight.notice import Notice
 from sync_pipeline.sources import outbox_tables
@@ -105,12 +105,15 @@ def remarks(subject: Subject, outbox: Outbox) -> Iterator[tuple[str, str, str]]:
 
 def look_at_outboxes(stores: Stores, entities: list[Entity]) -> Iterator[Notice]:
     """Look for triggers that fill an outbox for an entity of ours that does not read it. Raises UnreachableError."""
-    known = {**load_entities(stores.settings.entities), **{entity.name: entity for entity in entities}}
+    files = read_entity_files(stores.settings.entities)
+    known = {**files.entities, **{entity.name: entity for entity in entities}}
     with stores.legacy() as cursor:
         found = [each for each in functions(cursor) if each.mark.entity and each.mark.ledger == stores.ledger_id()]
     for name in sorted({each.mark.entity for each in found}):
         own = [each for each in found if each.mark.entity == name]
         what = f"triggers of {_tables(own)} fill {own[0].mark.outbox} for entity {name}"
+        if name not in known and files.broken:
+            continue  # its file may be one that cannot be read now
         if name not in known:
             yield Notice("error", ABOUT, f"{what}, which has no file", "sync-pipeline outbox uninstall --gone")
         elif not isinstance(known[name].capture, Outbox):
@@ -124,7 +127,7 @@ def look_at_outboxes(stores: Stores, entities: list[Entity]) -> Iterator[Notice]
 
 def outboxes(cursor: Cursor, stores: Stores, entities: list[Entity]) -> set[str]:
     """Tables that are outboxes, of these entities or of those that have files, or made by us: we must write there."""
-    known = [*entities, *load_entities(stores.settings.entities).values()]
+    known = [*entities, *read_entity_files(stores.settings.entities).entities.values()]
     declared = [entity.capture.table for entity in known if isinstance(entity.capture, Outbox)]
     cursor.execute(_OUTBOXES, (declared,))
     return {str(name) for (name,) in cursor.fetchall()}

@@ -10,6 +10,7 @@ import psycopg2
 
 from sync_pipeline.entity import Entity
 from sync_pipeline.errors import UnreachableError
+from sync_pipeline.ledger.claims import not_alone
 from sync_pipeline.ledger.identity import read_ledger_id
 from sync_pipeline.ownership import MARK_OBJECT, Mark, index_marks, index_meta, prefix_marks, refusal
 from sync_pipeline.preflight.notice import Notice
@@ -24,9 +25,26 @@ _NO_SECURITY = {400, 404, 405, 500}
 def look_at_ownership(stores: Stores, entities: Iterable[Entity]) -> Iterator[Notice]:
     """Compare each mark with our ledger's id; writes none. Raises UnreachableError when the ledger does not answer."""
     ours, opened = _ledger(stores)
+    entities = list(entities)
+    if opened:
+        yield from _not_alone(stores, {entity.name for entity in entities})
     for entity in entities:
         for marks in _marks(stores, entity):
             yield from _notices(stores, entity, marks, ours, entity.name in opened)
+
+
+def _not_alone(stores: Stores, names: set[str]) -> Iterator[Notice]:
+    """Places that held something before their entity came, which repair therefore leaves."""
+    with stores.target() as cursor:
+        cursor.execute("SELECT to_regclass('sync.claim') IS NOT NULL")
+        found = not_alone(cursor) if cursor.fetchone()[0] else []
+    for entity, place in found:
+        if entity in names:
+            what = (
+                f"{place} held something before entity {entity} came: repair leaves there what the ledger does not know"
+            )
+            remedy = f"take it away; or, if all of it is the entity's, sync-pipeline ledger take-over {entity}"
+            yield Notice("warning", ABOUT, what, remedy)
 
 
 def _marks(stores: Stores, entity: Entity) -> Iterator[list[Mark]]:

@@ -11,7 +11,7 @@ from contextlib import suppress
 
 import psycopg2
 
-from sync_pipeline.entity import Entity, load_entities
+from sync_pipeline.entity import Entity, read_entity_files
 from sync_pipeline.errors import SyncError
 from sync_pipeline.preflight.notice import Notice
 from sync_pipeline.sources.ddl import printed
@@ -26,7 +26,8 @@ ABOUT = "publications"
 
 def look_at_publications(stores: Stores, entities: Iterable[Entity]) -> Iterator[Notice]:
     """Publications and slots of ours; nothing where there are none. Raises UnreachableError, DeclarationError."""
-    names = {*load_entities(stores.settings.entities), *(entity.name for entity in entities)}
+    files = read_entity_files(stores.settings.entities)
+    names = {*files.entities, *(entity.name for entity in entities)}
     ledger: str | None
     prefix, ledger = stores.settings.slot_prefix, None
     with suppress(SyncError, psycopg2.Error):  # what the new side lacks, its own checks say
@@ -36,8 +37,9 @@ def look_at_publications(stores: Stores, entities: Iterable[Entity]) -> Iterator
         slots = read_slots(cursor, prefix, ledger)
         faults = [
             *_refused(cursor, found.values()),
-            *_left_behind(cursor, found.values(), prefix, ledger, names),
-            *_kept(slots, prefix, names, stores.settings.wal_alert_bytes),
+            # what seems to be left behind may be of a file that cannot be read now
+            *([] if files.broken else _left_behind(cursor, found.values(), prefix, ledger, names)),
+            *_kept(slots, [] if files.broken else orphans(slots, prefix, names), stores.settings.wal_alert_bytes),
         ]
     yield from faults
     if found and not faults:
@@ -77,10 +79,8 @@ def _left_behind(
             yield Notice("warning", ABOUT, what, f"sync-pipeline wal install {known[publication.name]}")
 
 
-def _kept(slots: Iterable[Slot], prefix: str, names: set[str], limit: int) -> Iterator[Notice]:
-    """Slots that no entity reads, that keep too much, or that have lost their log."""
-    slots = list(slots)
-    without = orphans(slots, prefix, names)
+def _kept(slots: Iterable[Slot], without: list[Slot], limit: int) -> Iterator[Notice]:
+    """Slots that no entity reads (`without` one), that keep too much, or that have lost their log."""
     for slot in without:
         yield Notice("warning", ABOUT, orphan_text(slot), slot.drop)
     for slot in slots:

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Any
+from typing import Any, cast
 
 from elasticsearch import ApiError, Elasticsearch
 
 from sync_pipeline.entity import Entity
 from sync_pipeline.errors import UnreachableError
 from sync_pipeline.preflight.notice import Notice
-from sync_pipeline.sinks.index_state import data_stream_template, index_faults
+from sync_pipeline.sinks.index_state import data_stream_template, index_faults, maps_as
 from sync_pipeline.sinks.search_index import SearchIndex, reaching
 from sync_pipeline.stores import Stores
 
@@ -78,23 +78,29 @@ def _alias(client: Elasticsearch, entity: str, index: SearchIndex) -> Iterator[N
 def _mapping(client: Elasticsearch, entity: str, index: SearchIndex, concrete: str, *, well: bool) -> Iterator[Notice]:
     rebuild = f"sync-pipeline rebuild index {entity}"
     there: dict[str, Any] = client.indices.get_mapping(index=concrete).body[concrete]["mappings"].get("properties", {})
-    missing = {field: dict(wanted) for field, wanted in index.fields.items() if field not in there}
+    found = {field: mapped for field in index.fields if (mapped := _field(there, field)) is not None}
+    missing = {field: dict(wanted) for field, wanted in index.fields.items() if field not in found}
     if missing:
         remedy = (
             f"raise the entity's version, then {rebuild}; or PUT {concrete}/_mapping with these fields, and backfill"
         )
         yield Notice("error", ABOUT, f"index {concrete} has no field {', '.join(missing)}", remedy)
-    other = [field for field, wanted in index.fields.items() if field in there and not _within(wanted, there[field])]
+    other = [field for field, wanted in index.fields.items() if field in found and not maps_as(wanted, found[field])]
     for field in other:
-        what = f"{concrete}: field {field} is {there[field]}, declared is {dict(index.fields[field])}"
+        what = f"{concrete}: field {field} is {found[field]}, declared is {dict(index.fields[field])}"
         yield Notice("error", ABOUT, what, f"a field's mapping cannot be changed, a new index can be filled: {rebuild}")
     if well and not missing and not other:
         yield Notice("ok", ABOUT, f"alias {index.alias} points to {concrete}, mapped as declared")
 
 
-def _within(wanted: Mapping[str, Any], there: Mapping[str, Any]) -> bool:
-    """Whether what is declared holds; the cluster leaves out of a mapping what is its default."""
-    kind = wanted.get("type", "object")
-    return bool(there.get("type", "object") == kind) and all(
-        there[name] == value for name, value in wanted.items() if name in there and name not in {"type", "properties"}
-    )
+def _field(properties: Mapping[str, Any], name: str) -> Mapping[str, Any] | None:
+    """The mapping of a field, None where it is not there. The cluster keeps `meta.lang` as `lang` within `meta`."""
+    if name in properties:
+        return cast(Mapping[str, Any], properties[name])
+    first, _, rest = name.partition(".")
+    while rest:
+        if found := _field(properties.get(first, {}).get("properties", {}), rest):
+            return found
+        more, _, rest = rest.partition(".")
+        first = f"{first}.{more}"
+    return None

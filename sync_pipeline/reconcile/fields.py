@@ -1,7 +1,7 @@
 """Fields of documents, compared as rows are: by type where the table knows one, by PostgreSQL itself.
 
-A number that JSON cannot hold exactly is there as text, and 1.0 and 1.00 are two texts for one number: the digest takes
-them as one, so a document may bear either.
+A number that JSON cannot hold exactly is there as text, and 1.0 and 1.00 are two texts for one number: a document may
+bear either.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Any
 
 import psycopg2
 
-from sync_pipeline.equality import comparable
+from sync_pipeline.equality import comparable_number
 from sync_pipeline.lane import Lane
 from sync_pipeline.sql import quote
 
@@ -49,7 +49,7 @@ class Fields:
     def _equal(self, name: str, one: Any, other: Any) -> bool:
         """Whether PostgreSQL takes both for one value of the column's type."""
         column = f"(jsonb_populate_record(NULL::{self.lane.entity.table.quoted}, %s)).{quote(name)}"
-        value = comparable(column, self._typed[name])
+        value = comparable_number(column, self._typed[name])
         values = [json.dumps({name: value}) for value in (one, other)]
         with self.lane.stores.target_at_once() as cursor:
             try:

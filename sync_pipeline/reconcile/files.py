@@ -15,9 +15,9 @@ from sync_pipeline.faults import guarded
 from sync_pipeline.lane import Lane
 from sync_pipeline.ownership import without_marks
 from sync_pipeline.reconcile.verdict import Finding
-from sync_pipeline.sinks.media_bucket import MediaBucket, tags_of
+from sync_pipeline.sinks.media_bucket import MediaBucket, Source, tags_of
 from sync_pipeline.sinks.media_faults import MISSING, code
-from sync_pipeline.sinks.media_headers import HEADERS, etag_of, headers_of
+from sync_pipeline.sinks.media_headers import HEADERS, etag_of, headers_of, metadata_of
 from sync_pipeline.stores import Stores
 
 if TYPE_CHECKING:
@@ -26,15 +26,20 @@ if TYPE_CHECKING:
 _NAMED = """
     SELECT DISTINCT r.target_key, m.source_key, m.source_etag, m.size, m.target_etag, m.sha256
     FROM sync.media_ref r LEFT JOIN sync.media m USING (target_key)
-    WHERE r.entity = %s
+    WHERE r.entity = %s AND r.target_key <> ''
 """
+_WITHOUT_OBJECT = "SELECT DISTINCT source_key FROM sync.media_ref WHERE entity = %s AND target_key = '' ORDER BY 1"
 # those that a killed copier left will be removed as garbage
 _OURS = """
     SELECT target_key FROM (TABLE sync.copying UNION ALL SELECT target_key, NULL FROM sync.media) o
     WHERE target_key = ANY(%s)
 """
 _FORGOTTEN = "what was copied there is not in the ledger any more"
-_ROWS = "SELECT target_key, key FROM sync.media_ref WHERE entity = %s AND target_key = ANY(%s)"
+_ROWS = """
+    SELECT coalesce(nullif(target_key, ''), source_key), key FROM sync.media_ref
+    WHERE entity = %(entity)s AND (target_key = ANY(%(names)s) OR target_key = '' AND source_key = ANY(%(names)s))
+"""
+_COME = "the file is there by now, and the row was written without it"
 
 
 @dataclass(frozen=True)
@@ -61,12 +66,16 @@ def compare_files(lane: Lane, sink: MediaBucket) -> list[Finding]:
         rows = cursor.fetchall()
         named = {row[0]: _Copy(*row) for row in rows if row[1] is not None}
         forgotten = {key for key, source, *_ in rows if source is None}  # by a repair that was cut off
+        cursor.execute(_WITHOUT_OBJECT, (lane.entity.name,))
+        without = [name for (name,) in cursor.fetchall()]
         cursor.execute(_OURS, (list(listed),))
         ours = {key for (key,) in cursor.fetchall()}
     wanted = named.keys() | forgotten
     found = [Finding("media", "missing", key) for key in wanted - listed.keys()]
     found += [Finding("media", "extra", key) for key in listed.keys() - ours - wanted]
     found += [Finding("media", "corrupt", key, _FORGOTTEN) for key in forgotten & listed.keys()]
+    come = [name for name, source in sink.sources(lane.stores, without).items() if isinstance(source, Source)]
+    found += [Finding("media", "stale", name, _COME) for name in come]
     there = [named[key] for key in sorted(named.keys() & listed.keys())]
     with ThreadPoolExecutor(lane.stores.settings.media_workers, "compare") as pool:
         looks = pool.map(lambda copy: _look(lane.stores, copy, listed[copy.key]), there)
@@ -84,7 +93,7 @@ def rows_naming(lane: Lane, objects: list[str]) -> dict[str, set[str]]:
     """Which rows (key texts) name each of these objects."""
     found: dict[str, set[str]] = {}
     with lane.stores.target() as cursor:
-        cursor.execute(_ROWS, (lane.entity.name, objects))
+        cursor.execute(_ROWS, {"entity": lane.entity.name, "names": objects})
         for target_key, key in cursor.fetchall():
             found.setdefault(target_key, set()).add(key)
     return found
@@ -109,7 +118,7 @@ def _differing(source: Any, target: Any) -> list[str]:
     """Names of what an object bears beside its bytes, where the two differ."""
     ours, theirs = headers_of(source), headers_of(target)
     differ = [name for name in HEADERS if ours.get(name) != theirs.get(name)]
-    return differ if source.get("Metadata") == target.get("Metadata") else [*differ, "Metadata"]
+    return differ if metadata_of(source) == metadata_of(target) else [*differ, "Metadata"]
 
 
 def _same_tags(stores: Stores, copy: _Copy, source: Any, target: Any) -> bool:

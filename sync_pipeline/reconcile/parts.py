@@ -41,11 +41,11 @@ def parts(lane: Lane, findings: Iterable[Finding]) -> list[Part]:
     by_row = _by_row(lane, [f for f in findings if f.kind not in {"discarded", "unknown"}])
     label = _label(lane)
     with lane.stores.legacy_rows(Purpose.WHOLE) as cursor:
-        cursor.execute(f"SELECT {label}, count(*) FROM ({lane.origin.sql}) q GROUP BY 1")
+        cursor.execute(f"SELECT {label}, count(*) FROM ({lane.origin.known}) q GROUP BY 1")
         rows = dict(cursor.fetchall())
         named = lane.origin.key.is_in(cursor, "q", lane.origin.key.parse(sorted(by_row)))
         cursor.execute(
-            f"SELECT {lane.origin.key.text_expression('q')}, {label} FROM ({lane.origin.sql}) q WHERE {named}"
+            f"SELECT {lane.origin.key.text_expression('q')}, {label} FROM ({lane.origin.known}) q WHERE {named}"
         )
         where = dict(cursor.fetchall())
     wrong: dict[str, Counter[str]] = {}
@@ -83,7 +83,7 @@ def _live(lane: Lane, by_row: dict[str, Counter[str]]) -> Part:
 def _existing(lane: Lane, keys: pa.Table) -> set[str]:
     with lane.stores.legacy_rows() as cursor:
         within = lane.origin.root.is_in(cursor, "q", keys)
-        cursor.execute(f"SELECT {lane.origin.key.text_expression('q')} FROM ({lane.origin.sql}) q WHERE {within}")
+        cursor.execute(f"SELECT {lane.origin.key.text_expression('q')} FROM ({lane.origin.known}) q WHERE {within}")
         return {text for (text,) in cursor.fetchall()}
 
 

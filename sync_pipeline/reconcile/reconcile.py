@@ -10,11 +10,12 @@ import pyarrow as pa
 
 from sync_pipeline import due
 from sync_pipeline.adapt import Adapted, adapt
-from sync_pipeline.errors import SettingError, SyncError
+from sync_pipeline.errors import SyncError
 from sync_pipeline.faults import guarded
 from sync_pipeline.files import name_known
 from sync_pipeline.keys import Key
 from sync_pipeline.lane import Lane
+from sync_pipeline.ledger.backfills import unfilled
 from sync_pipeline.ledger.servers import recovery_of
 from sync_pipeline.origin import Reject, Rows
 from sync_pipeline.reconcile.documents import compare_documents, extra_documents
@@ -41,6 +42,7 @@ def reconcile(lane: Lane, report: Callable[[int], None] = lambda _: None) -> Ver
     try:
         check_visibility(lane.entity, lane.stores, record=False)
         suspects += _walk(lane, verdict, report)
+        verdict.findings += _unnamed(lane)
         if lane.entity.index:
             suspects += extra_documents(lane, lane.entity.index)
     except SyncError as error:
@@ -54,6 +56,8 @@ def reconcile(lane: Lane, report: Callable[[int], None] = lambda _: None) -> Ver
             verdict.findings += _unknown("media", error)
     verdict.findings += _recovering(lane)
     verdict.findings = list(dict.fromkeys(verdict.findings))
+    with lane.stores.target() as cursor:
+        verdict.unfilled = unfilled(cursor, lane.entity.name, lane.entity.partitions)
     return verdict
 
 
@@ -65,6 +69,23 @@ def _recovering(lane: Lane) -> list[Finding]:
         return []
     return [
         Finding("relational", "unknown", "", f"{left['cause']}: its {', '.join(left['parts'])} are not compared yet")
+    ]
+
+
+def _unnamed(lane: Lane) -> list[Finding]:
+    """Rows that cannot be named, and are not in the new side."""
+    count = lane.origin.count_unknown()
+    if not count:
+        return []
+    columns = ", ".join(lane.origin.key.columns)
+    return [
+        Finding(
+            "relational",
+            "missing",
+            "NULL",
+            f"{count} rows of the monolith have a NULL in their key ({columns}) and cannot be named: give them one, or"
+            " leave them out in the entity's query",
+        )
     ]
 
 
@@ -113,7 +134,7 @@ def _settled(lane: Lane, suspects: list[Finding], verdict: Verdict) -> list[Find
 def _look_again(lane: Lane, suspects: list[Finding], verdict: Verdict) -> list[Finding]:
     """What still differs after the grace time, against a fresh read; what is owed is pending, or discarded."""
     threading.Event().wait(lane.stores.settings.recheck_seconds)
-    foreign = [finding for finding in suspects if not _is_key(lane, finding.key)]
+    foreign = [finding for finding in suspects if not lane.origin.key.is_text(finding.key)]
     keys = lane.origin.key.parse(sorted({f.key for f in suspects} - {f.key for f in foreign}))
     try:
         expected, refused = _expected(lane, lane.origin.by_keys(keys))
@@ -168,7 +189,7 @@ def _with_refused(found: list[Finding], refused: list[Reject]) -> list[Finding]:
 
 def _owed(lane: Lane, keys: list[str]) -> dict[str, bool]:
     """Those of the keys that are owed, themselves or by their root, and whether for longer than the limit."""
-    table = lane.origin.key.parse([key for key in keys if _is_key(lane, key)])
+    table = lane.origin.key.parse([key for key in keys if lane.origin.key.is_text(key)])
     roots = lane.origin.root.texts(table.select(list(lane.origin.root.columns))).to_pylist()
     root = dict(zip(lane.origin.key.texts(table).to_pylist(), roots, strict=True))
     with lane.stores.target() as cursor:
@@ -192,14 +213,7 @@ def _discarded(lane: Lane, keys: list[str]) -> dict[str, str]:
         return {key: "discarded" for (key,) in cursor.fetchall()}
 
 
-def _is_key(lane: Lane, text: str) -> bool:
-    try:
-        return bool(lane.origin.key.parse([text]).num_rows)
-    except SettingError:
-        return False
-
-
 def keys_of(lane: Lane, findings: list[Finding]) -> pa.Table:
     """The keys of row and document findings, once each."""
     texts = {f.key for f in findings if f.sink != "media" and f.kind != "unknown"}
-    return lane.origin.key.parse(sorted(text for text in texts if _is_key(lane, text)))
+    return lane.origin.key.parse(sorted(text for text in texts if lane.origin.key.is_text(text)))

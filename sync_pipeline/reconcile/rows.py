@@ -71,16 +71,17 @@ def _query(lane: Lane, table: StandingTable, stage: str, within: str, target: Ke
         f" jsonb_build_array({literal(c)}, {_short('s', c)}, {_short('t', c)}) END"
         for c, k in table.columns.items()
     )
-    here, there = f"s.{quote(target.columns[0])}", f"t.{quote(target.columns[0])}"
+    here, there = (f"{alias}.{quote(target.columns[0])} IS DISTINCT FROM NULL" for alias in ("s", "t"))
     either = ", ".join(f"coalesce(s.{quote(c)}, t.{quote(c)}) AS {quote(c)}" for c in target.columns)
     return (
-        f"SELECT {target.text_expression('d')}, CASE WHEN NOT d.is_there THEN 'missing' WHEN NOT d.is_here THEN 'extra'"
+        f"SELECT {target.text_expression('d')}, CASE WHEN NOT d._sync_is_there THEN 'missing'"
+        f" WHEN NOT d._sync_is_here THEN 'extra'"
         f" WHEN l.digest IS DISTINCT FROM d.{DIGEST} OR l.basis IS DISTINCT FROM {lane.ledger.basis} THEN 'stale'"
-        " ELSE 'corrupt' END, d.differs FROM ("
-        f" SELECT {either}, {here} IS NOT NULL AS is_here, {there} IS NOT NULL AS is_there, s.{DIGEST},"
-        f" CASE WHEN {here} IS NOT NULL AND {there} IS NOT NULL THEN array_remove(ARRAY[{each}], NULL) END AS differs"
+        " ELSE 'corrupt' END, d._sync_differs FROM ("
+        f" SELECT {either}, {here} AS _sync_is_here, {there} AS _sync_is_there, s.{DIGEST},"
+        f" CASE WHEN {here} AND {there} THEN array_remove(ARRAY[{each}], NULL) END AS _sync_differs"
         f" FROM pg_temp.{quote(stage)} s FULL JOIN (SELECT * FROM {table.quoted} t WHERE {within}) t"
-        f" ON {target.joins('s', target, 't')} WHERE {here} IS NULL OR {there} IS NULL OR {differs}"
+        f" ON {target.joins('s', target, 't')} WHERE NOT ({here}) OR NOT ({there}) OR {differs}"
         f") d LEFT JOIN {lane.ledger.table} l ON {target.joins('d', lane.origin.key, 'l')}"
     )
 

@@ -54,6 +54,7 @@ class Verdict:
     compared: int = 0
     findings: list[Finding] = field(default_factory=list)
     overdue: int = 0  # pending for longer than the limit: that is drift
+    unfilled: list[str] = field(default_factory=list)  # partitions of a history that has never been all in
 
     @property
     def word(self) -> str:
@@ -70,6 +71,7 @@ class Verdict:
         for sink in SINKS:
             report[sink] = {kind: counts[sink, kind] for kind in KINDS}
         report["overdue"] = self.overdue
+        report["history_missing"] = self.unfilled
         report["samples"] = [finding.as_dict() for finding in sorted(self.findings)[:_SAMPLES]]
         return report
 

@@ -76,6 +76,26 @@ def index_faults(client: Elasticsearch, alias: str) -> list[IndexFault]:
     return [fault for index, how in shown.items() for fault in _of_index(client, alias, index, how["settings"])]
 
 
+def mapping_faults(client: Elasticsearch, alias: str, fields: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """Fields that the index behind an alias maps otherwise than declared, or not at all. Raises ApiError."""
+    found = client.indices.get_mapping(index=alias).body
+    return [
+        f"index {index} maps field {name} as {there.get(name, 'nothing')}, declared is {dict(wanted)}"
+        for index, how in found.items()
+        for there in [how["mappings"].get("properties", {})]
+        for name, wanted in fields.items()
+        if name not in there or not maps_as(wanted, there[name])
+    ]
+
+
+def maps_as(wanted: Mapping[str, Any], there: Mapping[str, Any]) -> bool:
+    """Whether what is declared of a field holds; the cluster leaves out of a mapping what is its default."""
+    kind = wanted.get("type", "object")
+    return bool(there.get("type", "object") == kind) and all(
+        there[name] == value for name, value in wanted.items() if name in there and name not in {"type", "properties"}
+    )
+
+
 def _no_alias(client: Elasticsearch, alias: str) -> IndexFault:
     if client.indices.exists(index=alias):
         return IndexFault(

@@ -11,16 +11,17 @@ import base64
 import hashlib
 import math
 import posixpath
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import closing
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal, get_args
 from urllib.parse import urlencode
 
 from botocore.exceptions import ClientError
 
 from sync_pipeline.errors import (
+    DeclarationError,
     MediaMissingError,
     MediaRefusedError,
     MediaUnforeseenError,
@@ -28,8 +29,18 @@ from sync_pipeline.errors import (
     UnreachableError,
 )
 from sync_pipeline.faults import guarded
-from sync_pipeline.sinks.media_faults import LEGACY, MISSING, TARGET, SideError, at, code, fault_of, missing
-from sync_pipeline.sinks.media_headers import etag_of, headers_of
+from sync_pipeline.sinks.media_faults import (
+    CHECKS_PREFIX,
+    LEGACY,
+    MISSING,
+    TARGET,
+    SideError,
+    at,
+    code,
+    fault_of,
+    missing,
+)
+from sync_pipeline.sinks.media_headers import etag_of, headers_of, metadata_of
 from sync_pipeline.stores import Stores
 from sync_pipeline.unforeseen import describe, is_unforeseen
 
@@ -45,6 +56,10 @@ _MEGABYTE = 1 << 20
 # a bucket under an object lock takes no part without one, and the client sends none unasked
 _PART_CHECKSUM = "CRC32"
 _NO_CHECKSUM = ("content-md5", "checksum")
+
+
+# what becomes of a row that names a file that is not there
+Missing = Literal["park", "null"]
 
 
 @dataclass(frozen=True)
@@ -73,10 +88,55 @@ class MediaBucket:
 
     Each is copied to `{prefix}/{identity}{extension}` in the new bucket, never overwritten; rows and
     documents then name the new key in that column.
+
+    An entity has its prefix alone. Where several name the same files, `shared=True` in each of them lets them have one
+    prefix, and one copy of a file: it is kept until no row of any of them names it.
+
+    `size` and `sha256` name columns of the row that are filled with the bytes and the SHA-256 (in hex) of its file, as
+    they were copied; where a column holds a list of files, with lists. With several columns of files, each says its
+    own: `size={"cover": "cover_bytes"}`. They are NULL where there is no file.
+
+    A row that names a file that is not there is parked until the file is. With `missing="null"` the row is written with
+    NULL in the file's place, and written again when a sweep finds the file.
     """
 
     columns: tuple[str, ...]
     prefix: str
+    shared: bool = False
+    size: str | Mapping[str, str] = ""
+    sha256: str | Mapping[str, str] = ""
+    missing: Missing = "park"
+
+    @property
+    def facts(self) -> list[tuple[str, str, str]]:
+        """Columns that are filled from files: (column of the files, `size` or `sha256`, column that is filled)."""
+        named = {"size": self.size, "sha256": self.sha256}
+        return [(files, fact, name) for fact, said in named.items() for files, name in self._by_column(said).items()]
+
+    def _by_column(self, said: str | Mapping[str, str]) -> Mapping[str, str]:
+        return dict.fromkeys(self.columns, said) if said and isinstance(said, str) else said or {}
+
+    def __post_init__(self) -> None:
+        self._check_prefix()
+        for name in ("size", "sha256"):
+            said = getattr(self, name)
+            if isinstance(said, str) and said and len(self.columns) > 1:
+                example = f"{{{self.columns[0]!r}: {said!r}}}"
+                raise DeclarationError(
+                    f"MediaBucket({name}={said!r}) has several columns of files: say which, {name}={example}"
+                )
+            unknown = {*self._by_column(said)} - {*self.columns}
+            if unknown:
+                raise DeclarationError(f"MediaBucket({name}=…) names {min(unknown)!r}, which is none of its columns")
+
+    def _check_prefix(self) -> None:
+        if self.missing not in get_args(Missing):
+            raise DeclarationError(f"MediaBucket(missing={self.missing!r}): one of {', '.join(get_args(Missing))}")
+        parts = self.prefix.split("/")
+        if not all(parts) or {".", ".."} & {*parts}:
+            raise DeclarationError(f"MediaBucket(prefix={self.prefix!r}): say clips, or media/clips")
+        if parts[0] == CHECKS_PREFIX:
+            raise DeclarationError(f"MediaBucket(prefix={self.prefix!r}): that prefix is the preflight's own")
 
     def target_key(self, source: Source) -> str:
         """The new bucket's key of a source's present content."""
@@ -144,7 +204,7 @@ def _stream(stores: Stores, source: Source, target_key: str) -> Copied:
 
 
 def _carry_over(stores: Stores, source: Source, target_key: str, found: Any) -> Copied:
-    extra: dict[str, Any] = {"Metadata": found.get("Metadata", {}), **_carried(source, found)}
+    extra: dict[str, Any] = {"Metadata": metadata_of(found), **_carried(source, found)}
     if found.get("TagCount"):
         with at(LEGACY):
             tags = tags_of(stores.legacy_s3, stores.settings.legacy_bucket.name, source.key)

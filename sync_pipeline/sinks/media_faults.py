@@ -33,7 +33,8 @@ _CLIENT_ERROR, _SERVER_ERROR = 400, 500
 _PROBE_SECONDS = 1.0
 _BUCKET_SECONDS = 60.0
 _PROBED_KEYS = 5
-_CHECK = "sync-pipeline-check"
+# where requests of ours that only try a bucket put their objects
+CHECKS_PREFIX = "sync-pipeline-check"
 
 
 class SideError(Exception):
@@ -114,7 +115,7 @@ def _probe_reading(stores: Stores, key: str) -> bool:
 
 
 def _probe_writing(stores: Stores, _: str) -> bool:
-    client, bucket, key = stores.target_s3, stores.settings.target_bucket.name, f"{_CHECK}/{uuid.uuid4().hex}"
+    client, bucket, key = stores.target_s3, stores.settings.target_bucket.name, f"{CHECKS_PREFIX}/{uuid.uuid4().hex}"
     if not _passes(lambda: client.put_object(Bucket=bucket, Key=key, Body=b"may be deleted")):
         return False
     _passes(lambda: client.delete_object(Bucket=bucket, Key=key))

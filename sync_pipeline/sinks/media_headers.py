@@ -2,12 +2,28 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import re
 from collections.abc import Mapping
+from email.utils import format_datetime
 from typing import Any
 from urllib.parse import quote
 
-HEADERS = ("ContentType", "CacheControl", "ContentDisposition", "ContentEncoding", "ContentLanguage")
+HEADERS = ("ContentType", "CacheControl", "ContentDisposition", "ContentEncoding", "ContentLanguage", "Expires")
+# what a copy goes without: the new bucket's own settings decide, or the legacy keys in them would lead nowhere
+NOT_CARRIED = (
+    "storage class",
+    "website redirect",
+    "ACL",
+    "encryption",
+    "object lock and legal hold",
+    "replication status",
+    "versions before the newest",
+)
+# what S3 gives to an object that was put without one
+_DEFAULT_TYPE = "binary/octet-stream"
+# caches take an Expires that is no date as one that is over (RFC 9111)
+_OVER = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
 # how a request is framed, and no property of an object; some stores keep it all the same
 _FRAMING = "aws-chunked"
 _FILE_NAME = re.compile(r'filename\s*=\s*("(?:[^"\\]|\\.)*"|[^;]*)', re.IGNORECASE)
@@ -22,7 +38,10 @@ def etag_of(found: Mapping[str, Any]) -> str | None:
 
 def headers_of(found: Mapping[str, Any]) -> dict[str, str]:
     """The headers that a copy is put with, and that are compared."""
-    headers = {name: str(found[name]) for name in HEADERS if found.get(name) is not None}
+    headers = {name: str(found[name]) for name in HEADERS if found.get(name) is not None and name != "Expires"}
+    headers["ContentType"] = headers.get("ContentType") or _DEFAULT_TYPE
+    if "Expires" in found or "ExpiresString" in found:
+        headers["Expires"] = _http_date(found.get("Expires"))
     if "ContentEncoding" in headers:
         parts = [part.strip() for part in headers.pop("ContentEncoding").split(",")]
         if kept := ",".join(part for part in parts if part and part != _FRAMING):
@@ -30,6 +49,16 @@ def headers_of(found: Mapping[str, Any]) -> dict[str, str]:
     if "ContentDisposition" in headers:
         headers["ContentDisposition"] = _portable(headers["ContentDisposition"])
     return headers
+
+
+def metadata_of(found: Mapping[str, Any]) -> dict[str, str]:
+    """An object's own metadata: HTTP knows its names in any case, and S3 keeps them in small letters."""
+    return {name.lower(): value.strip() for name, value in found.get("Metadata", {}).items()}
+
+
+def _http_date(expires: object) -> str:
+    instant = expires if isinstance(expires, dt.datetime) else _OVER
+    return format_datetime(instant.astimezone(dt.UTC), usegmt=True)
 
 
 def _portable(disposition: str) -> str:

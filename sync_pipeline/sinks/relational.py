@@ -6,7 +6,7 @@ import re
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import partial
+from functools import lru_cache, partial
 
 import psycopg2
 import pyarrow as pa
@@ -29,6 +29,8 @@ _DISPLACEABLE = """
 _CONSTRAINT = re.compile(
     r"\s+(?=(?:not\s+null|null|default|check|unique|primary|references|generated|collate|constraint)\b)", re.IGNORECASE
 )
+_NAME_BYTES = 63
+_TABLE_BYTES = _NAME_BYTES - len("_former")
 # types that a cast would cut a value to, and their like without a length
 _SIZED = {
     "character varying": "character varying",
@@ -36,6 +38,19 @@ _SIZED = {
     "bit varying": "bit varying",
     "bit": "bit varying",
 }
+
+# numbers staged rows as the plan does; columns of a table may bear any other name, but for those of staged tables
+STAGED_NUMBER = "_sync_n"
+_OWN_NAMES = frozenset({"_digest", "_elsewise"})
+_OWN_PREFIX = "_sync_"
+
+_EXACT_KEYS = frozenset(
+    {
+        *("smallint", "int2", "integer", "int", "int4", "bigint", "int8", "boolean", "bool", "uuid", "date", "text"),
+        *("varchar", "character varying", "timestamptz", "timestamp", "timestamp with time zone", "bytea"),
+        *("timestamp without time zone", "time", "time without time zone", "oid", "name"),
+    }
+)
 
 # the entity's key, and keys of rows that are deleted
 Gone = tuple[Key, pa.Table]
@@ -73,10 +88,23 @@ class RelationalTable:
     def __post_init__(self) -> None:
         if self.name.count(".") != 1:
             raise DeclarationError(f"RelationalTable({self.name!r}): say schema.table")
+        for name in (*self.name.split("."), *self.columns):
+            if not name or len(name.encode()) > _NAME_BYTES:
+                what = f"name {name!r} must have 1 to {_NAME_BYTES} bytes, which PostgreSQL keeps of a name"
+                raise DeclarationError(f"RelationalTable({self.name!r}): {what}")
+        table = self.name.split(".")[1]
+        if len(table.encode()) > _TABLE_BYTES and not table.endswith(("_next", "_former")):
+            what = f"name {table!r} must have 1 to {_TABLE_BYTES} bytes, because a rebuild adds _next or _former to it"
+            raise DeclarationError(f"RelationalTable({self.name!r}): {what}")
         referring = [column for reference in self.references for column in reference.columns]
         missing = [column for column in (*self.key, *referring) if column not in self.columns]
         if missing:
             raise DeclarationError(f"RelationalTable({self.name!r}): key column {missing[0]!r} is not in columns")
+        own = [column for column in self.columns if column in _OWN_NAMES or column.startswith(_OWN_PREFIX)]
+        if own:
+            raise DeclarationError(
+                f"RelationalTable({self.name!r}): a column cannot be named {own[0]!r}: the engine uses the name itself"
+            )
 
     def ensure(self, cursor: Cursor) -> None:
         """Make schema and table where they are not there."""
@@ -179,7 +207,9 @@ class RelationalTable:
     def _upsert(self, source: str) -> str:
         names = [quote(name) for name in self.columns]
         keys = [quote(name) for name in self.key]
-        updates = ", ".join(f"{name} = excluded.{name}" for name in names if name not in keys)
+        # PostgreSQL may call two texts of a key one value: the newer one is written
+        written = [name for name, kind in self.columns.items() if name not in self.key or not _is_exact(kind)]
+        updates = ", ".join(f"{name} = excluded.{name}" for name in map(quote, written))
         return (
             f"INSERT INTO {self.quoted} ({self._list()}) SELECT {', '.join(f's.{name}' for name in names)}"
             f" FROM {source} ON CONFLICT ({', '.join(keys)}) DO {f'UPDATE SET {updates}' if updates else 'NOTHING'}"
@@ -223,7 +253,7 @@ class StandingTable(RelationalTable):
         unfit: Sequence[int] = (),
         steps: Sequence[Step] = (),
     ) -> None:
-        """Write staged rows (with `n` of the plan), and delete what the plan no longer wants.
+        """Write staged rows (with `n` of the plan as `_sync_n`), and delete what the plan no longer wants.
 
         They are written in one statement, or in `steps` (by `n`). Only what the ledger let through
         (`pg_temp.applied_ENTITY`) is touched; beside the live table rows that have not changed are written as well, and
@@ -234,13 +264,17 @@ class StandingTable(RelationalTable):
         plan, applied = (f"pg_temp.{quote(f'{part}_{entity}')}" for part in ("plan", "applied"))
         target = key.named(self.key)
         cursor.defer(
-            f"CREATE TEMP TABLE IF NOT EXISTS {staged} ON COMMIT DELETE ROWS AS {self.shape(', NULL::integer AS n')}"
+            f"CREATE TEMP TABLE IF NOT EXISTS {staged} ON COMMIT DELETE ROWS AS "
+            f"{self.shape(f', NULL::integer AS {STAGED_NUMBER}')}"
         )
-        stage(cursor, f"pg_temp.{staged}", f"{self._list()}, n", rows.select([*self.columns, "n"]))
-        gone = f"(p.held & 1 = 0{''.join(f' OR n = {each}' for each in unfit)})"
+        stage(
+            cursor, f"pg_temp.{staged}", f"{self._list()}, {STAGED_NUMBER}", rows.select([*self.columns, STAGED_NUMBER])
+        )
+        gone = f"(p.held & 1 = 0{''.join(f' OR p.n = {each}' for each in unfit)})"
         changed = "true" if self.beside else "p.action = 1"
         applied_rows = (
-            f"(SELECT s.* FROM pg_temp.{staged} s JOIN {applied} a USING (n) JOIN {plan} p USING (n) WHERE {changed})"
+            f"(SELECT s.* FROM pg_temp.{staged} s JOIN {applied} a ON a.n = s.{STAGED_NUMBER}"
+            f" JOIN {plan} p ON p.n = a.n WHERE {changed})"
         )
         cursor.defer(
             f"DELETE FROM {self.quoted} t USING {plan} p JOIN {applied} a USING (n)"
@@ -252,7 +286,9 @@ class StandingTable(RelationalTable):
         if not steps:
             yield self._upsert(f"{applied_rows} s")
         for step in steps:
-            rows = f"(SELECT * FROM {applied_rows} a WHERE n = ANY('{{{','.join(map(str, step.rows))}}}'))"
+            rows = (
+                f"(SELECT * FROM {applied_rows} a WHERE {STAGED_NUMBER} = ANY('{{{','.join(map(str, step.rows))}}}'))"
+            )
             if step.displace:
                 yield self._displace(f"{rows} s")
             yield self._upsert(f"{rows} s")
@@ -290,10 +326,17 @@ def select(adapted: pa.Table, columns: list[str], sink: str) -> pa.Table:
     return adapted.select(columns)
 
 
+@lru_cache(maxsize=1024)
 def split_definition(definition: str) -> tuple[str, str]:
     """A declared column's type, and its constraints: "text[] not null" is "text[]" and "not null"."""
     kind, *constraints = _CONSTRAINT.split(definition, maxsplit=1)
     return kind.strip(), " ".join(constraints)
+
+
+def _is_exact(definition: str) -> bool:
+    """Whether a declared type has no two texts that PostgreSQL calls equal."""
+    kind = split_definition(definition)[0].lower().partition("(")[0].strip()
+    return kind in _EXACT_KEYS
 
 
 def uncut(kind: str) -> str:

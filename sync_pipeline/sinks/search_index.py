@@ -20,8 +20,9 @@ import pyarrow.compute as pc
 from sync_pipeline.columns import characters, json_objects, json_of
 from sync_pipeline.errors import DeclarationError, IndexFaultError, UnreachableError
 from sync_pipeline.faults import guarded
+from sync_pipeline.fitting import document_columns
 from sync_pipeline.sinks.bulk_faults import Fault, fault_of
-from sync_pipeline.sinks.index_state import alias_faults, index_faults
+from sync_pipeline.sinks.index_state import alias_faults, index_faults, mapping_faults
 from sync_pipeline.sinks.relational import select
 
 # the client costs half a second to import; whoever only reads declarations does without
@@ -144,7 +145,8 @@ class SearchIndex:
 
     def contents(self, adapted: pa.Table) -> pa.Table:
         """What of adapted rows goes into documents. Raises DeclarationError naming a column adapt does not return."""
-        return select(adapted, list(self.fields), f"index {self.alias}")
+        select(adapted, list(self.fields), f"index {self.alias}")
+        return document_columns(adapted, list(self.fields))
 
     def documents(self, adapted: pa.Table) -> pa.Array:
         """Each adapted row's document, as JSON text. Raises as `contents` does."""
@@ -178,6 +180,8 @@ class SearchIndex:
         places = pc.indices_nonzero(fit).to_pylist()
         bulk = Bulk(client, alias or self.alias, places, result, refusing=refusing)
         bulk.send(ids.filter(fit), versions.filter(fit), documents.filter(fit))
+        if guarded(98):
+            _blame_mapping(client, alias or self.alias, self.fields, result)
         if result.unknown:
             _decide(client, alias or self.alias, result, len(places), brake)
         return result
@@ -248,6 +252,30 @@ class _Refusal:
     reason: str
 
 
+_OF_MAPPING = {"document_parsing_exception", "mapper_parsing_exception", "strict_dynamic_mapping_exception"}
+
+
+def _blame_mapping(
+    client: Elasticsearch, alias: str, fields: Mapping[str, Mapping[str, Any]], result: BulkResult
+) -> None:
+    """Documents that do not fit the index's mapping are owed where that is not the declared one."""
+    from elasticsearch import ApiError
+
+    refused = [place for place, (kind, _) in result.rejected.items() if kind in _OF_MAPPING]
+    if not refused:
+        return
+    with reaching():
+        try:
+            faults = mapping_faults(client, alias, fields)
+        except ApiError as error:
+            faults = [f"the mapping of the index behind {alias} cannot be read: {error}"]
+    if faults:
+        result.faults.extend(faults)
+        result.retriable.extend(refused)
+        for place in refused:
+            del result.rejected[place]
+
+
 def _decide(client: Elasticsearch, alias: str, result: BulkResult, sent: int, brake: Brake) -> None:
     """Whose fault unknown refusals are: the index's where something is wrong with it, or most documents fail alike."""
     from elasticsearch import ApiError
@@ -286,6 +314,9 @@ def has_fit_id(ids: pa.Array) -> pa.Array:
     return pc.and_(pc.greater(octets, 0), pc.less_equal(octets, _ID_BYTES))
 
 
+_DELETED = 200
+
+
 def look_up(client: Elasticsearch, index: str, ids: Sequence[str], *, source: bool = True) -> list[dict[str, Any]]:
     """Documents as they are now, as `mget` gives them; what no document can bear as its id is not there.
 
@@ -300,6 +331,23 @@ def look_up(client: Elasticsearch, index: str, ids: Sequence[str], *, source: bo
         reason = unseen[0].get("reason")
         raise UnreachableError(f"SYNC_SEARCH_URL: {len(unseen)} documents could not be looked at: {reason}")
     return docs + [{"_id": text, "found": False} for text in texts.filter(pc.invert(fit)).to_pylist()]
+
+
+def delete_documents(client: Elasticsearch, index: str, ids: Sequence[str]) -> int:
+    """Delete documents as they are now, whatever version they bear; one that is written meanwhile stays. How many.
+
+    Raises UnreachableError.
+    """
+    there = [doc for doc in look_up(client, index, ids, source=False) if doc.get("found")]
+    actions = [
+        {"delete": {"_id": doc["_id"], "if_seq_no": doc["_seq_no"], "if_primary_term": doc["_primary_term"]}}
+        for doc in there
+    ]
+    if not actions:
+        return 0
+    with reaching():
+        answer = client.bulk(index=index, operations=actions, refresh="wait_for")
+    return sum(item["delete"]["status"] == _DELETED for item in answer["items"])
 
 
 def _asked(client: Elasticsearch, index: str, ids: list[str], *, source: bool) -> list[dict[str, Any]]:

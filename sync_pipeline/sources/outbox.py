@@ -219,7 +219,7 @@ class OutboxSource(Source):
         self._acknowledged += len(ids)
         for first in range(0, len(ids), _BATCH):
             batch = ids[first : first + _BATCH]
-            statement = (_ACKNOWLEDGE if guarded(9020) else _ACKNOWLEDGE_LOCKED).format(table=self._table)
+            statement = (_ACKNOWLEDGE if guarded(120) else _ACKNOWLEDGE_LOCKED).format(table=self._table)
             acknowledged, locked = self.subject.stores.write_outbox(statement, {"ids": batch})
             self._locked.update(locked)
             if missing := len(batch) - acknowledged - len(locked):

@@ -100,8 +100,8 @@ def _joined(subject: Subject, tracked: Tracked, changed: pa.Table, rows: int) ->
     while True:
         with subject.stores.legacy_rows(Purpose.POLL) as cursor:
             query = (
-                f"SELECT * FROM ({referring}) w"
-                f" WHERE {key.after(cursor, 'w', position)} ORDER BY {key.ordered('w')} LIMIT {rows}"
+                f"SELECT * FROM ({referring}) w WHERE {key.is_known('w')}"
+                f" AND {key.after(cursor, 'w', position)} ORDER BY {key.ordered('w')} LIMIT {rows}"
             )
             page = copy_out(cursor, query, key.schema, f"{tracked.table.name} {tracked.table.join}")
         if page.num_rows:

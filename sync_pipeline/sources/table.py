@@ -11,6 +11,9 @@ from typing import get_args
 from sync_pipeline.errors import DeclarationError
 
 Policies = OneOf["", "complete"]
+# as the server reads a name in UTF-8: without quotes only A to Z are folded; a long name is cut
+_FOLDED = str.maketrans({chr(letter): chr(letter + 32) for letter in range(ord("A"), ord("Z") + 1)})
+_NAME_BYTES = 63
 _LAST = re.compile(r'(?:"(?:[^"]|"")+"|[^".]+)$')
 
 
@@ -80,7 +83,8 @@ class Table:
 def plain(name: str) -> str:
     """The last part of a name that is written as in SQL, as the catalogue has it. Raises DeclarationError."""
     part = _last(name)[0].strip()
-    return part[1:-1].replace('""', '"') if part.startswith('"') else part.lower()
+    name = part[1:-1].replace('""', '"') if part.startswith('"') else part.translate(_FOLDED)
+    return name.encode()[:_NAME_BYTES].decode(errors="ignore")
 
 
 def _last(name: str) -> re.Match[str]:

@@ -301,7 +301,7 @@ def _fetch(subject: Subject, stamp: Stamp, span: Span, rows: int) -> pa.Table:
     key = subject.key
     schema = pa.schema([*key.schema, (_STAMP, pa.string()), (_ROW_VERSION, pa.int64())])
     with subject.stores.legacy_rows(Purpose.POLL) as cursor:
-        conditions = [f"w.{_STAMP} IS NOT NULL", *_limits(cursor, subject, stamp, span)]
+        conditions = [f"w.{_STAMP} IS NOT NULL", key.is_known("w"), *_limits(cursor, subject, stamp, span)]
         query = (
             f"SELECT * FROM ({_stamped_rows(cursor, subject, stamp, span)}) w WHERE {' AND '.join(conditions)}"
             f" ORDER BY w.{_STAMP} DESC, {key.descending('w')} LIMIT {rows}"
@@ -345,11 +345,9 @@ def _limits(cursor: Cursor, subject: Subject, stamp: Stamp, span: Span) -> list[
     if span.position:
         at, names = span.position
         key = subject.key
-        values = zip(names, key.types, strict=True)
-        literals = ", ".join(f"{bind(cursor, value)}::{kind}" for value, kind in values)
         last = f"{bind(cursor, at)}::{'bigint' if stamp.sequence else 'timestamptz'}"
         conditions.append(f"w.{_STAMP} <= {last}")
-        conditions.append(f"(w.{_STAMP}, {key.ordered('w')}) < ({last}, {literals})")
+        conditions.append(f"(w.{_STAMP}, {key.ordered('w')}) < ({last}, {key.literals(cursor, names)})")
     return conditions
 
 

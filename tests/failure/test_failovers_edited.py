@@ -10,7 +10,7 @@ from tests.matrix.failovers.cells import monolith_loses, monolith_loses_nothing,
 from tests.matrix.matrix import HOLDS
 
 
-@pytest.mark.hazard(9000)
+@pytest.mark.hazard(117)
 def test_the_monolith_fails_over_with_a_synchronized_slot(fleet):
     holds("wal", monolith_loses_nothing, fleet)
 

@@ -452,7 +452,6 @@ def test_what_is_written_again_with_the_same_values_writes_nothing(world, films)
     settle(world)
     before = counters(world)
     world.legacy(f'UPDATE {FILM} SET "Title" = "Title"')
-    world.legacy(f'UPDATE {FILM} SET "Budget" = 1.00 WHERE "Id" = %s', [A])
     for table, column in (("label", "name"), ("country", "name"), ("clip", "caption"), ("tag", "tag")):
         world.legacy(f"UPDATE {table} SET {column} = {column}")
     world.legacy("UPDATE airing SET note = note, touched = localtimestamp")
@@ -461,6 +460,14 @@ def test_what_is_written_again_with_the_same_values_writes_nothing(world, films)
     assert counters(world) == before
     found = reconcile(world.lane("aw_title")).findings
     assert [finding for finding in found if A in finding.key] == []
+
+
+@pytest.mark.hazard(121)
+def test_a_number_that_is_written_with_another_scale_arrives(world, films):
+    for scale in ("1.0", "1.00"):
+        world.legacy(f'UPDATE {FILM} SET "Budget" = {scale} WHERE "Id" = %s', [A])
+        settle(world)
+        assert title(world, A, "budget::text") == (scale,)
 
 
 def counters(world):

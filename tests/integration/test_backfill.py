@@ -131,21 +131,21 @@ def test_a_partition_that_fails_is_the_error_and_the_rest_goes_on_where_it_was(w
 def test_the_last_two_partitions_may_end_together(world):
     lane = ranged(world, "together")
     names = lane.entity.partitions.names()
-    edges = {name: filling._begin(lane, name)[:2] for name in names}
+    begun = {name: filling._begin(lane, name) for name in names}
     done = "UPDATE sync.backfill SET done = true WHERE entity = 'together' AND partition <> ALL(%s)"
     world.target(done, (names[:2],))
     with world.stores.target() as first:
-        filling._progress(lane, names[0], edges[names[0]], first, Outcome())
-        other = threading.Thread(target=end, args=(world, lane, names[1], edges[names[1]]))
+        filling._progress(lane, names[0], begun[names[0]], first, Outcome())
+        other = threading.Thread(target=end, args=(world, lane, names[1], begun[names[1]]))
         other.start()
         waiting_or_over(world, other)
     other.join()
     assert filled_at(world, lane) is not None
 
 
-def end(world, lane, name, edges):
+def end(world, lane, name, begun):
     with world.stores.target() as cursor:
-        filling._progress(lane, name, edges, cursor, Outcome())
+        filling._progress(lane, name, begun, cursor, Outcome())
 
 
 def waiting_or_over(world, thread):

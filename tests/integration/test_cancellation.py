@@ -25,7 +25,7 @@ loop.close()
 """
 
 
-@pytest.mark.hazard(9001)
+@pytest.mark.hazard(118)
 def test_other_threads_go_on_while_a_read_is_cut_short(fleet):
     server = fleet.legacy
     command = [sys.executable, "-c", READ, server.url("postgres"), str(server.port)]

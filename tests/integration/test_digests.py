@@ -4,16 +4,32 @@ import itertools
 
 import pytest
 
-from sync_pipeline.digest import digest_of, digest_version
+from sync_pipeline.digest import digest_of, digest_version, former_version
 from sync_pipeline.equality import comparable
+from sync_pipeline.keys import Key
+from sync_pipeline.ledger.ledger import Ledger, migrate
+from sync_pipeline.settings import Settings
+from sync_pipeline.stores import Stores
 
 # values of a type, none equal to another
 APART = {
-    "real": ["NULL", "'0'", "'1'", "'NaN'", "'Infinity'"],
-    "double precision": ["NULL", "'0'", "'NaN'", "'Infinity'", "'-Infinity'"],
-    "numeric": ["NULL", "'0'", "'NaN'", "'Infinity'", "'-Infinity'", "'1'"],
+    "real": ["NULL", "'0'", "'-0'", "'1'", "'NaN'", "'Infinity'"],
+    "double precision": ["NULL", "'0'", "'-0'", "'NaN'", "'Infinity'", "'-Infinity'"],
+    "numeric": ["NULL", "'0'", "'0.0'", "'NaN'", "'Infinity'", "'-Infinity'", "'1'", "'1.0'", "'1.00'"],
     "numeric(24,10)": ["NULL", "'0'", "'NaN'"],
-    "jsonb": ["NULL", "'{}'", "'[]'", "'null'", "'0'", "'\"\"'", "'[[]]'", "'[{}]'", "'[null]'"],
+    "jsonb": [
+        "NULL",
+        "'{\"a\": 1}'",
+        "'{\"a\": 1.0}'",
+        "'{}'",
+        "'[]'",
+        "'null'",
+        "'0'",
+        "'\"\"'",
+        "'[[]]'",
+        "'[{}]'",
+        "'[null]'",
+    ],
     "json": ["NULL", "'{}'", "'[]'", "'null'", "'{\"a\": {}}'"],
     "integer": ["NULL", "'0'", "'1'"],
     "bigint": ["NULL", "'0'", "'-1'"],
@@ -36,7 +52,7 @@ APART = {
     "time with time zone": ["NULL", "'12:00+00'", "'13:00+01'"],
     "timestamp(3) with time zone": ["NULL", "'2000-01-01 00:00Z'", "'-infinity'"],
     "box": ["NULL", "'(0,0),(1,4)'", "'(0,0),(2,2)'"],
-    "numrange": ["NULL", "'empty'", "'[1,2)'", "'[1,2]'", "'(,)'", "'[0,5]'", "'[5,NaN]'", "'[0,NaN]'"],
+    "numrange": ["NULL", "'empty'", "'[1,2)'", "'[1,2]'", "'[1.0,2]'", "'(,)'", "'[0,5]'", "'[5,NaN]'", "'[0,NaN]'"],
     "tstzrange": ["NULL", "'empty'", "'[2000-01-01 00:00Z,)'", "'(2000-01-01 00:00Z,)'", "'(,)'"],
     "money": ["NULL", "'0'", "'1'"],
     "tsvector": ["NULL", "''", "'a'", "'a:1'"],
@@ -46,9 +62,9 @@ APART = {
 }
 # two ways to write one value
 SAME = {
-    "numeric": ("'1.0'", "'1.00'"),
+    "numeric(10,2)": ("'1.0'", "'1.00'"),
     "jsonb": ('\'{"a": 1, "b": 2}\'', '\'{"b": 2, "a": 1}\''),
-    "double precision": ("'0'", "'-0'"),
+    "double precision": ("'0.1'", "'1e-1'"),
 }
 
 
@@ -105,13 +121,36 @@ def test_an_enum_keeps_its_digest_after_a_dump_and_restore(world):
     assert digests(world, "digest_state", ["'draft'"]) == before
 
 
-def test_only_entities_with_a_type_whose_expression_changed_get_a_new_version():
-    def algorithm(kind):
-        return digest_version({"id": "bigint", "v": kind}, 18).split("/")[0]
+def test_a_version_changes_with_the_expression_and_only_with_it():
+    def version(**types):
+        return digest_version({"id": "bigint", **types}, 18)
 
-    kept = ["text", "numeric(10,2)", "real", "jsonb", "jsonb[]", "real[]", "timestamp with time zone", "bit(3)"]
-    assert {algorithm(kind) for kind in kept} == {"2"}
-    assert {algorithm(kind) for kind in ["interval", "integer[]", "text[]", "digest_state", "numrange"]} == {"3"}
+    assert version(v="text") == version(v="character varying(10)")
+    assert version(v="text") != version(v="integer")
+    assert version(v="text") != version(w="text")
+    assert version(v="text") != digest_version({"id": "bigint", "v": "text"}, 17)
+
+
+def test_a_ledger_keeps_its_digests_where_the_expression_has_stayed_the_same():
+    def former(kind):
+        return former_version({"id": "bigint", "v": kind}, 18)
+
+    kept = ["text", "numeric(10,2)", "jsonb", "jsonb[]", "real[]", "timestamp with time zone", "bit(3)"]
+    assert {former(kind).split("/")[0] for kind in kept} == {"2"}
+    assert {former(kind).split("/")[0] for kind in ["interval", "integer[]", "text[]", "digest_state"]} == {"3"}
+    assert [former(kind) for kind in ["numeric", "real", "double precision"]] == [None] * 3
+
+
+@pytest.mark.hazard(128)
+def test_a_ledger_of_a_former_version_is_the_same_ledger(world):
+    with Stores(Settings.from_env()).target() as cursor:
+        migrate(Stores(Settings.from_env()))
+        key = Key(("id",), ("bigint",))
+        before = Ledger.open(cursor, "kept", key, 1, "3/18/abc")
+        renamed = Ledger.open(cursor, "kept", key, 1, "0123/18", "3/18/abc")
+        again = Ledger.open(cursor, "kept", key, 1, "0123/18", "3/18/abc")
+        other = Ledger.open(cursor, "kept", key, 1, "4567/18", None)
+    assert before.basis == renamed.basis == again.basis != other.basis
 
 
 def test_columns_do_not_stand_in_for_each_other(world):

@@ -152,12 +152,37 @@ def test_a_side_that_does_not_answer_is_red_and_hides_nothing(world, instance, m
     assert found[NEW].passed
 
 
-def test_data_docs_that_cannot_be_published_fail_the_run_with_a_word(world, instance, monkeypatch, tmp_path):
+@pytest.mark.parametrize("home", ["file/docs", "s3://no-such-bucket/quality", "full"])
+def test_rows_are_looked_at_though_data_docs_cannot_be_published(world, instance, monkeypatch, tmp_path, home):
+    from checks import validation
+
+    if home == "full":
+        monkeypatch.setattr(
+            validation.Validator, "validate", _of_a_full_volume(validation.Validator.validate, tmp_path)
+        )
     (tmp_path / "file").write_text("no folder")
-    monkeypatch.setenv("SYNC_DATA_DOCS", str(tmp_path / "file" / "docs"))
-    found = run(instance, fails=True)
-    assert "could not be published" in found[NEW].description
-    assert not found[NEW].passed
+    monkeypatch.setenv("SYNC_DATA_DOCS", home if "://" in home else str(tmp_path / home))
+    monkeypatch.setenv("SYNC_DATA_DOCS_S3_ENDPOINT", world.stores.settings.target_bucket.endpoint)
+    broken = world.target(
+        "UPDATE catalog.text SET header = NULL WHERE id = (SELECT min(id) FROM catalog.text) RETURNING id"
+    )
+    assert broken
+    done = definitions().resolve_job_def("expectations").execute_in_process(instance=instance, raise_on_error=False)
+    found = {evaluation.asset_check_key: evaluation for evaluation in done.get_asset_check_evaluations()}
+    assert not done.success
+    assert len(found) == 6
+    assert all("rows" in evaluation.metadata for evaluation in found.values())
+    failures = [event.step_failure_data.error for event in done.all_node_events if event.is_step_failure]
+    assert any("could not be published" in str(error) for error in failures)
+
+
+def _of_a_full_volume(validate, folder):
+    def full(self, side):
+        if self._folder.is_relative_to(folder):
+            raise OSError(28, "No space left on device")
+        return validate(self, side)
+
+    return full
 
 
 def test_old_pages_go(world, instance):

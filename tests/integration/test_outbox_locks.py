@@ -76,7 +76,7 @@ def polled(source):
     return sorted(keys)
 
 
-@pytest.mark.hazard(9020)
+@pytest.mark.hazard(120)
 def test_other_events_go_on_while_one_is_locked(world, lane, locked):
     with world.following([lane]):
         for key in range(2, 6):
@@ -88,9 +88,9 @@ def test_other_events_go_on_while_one_is_locked(world, lane, locked):
         wait_for(lambda: world.legacy(PENDING) == [])
 
 
-@pytest.mark.hazard(9020)
+@pytest.mark.hazard(120)
 def test_without_its_guard_one_locked_event_holds_up_the_entity(source, locked, monkeypatch):
-    monkeypatch.setenv("SYNC_TEST_GUARDS_OFF", "9020")
+    monkeypatch.setenv("SYNC_TEST_GUARDS_OFF", "120")
     with pytest.raises(UnreachableError, match="SYNC_LOCK_TIMEOUT_SECONDS"):
         polled(source)
 

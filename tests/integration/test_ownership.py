@@ -242,7 +242,7 @@ def test_of_two_that_mark_at_once_one_is_refused(world, other, video, monkeypatc
 
     ownership._mark_prefix(world.stores, "race", only_if_free=True)
     with pytest.raises(OwnershipError, match="prefix race/"):
-        ownership.claim_prefix(other, "race", "video")
+        ownership.claim_prefix(other, MediaBucket(columns=("cover",), prefix="race"), "video")
     remove(world, prefix="race/")
 
 
@@ -258,7 +258,7 @@ def test_a_new_ledger_takes_over_by_a_command(world, other, video, tmp_path):
         world.lane("video")
     again = tmp_path / "again"
     assert Command(again, "ledger", "take-over", "video", **settings).wait() == 0
-    assert again.read_text() == "All of it bears this ledger's mark already.\n"
+    assert again.read_text() == "All of it is this ledger's and these entities' already.\n"
 
 
 def test_a_rebuilt_index_bears_the_mark_and_what_else_was_noted(world, video):

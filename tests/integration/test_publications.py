@@ -79,7 +79,8 @@ def untouched(world):
 
 
 def subject(world, *tables, name="note"):
-    return subject_of(Lane.open(replace(ENTITY, name=name, tables=tables), world.stores))
+    sinks = (replace(ENTITY.table, name=f"catalog.{name}"),)
+    return subject_of(Lane.open(replace(ENTITY, name=name, tables=tables, sinks=sinks), world.stores))
 
 
 def write(world, *tables):

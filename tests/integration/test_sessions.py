@@ -13,7 +13,15 @@ from sync_pipeline.errors import SettingError, UnreachableError
 from sync_pipeline.fence import Held
 from sync_pipeline.ledger.cursor import Lease
 from sync_pipeline.ledger.ledger import migrate
-from sync_pipeline.sessions import Profile, Purpose, connect_owner, name_of_session, prepare
+from sync_pipeline.sessions import (
+    Profile,
+    Purpose,
+    connect_owner,
+    legacy_profile,
+    name_of_session,
+    prepare,
+    target_profile,
+)
 from sync_pipeline.sources.window import look
 from sync_pipeline.stores import Stores
 from sync_pipeline.takeover import end_lost_sessions
@@ -115,16 +123,30 @@ def test_what_a_server_does_not_know_or_refuses_is_left_out(own):
 
 
 @pytest.mark.hazard(74)
+@pytest.mark.parametrize("refuses", [False, True], ids=["drops options", "refuses options"])
 @pytest.mark.parametrize("side", ["legacy", "target"])
-def test_a_pooler_that_drops_the_pins_is_named(own, fresh_world, side):
-    with pooled(getattr(fresh_world.stores.settings, f"{side}_db")) as url:
+def test_pins_that_a_pooler_does_not_pass_on_are_set_by_sql(fresh_world, side, refuses):
+    url = getattr(fresh_world.stores.settings, f"{side}_db")
+    with pooled(f"{url}?options=-cenable_seqscan%3Doff", refuses=refuses) as url:
         stores = Stores(dataclasses.replace(fresh_world.stores.settings, **{f"{side}_db": url}))
-        named = f"SYNC_{side.upper()}_DB.*options.*PgBouncer"
-        with closing(stores), pytest.raises(SettingError, match=named), getattr(stores, side)() as cursor:
-            cursor.execute("SELECT 1")
+        with closing(stores), getattr(stores, side)() as cursor:
+            pins = legacy_profile(stores.settings, "").pins if side == "legacy" else target_profile().pins
+            for name, value in {**pins, "enable_seqscan": "off"}.items():
+                assert answer(cursor, f"SHOW {name}").replace(" ", "") == value
         if side == "legacy":
-            with pytest.raises(SettingError, match="PgBouncer"):
-                stores.legacy_session()
+            with closing(stores.legacy_session()) as connection, connection.cursor() as cursor:
+                assert answer(cursor, "SHOW bytea_output") == "hex"
+
+
+@pytest.mark.hazard(74)
+@pytest.mark.parametrize("side", ["legacy", "target"])
+def test_a_pooler_that_pools_transactions_is_named(fresh_world, side):
+    with pooled(getattr(fresh_world.stores.settings, f"{side}_db"), shares=True) as url:
+        stores = Stores(dataclasses.replace(fresh_world.stores.settings, **{f"{side}_db": url}))
+        named = f"SYNC_{side.upper()}_DB.*pools transactions.*pool_mode = session"
+        for _ in range(2):
+            with closing(stores), pytest.raises(SettingError, match=named), getattr(stores, side)() as cursor:
+                cursor.execute("SELECT 1")
 
 
 @pytest.mark.hazard(73)

@@ -33,6 +33,7 @@ def main() -> int:
     with own_servers("matrix-") as fleet:
         for matrix in chosen:
             failed += sum(_play(fleet, matrix, cell, commit, options) for cell in _left(matrix, commit, options))
+            matrix.close()
     write_page(PAGE, MATRICES, last_results(RESULTS))
     return 1 if failed else 0
 

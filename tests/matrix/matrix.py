@@ -27,8 +27,9 @@ class Cell:
 
 @dataclass(frozen=True)
 class Matrix:
-    """A set of cells, in the order in which they are played."""
+    """A set of cells, in the order in which they are played; `close` ends what they have opened together."""
 
     name: str
     title: str
     cells: Sequence[Cell]
+    close: Callable[[], None] = lambda: None

@@ -16,9 +16,10 @@ from dataclasses import replace
 import psycopg2
 import pytest
 
-from sync_pipeline.cli import commands, opening
+from sync_pipeline import entity as declarations
+from sync_pipeline import status as reports
 from sync_pipeline.due import PRIORITY
-from sync_pipeline.entity import LegacyQuery, load_entities
+from sync_pipeline.entity import EntityFiles, LegacyQuery, load_entities
 from sync_pipeline.follower import Follower
 from sync_pipeline.ledger.ledger import migrate
 from sync_pipeline.reconcile.verdict import KINDS
@@ -123,7 +124,9 @@ def test_caught_up_is_0_and_parked_rows_are_told(command):
 def test_an_entity_that_cannot_be_opened_holds_up_no_other(loaded, command, monkeypatch):
     entities = load_entities("assets.entities")
     broken = replace(entities["audio"], origin=LegacyQuery("SELECT id, no_such_column FROM content", key=("id",)))
-    monkeypatch.setattr(opening, "load_entities", lambda _: {"audio": broken, "text": entities["text"]})
+    monkeypatch.setattr(
+        declarations, "read_entity_files", lambda _: EntityFiles({"audio": broken, "text": entities["text"]}, {}, {})
+    )
     key = loaded.legacy(
         "UPDATE content SET title = 'after all', updated_at = now() WHERE id ="
         " (SELECT min(id) FROM content WHERE kind = 'text' AND deleted_at IS NULL) RETURNING id"
@@ -183,7 +186,7 @@ def test_an_error_nobody_foresaw_is_2_too(command, monkeypatch):
     def break_down(*_):
         raise ZeroDivisionError("of no use")
 
-    monkeypatch.setattr(commands, "status_of", break_down)
+    monkeypatch.setattr(reports, "status_of", break_down)
     code, out, said = command("status")
     assert (code, out, said) == (2, "", "ZeroDivisionError: of no use (--debug shows where)\n")
     monkeypatch.setenv("SYNC_DEBUG", "1")

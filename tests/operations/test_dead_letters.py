@@ -13,6 +13,7 @@ from sync_pipeline import dead_letters, due, live, parking, refused_rows
 from sync_pipeline.backfill import backfill
 from sync_pipeline.batch.order import Order
 from sync_pipeline.dead_letters import Which
+from sync_pipeline.lane import Lane
 from sync_pipeline.ledger.ledger import Ledger
 from sync_pipeline.pipeline import sync_keys
 from sync_pipeline.reconcile.reconcile import reconcile
@@ -206,6 +207,19 @@ def test_it_counts_apart_and_is_no_drift(world, lane, keys):
     assert live.caught_up(lane, "epoch")
 
 
+def test_what_stands_behind_dead_letters_is_named_and_then_drift(world, lane, keys):
+    """A try that fails again does not begin the time anew."""
+    verdict = reconcile(lane)
+    assert (verdict.word, {(f.kind, f.key) for f in verdict.findings}) == ("clean", {("pending", key) for key in keys})
+    limit = world.stores.settings.due_limit_seconds
+    world.target("UPDATE sync.due SET first_at = first_at - %s * interval '1 s'", [limit + 1])
+    assert (reconcile(lane).word, reconcile(lane).overdue) == ("drift", 3)
+    sync(lane, *keys)
+    assert reconcile(lane).word == "drift"
+    discard(lane, *keys)
+    assert reconcile(lane).word == "clean"
+
+
 @pytest.mark.parametrize("word", ["--key", "--discarded"])
 def test_a_replay_takes_a_discard_back(world, lane, keys, command, word):
     discard(lane, *keys)
@@ -224,7 +238,11 @@ def test_a_replay_takes_a_discard_back(world, lane, keys, command, word):
 
 
 def test_one_that_cannot_be_read_stays_discarded(world, lane, keys):
-    world.legacy("UPDATE content SET attrs = '{}', updated_at = 'infinity' WHERE id = %s", (keys[0],))
+    world.legacy("UPDATE content SET attrs = '{}' WHERE id = %s", (keys[0],))
+    failing = f"CASE c.id WHEN {keys[0]} THEN (1 / (c.id - {keys[0]}))::text ELSE c.attrs ->> 'duration' END"
+    sql = lane.entity.origin.sql.replace("c.attrs ->> 'duration'", failing)
+    origin = dataclasses.replace(lane.entity.origin, sql=sql)
+    lane = Lane.open(dataclasses.replace(lane.entity, origin=origin), lane.stores)
     sync(lane, keys[0])
     assert world.target("SELECT step FROM sync.due WHERE key = %s", (keys[0],)) == [("read",)]
     discard(lane, keys[0])

@@ -15,6 +15,7 @@ from sync_pipeline.outgoing import Outgoing
 from sync_pipeline.pipeline import sync_keys
 from sync_pipeline.preflight.search import look_at_search
 from sync_pipeline.reconcile.reconcile import reconcile
+from sync_pipeline.repair import repair
 from sync_pipeline.sinks import search_index
 from sync_pipeline.status import status_of
 from tests import clips
@@ -168,6 +169,46 @@ def test_what_is_wrong_with_the_index_is_owed_told_and_heals(world, lane, state)
     world.stores.aliases.recheck("clip")
     work(world, lane)
     agree(world, lane)
+
+
+# how the index is not there as it was, and what is said of it
+LOST = {
+    "deleted": ([], "there is no alias clip|no such index|index_not_found"),
+    "made anew with another mapping": (
+        [("PUT", INDEX, {"mappings": {"properties": {"title": {"type": "long"}}}, "aliases": {"clip": {}}})],
+        "maps field title as",
+    ),
+    "made anew without fields": (
+        [("PUT", INDEX, {"mappings": {"dynamic": "strict"}, "aliases": {"clip": {}}})],
+        "maps field title as nothing",
+    ),
+}
+
+
+@pytest.mark.hazard(98)
+@pytest.mark.parametrize("state", LOST)
+def test_an_index_that_is_lost_parks_nothing_and_is_mended(world, lane, state):
+    """What was in it is found missing by reconciliation; what changed meanwhile is owed."""
+    into, told = LOST[state]
+    ask(world, ("DELETE", INDEX, None), *into)
+    world.stores.aliases.recheck("clip")
+    try:
+        edit(world)
+        sync(lane)
+        work(world, lane, 2)
+        assert world.target(LETTERS) == []
+        assert world.target("SELECT count(*) FROM catalog.clip WHERE title LIKE '%%v2'") == [(12,)]
+        assert {reason for reason, *_ in world.target(OWED)} == {"documents"}
+        assert re.search(told, " ".join(message for *_, message in world.target(OWED)))
+    finally:
+        for index in world.document("GET", "clip-*"):
+            world.document("DELETE", index)
+        world.stores.aliases.recheck("clip")
+        world.stores.ensured.clear()
+    again = Lane.open(lane.entity, world.stores)
+    work(world, again)
+    repair(again, reconcile(again).findings)
+    agree(world, again)
 
 
 @pytest.mark.hazard(98)

@@ -1,5 +1,6 @@
 """One file that a store answers wrongly for: its row is parked with the file's name, all others go on, and it heals."""
 
+import re
 import subprocess
 from contextlib import closing, suppress
 
@@ -13,6 +14,8 @@ from sync_pipeline.errors import UnreachableError
 from sync_pipeline.lane import Lane
 from sync_pipeline.pipeline import sync_keys
 from sync_pipeline.reconcile.reconcile import reconcile
+from sync_pipeline.repair import repair
+from sync_pipeline.sweep import sweep
 from tests import clips
 from tests.chaos.interposer import Answer
 from tests.stores_at_fault import ByKey, behind
@@ -248,30 +251,143 @@ def presigned(world):
         return client.generate_presigned_url("put_object", Params={"Bucket": bucket.name, "Key": BAD})
 
 
+def upload(world, *headers):
+    """As browsers do it: any bytes in a header."""
+    command = ["curl", "-sSf", "-X", "PUT", "--data-binary", "1"]
+    if not any(header.lower().startswith("content-type") for header in headers):
+        headers = ("Content-Type: image/jpeg", *headers)  # curl's own is that of a form
+    for header in headers:
+        command += ["-H", header]
+    subprocess.run([*command, presigned(world)], check=True, capture_output=True)
+
+
+def copy_of_bad(world):
+    ((name,),) = world.target("SELECT file FROM catalog.clip WHERE id = 5")
+    return world.client.head_object(Bucket=world.target_bucket, Key=name)
+
+
 @pytest.mark.parametrize("name", ["Übersicht.pdf", "Köln – 日本.pdf", "plain.pdf"])
 def test_a_file_name_in_content_disposition_is_carried(world, lane, name):
-    """As browsers upload it: UTF-8 in a header."""
-    url = presigned(world)
-    disposition = f'Content-Disposition: attachment; filename="{name}"'
-    subprocess.run(
-        [
-            "curl",
-            "-sSf",
-            "-X",
-            "PUT",
-            "--data-binary",
-            "1",
-            "-H",
-            "Content-Type: application/pdf",
-            "-H",
-            disposition,
-            url,
-        ],
-        check=True,
-        capture_output=True,
-    )
+    upload(world, "Content-Type: application/pdf", f'Content-Disposition: attachment; filename="{name}"')
     assert (sync(lane).written, world.target(LETTER)) == (12, [])
     assert reconcile(lane).word == "clean"
+
+
+# what a file is uploaded with, and what its copy bears
+CARRIED = {
+    "expires": (("Expires: Thu, 01 Jan 2037 00:00:00 GMT",), "expires", "Thu, 01 Jan 2037 00:00:00 GMT"),
+    "a cache": (("Cache-Control: max-age=31536000, public",), "cache-control", "max-age=31536000, public"),
+    "two  spaces": (('Content-Disposition: attachment;  filename="two  spaces.txt"',), "content-disposition", None),
+    "languages": (("Content-Language: de, en",), "content-language", "de, en"),
+    "no type": (("Content-Type:",), "content-type", None),
+    "an odd type": (("Content-Type: not a type;;",), "content-type", "not a type;;"),
+    "an encoding": (("Content-Encoding: gzip,aws-chunked",), "content-encoding", "gzip"),
+    "encoded metadata": (("x-amz-meta-title: =?UTF-8?B?w5xiZXI=?=",), "x-amz-meta-title", "=?UTF-8?B?w5xiZXI=?="),
+    "metadata's name": (("X-Amz-Meta-CamelCase: v",), "x-amz-meta-camelcase", "v"),
+    "metadata's spaces": (("x-amz-meta-a:   b  c  ",), "x-amz-meta-a", None),
+}
+
+
+@pytest.mark.hazard(134)
+@pytest.mark.parametrize("header", CARRIED)
+def test_headers_go_with_a_file_and_are_compared(world, lane, header):
+    headers, name, value = CARRIED[header]
+    upload(world, *headers)
+    assert (sync(lane).written, world.target(LETTER)) == (12, [])
+    there = copy_of_bad(world)["ResponseMetadata"]["HTTPHeaders"]
+    assert value is None or there[name] == value
+    assert reconcile(lane).word == "clean"
+    assert sync(lane, force=True).files == 0
+    assert reconcile(lane).word == "clean"
+
+
+@pytest.mark.hazard(134)
+def test_an_expires_that_the_copy_lacks_is_drift_and_mended(world, lane):
+    upload(world, "Expires: Thu, 01 Jan 2037 00:00:00 GMT")
+    sync(lane)
+    ((name,),) = world.target("SELECT file FROM catalog.clip WHERE id = 5")
+    world.client.put_object(Bucket=world.target_bucket, Key=name, Body=b"1")
+    assert ["Expires" in finding.detail for finding in reconcile(lane).findings] == [True]
+    repair(lane, reconcile(lane).findings)
+    assert reconcile(lane).word == "clean"
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"expires": "0"},
+        {"expires": "soon"},
+        {"x-amz-meta-CamelCase": "v"},
+        {"x-amz-meta-a": "  b "},
+        {"content-type": ""},
+        {"content-type": None},
+    ],
+    ids=str,
+)
+def test_how_a_store_spells_a_header_is_no_difference(world, lane, rule, headers):
+    """Another store gives it in its own way, and the new bucket in small letters."""
+    rule.faults[BAD] = altered(headers)
+    assert (sync(lane).written, world.target(LETTER)) == (12, [])
+    assert reconcile(lane).word == "clean"
+
+
+ODD_NAMES = ["k1//double.jpg", "k1/../dots.jpg", "k1/./dot.jpg", "k1/a?v=3.jpg", "k1/per%cent+ü.jpg", "k1/pre%20.jpg"]
+
+
+@pytest.mark.hazard(133)
+@pytest.mark.parametrize("name", ODD_NAMES)
+def test_a_file_that_is_listed_under_another_name_is_not_copied_again(world, lane, name):
+    """HEAD and GET answer by the name that the row has; the listing of the demo's store has another spelling."""
+    for key in ("k1/beside.jpg", name):
+        world.client.put_object(Bucket=world.legacy_bucket, Key=key, Body=b"odd")
+    world.legacy("UPDATE clips SET file = %s WHERE id = 5", [name])
+    assert sync(lane).written == 12
+    assert [sweep(lane).files, sweep(lane).files] == [0, 0]
+    assert world.target("SELECT 1 FROM sync.due") == []
+    assert reconcile(lane).word == "clean"
+
+
+def relisted(change):
+    """The listing with another text."""
+
+    def fault(request, forward):
+        found = forward(request)
+        is_listing = "list-type=2" in request.path
+        body = change(found.body) if is_listing else found.body
+        headers = tuple((name, value) for name, value in found.headers if name.lower() != "content-length")
+        return Answer(found.status, body, headers if is_listing else found.headers, length=None)
+
+    return fault
+
+
+LISTINGS = {
+    "etags of another kind": lambda body: re.sub(rb"<ETag>.*?</ETag>", b"<ETag>&quot;crc-17&quot;</ETag>", body),
+    "etags without quotes": lambda body: body.replace(b"&quot;", b"").replace(b"&#34;", b""),
+    "weak etags": lambda body: body.replace(b"<ETag>", b"<ETag>W/"),
+    "no etags": lambda body: re.sub(rb"<ETag>.*?</ETag>", b"", body),
+    "a name in other letters": lambda body: body.replace(b"p/bad.jpg", b"p/BAD.jpg"),
+}
+
+
+@pytest.mark.hazard(133)
+@pytest.mark.parametrize("listing", LISTINGS)
+def test_what_a_listing_says_otherwise_than_head_is_no_change(world, lane, rule, listing):
+    assert sync(lane).written == 12
+    rule.faults[""] = relisted(LISTINGS[listing])
+    assert sweep(lane).files == 0
+    rule.faults.clear()
+    world.client.put_object(Bucket=world.legacy_bucket, Key=BAD, Body=b"other bytes")
+    rule.faults[""] = relisted(LISTINGS[listing])
+    assert sweep(lane).files == 1
+
+
+@pytest.mark.hazard(133)
+def test_without_its_guard_such_a_file_is_queued_by_each_sweep(world, lane, monkeypatch):
+    monkeypatch.setenv("SYNC_TEST_GUARDS_OFF", "133")
+    world.client.put_object(Bucket=world.legacy_bucket, Key=ODD_NAMES[0], Body=b"odd")
+    world.legacy("UPDATE clips SET file = %s WHERE id = 5", [ODD_NAMES[0]])
+    sync(lane)
+    assert sweep(lane).files == 1
 
 
 def test_how_a_request_was_framed_is_no_encoding_of_the_file(world, lane, rule):

@@ -1,4 +1,4 @@
-"""Rows that hold what no column of ours can, so many that whole pages hold nothing else."""
+"""Rows for which the entity's query fails, so many that whole pages hold nothing else."""
 
 import dataclasses
 
@@ -24,7 +24,10 @@ def lane(world):
         (BAD,),
     )
     stores = Stores(dataclasses.replace(world.stores.settings, chunk_rows=PAGE))
-    yield Lane.open(load_entities("assets.entities")["text"], stores)
+    entity = load_entities("assets.entities")["text"]
+    failing = "CASE WHEN isfinite(c.updated_at) THEN c.attrs ->> 'duration' ELSE (1 / (c.id - c.id))::text END"
+    sql = entity.origin.sql.replace("c.attrs ->> 'duration'", failing)
+    yield Lane.open(dataclasses.replace(entity, origin=dataclasses.replace(entity.origin, sql=sql)), stores)
     stores.close()
 
 
@@ -32,7 +35,7 @@ def test_a_page_of_rejects_does_not_end_a_partition(world, lane):
     filled = backfill(lane, "2024-05")
     assert filled.parked == BAD
     assert world.target("SELECT id FROM catalog.text ORDER BY id") == world.legacy(READABLE)
-    parked = world.target("SELECT min(attempts), max(attempts), count(*) FROM sync.due WHERE error = 'UnreadableValue'")
+    parked = world.target("SELECT min(attempts), max(attempts), count(*) FROM sync.due WHERE error = 'DivisionByZero'")
     assert parked == [(1, 1, BAD)]
 
 
@@ -41,7 +44,7 @@ def test_a_page_of_rejects_does_not_end_a_reconciliation(world, lane):
     assert verdict.compared == len(world.legacy(READABLE))
     assert verdict.word == "clean"
     assert [(f.sink, f.kind) for f in verdict.findings] == [("relational", "pending")] * BAD
-    assert all("UnreadableValue" in finding.detail for finding in verdict.findings)
+    assert all("DivisionByZero" in finding.detail for finding in verdict.findings)
     late = Stores(dataclasses.replace(lane.stores.settings, due_limit_seconds=0.0))
     assert reconcile(dataclasses.replace(lane, stores=late)).word == "drift"
     late.close()

@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sync_pipeline import columns
+from sync_pipeline.fitting import fit
 
 NANOSECONDS = pa.timestamp("ns", "UTC")
 TEXT = st.one_of(st.none(), st.text(st.characters(exclude_categories=["Cs"])))
@@ -32,6 +33,10 @@ def test_json_lists_keep_nulls_and_emptiness(values: list[list[str | None] | Non
 def test_few_lists_are_parsed_as_many_are(values: list[list[str | None] | None]) -> None:
     texts, kind = pa.array([json.dumps(value) for value in values]), pa.list_(pa.string())
     assert columns._parse_few(texts, kind).equals(columns._parse_many(texts, kind))
+
+
+def table_of(made):
+    return fit(made, {}).table
 
 
 def test_sliced_lists_are_not_shifted() -> None:
@@ -71,7 +76,7 @@ def test_instants_before_1970_keep_their_fraction() -> None:
 def test_instants_finer_than_a_microsecond_are_rounded_as_the_table_does() -> None:
     """What pandas makes of seconds in a float is no whole number of them."""
     seconds = pd.Series([1234567890.1234567, 2.0, None])
-    made = columns.table_of({"at": pd.to_datetime(seconds, unit="s", utc=True).astype(pd.ArrowDtype(NANOSECONDS))})
+    made = table_of({"at": pd.to_datetime(seconds, unit="s", utc=True).astype(pd.ArrowDtype(NANOSECONDS))})
     tokens = columns.json_of(made.column("at")).to_pylist()
     assert tokens == ['"2009-02-13T23:31:30.123457Z"', '"1970-01-01T00:00:02.000000Z"', "null"]
 

@@ -1,5 +1,6 @@
 """Files on their way: what they bear beside their bytes, in one piece and in parts."""
 
+import datetime as dt
 import io
 from types import SimpleNamespace
 
@@ -187,7 +188,12 @@ def test_a_bucket_under_an_object_lock_gets_parts_with_checksums():
         ),
         ({"ContentEncoding": "aws-chunked"}, {}),
         ({"ContentEncoding": "gzip, aws-chunked"}, {"ContentEncoding": "gzip"}),
+        ({"ContentType": ""}, {}),
+        ({"ContentType": "text/plain"}, {"ContentType": "text/plain"}),
+        ({"Expires": dt.datetime(2037, 1, 1, tzinfo=dt.UTC)}, {"Expires": "Thu, 01 Jan 2037 00:00:00 GMT"}),
+        ({"ExpiresString": "0"}, {"Expires": "Thu, 01 Jan 1970 00:00:00 GMT"}),
+        ({"StorageClass": "STANDARD_IA", "WebsiteRedirectLocation": "/other"}, {}),
     ],
 )
 def test_headers_are_carried_as_any_store_takes_them(there, carried):
-    assert headers_of(there) == carried
+    assert headers_of(there) == {"ContentType": "binary/octet-stream"} | carried

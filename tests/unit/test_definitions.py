@@ -53,7 +53,7 @@ def test_schedules_tick_when_the_environment_says(monkeypatch):
     assert found["nightly_expectations"] == "0 5 * * *"
 
 
-@pytest.mark.hazard(9010)
+@pytest.mark.hazard(119)
 def test_names_that_dagster_does_not_take_keep_no_location_from_loading():
     table = replace(video.table, name='"New Side"."video+"')
     sinks = (MediaBucket(("cover",), "one/2 video"), table, SearchIndex("one-video.v2+", {}))

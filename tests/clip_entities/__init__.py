@@ -1,0 +1,1 @@
+"""The clip alone, as a package of entities."""

@@ -1,0 +1,5 @@
+"""A clip."""
+
+from tests import clips
+
+entity = clips.clip()

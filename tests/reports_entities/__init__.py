@@ -1,0 +1,1 @@
+"""The reports alone, as a package of entities."""
