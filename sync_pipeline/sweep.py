@@ -170,7 +170,7 @@ def _compare_keys(lane: Lane, walk: Walk, halt: threading.Event) -> None:
 
 
 def _leave_keys(cursor: Cursor, lane: Lane, walk: Walk) -> None:
-    """Go on with the files, or leave them out: who asks for a sweep from here on is not answered by this one then."""
+    """Decide whether the walk lists the files. One that leaves them out answers no request, not even a later one."""
     has_files, share = lane.entity.media is not None, lane.stores.settings.listing_share
     walk.covers_files = not has_files or walk.must_list or sweeps.listing_is_due(cursor, walk.entity, share)
     walk.phase = "files" if has_files and walk.covers_files else "refused"
