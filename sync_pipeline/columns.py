@@ -21,6 +21,8 @@ from pyarrow import csv
 if TYPE_CHECKING:
     import pandas as pd
 
+# a column of an adapted table that holds what a document bears in another form than the table
+DOCUMENT = "_document:"
 # types read as themselves; every other one is read as its text
 ARROW_TYPES: dict[str, pa.DataType] = {
     "boolean": pa.bool_(),
@@ -202,6 +204,12 @@ def frame(table: pa.Table) -> pd.DataFrame:
 
     result: pd.DataFrame = table.to_pandas(types_mapper=pd.ArrowDtype, use_threads=False)
     return result
+
+
+def document_columns(table: pa.Table, names: Sequence[str]) -> pa.Table:
+    """The columns of these names, in the form that documents bear."""
+    there = set(table.column_names)
+    return pa.table({name: table.column(DOCUMENT + name if DOCUMENT + name in there else name) for name in names})
 
 
 def kept(table: pa.Table, mask: pa.Array) -> pa.Table:

@@ -15,11 +15,9 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from sync_pipeline.columns import array_literals, json_of, text_of
+from sync_pipeline.columns import DOCUMENT, array_literals, json_of, text_of
 from sync_pipeline.values import EXACT_FLOATS, INTEGERS, UnfitError, copy_text, document_text, shown, type_of
 
-# a column of an adapted table that holds what a document bears in another form than the table
-_DOCUMENT = "_document:"
 _JSON = {"json", "jsonb"}
 _FLOATS = {"real", "float4", "double precision", "float8", "float"}
 
@@ -52,7 +50,7 @@ def fit(
         fitted = _fit(column, _Declared(kind, is_array, name in definitions, name in wanted))
         result.columns[name] = fitted.column
         if fitted.document is not None:
-            result.columns[_DOCUMENT + name] = fitted.document
+            result.columns[DOCUMENT + name] = fitted.document
         result.note(name, fitted.faults)
     return result
 
@@ -70,12 +68,6 @@ def concatenate(tables: Sequence[pa.Table]) -> pa.Table:
         parts = [table.column(name) if name in table.column_names else _rest(table, name) for table in tables]
         columns[name] = _joined(parts)
     return pa.table(columns)
-
-
-def document_columns(table: pa.Table, names: Sequence[str]) -> pa.Table:
-    """The columns of these names, in the form that documents bear."""
-    there = set(table.column_names)
-    return pa.table({name: table.column(_DOCUMENT + name if _DOCUMENT + name in there else name) for name in names})
 
 
 @dataclass
@@ -268,9 +260,9 @@ def _combined(column: Any) -> pa.Array:
 
 def _rest(table: pa.Table, name: str) -> pa.ChunkedArray:
     """What a table has of a column that only another one has: its document's form is JSON of its values."""
-    if not name.startswith(_DOCUMENT):
+    if not name.startswith(DOCUMENT):
         return pa.chunked_array([pa.nulls(table.num_rows)])
-    return pa.chunked_array([_as_json(json_of(table.column(name.removeprefix(_DOCUMENT))))])
+    return pa.chunked_array([_as_json(json_of(table.column(name.removeprefix(DOCUMENT))))])
 
 
 def _joined(parts: Sequence[pa.ChunkedArray]) -> pa.ChunkedArray:

@@ -19,8 +19,6 @@ from sync_pipeline.sources.table import plain
 if TYPE_CHECKING:
     from sync_pipeline.entity import Entity
 
-# PostgreSQL cuts longer names off, so that two names may be one table's
-_NAME_BYTES = 63
 _PART = re.compile(r'"(?:[^"]|"")+"|[^".]+')
 # names of these kinds have parts, separated by a slash
 _WITH_PARTS = {"prefix", "outbox"}
@@ -63,7 +61,7 @@ def places_of(entity: Entity) -> Iterator[Place]:
     """The places that an entity's file names, those of a rebuild included."""
     table = entity.table
     for each in (table, table.successor, table.former):
-        yield Place("table", _table(each.name), f"table {each.name}")
+        yield Place("table", each.name, f"table {each.name}")
     if entity.index:
         for alias in (entity.index.alias, entity.index.next_alias):
             yield Place("index", alias, f"alias {alias}")
@@ -73,10 +71,6 @@ def places_of(entity: Entity) -> Iterator[Place]:
         aggregate = entity.capture.aggregate or entity.name
         said = f"events {aggregate!r} of outbox {entity.capture.table}"
         yield Place("outbox", f"{_outbox(entity.capture.table)} {aggregate}", said)
-
-
-def _table(name: str) -> str:
-    return ".".join(part.encode()[:_NAME_BYTES].decode(errors="ignore") for part in name.split("."))
 
 
 def _outbox(name: str) -> str:

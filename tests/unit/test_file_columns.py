@@ -5,7 +5,9 @@ from dataclasses import replace
 import pyarrow as pa
 import pytest
 
+from sync_pipeline.columns import ELSEWISE
 from sync_pipeline.errors import DeclarationError
+from sync_pipeline.origin import DIGEST
 from sync_pipeline.sinks.media_bucket import MediaBucket
 from tests import clips
 
@@ -47,7 +49,7 @@ def test_a_column_that_adapt_returns_too_is_refused():
     whole = clips.clip()
     entity = replace(whole, sinks=(whole.table, whole.index, replace(whole.media, size="slug")))
     legacy = pa.table({**dict.fromkeys(clips.COLUMNS, pa.array([], pa.string())), "id": pa.array([], pa.int64())})
-    legacy = legacy.append_column("_digest", pa.array([], pa.int64()))
+    legacy = legacy.append_column(DIGEST, pa.array([], pa.int64())).append_column(ELSEWISE, pa.array([], pa.string()))
     key = Key(("id",), ("bigint",))
     with pytest.raises(DeclarationError, match=r"adapt returns 'slug', which MediaBucket\(size=…\) fills"):
         adapt(entity, key, legacy)

@@ -32,11 +32,6 @@ SAME = {
     "a table": ({"table": "catalog.clip"}, {"table": "catalog.clip"}, "table catalog.clip"),
     "the table of a rebuild": ({"table": "catalog.clip"}, {"table": "catalog.clip_next"}, "catalog.clip_next"),
     "the table before a rebuild": ({"table": "catalog.clip_former"}, {"table": "catalog.clip"}, "catalog.clip_former"),
-    "a table whose name is cut off": (
-        {"table": f"catalog.{'n' * 63}"},
-        {"table": f"catalog.{'n' * 63}x"},
-        f"catalog.{'n' * 63}x",
-    ),
     "an alias": ({"alias": "clip"}, {"alias": "clip"}, "alias clip"),
     "an index of an alias": ({"alias": "clip"}, {"alias": "clip-000002"}, "alias clip-000002"),
     "the index of a rebuild": ({"alias": "clip-next"}, {"alias": "clip"}, "alias clip-next"),
