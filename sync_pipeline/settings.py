@@ -129,6 +129,7 @@ _AT_LEAST_ONE = {
 }
 # beyond these, the server or Python itself refuses the number where it is used
 _LARGEST = {
+    "SYNC_SWEEP_SECONDS": 10**9,  # in the ledger's SQL alone: so long means never
     "SECONDS": 2_000_000,
     "ROWS": 2**31 - 1,
     "BYTES": 2**62,
@@ -268,6 +269,6 @@ class _Reader:
             self.faults.append(f"{name} is {value}: S3 takes no part under {_S3_PART_MINIMUM}")
         if name.endswith("_FRACTION") and value > 1:
             self.faults.append(f"{name} is {value:g}: a share lies between 0 and 1")
-        if value > _LARGEST.get(name.rpartition("_")[2], value):
+        if value > _LARGEST.get(name, _LARGEST.get(name.rpartition("_")[2], value)):
             self.faults.append(f"{name} is {value:g}: too large")
         return kind(value)
