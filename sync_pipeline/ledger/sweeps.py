@@ -199,7 +199,7 @@ def make_gone_due(cursor: Cursor, walk: Walk) -> None:
     cursor.execute(
         "DELETE FROM sync.due WHERE entity = %(entity)s AND (reason = 'sweep' AND coalesce(walk, 0) < %(number)s"
         " OR reason = 'media' AND walk < %(number)s AND %(covers_files)s)",
-        {"entity": walk.entity, "number": walk.number, "covers_files": walk.covers_files or not guarded(9101)},
+        {"entity": walk.entity, "number": walk.number, "covers_files": walk.covers_files or not guarded(141)},
     )
 
 
@@ -220,7 +220,7 @@ def end(cursor: Cursor, walk: Walk) -> None:
         " FROM sync.sweep s WHERE c.entity = %(entity)s AND s.entity = c.entity",
         {
             "filled": walk.filled,
-            "covers_files": walk.covers_files or not guarded(9100),
+            "covers_files": walk.covers_files or not guarded(140),
             "entity": walk.entity,
         },
     )

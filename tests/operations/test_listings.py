@@ -103,7 +103,7 @@ def cursor_of(world, columns):
     return world.target(CURSOR.format(columns))[0]
 
 
-@pytest.mark.hazard(9100)
+@pytest.mark.hazard(140)
 def test_a_periodic_sweep_right_after_another_does_not_list(filled, lane, listed, overwritten):
     before = cursor_of(filled, "swept_from, listed_at, compared_from, swept_at")
     assert periodic(lane).files == 0
@@ -124,7 +124,7 @@ WANTED = [
 ]
 
 
-@pytest.mark.hazard(9100)
+@pytest.mark.hazard(140)
 @pytest.mark.parametrize("statement", WANTED)
 def test_one_that_was_asked_for_lists_and_so_does_the_first_one(filled, lane, listed, overwritten, statement):
     filled.target(statement)
@@ -136,7 +136,7 @@ def test_one_that_was_asked_for_lists_and_so_does_the_first_one(filled, lane, li
     assert len(listed) == 1
 
 
-@pytest.mark.hazard(9100)
+@pytest.mark.hazard(140)
 def test_a_drain_within_the_rest_period_finds_what_was_overwritten(filled, lane, overwritten):
     assert periodic(lane).files == 0
     with filled.following([lane]):
@@ -151,12 +151,12 @@ def at_the_end(monkeypatch, act):
     monkeypatch.setattr(sweeping, "look_at_refused", lambda *page: act() or refused(*page))
 
 
-@pytest.mark.hazard(9100)
+@pytest.mark.hazard(140)
 @pytest.mark.parametrize("guard", [True, False])
 def test_a_walk_that_left_the_files_out_answers_nobody(filled, lane, monkeypatch, overwritten, guard):
     """The time is the monolith's before the walk began, and the request arrives when the walk has passed the files."""
     if not guard:
-        monkeypatch.setenv("SYNC_TEST_GUARDS_OFF", "9100")
+        monkeypatch.setenv("SYNC_TEST_GUARDS_OFF", "140")
     since = lane.stores.legacy_now()
     at_the_end(monkeypatch, lambda: ask_for_sweep(lane, since))
     assert periodic(lane).files == 0
@@ -170,11 +170,11 @@ def test_a_walk_that_left_the_files_out_answers_nobody(filled, lane, monkeypatch
         assert bytes_named(filled, overwritten) == b"another picture"
 
 
-@pytest.mark.hazard(9101)
+@pytest.mark.hazard(141)
 @pytest.mark.parametrize("guard", [True, False])
 def test_what_a_listing_has_queued_is_kept_by_a_walk_that_does_not_list(filled, lane, monkeypatch, overwritten, guard):
     if not guard:
-        monkeypatch.setenv("SYNC_TEST_GUARDS_OFF", "9101")
+        monkeypatch.setenv("SYNC_TEST_GUARDS_OFF", "141")
     assert sweep(lane).files == 1
     assert periodic(lane).files == 0
     assert filled.target(QUEUED) == [(1 if guard else 0,)]
@@ -182,7 +182,7 @@ def test_what_a_listing_has_queued_is_kept_by_a_walk_that_does_not_list(filled, 
     assert (bytes_named(filled, overwritten) == b"another picture") is guard
 
 
-@pytest.mark.hazard(9100)
+@pytest.mark.hazard(140)
 def test_when_the_new_side_has_lost_commits_meanwhile_another_walk_lists(filled, lane, listed):
     forget = "UPDATE sync.cursor SET swept_from = NULL, compared_from = NULL, swept_at = NULL"
     with pytest.MonkeyPatch.context() as patch:
@@ -215,7 +215,7 @@ def cut_before_the_end(halt, move):
     return moved
 
 
-@pytest.mark.hazard(9100)
+@pytest.mark.hazard(140)
 def test_an_entity_without_a_source_is_applied_through_the_last_comparison(filled, lane, monkeypatch):
     """It lags no further behind while listings rest."""
     often = at_share(lane, 1e-9, sweep_seconds=0.2)
