@@ -45,11 +45,11 @@ def look_at_entity(stores: Stores, entity: Entity) -> Iterator[Notice]:
     yield from (Notice("error", about, fault, remedy) for fault, remedy in faults)
     if not faults:
         yield Notice("ok", about, "query, adapter and sinks agree on columns")
-        with stores.of_entity(entity.name, filtered=entity.is_filtered).legacy() as cursor:
+        with origin.stores.legacy() as cursor:
             yield from look_at_capture(cursor, about, entity)
         for level, what, remedy in sources.remarks(_subject(stores, entity, origin), entity.capture):
             yield Notice(level, about, what, remedy)
-        with stores.legacy() as cursor:
+        with origin.stores.legacy() as cursor:
             yield from look_at_key_order(cursor, about, origin)
             yield from _nullable(cursor, about, origin)
         yield from look_at_repeated_keys(about, origin)

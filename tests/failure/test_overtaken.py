@@ -128,7 +128,8 @@ def test_a_missing_alias_parks_no_row(world, lane, key):
 
 @pytest.mark.hazard(25)
 def test_a_document_that_the_index_refuses_is_parked_until_a_replay(world, lane, key):
-    mapping = {"properties": {"updated_at": {"type": "date", "format": "epoch_second"}}}
+    refused = {"updated_at": {"type": "date", "format": "epoch_second"}}  # all else is mapped as declared
+    mapping = {"properties": {**lane.entity.index.fields, **refused}}
     world.document("PUT", "text-refuses", {"mappings": {"dynamic": False, **mapping}})
     swap = [{"remove": {"index": "text-000001", "alias": "text"}}, {"add": {"index": "text-refuses", "alias": "text"}}]
     world.document("POST", "_aliases", {"actions": swap})

@@ -296,7 +296,8 @@ def test_a_file_that_is_gone_does_not_bring_a_discarded_one_back(world, lane, ke
 
 
 def test_a_document_that_the_index_refuses_can_be_discarded(world, lane, keys, command):
-    mapping = {"properties": {"updated_at": {"type": "date", "format": "epoch_second"}}}
+    refused = {"updated_at": {"type": "date", "format": "epoch_second"}}  # all else is mapped as declared
+    mapping = {"properties": {**lane.entity.index.fields, **refused}}
     world.document("PUT", "text-refuses", {"mappings": {"dynamic": False, **mapping}})
     swap = [{"remove": {"index": "text-000001", "alias": "text"}}, {"add": {"index": "text-refuses", "alias": "text"}}]
     world.document("POST", "_aliases", {"actions": swap})
