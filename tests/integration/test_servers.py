@@ -165,6 +165,7 @@ def test_a_crash_of_one_backend_counts_as_a_restart(world, lane):
         assert swept(world) == [(3,)]
     finally:
         world.legacy(f"ALTER DATABASE {database} RESET synchronous_commit")
+        world.stores.close()  # its sessions began while it was off
 
 
 def answers(url):
