@@ -158,8 +158,8 @@ def test_without_settings_of_its_own_a_bucket_takes_what_boto3_finds(two, world,
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", access)
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", secret)
     stores = two("TARGET")
-    found = [n.level for n in preflight(stores, []) if n.about in {"legacy bucket", "target bucket"}]
-    assert found == ["ok", "ok"]
+    found = {(n.about, n.level) for n in preflight(stores, []) if n.about in {"legacy bucket", "target bucket"}}
+    assert found == {("legacy bucket", "ok"), ("target bucket", "ok")}
 
 
 def test_a_region_of_its_own_and_a_profile_that_is_none(two):

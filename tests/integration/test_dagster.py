@@ -62,7 +62,8 @@ def test_definitions_show_the_way_of_the_data(defs):
     )
     assert graph.get(dg.AssetKey(["search", "video"])).parent_keys == {dg.AssetKey(["catalog", "video"])}
     assert dg.AssetKey(["legacy", "bucket"]) in graph.get(dg.AssetKey(["media", "video"])).parent_keys
-    assert len(graph.asset_check_keys) == 9 + 9 + 6  # of sinks, of where entities stand, of what is expected
+    # of sinks, of where entities stand, of what is expected, of entity files
+    assert len(graph.asset_check_keys) == 9 + 9 + 6 + 1
 
 
 def test_a_range_is_one_run_with_a_result_for_each_partition(filled, world, instance):
@@ -249,7 +250,7 @@ def test_standing_is_told_when_it_changes_and_never_green_unseen(filled, world, 
     with stores.target() as cursor:
         cursor.execute("UPDATE sync.cursor SET applied_through = now()")
     first, cursor = looked(None)
-    assert {name for name, _ in first} == {"text", "video", "audio"}
+    assert {name for name, _ in first} == {"text", "video", "audio", "entity_files"}
     assert all(evaluation.passed for evaluation in first.values())
     assert looked(cursor)[0] == {}
 

@@ -87,10 +87,9 @@ def unguarded(monkeypatch):
 @pytest.mark.hazard(116)
 def test_without_its_guard_changes_of_intervals_are_lost(fresh_world, unguarded, plan):
     change(fresh_world, plan)
-    assert {finding.key for finding in reconcile(plan).findings if finding.sink == "relational"} == {"3", "4"}
     assert sync_keys(plan, plan.origin.key.parse(map(str, range(1, 5))), Order(acknowledge=True)).written == 2
     assert fresh_world.target("SELECT lasts::text, steps::text FROM catalog.plan WHERE id = 1") == [
-        ("1 mon", "{1 day}")
+        ("1 mon", '{"1 day"}')
     ]
 
 

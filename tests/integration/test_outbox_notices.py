@@ -93,7 +93,7 @@ def said(world):
 
 def test_what_is_prepared_goes_through_and_arrives_once_it_is_committed(world, noted):
     lane = noted()
-    assert said(world) == [("ok", "outbox is polled: no trigger notifies", "")]
+    assert ("ok", "outbox is polled: no trigger notifies", "") in said(world)
     with world.following([lane]), closing(prepared(world, 1)) as late:
         world.legacy(WRITE, (2, "beside it"))
         wait_for(lambda: world.target("SELECT 1 FROM catalog.note WHERE id = 2"))
@@ -106,12 +106,12 @@ def test_notices_on_a_server_that_prepares_are_a_choice_and_told_of(world, noted
     noted(notify=True)
     with pytest.raises(psycopg2.errors.FeatureNotSupported):
         prepared(world, 1)
-    ((level, what, remedy),) = said(world)
+    ((level, what, remedy),) = [notice for notice in said(world) if notice[0] != "ok"]
     assert (level, remedy) == ("warning", "sync-pipeline outbox install note")
     assert what == "triggers of note notify: PREPARE TRANSACTION fails for whoever changes these tables"
     noted()  # as the remedy says
     prepared(world, 1).tpc_rollback()
-    assert [level for level, _, _ in said(world)] == ["ok"]
+    assert {level for level, _, _ in said(world)} == {"ok"}
 
 
 @pytest.fixture

@@ -353,7 +353,7 @@ def test_a_new_partition_is_swept_named_and_covered_by_another_install(world, fo
         install(world, POST)
         wait_for(lambda: legacy_rows(world) == new_rows(world))
         wait_for(lambda: not any(alert in one for one in status_of(world.stores, POST)["alerts"]))
-        assert [level for level, _, _ in said(world, POST)] == ["ok", "ok"]
+        assert {level for level, _, _ in said(world, POST)} == {"ok"}
         wait_for(lambda: world.target("SELECT 1 FROM sync.cursor WHERE swept_from >= gap_at AND gap_at IS NOT NULL"))
         swept = world.target(SWEPT)
         world.legacy(write, [62])
@@ -409,7 +409,7 @@ def test_triggers_that_do_not_fire_are_named_swept_and_made_anew(world, followed
     with world.following([followed]):
         wait_for(lambda: world.target("SELECT 1 FROM sync.cursor WHERE gap_at IS NOT NULL AND blind IS NOT NULL"))
         install(world, POST)
-        assert [level for level, _, _ in said(world, POST)] == ["ok", "ok"]
+        assert {level for level, _, _ in said(world, POST)} == {"ok"}
         wait_for(lambda: world.target("SELECT 1 FROM sync.cursor WHERE blind IS NULL"))
 
 
@@ -442,4 +442,4 @@ def test_a_function_of_another_version_is_named_and_made_anew(world, followed):
         (level, what) for level, what, _ in said(world, POST)
     ]
     install(world, POST)
-    assert [level for level, _, _ in said(world, POST)] == ["ok", "ok"]
+    assert {level for level, _, _ in said(world, POST)} == {"ok"}
