@@ -249,12 +249,12 @@ def test_what_the_former_index_refused_is_taken_by_the_new_one_or_stays_owed(wor
     assert world.target(parked, [str(keys[0])]) == [(1,)]
     if swapped:
         assert rebuild_index(changed).findings == []
+        world.hurry()
         work_off(changed)
         assert world.document("GET", f"text/_doc/{keys[0]}")["_source"]["header"] == "refused"
     else:
         rebuild_index(changed, Once(lambda: world.document("PUT", "text-next/_doc/999999", {}), COMPARED))
         abandon(world.stores, lane.entity)
-    print(world.target("SELECT * FROM sync.due"))
     assert world.target(left, [str(keys[0]), str(keys[0])]) == [(0 if swapped else 1,)]
 
 
