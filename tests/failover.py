@@ -92,7 +92,8 @@ class Pair:
 
     def lose_nothing(self, *, with_slots=False):
         """Have commits wait for the standby, and readers of failover slots as well."""
-        settings = {"synchronous_standby_names": "*"}
+        # PostgreSQL's name for a standby without another; with * commits would wait for our reader as well
+        settings = {"synchronous_standby_names": "walreceiver"}
         if with_slots:
             settings["synchronized_standby_slots"] = PHYSICAL_SLOT
         for name, value in settings.items():

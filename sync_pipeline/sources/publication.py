@@ -10,6 +10,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 
 from sync_pipeline.errors import DeclarationError, SettingError
+from sync_pipeline.sources import synchronous
 from sync_pipeline.sources.ddl import Step
 from sync_pipeline.sources.install_record import MARK, Record, read_names
 from sync_pipeline.sources.replica_identity import (
@@ -164,7 +165,7 @@ def install(subject: Subject, *, take_over: bool = False) -> list[Step]:
     changed for it, and is written before the change. With `take_over`, a publication of another ledger becomes ours.
 
     Raises:
-        DeclarationError: a write in the monolith would fail, or changes would be lost.
+        DeclarationError: a write in the monolith would fail or wait for us, or changes would be lost.
         SettingError: the publication belongs to another ledger.
         UnreachableError: a server does not answer.
     """
@@ -173,7 +174,8 @@ def install(subject: Subject, *, take_over: bool = False) -> list[Step]:
         catalogue = Catalogue.read(cursor, subject)
         if not take_over:
             _refuse_other_ledger(catalogue.own, ledger)
-        if refusals := [*_refusals(catalogue)]:
+        waits = synchronous.waits_for_readers(cursor)
+        if refusals := [*([f"{waits}: {synchronous.REMEDY}"] if waits else []), *_refusals(catalogue)]:
             raise DeclarationError("\n".join(f"entity {subject.entity}: {refusal}" for refusal in refusals))
         return [
             *_repairs(catalogue),
@@ -217,9 +219,11 @@ def removal(cursor: Cursor, prefix: str, entity: str) -> list[Step]:
 
 
 def faults(cursor: Cursor, subject: Subject) -> Iterator[tuple[str, str]]:
-    """(what, remedy) of everything for which the entity's changes would be lost, or writes of its tables fail."""
+    """(what, remedy) of all for which the entity's changes would be lost, or writes of its tables fail or wait."""
     catalogue = Catalogue.read(cursor, subject)
     remedy = f"sync-pipeline wal install {subject.entity}"
+    if why := synchronous.waits_for_readers(cursor):
+        yield why, synchronous.REMEDY
     refusals = [*_refusals(catalogue)]
     for refusal in refusals:
         yield refusal, "see docs/howto/source.md#what-install-refuses, or take capture=Outbox()"

@@ -1,5 +1,6 @@
 """What `wal install` makes in the monolith: no write fails on the way, and `uninstall` puts all of it back."""
 
+from contextlib import closing
 from dataclasses import replace
 
 import pandas as pd
@@ -11,13 +12,14 @@ from sync_pipeline.entity import Entity, LegacyQuery
 from sync_pipeline.errors import DeclarationError, SettingError
 from sync_pipeline.lane import Lane
 from sync_pipeline.partitions import KeyRanges
+from sync_pipeline.preflight.preflight import preflight
 from sync_pipeline.sinks.relational import RelationalTable
 from sync_pipeline.sources import publication
 from sync_pipeline.sources.ddl import apply_steps, printed
 from sync_pipeline.sources.table import Literal, Table
 from sync_pipeline.sources.wal import Wal
 from tests.installed import catalogue
-from tests.world import opened
+from tests.world import opened, wait_for
 
 MONOLITH = """
     CREATE TABLE note (id bigint PRIMARY KEY, title text);
@@ -229,6 +231,33 @@ def test_an_entity_that_names_fewer_tables_gives_back_what_it_no_longer_needs(wo
     carry_out(world, publication.install(found), *LEAVES)
     assert world.legacy(IDENTITIES) == before
     assert faults(world, found) == publication.install(found) == []
+
+
+@pytest.mark.hazard(142)
+@pytest.mark.parametrize("names", ["*", 'FIRST 1 (standby_a, "*")'])
+def test_commits_that_would_wait_for_our_reader_are_refused_by_name(world, names):
+    found = install(world, NOTE)
+    configure(world, f"SET synchronous_standby_names = '{names}'")
+    try:
+        wait_for(lambda: [fault for fault in faults(world, found) if "would wait for our reader of its log" in fault])
+        assert [n for n in preflight(world.stores, [ENTITY]) if names in n.what and n.level == "error"]
+        for act in (Wal().open(found, None).begin, lambda: publication.install(found)):
+            with pytest.raises(
+                (SettingError, DeclarationError), match="name the standbys in synchronous_standby_names"
+            ):
+                act()
+    finally:
+        configure(world, "RESET synchronous_standby_names")
+        wait_for(lambda: faults(world, found) == [])
+
+
+def configure(world, what):
+    """The setting of a server's file: no commit waits for it to be written or read."""
+    with closing(psycopg2.connect(world.monolith.admin_url)) as connection:
+        connection.autocommit = True
+        with connection.cursor() as cursor:
+            cursor.execute(f"ALTER SYSTEM {what}")
+            cursor.execute("SELECT pg_reload_conf()")
 
 
 def test_the_printed_script_gives_way_to_writers_table_by_table(world):

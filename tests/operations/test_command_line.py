@@ -295,7 +295,7 @@ def test_a_history_of_an_older_version_counts_as_not_filled(loaded):
     text = load_entities("assets.entities")["text"]
     now, later = (status_of(loaded.stores, entity)["backfill"] for entity in (text, replace(text, version=2)))
     assert now["done"] == now["declared"]
-    assert later == {"declared": now["declared"], "done": 0, "unfinished": 0, "rows": 0}
+    assert later == {"declared": now["declared"], "done": 0, "unfinished": 0, "rows": 0, "missing": []}
 
 
 def test_what_stops_an_entity_is_told_in_a_line(loaded):
