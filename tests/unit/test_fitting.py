@@ -104,7 +104,12 @@ def texts(result):
     return [None if value is None else str(value) for value in text_of(pa.array(result.columns["v"])).to_pylist()]
 
 
-@pytest.mark.parametrize(("value", "kind", "text"), CARRIED, ids=str)
+def named(value):
+    """A name that is the same in each process: some values print their address."""
+    return f"{type(value).__name__} {bytes(value)!r}" if isinstance(value, memoryview) else str(value)
+
+
+@pytest.mark.parametrize(("value", "kind", "text"), CARRIED, ids=named)
 def test_a_value_is_carried_beside_any_other(value, kind, text):
     for neighbours in ([], [None], ["x"], [1.5, None], [True, None], [[1]], [{"other": 1}]):
         result = fitted([value, *neighbours], kind.split(" not ")[0])
@@ -115,7 +120,7 @@ def test_a_value_is_carried_beside_any_other(value, kind, text):
         assert written in {f"{in_quotes},0\n", f"{text or ''},0\n"}
 
 
-@pytest.mark.parametrize(("value", "kind", "sentence"), REFUSED, ids=str)
+@pytest.mark.parametrize(("value", "kind", "sentence"), REFUSED, ids=named)
 def test_what_has_no_form_is_refused_alone_and_by_name(value, kind, sentence):
     result = fitted([None, value, None], kind)
     assert list(result.faults) == ([1] if sentence else [])
