@@ -51,10 +51,9 @@ def backfill_all(lane: Lane, partitions: Iterable[str], report: Report = lambda 
     at; each goes on there the next time. `report` is called by all of them at once. Raises as `backfill` does.
     """
     partitions = list(dict.fromkeys(partitions))
-    begin_history(lane, partitions)
+    begin_history(lane, partitions)  # once, because each partition would otherwise try to begin the source
     stop = threading.Event()
     failures: list[BaseException] = []
-    open_cursor(lane)  # once, because each partition would otherwise try to begin the source
 
     def fill(partition: str) -> Filled:
         try:
