@@ -2,32 +2,17 @@
 
 from contextlib import closing
 
-import pandas as pd
 import psycopg2
 import pytest
 
 from sync_pipeline.capture import open_cursor, subject_of
-from sync_pipeline.entity import Entity, LegacyQuery
 from sync_pipeline.errors import UnreachableError
 from sync_pipeline.lane import Lane
-from sync_pipeline.partitions import KeyRanges
-from sync_pipeline.sinks.relational import RelationalTable
 from sync_pipeline.sources import outbox
-from sync_pipeline.sources.outbox import Outbox
-from sync_pipeline.sources.table import Table
 from tests.installed import made
+from tests.notes import MADE, NOTE
 from tests.world import opened, wait_for
 
-NOTE = Entity(
-    name="note",
-    owner="team:tests",
-    origin=LegacyQuery("SELECT id, title FROM note", key=("id",)),
-    tables=(Table("note", key=("id",)),),
-    capture=Outbox(),
-    adapt=lambda legacy: pd.DataFrame({"id": legacy["id"], "title": legacy["title"]}),
-    sinks=(RelationalTable("catalog.note", key=("id",), columns={"id": "bigint", "title": "text"}),),
-    partitions=KeyRanges(1),
-)
 PENDING = "SELECT aggregate_id FROM outbox WHERE processed_at IS NULL ORDER BY id"
 SETTINGS = {"SYNC_SWEEP_SECONDS": "1e9", "SYNC_POLL_SECONDS": "0.05", "SYNC_LOCK_TIMEOUT_SECONDS": "0.3"}
 
@@ -35,7 +20,7 @@ SETTINGS = {"SYNC_SWEEP_SECONDS": "1e9", "SYNC_POLL_SECONDS": "0.05", "SYNC_LOCK
 @pytest.fixture(scope="module")
 def world(fleet):
     with opened(fleet, "outbox_locks", **SETTINGS) as world:
-        world.legacy("CREATE TABLE note (id bigint PRIMARY KEY, title text); GRANT SELECT ON note TO sync_reader")
+        world.legacy(f"{MADE}; GRANT SELECT ON note TO sync_reader")
         for statement in made(Lane.open(NOTE, world.stores)):
             world.legacy(statement)
         yield world

@@ -5,36 +5,21 @@ import threading
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 
-import pandas as pd
 import psycopg2
 import pytest
 
 from sync_pipeline.capture import open_cursor, subject_of
-from sync_pipeline.entity import Entity, LegacyQuery
 from sync_pipeline.keys import Key
 from sync_pipeline.lane import Lane
-from sync_pipeline.partitions import KeyRanges
 from sync_pipeline.preflight.preflight import preflight
-from sync_pipeline.sinks.relational import RelationalTable
 from sync_pipeline.sources import outbox, outbox_tables
 from sync_pipeline.sources.outbox import Outbox, channel
 from sync_pipeline.sources.source import Subject
-from sync_pipeline.sources.table import Table
 from sync_pipeline.stores import Stores
 from tests.installed import catalogue, flat, made, unmade
+from tests.notes import MADE, NOTE
 from tests.world import opened, wait_for
 
-NOTE = Entity(
-    name="note",
-    owner="team:tests",
-    origin=LegacyQuery("SELECT id, title FROM note", key=("id",)),
-    tables=(Table("note", key=("id",)),),
-    capture=Outbox(),
-    adapt=lambda legacy: pd.DataFrame({"id": legacy["id"], "title": legacy["title"]}),
-    sinks=(RelationalTable("catalog.note", key=("id",), columns={"id": "bigint", "title": "text"}),),
-    partitions=KeyRanges(1),
-)
-MADE = "CREATE TABLE note (id bigint PRIMARY KEY, title text)"
 WRITE = "INSERT INTO note VALUES (%s, %s)"
 EVENT = "INSERT INTO outbox (aggregate_type, aggregate_id, event_type) VALUES ('note', '1', 'by hand')"
 LONG = 1e6
