@@ -149,18 +149,24 @@ def take_over(stores: Stores, entity: Entity) -> list[Mark]:
     return [*replaced, *claimed]
 
 
+def claimed_places(entity: Entity) -> dict[str, tuple[claims.Kind, str]]:
+    """The place that each sink of an entity claims: its kind and name, by the sink's name in a verdict."""
+    places: dict[str, tuple[claims.Kind, str]] = {"relational": ("table", entity.table.name)}
+    if entity.index:
+        places["search"] = "index", entity.index.alias
+    if entity.media:
+        places["media"] = "prefix", entity.media.prefix
+    return places
+
+
 def _take_over_claims(stores: Stores, entity: Entity) -> list[Mark]:
     """Record all places as the entity's; those that were not, and whose they were."""
-    named: list[tuple[claims.Kind, str, bool]] = [("table", entity.table.name, False)]
-    if entity.index:
-        named.append(("index", entity.index.alias, False))
-    if entity.media:
-        named.append(("prefix", entity.media.prefix, entity.media.shared))
+    shared = {"media": entity.media is not None and entity.media.shared}
     with stores.target() as cursor:
         return [
             Mark(claims.SHOWN[kind].format(name), former)
-            for kind, name, shared in named
-            for former in claims.take_over(cursor, entity.name, kind, name, shared=shared)
+            for sink, (kind, name) in claimed_places(entity).items()
+            for former in claims.take_over(cursor, entity.name, kind, name, shared=shared.get(sink, False))
         ]
 
 

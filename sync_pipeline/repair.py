@@ -18,8 +18,9 @@ import pyarrow as pa
 from sync_pipeline.batch.order import Order, Outcome
 from sync_pipeline.garbage import collect
 from sync_pipeline.lane import Lane
-from sync_pipeline.ledger.claims import Kind, is_ours_alone
+from sync_pipeline.ledger.claims import SHOWN, is_ours_alone
 from sync_pipeline.ledger.media import abandon
+from sync_pipeline.ownership import claimed_places
 from sync_pipeline.pipeline import sync_keys
 from sync_pipeline.reconcile.files import rows_naming
 from sync_pipeline.reconcile.verdict import KNOWN, Finding
@@ -145,13 +146,9 @@ def _not_ours(lane: Lane, extra: list[Finding]) -> dict[tuple[str, str], str]:
 
 def _alone(lane: Lane) -> dict[str, bool]:
     """By sink, whether all that lies there is the entity's."""
-    places: list[tuple[str, Kind, str]] = [("relational", "table", lane.entity.table.name)]
-    if lane.entity.index:
-        places.append(("search", "index", lane.entity.index.alias))
-    if lane.entity.media:
-        places.append(("media", "prefix", lane.entity.media.prefix))
+    places = claimed_places(lane.entity)
     with lane.stores.target() as cursor:
-        return {sink: is_ours_alone(cursor, lane.entity.name, kind, name) for sink, kind, name in places}
+        return {sink: is_ours_alone(cursor, lane.entity.name, *place) for sink, place in places.items()}
 
 
 def _known(lane: Lane, texts: Iterable[str]) -> set[str]:
@@ -164,10 +161,8 @@ def _known(lane: Lane, texts: Iterable[str]) -> set[str]:
 
 
 def _place(lane: Lane, sink: str) -> str:
-    entity = lane.entity
-    if sink == "media" and entity.media:
-        return f"prefix {entity.media.prefix}/"
-    return f"alias {entity.index.alias}" if sink == "search" and entity.index else f"table {entity.table.name}"
+    kind, name = claimed_places(lane.entity)[sink]
+    return SHOWN[kind].format(name)
 
 
 def _renewed(lane: Lane, copies: list[Step]) -> pa.Table:
