@@ -7,6 +7,7 @@ from urllib.parse import urlsplit
 
 from demo.buckets import REGION
 from demo.fleet import LEGACY_BUCKET, TARGET_BUCKET, Addresses
+from sync_pipeline.settings import Settings
 
 ADMIN_SETTING = "SYNC_DEMO_ADMIN_DB"
 
@@ -32,6 +33,20 @@ def variables(at: Addresses) -> dict[str, str]:
         "DAGSTER_PG_DB": dagster.path.lstrip("/"),
         ADMIN_SETTING: at.monolith.admin_url,
     }
+
+
+def settings(at: Addresses) -> Settings:
+    """The same for an engine in this process, whose own environment holds no keys that boto3 could find."""
+    keys = {
+        f"SYNC_{side}_S3_{name}": value
+        for side in ("LEGACY", "TARGET")
+        for name, value in {
+            "ACCESS_KEY_ID": at.access_key,
+            "SECRET_ACCESS_KEY": at.secret_key,
+            "REGION": REGION,
+        }.items()
+    }
+    return Settings.from_env(variables(at) | keys)
 
 
 def exports(at: Addresses) -> str:

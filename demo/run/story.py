@@ -12,7 +12,7 @@ from typing import Any
 from demo.databases import connected
 from demo.edit import Editors
 from demo.edit.tally import Tally
-from demo.environment import variables
+from demo.environment import settings, variables
 from demo.errors import DemoError
 from demo.fleet import LEGACY_BUCKET, TARGET_BUCKET, Fleet
 from demo.lag import Observer
@@ -25,7 +25,6 @@ from sync_pipeline.heartbeat import sightings
 from sync_pipeline.lane import Lane
 from sync_pipeline.live import caught_up, mark
 from sync_pipeline.ownership import MARK_OBJECT
-from sync_pipeline.settings import Settings
 from sync_pipeline.stores import Stores
 
 # editors go on while history is filled; this bounds a demo that hangs
@@ -67,12 +66,11 @@ def play(fleet: Fleet, plan: Plan, say: Say) -> Played:
     admin_url = fleet.addresses().monolith.admin_url
     loaded = load(admin_url, fleet.objects.client(), LEGACY_BUCKET, contents=plan.contents, files=plan.media)
     say(f"loaded {loaded.contents:,} contents and {loaded.files:,} files into the monolith")
-    environment = variables(fleet.addresses())
-    fleet.start_dagster(environment)
+    fleet.start_dagster(variables(fleet.addresses()))
     api = DagsterApi(fleet.webserver.url)
     api.wait_ready()
     say(f"Dagster is up: {fleet.webserver.url}")
-    stores = Stores(Settings.from_env(environment))
+    stores = Stores(settings(fleet.addresses()))
     try:
         entities = list(load_entities(stores.settings.entities).values())
         sensor = api.start_sensor("keep_live")
