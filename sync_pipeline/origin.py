@@ -345,7 +345,7 @@ class Origin:
         return self._apart(Rows(table, last=self._last(table), is_last=not is_cut))
 
     def _apart(self, rows: Rows) -> Rows:
-        """Reject keys that the query gives more than once: which of their rows is meant, nobody can say."""
+        """Reject keys that the query gives more than once: the key does not tell which of their rows is meant."""
         keys = rows.table.select(list(self.key.columns))
         if keys.num_rows < 2 or keys.group_by(keys.column_names).aggregate([]).num_rows == keys.num_rows:
             return rows

@@ -129,7 +129,7 @@ def _is_empty_prefix(stores: Stores, prefix: str) -> bool:
 
 
 def take_over(stores: Stores, entity: Entity) -> list[Mark]:
-    """Mark the entity's indices and its prefix as ours, whoever's they are; return what this replaced.
+    """Mark the entity's indices and prefix as ours, also where they are another ledger's; return what this replaced.
 
     Table, alias and prefix are the entity's from now on, with all that lies there. Raises UnreachableError where a mark
     cannot be read or written.

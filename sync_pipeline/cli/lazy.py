@@ -1,4 +1,4 @@
-"""Imports that wait until somebody needs them: of commands for the help of all, of pandas for reports."""
+"""Imports that wait until they are needed: of commands for the help of all, of pandas for reports."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class Member(NamedTuple):
 
 
 class LazyGroup(TyperGroup):
-    """A group whose `members` are imported when somebody asks for one by name."""
+    """A group whose `members` are imported when one is asked for by name."""
 
     members: ClassVar[Mapping[str, Member]] = {}
 

@@ -130,7 +130,7 @@ def move(cursor: Cursor, walk: Walk) -> None:
 def listing_is_due(cursor: Cursor, entity: str, share: float) -> bool:
     """Return whether the walk has to list the legacy bucket.
 
-    It has to where somebody waits for a sweep, where no sweep counts as whole yet, and where the listings of all
+    It has to where a sweep was asked for, where no sweep counts as whole yet, and where the listings of all
     entities, this one included, take no more than `share` of the time.
     """
     cursor.execute(_LISTING_IS_DUE, {"entity": entity, "share": share})
