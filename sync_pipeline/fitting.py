@@ -16,7 +16,16 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from sync_pipeline.columns import DOCUMENT, array_literals, json_of, text_of
-from sync_pipeline.values import EXACT_FLOATS, INTEGERS, UnfitError, copy_text, document_text, shown, type_of
+from sync_pipeline.values import (
+    EXACT_FLOATS,
+    INTEGER_LIMIT,
+    INTEGERS,
+    UnfitError,
+    copy_text,
+    document_text,
+    shown,
+    type_of,
+)
 
 _JSON = {"json", "jsonb"}
 _FLOATS = {"real", "float4", "double precision", "float8", "float"}
@@ -194,7 +203,7 @@ def _fit_json(whole: Any, declared: _Declared) -> _Column:
 def _fit_floats(whole: Any, kind: str) -> _Column:
     """Floats for a type that is none. What made them of whole numbers may have been a NULL beside them."""
     array = _combined(whole)
-    limit = float(2**63) if kind in INTEGERS else float(EXACT_FLOATS)
+    limit = float(INTEGER_LIMIT) if kind in INTEGERS else float(EXACT_FLOATS)
     is_whole = pc.and_(pc.equal(pc.trunc(array), array), pc.less(pc.abs(array), limit))
     is_whole = pc.fill_null(pc.and_(is_whole, pc.is_finite(array)), False)
     if kind not in INTEGERS:

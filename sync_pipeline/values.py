@@ -36,6 +36,8 @@ _BYTES = (bytes, bytearray, memoryview)
 _LISTS = (list, tuple, np.ndarray, pd.Series, pd.Index, pd.api.extensions.ExtensionArray)
 # a float counts no further without leaving out whole numbers
 EXACT_FLOATS = 2**53
+# a float this far from zero is no value of any integer type
+INTEGER_LIMIT = 2**63
 _DAY = 86_400_000_000
 _MODIFIER = re.compile(r"\([^)]*\)")
 _ARRAY = re.compile(r"(\s*\[\d*\])+$|\s+array(\s*\[\d+\])?$")
@@ -145,7 +147,7 @@ def _scalar(value: Any, kind: str) -> str:
 def _number(value: float, kind: str) -> str:
     if kind not in INTEGERS:
         return _float(value)
-    if not value.is_integer():
+    if not value.is_integer() or abs(value) >= INTEGER_LIMIT:
         raise UnfitError(f"the float {value} is no value of type {kind}")
     return str(int(value))
 

@@ -152,6 +152,42 @@ def test_a_bulk_tells_what_was_refused_and_leaves_the_rest_as_it_was_sent(world,
     ]
 
 
+@pytest.mark.hazard(143)
+@pytest.mark.parametrize("operations", ["deletes", "writes", "both"])
+def test_nothing_that_is_sent_to_a_missing_alias_makes_an_index(world, operations):
+    """Of deletes alone too: the cluster requires an alias of writes only."""
+    index, client = SearchIndex(f"missing_{operations}", fields={"n": {"type": "long"}}), world.stores.search
+    documents = {"deletes": [None, None], "writes": ["{}", "{}"], "both": [None, "{}"]}[operations]
+    ids, versions = pa.array(["1", 'кл"юч']), pa.array([5, 5], pa.int64())
+    result = index.write(client, ids, versions, pa.array(documents, pa.string()))
+    assert not client.indices.exists(index=index.alias)
+    assert (result.retriable, result.rejected, result.conflicts) == ([0, 1], {}, [])
+    index.ensure(client)
+    assert index.write(client, ids, versions, pa.array(documents, pa.string())).is_clean
+
+
+@pytest.mark.hazard(143)
+def test_without_the_guard_deletes_alone_make_an_index_of_the_alias_s_name(world, monkeypatch):
+    monkeypatch.setenv("SYNC_TEST_GUARDS_OFF", "143")
+    index, client = SearchIndex("missing_unguarded", fields={"n": {"type": "long"}}), world.stores.search
+    index.write(client, pa.array(["1"]), pa.array([5], pa.int64()), pa.array([None], pa.string()))
+    assert client.indices.exists(index=index.alias)
+
+
+@pytest.mark.hazard(143)
+def test_deletes_alone_of_documents_that_are_newer_are_refused_and_leave_them_as_they_are(world):
+    index, client = SearchIndex("newer", fields={"n": {"type": "long"}}), world.stores.search
+    index.ensure(client)
+    ids, none = pa.array(["1", "2"]), pa.array([None, None], pa.string())
+    assert index.write(client, ids, pa.array([9, 5], pa.int64()), pa.array(['{"n": 1}', '{"n": 2}'])).is_clean
+    assert index.write(client, ids, pa.array([7, 7], pa.int64()), none).conflicts == [0]
+    now = look_up(client, index.alias, ids.to_pylist())
+    assert [(doc["found"], doc.get("_version"), doc.get("_source")) for doc in now] == [
+        (True, 9, {"n": 1}),
+        (False, None, None),
+    ]
+
+
 @pytest.mark.hazard(35)
 def test_json_that_the_new_side_cannot_hold_is_parked_alone_with_the_reason(world):
     world.legacy("CREATE TABLE odd (id bigint PRIMARY KEY, extra json); GRANT SELECT ON odd TO sync_reader")

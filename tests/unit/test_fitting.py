@@ -92,6 +92,8 @@ REFUSED = [
     (object, "text", "it has no form for PostgreSQL"),
     (1j, "text", "it has no form for PostgreSQL"),
     (1.5, "bigint", "the float 1.5 is no value of type bigint"),
+    (2.0**63, "bigint", "the float 9.223372036854776e+18 is no value of type bigint"),
+    (-(2.0**63), "bigint", "the float -9.223372036854776e+18 is no value of type bigint"),
     (pd.Interval(1, 2), "text[]", None),
 ]
 
