@@ -12,14 +12,13 @@ from collections.abc import Iterator
 from typing import Any
 
 from sync_pipeline.origin import Origin
+from sync_pipeline.plans import estimated_rows, nodes_of, sort_of
 from sync_pipeline.preflight.notice import Notice
 from sync_pipeline.sql import Cursor, quote
 
 # reading and sorting so many rows takes some milliseconds; and so many about a tenth of a second, for each page
 WARNING_ROWS = 20_000
 ERROR_ROWS = 500_000
-# rows alike in the first columns of a key, which are sorted by the others
-GROUP_ROWS = 10_000
 _COLUMN = re.compile(r'^\(?(?:"((?:[^"]|"")+)"|(\w+))\.(?:"((?:[^"]|"")+)"|(\w+))\)?(?:::\w+\)?)?(?: COLLATE "C")?$')
 _TABLE = """
     SELECT format('%%I.%%I', n.nspname, c.relname), c.relkind::text,
@@ -49,41 +48,12 @@ def look_at_key_order(cursor: Cursor, about: str, origin: Origin) -> Iterator[No
 
 def estimate(cursor: Cursor, origin: Origin) -> int:
     """Ask the planner how many rows the entity's query gives."""
-    cursor.execute(f"EXPLAIN (FORMAT JSON) SELECT {origin.key.plain('q')} FROM ({origin.sql}) q")
-    return int(cursor.fetchone()[0][0]["Plan"]["Plan Rows"])
+    return estimated_rows(cursor, f"SELECT {origin.key.plain('q')} FROM ({origin.sql}) q")
 
 
 def _sort_of_a_page(cursor: Cursor, origin: Origin) -> dict[str, Any] | None:
-    """The plan's node that sorts a page's rows although it is told to avoid it, with the nodes below it; or None."""
-    cursor.execute("BEGIN")
-    try:
-        cursor.execute("SET LOCAL enable_sort = off")
-        cursor.execute("SET LOCAL enable_seqscan = off")
-        cursor.execute(
-            f"EXPLAIN (VERBOSE, FORMAT JSON) SELECT {origin.key.plain('q')} FROM ({origin.sql}) q"
-            f" ORDER BY {origin.key.ordered('q')} LIMIT 1"
-        )
-        plan: dict[str, Any] = cursor.fetchone()[0][0]["Plan"]
-    finally:
-        cursor.execute("ROLLBACK")
-    wanted = len(origin.key.columns)
-    return next((n for n in _nodes(plan) if _sorts(n) and len(n["Sort Key"]) == wanted), None)
-
-
-def _sorts(node: dict[str, Any]) -> bool:
-    """Whether a node sorts all rows, or by an index on the first columns alone so many that it does not help."""
-    if node["Node Type"] != "Incremental Sort":
-        return bool(node["Node Type"] == "Sort")
-    below = node["Plans"][0]
-    # the first group is read and sorted before the first row comes
-    share = (node["Startup Cost"] - below["Startup Cost"]) / max(1e-9, below["Total Cost"] - below["Startup Cost"])
-    return bool(share * below["Plan Rows"] > GROUP_ROWS)
-
-
-def _nodes(plan: dict[str, Any]) -> Iterator[dict[str, Any]]:
-    yield plan
-    for part in plan.get("Plans", ()):
-        yield from _nodes(part)
+    query = f"SELECT {origin.key.plain('q')} FROM ({origin.sql}) q ORDER BY {origin.key.ordered('q')} LIMIT 1"
+    return sort_of(cursor, query, len(origin.key.columns))
 
 
 def _named(origin: Origin) -> str:
@@ -132,7 +102,7 @@ def _by_plan(sort: dict[str, Any]) -> tuple[str, str, list[str]] | None:
     aliases = {(p[1] or p[2]).replace('""', '"') for p in places if p}
     tables = {
         (node["Schema"], node["Relation Name"])
-        for node in _nodes(sort)
+        for node in nodes_of(sort)
         if node.get("Alias") in aliases and "Schema" in node
     }
     if len(aliases) != 1 or len(tables) != 1:

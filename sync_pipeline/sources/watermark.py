@@ -14,18 +14,15 @@ import pyarrow.compute as pc
 
 from sync_pipeline.errors import DeclarationError
 from sync_pipeline.faults import guarded
-from sync_pipeline.sessions import Purpose
 from sync_pipeline.sources.future import AHEAD, FutureStamps
-from sync_pipeline.sources.roots import roots_of
 from sync_pipeline.sources.source import Page, Source, Standing, State, Subject
-from sync_pipeline.sources.spans import Position, Span, instant, without_covered
+from sync_pipeline.sources.spans import Span, instant, without_covered
+from sync_pipeline.sources.stamped_rows import ROW_VERSION, STAMP, StampedRows, pages
 from sync_pipeline.sources.stamps import Stamp, stamps_of
 from sync_pipeline.sources.table import Table
 from sync_pipeline.sources.window import BEGINNING, Mark, Window, earliest, look
-from sync_pipeline.sql import Cursor, bind, copy_out
+from sync_pipeline.sql import Cursor
 
-_STAMP = "_stamp"
-_ROW_VERSION = "_row"
 _NEVER = 2**63 - 1
 _BEGIN_SECONDS = 10.0
 _LOOK_SECONDS = 0.05
@@ -33,9 +30,6 @@ _LOOK_SECONDS = 0.05
 _TURN_SECONDS = 1.0
 # row versions that are remembered from poll to poll, of each table: 1.6 MB
 _MOST_VERSIONS = 200_000
-# keys that one query fetches at most
-_FETCH_ROWS = 100_000
-_FETCH_BYTES = 16 << 20
 
 
 @dataclass(frozen=True)
@@ -60,19 +54,20 @@ class _Reading:
     table: int  # the place of the stamp's table among the entity's
     stamp: Stamp
     span: Span
-    pages: Iterator[pa.Table] | None = None
+    pages: Iterator[StampedRows] | None = None
     is_head: bool = False  # of this poll
     is_done: bool = False
 
     def next(self, subject: Subject, rows: int) -> pa.Table | None:
-        """Returns the next page, and moves the span's position behind it; None at the end."""
+        """Returns the next page, which may be empty, and moves the span's position behind it; None at the end."""
         if self.pages is None:
             self.pages = pages(subject, self.stamp, self.span, rows)
         page = next(self.pages, None)
         self.is_done = page is None
-        if page is not None:
-            self.span = replace(self.span, position=_position(subject, page))
-        return page
+        if page is None:
+            return None
+        self.span = replace(self.span, position=page.position)
+        return page.table
 
     def restart(self, span: Span) -> None:
         """Read another span instead."""
@@ -208,7 +203,7 @@ class WatermarkSource(Source):
         if reading.span.cap or not reading.is_head or reading.stamp.sequence or page.num_rows < rows:
             return False
         assert self._seen
-        return instant(page.column(_STAMP)[page.num_rows - 1].as_py()) > self._seen.seen.at + AHEAD
+        return instant(page.column(STAMP)[page.num_rows - 1].as_py()) > self._seen.seen.at + AHEAD
 
     def _split(self, head: _Reading) -> None:
         """So many rows bear stamps of the future that they are read apart, and seldom."""
@@ -247,7 +242,7 @@ class WatermarkSource(Source):
 
         Versions are kept of the newest rows of a poll alone, for the next poll reads no others again as a rule.
         """
-        n, versions = reading.table, page.column(_ROW_VERSION).combine_chunks()
+        n, versions = reading.table, page.column(ROW_VERSION).combine_chunks()
         parts = [*self._next.get(n, ()), *([self._recent[n]] if n in self._recent else [])]
         if parts:
             page = page.filter(pc.invert(pc.is_in(versions, value_set=pa.concat_arrays(parts))))
@@ -272,83 +267,7 @@ def stamped_since(subject: Subject, since: dt.datetime, rows: int) -> Iterator[p
         for stamp in stamps:
             bound = Mark(since, {stamp.sequence: _NEVER} if stamp.sequence else {})
             for page in pages(subject, stamp, Span(stamp.name, bound), rows):
-                yield page.select(list(subject.key.columns))
-
-
-def pages(subject: Subject, stamp: Stamp, span: Span, rows: int) -> Iterator[pa.Table]:
-    """Keys of the rows of a span, with stamp and row version, in pages of `rows`.
-
-    In order of (stamp, key), the newest first. An index on the stamp alone reads all rows of one stamp for each
-    query, so queries after the first ask for many pages at once.
-    """
-    fetched = rows
-    while True:
-        found = _fetch(subject, stamp, span, fetched)
-        for first in range(0, found.num_rows, rows):
-            yield found.slice(first, rows)
-        if found.num_rows < fetched:
-            return
-        span = replace(span, position=_position(subject, found))
-        width = max(1, found.nbytes // found.num_rows)
-        fetched = max(rows, min(fetched * 8, _FETCH_ROWS, _FETCH_BYTES // width))
-
-
-def _position(subject: Subject, page: pa.Table) -> Position:
-    return page.column(_STAMP)[page.num_rows - 1].as_py(), subject.key.position(page.select(list(subject.key.columns)))
-
-
-def _fetch(subject: Subject, stamp: Stamp, span: Span, rows: int) -> pa.Table:
-    key = subject.key
-    schema = pa.schema([*key.schema, (_STAMP, pa.string()), (_ROW_VERSION, pa.int64())])
-    with subject.stores.legacy_rows(Purpose.POLL) as cursor:
-        conditions = [f"w.{_STAMP} IS NOT NULL", key.is_known("w"), *_limits(cursor, subject, stamp, span)]
-        query = (
-            f"SELECT * FROM ({_stamped_rows(cursor, subject, stamp, span)}) w WHERE {' AND '.join(conditions)}"
-            f" ORDER BY w.{_STAMP} DESC, {key.descending('w')} LIMIT {rows}"
-        )
-        return copy_out(cursor, query, schema, f"{stamp.table.name} {stamp.table.join}")
-
-
-def _stamped_rows(cursor: Cursor, subject: Subject, stamp: Stamp, span: Span) -> str:
-    """Selects roots' keys, stamp and row version of a table."""
-    table = stamp.table
-    parts = [f"{table.name}.{part}" for part in ("tableoid", "ctid", "xmin")]
-    if table.join:  # one of its rows leads to many roots, each of which is to be reported
-        parts += [f"({root})::text" for root in table.roots(subject.key.types)]
-    version = '({}) COLLATE "C"'.format(" || '/' || ".join(parts))
-    conditions = _zone_limits(cursor, stamp, span) if stamp.zone else []
-    if span.xid is not None:
-        conditions.append(f"age({table.name}.xmin) <= age('{span.xid % 2**32}'::xid)")
-    return (
-        f"SELECT {roots_of(subject, table)}, {stamp.instant} AS {_STAMP},"
-        f" hashtextextended({version}, 0) AS {_ROW_VERSION} FROM {table.name} {table.join}"
-        + (f" WHERE {' AND '.join(conditions)}" if conditions else "")
-    )
-
-
-def _zone_limits(cursor: Cursor, stamp: Stamp, span: Span) -> list[str]:
-    """Conditions on the column itself, which an index serves: no zone's clock is a day off."""
-    top = bind(cursor, span.position[0] if span.position else span.cap) if span.position or span.cap else ""
-    utc = "({}::timestamptz AT TIME ZONE 'UTC') {} interval '1 day'"
-    conditions = [f"{stamp.column} <= {utc.format(top, '+')}"] if top else []
-    if span.bound.at != BEGINNING.at:
-        conditions.append(f"{stamp.column} >= {utc.format(bind(cursor, span.bound.at), '-')}")
-    return conditions
-
-
-def _limits(cursor: Cursor, subject: Subject, stamp: Stamp, span: Span) -> list[str]:
-    """The conditions on a row w."""
-    first = span.bound.numbers.get(stamp.sequence) if stamp.sequence else span.bound.at
-    conditions = [] if first is None or first == BEGINNING.at else [f"w.{_STAMP} >= {bind(cursor, first)}"]
-    if span.cap:
-        conditions.append(f"w.{_STAMP} <= {bind(cursor, span.cap)}")
-    if span.position:
-        at, names = span.position
-        key = subject.key
-        last = f"{bind(cursor, at)}::{'bigint' if stamp.sequence else 'timestamptz'}"
-        conditions.append(f"w.{_STAMP} <= {last}")
-        conditions.append(f"(w.{_STAMP}, {key.ordered('w')}) < ({last}, {key.literals(cursor, names)})")
-    return conditions
+                yield page.table.select(list(subject.key.columns))
 
 
 def _since(bound: Mark) -> str:

@@ -21,7 +21,7 @@ from sync_pipeline.ledger.cursor import Lease
 from sync_pipeline.origin import Origin
 from sync_pipeline.partitions import KeyRanges
 from sync_pipeline.sinks.relational import RelationalTable
-from sync_pipeline.sources import future, outbox, watermark
+from sync_pipeline.sources import future, outbox, stamped_rows, watermark
 from sync_pipeline.sources.outbox import Outbox
 from sync_pipeline.sources.table import Table
 from sync_pipeline.sources.wal import Wal
@@ -260,14 +260,14 @@ def test_a_stamp_that_is_declared_no_more_has_the_others_read_again(world, caugh
 
 def fetched(monkeypatch):
     """How many keys each query of the watermark has read, with its span."""
-    seen, fetch = [], watermark._fetch
+    seen, fetch = [], stamped_rows._Reader._fetch
 
-    def spied(subject, stamp, span, rows):
-        page = fetch(subject, stamp, span, rows)
-        seen.append((span, page.num_rows))
+    def spied(reader):
+        page = fetch(reader)
+        seen.append((reader.span, page.num_rows))
         return page
 
-    monkeypatch.setattr(watermark, "_fetch", spied)
+    monkeypatch.setattr(stamped_rows._Reader, "_fetch", spied)
     return seen
 
 

@@ -20,7 +20,7 @@ from sync_pipeline.sinks import search_index
 from sync_pipeline.sinks.media_bucket import MediaBucket
 from sync_pipeline.sinks.relational import RelationalTable
 from sync_pipeline.sinks.search_index import SearchIndex
-from sync_pipeline.sources import watermark
+from sync_pipeline.sources import stamped_rows, watermark
 from sync_pipeline.sources.source import Subject
 from sync_pipeline.sources.table import Table
 from sync_pipeline.stores import Stores
@@ -472,7 +472,7 @@ def test_a_poll_of_a_zoned_cursor_uses_the_plain_index(world, monkeypatch):
             " FROM generate_series(1, 5000) n"
         )
         world.legacy("ANALYZE content")
-        monkeypatch.setattr(watermark, "copy_out", explained)
+        monkeypatch.setattr(stamped_rows, "copy_out", explained)
         zoned = Table("content", key=("id",), stamp="updated_at", zone="UTC")
         subject = Subject("text", Key(("id",), ("bigint",)), (zoned,), world.stores)
         assert list(watermark.stamped_since(subject, dt.datetime.now(dt.UTC), 100)) == []
