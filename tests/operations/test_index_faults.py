@@ -20,6 +20,7 @@ from sync_pipeline.sinks import search_index
 from sync_pipeline.status import status_of
 from tests import clips
 from tests.chaos.interposer import Answer
+from tests.index_states import states
 from tests.stores_at_fault import search_behind
 
 INDEX = "clip-000001"
@@ -31,58 +32,7 @@ LETTERS = "SELECT key::bigint, step, error, message FROM sync.due WHERE reason I
 OWED = "SELECT reason, error, message FROM sync.due"
 
 
-def settings(**values):
-    return "PUT", f"{INDEX}/_settings", values
-
-
-def actions(*listed):
-    return "POST", "_aliases", {"actions": list(listed)}
-
-
-ADD = {"add": {"index": INDEX, "alias": "clip"}}
-REMOVE = {"remove": {"index": INDEX, "alias": "clip"}}
-OTHER = ("PUT", "clip-000002", {"mappings": {"dynamic": False}})
-# how the index comes to it, how it is well again, and what is said of it
-STATES = {
-    "closed": ([("POST", f"{INDEX}/_close", None)], [("POST", f"{INDEX}/_open", None)], "closed"),
-    "no write index": (
-        [actions({"add": ADD["add"] | {"is_write_index": False}})],
-        [actions(REMOVE, ADD)],
-        "no write index",
-    ),
-    "missing pipeline": (
-        [settings(**{"index.default_pipeline": "enrich_titles"})],
-        [settings(**{"index.default_pipeline": None})],
-        "enrich_titles",
-    ),
-    "missing final pipeline": (
-        [settings(**{"index.final_pipeline": "enrich_titles"})],
-        [settings(**{"index.final_pipeline": None})],
-        "enrich_titles",
-    ),
-    **{
-        block: ([settings(**{f"index.blocks.{block}": True})], [settings(**{f"index.blocks.{block}": None})], "block")
-        for block in ("write", "read_only", "read_only_allow_delete")
-    },
-    "no alias": ([actions(REMOVE)], [actions(ADD)], "alias"),
-    "two indices": (
-        [OTHER, actions({"add": {"index": "clip-000002", "alias": "clip"}})],
-        [("DELETE", "clip-000002", None)],
-        "clip-000001, clip-000002",
-    ),
-    "rolled over": (
-        [
-            OTHER,
-            actions(
-                {"add": ADD["add"] | {"is_write_index": False}},
-                {"add": {"index": "clip-000002", "alias": "clip", "is_write_index": True}},
-            ),
-        ],
-        [("DELETE", "clip-000002", None), actions(REMOVE, ADD)],
-        "clip-000001, clip-000002",
-    ),
-    "a routing of its own": ([actions({"add": ADD["add"] | {"routing": "1"}})], [actions(REMOVE, ADD)], "routing"),
-}
+STATES = states(INDEX, "clip", "clip-000002")
 
 
 @pytest.fixture(scope="module")

@@ -10,7 +10,10 @@ from tests.chaos.faults.fault import ALL, DEMO, fault
 from tests.chaos.interposer import Answer, Forward, Request
 from tests.chaos.ledger import note
 from tests.chaos.scene import SOUND, Scene
+from tests.stores_at_fault import ByKey
+from tests.wrong_answers import AFTER_TRIES, AT_ONCE
 
+_ANSWERS = AT_ONCE | AFTER_TRIES
 _SOME = "SELECT bucket_key FROM media_files ORDER BY hashint8(id # %s) LIMIT 12"
 _OF = "SELECT content_id FROM media_files m WHERE bucket_key = %s"
 _LOCK = f"SELECT FROM content WHERE id = %s AND {SOUND} FOR UPDATE NOWAIT"
@@ -71,6 +74,20 @@ def listing_fails(scene: Scene, dice: Random) -> Iterator[None]:
         return Answer(answer.status, answer.body, answer.headers, cut=dice.randrange(len(answer.body) or 1))
 
     yield from _ruled(scene, dice, rule)
+
+
+@fault(weight=2, grounds=DEMO)
+def files_answered_wrongly(scene: Scene, dice: Random) -> Iterator[None]:
+    """Each of some files has its own wrong answer, whatever the store says of all others."""
+    rule = ByKey()
+    for (key,) in scene.world.legacy(_SOME, (dice.getrandbits(31),)):
+        name = dice.choice(list(_ANSWERS))
+        rule.faults[key] = _ANSWERS[name][0]
+        scene.done[name] += 1
+    with scene.network.ruled("SYNC_LEGACY_S3_ENDPOINT", rule):
+        for key in rule.faults:
+            _overwrite(scene, dice, key)
+        yield
 
 
 def _ruled(scene: Scene, dice: Random, rule: object) -> Iterator[None]:

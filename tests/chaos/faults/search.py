@@ -2,19 +2,25 @@
 
 import json
 from collections.abc import Iterator
+from functools import partial
 from random import Random
 from typing import Any
+from urllib.error import HTTPError
 
 from tests.chaos.faults.fault import DEMO, fault
 from tests.chaos.interposer import Answer, Forward, Request
 from tests.chaos.ledger import note
 from tests.chaos.scene import Scene
+from tests.index_states import states
 
 _BUSY = ("es_rejected_execution_exception", "too busy")
 _JSON = (
     ("Content-Type", "application/vnd.elasticsearch+json;compatible-with=9"),
     ("X-Elastic-Product", "Elasticsearch"),
 )
+# blocks are a fault of their own; documents that went elsewhere are found again by the process that sent them alone
+_NOT_HERE = {"write", "read_only", "read_only_allow_delete", "rolled over", "a routing of its own"}
+_DONE_ALREADY = {400, 404}
 _DELETE = "UPDATE content SET deleted_at = now(), updated_at = now(), version = version + 1 WHERE id = ANY(%s)"
 
 
@@ -64,11 +70,30 @@ def answers_lost(scene: Scene, dice: Random) -> Iterator[None]:
 def index_blocked(scene: Scene, dice: Random) -> Iterator[None]:
     """Read-only, as for a full disk or for maintenance."""
     block, kind = dice.choice(("read_only_allow_delete", "write", "read_only")), dice.choice(scene.indices)
-    scene.heal(lambda: _block(scene, kind, block, True))
-    try:
-        yield
-    finally:
-        scene.heal(lambda: _block(scene, kind, block, None))
+    with scene.alone["indices"]:
+        scene.heal(lambda: _block(scene, kind, block, True))
+        try:
+            yield
+        finally:
+            scene.heal(lambda: _block(scene, kind, block, None))
+
+
+@fault(weight=2)
+def index_in_bad_state(scene: Scene, dice: Random) -> Iterator[None]:
+    """Closed, without its alias, beside another index, or with a pipeline that is not there."""
+    alias, behind = dice.choice(scene.indices), []
+    with scene.alone["indices"]:
+        scene.heal(lambda: behind.extend(scene.world.document("GET", f"_alias/{alias}")))
+        all_states = states(behind[0], alias, f"{alias}-beside")
+        name = dice.choice([name for name in all_states if name not in _NOT_HERE])
+        scene.done[f"index: {name}"] += 1
+        try:
+            for request in all_states[name].into:
+                scene.heal(partial(_ask, scene, *request))
+            yield
+        finally:
+            for request in all_states[name].out:
+                scene.heal(partial(_ask, scene, *request))
 
 
 @fault(weight=0.7, grounds=DEMO)
@@ -125,3 +150,12 @@ def _failed(operation: list[bytes], status: int) -> dict[str, Any]:
 
 def _block(scene: Scene, kind: str, block: str, on: bool | None) -> None:
     scene.world.document("PUT", f"{kind}/_settings", {f"index.blocks.{block}": on})
+
+
+def _ask(scene: Scene, method: str, path: str, body: Any) -> None:
+    """A request that may have been done already, when its answer was lost."""
+    try:
+        scene.world.document(method, path, body)
+    except HTTPError as error:
+        if error.code not in _DONE_ALREADY:
+            raise
