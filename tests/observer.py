@@ -12,8 +12,8 @@ import psycopg2
 
 KINDS = ("text", "video", "audio")
 _EVERY_SECONDS = 0.1
-# no such index yet, too busy, not there yet
-_AWAY = {404, 429, 503}
+# closed, no such index yet, too busy, not there yet
+_AWAY = {400, 404, 429, 503}
 
 
 class Setback(NamedTuple):

@@ -51,21 +51,27 @@ class Result:
 def play(fleet: Fleet, network: Network, plan: Plan, folder: Path) -> Result:
     """Carry a plan out. Raises what the harness itself fails by; whatever is wrong with the engine is in the result."""
     began = time.monotonic()
+    result = Result(plan)
+    with staged(fleet, network, plan, folder) as scene:
+        _play(scene, result)
+        result.details, result.cut_short = dict(scene.done), dict(scene.cut_short)
+        result.crash_points, result.ends = dict(scene.crew.died_at), dict(scene.crew.ends)
+    result.seconds = time.monotonic() - began
+    return result
+
+
+@contextmanager
+def staged(fleet: Fleet, network: Network, plan: Plan, folder: Path) -> Iterator[Scene]:
+    """The scene of a plan, filled and with nobody at work; all healed and removed at the end."""
     ground = GROUNDS[plan.ground]
     _forget(ground.entities, "tests.caught")
-    result = Result(plan)
     with ExitStack() as stack:
         own = stack.enter_context(paired_fleet(fleet, network, plan))
         world = stack.enter_context(ground.opened(own, plan, settings(plan)))
         stack.enter_context(_prepared(world, plan))
         stack.callback(network.heal)
         crew = stack.enter_context(Crew(folder, network.settings(dict(os.environ))))
-        scene = Scene(plan, world, crew, network)
-        _play(scene, result)
-        result.details, result.cut_short = dict(scene.done), dict(scene.cut_short)
-        result.crash_points, result.ends = dict(crew.died_at), dict(crew.ends)
-    result.seconds = time.monotonic() - began
-    return result
+        yield Scene(plan, world, crew, network)
 
 
 def settings(plan: Plan) -> dict[str, str]:

@@ -29,10 +29,10 @@ def overwritten_in_mid_copy(scene: Scene, dice: Random) -> Iterator[None]:
         if not key or dice.random() < 0.4:
             return forward(request)
         if dice.random() < 0.5:
-            _overwrite(scene, dice, key)
+            overwrite(scene, dice, key)
             return forward(request)
         answer = forward(request)
-        _overwrite(scene, dice, key)
+        overwrite(scene, dice, key)
         return answer
 
     yield from _ruled(scene, dice, rule)
@@ -86,7 +86,7 @@ def files_answered_wrongly(scene: Scene, dice: Random) -> Iterator[None]:
         scene.done[name] += 1
     with scene.network.ruled("SYNC_LEGACY_S3_ENDPOINT", rule):
         for key in rule.faults:
-            _overwrite(scene, dice, key)
+            overwrite(scene, dice, key)
         yield
 
 
@@ -100,7 +100,7 @@ def _ruled(scene: Scene, dice: Random, rule: object) -> Iterator[None]:
 def overwrite_some(scene: Scene, dice: Random) -> None:
     """So that there are files to be copied."""
     for (key,) in scene.world.legacy(_SOME, (dice.getrandbits(31),)):
-        _overwrite(scene, dice, key)
+        overwrite(scene, dice, key)
 
 
 def _object(scene: Scene, request: Request) -> str:
@@ -112,7 +112,7 @@ def _object(scene: Scene, request: Request) -> str:
     )
 
 
-def _overwrite(scene: Scene, dice: Random, key: str) -> None:
+def overwrite(scene: Scene, dice: Random, key: str) -> None:
     """Under the row's lock, as editors do it; where somebody is at the row, or no adapter takes it, not at all."""
     with scene.writer() as connection:
         cursor = connection.cursor()
