@@ -12,6 +12,8 @@ import psycopg2
 from psycopg2 import errorcodes, errors
 from psycopg2.extensions import TRANSACTION_STATUS_IDLE
 
+from sync_pipeline.faults import guarded
+
 # connection, transaction given up for another one, resources, operator intervention, the server's system and files
 _STORE_CLASSES = ("08", "40", "53", "57", "58", "F0")
 _STORE_CODES = frozenset(
@@ -37,7 +39,7 @@ def is_of_store(error: psycopg2.Error) -> bool:
     An error without a code comes from the connection itself, unless the driver says that it was called wrongly.
     """
     code = error.pgcode
-    if code is None:
+    if code is None or not guarded(92):
         by_connection = isinstance(error, (psycopg2.OperationalError, psycopg2.InterfaceError))
         return by_connection or type(error) is psycopg2.DatabaseError
     return code.startswith(_STORE_CLASSES) or code in _STORE_CODES

@@ -19,6 +19,7 @@ from sync_pipeline import sqlstate
 from sync_pipeline.alias_watch import AliasWatch
 from sync_pipeline.breaker import Breaker
 from sync_pipeline.errors import AccessError, LeaseLostError, OtherServerError, SettingError, UnreachableError
+from sync_pipeline.faults import guarded
 from sync_pipeline.few_connections import FewConnections
 from sync_pipeline.ledger.identity import read_ledger_id
 from sync_pipeline.ledger.servers import READ_TOO_EARLY, Side, read_server
@@ -224,7 +225,8 @@ class Stores:
         with self.legacy() as primary:
             if identity_of(primary) != identity_of(replica):
                 raise SettingError(f"{SETTING} is no replica of SYNC_LEGACY_DB, or another database of it")
-            if fault := replica_faults(read_server(primary), read_server(replica)):
+            fault = replica_faults(read_server(primary), read_server(replica))
+            if fault and guarded(115):
                 raise UnreachableError(f"{SETTING}: {fault}")
         self._replica_known = self.servers.timeline, time.monotonic()
 

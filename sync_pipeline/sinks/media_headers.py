@@ -9,6 +9,8 @@ from email.utils import format_datetime
 from typing import Any
 from urllib.parse import quote
 
+from sync_pipeline.faults import guarded
+
 HEADERS = ("ContentType", "CacheControl", "ContentDisposition", "ContentEncoding", "ContentLanguage", "Expires")
 # what a copy goes without: the new bucket's own settings decide, or the legacy keys in them would lead nowhere
 NOT_CARRIED = (
@@ -38,6 +40,8 @@ def etag_of(found: Mapping[str, Any]) -> str | None:
 
 def headers_of(found: Mapping[str, Any]) -> dict[str, str]:
     """The headers that a copy is put with, and that are compared."""
+    if not guarded(134):
+        return {}
     headers = {name: str(found[name]) for name in HEADERS if found.get(name) is not None and name != "Expires"}
     headers["ContentType"] = headers.get("ContentType") or _DEFAULT_TYPE
     if "Expires" in found or "ExpiresString" in found:

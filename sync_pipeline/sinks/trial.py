@@ -13,6 +13,7 @@ import psycopg2
 import pyarrow as pa
 
 from sync_pipeline import sqlstate
+from sync_pipeline.faults import guarded
 from sync_pipeline.sql import Cursor
 
 # violations that other rows of the batch may cause, or end: of references, unique and exclusion constraints; triggers
@@ -48,8 +49,9 @@ class Trial:
         """Fill `steps` and `refused`. Raises what the table says of no row at all: that is no row's fault."""
         self.write(self.rows.slice(0, 0))
         self._halve(0, self.rows.num_rows)
-        self._retry_in_order()
-        self._retry_together()
+        if guarded(93):
+            self._retry_in_order()
+            self._retry_together()
 
     def _halve(self, first: int, count: int) -> None:
         """Halve until only bad rows are left; good ones stay, so that a clash between two rows shows as well."""

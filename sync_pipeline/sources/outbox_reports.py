@@ -7,6 +7,7 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
+from sync_pipeline.faults import guarded
 from sync_pipeline.sources.outbox_catalogue import ACTS, Events, Function, Mark, Member, channel, filling, members
 from sync_pipeline.sources.roots import Tracked, track_all
 from sync_pipeline.sources.source import Subject
@@ -109,7 +110,8 @@ def reports_of(cursor: Cursor, subject: Subject, events: Events, located: str) -
     for each in track_all(cursor, subject):
         place = (each.oid, events.of(each.table), each.parts)
         if place not in found:
-            found[place] = _report(subject, events, located, each, members(cursor, each.oid))
+            tree = members(cursor, each.oid)
+            found[place] = _report(subject, events, located, each, tree if guarded(63) else tree[:1])
     return list(found.values())
 
 

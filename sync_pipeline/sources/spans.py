@@ -12,6 +12,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import Any
 
+from sync_pipeline.faults import guarded
 from sync_pipeline.sources.window import BEGINNING, Mark, earliest, mark_from_state, mark_to_state
 
 Position = tuple[str, list[str]]  # a stamp and a key, both as texts
@@ -52,7 +53,7 @@ class Span:
             "stamp": self.stamp,
             "bound": mark_to_state(self.bound),
             "cap": self.cap.isoformat() if self.cap else None,
-            "position": list(self.position) if self.position else None,
+            "position": list(self.position) if self.position and guarded(87) else None,
             "floor": self.floor.isoformat(),
             "xid": self.xid,
             "is_future": self.is_future,

@@ -4,23 +4,27 @@ Nothing sweeps but what the engine asks for by itself; writers are at work befor
 """
 
 import threading
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, nullcontext, suppress
 from dataclasses import replace
 
 import pytest
 
 from sync_pipeline import recover, servers
+from sync_pipeline.batch.order import Order
 from sync_pipeline.capture import open_cursor
 from sync_pipeline.drain import drain
 from sync_pipeline.errors import UnreachableError
 from sync_pipeline.lane import Lane
 from sync_pipeline.live import caught_up, mark
+from sync_pipeline.pipeline import sync_keys
 from sync_pipeline.reconcile.reconcile import reconcile
 from sync_pipeline.status import status_of
+from sync_pipeline.stores import Stores
 from tests.caught._tables import TABLES
 from tests.failover import paired, writing
 from tests.installed import SOURCES, made
 from tests.newsroom import leave_out_the_sweep
+from tests.replica import Replica
 from tests.world import wait_for
 
 BY = {"text": "watermark", "audio": "outbox", "video": "sweep"}
@@ -218,3 +222,40 @@ def test_without_a_sweep_rows_of_lost_commits_stay(fleet, tmp_path, monkeypatch)
             )
         wrong = {found.key for found in world.differences()}
         assert {str(key) for key in ones.values()} <= wrong
+
+
+@pytest.mark.hazard(115)
+@pytest.mark.parametrize("guards", ["", "115"])
+def test_a_replica_that_has_replayed_what_the_new_primary_lacks_is_not_read(fleet, tmp_path, monkeypatch, guards):
+    """Its position is ahead of the new primary's, so that it seems to show all that is committed there."""
+    with paired(fleet, tmp_path, "legacy", "replica_is_left", **SETTINGS) as (pair, world):
+        world.load(20, 0)
+        world.all_in("text")
+        key = one(world, "text")
+        replica = Replica(tmp_path, pair.primary)
+        replica.start()
+        try:
+            replica.wait_healthy()
+            pair.follow()
+            pair.cut_off()
+            world.legacy("SELECT pg_logical_emit_message(false, 'much', repeat('x', 32 * 1024 * 1024))")
+            world.legacy(EDIT, ("lost", key))
+            url = replica.url("replica_is_left", "sync_reader").replace("postgresql://", "postgresql+psycopg2://")
+            with closing(Stores(replace(world.stores.settings, legacy_replica_db=url))) as stores:
+                wait_for(lambda: title_at(stores.replica, key) == "lost")
+                pair.fail_over()
+                wait_for(lambda: reached(world))
+                lane = Lane.open(world.lane("text").entity, stores)
+                monkeypatch.setenv("SYNC_TEST_GUARDS_OFF", guards)
+                with nullcontext() if guards else pytest.raises(UnreachableError, match="replica is on timeline 1"):
+                    sync_keys(lane, lane.origin.key.parse([str(key)]), Order())
+            assert (header(world, key) == [("lost",)]) is bool(guards)
+            assert title_at(world.stores.legacy, key) != "lost"
+        finally:
+            replica.kill()
+
+
+def title_at(session, key):
+    with session() as cursor:
+        cursor.execute("SELECT title FROM content WHERE id = %s", [key])
+        return cursor.fetchone()[0]

@@ -234,6 +234,21 @@ def test_what_happens_to_leaves_and_heirs_arrives(world, lane):
         assert outcome(world, poll) == ARRIVED
 
 
+@pytest.fixture
+def only_roots(monkeypatch):
+    """Has an install publish no heirs."""
+    monkeypatch.setenv("SYNC_TEST_GUARDS_OFF", "54")
+
+
+@pytest.mark.hazard(54)
+@pytest.mark.usefixtures("only_roots")
+def test_without_its_guard_what_happens_to_heirs_is_lost(world, lane):
+    with Polling(lane) as poll:
+        poll()
+        world.legacy("UPDATE heir SET note = 1")
+        assert outcome(world, poll) == LOST
+
+
 @pytest.mark.hazard(57)
 @pytest.mark.parametrize(
     "statement",

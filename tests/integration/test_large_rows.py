@@ -54,7 +54,9 @@ PARTS = replace(
 
 @pytest.fixture(scope="module")
 def world(fleet):
-    with opened(fleet, "large_rows", SYNC_SWEEP_SECONDS="1e9", SYNC_RECHECK_SECONDS="0.1") as world:
+    with opened(
+        fleet, "large_rows", SYNC_SWEEP_SECONDS="1e9", SYNC_RECHECK_SECONDS="0.1", SYNC_MARGIN_SECONDS="0"
+    ) as world:
         world.legacy(MONOLITH)
         yield world
 
@@ -146,6 +148,39 @@ def test_what_an_order_commits_is_committed_with_the_last_part_alone(world, lane
     world.legacy("DELETE FROM clip WHERE id = 1")
     sync_roots(lane, roots, Order(acknowledge=True, commit=commit))
     assert committed == [ROWS, ROWS - 1]
+
+
+@pytest.mark.hazard(89)
+@pytest.mark.parametrize("guards", ["", "89"])
+def test_a_poll_that_is_cut_off_between_two_parts_is_begun_again(world, lane, monkeypatch, guards):
+    """The parts commit one by one, and the cursor must not pass rows of a part that has not been written."""
+
+    class CutOffError(BaseException):
+        pass
+
+    def poll():
+        lease = Lease.take(lane.stores, "clip", "test")
+        with closing(resumed(lane)) as source:
+            live.poll(lane, lease, source, lambda *_: None, keep_idle=True)
+        lease.give_back(lane.stores)
+
+    applied, apply = [], type(lane.ledger).apply
+
+    def cut_off(*arguments):
+        applied.append(1)
+        if len(applied) > 2:
+            raise CutOffError
+        return apply(*arguments)
+
+    monkeypatch.setenv("SYNC_TEST_GUARDS_OFF", guards)
+    world.legacy("UPDATE clip SET updated_at = now()")
+    with monkeypatch.context() as patch:
+        patch.setattr(type(lane.ledger), "apply", cut_off)
+        with pytest.raises(CutOffError):
+            poll()
+    world.target("UPDATE sync.cursor SET owner = NULL")
+    poll()
+    assert (apart(world) != set()) is bool(guards)
 
 
 @pytest.mark.hazard(89)

@@ -157,6 +157,20 @@ def test_a_bulk_update_ends_over_many_runs_and_fresh_edits_arrive_meanwhile(worl
 
 
 @pytest.mark.hazard(87)
+def test_without_its_guard_each_run_begins_a_bulk_update_anew(world, caught, monkeypatch):
+    monkeypatch.setenv("SYNC_TEST_GUARDS_OFF", "87")
+    lane = caught(SOURCES["watermark"])
+    world.legacy("INSERT INTO note (id, title) SELECT n, 'bulk' FROM generate_series(1, %s) n", [ROWS])
+    for _ in range(2 * ROWS // PAGE // RUN):
+        run(lane)
+    assert len(apart(world)) >= ROWS - (RUN + 1) * PAGE
+    monkeypatch.delenv("SYNC_TEST_GUARDS_OFF")
+    for _ in range(2 * ROWS // PAGE // RUN):
+        run(lane)
+    assert apart(world) == set()
+
+
+@pytest.mark.hazard(87)
 def test_a_long_transaction_of_the_log_waits_behind_what_is_committed_after_it(world, caught, monkeypatch):
     lane = caught(Wal())
     world.legacy("INSERT INTO note (id, title) SELECT n, 'bulk' FROM generate_series(1, %s) n", [90 * PAGE])

@@ -224,6 +224,18 @@ def test_each_write_to_a_table_with_heirs_tells_its_keys_once(world, installed):
         assert ids(world, statement) == keys, how
 
 
+@pytest.mark.hazard(63)
+@pytest.mark.parametrize(
+    ("entity", "how"), [(POST, "update of a leaf"), (POST, "delete from a leaf"), (PIECE, "delete from an heir")]
+)
+def test_without_its_guard_a_statement_that_names_a_leaf_tells_nothing(world, installed, monkeypatch, entity, how):
+    monkeypatch.setenv("SYNC_TEST_GUARDS_OFF", "63")
+    installed(entity)
+    statement, keys = {**WRITES, **HEIRS}[how]
+    assert keys
+    assert ids(world, statement) == set()
+
+
 def test_copy_tells_its_keys_wherever_it_goes(world, installed, tmp_path):
     installed(POST)
     for table, key in (("posts", 31), ("posts_2025_low", 32), ('"Posts 2025 high"', 132)):

@@ -200,6 +200,16 @@ def test_events_of_a_run_that_is_gone_go_with_the_oldest(instance, ran, url):
 
 
 @pytest.mark.hazard(106)
+def test_without_its_guard_results_of_another_location_go(instance, monkeypatch):
+    monkeypatch.setenv("SYNC_TEST_GUARDS_OFF", "106")
+    other = dg.AssetKey("theirs")
+    for _ in range(3):
+        instance.report_runless_asset_event(dg.AssetCheckEvaluation(asset_key=other, check_name="verdict", passed=True))
+    gone = forget_old(instance, (), Limits(1, 1, 1, 1), time.time() + 400 * DAY, Scope(None, {ROWS, HISTORY}))
+    assert gone.checks == 2
+
+
+@pytest.mark.hazard(106)
 def test_runs_results_and_backfills_of_another_location_stay(instance, ran, url):
     theirs = Location("there", FakeLedger("bbbbbbbb"), instance).run({})
     for _ in range(2):

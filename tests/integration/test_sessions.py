@@ -2,7 +2,7 @@
 
 import dataclasses
 import datetime as dt
-from contextlib import ExitStack, closing
+from contextlib import ExitStack, closing, nullcontext
 
 import psycopg2
 import pytest
@@ -307,6 +307,19 @@ def test_a_successor_ends_lower_epochs_of_its_entity_and_no_other_session(own, f
             end_lost_sessions(stores, "text", 5)
             names = "SELECT application_name FROM pg_stat_activity WHERE state = 'idle in transaction' ORDER BY 1"
             wait_for(lambda run=run, names=names, left=left: [n for (n,) in run(names)] == sorted(left))
+
+
+@pytest.mark.hazard(72)
+@pytest.mark.parametrize("guards", ["", "72"])
+def test_what_a_lost_session_has_locked_is_free_for_its_successor(own, fresh_world, monkeypatch, guards):
+    stores = own()
+    lost = in_transaction(stores.settings.target_db, name_of_session(stores.ledger_id(), "text", 3))
+    with closing(lost):
+        lost.cursor().execute("LOCK TABLE sync.backfill")
+        monkeypatch.setenv("SYNC_TEST_GUARDS_OFF", guards)
+        end_lost_sessions(stores, "text", 5)
+        with pytest.raises(psycopg2.errors.LockNotAvailable) if guards else nullcontext():
+            fresh_world.target("SET lock_timeout = '2s'; LOCK TABLE sync.backfill")
 
 
 def test_only_a_lease_that_was_not_given_back_is_taken_after_a_loss(own, fresh_world):

@@ -5,6 +5,7 @@ from dataclasses import replace
 import pandas as pd
 import pytest
 
+from sync_pipeline import plans
 from sync_pipeline.entity import Entity, LegacyQuery
 from sync_pipeline.origin import Origin
 from sync_pipeline.partitions import KeyRanges
@@ -73,7 +74,7 @@ def limits(monkeypatch):
     """Scaled down."""
     monkeypatch.setattr(key_order, "WARNING_ROWS", 100)
     monkeypatch.setattr(key_order, "ERROR_ROWS", 1_000)
-    monkeypatch.setattr(key_order, "GROUP_ROWS", 100)
+    monkeypatch.setattr(plans, "GROUP_ROWS", 100)
 
 
 def opened(world, query):
@@ -111,7 +112,7 @@ def test_few_rows_are_a_warning_and_very_few_are_nothing(world, monkeypatch):
 
 @pytest.mark.hazard(90)
 def test_an_index_on_the_first_columns_is_enough_where_few_rows_are_alike_in_them(world, monkeypatch):
-    monkeypatch.setattr(key_order, "GROUP_ROWS", 1_000)
+    monkeypatch.setattr(plans, "GROUP_ROWS", 1_000)
     assert [notice.level for notice in notices(world, QUERIES["two columns"][0])] == ["ok"]
 
 

@@ -241,6 +241,19 @@ def test_headers_go_with_a_file_and_are_compared(world, lane, header):
 
 
 @pytest.mark.hazard(134)
+@pytest.mark.parametrize("header", ["expires", "a cache", "an odd type"])
+def test_without_its_guard_a_header_is_lost_and_the_verdict_clean(world, lane, monkeypatch, header):
+    headers, name, value = CARRIED[header]
+    monkeypatch.setenv("SYNC_TEST_GUARDS_OFF", "134")
+    upload(world, *headers)
+    assert (sync(lane).written, world.target(LETTER)) == (12, [])
+    assert copy_of_bad(world)["ResponseMetadata"]["HTTPHeaders"].get(name) != value
+    assert reconcile(lane).word == "clean"
+    monkeypatch.delenv("SYNC_TEST_GUARDS_OFF")
+    assert reconcile(lane).word == "drift"
+
+
+@pytest.mark.hazard(134)
 def test_an_expires_that_the_copy_lacks_is_drift_and_mended(world, lane):
     upload(world, "Expires: Thu, 01 Jan 2037 00:00:00 GMT")
     sync(lane)

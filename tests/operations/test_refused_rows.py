@@ -119,6 +119,25 @@ def test_it_is_parked_alone_and_goes_through_once_the_cause_is_gone(world, lane,
     assert rows(world) == dict(world.legacy("SELECT id, title FROM clips"))
 
 
+@pytest.mark.hazard(92)
+def test_without_its_guard_it_stops_all_others(world, lane, monkeypatch):
+    """The driver counts its code among those of a server that is away."""
+    making, fault, ending = REFUSALS["ProgramLimitExceeded"]
+    world.target(making)
+    try:
+        edit(world, fault.format(long=LONG), 7)
+        edit(world, "title = 'v2'", 6)
+        with monkeypatch.context() as patch:
+            patch.setenv("SYNC_TEST_GUARDS_OFF", "92")
+            with pytest.raises(UnreachableError, match="index row"):
+                sync(lane, *range(1, 41))
+        assert (rows(world)[6], world.target(PARKED)) == ("title 6", [])
+        assert sync(lane, *range(1, 41)).parked == 1
+        assert rows(world)[6] == "v2"
+    finally:
+        world.target(ending)
+
+
 def test_the_pool_and_its_connections_outlive_a_row_s_fault(world, lane):
     made = []
     event.listen(world.stores.target_engine, "connect", lambda *_: made.append(1))
@@ -184,6 +203,16 @@ def test_rows_that_exchange_values_of_a_unique_column_are_written(world, constra
     outcome = sync(constrained, *range(1, 41))
     assert (outcome.written, outcome.parked) == (5, 0)
     assert rows(world, "slug") == dict(world.legacy("SELECT id, slug FROM clips"))
+
+
+@pytest.mark.hazard(93)
+@pytest.mark.parametrize("constrained", [UNIQUE, EXCLUDED], indirect=True)
+def test_without_its_guard_rows_that_exchange_values_stay_as_they_were(world, constrained, monkeypatch):
+    exchanged(world)
+    monkeypatch.setenv("SYNC_TEST_GUARDS_OFF", "93")
+    assert sync(constrained, *range(1, 41)).parked >= 3
+    slugs = rows(world, "slug")
+    assert [slugs[key] for key in (1, 2, 3)] == ["slug 1", "slug 2", "slug 3"]
 
 
 @pytest.mark.hazard(93)

@@ -5,7 +5,7 @@ import multiprocessing
 import os
 import signal
 import threading
-from contextlib import closing
+from contextlib import closing, contextmanager, suppress
 from functools import partial
 
 import pytest
@@ -20,6 +20,7 @@ from sync_pipeline.follower import Follower
 from sync_pipeline.heartbeat import free_leases
 from sync_pipeline.lane import Lane
 from sync_pipeline.ledger import sweeps
+from sync_pipeline.ledger.ledger import next_revision
 from sync_pipeline.origin import Origin
 from sync_pipeline.settings import Settings
 from sync_pipeline.status import status_of
@@ -259,6 +260,39 @@ def test_an_approval_covers_no_more_than_was_seen(filled, lane):
     strict.stores.close()
 
 
+@contextmanager
+def hidden(world, chosen):
+    """Rows that look deleted until the end of the block."""
+    mark = "UPDATE content SET deleted_at = %s WHERE id = ANY(%s)"
+    world.legacy(mark, ["-infinity", list(chosen)])
+    try:
+        yield
+    finally:
+        world.legacy(mark, [None, list(chosen)])
+
+
+@pytest.mark.hazard(79)
+@pytest.mark.parametrize("guards", ["", "79"])
+def test_what_was_approved_deletes_nothing_of_another_mass_delete(filled, lane, monkeypatch, guards):
+    strict, everything = held(lane), keys(filled)
+    first, second = everything[:20], everything[20:40]
+    monkeypatch.setenv("SYNC_TEST_GUARDS_OFF", guards)
+    with hidden(filled, first):
+        with pytest.raises(BrakeError):
+            sweep(strict)
+        with lane.stores.target() as cursor:
+            sweeps.approve(cursor, "text", "ann", "cleared out")
+        assert sweep(strict).gone == 20
+        settle(lane)
+        with hidden(filled, second):
+            with suppress(BrakeError):
+                sweep(strict)
+            settle(lane)
+            left = filled.target("SELECT id FROM catalog.text WHERE id = ANY(%s) ORDER BY id", [everything[:40]])
+            assert [key for (key,) in left] == ([] if guards else second)
+    strict.stores.close()
+
+
 @pytest.mark.hazard(80)
 def test_a_walk_under_another_version_starts_over(filled, lane, monkeypatch):
     victim = keys(filled)[0]
@@ -309,6 +343,25 @@ def test_two_never_sweep_one_entity_at_once(filled, lane):
         _stage_under(lane.stores, frozen)
     assert filled.target(STAGED) == []
     sweeps.give_back(lane.stores, frozen)  # of an epoch that is over
+
+
+@pytest.mark.hazard(81)
+@pytest.mark.parametrize("guards", ["", "81"])
+def test_one_that_comes_back_ends_no_sweep_of_another(filled, lane, monkeypatch, guards):
+    """The other one has compared some pages only: their deletes would pass by the brake, and the rest would count."""
+    strict, doomed = held(lane), keys(filled)[:20]
+    frozen = sweeps.take(lane.stores, "text", 1)
+    filled.target("UPDATE sync.sweep SET lease_until = now() - interval '1 s' WHERE entity = 'text'")
+    since = lane.stores.legacy_now()
+    with hidden(filled, doomed):
+        assert go_on(strict, After(4)) is None
+        monkeypatch.setenv("SYNC_TEST_GUARDS_OFF", guards)
+        with suppress(LeaseLostError):
+            sweeping._end(strict, frozen, next_revision(lane.stores))
+        assert [key for (key,) in filled.target(QUEUED)] == (doomed if guards else [])
+        counts = "SELECT swept_from >= %s FROM sync.cursor WHERE entity = 'text'"
+        assert filled.target(counts, [since]) == [(bool(guards),)]
+    strict.stores.close()
 
 
 def _stage_under(stores, walk):
