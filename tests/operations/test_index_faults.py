@@ -321,6 +321,7 @@ def test_without_its_guard_one_large_document_holds_up_all(world, plain, monkeyp
         assert "v2" not in "".join(titles(world).values())
 
 
+@pytest.mark.hazard(97)
 @pytest.mark.parametrize("status", [404, 405, 406, 410, 418])
 def test_whatever_else_a_bulk_is_answered_is_owed(world, plain, status):
     def rule(request, forward):

@@ -119,6 +119,7 @@ def test_it_is_parked_alone_and_goes_through_once_the_cause_is_gone(world, lane,
     assert rows(world) == dict(world.legacy("SELECT id, title FROM clips"))
 
 
+@pytest.mark.hazard(92)
 def test_the_pool_and_its_connections_outlive_a_row_s_fault(world, lane):
     made = []
     event.listen(world.stores.target_engine, "connect", lambda *_: made.append(1))

@@ -76,6 +76,7 @@ def test_without_its_guard_they_end_or_starve_each_other(clock, here, there, mon
     assert there.status(mine) == FAILURE
 
 
+@pytest.mark.hazard(101)
 def test_each_of_two_locations_over_one_ledger_has_a_run_of_its_own(clock, here, instance):
     beside = Location("beside", here.ledger, instance)
     both = [(here, begun(here)), (beside, begun(beside))]
