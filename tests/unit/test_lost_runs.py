@@ -121,6 +121,17 @@ def test_a_run_that_has_started_but_is_never_seen_is_lost_after_a_minute(clock, 
     assert len(here.launched) == 2
 
 
+@pytest.mark.hazard(103)
+def test_a_step_of_the_ledgers_clock_ends_no_run(clock, here):
+    run = begun(here)
+    for stamp in ("2026-01-01T11:00:00+00:00", "2026-01-01T13:00:00+00:00", "2026-01-01T12:59:58+00:00"):
+        here.ledger.stamp = stamp
+        ticks(clock, 2 * SILENT_SECONDS, here, beating=[(here, run)])
+    assert here.status(run) == STARTED
+    assert len(here.launched) == 1
+    assert here.ledger.freed == []
+
+
 def test_a_silent_run_is_failed_and_its_leases_freed(clock, here):
     run = begun(here)
     ticks(clock, SILENT_SECONDS - TICK, here)
