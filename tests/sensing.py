@@ -38,9 +38,10 @@ class Engines:
 
 @dataclass
 class FakeLedger:
-    """An id and its workers' heartbeats; reads are counted."""
+    """An id and its workers' heartbeats, stamped by a clock that stands still; reads are counted."""
 
     id: str
+    stamp: str = "2026-01-01T12:00:00+00:00"
     sightings: dict = field(default_factory=dict)
     reads: int = 0
     freed: list = field(default_factory=list)
@@ -48,7 +49,7 @@ class FakeLedger:
     def beat(self, run_id, worked=0.0, **more):
         before = self.sightings.get(run_id)
         beats = before.beats + 1 if before else 1
-        self.sightings[run_id] = Sighting("elsewhere", 1, 1, beats, "the same", worked, **more)
+        self.sightings[run_id] = Sighting("elsewhere", 1, 1, beats, self.stamp, worked, **more)
 
 
 @dataclass

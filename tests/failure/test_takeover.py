@@ -69,7 +69,8 @@ def test_a_process_that_only_has_its_number_is_not_it(world, lane):
 def test_a_step_of_the_servers_clock_makes_no_living_follower_look_gone(world, lane, step):
     assert Lease.take(lane.stores, "text", "other")
     heartbeat.beat(lane.stores, "other")
-    world.target("UPDATE sync.heartbeat SET started_at = started_at - %s::interval", [step])
+    shifted = "UPDATE sync.heartbeat SET started_at = started_at - %s::interval, seen_at = seen_at - %s::interval"
+    world.target(shifted, [step, step])
     assert not heartbeat.sightings(lane.stores)["other"].is_gone
     heartbeat.free_leases_of_the_gone(lane.stores)
     assert world.target(OWNER) == [("other",)]

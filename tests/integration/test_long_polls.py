@@ -245,6 +245,7 @@ def test_a_transaction_that_ends_late_is_found_while_there_is_a_backlog(world, c
     assert apart(world) == set()
 
 
+@pytest.mark.hazard(87)
 def test_what_a_poll_remembers_does_not_grow_with_its_rows(world, caught, monkeypatch):
     monkeypatch.setattr(watermark, "_MOST_VERSIONS", 2 * PAGE)
     monkeypatch.setattr(watermark, "_TURN_SECONDS", 60.0)

@@ -22,8 +22,10 @@ from sync_pipeline.sinks.relational import RelationalTable
 from sync_pipeline.sources import outbox_tables
 from sync_pipeline.sources.ddl import apply_steps
 from sync_pipeline.sources.outbox import Outbox
+from sync_pipeline.sources.sweep_only import SweepOnly
 from sync_pipeline.sources.table import Table
 from sync_pipeline.stores import Stores
+from tests.entity_files import entity_file, use_package
 from tests.installed import catalogue
 from tests.world import opened, wait_for
 
@@ -424,17 +426,29 @@ def test_what_an_earlier_version_made_is_replaced_or_taken_away(world, again):
 
 
 @pytest.mark.hazard(69)
-def test_nothing_that_acknowledging_needs_is_to_be_revoked(world):
+def test_nothing_that_acknowledging_needs_is_to_be_revoked(world, monkeypatch, tmp_path):
+    """Nor by a check of another entity alone, as long as the one that acknowledges has a file."""
     lane = Lane.open(NOTE, world.stores)
     install(world, lane)
     world.legacy(FOREIGN)
     world.legacy("GRANT INSERT, UPDATE ON mail TO sync_reader; GRANT INSERT ON note TO sync_reader")
     read = entity("mail", Outbox(table="mail", aggregate="note"))
-    found = [n for n in preflight(world.stores, [read]) if n.about == "legacy database" and "REVOKE" in n.remedy]
-    assert [n.remedy for n in found] == [
-        "REVOKE INSERT, UPDATE, DELETE, TRUNCATE ON note FROM sync_reader;",
-        "REVOKE INSERT, TRUNCATE ON mail FROM sync_reader;",
-    ]
+    file = entity_file(
+        "mail",
+        read.origin.sql,
+        "(Table('note', key=('id',)),)",
+        {"id": "bigint", "title": "text"},
+        capture="Outbox(table='mail', aggregate='note')",
+    )
+    settings = dataclasses.replace(world.stores.settings, entities=use_package(monkeypatch, tmp_path, mail=file))
+    with closing(Stores(settings)) as stores:
+        for checked in (entity("other", SweepOnly()), read):
+            notices = [n for n in preflight(stores, [checked]) if n.about == "legacy database"]
+            found = [n for n in notices if "REVOKE" in n.remedy]
+            assert [n.remedy for n in found] == [
+                "REVOKE INSERT, UPDATE, DELETE, TRUNCATE ON note FROM sync_reader;",
+                "REVOKE INSERT, TRUNCATE ON mail FROM sync_reader;",
+            ]
     for notice in found:
         world.legacy(notice.remedy)
     assert not [n for n in preflight(world.stores, [read]) if "REVOKE" in n.remedy]

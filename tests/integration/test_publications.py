@@ -213,6 +213,7 @@ def test_an_install_that_was_cut_off_anywhere_goes_on_and_is_undone_whole(world)
     assert world.legacy(IDENTITIES) == before
 
 
+@pytest.mark.hazard(54)
 def test_what_another_entity_needs_is_left_to_it_and_put_back_by_the_last(world):
     before = world.legacy(IDENTITIES)
     first = install(world, NOTE, MARK, name="first", written=LEAVES)

@@ -531,6 +531,21 @@ def test_a_file_that_a_row_may_go_back_to_is_no_garbage(world, lane, key):
     world.client.head_object(Bucket=world.target_bucket, Key=name)
 
 
+@pytest.mark.hazard(84)
+def test_a_file_that_no_row_may_go_back_to_any_more_is_garbage(world, lane, key):
+    """The row has lost its name before; the image from before the refusal is the last one that has it."""
+    ((name,),) = world.target("SELECT target_key FROM sync.media_ref WHERE entity = 'note'")
+    refuse(world, lane, key)
+    with closing(Stores(dataclasses.replace(lane.stores.settings, garbage_grace_seconds=0))) as stores:
+        collect(stores)
+        world.client.head_object(Bucket=world.target_bucket, Key=name)
+        put(world, key, "third", "3")
+        sync(lane, key)
+        assert held(world, lane, key) == ("third", "third", 0)
+        collect(stores)
+    assert world.client.list_objects_v2(Bucket=world.target_bucket, Prefix=name)["KeyCount"] == 0
+
+
 def test_a_rewritten_file_does_not_bring_one_back(world, lane, key):
     """The sweep finds that the file is another one by now; the row that would name it is refused."""
     refuse(world, lane, key, cover="old.png")

@@ -3,6 +3,7 @@
 import json
 import re
 import threading
+from contextlib import closing
 from dataclasses import replace
 
 import pytest
@@ -10,7 +11,9 @@ import pytest
 from sync_pipeline import due, live, outgoing, pipeline
 from sync_pipeline.batch.order import Order
 from sync_pipeline.beside import beside
+from sync_pipeline.capture import open_cursor, resumed
 from sync_pipeline.lane import Lane
+from sync_pipeline.ledger.cursor import Lease
 from sync_pipeline.outgoing import Outgoing
 from sync_pipeline.pipeline import sync_keys
 from sync_pipeline.preflight.search import look_at_search
@@ -22,6 +25,7 @@ from tests import clips
 from tests.chaos.interposer import Answer
 from tests.index_states import states
 from tests.stores_at_fault import search_behind
+from tests.world import wait_for
 
 INDEX = "clip-000001"
 JSON = (
@@ -271,6 +275,7 @@ def test_without_its_guard_one_large_document_holds_up_all(world, plain, monkeyp
         assert "v2" not in "".join(titles(world).values())
 
 
+@pytest.mark.hazard(97)
 @pytest.mark.parametrize("status", [404, 405, 406, 410, 418])
 def test_whatever_else_a_bulk_is_answered_is_owed(world, plain, status):
     def rule(request, forward):
@@ -347,8 +352,8 @@ def test_what_is_the_index_s_is_owed(world, plain, kind, reason, status):
     agree(world, plain)
 
 
-@pytest.mark.hazard(95)
-def test_a_document_that_nobody_foresaw_parks_one_and_the_entity_goes_on(world, plain, monkeypatch):
+def break_documents(monkeypatch):
+    """Have what makes documents fail, by an error that no code foresaw, for each page that holds row 7."""
     real = search_index.json_objects
 
     def json_objects(contents, json_fields):
@@ -357,6 +362,40 @@ def test_a_document_that_nobody_foresaw_parks_one_and_the_entity_goes_on(world, 
         return real(contents, json_fields)
 
     monkeypatch.setattr(search_index, "json_objects", json_objects)
+
+
+def break_batches(monkeypatch):
+    """Have each batch that holds row 7 fail, by an error that no code foresaw."""
+    real = pipeline.prepare
+
+    def prepare(lane, revision, keys, rows, order):
+        if 7 in rows.table.column("id").to_pylist():
+            raise ZeroDivisionError("odd")
+        return real(lane, revision, keys, rows, order)
+
+    monkeypatch.setattr(pipeline, "prepare", prepare)
+
+
+def bring_by_sweep(world, lane):
+    with lane.stores.target() as cursor:
+        due.owe(cursor, "clip", "sweep", [str(n) for n in range(1, 31)], 0)
+    live.work(lane, lambda *_: None)
+
+
+def bring_by_poll(world, lane):
+    """Poll as a follower does, until a page is owed because it failed."""
+    open_cursor(lane)
+    lease = Lease.take(lane.stores, "clip", "test")
+    try:
+        with closing(resumed(lane)) as source:
+            wait_for(lambda: live.poll(lane, lease, source, lambda *_: None, keep_idle=True) and world.target(OWED))
+    finally:
+        world.target("DELETE FROM sync.cursor WHERE entity = 'clip'")
+
+
+@pytest.mark.hazard(95)
+def test_a_document_that_nobody_foresaw_parks_one_and_the_entity_goes_on(world, plain, monkeypatch):
+    break_documents(monkeypatch)
     edit(world)
     sent = Outgoing(plain, lambda *_: None)
     with beside(sent.run, "documents"):
@@ -390,24 +429,37 @@ def test_an_error_in_sending_leaves_documents_due_and_sends_the_next(world, plai
 
 
 @pytest.mark.hazard(95)
-def test_what_nobody_foresaw_in_a_batch_parks_one_object_with_its_traceback(world, plain, monkeypatch):
-    real = pipeline.prepare
-
-    def prepare(lane, revision, keys, rows, order):
-        if 7 in rows.table.column("id").to_pylist():
-            raise ZeroDivisionError("odd")
-        return real(lane, revision, keys, rows, order)
-
-    monkeypatch.setattr(pipeline, "prepare", prepare)
+@pytest.mark.parametrize("bring", [bring_by_sweep, bring_by_poll])
+def test_what_nobody_foresaw_in_a_batch_parks_one_object_with_its_traceback(world, plain, monkeypatch, bring):
+    break_batches(monkeypatch)
     edit(world, 30)
-    with plain.stores.target() as cursor:
-        due.owe(cursor, "clip", "sweep", [str(n) for n in range(1, 31)], 0)
+    bring(world, plain)
     for _ in range(20):
         live.work(plain, lambda *_: None)
     ((key, step, error, message),) = world.target(LETTERS)
     assert (key, step, error) == (7, "batch", "ZeroDivisionError")
     assert "unforeseen, at" in message
     assert len([title for title in titles(world).values() if title.endswith("v2")]) == 29
+
+
+@pytest.mark.hazard(95)
+@pytest.mark.parametrize(
+    ("break_it", "bring"),
+    [
+        (break_batches, bring_by_sweep),
+        (break_batches, bring_by_poll),
+        (break_documents, lambda _, lane: sync(lane)),
+    ],
+    ids=["a batch of a sweep", "a batch of a poll", "a document"],
+)
+def test_without_its_guard_one_object_holds_up_all(world, plain, monkeypatch, break_it, bring):
+    monkeypatch.setenv("SYNC_TEST_GUARDS_OFF", "95")
+    break_it(monkeypatch)
+    edit(world, 30)
+    with pytest.raises(ZeroDivisionError):
+        bring(world, plain)
+    assert world.target(LETTERS) == []
+    assert "v2" not in "".join(titles(world).values())
 
 
 def test_check_names_a_template_that_makes_data_streams(world):

@@ -348,6 +348,7 @@ def test_how_a_request_was_framed_is_no_encoding_of_the_file(world, lane, rule):
     assert reconcile(lane).word == "clean"
 
 
+@pytest.mark.hazard(94)
 def test_copies_are_recorded_when_the_store_goes_in_the_midst(world, lane, rule):
     """They are not made again at the next try."""
     object.__setattr__(lane.stores.settings, "media_workers", 1)

@@ -138,6 +138,7 @@ def test_without_its_guard_it_stops_all_others(world, lane, monkeypatch):
         world.target(ending)
 
 
+@pytest.mark.hazard(92)
 def test_the_pool_and_its_connections_outlive_a_row_s_fault(world, lane):
     made = []
     event.listen(world.stores.target_engine, "connect", lambda *_: made.append(1))

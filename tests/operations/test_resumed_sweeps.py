@@ -370,6 +370,7 @@ def _stage_under(stores, walk):
         sweeps.move(cursor, walk)
 
 
+@pytest.mark.hazard(81)
 def test_places_are_few_and_taken_in_turn(filled, lane):
     first = sweeps.take(lane.stores, "text", 1)
     assert sweeps.take(lane.stores, "video", 1) is None
@@ -404,6 +405,7 @@ def test_leases_and_waits_from_before_the_new_side_s_clock_was_set_back_are_over
         filled.target("DELETE FROM sync.sweep WHERE entity IN ('video', 'audio')")
 
 
+@pytest.mark.hazard(81)
 def test_a_long_sweep_gives_its_place_to_who_waits(filled, lane, monkeypatch):
     monkeypatch.setattr(sweeping, "_TURN_SECONDS", 0.0)
     filled.target(

@@ -53,7 +53,7 @@ def test_the_page_says_which_answers_can_be_switched_off(rows):
     assert len(GUARDS) >= 10
 
 
-def test_each_finding_of_the_review_has_rows_or_tests(rows):
+def test_each_finding_of_the_review_has_rows_or_tests(rows, marked):
     page = (REPOSITORY / "docs" / "hazards.md").read_text(encoding="utf-8")
     found = FINDING.findall(page)
     assert len(found) == len(re.findall(r"^\| R\d", page, re.MULTILINE)) == len({f[:2] for f in found})
@@ -65,3 +65,4 @@ def test_each_finding_of_the_review_has_rows_or_tests(rows):
         for test in re.findall(r"`([^`]+)`", tests):
             file, _, name = test.partition("::")
             assert f"def {name}(" in (REPOSITORY / "tests" / file).read_text(encoding="utf-8"), test
+            assert not held or any(test in marked[row] for row in held), f"{test} bears the number of no row of {held}"

@@ -76,6 +76,7 @@ def test_without_its_guard_they_end_or_starve_each_other(clock, here, there, mon
     assert there.status(mine) == FAILURE
 
 
+@pytest.mark.hazard(101)
 def test_each_of_two_locations_over_one_ledger_has_a_run_of_its_own(clock, here, instance):
     beside = Location("beside", here.ledger, instance)
     both = [(here, begun(here)), (beside, begun(beside))]
@@ -118,6 +119,17 @@ def test_a_run_that_has_started_but_is_never_seen_is_lost_after_a_minute(clock, 
     ticks(clock, 3 * TICK, here)
     assert here.status(run) == FAILURE
     assert len(here.launched) == 2
+
+
+@pytest.mark.hazard(103)
+def test_a_step_of_the_ledgers_clock_ends_no_run(clock, here):
+    run = begun(here)
+    for stamp in ("2026-01-01T11:00:00+00:00", "2026-01-01T13:00:00+00:00", "2026-01-01T12:59:58+00:00"):
+        here.ledger.stamp = stamp
+        ticks(clock, 2 * SILENT_SECONDS, here, beating=[(here, run)])
+    assert here.status(run) == STARTED
+    assert len(here.launched) == 1
+    assert here.ledger.freed == []
 
 
 def test_a_silent_run_is_failed_and_its_leases_freed(clock, here):
