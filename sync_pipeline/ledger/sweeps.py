@@ -207,7 +207,7 @@ def end(cursor: Cursor, walk: Walk) -> None:
     """The walk is over: all of it counts, and everything committed before it began was seen.
 
     It answers those who wait for a sweep only where it has looked at the files, too. Where `swept_from` was forgotten
-    since it left them out, another walk follows at once: `swept_at` stays.
+    since it left them out, or the history came in while it walked, another walk follows at once: `swept_at` stays.
     """
     _close(cursor, walk, ENDED)
     # the history may have come in meanwhile, and the monolith's clock may have been set back
@@ -215,7 +215,7 @@ def end(cursor: Cursor, walk: Walk) -> None:
     cursor.execute(
         f"UPDATE sync.cursor c SET compared_from = CASE WHEN {counts} THEN s.began_at ELSE compared_from END,"
         f" swept_from = CASE WHEN {counts} AND %(covers_files)s THEN s.began_at ELSE swept_from END,"
-        " swept_at = CASE WHEN %(covers_files)s OR swept_from IS NOT NULL THEN now() ELSE swept_at END,"
+        f" swept_at = CASE WHEN {counts} AND (%(covers_files)s OR swept_from IS NOT NULL) THEN now() ELSE swept_at END,"
         " listed_at = CASE WHEN %(covers_files)s THEN now() ELSE listed_at END, sweep_error = NULL"
         " FROM sync.sweep s WHERE c.entity = %(entity)s AND s.entity = c.entity",
         {

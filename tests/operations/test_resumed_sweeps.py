@@ -32,6 +32,7 @@ PAGE = 10
 ROWS = "SELECT id FROM content WHERE kind = 'text' AND deleted_at IS NULL ORDER BY id"
 QUEUED = "SELECT k::bigint FROM sync.due, unnest(keys) k WHERE reason = 'sweep' ORDER BY 1"
 STAGED = "SELECT k::bigint FROM sync.sweep_gone, unnest(keys) k ORDER BY 1"
+WHOLE = "SELECT 1 FROM sync.cursor WHERE entity = 'text' AND swept_from IS NOT NULL"
 SHIFT = "UPDATE content SET title = title || '!' WHERE id = ANY(%s)"  # without a stamp: no source tells
 
 
@@ -77,6 +78,20 @@ class After(threading.Event):
         return self.left < 0
 
 
+class Acts(threading.Event):
+    """Never set; at one of the looks something happens."""
+
+    def __init__(self, look, act):
+        super().__init__()
+        self.left, self.act = look, act
+
+    def is_set(self):
+        self.left -= 1
+        if self.left == 0:
+            self.act()
+        return False
+
+
 def keys(world):
     return [key for (key,) in world.legacy(ROWS)]
 
@@ -115,6 +130,19 @@ def test_a_sweep_that_is_cut_off_all_the_time_ends(filled, lane, monkeypatch):
     assert filled.target(QUEUED) == [(edited,), (victim,)]
     settle(lane)
     assert filled.target("SELECT 1 FROM catalog.text WHERE id = %s", (victim,)) == []
+
+
+@pytest.mark.hazard(82)
+def test_a_walk_in_which_the_history_came_in_is_followed_by_another_at_once(filled, lane):
+    """It has taken rows that the history still owed for such as nobody misses, so it answers nobody."""
+    filled.target("UPDATE sync.cursor SET filled_at = NULL, swept_from = NULL, swept_at = NULL")
+    walked = go_on(lane, Acts(3, lambda: filled.target("UPDATE sync.cursor SET filled_at = now()")))
+    assert walked.compared == len(keys(filled))
+    assert filled.target(WHOLE) == []
+    assert sweep_is_due(lane)
+    assert go_on(lane, threading.Event()) is not None
+    assert filled.target(WHOLE) == [(1,)]
+    assert not sweep_is_due(lane)
 
 
 @pytest.mark.hazard(77)
