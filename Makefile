@@ -28,19 +28,19 @@ check: setup
 	@mkdir -p $(VENV)/dagster && touch $(VENV)/dagster/dagster.yaml
 	DAGSTER_HOME=$(CURDIR)/$(VENV)/dagster $(BIN)/dg check defs
 
-# Two workers with servers of their own; what asserts how soon Dagster goes on has the machine to itself. Two code
-# locations for three minutes are left to test-extra.
+# Two workers with servers of their own; what asserts how soon Dagster goes on has the machine to itself. Tests that
+# are marked `long`, such as two code locations for three minutes, are left to test-extra.
 ALONE := tests/failure/test_dagster_kills.py
-LONG := tests/failure/test_locations.py
 test: setup
-	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder $(ALONE:%=--ignore=%) $(LONG:%=--ignore=%)
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m "not long" $(ALONE:%=--ignore=%)
 	$(BIN)/python -m pytest $(ALONE)
 
 # Dagster's pages in this machine's Chromium; SYNC_SCREENSHOTS=docs/img renews the pictures of the tour.
 test-extra: setup
 	@$(BIN)/python -m tests.extra.chromium
 	$(BIN)/uv pip install -q --python $(BIN)/python --no-deps -r requirements/extra.txt
-	$(BIN)/python -m pytest tests/extra $(LONG)
+	$(BIN)/python -m pytest tests/extra
+	$(BIN)/python -m pytest -m long tests/failure
 
 # History filled with everything on, against binary COPY piped to COPY: make bench ROWS=100000
 ROWS := 1000000

@@ -26,7 +26,10 @@ FELT = re.compile("unreachable|sweep stopped|could not be listed", re.IGNORECASE
 _THROUGH = "SELECT min(applied_through) FROM sync.cursor"
 
 
-@pytest.mark.parametrize("source", RUNS)
+@pytest.mark.parametrize(
+    "source",
+    ["wal", "sweep", *(pytest.param(name, marks=pytest.mark.long) for name in ("outbox", "watermark"))],
+)
 def test_nothing_is_lost(fleet, tmp_path, source):
     seconds, server = RUNS[source]
     settings = {"SYNC_SWEEP_SECONDS": seconds, "SYNC_MARGIN_SECONDS": "0.2", "SYNC_BRAKE_ROWS": "100000"}

@@ -24,6 +24,7 @@ PLAN = Plan(
 )
 
 
+@pytest.mark.long
 @pytest.mark.hazard(101)
 @pytest.mark.hazard(102)
 def test_no_healthy_run_is_ended_and_both_ledgers_are_followed(fleet):

@@ -22,7 +22,7 @@ from tests.newsroom import UNSTAMPED, edited, end, follow, leave_out_the_sweep, 
 from tests.world import opened, wait_for
 
 CONTENTS, FILES = 600, 60
-SECONDS = float(os.environ.get("SYNC_TEST_OUTAGE_SECONDS", "12"))
+SECONDS = float(os.environ.get("SYNC_TEST_OUTAGE_SECONDS", "8"))
 # beside the keys of rows, some are under way
 SLACK = 200
 # what a follower may need beyond what it needs anyway
