@@ -11,7 +11,8 @@ from pydantic import Field
 from assets.history import POOL, fill_partitions, not_filled
 from assets.resources import Engine
 from sync_pipeline.batch.order import Outcome
-from sync_pipeline.entity import Entity, pick
+from sync_pipeline.entity import Entity
+from sync_pipeline.entity_files import pick
 from sync_pipeline.lane import Lane
 from sync_pipeline.rebuild.rebuild import Rebuilt, abandon, clear, rebuild_index, rebuild_table
 from sync_pipeline.rebuild.report import Report

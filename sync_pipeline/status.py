@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from sync_pipeline.entity import Entity, read_entity_files
+from sync_pipeline.entity import Entity
+from sync_pipeline.entity_files import read_entity_files
 from sync_pipeline.errors import SyncError
 from sync_pipeline.ledger import rebuilds, upkeep
 from sync_pipeline.ledger.backfills import missing_partitions, unfilled

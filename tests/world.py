@@ -25,7 +25,7 @@ from demo.load import load
 from sync_pipeline.backfill import backfill
 from sync_pipeline.batch.order import Order
 from sync_pipeline.capture import open_cursor
-from sync_pipeline.entity import load_entities
+from sync_pipeline.entity_files import load_entities
 from sync_pipeline.follower import Follower
 from sync_pipeline.lane import Lane
 from sync_pipeline.pipeline import sync_keys

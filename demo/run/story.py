@@ -19,7 +19,8 @@ from demo.lag import Observer
 from demo.lag.report import Report
 from demo.load import load
 from demo.run.api import DagsterApi
-from sync_pipeline.entity import Entity, load_entities
+from sync_pipeline.entity import Entity
+from sync_pipeline.entity_files import load_entities
 from sync_pipeline.errors import UnreachableError
 from sync_pipeline.heartbeat import sightings
 from sync_pipeline.lane import Lane

@@ -51,7 +51,7 @@ def opened(name: str | None, everything: bool, *, adapts: bool = True) -> Iterat
         raise SettingError(f"name an entity ({name}) or say --all, not both")
     if not name and not everything:
         raise SettingError("name an entity, or say --all")
-    from sync_pipeline.entity import pick, read_entity_files
+    from sync_pipeline.entity_files import pick, read_entity_files
     from sync_pipeline.settings import Settings
     from sync_pipeline.stores import Stores
 

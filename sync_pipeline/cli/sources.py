@@ -9,7 +9,8 @@ from typing import Annotated
 import typer
 
 from sync_pipeline.cli.opening import All, Name, opened
-from sync_pipeline.entity import Entity, load_entities
+from sync_pipeline.entity import Entity
+from sync_pipeline.entity_files import load_entities
 from sync_pipeline.errors import SettingError
 from sync_pipeline.ledger.ledger import migrate
 from sync_pipeline.origin import Origin

@@ -10,7 +10,8 @@ import psycopg2
 import pyarrow as pa
 
 from sync_pipeline.adapt import adapt
-from sync_pipeline.entity import Entity, read_entity_files
+from sync_pipeline.entity import Entity
+from sync_pipeline.entity_files import read_entity_files
 from sync_pipeline.errors import AccessError, DeclarationError, LegacySchemaError, SettingError
 from sync_pipeline.origin import Origin
 from sync_pipeline.partitions import Monthly

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from sync_pipeline.entity import Entity, read_entity_files
+from sync_pipeline.entity import Entity
+from sync_pipeline.entity_files import read_entity_files
 from sync_pipeline.errors import SettingError
 from sync_pipeline.preflight.notice import Notice
 from sync_pipeline.sources import outbox_tables

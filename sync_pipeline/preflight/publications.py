@@ -11,7 +11,8 @@ from contextlib import suppress
 
 import psycopg2
 
-from sync_pipeline.entity import Entity, read_entity_files
+from sync_pipeline.entity import Entity
+from sync_pipeline.entity_files import read_entity_files
 from sync_pipeline.errors import SyncError
 from sync_pipeline.preflight.notice import Notice
 from sync_pipeline.sources.ddl import printed

@@ -15,7 +15,8 @@ from pathlib import Path
 from sync_pipeline import documents, origin
 from sync_pipeline.backfill import backfill_all
 from sync_pipeline.batch import prepare
-from sync_pipeline.entity import Entity, load_entities
+from sync_pipeline.entity import Entity
+from sync_pipeline.entity_files import load_entities
 from sync_pipeline.lane import Lane
 from sync_pipeline.ledger.ledger import Ledger
 from sync_pipeline.settings import Settings

@@ -28,7 +28,7 @@ import typer
 
 from demo.fleet import LEGACY_BUCKET, Addresses, running
 from demo.home import Home
-from sync_pipeline.entity import load_entities
+from sync_pipeline.entity_files import load_entities
 from sync_pipeline.lane import Lane
 from sync_pipeline.ledger.sweeps import take
 from sync_pipeline.rewritten_files import compare_listing

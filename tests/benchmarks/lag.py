@@ -26,7 +26,7 @@ from demo.lag import Observer
 from demo.load import load
 from sync_pipeline.batch.order import Order
 from sync_pipeline.capture import open_cursor
-from sync_pipeline.entity import load_entities
+from sync_pipeline.entity_files import load_entities
 from sync_pipeline.lane import Lane
 from sync_pipeline.pipeline import sync_keys
 from sync_pipeline.settings import Settings

@@ -9,7 +9,7 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from sync_pipeline.entity import load_entities
+from sync_pipeline.entity_files import load_entities
 from sync_pipeline.errors import SettingError
 from sync_pipeline.lane import Lane
 from sync_pipeline.poolers import _known

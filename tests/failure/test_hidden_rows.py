@@ -7,7 +7,8 @@ from dataclasses import replace
 import pytest
 
 from sync_pipeline.cli import running
-from sync_pipeline.entity import EntityFiles, LegacyQuery
+from sync_pipeline.entity import LegacyQuery
+from sync_pipeline.entity_files import EntityFiles
 from sync_pipeline.errors import AccessError, HiddenRowsError, UnreachableError
 from sync_pipeline.lane import Lane
 from sync_pipeline.live import work
@@ -186,7 +187,7 @@ def test_a_narrowed_view_below_a_view_stops_deletes_until_it_is_accepted(world, 
     assert world.target(TEXTS) == [(texts,)]
     assert "view public.shown" in world.target("SELECT sweep_error FROM sync.cursor WHERE entity = 'text'")[0][0]
     files = EntityFiles({"text": lane.entity}, {"text": "text"}, {})
-    monkeypatch.setattr("sync_pipeline.entity.read_entity_files", lambda _: files)
+    monkeypatch.setattr("sync_pipeline.entity_files.read_entity_files", lambda _: files)
     assert command(monkeypatch, "visibility", "text") == 1
     assert "view public.shown: its definition has changed" in capsys.readouterr().out
     assert command(monkeypatch, "visibility", "text", "--accept") == 0

@@ -12,7 +12,7 @@ from sync_pipeline import backfill as filling
 from sync_pipeline import sweep as sweeping
 from sync_pipeline.backfill import backfill_all
 from sync_pipeline.batch.order import Outcome
-from sync_pipeline.entity import load_entities
+from sync_pipeline.entity_files import load_entities
 from sync_pipeline.errors import StoppedError, UnreachableError
 from sync_pipeline.lane import Lane
 from sync_pipeline.partitions import KeyRanges

@@ -15,7 +15,8 @@ from sync_pipeline import live
 from sync_pipeline.backfill import backfill
 from sync_pipeline.batch.order import Order
 from sync_pipeline.capture import resumed
-from sync_pipeline.entity import LegacyQuery, load_entities
+from sync_pipeline.entity import LegacyQuery
+from sync_pipeline.entity_files import load_entities
 from sync_pipeline.follower import Follower
 from sync_pipeline.heartbeat import sightings, started_ticks
 from sync_pipeline.lane import Lane

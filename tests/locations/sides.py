@@ -14,7 +14,8 @@ from demo.fleet import Addresses, Fleet
 from demo.lag import Observer
 from sync_pipeline.batch.order import Order
 from sync_pipeline.capture import open_cursor
-from sync_pipeline.entity import Entity, load_entities
+from sync_pipeline.entity import Entity
+from sync_pipeline.entity_files import load_entities
 from sync_pipeline.lane import Lane
 from sync_pipeline.live import caught_up, mark
 from sync_pipeline.pipeline import sync_keys

@@ -19,7 +19,8 @@ import pytest
 from sync_pipeline import entity as declarations
 from sync_pipeline import status as reports
 from sync_pipeline.due import PRIORITY
-from sync_pipeline.entity import EntityFiles, LegacyQuery, load_entities
+from sync_pipeline.entity import LegacyQuery
+from sync_pipeline.entity_files import EntityFiles, load_entities
 from sync_pipeline.follower import Follower
 from sync_pipeline.ledger.ledger import migrate
 from sync_pipeline.reconcile.verdict import KINDS

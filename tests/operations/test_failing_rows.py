@@ -8,7 +8,7 @@ from sync_pipeline import dead_letters
 from sync_pipeline.backfill import backfill
 from sync_pipeline.batch.order import Order
 from sync_pipeline.dead_letters import Which
-from sync_pipeline.entity import load_entities
+from sync_pipeline.entity_files import load_entities
 from sync_pipeline.errors import LegacySchemaError
 from sync_pipeline.inquiry.why import why
 from sync_pipeline.lane import Lane

@@ -9,7 +9,7 @@ import pytest
 
 from sync_pipeline import garbage
 from sync_pipeline.batch.order import Order
-from sync_pipeline.entity import load_entities
+from sync_pipeline.entity_files import load_entities
 from sync_pipeline.errors import UnreachableError
 from sync_pipeline.files import place
 from sync_pipeline.garbage import collect

@@ -7,7 +7,7 @@ import pytest
 from sync_pipeline import dead_letters, live
 from sync_pipeline.batch.order import Order
 from sync_pipeline.dead_letters import Which
-from sync_pipeline.entity import load_entities
+from sync_pipeline.entity_files import load_entities
 from sync_pipeline.lane import Lane
 from sync_pipeline.pipeline import sync_keys
 from sync_pipeline.stores import Stores

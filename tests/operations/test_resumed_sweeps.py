@@ -13,7 +13,7 @@ import pytest
 from sync_pipeline import live, rewritten_files
 from sync_pipeline import sweep as sweeping
 from sync_pipeline.beside import beside
-from sync_pipeline.entity import load_entities
+from sync_pipeline.entity_files import load_entities
 from sync_pipeline.errors import BrakeError, LeaseLostError
 from sync_pipeline.faults import SWEEP_CRASH_POINTS
 from sync_pipeline.follower import Follower

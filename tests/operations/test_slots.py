@@ -8,7 +8,7 @@ import pytest
 
 from sync_pipeline.backfill import backfill_all
 from sync_pipeline.capture import open_cursor, subject_of
-from sync_pipeline.entity import load_entities
+from sync_pipeline.entity_files import load_entities
 from sync_pipeline.errors import GapError, SettingError
 from sync_pipeline.lane import Lane
 from sync_pipeline.partitions import KeyRanges

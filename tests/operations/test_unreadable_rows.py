@@ -5,7 +5,7 @@ import dataclasses
 import pytest
 
 from sync_pipeline.backfill import backfill
-from sync_pipeline.entity import load_entities
+from sync_pipeline.entity_files import load_entities
 from sync_pipeline.lane import Lane
 from sync_pipeline.reconcile.reconcile import reconcile
 from sync_pipeline.stores import Stores
