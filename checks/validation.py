@@ -9,7 +9,6 @@ import datetime as dt
 import os
 import re
 from collections.abc import Mapping
-from decimal import Decimal
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -36,7 +35,7 @@ from sync_pipeline.errors import DeclarationError
 from sync_pipeline.sessions import connect, expectation_profile, name_of_session
 from sync_pipeline.settings import Settings
 
-_IN_JSON = (str, int, float, bool, Decimal, dt.date)
+_IN_JSON = (str, int, float, bool, dt.date)
 # of an expectation in its suite, in what Great Expectations tells of it
 _NUMBER = "number"
 _SEVERITIES = {"error": "critical", "warning": "warning"}

@@ -29,8 +29,11 @@ def look_at_ownership(stores: Stores, entities: Iterable[Entity]) -> Iterator[No
     if opened:
         yield from _not_alone(stores, {entity.name for entity in entities})
     for entity in entities:
+        started = entity.name in opened
         for marks in _marks(stores, entity):
-            yield from _notices(stores, entity, marks, ours, entity.name in opened)
+            yield from _notices(stores, entity, marks, ours, started)
+            # A start that the index stops marks no prefix, and the index has its own notice.
+            started = started and bool(marks) and all(mark.ledger in (None, ours) for mark in marks)
 
 
 def _not_alone(stores: Stores, names: set[str]) -> Iterator[Notice]:
@@ -48,9 +51,10 @@ def _not_alone(stores: Stores, names: set[str]) -> Iterator[Notice]:
 
 
 def _marks(stores: Stores, entity: Entity) -> Iterator[list[Mark]]:
-    """Those in the cluster, and those in the bucket; that one does not answer, another look says."""
-    with suppress(UnreachableError):
-        yield index_marks(stores, entity)
+    """Those in the cluster, and then those in the bucket; that one does not answer, another look says."""
+    if entity.index:
+        with suppress(UnreachableError):
+            yield index_marks(stores, entity)
     if entity.media:
         with suppress(UnreachableError):
             yield prefix_marks(stores, entity.media.prefix)
@@ -72,13 +76,13 @@ def _ledger(stores: Stores) -> tuple[str | None, set[str]]:
         return None, set()
 
 
-def _notices(stores: Stores, entity: Entity, marks: list[Mark], ours: str | None, opened: bool) -> Iterator[Notice]:
+def _notices(stores: Stores, entity: Entity, marks: list[Mark], ours: str | None, started: bool) -> Iterator[Notice]:
     for mark in marks:
         if mark.ledger not in (None, ours):
             yield Notice("error", ABOUT, *refusal(entity.name, mark, ours))
         elif mark.ledger:
             yield Notice("ok", ABOUT, f"{mark.what} bears the mark of our ledger {ours}")
-    if opened and marks and marks[-1].ledger is None:
+    if started and marks and marks[-1].ledger is None:
         yield from _unmarked(stores, entity, marks[-1])
 
 

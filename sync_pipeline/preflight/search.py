@@ -10,7 +10,7 @@ from elasticsearch import ApiError, Elasticsearch
 from sync_pipeline.entity import Entity
 from sync_pipeline.errors import UnreachableError
 from sync_pipeline.preflight.notice import Notice
-from sync_pipeline.sinks.index_state import data_stream_template, index_faults, maps_as
+from sync_pipeline.sinks.index_state import data_stream_fault, index_faults, maps_as
 from sync_pipeline.sinks.search_index import SearchIndex, reaching
 from sync_pipeline.stores import Stores
 
@@ -63,13 +63,11 @@ def _alias(client: Elasticsearch, entity: str, index: SearchIndex) -> Iterator[N
     elif client.indices.exists(index=index.first_index):
         remedy = f"PUT {index.first_index}/_alias/{name}, or DELETE {index.first_index}"
         yield Notice("error", ABOUT, f"index {index.first_index} is there without alias {name}", remedy)
-    elif template := data_stream_template(client, index.first_index):
-        what = f"index {index.first_index} could not be made: template {template} makes data streams of such names"
-        remedy = f"narrow the index_patterns of _index_template/{template}, or give entity {entity} another alias"
-        yield Notice("error", ABOUT, what, remedy)
+    elif fault := data_stream_fault(client, index.first_index):
+        yield Notice("error", ABOUT, fault.message, fault.remedy)
     elif faults := index.faults(client):
-        for fault in faults:
-            what = f"index {index.first_index} could not be made: {fault}"
+        for refused in faults:
+            what = f"index {index.first_index} could not be made: {refused}"
             yield Notice("error", ABOUT, what, f"mend the SearchIndex of entity {entity}")
     else:
         yield Notice("ok", ABOUT, f"alias {name} is free: its index will be made")

@@ -128,18 +128,26 @@ def _has_pipeline(client: Elasticsearch, pipeline: str) -> bool:
     return found.meta.status != 404
 
 
-def data_stream_template(client: Elasticsearch, index: str) -> str:
-    """The template that would make a data stream of an index with this name; "" where none does, or we may not ask."""
+def data_stream_fault(client: Elasticsearch, index: str) -> IndexFault | None:
+    """The template that keeps an index of this name from being made, as it makes data streams of such names.
+
+    None where no template does, or where we may not ask.
+    """
     found = client.options(ignore_status=list(_NOT_SHOWN)).indices.get_index_template(filter_path="index_templates")
     if found.meta.status in _NOT_SHOWN:
-        return ""
+        return None
     matching = [
         (template["index_template"].get("priority", 0), template["name"], "data_stream" in template["index_template"])
         for template in found.body.get("index_templates", [])
         if any(fnmatchcase(index, pattern) for pattern in _listed(template["index_template"]["index_patterns"]))
     ]
     _, name, makes_stream = max(matching, default=(0, "", False))
-    return name if makes_stream else ""
+    if not makes_stream:
+        return None
+    return IndexFault(
+        f"index {index} cannot be made: template {name} makes data streams of such names",
+        f"narrow the index_patterns of _index_template/{name}, or give the entity another alias",
+    )
 
 
 def _listed(patterns: str | list[str]) -> list[str]:

@@ -22,7 +22,7 @@ from sync_pipeline.columns import characters, document_columns, json_objects, js
 from sync_pipeline.errors import DeclarationError, IndexFaultError, UnreachableError
 from sync_pipeline.faults import guarded
 from sync_pipeline.sinks.bulk_faults import Fault, fault_of
-from sync_pipeline.sinks.index_state import alias_faults, index_faults, mapping_faults
+from sync_pipeline.sinks.index_state import alias_faults, data_stream_fault, index_faults, mapping_faults
 from sync_pipeline.sinks.relational import select
 
 # the client costs half a second to import; whoever only reads declarations does without
@@ -126,6 +126,8 @@ class SearchIndex:
             except BadRequestError as error:
                 if error.error == "resource_already_exists_exception":
                     return
+                if fault := data_stream_fault(client, self.first_index):
+                    raise DeclarationError(str(fault)) from error
                 faults = self.faults(client) or [_innermost(error.body)]
                 raise DeclarationError(
                     f"index {self.first_index} cannot be made: {'; '.join(faults)}: mend the entity's SearchIndex"

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from sync_pipeline.errors import DeclarationError, SettingError
+from sync_pipeline.sinks.index_state import data_stream_fault
 from sync_pipeline.sinks.search_index import SearchIndex, reaching
 
 if TYPE_CHECKING:
@@ -47,7 +48,8 @@ class Successor:
                     aliases={self.sink.next_alias: {}},
                 )
             except BadRequestError as error:
-                raise DeclarationError(f"index {self.name} cannot be made: {error}") from error
+                fault = data_stream_fault(client, self.name)
+                raise DeclarationError(str(fault or f"index {self.name} cannot be made: {error}")) from error
 
     def follows(self, client: Elasticsearch) -> bool:
         """Whether it is behind the alias by now."""

@@ -207,11 +207,21 @@ def test_a_field_with_a_dot_is_compared_as_the_cluster_keeps_it(world, command, 
 def test_a_name_that_makes_data_streams_is_refused(world, command, monkeypatch, tmp_path):
     template = {"index_patterns": ["streamed*"], "data_stream": {}, "priority": 500}
     world.document("PUT", "_index_template/media-streams", template)
+    fault = "index streamed-000001 cannot be made: template media-streams makes data streams of such names"
+    remedy = "narrow the index_patterns of _index_template/media-streams, or give the entity another alias"
+    head = "from sync_pipeline.sinks.media_bucket import MediaBucket"
+    index = "SearchIndex('streamed', fields={'id': {'type': 'long'}})"
+    options = {"head": head, "more_sinks": f"{index}, MediaBucket(columns=('title',), prefix='streamed')"}
+    use_package(monkeypatch, tmp_path, s=entity_file("streamed", QUERY, TABLES, COLUMNS, **options))
+    carry_out(world, [each for each in findings(command, "streamed")[1] if each["remedy"].startswith("GRANT")])
     try:
-        more = "SearchIndex('streamed', fields={'id': {'type': 'long'}})"
-        use_package(monkeypatch, tmp_path, s=entity_file("streamed", QUERY, TABLES, COLUMNS, more_sinks=more))
         code, found = findings(command, "streamed")
         assert code == 2
-        assert any("template media-streams makes data streams of such names" in each["what"] for each in found)
+        assert any((each["what"], each["remedy"]) == (fault, remedy) for each in found)
+        code, out, said = command("backfill", "streamed")
+        assert code == 2
+        assert f"entity streamed: {fault}: {remedy}" in " ".join((out + said).split())
     finally:
         world.document("DELETE", "_index_template/media-streams")
+    # the refused start leaves nothing behind that the next `check` would take for a missing right
+    assert findings(command, "streamed")[1] == []

@@ -16,7 +16,7 @@ from dataclasses import replace
 import psycopg2
 import pytest
 
-from sync_pipeline import entity as declarations
+from sync_pipeline import entity_files
 from sync_pipeline import status as reports
 from sync_pipeline.due import PRIORITY
 from sync_pipeline.entity import LegacyQuery
@@ -126,7 +126,7 @@ def test_an_entity_that_cannot_be_opened_holds_up_no_other(loaded, command, monk
     entities = load_entities("assets.entities")
     broken = replace(entities["audio"], origin=LegacyQuery("SELECT id, no_such_column FROM content", key=("id",)))
     monkeypatch.setattr(
-        declarations, "read_entity_files", lambda _: EntityFiles({"audio": broken, "text": entities["text"]}, {}, {})
+        entity_files, "read_entity_files", lambda _: EntityFiles({"audio": broken, "text": entities["text"]}, {}, {})
     )
     key = loaded.legacy(
         "UPDATE content SET title = 'after all', updated_at = now() WHERE id ="

@@ -12,6 +12,7 @@ from sync_pipeline import due, live, outgoing, pipeline
 from sync_pipeline.batch.order import Order
 from sync_pipeline.beside import beside
 from sync_pipeline.capture import open_cursor, resumed
+from sync_pipeline.errors import DeclarationError
 from sync_pipeline.lane import Lane
 from sync_pipeline.ledger.cursor import Lease
 from sync_pipeline.outgoing import Outgoing
@@ -20,6 +21,7 @@ from sync_pipeline.preflight.search import look_at_search
 from sync_pipeline.reconcile.reconcile import reconcile
 from sync_pipeline.repair import repair
 from sync_pipeline.sinks import search_index
+from sync_pipeline.sinks.successor import Successor
 from sync_pipeline.status import status_of
 from tests import clips
 from tests.chaos.interposer import Answer
@@ -472,5 +474,16 @@ def test_check_names_a_template_that_makes_data_streams(world):
         object.__setattr__(entity, "sinks", (entity.table, index))
         notices = [n for n in look_at_search(world.stores, [entity]) if n.level == "error"]
         assert "media-streams" in str(notices)
+    finally:
+        world.document("DELETE", "_index_template/media-streams")
+
+
+def test_a_rebuild_names_a_template_that_makes_data_streams(world, plain):
+    template = {"index_patterns": ["clip-0*"], "data_stream": {}, "priority": 500}
+    world.document("PUT", "_index_template/media-streams", template)
+    try:
+        successor = Successor(plain.entity.index, "clip-000002", INDEX)
+        with pytest.raises(DeclarationError, match=r"clip-000002 cannot be made: template media-streams .*: narrow"):
+            successor.make(world.stores.search)
     finally:
         world.document("DELETE", "_index_template/media-streams")
