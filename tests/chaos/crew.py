@@ -4,6 +4,7 @@ import os
 import signal
 import threading
 from collections import Counter
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -120,16 +121,16 @@ class Crew:
     def _all(self) -> list[Worker]:
         return [*self.followers, *self.histories, *self.rebuilds]
 
-    def end(self) -> list[Worker]:
-        """Ask all followers to end in order; those that had to be killed."""
-        for worker in self.followers:
+    def end(self, workers: Sequence[Worker]) -> list[Worker]:
+        """Ask followers to end in order, and wait until they have; those that had to be killed."""
+        for worker in workers:
             worker.retire()
         with suppress(AssertionError):
-            wait_for(lambda: all(worker.done for worker in self.followers), _PATIENCE)
-        hanging = [worker for worker in self.followers if not worker.done]
+            wait_for(lambda: all(worker.done for worker in workers), _PATIENCE)
+        hanging = [worker for worker in workers if not worker.done]
         for worker in hanging:
             worker.retire(signal.SIGKILL)
-        wait_for(lambda: all(worker.done for worker in self.followers), _PATIENCE)
+        wait_for(lambda: all(worker.done for worker in workers), _PATIENCE)
         return hanging
 
     def _add(self, workers: list[Worker], name: str, *arguments: str, ends: bool = False) -> Worker:

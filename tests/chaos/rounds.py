@@ -148,11 +148,11 @@ def _play(scene: Scene, result: Result) -> None:
 def _judged(scene: Scene, observer: Observer) -> list[str]:
     """Settled by one of the followers, or by one that has seen nothing of it."""
     last = scene.crew.follow() if scene.plan.ends_fresh else scene.crew.followers[0]
-    for worker in scene.crew.followers:
-        if worker is not last:
-            worker.retire()
+    # at once: one of them might settle it all before the last one has begun
+    hanging = scene.crew.end([worker for worker in scene.crew.followers if worker is not last])
     left = judge.settled(scene)
-    left += [f"{worker.log.name} did not end when asked to" for worker in scene.crew.end()]
+    hanging += scene.crew.end([last])
+    left += [f"{worker.log.name} did not end when asked to" for worker in hanging]
     if last.code:
         left.append(f"{last.log.name} ended with {last.code}: {last.log.read_text()[-1_500:]}")
     return left + judge.violations(scene, observer)

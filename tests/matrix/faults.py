@@ -61,7 +61,7 @@ def play(source: str, fault: str, fleet: Fleet, seed: int) -> Outcome:
             before = _lag(scene, chosen.values(), nullcontext)
             during = _lag(scene, chosen.values(), partial(_FAULTS[fault], scene, dice, chosen))
         faults = judge.settled(scene)
-        faults += [f"{worker.log.name} did not end when asked to" for worker in scene.crew.end()]
+        faults += [f"{worker.log.name} did not end when asked to" for worker in scene.crew.end([follower])]
         faults += [f"it ended with {follower.code}"] if follower.code else []
         faults += judge.violations(scene, observer)
     ratio = during.share(0.95) / before.share(0.95)
