@@ -6,9 +6,9 @@ to start than a run that never beats is waited for.
 
 import pytest
 
-from tests.locations.definitions import START_SECONDS, WINDOW_SECONDS
 from tests.locations.deployments import Location, Times
 from tests.locations.play import Plan, play
+from tests.locations.times import START_SECONDS, WINDOW_SECONDS
 
 TIMES = Times("tests.locations.definitions", WINDOW_SECONDS)
 POD = START_SECONDS + 4
