@@ -188,7 +188,7 @@ class Watch:
         return {"dagster/column_lineage": found[key]} if key in found else {}
 
     def _look(self) -> None:
-        time.sleep(_LOOK_SECONDS)
+        time.sleep(_LOOK_SECONDS)  # a run of Dagster reports what its follower has done at intervals
         now = {name: str(error) for name, error in self.follower.failures.items()}
         for name in now.keys() - self._stopped.keys():
             self.context.log.error(f"entity {name} stopped, and is tried again: {now[name]}")

@@ -64,6 +64,7 @@ def await_replay(cursor: Any, position: int, seconds: float, nudge: Callable[[],
         if waited > _PATIENCE_SECONDS and not nudged:
             nudge()
             nudged = True
+        # PostgreSQL has no event for a replayed position, so the replica is asked again
         time.sleep(_LOOK_SECONDS if waited < 1 else _PATIENCE_SECONDS)
 
 

@@ -144,5 +144,5 @@ def _wait(found: Callable[[], Any], seconds: float, what: str) -> Any:
         value = found()
         if value:
             return value
-        time.sleep(_POLL_SECONDS)
+        time.sleep(_POLL_SECONDS)  # Dagster's API answers questions and sends no events
     raise DemoError(f"{what}: not done after {seconds:.0f} s")

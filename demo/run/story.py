@@ -215,4 +215,4 @@ def _wait(met: Callable[[], bool], seconds: float, what: str) -> None:
     while not met():
         if time.monotonic() > limit:
             raise DemoError(f"{what}: not done after {seconds:.0f} s")
-        time.sleep(_POLL_SECONDS)
+        time.sleep(_POLL_SECONDS)  # the condition is a query, and its server sends no events

@@ -116,7 +116,7 @@ class Server(ABC):
             now = time.monotonic()
             if now > limit or (now > grace and not self.alive()):
                 raise DemoError(f"{self.name} did not become healthy; its log ({self.log}) ends:\n{self._log_tail()}")
-            time.sleep(_POLL_SECONDS)
+            time.sleep(_POLL_SECONDS)  # a server that starts can only be asked again
 
     def stop(self) -> None:
         """End it in order; kill it when that takes too long."""
@@ -174,7 +174,9 @@ def _signal(send: Callable[[], None]) -> None:
 def _wait_until(condition: Callable[[], bool], seconds: float) -> None:
     limit = time.monotonic() + seconds
     while time.monotonic() < limit and not condition():
-        time.sleep(_POLL_SECONDS)
+        time.sleep(
+            _POLL_SECONDS
+        )  # neither the end of a process that is no child of ours nor a free port can be waited for
 
 
 def _is_running(part: psutil.Process) -> bool:

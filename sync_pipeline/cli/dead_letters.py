@@ -170,7 +170,7 @@ def _replayed(lane: Lane, keys: list[str]) -> dict[str, int]:
         if time.monotonic() > limit:
             break
         if not live.work(lane, lambda *_: None):
-            time.sleep(_LOOK_SECONDS)
+            time.sleep(_LOOK_SECONDS)  # another process works on the rest, and only the table shows its progress
     with lane.stores.target() as cursor:
         found = dead_letters.overview(cursor, Which(lane.entity.name, keys), 0) if keys else {dead_letters.PARKED: 0}
     return {

@@ -106,7 +106,7 @@ def _apply(cursor: Cursor, step: Step, report: Progress) -> None:
             report(f"{step.table}: {holder.text}; try {attempt} of {TRIES}")
         else:
             return
-        time.sleep(pause)
+        time.sleep(pause)  # writers that waited behind the lock go first
         pause = min(2 * pause, _LONGEST_PAUSE_SECONDS)
     raise _LockedError(f"{step.table} stayed locked for {TRIES} tries: {holder.text}")
 

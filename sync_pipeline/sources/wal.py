@@ -388,7 +388,7 @@ class WalSource(Source):
                         f" {_VISIBLE_SECONDS:.0f} s; does a synchronous standby lag?"
                     )
                 if xids:
-                    time.sleep(_LOOK_SECONDS)
+                    time.sleep(_LOOK_SECONDS)  # PostgreSQL has no event for a transaction that becomes visible
 
     def _set_mark(self) -> None:
         """The clock, and how far the log reaches: what was committed before the one is below the other."""
@@ -447,7 +447,7 @@ class WalSource(Source):
                     f"SYNC_LEGACY_DB: slot {self._slot} is being made by another session: that waits for all"
                     " transactions that are open now"
                 )
-            time.sleep(_MADE_LOOK_SECONDS)
+            time.sleep(_MADE_LOOK_SECONDS)  # PostgreSQL has no event for a slot that is complete
 
     def _make_failover(self, replication: Any) -> None:
         """Have standbys keep the slot; where the server refuses that, the slot is used as it is."""

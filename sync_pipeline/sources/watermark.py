@@ -101,7 +101,7 @@ class WatermarkSource(Source):
         with self.subject.stores.legacy() as cursor:
             window, _ = self._look(cursor, None)
             while window.unmarked and time.monotonic() < limit:
-                time.sleep(_LOOK_SECONDS)
+                time.sleep(_LOOK_SECONDS)  # PostgreSQL has no event for the end of another session's transaction
                 window, _ = self._look(cursor, window)
         return self._standing(window)
 
