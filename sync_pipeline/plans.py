@@ -18,9 +18,9 @@ def estimated_rows(cursor: Cursor, query: str) -> int:
 
 
 def sort_of(cursor: Cursor, query: str, columns: int) -> dict[str, Any] | None:
-    """The plan's node that sorts all rows of a query by `columns`, though it is told to avoid that; None without one.
+    """Find the node of a query's plan that sorts all rows by so many columns, although sorting is disabled.
 
-    The query has its ORDER BY and a LIMIT. The node holds the nodes below it.
+    The query has its ORDER BY and a LIMIT. The node holds the nodes below it. Returns None if an index gives the order.
     """
     cursor.execute("BEGIN")
     try:
@@ -41,7 +41,7 @@ def nodes_of(plan: dict[str, Any]) -> Iterator[dict[str, Any]]:
 
 
 def _sorts(node: dict[str, Any]) -> bool:
-    """Whether a node sorts all rows, or by an index on the first columns alone so many that it does not help."""
+    """Tells a node that sorts all rows, or so many rows alike in the first columns that their index does not help."""
     if node["Node Type"] != "Incremental Sort":
         return bool(node["Node Type"] == "Sort")
     below = node["Plans"][0]

@@ -1,4 +1,4 @@
-"""Bad states of an index, by name: the requests that lead into each and out of it, and what is said of it."""
+"""Bad states of an index, by name, with the requests that lead into each and out of it."""
 
 from typing import Any, NamedTuple
 
@@ -6,17 +6,17 @@ Request = tuple[str, str, Any]
 
 
 class State(NamedTuple):
-    """Requests (method, path, body) to the cluster, in their order; `told` stands in what the engine says."""
+    """Requests (method, path, body) to the cluster, in their order. The engine's message holds `message`."""
 
     into: list[Request]
     out: list[Request]
-    told: str
+    message: str
 
 
 def states(index: str, alias: str, other: str) -> dict[str, State]:
-    """All states of `index` behind `alias`; some put the index `other` beside it."""
+    """Name all states of `index` behind `alias`; in some of them `other` is a second index behind it."""
     add = {"index": index, "alias": alias}
-    beside = {"index": other, "alias": alias}
+    second = {"index": other, "alias": alias}
     made = ("PUT", other, {"mappings": {"dynamic": False}})
     gone: Request = ("DELETE", other, None)
     anew = _actions({"remove": add}, {"add": add})
@@ -32,17 +32,17 @@ def states(index: str, alias: str, other: str) -> dict[str, State]:
             for block in ("write", "read_only", "read_only_allow_delete")
         },
         "no alias": State([_actions({"remove": add})], [_actions({"add": add})], "alias"),
-        "two indices": State([made, _actions({"add": beside})], [gone], both),
+        "two indices": State([made, _actions({"add": second})], [gone], both),
         "rolled over": State(
-            [made, _actions(not_written, {"add": beside | {"is_write_index": True}})], [gone, anew], both
+            [made, _actions(not_written, {"add": second | {"is_write_index": True}})], [gone, anew], both
         ),
         "a routing of its own": State([_actions({"add": add | {"routing": "1"}})], [anew], "routing"),
     }
 
 
-def _set(index: str, setting: str, value: Any, told: str) -> State:
+def _set(index: str, setting: str, value: Any, message: str) -> State:
     path = f"{index}/_settings"
-    return State([("PUT", path, {setting: value})], [("PUT", path, {setting: None})], told)
+    return State([("PUT", path, {setting: value})], [("PUT", path, {setting: None})], message)
 
 
 def _actions(*listed: Any) -> Request:

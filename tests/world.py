@@ -114,10 +114,10 @@ class World:
         """A statement at the new side, committed."""
         return _run(self.target_url, statement, values)
 
-    def hurry(self) -> None:
-        """What waits for its next try, since a store was away, is tried now; but for what somebody works on."""
+    def hurry(self, which: str = "reason <> 'rejected'") -> None:
+        """Make what waits for its next try due now, except what a worker has claimed; by default no dead letters."""
         self.target(
-            "UPDATE sync.due SET not_before = now() WHERE id IN (SELECT id FROM sync.due WHERE reason <> 'rejected'"
+            f"UPDATE sync.due SET not_before = now() WHERE id IN (SELECT id FROM sync.due WHERE ({which})"
             " AND not_before < 'infinity' FOR UPDATE SKIP LOCKED)"
         )
 

@@ -43,7 +43,7 @@ def other_length(request, forward):
     return Answer(found.status, found.body + b"more", found.headers) if request.method == "GET" else found
 
 
-# what the store says for one key: at once that key's, and how the letter names it
+# answers that park the row of the key at once, and a word of the dead letter's message
 AT_ONCE = {
     "400 to HEAD": (status(400, "HEAD"), "400"),
     "401 to HEAD": (status(401, "HEAD"), "401"),

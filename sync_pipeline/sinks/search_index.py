@@ -7,7 +7,6 @@ looks afterwards whether its keys were overtaken meanwhile, and owes those again
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -204,7 +203,7 @@ class Bulk:
         sent = 0
         for body, count in _bodies(ids, versions, documents, _limit_of(self.client)):
             are_deletes = documents.slice(sent, count).null_count == count
-            items = self._sent_deletes(body, ids[sent]) if are_deletes and guarded(143) else self._sent(body)
+            items = self._sent_deletes(body, ids.slice(sent, 1)) if are_deletes and guarded(143) else self._sent(body)
             if isinstance(items, list):
                 _classify(items, self.places[first + sent : first + sent + count], self.result)
             elif count == 1:
@@ -218,13 +217,14 @@ class Bulk:
                     self.send(*part, first=first + at)
             sent += count
 
-    def _sent_deletes(self, body: bytes, id_: pa.Scalar) -> list[dict[str, Any]] | _Refusal:
-        """What became of a body of deletes alone, of which `id_` is one; as `_sent`.
+    def _sent_deletes(self, body: bytes, first_id: pa.Array) -> list[dict[str, Any]] | _Refusal:
+        """Send a body of deletes alone, and return what `_sent` does; `first_id` holds the id of its first one.
 
         The cluster requires the alias of writes only. Where there is none, a delete that bears a version of ours makes
-        an index of the alias's name, unless a write is in its request: so an update that changes nothing goes along.
+        an index of the alias's name, unless a write is in its request. So an update that changes nothing goes along.
         """
-        items = self._sent(body + b'{"update":{"_id":%s}}\n{"doc":{}}\n' % _json_bytes(id_), refusing=True)
+        name: str = json_of(first_id)[0].as_py()
+        items = self._sent(body + f'{{"update":{{"_id":{name}}}}}\n{{"doc":{{}}}}\n'.encode(), refusing=True)
         return items[:-1] if isinstance(items, list) else items
 
     def _sent(self, body: bytes, *, refusing: bool = False) -> list[dict[str, Any]] | _Refusal:
@@ -442,10 +442,6 @@ def _bodies(
         end = len(lines) if over == -1 else max(over, first + 1)
         yield characters(lines.slice(first, end - first)).to_pybytes(), end - first
         first, spent = end, sizes[end - 1].as_py()
-
-
-def _json_bytes(text: pa.Scalar) -> bytes:
-    return json.dumps(text.as_py()).encode()
 
 
 def _outcomes(send: Callable[..., Any], refusing: bool) -> list[dict[str, Any]]:

@@ -64,7 +64,7 @@ class _Reader:
                     yield from self._by_key(at, names)
 
     def _by_key(self, at: str, last: list[str]) -> Iterator[StampedRows]:
-        """The rest of one stamp in the order of keys; pages may be empty. The span's position goes with them."""
+        """Read the rest of one stamp in the order of keys. Pages may be empty. The span's position moves with them."""
         while True:
             found = self._fetch_below(last)
             is_end = found.num_rows < self.fetched
@@ -78,12 +78,12 @@ class _Reader:
                 return
 
     def _without_last_key(self, found: pa.Table) -> pa.Table:
-        """Without the rows of the last key, of which the next query may find more."""
+        """Leave out the rows of the last key, because the next query may find more of them."""
         texts = self.subject.key.texts(found.select(list(self.subject.key.columns)))
         return found.filter(pc.not_equal(texts, texts[-1]))
 
     def _cut(self, found: pa.Table, end: Position | None = None) -> Iterator[StampedRows]:
-        """Pages of what a query has found; the last one ends at `end`, and is empty where nothing was found."""
+        """Cut what a query has found into pages. The last one ends at `end`, and is empty if nothing was found."""
         for first in range(0, found.num_rows, self.rows):
             page = found.slice(first, self.rows)
             is_last = first + self.rows >= found.num_rows
@@ -101,7 +101,7 @@ class _Reader:
         self.fetched = max(self.rows, min(self.fetched * 8, _FETCH_ROWS, _FETCH_BYTES // width))
 
     def _goes_by_key(self) -> bool:
-        """Whether an index gives the table's rows by their keys, and the rest of a stamp is so large that it pays."""
+        """Ask whether an index gives the table's rows by key, and whether the rest of the stamp is large enough."""
         if self.span.xid is not None or self.span.position is None:
             return False
         key = self.subject.key
@@ -135,7 +135,7 @@ class _Reader:
         return copy_out(cursor, f"{query} LIMIT {self.fetched}", schema, f"{table.name} {table.join}")
 
     def _span_rows(self, cursor: Cursor) -> str:
-        """What follows FROM: the rows of the span as w, with conditions to which more may be added."""
+        """SQL after FROM: the rows of the span as w. More conditions may be added at its end."""
         rows = _stamped_rows(cursor, self.subject, self.stamp, self.span)
         conditions = [f"w.{STAMP} IS NOT NULL", self.subject.key.is_known("w")]
         conditions += _limits(cursor, self.subject, self.stamp, self.span)

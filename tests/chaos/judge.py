@@ -17,12 +17,10 @@ _REQUESTS_HAVE_ARRIVED = """
     UPDATE sync.recovery SET asked_at = asked_at - interval '1 hour' WHERE done_at IS NULL AND position IS NULL
         AND claimed_until IS NULL AND asked_at BETWEEN now() - interval '70 s' AND now() - interval '10 s';
     UPDATE sync.recovery SET claimed_until = NULL WHERE claimed_until < now() + interval '115 s'"""
-# what a bucket has refused is tried again minutes later
-_FILES_ARE_ANSWERED = """
-    UPDATE sync.due SET not_before = now() WHERE id IN (SELECT id FROM sync.due WHERE reason = 'rejected'
-        AND error = 'MediaRefused' AND not_before < 'infinity' FOR UPDATE SKIP LOCKED)"""
+# a file that a bucket has refused is tried again minutes later
+_TO_BE_TRIED = "reason <> 'rejected' OR error = 'MediaRefused'"
 # a parked row is right if it is poison; the oracle tells
-_LEFT = """
+_LEFT = f"""
     SELECT entity, 'applied through ' || coalesce(applied_through::text, 'nothing') FROM sync.cursor
      WHERE applied_through IS NULL OR applied_through < %(since)s
     UNION ALL SELECT entity, 'not swept' FROM sync.cursor WHERE (%(swept)s AND coalesce(swept_from < %(since)s, true))
@@ -30,7 +28,7 @@ _LEFT = """
         OR (swept_from IS NULL AND EXISTS (SELECT FROM sync.recovery))
     UNION ALL SELECT entity, 'recovering ' || part FROM sync.recovery WHERE done_at IS NULL
     UNION ALL SELECT entity, reason || ' ' || coalesce(message, '') FROM sync.due
-      WHERE (reason <> 'rejected' OR error = 'MediaRefused')
+      WHERE ({_TO_BE_TRIED})
         AND NOT (reason = 'sweep' AND keys <@ ARRAY(
             SELECT key FROM sync.due p WHERE p.entity = due.entity AND p.reason = 'rejected'))"""
 
@@ -47,8 +45,7 @@ def settled(scene: Scene, seconds: float = PATIENCE) -> list[str]:
     while left := _left(scene, since):
         if time.monotonic() > limit:
             return left
-        scene.world.hurry()
-        scene.world.target(_FILES_ARE_ANSWERED)
+        scene.world.hurry(_TO_BE_TRIED)
         scene.world.target(_CLAIMS_RUN_OUT)
         scene.world.target(_REQUESTS_HAVE_ARRIVED)
         time.sleep(_LOOK_SECONDS)

@@ -62,7 +62,7 @@ def play(fleet: Fleet, network: Network, plan: Plan, folder: Path) -> Result:
 
 @contextmanager
 def staged(fleet: Fleet, network: Network, plan: Plan, folder: Path) -> Iterator[Scene]:
-    """The scene of a plan, filled and with nobody at work; all healed and removed at the end."""
+    """Prepare and fill the scene of a plan. At the end, heal and remove everything."""
     ground = GROUNDS[plan.ground]
     _forget(ground.entities, "tests.caught")
     with ExitStack() as stack:

@@ -6,8 +6,8 @@ Scaled down: queries of 100 rows at most, so that a stamp of some hundreds is a 
 from dataclasses import replace
 from itertools import islice
 
-import psycopg2
 import pytest
+from psycopg2.extensions import TRANSACTION_STATUS_IDLE
 
 from sync_pipeline.keys import Key
 from sync_pipeline.sources import stamped_rows
@@ -216,6 +216,7 @@ def test_a_session_that_explains_leaves_no_setting_behind(world):
     world.legacy(BULK.format("at = now()"))
     read(world, FILM)
     with world.stores.legacy() as cursor:
-        cursor.execute("SHOW enable_sort")
-        assert cursor.fetchone() == ("on",)
-        assert cursor.connection.status == psycopg2.extensions.STATUS_READY or cursor.connection.autocommit
+        for setting in ("enable_sort", "enable_seqscan"):
+            cursor.execute(f"SHOW {setting}")
+            assert cursor.fetchone() == ("on",)
+        assert cursor.connection.info.transaction_status == TRANSACTION_STATUS_IDLE

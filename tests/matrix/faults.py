@@ -6,8 +6,8 @@ files of its own, and their rows are not measured. Each bad state of an index la
 
 import tempfile
 import threading
-from collections.abc import Callable, Collection, Iterable, Iterator
-from contextlib import closing, contextmanager, nullcontext
+from collections.abc import Callable, Collection, Iterable
+from contextlib import closing
 from functools import partial
 from pathlib import Path
 from random import Random
@@ -58,7 +58,7 @@ def play(source: str, fault: str, fleet: Fleet, seed: int) -> Outcome:
             follower = scene.crew.follow()
             wait_for(lambda: GROUNDS["demo"].commits(scene.world) >= WARM_EDITS, 120)
             chosen = _chosen(scene) if fault == FILES_WRONG else {}
-            before = _lag(scene, chosen.values(), nullcontext)
+            before = _lag(scene, chosen.values(), _pause)
             during = _lag(scene, chosen.values(), partial(_FAULTS[fault], scene, dice, chosen))
         faults = judge.settled(scene)
         faults += [f"{worker.log.name} did not end when asked to" for worker in scene.crew.end([follower])]
@@ -102,18 +102,19 @@ def _chosen(scene: Scene) -> dict[str, int]:
     return dict(scene.world.legacy(_FILES, (FILES_OF_AN_ANSWER * len(_ANSWERS),)))
 
 
-def _lag(scene: Scene, but: Collection[int], wrong: Callable[[], object]) -> Report:
-    """Of all edits but of some contents, for a while or as long as what is wrong lasts."""
+def _lag(scene: Scene, but: Collection[int], act: Callable[[], None]) -> Report:
+    """Measure the lag of all edits except those of some contents, while `act` lasts."""
     observer = _Others(scene.world.monolith.admin_url, scene.world.target_url, but).start()
-    with wrong() as lasts:  # type: ignore[attr-defined]
-        if lasts is None:
-            threading.Event().wait(SECONDS)
+    act()
     return observer.finish(30)
 
 
-@contextmanager
-def _files_wrong(scene: Scene, dice: Random, chosen: dict[str, int]) -> Iterator[None]:
-    """Every answer, of some files each, which are overwritten again and again."""
+def _pause(seconds: float = SECONDS) -> None:
+    threading.Event().wait(seconds)
+
+
+def _files_wrong(scene: Scene, dice: Random, chosen: dict[str, int]) -> None:
+    """Give each answer to some files, which are overwritten again and again for a while."""
     rule, over = ByKey(), threading.Event()
     for n, key in enumerate(chosen):
         name = list(_ANSWERS)[n % len(_ANSWERS)]
@@ -128,26 +129,24 @@ def _files_wrong(scene: Scene, dice: Random, chosen: dict[str, int]) -> Iterator
     with scene.network.ruled("SYNC_LEGACY_S3_ENDPOINT", rule):
         thread.start()
         try:
-            yield
+            _pause()
         finally:
             over.set()
             thread.check()
 
 
-@contextmanager
-def _indices_wrong(scene: Scene, dice: Random, _: dict[str, int]) -> Iterator[bool]:
-    """Every state, each of one index."""
+def _indices_wrong(scene: Scene, dice: Random, _: dict[str, int]) -> None:
+    """Lead an index into each state for some seconds, one after the other."""
     for n, name in enumerate(name for name in states("", "", "") if name != _ELSEWHERE):
         alias = scene.indices[n % len(scene.indices)]
         (index,) = scene.world.document("GET", f"_alias/{alias}")
-        state = states(index, alias, f"{alias}-beside")[name]
+        state = states(index, alias, f"{alias}-second")[name]
         scene.done[name] = 1
         for request in state.into:
             scene.world.document(*request)
-        threading.Event().wait(STATE_SECONDS)
+        _pause(STATE_SECONDS)
         for request in state.out:
             scene.world.document(*request)
-    yield True
 
 
 class _PendingOthers(Pending):

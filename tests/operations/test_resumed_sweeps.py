@@ -134,7 +134,7 @@ def test_a_sweep_that_is_cut_off_all_the_time_ends(filled, lane, monkeypatch):
 
 @pytest.mark.hazard(82)
 def test_a_walk_in_which_the_history_came_in_is_followed_by_another_at_once(filled, lane):
-    """It has taken rows that the history still owed for such as nobody misses, so it answers nobody."""
+    """It took rows that the backfill had yet to write for rows without a need to be written, so it does not count."""
     filled.target("UPDATE sync.cursor SET filled_at = NULL, swept_from = NULL, swept_at = NULL")
     walked = go_on(lane, Acts(3, lambda: filled.target("UPDATE sync.cursor SET filled_at = now()")))
     assert walked.compared == len(keys(filled))
