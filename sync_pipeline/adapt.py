@@ -180,12 +180,11 @@ def _check_key(entity: Entity, key: Key, legacy: pa.Table, table: pa.Table) -> N
     for theirs in entity.table.key:
         if theirs not in table.column_names:
             raise DeclarationError(f"entity {entity.name}: adapt returns no key column {theirs!r}")
-    if not legacy.num_rows:
+    was, now = legacy.select(list(key.columns)), table.select(list(entity.table.key))
+    if all(one.equals(other) for one, other in zip(was.columns, now.columns, strict=True)):
         return
-    was, now = (
-        key.column_texts(rows.select(list(names))) for rows, names in ((legacy, key.columns), (table, entity.table.key))
-    )
-    for theirs, one, other in zip(entity.table.key, was, now, strict=True):
+    texts = zip(key.column_texts(was), key.column_texts(now), strict=True)
+    for theirs, (one, other) in zip(entity.table.key, texts, strict=True):
         if not pc.all(pc.equal(one, other)).as_py():
             raise RowRejectedError(f"adapt changed the key column {theirs!r}")
 

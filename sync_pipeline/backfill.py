@@ -27,6 +27,19 @@ log = logging.getLogger(__name__)
 
 Report = Callable[[Outcome], None]
 
+_SAME_EDGES = "low IS NOT DISTINCT FROM %(low)s::text[] AND high IS NOT DISTINCT FROM %(high)s::text[]"
+# a partition as it was begun: one that another process has moved meanwhile is left alone
+_MOVE = f"""
+    UPDATE sync.backfill SET position = %(position)s, rows = rows + %(rows)s, written = written + %(written)s,
+        parked = parked + %(parked)s, done = %(done)s, finished_at = CASE WHEN %(done)s THEN now() END
+    WHERE (entity, partition, basis) = (%(entity)s, %(partition)s, %(basis)s) AND CASE WHEN {_SAME_EDGES}
+        THEN NOT %(exclusive)s OR position IS NOT DISTINCT FROM %(before)s::text[] AND NOT done
+        ELSE coalesce(%(low)s::text[], %(high)s::text[]) IS NULL END
+"""
+_IS_THERE = f"""
+    SELECT FROM sync.backfill
+    WHERE (entity, partition, basis) = (%(entity)s, %(partition)s, %(basis)s) AND {_SAME_EDGES}
+"""
 # a process that fills the same partition and has not moved for so long is taken for gone
 OTHER_SECONDS = 30.0
 _LOOK_SECONDS = 0.5
@@ -88,9 +101,10 @@ def backfill(
 
     Raises DeclarationError for a partition that is not declared, UnreachableError, StoppedError once `stop` is set.
     """
-    if partition not in lane.entity.partitions.names():
+    names = lane.entity.partitions.names()
+    if partition not in names:
         raise DeclarationError(f"entity {lane.entity.name} has no partition {partition!r}")
-    if partition == lane.entity.partitions.names()[-1]:
+    if partition == names[-1]:
         begin_history(lane, [partition])
     open_cursor(lane)
     begun = _begin(lane, partition)
@@ -210,38 +224,26 @@ def _progress(lane: Lane, partition: str, begun: _Begun, cursor: Cursor, outcome
     That is as another version, or between other edges. Who reads between no edges at all has read whatever lies between
     some.
     """
-    edges = begun.low, begun.high
-    if guarded(136):
-        cursor.execute(
-            "SELECT position IS DISTINCT FROM %s::text[] OR done FROM sync.backfill"
-            " WHERE (entity, partition, basis) = (%s, %s, %s) AND low IS NOT DISTINCT FROM %s::text[]"
-            " AND high IS NOT DISTINCT FROM %s::text[] FOR UPDATE",
-            (begun.position, lane.entity.name, partition, lane.ledger.basis, *edges),
-        )
-        found = cursor.fetchone()
-        if found and found[0]:
-            raise PartitionTakenError(f"entity {lane.entity.name}, partition {partition}: another process fills it")
     done = outcome.position is None
-    cursor.execute(
-        "UPDATE sync.backfill SET position = %s, rows = rows + %s, written = written + %s, parked = parked + %s,"
-        " done = %s, finished_at = CASE WHEN %s THEN now() END WHERE entity = %s AND partition = %s AND basis = %s"
-        " AND (coalesce(%s::text[], %s::text[]) IS NULL"
-        "   OR low IS NOT DISTINCT FROM %s::text[] AND high IS NOT DISTINCT FROM %s::text[])",
-        (
-            outcome.position,
-            outcome.read,
-            outcome.written,
-            outcome.parked,
-            done,
-            done,
-            lane.entity.name,
-            partition,
-            lane.ledger.basis,
-            *edges,
-            *edges,
-        ),
-    )
+    named = {
+        "entity": lane.entity.name,
+        "partition": partition,
+        "basis": lane.ledger.basis,
+        "low": begun.low,
+        "high": begun.high,
+        "before": begun.position,
+        "position": outcome.position,
+        "rows": outcome.read,
+        "written": outcome.written,
+        "parked": outcome.parked,
+        "done": done,
+        "exclusive": guarded(136),
+    }
+    cursor.execute(_MOVE, named)
     if not cursor.rowcount:
+        cursor.execute(_IS_THERE, named)
+        if cursor.rowcount:
+            raise PartitionTakenError(f"entity {lane.entity.name}, partition {partition}: another process fills it")
         raise StoppedError(f"entity {lane.entity.name}, partition {partition}: another version of it was begun since")
     if done:
         # one at a time: two that end together would each miss the other

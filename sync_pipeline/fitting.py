@@ -101,8 +101,8 @@ class _Declared:
 
 
 def _fit(column: pd.Series, declared: _Declared) -> _Column:
-    if isinstance(column.array, pd.arrays.ArrowExtensionArray):
-        return _fit_arrow(pa.array(column.array), declared)
+    if isinstance(array := column.array, pd.arrays.ArrowExtensionArray):
+        return _fit_arrow(pa.array(array), declared)
     if column.dtype == object or isinstance(column.dtype, (pd.PeriodDtype, pd.IntervalDtype, pd.SparseDtype)):
         return _fit_objects(column.astype(object), declared)
     try:
