@@ -11,7 +11,7 @@ import dagster as dg
 from assets.adapters import taken_by
 from assets.queries import Column, Made, columns_made, columns_read
 from sync_pipeline.entity import Entity
-from sync_pipeline.sinks.relational import split_definition
+from sync_pipeline.sinks.definitions import split_definition
 
 _SHOWN_OTHERWISE = re.compile(r"\b(?:not\s+)?null\b|\bunique\b", re.IGNORECASE)
 

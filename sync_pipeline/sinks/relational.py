@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import re
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import lru_cache, partial
+from functools import partial
 
 import psycopg2
 import pyarrow as pa
@@ -14,6 +13,7 @@ import pyarrow as pa
 from sync_pipeline import sqlstate
 from sync_pipeline.errors import DeclarationError
 from sync_pipeline.keys import Key
+from sync_pipeline.sinks.definitions import is_exact, uncut
 from sync_pipeline.sinks.trial import Step, Trial
 from sync_pipeline.sql import Cursor, copy_in, ensure_schema, literal, quote, stage
 from sync_pipeline.stores import Stores
@@ -26,31 +26,12 @@ _DISPLACEABLE = """
         AND NOT EXISTS (SELECT FROM pg_attribute WHERE attrelid = %(table)s::regclass AND attnum > 0
             AND NOT attisdropped AND attgenerated = '' AND attname <> ALL (%(columns)s))
 """
-_CONSTRAINT = re.compile(
-    r"\s+(?=(?:not\s+null|null|default|check|unique|primary|references|generated|collate|constraint)\b)", re.IGNORECASE
-)
 _NAME_BYTES = 63
 _TABLE_BYTES = _NAME_BYTES - len("_former")
-# types that a cast would cut a value to, and their like without a length
-_SIZED = {
-    "character varying": "character varying",
-    "character": "bpchar",
-    "bit varying": "bit varying",
-    "bit": "bit varying",
-}
-
 # numbers staged rows as the plan does; columns of a table may bear any other name, but for those of staged tables
 STAGED_NUMBER = "_sync_n"
 _OWN_NAMES = frozenset({"_digest", "_elsewise"})
 _OWN_PREFIX = "_sync_"
-
-_EXACT_KEYS = frozenset(
-    {
-        *("smallint", "int2", "integer", "int", "int4", "bigint", "int8", "boolean", "bool", "uuid", "date", "text"),
-        *("varchar", "character varying", "timestamptz", "timestamp", "timestamp with time zone", "bytea"),
-        *("timestamp without time zone", "time", "time without time zone", "oid", "name"),
-    }
-)
 
 # the entity's key, and keys of rows that are deleted
 Gone = tuple[Key, pa.Table]
@@ -208,7 +189,7 @@ class RelationalTable:
         names = [quote(name) for name in self.columns]
         keys = [quote(name) for name in self.key]
         # PostgreSQL may call two texts of a key one value: the newer one is written
-        written = [name for name, kind in self.columns.items() if name not in self.key or not _is_exact(kind)]
+        written = [name for name, kind in self.columns.items() if name not in self.key or not is_exact(kind)]
         updates = ", ".join(f"{name} = excluded.{name}" for name in map(quote, written))
         return (
             f"INSERT INTO {self.quoted} ({self._list()}) SELECT {', '.join(f's.{name}' for name in names)}"
@@ -324,23 +305,3 @@ def select(adapted: pa.Table, columns: list[str], sink: str) -> pa.Table:
     if missing:
         raise DeclarationError(f"adapt returns no column {missing[0]!r}, which {sink} declares")
     return adapted.select(columns)
-
-
-@lru_cache(maxsize=1024)
-def split_definition(definition: str) -> tuple[str, str]:
-    """A declared column's type, and its constraints: "text[] not null" is "text[]" and "not null"."""
-    kind, *constraints = _CONSTRAINT.split(definition, maxsplit=1)
-    return kind.strip(), " ".join(constraints)
-
-
-def _is_exact(definition: str) -> bool:
-    """Whether a declared type has no two texts that PostgreSQL calls equal."""
-    kind = split_definition(definition)[0].lower().partition("(")[0].strip()
-    return kind in _EXACT_KEYS
-
-
-def uncut(kind: str) -> str:
-    """A type without its length: a cast would cut a longer value without a word, which a column does not take."""
-    for sized, free in _SIZED.items():
-        kind = re.sub(rf"^{sized}\(\d+\)", free, kind)
-    return kind
