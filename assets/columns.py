@@ -30,7 +30,7 @@ def made_of(entity: Entity) -> dict[str, Made]:
 
 def table_schema(entity: Entity) -> dg.TableSchema:
     """The columns of the entity's table."""
-    key, made = entity.table.key, made_of(entity)
+    key, made = entity.table.identity, made_of(entity)
     together = [f"primary key ({', '.join(key)})"] if len(key) > 1 else []
     columns = [
         dg.TableColumn(

@@ -77,7 +77,7 @@ def declared(entity: Entity) -> Iterator[Expectation]:
         if "not null" in constraints.lower():
             required.add(name)
     yield from (NotNull(name) for name in entity.table.columns if name in required)
-    yield Unique(entity.table.key)
+    yield Unique(entity.table.identity)
 
 
 def _key(columns: tuple[str, ...]) -> Iterator[Expectation]:

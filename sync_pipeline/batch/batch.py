@@ -37,6 +37,10 @@ class Batch:
     unfit: frozenset[str] = frozenset()  # key texts of rows that the table beside the live one does not take
     steps: tuple[tuple[frozenset[str], bool], ...] = ()  # key texts in the order in which the live table takes them
     put_off: tuple[tuple[str, ...], ...] = ()  # key texts of rows that are written after these, in batches of their own
+    there: pa.Array = field(
+        default_factory=lambda: pa.array([], pa.string())
+    )  # key texts of rows that were read, for collisions
+    moved: tuple[tuple[str, str], ...] = ()  # key texts of rows and of those that hold their ids: to be read together
     is_trial: bool = False  # it is written to be rolled back
     private: frozenset[str] = frozenset()  # key texts of adapted rows that want no document
 
