@@ -129,6 +129,7 @@ def _put_off(batch: Batch, groups: Sequence[Sequence[str]]) -> Batch:
 def _without_halves(batch: Batch, error: psycopg2.Error, try_write: TryWrite) -> Batch:
     """Try the whole write of parts, down to single rows. Raises `error` where even a batch of no row fails."""
     keys: list[str] = [*batch.texts(batch.adapted.legacy).to_pylist(), *batch.texts(batch.gone).to_pylist()]
+    keys += batch.vanished
 
     def fault_of(part: Sequence[str]) -> psycopg2.Error | None:
         left = set(part)

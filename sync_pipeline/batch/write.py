@@ -158,10 +158,12 @@ def _through_gate(batch: Batch, cursor: Cursor) -> Batch:
         origin.root.texts(keys.select(list(origin.root.columns))), value_set=origin.root.texts(roots)
     ).to_pylist()
     late = [text for text, is_in in zip(texts, passed, strict=True) if not is_in]
-    others = gate.others(cursor, roots, texts)
+    others = gate.others(cursor, roots, [*texts, *batch.left_out])
     gone = others.column(DIGEST).combine_chunks().is_valid()
     if batch.order.sends_all:
         gone = pa.repeat(True, others.num_rows)
+    # the table may refuse to let them go: whoever looks for the rows at fault must know of them
+    batch.vanished = tuple(origin.key.texts(others.filter(gone)).to_pylist())
     batch = replace(batch.without(late) if late else batch, late=late, roots=roots)
     batch.gone = pa.concat_tables([batch.gone, others.filter(gone).select(batch.gone.column_names)])
     batch.unchanged = pa.concat_tables([batch.unchanged, others.filter(pc.invert(gone))])

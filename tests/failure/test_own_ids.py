@@ -205,6 +205,24 @@ def test_one_batch_moves_a_row_in_its_place_with_what_refers_to_it(world, lane):
         world.target("DROP TABLE catalog.wall; ALTER TABLE catalog.poster DROP note")
 
 
+def test_a_row_that_others_refer_to_stays_until_it_can_move_in_its_place(world, lane):
+    """The former film is seen first, and a foreign key keeps its row."""
+    world.target("CREATE TABLE catalog.wall (poster bigint REFERENCES catalog.poster (id))")
+    try:
+        put(world, 1, 7)
+        see(lane, 1)
+        world.target("INSERT INTO catalog.wall VALUES (7)")
+        put(world, 2, 7, "moved")
+        see(lane, 1)
+        assert rows(world) == [(1, 7, "as it was")]
+        see(lane, 2)
+        work(world, lane)
+        assert rows(world) == [(2, 7, "moved")]
+        assert due(world) == []
+    finally:
+        world.target("DROP TABLE catalog.wall")
+
+
 def test_moved_parts_exchange_a_unique_value(world, lane):
     world.target("CREATE UNIQUE INDEX once ON catalog.poster (title)")
     try:
