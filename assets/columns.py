@@ -11,7 +11,7 @@ import dagster as dg
 from assets.adapters import taken_by
 from assets.queries import Column, Made, columns_made, columns_read
 from sync_pipeline.entity import Entity
-from sync_pipeline.sinks.relational import split_definition
+from sync_pipeline.sinks.definitions import split_definition
 
 _SHOWN_OTHERWISE = re.compile(r"\b(?:not\s+)?null\b|\bunique\b", re.IGNORECASE)
 
@@ -30,7 +30,7 @@ def made_of(entity: Entity) -> dict[str, Made]:
 
 def table_schema(entity: Entity) -> dg.TableSchema:
     """The columns of the entity's table."""
-    key, made = entity.table.key, made_of(entity)
+    key, made = entity.table.identity, made_of(entity)
     together = [f"primary key ({', '.join(key)})"] if len(key) > 1 else []
     columns = [
         dg.TableColumn(

@@ -11,7 +11,7 @@ from checks.expect import Expectation, HasType, NotNull, Rows, Unique
 from sync_pipeline.entity import Entity
 from sync_pipeline.entity_files import describe_import
 from sync_pipeline.errors import DeclarationError
-from sync_pipeline.sinks.relational import split_definition
+from sync_pipeline.sinks.definitions import split_definition
 
 NEW, LEGACY = "new", "legacy"
 
@@ -77,7 +77,7 @@ def declared(entity: Entity) -> Iterator[Expectation]:
         if "not null" in constraints.lower():
             required.add(name)
     yield from (NotNull(name) for name in entity.table.columns if name in required)
-    yield Unique(entity.table.key)
+    yield Unique(entity.table.identity)
 
 
 def _key(columns: tuple[str, ...]) -> Iterator[Expectation]:

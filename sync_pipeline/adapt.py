@@ -17,7 +17,7 @@ from sync_pipeline.fitting import Fitted, concatenate, fit
 from sync_pipeline.keys import Key
 from sync_pipeline.ledger.ledger import HELD_DOCUMENT, HELD_ROW
 from sync_pipeline.origin import DIGEST, Reject
-from sync_pipeline.sinks.relational import split_definition
+from sync_pipeline.sinks.definitions import split_definition
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,7 @@ PRIORITY = {
     "documents": 1,
     "media": 2,
     "released": 3,
+    "moved": 3,
     "future": 3,
     "children": 4,
     "parent": 5,

@@ -120,9 +120,34 @@ class Entity:
             raise DeclarationError(f"entity {self.name}: origin.root must be the first columns of origin.key")
         if len(root) < len(self.origin.key) and self.version_column:
             raise DeclarationError(f"entity {self.name}: events' versions need one row for each root")
+        self._check_primary_key(root)
         for table in self.tables:
             if len(table.key) != len(root):
                 raise DeclarationError(f"entity {self.name}: Table({table.name!r}).key must give the root's key")
+
+    def _check_primary_key(self, root: tuple[str, ...]) -> None:
+        """A table may leave a root out of its key where rows are parts of it, and nothing else."""
+        if not self.table.outer_key:
+            return
+        named = f"entity {self.name}: {self.table.name} has primary_key ({', '.join(self.table.primary_key)})"
+        if root == self.origin.key:
+            raise DeclarationError(
+                f"{named}, which is for parts only: name the legacy row in LegacyQuery(root=…), or leave it out"
+            )
+        if not {*self.table.identity} - {*self.table.key[: len(root)]}:
+            raise DeclarationError(
+                f"{named}, by which the parts of one root are all the same row: name the part's own column"
+            )
+
+    def refuse_reference_from(self, name: str) -> str:
+        """Says why the entity `name` cannot refer to this one's rows; empty where it can."""
+        if not self.table.outer_key:
+            return ""
+        return (
+            f"entity {name} refers to {self.name} by ({', '.join(self.origin.key)}), and {self.table.name} has"
+            f" primary_key ({', '.join(self.table.primary_key)}): a part could not move, because its former row waits"
+            f" for rows that wait for the new one. Leave out that reference, or primary_key"
+        )
 
     @property
     def table(self) -> RelationalTable:

@@ -61,6 +61,7 @@ def read_entity_files(package: str) -> EntityFiles:
     for name in [name for name, module in found.modules.items() if module in found.broken]:
         del found.entities[name], found.modules[name]
     _drop_namers_of_one_place(found)
+    _drop_refused_references(found)
     _drop_loose_references(found)
     return found
 
@@ -148,3 +149,12 @@ def _drop_loose_references(found: EntityFiles) -> None:
             if name in found.entities:
                 del found.entities[name]
                 found.broken[found.modules.pop(name)] = f"entity {name} refers to {wanted!r}, which is no entity"
+
+
+def _drop_refused_references(found: EntityFiles) -> None:
+    """Set aside entities that refer to one whose rows cannot be referred to."""
+    for name, entity in list(found.entities.items()):
+        parents = [found.entities[r.entity] for r in entity.table.references if r.entity in found.entities]
+        if refusal := next((said for parent in parents if (said := parent.refuse_reference_from(name))), ""):
+            del found.entities[name]
+            found.broken[found.modules.pop(name)] = refusal

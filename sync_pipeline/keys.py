@@ -96,6 +96,10 @@ class Key:
         """The first columns alone: a root, where rows are parts of one."""
         return Key(self.columns[:columns], self.types[:columns])
 
+    def part(self, positions: Sequence[int]) -> Key:
+        """Some of the columns alone."""
+        return Key(tuple(self.columns[n] for n in positions), tuple(self.types[n] for n in positions))
+
     def plain(self, alias: str = "") -> str:
         """`a.x, a.y`, as texts where a type is not compared as such."""
         return ", ".join(self._references(alias))

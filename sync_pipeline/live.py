@@ -202,7 +202,7 @@ def _carry_out(lane: Lane, record: due.Owed) -> Outcome:
 def _order_of(record: due.Owed) -> Order:
     return Order(
         # what it waited for may have become needless; a changed parent is an event, told once
-        acknowledge=record.reason in {"released", "fanout", *due.PARKED},
+        acknowledge=record.reason in {"released", "moved", "fanout", *due.PARKED},
         documents=record.reason in {"documents", "rejected"},  # it may be the document that was not taken
         again=record.reason == "rejected",
         force=record.reason in _FORCED,
@@ -210,6 +210,7 @@ def _order_of(record: due.Owed) -> Order:
         record=record.id,
         has_tries_left=record.attempts < TRIES,
         after=record.id if record.reason == "documents" else None,
+        whole=record.reason == "moved",  # only a read of both roots tells which of them has the row
         cause=f"due: {record.reason}",
     )
 

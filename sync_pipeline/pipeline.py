@@ -68,7 +68,7 @@ def _sync_page(
 def _sync(lane: Lane, roots: pa.Table, named: pa.Table, order: Order) -> Outcome:
     """One batch, or several where the rows are too large for one; what is undone stays in one."""
     part = Part(roots, named)
-    if order.undo:
+    if order.undo or order.whole:
         return _sync_part(lane, part, order, whole=True)
     return add_up(_parts(lane, part, SplitOrder(order)))
 
@@ -122,6 +122,9 @@ def _settle(
         keys, rows = order.expected.hold_back(lane.origin.key, keys, rows)
     batch = prepare(lane, revision, keys, rows, order)
     batch.roots = roots
+    if lane.entity.table.outer_key:
+        texts, rejects = lane.origin.key.texts(rows.table), pa.array([each.key for each in rows.rejects], pa.string())
+        batch.there = pa.concat_arrays([texts.cast(pa.string()), rejects])
     outcome = Outcome(keys=keys.num_rows, read=rows.table.num_rows, position=position)
     outcome.files, outcome.file_bytes = batch.placed.copied, batch.placed.copied_bytes
     operations = write(batch, outcome)

@@ -15,6 +15,7 @@ import pyarrow.compute as pc
 
 from sync_pipeline.adapt import Adapted, without
 from sync_pipeline.columns import text_of
+from sync_pipeline.errors import DeclarationError
 from sync_pipeline.faults import guarded
 from sync_pipeline.keys import Key
 from sync_pipeline.lane import Lane
@@ -46,7 +47,10 @@ class Kin:
         entity = lane.entity
         parents = {reference.entity for reference in entity.table.references}
         strict = guarded(22) and (strict or entity.name in parents)  # rows of a batch may rely on each other
-        return cls(lane, cursor, *enter(cursor, entity.name, entity.table, parents, exclusive=strict), strict)
+        kin = cls(lane, cursor, *enter(cursor, entity.name, entity.table, parents, exclusive=strict), strict)
+        if kin.dependents and (refusal := entity.refuse_reference_from(kin.dependents[0].entity)):
+            raise DeclarationError(refusal)
+        return kin
 
     @property
     def alone(self) -> bool:

@@ -37,6 +37,12 @@ class Batch:
     unfit: frozenset[str] = frozenset()  # key texts of rows that the table beside the live one does not take
     steps: tuple[tuple[frozenset[str], bool], ...] = ()  # key texts in the order in which the live table takes them
     put_off: tuple[tuple[str, ...], ...] = ()  # key texts of rows that are written after these, in batches of their own
+    there: pa.Array = field(
+        default_factory=lambda: pa.array([], pa.string())
+    )  # key texts of rows that were read, for collisions
+    left_out: frozenset[str] = frozenset()  # key texts that the gate is not to find, because they are not done here
+    vanished: tuple[str, ...] = ()  # key texts of parts that only the gate has found to be gone
+    moved: tuple[tuple[str, str], ...] = ()  # key texts of rows and of those that hold their ids: to be read together
     is_trial: bool = False  # it is written to be rolled back
     private: frozenset[str] = frozenset()  # key texts of adapted rows that want no document
 
@@ -60,6 +66,7 @@ class Batch:
             gone=others(self.gone),
             unchanged=others(self.unchanged),
             rejects=[reject for reject in self.rejects if reject.key not in left_out],
+            left_out=self.left_out.union(left_out),
             placed=replace(self.placed, waiting=[text for text in self.placed.waiting if text not in left_out]),
         )
 

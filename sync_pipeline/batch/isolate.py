@@ -40,7 +40,9 @@ def without_faults(batch: Batch, error: psycopg2.Error, try_write: TryWrite) -> 
     if unfit - batch.unfit:
         return replace(batch, unfit=batch.unfit | unfit)
     steps = _steps(batch.ready(), trial, live)
-    if not batch.steps and (len(steps) > 1 or any(displace for _, displace in steps)):
+    # moved rows were tried with their former ones deleted before, which a write in steps does
+    in_order = len(steps) > 1 or any(displace for _, displace in steps) or bool(steps and live.outer_key)
+    if not batch.steps and in_order:
         return replace(batch, steps=steps)
     return _without_halves(batch, error, try_write)
 
@@ -127,6 +129,7 @@ def _put_off(batch: Batch, groups: Sequence[Sequence[str]]) -> Batch:
 def _without_halves(batch: Batch, error: psycopg2.Error, try_write: TryWrite) -> Batch:
     """Try the whole write of parts, down to single rows. Raises `error` where even a batch of no row fails."""
     keys: list[str] = [*batch.texts(batch.adapted.legacy).to_pylist(), *batch.texts(batch.gone).to_pylist()]
+    keys += batch.vanished
 
     def fault_of(part: Sequence[str]) -> psycopg2.Error | None:
         left = set(part)

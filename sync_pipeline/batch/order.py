@@ -38,6 +38,7 @@ class Order:
     has_tries_left: bool = True  # what may pass by itself is tried again, and not rejected yet
     expected: Expected | None = None  # versions that its rows must show; keys of others are left to `commit`
     undo: Undo | None = None
+    whole: bool = False  # its rows are read and written together, however large they are
     hand_over: Callable[[Operations], None] | None = None  # takes the documents, instead of sending them at once
 
     @property

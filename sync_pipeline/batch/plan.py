@@ -24,11 +24,13 @@ def plan_of(batch: Batch) -> pa.Table:
         return pa.repeat(pa.scalar(value, pa.int64()), rows)
 
     rows = batch.adapted.legacy
-    texts = sorted({r.key for r in batch.rejects} | set(batch.placed.waiting) | set(batch.waits))
+    moved = {text for text, _ in batch.moved}.difference(batch.late)
+    texts = sorted({r.key for r in batch.rejects} | set(batch.placed.waiting) | set(batch.waits) | moved)
     parked = key.parse(texts)
     doubt = batch.order.sends_all or batch.lane.entity.compensates  # what is applied may be undone
-    public = DOUBT if doubt else PARK
-    stays = pa.array([WITHDRAW if text in batch.private else public for text in texts], pa.int16())
+    stays = pa.array(
+        [WITHDRAW if text in batch.private else DOUBT if doubt or text in moved else PARK for text in texts], pa.int16()
+    )
     action = pc.if_else(batch.forced, WRITE, KEEP)
     gone, same = batch.gone, batch.unchanged
     plan = pa.concat_tables(

@@ -7,12 +7,17 @@ import pyarrow.compute as pc
 
 from sync_pipeline import due, parking, versions
 from sync_pipeline.batch.batch import Batch
+from sync_pipeline.batch.collisions import pairs_of
 from sync_pipeline.batch.order import Outcome
 from sync_pipeline.faults import crash_point, guarded
 from sync_pipeline.ledger.ledger import KEEP
 from sync_pipeline.ledger.log import BODY, Entry
 from sync_pipeline.origin import DIGEST
 from sync_pipeline.sql import Cursor
+
+# the cause of a batch that reads both roots of a moved part; where a newer batch came between, it is tried again after
+_MOVED = "due: moved"
+_MOVED_SECONDS = 2
 
 
 def settle_due(batch: Batch, cursor: Cursor, plan: pa.Table, applied: pa.Table, outcome: Outcome) -> None:
@@ -23,7 +28,8 @@ def settle_due(batch: Batch, cursor: Cursor, plan: pa.Table, applied: pa.Table, 
     waiting = [text for text in batch.placed.waiting if text in let_through and text not in parked]
     overtaken = texts.take(applied.filter(applied.column("overtaken")).column("n").combine_chunks()).to_pylist()
     waits = [wait for text, wait in batch.waits.items() if text in let_through]
-    through = sorted(let_through - parked.keys() - set(waiting) - batch.waits.keys())
+    moved = {text for text, _ in batch.moved}
+    through = sorted(let_through - parked.keys() - set(waiting) - batch.waits.keys() - moved)
     sent = batch.order.sends_all
     kept = set(batch.aside) if sent else set(texts.filter(pc.equal(plan.column("action"), KEEP)).to_pylist())
     parking.release(cursor, name, [text for text in through if text not in kept], revision)
@@ -37,11 +43,23 @@ def settle_due(batch: Batch, cursor: Cursor, plan: pa.Table, applied: pa.Table, 
     due.owe(cursor, name, "overtaken", overtaken, revision)
     for keys in batch.put_off:
         due.owe(cursor, name, "released", keys, revision)
+    _owe_moved(batch, cursor)
     if sent:
         # whoever has looked since may have found the row unchanged, and sent nothing
         refused = sorted({*texts.to_pylist(), *batch.late} - let_through)
         due.owe(cursor, name, "overtaken" if batch.order.force else "documents", refused, revision)
     outcome.parked, outcome.waiting = len(parked), len(waiting) + len(waits)
+
+
+def _owe_moved(batch: Batch, cursor: Cursor) -> None:
+    """Owe rows whose id another row holds, together with that one; what was owed for it already waits a moment."""
+    age = due.age_of(cursor, [batch.order.record]) if batch.order.record and batch.moved else None
+    for pairs in pairs_of(batch):
+        owed = due.owe(cursor, batch.lane.entity.name, "moved", pairs, batch.revision)
+        if batch.order.cause == _MOVED:
+            due.as_old(cursor, owed, age)
+            for identity in owed:
+                due.later(cursor, identity, _MOVED_SECONDS)
 
 
 def _owe_files(batch: Batch, cursor: Cursor, waiting: list[str]) -> None:

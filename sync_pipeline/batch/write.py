@@ -11,6 +11,7 @@ import pyarrow.compute as pc
 
 from sync_pipeline import due, parking
 from sync_pipeline.batch.batch import Batch, bit
+from sync_pipeline.batch.collisions import CollisionError, without_collisions, without_repeats
 from sync_pipeline.batch.isolate import wanted, without_faults
 from sync_pipeline.batch.order import Outcome
 from sync_pipeline.batch.plan import operations_of, plan_of, references_of
@@ -38,6 +39,7 @@ def write(batch: Batch, outcome: Outcome) -> Operations:
     if not guarded(19):
         with batch.lane.stores.target() as cursor:
             move_on(batch, cursor, outcome)
+    batch = without_repeats(batch)
     while True:
         try:
             if batch.fresh and batch.adapted.table.num_rows >= _FIRST_LOAD_ROWS:
@@ -46,6 +48,8 @@ def write(batch: Batch, outcome: Outcome) -> Operations:
                 except psycopg2.errors.UniqueViolation:
                     pass  # somebody else has written a key of this chunk meanwhile
             return _guarded_write(batch, outcome)
+        except CollisionError as error:
+            batch = without_collisions(batch, error)
         except psycopg2.Error as error:  # the store's own faults come as UnreachableError
             batch = without_faults(batch, error, _try_write)  # and if the tables were swapped meanwhile, once more
 
@@ -149,16 +153,18 @@ def _through_gate(batch: Batch, cursor: Cursor) -> Batch:
         return batch
     roots = gate.pass_through(cursor, batch.roots, batch.revision)
     keys = pa.concat_tables([batch.keys, origin.key.parse(reject.key for reject in batch.rejects)])
-    known = origin.key.texts(keys).to_pylist()
+    texts = origin.key.texts(keys).to_pylist()
     passed = pc.is_in(
         origin.root.texts(keys.select(list(origin.root.columns))), value_set=origin.root.texts(roots)
     ).to_pylist()
-    late = [text for text, is_in in zip(known, passed, strict=True) if not is_in]
-    others = gate.others(cursor, roots, known)
+    late = [text for text, is_in in zip(texts, passed, strict=True) if not is_in]
+    others = gate.others(cursor, roots, [*texts, *batch.left_out])
     gone = others.column(DIGEST).combine_chunks().is_valid()
     if batch.order.sends_all:
         gone = pa.repeat(True, others.num_rows)
-    batch = replace(batch.without(late) if late else batch, late=late)
+    # the table may refuse to let them go: whoever looks for the rows at fault must know of them
+    batch.vanished = tuple(origin.key.texts(others.filter(gone)).to_pylist())
+    batch = replace(batch.without(late) if late else batch, late=late, roots=roots)
     batch.gone = pa.concat_tables([batch.gone, others.filter(gone).select(batch.gone.column_names)])
     batch.unchanged = pa.concat_tables([batch.unchanged, others.filter(pc.invert(gone))])
     return batch
@@ -187,7 +193,10 @@ def _write_rows(
         if table.beside:
             mask = pc.and_(mask, pc.invert(pc.is_in(batch.texts(batch.adapted.legacy), value_set=aside)))
         steps = () if table.beside else _steps(batch)
-        table.write(cursor, lane.entity.name, key, kept(rows, mask), unfit, steps)
+        held = table.write(cursor, lane.entity.name, key, kept(rows, mask), unfit, steps)
+        if held and not batch.is_trial:
+            texts = batch.texts(batch.adapted.legacy)
+            raise CollisionError({texts[number].as_py(): holder for number, holder in held}, batch)
     if lane.entity.media and not media.refer(cursor, lane.entity.name, key, references_of(batch)):
         raise UnreachableError(_REMOVED)
     operations.owe(cursor, lane.entity.name, batch.revision)

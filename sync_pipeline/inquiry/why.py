@@ -18,6 +18,7 @@ _OWED = {
     "overtaken": "it is to be written again, since a newer batch believed it unchanged",
     "future": "an event told a version that its row does not show yet",
     "released": "the row that it waited for has come, and it is next",
+    "moved": "another row holds its id in the table: both are to be read together",
     "fanout": "a row that it is made of has changed, and it waits behind fresh edits",
     "sweep": "the sweep found that it differs, and it waits behind fresh edits",
 }

@@ -14,6 +14,7 @@ import psycopg2
 import pyarrow as pa
 
 from sync_pipeline.columns import array_literal
+from sync_pipeline.errors import CompensationError
 from sync_pipeline.keys import Key
 from sync_pipeline.ledger.ledger import HELD_DOCUMENT, WRITE
 from sync_pipeline.sinks.relational import StandingTable, image_of
@@ -112,7 +113,9 @@ def put_back(cursor: Cursor, entity: str, tables: Sequence[StandingTable], key: 
     for table in tables:
         _remove(cursor, table, key, key.parse(keys) if table.beside else absent)
         with _optional(cursor) if table.beside else nullcontext():
-            table.put_back(cursor, images)
+            written = table.put_back(cursor, images)
+            if not table.beside and table.outer_key and written < sum(image.there for image in chosen):
+                raise CompensationError("another row holds the id of a row that is to be put back: it has moved")
     cursor.execute("DELETE FROM sync.media_ref WHERE entity = %s AND key = ANY(%s)", (entity, keys))
     cursor.execute(
         "INSERT INTO sync.media_ref (entity, key, source_key, target_key)"

@@ -53,7 +53,7 @@ def look_at_entity(stores: Stores, entity: Entity) -> Iterator[Notice]:
         with origin.stores.legacy() as cursor:
             yield from look_at_key_order(cursor, about, origin)
             yield from _nullable(cursor, about, origin)
-        yield from look_at_repeated_keys(about, origin)
+        yield from look_at_repeated_keys(about, origin, entity)
 
 
 def _nullable(cursor: Cursor, about: str, origin: Origin) -> Iterator[Notice]:

@@ -143,9 +143,9 @@ def _columns(cursor: Cursor, table: RelationalTable) -> Iterator[str]:
     for name in live.keys() & coming.keys() - table.columns.keys():
         if not coming[name]["generated"]:
             yield f"{table.name}.{name} is not declared: its values would not go over; declare it, or drop it from one"
-    values = {"relation": table.successor.quoted, "key": sorted(table.key)}
+    values = {"relation": table.successor.quoted, "key": sorted(table.identity)}
     if not named(cursor, _UNIQUE, values)[0]["there"]:
         yield (
-            f"{table.successor.name} has no unique index on its key:"
-            f" ALTER TABLE {table.successor.quoted} ADD PRIMARY KEY ({', '.join(map(quote, table.key))});"
+            f"{table.successor.name} has no unique index on its key ({', '.join(table.identity)}):"
+            f" ALTER TABLE {table.successor.quoted} ADD PRIMARY KEY ({', '.join(map(quote, table.identity))});"
         )

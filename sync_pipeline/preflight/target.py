@@ -31,6 +31,11 @@ _UNIQUE = """
         AND (SELECT array_agg(a.attname::text ORDER BY a.attname) FROM pg_attribute a
             WHERE a.attrelid = i.indrelid AND a.attnum = ANY(i.indkey[:i.indnkeyatts - 1]::int2[])) = %s)
 """
+_ORDERED = """
+    SELECT EXISTS (SELECT FROM pg_index i WHERE i.indrelid = %s::regclass AND i.indpred IS NULL AND i.indisvalid
+        AND (SELECT array_agg(a.attname::text ORDER BY k.n) FROM unnest(i.indkey) WITH ORDINALITY k(attnum, n)
+            JOIN pg_attribute a ON a.attrelid = i.indrelid AND a.attnum = k.attnum)[:array_length(%s, 1)] = %s)
+"""
 
 
 def look_at_target(stores: Stores, entities: Iterable[Entity]) -> Iterator[Notice]:
@@ -104,12 +109,27 @@ def _table(cursor: Cursor, role: str, database: str, table: RelationalTable, may
         yield Notice("error", ABOUT, f"{role} lacks {denied} on {table.name}", remedy)
     cursor.execute(_COLUMNS, found)
     differences = list(_differences(table, declared, {row[0]: row[1:] for row in cursor.fetchall()}))
-    cursor.execute(_UNIQUE, (*found, sorted(table.key)))
-    if not cursor.fetchone()[0]:
-        keys = ", ".join(map(quote, table.key))
-        what = f"{table.name} has no unique index on its key ({', '.join(table.key)})"
-        differences.append(Notice("error", ABOUT, what, f"ALTER TABLE {table.quoted} ADD PRIMARY KEY ({keys});"))
+    differences += _keys(cursor, table)
     yield from differences or [Notice("ok", ABOUT, f"{table.name} is as declared")]
+
+
+def _keys(cursor: Cursor, table: RelationalTable) -> Iterator[Notice]:
+    """The index by which rows are told apart and, where that is another one, the order in which they are compared."""
+    columns = ", ".join(map(quote, table.identity))
+    cursor.execute(_UNIQUE, (table.quoted, sorted(table.identity)))
+    if not cursor.fetchone()[0]:
+        said = "exactly its primary_key" if table.outer_key else "its key"
+        what = f"{table.name} has no unique index on {said} ({', '.join(table.identity)})"
+        remedy = f"ALTER TABLE {table.quoted} ADD PRIMARY KEY ({columns});"
+        if table.outer_key:
+            remedy = f"CREATE UNIQUE INDEX ON {table.quoted} ({columns});"
+        yield Notice("error", ABOUT, what, remedy)
+    elif table.outer_key:
+        cursor.execute(_ORDERED, (table.quoted, list(table.key), list(table.key)))
+        if not cursor.fetchone()[0]:
+            what = f"no index gives the rows of {table.name} in the order of its key: each comparison sorts all of them"
+            remedy = f"CREATE INDEX ON {table.quoted} ({', '.join(map(quote, table.key))});"
+            yield Notice("warning", ABOUT, what, remedy)
 
 
 Column = tuple[str, bool, bool, str]  # type, NOT NULL, must be given a value, made by the database (how)
@@ -124,7 +144,7 @@ def _declared(cursor: Cursor, table: RelationalTable, *, is_made: bool) -> dict[
         cursor.execute(_COLUMNS, ("pg_temp.declared",))
         found = {row[0]: row[1:] for row in cursor.fetchall()}
         if not is_made:
-            cursor.execute(f"ALTER TABLE pg_temp.declared ADD PRIMARY KEY ({', '.join(map(quote, table.key))})")
+            cursor.execute(f"ALTER TABLE pg_temp.declared ADD PRIMARY KEY ({', '.join(map(quote, table.identity))})")
         return found
     finally:
         cursor.execute("ROLLBACK TO SAVEPOINT declared")

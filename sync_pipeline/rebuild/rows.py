@@ -24,7 +24,8 @@ from sync_pipeline.pipeline import sync_keys
 from sync_pipeline.rebuild.fill import CAUSE
 from sync_pipeline.rebuild.report import COMPARED, ENOUGH, Compared, Report
 from sync_pipeline.reconcile.verdict import Finding
-from sync_pipeline.sinks.relational import StandingTable, uncut
+from sync_pipeline.sinks.definitions import uncut
+from sync_pipeline.sinks.relational import StandingTable
 from sync_pipeline.sql import Cursor, bind, quote
 
 # from PostgreSQL 16 on a value can be asked for whether it fits another type

@@ -134,7 +134,8 @@ class NewTable:
     def _declared(self) -> dict[str, object]:
         """What must not change on its way."""
         table = self.lane.entity.table
-        return {"columns": dict(table.columns), "key": list(table.key), "basis": self.lane.ledger.basis}
+        own = {"primary_key": list(table.primary_key)} if table.primary_key else {}
+        return {"columns": dict(table.columns), "key": list(table.key), "basis": self.lane.ledger.basis, **own}
 
 
 def check_abandon(_: Stores, entity: Entity, rebuild: Rebuild) -> None:

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-import re
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import lru_cache, partial
+from functools import partial
 
 import psycopg2
 import pyarrow as pa
 
 from sync_pipeline import sqlstate
 from sync_pipeline.errors import DeclarationError
+from sync_pipeline.faults import guarded
 from sync_pipeline.keys import Key
+from sync_pipeline.sinks.definitions import is_exact, uncut
 from sync_pipeline.sinks.trial import Step, Trial
 from sync_pipeline.sql import Cursor, copy_in, ensure_schema, literal, quote, stage
 from sync_pipeline.stores import Stores
@@ -26,31 +27,12 @@ _DISPLACEABLE = """
         AND NOT EXISTS (SELECT FROM pg_attribute WHERE attrelid = %(table)s::regclass AND attnum > 0
             AND NOT attisdropped AND attgenerated = '' AND attname <> ALL (%(columns)s))
 """
-_CONSTRAINT = re.compile(
-    r"\s+(?=(?:not\s+null|null|default|check|unique|primary|references|generated|collate|constraint)\b)", re.IGNORECASE
-)
 _NAME_BYTES = 63
 _TABLE_BYTES = _NAME_BYTES - len("_former")
-# types that a cast would cut a value to, and their like without a length
-_SIZED = {
-    "character varying": "character varying",
-    "character": "bpchar",
-    "bit varying": "bit varying",
-    "bit": "bit varying",
-}
-
 # numbers staged rows as the plan does; columns of a table may bear any other name, but for those of staged tables
 STAGED_NUMBER = "_sync_n"
 _OWN_NAMES = frozenset({"_digest", "_elsewise"})
 _OWN_PREFIX = "_sync_"
-
-_EXACT_KEYS = frozenset(
-    {
-        *("smallint", "int2", "integer", "int", "int4", "bigint", "int8", "boolean", "bool", "uuid", "date", "text"),
-        *("varchar", "character varying", "timestamptz", "timestamp", "timestamp with time zone", "bytea"),
-        *("timestamp without time zone", "time", "time without time zone", "oid", "name"),
-    }
-)
 
 # the entity's key, and keys of rows that are deleted
 Gone = tuple[Key, pa.Table]
@@ -77,6 +59,9 @@ class RelationalTable:
 
     The table is made if it is not there. `where` names a boolean column of the adapted frame: only rows
     that have it true are written. `references` are to rows of other entities, or of this one.
+
+    `key` names the columns that hold the entity's key. `primary_key` names those of them that identify a row in this
+    table, where these are fewer: a part's own id without its root. A row never takes the place of another key's row.
     """
 
     name: str  # schema.table
@@ -84,6 +69,7 @@ class RelationalTable:
     columns: Mapping[str, str]
     where: str | None = None
     references: tuple[Reference, ...] = ()
+    primary_key: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if self.name.count(".") != 1:
@@ -100,6 +86,12 @@ class RelationalTable:
         missing = [column for column in (*self.key, *referring) if column not in self.columns]
         if missing:
             raise DeclarationError(f"RelationalTable({self.name!r}): key column {missing[0]!r} is not in columns")
+        strange = [column for column in self.primary_key if column not in self.key]
+        if strange:
+            raise DeclarationError(
+                f"RelationalTable({self.name!r}): primary_key names {strange[0]!r}, which is not in its key"
+                f" ({', '.join(self.key)}): name columns of the key, or add it to the entity's key"
+            )
         own = [column for column in self.columns if column in _OWN_NAMES or column.startswith(_OWN_PREFIX)]
         if own:
             raise DeclarationError(
@@ -113,10 +105,15 @@ class RelationalTable:
         if not cursor.fetchone()[0]:
             cursor.execute("SELECT pg_advisory_xact_lock(hashtext('sync.table'))")
             columns = ", ".join(f"{quote(name)} {kind}" for name, kind in self.columns.items())
-            keys = ", ".join(quote(name) for name in self.key)
+            keys = ", ".join(map(quote, self.identity))
             ensure_schema(cursor, schema)
             cursor.execute(f"CREATE TABLE IF NOT EXISTS {self.quoted} ({columns}, PRIMARY KEY ({keys}))")
-            for referring in {reference.columns for reference in self.references}:
+            indexed = {reference.columns for reference in self.references}
+            if self.outer_key:
+                indexed.add(self.key)  # comparisons walk the table in the order of the entity's key
+                required = ", ".join(f"ALTER COLUMN {quote(name)} SET NOT NULL" for name in self.outer_key)
+                cursor.execute(f"ALTER TABLE {self.quoted} {required}")
+            for referring in sorted(indexed):
                 name = quote("_".join([table, *referring])[:63])
                 listed = ", ".join(map(quote, referring))
                 cursor.execute(f"CREATE INDEX IF NOT EXISTS {name} ON {self.quoted} ({listed})")
@@ -125,6 +122,16 @@ class RelationalTable:
     def quoted(self) -> str:
         """The table's name, quoted."""
         return ".".join(quote(part) for part in self.name.split("."))
+
+    @property
+    def identity(self) -> tuple[str, ...]:
+        """The columns that identify a row in this table."""
+        return self.primary_key or self.key
+
+    @property
+    def outer_key(self) -> tuple[str, ...]:
+        """The columns of the entity's key that do not help to identify a row in this table."""
+        return tuple(name for name in self.key if name not in self.identity)
 
     @property
     def successor(self) -> RelationalTable:
@@ -204,16 +211,37 @@ class RelationalTable:
         cursor.execute(_DISPLACEABLE, {"table": self.quoted, "columns": list(self.columns)})
         return bool(cursor.fetchone()[0])
 
-    def _upsert(self, source: str) -> str:
+    def _upsert(self, source: str, is_free: str = "false") -> str:
+        """A statement that writes rows.
+
+        Where the table has a key of its own, it leaves the rows of other keys as they are, but for those that
+        `is_free` (a condition on t) gives away: they take the new key in place.
+        """
         names = [quote(name) for name in self.columns]
-        keys = [quote(name) for name in self.key]
+        keys = [quote(name) for name in self.identity]
         # PostgreSQL may call two texts of a key one value: the newer one is written
-        written = [name for name, kind in self.columns.items() if name not in self.key or not _is_exact(kind)]
+        written = [name for name, kind in self.columns.items() if name not in self.identity or not is_exact(kind)]
         updates = ", ".join(f"{name} = excluded.{name}" for name in map(quote, written))
-        return (
-            f"INSERT INTO {self.quoted} ({self._list()}) SELECT {', '.join(f's.{name}' for name in names)}"
-            f" FROM {source} ON CONFLICT ({', '.join(keys)}) DO {f'UPDATE SET {updates}' if updates else 'NOTHING'}"
+        statement = (
+            f"INSERT INTO {self.quoted} AS t ({self._list()}) SELECT {', '.join(f's.{name}' for name in names)}"
+            f" FROM {source}"
         )
+        conflict = f"ON CONFLICT ({', '.join(keys)}) DO {f'UPDATE SET {updates}' if updates else 'NOTHING'}"
+        if not self.outer_key:
+            return f"{statement} {conflict}"
+        # in one order, so that two batches that exchange ids never wait for each other
+        statement = f"{statement} ORDER BY {', '.join(f's.{name}' for name in keys)} {conflict}"
+        if not guarded(144):
+            return statement
+        # the row of another key is locked, but stays as it is; one without a key is no row of ours, and is taken over
+        return f"{statement} WHERE {self._same_outer_key('t', 'excluded')} IS NOT FALSE OR {is_free}"
+
+    def _same_identity(self, alias: str, other: str) -> str:
+        return " AND ".join(f"{alias}.{name} = {other}.{name}" for name in map(quote, self.identity))
+
+    def _same_outer_key(self, alias: str, other: str) -> str:
+        pairs = (f"{alias}.{name} = {other}.{name}" for name in map(quote, self.outer_key))
+        return f"({' AND '.join(pairs)})"
 
     def shape(self, more: str = "") -> str:
         """A query for a table made to stage rows: these columns with the types they have now, and no constraint."""
@@ -237,7 +265,7 @@ class StandingTable(RelationalTable):
     def of(cls, table: RelationalTable, types: Mapping[str, str], *, beside: bool = False) -> StandingTable:
         """A declared table with the columns and types that the database has of it now."""
         there = {name: kind for name, kind in table.columns.items() if name in types}
-        return cls(table.name, table.key, there, table.where, types=types, beside=beside)
+        return cls(table.name, table.key, there, table.where, primary_key=table.primary_key, types=types, beside=beside)
 
     @property
     def form(self) -> str:
@@ -252,12 +280,15 @@ class StandingTable(RelationalTable):
         rows: pa.Table,
         unfit: Sequence[int] = (),
         steps: Sequence[Step] = (),
-    ) -> None:
+    ) -> list[tuple[int, str]]:
         """Write staged rows (with `n` of the plan as `_sync_n`), and delete what the plan no longer wants.
 
         They are written in one statement, or in `steps` (by `n`). Only what the ledger let through
         (`pg_temp.applied_ENTITY`) is touched; beside the live table rows that have not changed are written as well, and
         those that it does not take (`unfit`, by `n`) are deleted.
+
+        Returns the rows (`n`) that were not written, because the row of another key holds their `primary_key`, each
+        with that key's text. Those rows stay locked until the transaction ends.
         """
         # a session keeps its stages: another form has another one, or values would be cut to types of the past
         staged = quote(f"stage_{entity}_{self.form}")
@@ -276,32 +307,61 @@ class StandingTable(RelationalTable):
             f"(SELECT s.* FROM pg_temp.{staged} s JOIN {applied} a ON a.n = s.{STAGED_NUMBER}"
             f" JOIN {plan} p ON p.n = a.n WHERE {changed})"
         )
+        planned = f"{plan} p JOIN {applied} a USING (n)"
+        is_gone = f"{target.joins('t', key, 'p')} AND p.action = 1 AND {gone}"
+        is_free, stays = "false", "true"
+        if self.outer_key:
+            self._lock(cursor, key, planned)
+            # a row that goes and comes under another key stays in its place, with what refers to it; steps are tried
+            # with all that goes out of the way
+            is_free = f"EXISTS (SELECT FROM {planned} WHERE {is_gone})"
+            if guarded(144) and not steps:
+                stays = f"NOT EXISTS (SELECT FROM {applied_rows} s WHERE {self._same_identity('s', 't')})"
         cursor.defer(
-            f"DELETE FROM {self.quoted} t USING {plan} p JOIN {applied} a USING (n)"
-            f" WHERE {target.joins('t', key, 'p')} AND p.action = 1 AND {gone};"
-            f"{';'.join(self._statements(applied_rows, steps))}"
+            f"DELETE FROM {self.quoted} t USING {planned} WHERE {is_gone} AND {stays};"
+            f"{';'.join(self._statements(applied_rows, steps, is_free))}"
+        )
+        if not self.outer_key or not guarded(144):
+            return []
+        cursor.execute(
+            f"SELECT s.{STAGED_NUMBER}, {target.text_expression('h')} FROM {applied_rows} s JOIN {self.quoted} h"
+            f" ON {self._same_identity('h', 's')} WHERE {self._same_outer_key('h', 's')} IS FALSE"
+        )
+        return [(number, text) for number, text in cursor.fetchall()]
+
+    def _lock(self, cursor: Cursor, key: Key, plan: str) -> None:
+        """Lock the rows that a plan (SQL after FROM, as p) deletes or writes, in the order of this table's own key.
+
+        The ledger's locks go by the entity's key. Two batches may hold different ones of these, and write one row here.
+        """
+        at = [n for n, name in enumerate(self.key) if name in self.identity]
+        own, target = key.part(at), key.named(self.key).part(at)
+        cursor.defer(
+            f"SELECT FROM {self.quoted} t JOIN ({plan}) ON {target.joins('t', own, 'p')} WHERE p.action = 1"
+            f" ORDER BY {target.plain('t')} FOR UPDATE OF t"
         )
 
-    def _statements(self, applied_rows: str, steps: Sequence[Step]) -> Iterator[str]:
+    def _statements(self, applied_rows: str, steps: Sequence[Step], is_free: str) -> Iterator[str]:
         if not steps:
-            yield self._upsert(f"{applied_rows} s")
+            yield self._upsert(f"{applied_rows} s", is_free)
         for step in steps:
             rows = (
                 f"(SELECT * FROM {applied_rows} a WHERE {STAGED_NUMBER} = ANY('{{{','.join(map(str, step.rows))}}}'))"
             )
             if step.displace:
                 yield self._displace(f"{rows} s")
-            yield self._upsert(f"{rows} s")
+            yield self._upsert(f"{rows} s", is_free)
 
-    def put_back(self, cursor: Cursor, images: str) -> None:
+    def put_back(self, cursor: Cursor, images: str) -> int:
         """Write rows as their images have them, as far as it has the columns; `images` is SQL after FROM, with `image`.
 
-        Raises DataError where a value does not fit its type.
+        Returns how many were written. Raises DataError where a value does not fit its type.
         """
         values = ", ".join(
             f"(image ->> {literal(name)})::{uncut(self.types[name])} AS {quote(name)}" for name in self.columns
         )
         cursor.execute(self._upsert(f"(SELECT {values} FROM {images}) s"))
+        return int(cursor.rowcount)
 
 
 def image_of(tables: Sequence[StandingTable], aliases: Sequence[str]) -> str:
@@ -324,23 +384,3 @@ def select(adapted: pa.Table, columns: list[str], sink: str) -> pa.Table:
     if missing:
         raise DeclarationError(f"adapt returns no column {missing[0]!r}, which {sink} declares")
     return adapted.select(columns)
-
-
-@lru_cache(maxsize=1024)
-def split_definition(definition: str) -> tuple[str, str]:
-    """A declared column's type, and its constraints: "text[] not null" is "text[]" and "not null"."""
-    kind, *constraints = _CONSTRAINT.split(definition, maxsplit=1)
-    return kind.strip(), " ".join(constraints)
-
-
-def _is_exact(definition: str) -> bool:
-    """Whether a declared type has no two texts that PostgreSQL calls equal."""
-    kind = split_definition(definition)[0].lower().partition("(")[0].strip()
-    return kind in _EXACT_KEYS
-
-
-def uncut(kind: str) -> str:
-    """A type without its length: a cast would cut a longer value without a word, which a column does not take."""
-    for sized, free in _SIZED.items():
-        kind = re.sub(rf"^{sized}\(\d+\)", free, kind)
-    return kind

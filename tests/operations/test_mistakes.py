@@ -31,6 +31,7 @@ NEW = """
     CREATE VIEW shop.seen AS SELECT 1::bigint AS id, 'x'::text AS title;
     CREATE TABLE shop.other (id bigint PRIMARY KEY, title varchar(3));
     CREATE TABLE shop.loose (id bigint, title text);
+    CREATE TABLE shop.part (work_id bigint, id text, PRIMARY KEY (work_id, id));
     CREATE TABLE shop.late (id bigint PRIMARY KEY DEFERRABLE INITIALLY DEFERRED, title text);
     CREATE TABLE shop.strict (id bigint PRIMARY KEY, title text, house text NOT NULL);
     GRANT ALL ON SCHEMA shop TO sync_writer; GRANT ALL ON ALL TABLES IN SCHEMA shop TO sync_writer;
@@ -75,6 +76,17 @@ def stamped(column, name="works", **more):
 
 def index(fields):
     return f"SearchIndex('mistakes', fields={fields!r})"
+
+
+def parts(sentence, primary_key, query="SELECT work_id, note AS id FROM notes", target="shop.bit", root="('work_id',)"):
+    """Notes of works as rows of their own."""
+    columns, key = {"work_id": "bigint", "id": "text"}, "('work_id', 'id')"
+    table = f"RelationalTable({target!r}, key={key}, columns={columns!r}, primary_key={primary_key!r})"
+    return Mistake(
+        sentence,
+        tables=f"(Table('notes', key=('work_id',){'' if root != '()' else ' * 2'}),)",
+        options={"origin": f"LegacyQuery({query!r}, key={key}, root={root})", "sinks": f"({table},)"},
+    )
 
 
 URL = "postgresql://reader:secret@127.0.0.1:5432/monolith"
@@ -246,6 +258,25 @@ MISTAKES = {
     "a table without a key": option("shop.loose has no unique index on its key (id)", target="'shop.loose'"),
     "a key that is looked at only at the end": option(
         "shop.late has no unique index on its key (id)", target="'shop.late'"
+    ),
+    "a primary_key that is not in the key": parts(
+        "RelationalTable('shop.bit'): primary_key names 'note', which is not in its key (work_id, id)", ("note",)
+    ),
+    "a primary_key of rows that are no parts": parts(
+        "shop.bit has primary_key (id), which is for parts only: name the legacy row in LegacyQuery(root=…)",
+        ("id",),
+        root="()",
+    ),
+    "a primary_key by which all parts of a root are one": parts(
+        "shop.bit has primary_key (work_id), by which the parts of one root are all the same row", ("work_id",)
+    ),
+    "a primary_key without a unique index": parts(
+        "shop.part has no unique index on exactly its primary_key (id)", ("id",), target="shop.part"
+    ),
+    "a primary_key that several rows have": parts(
+        "the query gives several rows with one primary_key of shop.bit (id), for example a; b",
+        ("id",),
+        "SELECT work_id + n AS work_id, note AS id FROM notes, generate_series(0, 1) n",
     ),
     "a column that nobody fills": option(
         "shop.strict.house must be given a value, and is not declared", target="'shop.strict'"

@@ -94,6 +94,24 @@ def test_an_entity_that_refers_to_a_broken_one_waits_and_those_that_refer_to_it(
     assert found.broken[f"{name}.leaf"] == "entity leaf refers to 'child', which is no entity"
 
 
+def test_an_entity_that_refers_to_parts_by_an_id_of_their_own_is_refused_and_the_parts_go_on(package):
+    columns = {"tune": "bigint", "id": "bigint"}
+    part, head = "key=('tune', 'id')", "\nfrom sync_pipeline.sinks.relational import Reference\n"
+    track = file(
+        "track",
+        origin=f"LegacyQuery('SELECT tune, id FROM tracks', {part}, root=('tune',))",
+        sinks=f"(RelationalTable('catalog.track', {part}, columns={columns!r}, primary_key=('id',)),)",
+    )
+    sinks = f"(RelationalTable('catalog.cue', key=('id',), columns={columns!r}, references=(REFERENCE,)),)"
+    name = package(
+        track=track, cue=file("cue", head=head, sinks=sinks.replace("REFERENCE", "Reference(('tune', 'id'), 'track')"))
+    )
+    found = read_entity_files(name)
+    assert list(found.entities) == ["track"]
+    said = found.broken[f"{name}.cue"]
+    assert said.startswith("entity cue refers to track by (tune, id), and catalog.track has primary_key (id)")
+
+
 def test_a_file_that_was_corrected_is_read_again(package, tmp_path):
     name = package(air=file("air"), reel="import transcodelib\n")
     assert read_entity_files(name).broken
