@@ -178,6 +178,7 @@ def test_a_ledger_that_is_newer_and_admits_the_former_release_is_written(song, c
     assert carried(song) == songs(song)
 
 
+@pytest.mark.hazard(146)
 def test_without_its_guard_the_former_release_goes_on_writing(song, command, former, monkeypatch):
     monkeypatch.setenv("SYNC_TEST_GUARDS_OFF", "146")
     require_present(song)
