@@ -95,5 +95,9 @@ class IndexFaultError(UnreachableError):
     suspects: Sequence[str] = ()
 
 
+class FormerReleaseError(SyncError):
+    """The ledger was migrated by a newer release, which refuses this one. Write nothing; a person upgrades."""
+
+
 class OtherServerError(SyncError):
     """A database is another one than the ledger has recorded. Nothing is read there until a person accepts it."""

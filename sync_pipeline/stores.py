@@ -18,10 +18,18 @@ from botocore.exceptions import BotoCoreError
 from sync_pipeline import sqlstate
 from sync_pipeline.alias_watch import AliasWatch
 from sync_pipeline.breaker import Breaker
-from sync_pipeline.errors import AccessError, LeaseLostError, OtherServerError, SettingError, UnreachableError
+from sync_pipeline.errors import (
+    AccessError,
+    FormerReleaseError,
+    LeaseLostError,
+    OtherServerError,
+    SettingError,
+    UnreachableError,
+)
 from sync_pipeline.faults import guarded
 from sync_pipeline.few_connections import FewConnections
 from sync_pipeline.ledger.identity import read_ledger_id
+from sync_pipeline.ledger.release import FORMER_RELEASE, former_release, writer_settings
 from sync_pipeline.ledger.servers import READ_TOO_EARLY, Side, read_server
 from sync_pipeline.media_answers import MediaAnswers
 from sync_pipeline.replica import SETTING, await_replay, flush, identity_of, position_of
@@ -281,8 +289,14 @@ class Stores:
     @contextmanager
     def target_at_once(self, purpose: Purpose = Purpose.WHOLE) -> Iterator[Cursor]:
         """A cursor at the new side; every statement is its own transaction."""
-        with self._cursor(self.target_engine, self._target_profile, purpose, {}) as cursor:
-            yield cursor
+        held = writer_settings()
+        try:
+            with self._cursor(self.target_engine, self._target_profile, purpose, held) as cursor:
+                yield cursor
+        except psycopg2.Error as error:
+            if error.pgcode != FORMER_RELEASE:
+                raise
+            raise FormerReleaseError(former_release(first_line(error))) from error
 
     @contextmanager
     def _cursor(self, engine: Engine, profile: Profile, purpose: Purpose, held: dict[str, str]) -> Iterator[Cursor]:

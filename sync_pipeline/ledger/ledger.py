@@ -6,9 +6,9 @@ latter. A NULL digest is a tombstone. `held` says which sinks may hold something
 
 from __future__ import annotations
 
-import importlib.resources
 from collections.abc import Mapping
 from dataclasses import dataclass
+from importlib.resources.abc import Traversable
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -17,6 +17,7 @@ from sync_pipeline.errors import DeclarationError
 from sync_pipeline.faults import guarded
 from sync_pipeline.keys import Key
 from sync_pipeline.ledger.days import keep_ahead
+from sync_pipeline.ledger.release import migrations, refuse_if_former
 from sync_pipeline.origin import DIGEST
 from sync_pipeline.sql import Cursor, copy_in, copy_out, ensure_schema, quote, stage
 from sync_pipeline.stores import Stores
@@ -270,25 +271,30 @@ def raise_revision(stores: Stores, above: int) -> None:
 
 
 def migrate(stores: Stores) -> None:
-    """Bring the ledger's schema up to date, one file of `migrations` at a time."""
-    files = sorted(importlib.resources.files("sync_pipeline.ledger").joinpath("migrations").iterdir(), key=str)
+    """Bring the ledger's schema up to date, one file of `migrations` at a time.
+
+    Raises FormerReleaseError where a newer release has migrated it and refuses this one.
+    """
     with stores.target() as cursor:
         cursor.execute("SELECT to_regclass('sync.migration') IS NOT NULL")
-        if cursor.fetchone()[0]:
-            cursor.execute("SELECT count(*) FROM sync.migration")
-            if cursor.fetchone()[0] == len([file for file in files if file.name.endswith(".sql")]):
-                keep_ahead(cursor)
-                return
+        if cursor.fetchone()[0] and not _missing(cursor):
+            keep_ahead(cursor)
+            return
         cursor.execute(f"SELECT pg_advisory_xact_lock({_MIGRATION_LOCK})")
         ensure_schema(cursor, "sync")
         cursor.execute("CREATE TABLE IF NOT EXISTS sync.migration (name text PRIMARY KEY, applied_at timestamptz)")
-        cursor.execute("SELECT name FROM sync.migration")
-        applied = {name for (name,) in cursor.fetchall()}
-        for file in files:
-            if file.name.endswith(".sql") and file.name not in applied:
-                cursor.execute(file.read_text(encoding="utf-8"))
-                cursor.execute("INSERT INTO sync.migration VALUES (%s, now())", (file.name,))
+        for file in _missing(cursor):
+            cursor.execute(file.read_text(encoding="utf-8"))
+            cursor.execute("INSERT INTO sync.migration VALUES (%s, now())", (file.name,))
         keep_ahead(cursor)
+
+
+def _missing(cursor: Cursor) -> list[Traversable]:
+    """Migrations that the ledger has not had. Raises FormerReleaseError where it has had others and refuses us."""
+    cursor.execute("SELECT name FROM sync.migration")
+    applied = {name for (name,) in cursor.fetchall()}
+    refuse_if_former(cursor, applied)
+    return [file for file in migrations() if file.name not in applied]
 
 
 def _basis(cursor: Cursor, entity: str, entity_version: int, digest_version: str) -> int:
