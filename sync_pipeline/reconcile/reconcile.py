@@ -24,7 +24,7 @@ from sync_pipeline.reconcile.rows import compare_rows
 from sync_pipeline.reconcile.verdict import Finding, Verdict
 from sync_pipeline.sinks.media_bucket import MediaBucket
 from sync_pipeline.sql import Cursor
-from sync_pipeline.sweep import await_sweep
+from sync_pipeline.sweep_requests import await_sweep
 from sync_pipeline.visibility import check_visibility
 
 # what differs because the monolith has moved on
