@@ -1,7 +1,8 @@
 """The sweep: keys and digests of both sides compared, to find what no source reports.
 
 Hard deletes, renamed authors, bulk updates without a stamp, and files overwritten under one key (by listing).
-What it finds is owed in `due`, behind fresh edits; it writes nothing else.
+What it finds is owed in `due`, behind fresh edits; it writes nothing else. Rows of a former digest are brought to the
+present one on the way (rebase.py).
 
 A walk goes page by page and keeps its place in the ledger (ledger/sweeps.py), so that it ends however short the runs
 are. Each page is compared, queued and passed in one transaction. Keys that are gone are only staged: they become due
@@ -13,7 +14,7 @@ from __future__ import annotations
 import hashlib
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from functools import partial
 from typing import Any
@@ -21,13 +22,13 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from sync_pipeline import due, parking
+from sync_pipeline import due, parking, rebase
 from sync_pipeline.beside import beside
 from sync_pipeline.errors import AccessError, BrakeError, LeaseLostError, UnreachableError
 from sync_pipeline.faults import crash_point, guarded
 from sync_pipeline.heartbeat import BEAT_SECONDS, free_leases_of_the_gone, quietly
 from sync_pipeline.lane import Lane
-from sync_pipeline.ledger import sweeps
+from sync_pipeline.ledger import bases, sweeps
 from sync_pipeline.ledger.ledger import next_revision
 from sync_pipeline.ledger.sweeps import Swept, Walk
 from sync_pipeline.origin import DIGEST
@@ -146,9 +147,16 @@ def _renew_until(lane: Lane, walk: Walk, stop: threading.Event) -> None:
 
 def _compare_keys(lane: Lane, walk: Walk, halt: threading.Event) -> None:
     """The next `_PAGE` legacy keys against the ledger's of their range, at most `_PAGE` of these at once."""
-    left = lane.origin.digests(walk.position, _PAGE)
+    former = rebase.former_digests(lane)
+    left = _read_page(lane, walk, former)
     # a page that is short may lack rows that went while it was read: only an empty one is the end
     until = lane.origin.key.position(left) if left.num_rows else None
+    if former and left.num_rows:
+        walk.found.rebased += rebase.rebase_page(lane, left, former, halt)
+        if halt.is_set():  # whoever goes on reads this page again, and finds fewer rows of former digests
+            with lane.stores.target() as cursor:
+                sweeps.move(cursor, walk)
+            return
     bound: list[str] | None = []
     while bound is not None:
         with lane.stores.target() as cursor:
@@ -166,6 +174,13 @@ def _compare_keys(lane: Lane, walk: Walk, halt: threading.Event) -> None:
         left = left.slice(passed)
         if halt.is_set():
             return
+
+
+def _read_page(lane: Lane, walk: Walk, former: Sequence[rebase.FormerDigest]) -> pa.Table:
+    """Read the next legacy keys with their digests, and the former digests beside them where rows may bear these."""
+    others = {name: sql for digest in former for name, sql in digest.expressions.items()}
+    limit = min(_PAGE, rebase.PAGE) if former else _PAGE
+    return lane.origin.digests(walk.position, limit, *([others] if others else []))
 
 
 def _leave_keys(cursor: Cursor, lane: Lane, walk: Walk) -> None:
@@ -288,6 +303,7 @@ def _end(lane: Lane, walk: Walk, revision: int) -> None:
         else:
             sweeps.make_gone_due(cursor, walk)
             sweeps.end(cursor, walk)
+            bases.note_walked(cursor, walk.entity, lane.ledger.basis, found.outdated)
             sweeps.close_approval(cursor, walk.entity, "used" if much else "not needed")
         crash_point("sweep.ending")
     if held:
