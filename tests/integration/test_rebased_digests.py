@@ -4,6 +4,7 @@ The former digest is a real one, algorithm 2: it takes 1.0 and 1.00, and 0 and -
 """
 
 import dataclasses
+import importlib.resources
 import multiprocessing
 import os
 import signal
@@ -26,6 +27,7 @@ from sync_pipeline.faults import REBASE_CRASH_POINTS
 from sync_pipeline.heartbeat import free_leases
 from sync_pipeline.inquiry.why import why
 from sync_pipeline.lane import Lane
+from sync_pipeline.ledger.ledger import migrate
 from sync_pipeline.live import work
 from sync_pipeline.partitions import KeyRanges
 from sync_pipeline.pipeline import sync_keys
@@ -493,3 +495,29 @@ def test_parts_of_a_legacy_row_are_rebased_one_by_one(fresh_world, monkeypatch):
         pass
     assert fresh_world.target("SELECT id, lang FROM catalog.title WHERE title = 'two'") == [(4, "en")]
     assert reconcile(lane).word == "clean"
+
+
+def test_a_ledger_from_before_expressions_were_kept_is_migrated(ground):
+    """Its tables get the new columns, and of its bases the last one counts as in use."""
+    world, files = ground.world, importlib.resources.files("sync_pipeline.ledger").joinpath("migrations")
+    names = sorted(file.name for file in files.iterdir() if file.name.endswith(".sql") and file.name < "0025")
+    world.target("ALTER SCHEMA sync RENAME TO kept")
+    try:
+        with ground.stores.target() as cursor:  # as their owner, the role that migrates
+            cursor.execute(
+                "CREATE SCHEMA sync; CREATE TABLE sync.migration (name text PRIMARY KEY, applied_at timestamptz)"
+            )
+            for name in names:
+                cursor.execute(files.joinpath(name).read_text(encoding="utf-8"))
+                cursor.execute("INSERT INTO sync.migration VALUES (%s, now())", (name,))
+            for entity in ("a", "b c"):
+                cursor.execute(f'CREATE TABLE sync."ledger_{entity}" (id bigint, digest bigint, basis integer)')
+            cursor.execute("INSERT INTO sync.cursor (entity) VALUES ('a'), ('b c'), ('never opened')")
+            basis = "INSERT INTO sync.basis (entity, entity_version, digest_version) VALUES ('a', 1, %s)"
+            cursor.execute(basis, ("1",))
+            cursor.execute(basis, ("2",))
+        migrate(ground.stores)
+        assert world.target("SELECT digest_version FROM sync.basis WHERE superseded_at IS NULL") == [("2",)]
+        assert world.target('SELECT a.target_digest FROM sync.ledger_a a, sync."ledger_b c" b') == []
+    finally:
+        world.target("DROP SCHEMA IF EXISTS sync CASCADE; ALTER SCHEMA kept RENAME TO sync")
