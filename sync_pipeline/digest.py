@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 from sync_pipeline.equality import TEXTS, has_exact_equality, split_array
 from sync_pipeline.sql import quote
@@ -39,24 +40,74 @@ _TEXT_BEFORE = {
 _TEXTS_BEFORE = TEXTS - {"bpchar"}
 
 
+@dataclass(frozen=True)
+class DigestExpression:
+    """The SQL of a digest (bigint) of a row `q`, and the part that each column has in it."""
+
+    sql: str
+    parts: Mapping[str, str]
+
+    @classmethod
+    def of(cls, parts: Mapping[str, str]) -> DigestExpression:
+        """Put the parts of all columns together, in their order."""
+        return cls(f"hash_record_extended(ROW({', '.join(parts.values())}), 0)", parts)
+
+    def version(self, server_major: int) -> str:
+        """Digests of another version cannot be compared: another expression, or another server's hash functions."""
+        return f"{hashlib.sha256(self.sql.encode()).hexdigest()[:16]}/{server_major}"
+
+
+def digest_expression(types: Mapping[str, str]) -> DigestExpression:
+    """Give the expression of the digest of a row with columns of these PostgreSQL types."""
+    return DigestExpression.of({name: ", ".join(_told_apart(f"q.{quote(name)}", kind)) for name, kind in types.items()})
+
+
 def digest_of(types: Mapping[str, str]) -> str:
     """SQL of the digest (bigint) of a row `q` with columns of these PostgreSQL types."""
-    parts = [part for name, kind in types.items() for part in _told_apart(f"q.{quote(name)}", kind)]
-    return f"hash_record_extended(ROW({', '.join(parts)}), 0)"
+    return digest_expression(types).sql
 
 
 def digest_version(types: Mapping[str, str], server_major: int) -> str:
-    """Digests of another version cannot be compared: another expression, or another server's hash functions."""
-    return f"{hashlib.sha256(digest_of(types).encode()).hexdigest()[:16]}/{server_major}"
+    """Give the version of the digest of a row with columns of these PostgreSQL types."""
+    return digest_expression(types).version(server_major)
+
+
+def former_expressions(types: Mapping[str, str], server_major: int) -> dict[str, DigestExpression]:
+    """Give by version the expressions of algorithms 2 and 3. Their ledgers bear the version alone.
+
+    Algorithm 2 did not tell a composite of NULLs from NULL. It is left out where a type may be such a one.
+    """
+    columns = _hash_of_types(types)
+    bases = {split_array(kind)[0] for kind in types.values()}
+    tells_null = not any(_needs_text(base) and base not in _TEXT_BEFORE for base in bases)
+    return {
+        f"{number}/{server_major}/{columns}": DigestExpression.of(
+            {name: ", ".join(_parts_before(number, f"q.{quote(name)}", kind)) for name, kind in types.items()}
+        )
+        for number in ((_ALGORITHM_BEFORE, _REVISED_BEFORE) if tells_null else (_REVISED_BEFORE,))
+    }
 
 
 def former_version(types: Mapping[str, str], server_major: int) -> str | None:
     """The version that this expression had when versions bore a number; None where the expression was another one."""
     if any(kind == "numeric" or kind in _FLOATS for kind in types.values()):
         return None
-    columns = hashlib.sha256(repr(list(types.items())).encode()).hexdigest()[:12]
     number = _REVISED_BEFORE if any(_is_revised(kind) for kind in types.values()) else _ALGORITHM_BEFORE
-    return f"{number}/{server_major}/{columns}"
+    return f"{number}/{server_major}/{_hash_of_types(types)}"
+
+
+def _hash_of_types(types: Mapping[str, str]) -> str:
+    return hashlib.sha256(repr(list(types.items())).encode()).hexdigest()[:12]
+
+
+def _parts_before(number: int, column: str, kind: str) -> list[str]:
+    """Give what algorithm 2 or 3 hashed of a column."""
+    base, _ = split_array(kind)
+    if number == _ALGORITHM_BEFORE and _is_revised(kind):
+        return [f'{column}::text[] COLLATE "C"'] if base in _TEXTS_BEFORE else [column]
+    parts = _told_apart(column, kind)
+    # the scale of a number, and the sign of zero, came after them
+    return parts[:2] if kind == "numeric" or kind in _FLOATS else parts
 
 
 def _is_revised(kind: str) -> bool:

@@ -17,6 +17,7 @@ from sync_pipeline import due
 from sync_pipeline.errors import StoppedError
 from sync_pipeline.fence import Fence, Held, Holder, horizon_of, put_fence, written_since
 from sync_pipeline.lane import Lane
+from sync_pipeline.ledger.bases import count_former
 from sync_pipeline.live import caught_up, mark
 from sync_pipeline.sql import named
 from sync_pipeline.status import status_of
@@ -104,8 +105,14 @@ def _refuse(lanes: Iterable[Lane]) -> None:
                 (ledger.basis, name),
             )
             is_filled, outdated = cursor.fetchone()
+            former = count_former(cursor, name, ledger.table) if outdated else 0
         if not is_filled:
             reasons.append(f"entity {name}: its history is not all in: sync-pipeline backfill {name}")
+        elif outdated == former > 0:
+            reasons.append(
+                f"entity {name}: {former:,} rows bear a former digest, so that it is not known whether they have"
+                f" changed: wait until sweeps have compared them, which sync-pipeline status {name} shows"
+            )
         elif outdated:
             reasons.append(
                 f"entity {name}: {outdated:,} rows are of an older version, so that no sweep can tell whether they have"

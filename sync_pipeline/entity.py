@@ -30,7 +30,7 @@ OnRefused = Literal["forward", "compensate"]
 # columns of the ledger's tables, and of those in which batches are staged
 _LEDGER_NAMES = frozenset(
     {
-        *("n", "action", "held", "seen", "written", "digest", "basis", "overtaken", "found", "kept"),
+        *("n", "action", "held", "seen", "written", "digest", "basis", "target_digest", "overtaken", "found", "kept"),
         *("held_before", "digest_before", "basis_before", "seen_before", "written_before", "_digest", "_elsewise"),
     }
 )

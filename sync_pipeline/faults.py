@@ -45,6 +45,9 @@ COMPENSATION_CRASH_POINTS = (
 # after that
 SWEEP_CRASH_POINTS = ("sweep.begun", "sweep.page", "sweep.paged", "sweep.ending", "sweep.ended")
 
+# of a page of rows that bear a former digest: after those are set whose digests tell all, after a compared chunk
+REBASE_CRASH_POINTS = ("rebase.stamped", "rebase.compared")
+
 # of a table's, which is made, known and rehearsed at once
 TABLE_CRASH_POINTS = ("rebuild.begun", "rebuild.filled", "rebuild.standstill", "rebuild.swapped")
 
@@ -55,7 +58,7 @@ GUARDS = frozenset(
         *(54, 55, 56, 57, 58, 62, 63, 64, 65, 70, 71, 72, 75, 77, 78, 79, 80, 81, 82, 87, 89),
         *(91, 92, 93, 94, 95, 96, 97, 98),
         *(99, 100, 101, 104, 106, 107, 108, 109, 110, 111, 112, 113, 114, 115, 116, 120),
-        *(131, 132, 133, 134, 135, 136, 140, 141, 143, 144, 145),
+        *(131, 132, 133, 134, 135, 136, 140, 141, 143, 144, 145, 146),
     )
 )
 

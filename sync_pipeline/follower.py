@@ -35,7 +35,8 @@ from sync_pipeline.outgoing import Outgoing
 from sync_pipeline.pace import Pace
 from sync_pipeline.recover import recover
 from sync_pipeline.stores import Stores, first_line
-from sync_pipeline.sweep import go_on, sweep_is_due
+from sync_pipeline.sweep import go_on
+from sync_pipeline.sweep_requests import sweep_is_due
 from sync_pipeline.takeover import end_lost_sessions
 
 log = logging.getLogger(__name__)

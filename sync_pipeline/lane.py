@@ -46,7 +46,7 @@ class Lane:
                 " which its Outbox names as version"
             )
         with stores.target() as cursor:
-            versions = origin.digest_version, origin.former_version
+            versions = origin.digest_version, origin.former_version, origin.digest
             ledger = Ledger.open(cursor, entity.name, origin.key, entity.version, *versions)
             gate = Gate(ledger, origin.root) if origin.has_parts else None
             if gate:

@@ -28,7 +28,7 @@ from sync_pipeline.outgoing import Outgoing
 from sync_pipeline.pipeline import sync_keys, sync_roots
 from sync_pipeline.sources.source import Page, Source, Standing, Told
 from sync_pipeline.sql import Cursor
-from sync_pipeline.sweep import ask_for_sweep
+from sync_pipeline.sweep_requests import ask_for_sweep
 from sync_pipeline.unforeseen import describe, is_of_cluster, is_unforeseen
 from sync_pipeline.versions import Expected
 

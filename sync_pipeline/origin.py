@@ -9,13 +9,14 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from types import MappingProxyType
 
 import psycopg2
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from sync_pipeline.columns import ELSEWISE, arrow_type, read_copy, read_leniently
-from sync_pipeline.digest import digest_of, digest_version, former_version
+from sync_pipeline.digest import DigestExpression, digest_expression, former_version
 from sync_pipeline.entity import Entity
 from sync_pipeline.errors import AccessError, LegacySchemaError
 from sync_pipeline.keys import Key
@@ -89,8 +90,8 @@ class Origin:
     schema: pa.Schema  # the declared columns, the digest, and what has no value in its column's type
     kinds: Mapping[str, str]  # of the declared columns, as PostgreSQL names them
     select: str
-    digest: str
-    digest_version: str
+    digest: DigestExpression
+    server_major: int
     former_version: str | None  # another name of the same version
     root: Key  # what sources report and batches replace: the key, or the first of its columns
     page_size: PageSize
@@ -132,7 +133,7 @@ class Origin:
                 f"entity {entity.name}: key column {padded[0]!r} is filled up with spaces: select it as"
                 f" {padded[0]}::text AS {padded[0]}"
             )
-        digest = digest_of(types)
+        digest = digest_expression(types)
         key = Key(entity.origin.key, tuple(types[name] for name in entity.origin.key))
         known = f"SELECT * FROM ({entity.origin.sql}) q WHERE {key.is_known('q')}"
         columns = {name: described[name][1] for name in types} | {f.name: f.type for f in key.schema}
@@ -144,13 +145,18 @@ class Origin:
             key,
             pa.schema([*columns.items(), *own_columns]),
             types,
-            ", ".join(_selected(name, columns[name]) for name in types) + f", {digest} AS {DIGEST}",
+            ", ".join(_selected(name, columns[name]) for name in types) + f", {digest.sql} AS {DIGEST}",
             digest,
-            digest_version(types, major),
+            major,
             former_version(types, major),
             key.prefix(len(entity.origin.root or entity.origin.key)),
             PageSize(stores.settings.chunk_bytes),
         )
+
+    @property
+    def digest_version(self) -> str:
+        """The version of the digest that the monolith's present server computes."""
+        return self.digest.version(self.server_major)
 
     @property
     def has_parts(self) -> bool:
@@ -264,37 +270,48 @@ class Origin:
         gone = max(0, roots.num_rows - rows.count)
         return replace(rows, last=last, gone=gone, is_last=roots.num_rows < limit)
 
-    def digests(self, after: Sequence[str] | None, limit: int) -> pa.Table:
-        """The next `limit` keys with their digests, in key order; -1 where the query fails for the row."""
+    def digests(
+        self, after: Sequence[str] | None, limit: int, others: Mapping[str, str] = MappingProxyType({})
+    ) -> pa.Table:
+        """The next `limit` keys with their digests, in key order; -1 where the query fails for the row.
+
+        `others` are further expressions on q, by name, which are computed of the same rows; NULL where the query fails.
+        """
 
         def which(cursor: Cursor) -> str:
             return f"WHERE {self.key.after(cursor, 'q', after)} ORDER BY {self.key.ordered('q')} LIMIT {limit}"
 
         try:
-            return self._digests(which)
+            return self._digests(which, others)
         except _ROW_FAULTS:
-            return self._digests_of(self._keys(which, self.key))
+            return self._digests_of(self._keys(which, self.key), others)
 
     def digests_of(self, keys: pa.Table) -> pa.Table:
         """Those of these keys that have a row, with its digest; -1 where the query fails for the row."""
-        return self._digests_of(keys) if keys.num_rows else keys.append_column(DIGEST, pa.array([], pa.int64()))
+        return self._digests_of(keys, {}) if keys.num_rows else keys.append_column(DIGEST, pa.array([], pa.int64()))
 
-    def _digests(self, which: Callable[[Cursor], str]) -> pa.Table:
+    def _digests(self, which: Callable[[Cursor], str], others: Mapping[str, str]) -> pa.Table:
+        expressions = {DIGEST: self.digest.sql, **others}
+        schema = pa.schema([*self.key.schema, *((name, pa.int64()) for name in expressions)])
         with self.stores.legacy_rows() as cursor, _row_may_be_too_long():
-            query = f"SELECT {self.key.plain('q')}, {self.digest} FROM {self._of} {which(cursor)}"
-            return copy_out(cursor, query, self.key.schema.append(pa.field(DIGEST, pa.int64())), self._of)
+            query = f"SELECT {self.key.plain('q')}, {', '.join(expressions.values())} FROM {self._of} {which(cursor)}"
+            return copy_out(cursor, query, schema, self._of)
 
-    def _digests_of(self, keys: pa.Table) -> pa.Table:
+    def _digests_of(self, keys: pa.Table, others: Mapping[str, str]) -> pa.Table:
         """By halving, in the keys' order but for what is gone meanwhile."""
         try:
             return self._digests(
-                lambda cursor: f"WHERE {self.key.is_in(cursor, 'q', keys)} ORDER BY {self.key.ordered('q')}"
+                lambda cursor: f"WHERE {self.key.is_in(cursor, 'q', keys)} ORDER BY {self.key.ordered('q')}", others
             )
         except _ROW_FAULTS:
             if keys.num_rows == 1:
-                return keys.append_column(DIGEST, pa.array([_NO_DIGEST], pa.int64()))
+                failed = keys.append_column(DIGEST, pa.array([_NO_DIGEST], pa.int64()))
+                for name in others:
+                    failed = failed.append_column(name, pa.nulls(1, pa.int64()))
+                return failed
         half = keys.num_rows // 2
-        return pa.concat_tables([self._digests_of(keys.slice(0, half)), self._digests_of(keys.slice(half))])
+        halves = keys.slice(0, half), keys.slice(half)
+        return pa.concat_tables([self._digests_of(keys, others) for keys in halves])
 
     def count_unknown(self) -> int:
         """How many rows have a NULL in their key, and so cannot be named."""

@@ -17,7 +17,7 @@ import pyarrow.compute as pc
 from sync_pipeline.errors import LogError
 from sync_pipeline.keys import Key
 from sync_pipeline.lane import Lane
-from sync_pipeline.ledger import upkeep
+from sync_pipeline.ledger import bases, upkeep
 from sync_pipeline.ledger.days import days_before, drop
 from sync_pipeline.ledger.ledger import DOUBT, HELD_ROW, UNDO, WITHDRAW, WRITE, key_of, table_of
 from sync_pipeline.ledger.log import BODY, TAKEN_FOR_APPLIED, pack, unpack
@@ -126,6 +126,7 @@ def rebuild(lane: Lane) -> int:
         cursor.execute(f"TRUNCATE {lane.ledger.table}")
         cursor.execute(_replay(lane))
         rows = int(cursor.rowcount)
+        bases.note_rebuilt(cursor, entity)
         if lane.gate:
             root = lane.origin.root.plain()
             cursor.execute(f"TRUNCATE {lane.gate.table}")

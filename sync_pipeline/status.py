@@ -9,6 +9,8 @@ from sync_pipeline.entity_files import read_entity_files
 from sync_pipeline.errors import SyncError
 from sync_pipeline.ledger import rebuilds, upkeep
 from sync_pipeline.ledger.backfills import missing_partitions, unfilled
+from sync_pipeline.ledger.bases import count_former
+from sync_pipeline.ledger.ledger import table_of
 from sync_pipeline.ledger.servers import recovery_of
 from sync_pipeline.parking import NOT_UNDONE
 from sync_pipeline.settings import Settings
@@ -38,7 +40,9 @@ _OUTAGES = """
 
 
 def status_of(stores: Stores, entity: Entity) -> dict[str, Any]:
-    """Cursor, window, sweep, listing, due work, backfill, a rebuild under way, alerts; empty before the first run.
+    """Cursor, window, sweep, listing, due work, backfill, a rebuild under way, rows of former digests, alerts.
+
+    Empty before the first run.
 
     Raises UnreachableError.
     """
@@ -56,6 +60,7 @@ def status_of(stores: Stores, entity: Entity) -> dict[str, Any]:
         found["rebuild"] = rebuilds.shown(cursor, entity.name)
         found["sweep"] = sweep_progress(cursor, entity.name)
         found["listing"] = listing_progress(cursor, entity.name, stores.settings) if entity.media else None
+        found["former_digests"] = count_former(cursor, entity.name, table_of(entity.name))
         found["recovery"] = recovery_of(cursor, entity.name)
         alerts = [*_hanging(found.pop("hangs_in")), *_alerts(found, stores.settings)]
         alerts += sweep_alerts(cursor, entity.name, found["sweep"], found["listing"], stores.settings)

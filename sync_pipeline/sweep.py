@@ -1,7 +1,8 @@
 """The sweep: keys and digests of both sides compared, to find what no source reports.
 
 Hard deletes, renamed authors, bulk updates without a stamp, and files overwritten under one key (by listing).
-What it finds is owed in `due`, behind fresh edits; it writes nothing else.
+What it finds is owed in `due`, behind fresh edits; it writes nothing else. Rows of a former digest are brought to the
+present one on the way (rebase.py).
 
 A walk goes page by page and keeps its place in the ledger (ledger/sweeps.py), so that it ends however short the runs
 are. Each page is compared, queued and passed in one transaction. Keys that are gone are only staged: they become due
@@ -13,7 +14,7 @@ from __future__ import annotations
 import hashlib
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from functools import partial
 from typing import Any
@@ -21,15 +22,14 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from sync_pipeline import due, parking
+from sync_pipeline import due, parking, rebase
 from sync_pipeline.beside import beside
 from sync_pipeline.errors import AccessError, BrakeError, LeaseLostError, UnreachableError
 from sync_pipeline.faults import crash_point, guarded
 from sync_pipeline.heartbeat import BEAT_SECONDS, free_leases_of_the_gone, quietly
 from sync_pipeline.lane import Lane
-from sync_pipeline.ledger import sweeps
+from sync_pipeline.ledger import bases, sweeps
 from sync_pipeline.ledger.ledger import next_revision
-from sync_pipeline.ledger.servers import take_back_claims
 from sync_pipeline.ledger.sweeps import Swept, Walk
 from sync_pipeline.origin import DIGEST
 from sync_pipeline.refused_rows import look_at_refused
@@ -37,7 +37,7 @@ from sync_pipeline.rewritten_files import compare_listing
 from sync_pipeline.sql import Cursor, copy_out
 from sync_pipeline.visibility import check_visibility
 
-__all__ = ["Swept", "ask_for_sweep", "await_sweep", "go_on", "sweep", "sweep_is_due"]
+__all__ = ["Swept", "go_on", "sweep"]
 
 _PAGE = 50_000
 _LOOK_SECONDS = 0.5
@@ -147,9 +147,16 @@ def _renew_until(lane: Lane, walk: Walk, stop: threading.Event) -> None:
 
 def _compare_keys(lane: Lane, walk: Walk, halt: threading.Event) -> None:
     """The next `_PAGE` legacy keys against the ledger's of their range, at most `_PAGE` of these at once."""
-    left = lane.origin.digests(walk.position, _PAGE)
+    former = rebase.former_digests(lane)
+    left = _read_page(lane, walk, former)
     # a page that is short may lack rows that went while it was read: only an empty one is the end
     until = lane.origin.key.position(left) if left.num_rows else None
+    if former and left.num_rows:
+        walk.found.rebased += rebase.rebase_page(lane, left, former, halt)
+        if halt.is_set():  # whoever goes on reads this page again, and finds fewer rows of former digests
+            with lane.stores.target() as cursor:
+                sweeps.move(cursor, walk)
+            return
     bound: list[str] | None = []
     while bound is not None:
         with lane.stores.target() as cursor:
@@ -167,6 +174,13 @@ def _compare_keys(lane: Lane, walk: Walk, halt: threading.Event) -> None:
         left = left.slice(passed)
         if halt.is_set():
             return
+
+
+def _read_page(lane: Lane, walk: Walk, former: Sequence[rebase.FormerDigest]) -> pa.Table:
+    """Read the next legacy keys with their digests, and the former digests beside them where rows may bear these."""
+    others = {name: sql for digest in former for name, sql in digest.expressions.items()}
+    limit = min(_PAGE, rebase.PAGE) if former else _PAGE
+    return lane.origin.digests(walk.position, limit, *([others] if others else []))
 
 
 def _leave_keys(cursor: Cursor, lane: Lane, walk: Walk) -> None:
@@ -289,6 +303,7 @@ def _end(lane: Lane, walk: Walk, revision: int) -> None:
         else:
             sweeps.make_gone_due(cursor, walk)
             sweeps.end(cursor, walk)
+            bases.note_walked(cursor, walk.entity, lane.ledger.basis, found.outdated)
             sweeps.close_approval(cursor, walk.entity, "used" if much else "not needed")
         crash_point("sweep.ending")
     if held:
@@ -297,69 +312,6 @@ def _end(lane: Lane, walk: Walk, revision: int) -> None:
             f"entity {walk.entity}: {found.gone} of {total} rows are gone from the monolith, more than SYNC_BRAKE_ROWS"
             f" and SYNC_BRAKE_FRACTION let pass{more}; if that is meant: sync-pipeline sweep approve {walk.entity}"
         )
-
-
-def sweep_is_due(lane: Lane) -> bool:
-    """Whether a sweep is under way, the last whole one is too long ago, or somebody waits for a newer one.
-
-    One that the brake holds is made again after SYNC_SWEEP_SECONDS, or goes on at once when a person has approved it.
-    """
-    since = "swept_from" if guarded(82) else "swept_at"
-    with lane.stores.target() as cursor:
-        cursor.execute(
-            "SELECT coalesce(s.state, 'ended'), s.ended_at < now() - %(seconds)s * interval '1 s',"
-            " EXISTS (SELECT FROM sync.sweep_approval a WHERE a.entity = c.entity AND a.ended_at IS NULL),"
-            " swept_at IS NULL OR swept_at < now() - %(seconds)s * interval '1 s'"
-            f" OR coalesce(sweep_wanted > coalesce({since}, '-infinity'), false)"
-            " FROM sync.cursor c LEFT JOIN sync.sweep s USING (entity) WHERE entity = %(entity)s",
-            {"seconds": lane.stores.settings.sweep_seconds, "entity": lane.entity.name},
-        )
-        state, is_old, is_approved, is_wanted = cursor.fetchone()
-    if state == sweeps.HELD:
-        return bool(is_old or is_approved)
-    return bool(state == sweeps.WALKING or is_wanted)
-
-
-def ask_for_sweep(lane: Lane, since: object) -> None:
-    """Have whoever follows the entity sweep again, unless the last sweep began after `since` (legacy time).
-
-    A sweep that seems to have begun after the monolith's present time did so by a clock that was set back since.
-    """
-    now = lane.stores.legacy_now()
-    with lane.stores.target() as cursor:
-        take_back_claims(cursor, now, lane.entity.name, since)
-        cursor.execute(
-            "UPDATE sync.cursor SET sweep_wanted = greatest(sweep_wanted, %s) WHERE entity = %s",
-            (since, lane.entity.name),
-        )
-
-
-def await_sweep(lane: Lane, seconds: float) -> bool:
-    """Have whoever follows the entity sweep, and wait until what it found is applied; False when nobody follows.
-
-    Waits no longer than `seconds`. Raises UnreachableError.
-    """
-    name = lane.entity.name
-    with lane.stores.target() as cursor:
-        cursor.execute("SELECT coalesce(lease_until > now(), false) FROM sync.cursor WHERE entity = %s", (name,))
-        if not cursor.fetchone()[0]:
-            return False
-    since = lane.stores.legacy_now()
-    ask_for_sweep(lane, since)
-    limit = time.monotonic() + seconds
-    while time.monotonic() < limit and not _is_swept(lane, since):
-        threading.Event().wait(_LOOK_SECONDS)
-    return True
-
-
-def _is_swept(lane: Lane, since: object) -> bool:
-    with lane.stores.target() as cursor:
-        cursor.execute(
-            "SELECT coalesce(swept_from >= %s, false) AND NOT EXISTS (SELECT FROM sync.due d"
-            " WHERE d.entity = c.entity AND d.reason IN ('sweep', 'media')) FROM sync.cursor c WHERE entity = %s",
-            (since, lane.entity.name),
-        )
-        return bool(cursor.fetchone()[0])
 
 
 def _is_filled(lane: Lane) -> bool:

@@ -13,7 +13,7 @@ from sync_pipeline.sql import Cursor, named
 _PERIODS = 4
 _AT_LEAST_SECONDS = 900.0
 _PROGRESS = """
-    SELECT state, phase, began_at, started_at, paged_at, compared, changed, gone, files, owner,
+    SELECT state, phase, began_at, started_at, paged_at, compared, changed, gone, files, rebased, owner,
         coalesce(lease_until > now(), false) AS at_work, waits_since IS NOT NULL AND waits_until > now() AS waits,
         extract(epoch FROM paged_at - started_at)::float8 AS seconds,
         greatest(0, (SELECT reltuples FROM pg_class WHERE oid = to_regclass(%(table)s)))::bigint AS about

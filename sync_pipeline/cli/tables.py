@@ -96,6 +96,7 @@ def verdicts(found: Sequence[Verdict], word: str) -> None:
             say(f"… and {len(samples) - _SAMPLES:,} more; --format json gives up to 100 an entity.")
     for verdict in found:
         history(verdict.entity, verdict.unfilled)
+        former_digests(verdict.entity, verdict.former_digests)
         if verdict.overdue:
             say(f"{verdict.overdue:,} rows of {verdict.entity} have been owed for longer than SYNC_DUE_LIMIT_SECONDS.")
     say(f"Verdict: {word}", _STYLES[word])
@@ -148,6 +149,7 @@ def statuses(report: Mapping[str, Mapping[str, Any]]) -> None:
             since = _instant(rebuild["started_at"])
             say(f"{entity}: {rebuild['name']} is filled beside {rebuild['former']} since {since}: {done}")
         history(entity, found.get("backfill", {}).get("missing", ()))
+        former_digests(entity, found.get("former_digests", 0))
         if (sweep := found.get("sweep")) and sweep["state"] != "ended":
             say(f"{entity}: {_sweep_line(sweep)}")
         if (listing := found.get("listing")) and listing["is_rarer"]:
@@ -169,6 +171,15 @@ def history(entity: str, missing: Sequence[str]) -> None:
         )
 
 
+def former_digests(entity: str, rows: int) -> None:
+    """Say how many rows bear a former digest, if any."""
+    if rows:
+        say(
+            f"{rows:,} rows of {entity} bear a former digest. Sweeps compare them with the new side and bring them to"
+            " the present digest by themselves: no backfill is needed"
+        )
+
+
 def _sweep_line(sweep: Mapping[str, Any]) -> str:
     """How far a sweep is that has not ended, and how fast."""
     since = _instant(sweep["started_at"])
@@ -176,9 +187,10 @@ def _sweep_line(sweep: Mapping[str, Any]) -> str:
         return f"the brake holds the sweep of {since}: {sweep['gone']:,} of {sweep['compared'] + sweep['gone']:,} gone"
     pace = f", {sweep['keys_a_second']:,} a second" if sweep["keys_a_second"] else ""
     who = f"by {sweep['owner']}" if sweep["at_work"] else "resting"
+    rebased = f", {sweep['rebased']:,} brought to the present digest" if sweep["rebased"] else ""
     return (
         f"sweep since {since}, {who}: {sweep['phase']}, {sweep['compared']:,} of about {sweep['about']:,} keys{pace};"
-        f" {sweep['changed']:,} differ, {sweep['gone']:,} gone"
+        f" {sweep['changed']:,} differ, {sweep['gone']:,} gone{rebased}"
     )
 
 

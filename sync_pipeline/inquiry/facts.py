@@ -62,6 +62,7 @@ class Entry:
     digest: int | None
     held: int
     current: bool  # written by the entity's present version
+    bears_former_digest: bool  # of that version, but under another expression
 
 
 @dataclass(frozen=True)
@@ -176,8 +177,9 @@ def _is_copied(lane: Lane, legacy: Legacy, files: list[dict[str, Any]]) -> bool:
 
 def _entry(lane: Lane, cursor: Cursor, keys: pa.Table) -> Entry | None:
     cursor.execute(
-        f"SELECT seen, written, digest, held, basis = {lane.ledger.basis} FROM {lane.ledger.table} l"
-        f" WHERE {lane.origin.key.is_in(cursor, 'l', keys)}"
+        f"SELECT seen, written, digest, held, basis = {lane.ledger.basis}, basis IN (SELECT f.id FROM sync.basis f"
+        f" JOIN sync.basis b USING (entity, entity_version) WHERE b.id = {lane.ledger.basis} AND f.id <> b.id)"
+        f" FROM {lane.ledger.table} l WHERE {lane.origin.key.is_in(cursor, 'l', keys)}"
     )
     found = cursor.fetchone()
     return Entry(*found) if found else None

@@ -143,6 +143,9 @@ def _there(lane: Lane, facts: Facts) -> _Cause:
     if entry is None or (facts.changed and not entry.written):
         late = "its history is not all in" if facts.cursor["filled_at"] is None else _position(facts)
         return _Cause("on its way", f"is in the monolith, and nobody has looked at it yet: {late}", _nobody(facts))
+    if entry.bears_former_digest:
+        said = f"bears a former digest since {_revision(facts)}: the next sweep compares it with the new side"
+        return _Cause("outdated", said, _nobody(facts))
     if facts.changed:
         said = f"has changed in the monolith since {_revision(facts)}: {_position(facts)}"
         return _Cause("on its way", said, _nobody(facts))

@@ -13,9 +13,11 @@ from importlib.resources.abc import Traversable
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from sync_pipeline.digest import DigestExpression
 from sync_pipeline.errors import DeclarationError
 from sync_pipeline.faults import guarded
 from sync_pipeline.keys import Key
+from sync_pipeline.ledger import bases
 from sync_pipeline.ledger.days import keep_ahead
 from sync_pipeline.ledger.release import migrations, refuse_if_former
 from sync_pipeline.origin import DIGEST
@@ -52,11 +54,6 @@ APPLIED = pa.schema(
 _BY_KEY = "SET LOCAL enable_hashjoin = off; SET LOCAL enable_mergejoin = off; SET LOCAL enable_seqscan = off"
 _AS_EVER = _BY_KEY.replace("off", "DEFAULT")
 _MIGRATION_LOCK = 0x53594E43
-_RENAME_BASIS = """
-    UPDATE sync.basis b SET digest_version = %(version)s WHERE entity = %(entity)s AND digest_version = %(former)s
-        AND NOT EXISTS (SELECT FROM sync.basis o WHERE o.entity = b.entity AND o.entity_version = b.entity_version
-            AND o.digest_version = %(version)s)
-"""
 # more numbers than are drawn while one leap is made
 _REVISION_LEAP = 1_000_000
 
@@ -83,21 +80,23 @@ class Ledger:
         entity_version: int,
         digest_version: str,
         former_version: str | None = None,
+        expression: DigestExpression | None = None,
     ) -> Ledger:
         """Make the entity's table if it is not there, and its basis. Raises DeclarationError on another key.
 
-        `former_version` is another name that digests of this version may bear in the ledger.
+        `former_version` is another name that digests of this version may bear in the ledger, `expression` is kept for
+        a later version of the engine.
         """
         if former_version:
-            cursor.execute(_RENAME_BASIS, {"entity": entity, "former": former_version, "version": digest_version})
-        ledger = cls(entity, key, _basis(cursor, entity, entity_version, digest_version))
+            bases.rename(cursor, entity, former_version, digest_version)
+        ledger = cls(entity, key, bases.open_basis(cursor, entity, entity_version, digest_version, expression))
         cursor.execute("SELECT to_regclass(%s) IS NOT NULL", (ledger.table,))
         if not cursor.fetchone()[0]:
             cursor.execute(f"SELECT pg_advisory_xact_lock({_MIGRATION_LOCK})")
             cursor.execute(
                 f"CREATE TABLE IF NOT EXISTS {ledger.table} ({key.ddl()}, seen bigint NOT NULL,"
                 f" written bigint NOT NULL, digest bigint, basis integer NOT NULL, held smallint NOT NULL,"
-                f" PRIMARY KEY ({key.plain()}))"
+                f" target_digest bigint, PRIMARY KEY ({key.plain()}))"
                 " WITH (fillfactor = 80)"
             )
             cursor.execute("INSERT INTO sync.cursor (entity) VALUES (%s) ON CONFLICT DO NOTHING", (entity,))
@@ -295,19 +294,3 @@ def _missing(cursor: Cursor) -> list[Traversable]:
     applied = {name for (name,) in cursor.fetchall()}
     refuse_if_former(cursor, applied)
     return [file for file in migrations() if file.name not in applied]
-
-
-def _basis(cursor: Cursor, entity: str, entity_version: int, digest_version: str) -> int:
-    values = (entity, entity_version, digest_version)
-    query = "SELECT id FROM sync.basis WHERE (entity, entity_version, digest_version) = (%s, %s, %s)"
-    cursor.execute(query, values)
-    found = cursor.fetchone()
-    if not found:
-        cursor.execute(
-            "INSERT INTO sync.basis (entity, entity_version, digest_version) VALUES (%s, %s, %s)"
-            " ON CONFLICT (entity, entity_version, digest_version) DO NOTHING",
-            values,
-        )
-        cursor.execute(query, values)
-        found = cursor.fetchone()
-    return int(found[0])

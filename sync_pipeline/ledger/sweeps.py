@@ -34,7 +34,7 @@ _TAKE = f"""
             AND NOT {_IS_HELD.format("o")}
             AND (o.waits_since, o.entity) < (coalesce(s.waits_since, now()), s.entity))
     RETURNING number, epoch, state, phase, position, versions, filled, began_at,
-        covers_files, compared, changed, gone, outdated, unfilled, files
+        covers_files, compared, changed, gone, outdated, unfilled, files, rebased
 """
 # Seconds from the beginning of one listing to the next that the share allows. All entities of the ledger divide it.
 LISTING_PERIOD = "(SELECT sum(greatest(listing_seconds, listing_so_far)) FROM sync.sweep) / %(share)s"
@@ -53,9 +53,10 @@ class Swept:
     compared: int = 0
     changed: int = 0  # differ, those that are parked as they are included
     gone: int = 0
-    outdated: int = 0  # written under another version of adapter or digest: a backfill is due
+    outdated: int = 0  # of another entity version: a backfill is due; or of a former digest, and not compared yet
     unfilled: int = 0  # not in the ledger, and the history is not all in: the backfill brings them
     files: int = 0  # rows whose file is no longer the one that was copied, and that were not owed yet
+    rebased: int = 0  # rows of a former digest that were found to be right, or to have changed
 
 
 @dataclass

@@ -16,6 +16,7 @@ from sync_pipeline.files import name_known
 from sync_pipeline.keys import Key
 from sync_pipeline.lane import Lane
 from sync_pipeline.ledger.backfills import unfilled
+from sync_pipeline.ledger.bases import count_former
 from sync_pipeline.ledger.servers import recovery_of
 from sync_pipeline.origin import Reject, Rows
 from sync_pipeline.reconcile.documents import compare_documents, extra_documents
@@ -24,7 +25,7 @@ from sync_pipeline.reconcile.rows import compare_rows
 from sync_pipeline.reconcile.verdict import Finding, Verdict
 from sync_pipeline.sinks.media_bucket import MediaBucket
 from sync_pipeline.sql import Cursor
-from sync_pipeline.sweep import await_sweep
+from sync_pipeline.sweep_requests import await_sweep
 from sync_pipeline.visibility import check_visibility
 
 # what differs because the monolith has moved on
@@ -58,6 +59,7 @@ def reconcile(lane: Lane, report: Callable[[int], None] = lambda _: None) -> Ver
     verdict.findings = list(dict.fromkeys(verdict.findings))
     with lane.stores.target() as cursor:
         verdict.unfilled = unfilled(cursor, lane.entity.name, lane.entity.partitions)
+        verdict.former_digests = count_former(cursor, lane.entity.name, lane.ledger.table)
     return verdict
 
 

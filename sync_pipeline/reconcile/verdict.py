@@ -55,6 +55,7 @@ class Verdict:
     findings: list[Finding] = field(default_factory=list)
     overdue: int = 0  # pending for longer than the limit: that is drift
     unfilled: list[str] = field(default_factory=list)  # partitions of a history that has never been all in
+    former_digests: int = 0  # rows that bear a former digest: no sweep has compared them yet
 
     @property
     def word(self) -> str:
@@ -72,6 +73,7 @@ class Verdict:
             report[sink] = {kind: counts[sink, kind] for kind in KINDS}
         report["overdue"] = self.overdue
         report["history_missing"] = self.unfilled
+        report["former_digests"] = self.former_digests
         report["samples"] = [finding.as_dict() for finding in sorted(self.findings)[:_SAMPLES]]
         return report
 

@@ -5,7 +5,7 @@ import threading
 
 import pytest
 
-from sync_pipeline.sweep import ask_for_sweep
+from sync_pipeline.sweep_requests import ask_for_sweep
 from tests.awkward.changes import overwrite_file
 from tests.awkward.ground import awkward_world, behind, differences, installed
 from tests.awkward.writers import Writers

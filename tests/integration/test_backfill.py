@@ -10,6 +10,7 @@ import pytest
 
 from sync_pipeline import backfill as filling
 from sync_pipeline import sweep as sweeping
+from sync_pipeline import sweep_requests
 from sync_pipeline.backfill import backfill_all
 from sync_pipeline.batch.order import Outcome
 from sync_pipeline.entity_files import load_entities
@@ -167,11 +168,11 @@ def test_a_sweep_that_began_before_the_history_was_in_counts_no_more(world, expe
     lane, since = ranged(world, "swept"), world.stores.legacy_now()
     assert sweeping.sweep(lane).unfilled == expected
     assert swept_from(world, lane) >= since
-    sweeping.ask_for_sweep(lane, since)
-    assert not sweeping.sweep_is_due(lane)
+    sweep_requests.ask_for_sweep(lane, since)
+    assert not sweep_requests.sweep_is_due(lane)
     fill(lane)
     assert swept_from(world, lane) is None
-    assert sweeping.sweep_is_due(lane)
+    assert sweep_requests.sweep_is_due(lane)
     sweeping.sweep(lane)
     assert swept_from(world, lane) >= since
 

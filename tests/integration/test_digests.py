@@ -4,7 +4,7 @@ import itertools
 
 import pytest
 
-from sync_pipeline.digest import digest_of, digest_version, former_version
+from sync_pipeline.digest import digest_expression, digest_of, digest_version, former_expressions, former_version
 from sync_pipeline.equality import comparable
 from sync_pipeline.keys import Key
 from sync_pipeline.ledger.ledger import Ledger, migrate
@@ -140,6 +140,31 @@ def test_a_ledger_keeps_its_digests_where_the_expression_has_stayed_the_same():
     assert {former(kind).split("/")[0] for kind in kept} == {"2"}
     assert {former(kind).split("/")[0] for kind in ["interval", "integer[]", "text[]", "digest_state"]} == {"3"}
     assert [former(kind) for kind in ["numeric", "real", "double precision"]] == [None] * 3
+
+
+def test_former_expressions_are_those_of_algorithms_2_and_3(world):
+    """Each runs on the monolith; of the columns that both hashed as now, the parts are those of now."""
+    types = {"id": "bigint", "n": "numeric", "r": "real", "tags": "text[]", "doc": "jsonb"}
+    found, now = former_expressions(types, 18), digest_expression(types).parts
+    assert [version.split("/")[:2] for version in found] == [["2", "18"], ["3", "18"]]
+    differing = [{name for name in types if former.parts[name] != now[name]} for former in found.values()]
+    assert differing == [{"n", "r", "tags"}, {"n", "r"}]
+    columns = ", ".join(f"NULL::{kind} AS {name}" for name, kind in types.items())
+    for former in found.values():
+        assert world.legacy(f"SELECT {former.sql} FROM (SELECT {columns}) q")
+    # a composite of NULLs had the digest of NULL, so such rows are compared one by one
+    assert [version[0] for version in former_expressions(types | {"term": "digest_term"}, 18)] == ["3"]
+
+
+@pytest.mark.parametrize("kind", APART)
+def test_each_part_tells_null_from_all_values(world, kind):
+    """So a column that is NULL, while a digest of this part is as before, was NULL before."""
+    others = [value for value in APART[kind] if value != "NULL"]
+    for part in {*(former.parts["v"] for former in former_expressions({"v": kind}, 18).values())}:
+        rows = ", ".join(f"({value}::{kind})" for value in ("NULL", *others))
+        query = f"SELECT hash_record_extended(ROW({part}), 0) FROM (VALUES {rows}) q (v)"
+        null, *found = [digest for (digest,) in world.legacy(query)]
+        assert null not in found
 
 
 @pytest.mark.hazard(128)

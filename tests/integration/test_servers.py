@@ -29,7 +29,8 @@ from sync_pipeline.live import caught_up, mark
 from sync_pipeline.pipeline import sync_keys
 from sync_pipeline.servers import replica_faults
 from sync_pipeline.status import status_of
-from sync_pipeline.sweep import sweep, sweep_is_due
+from sync_pipeline.sweep import sweep
+from sync_pipeline.sweep_requests import sweep_is_due
 from tests.newsroom import leave_out_the_sweep
 from tests.world import opened, wait_for
 

@@ -15,7 +15,8 @@ from sync_pipeline.ledger.servers import take_back_times
 from sync_pipeline.sources.sweep_only import SweepOnly
 from sync_pipeline.status import status_of
 from sync_pipeline.stores import Stores
-from sync_pipeline.sweep import ask_for_sweep, go_on, sweep, sweep_is_due
+from sync_pipeline.sweep import go_on, sweep
+from sync_pipeline.sweep_requests import ask_for_sweep, is_swept, sweep_is_due
 from tests.world import wait_for
 
 NAMED = "SELECT source_key, target_key FROM sync.media_ref WHERE entity = 'text' ORDER BY 1"
@@ -160,13 +161,13 @@ def test_a_walk_that_left_the_files_out_answers_nobody(filled, lane, monkeypatch
     since = lane.stores.legacy_now()
     at_the_end(monkeypatch, lambda: ask_for_sweep(lane, since))
     assert periodic(lane).files == 0
-    assert sweeping._is_swept(lane, since) is not guard
+    assert is_swept(lane, since) is not guard
     assert sweep_is_due(lane) is guard
     monkeypatch.undo()
     if guard:
         assert periodic(lane).files == 1
         settle(lane)
-        assert sweeping._is_swept(lane, since)
+        assert is_swept(lane, since)
         assert bytes_named(filled, overwritten) == b"another picture"
 
 

@@ -25,7 +25,8 @@ from sync_pipeline.origin import Origin
 from sync_pipeline.settings import Settings
 from sync_pipeline.status import status_of
 from sync_pipeline.stores import Stores
-from sync_pipeline.sweep import ask_for_sweep, go_on, sweep, sweep_is_due
+from sync_pipeline.sweep import go_on, sweep
+from sync_pipeline.sweep_requests import ask_for_sweep, is_swept, sweep_is_due
 from tests.world import wait_for
 
 PAGE = 10
@@ -467,10 +468,10 @@ def test_a_sweep_that_began_before_it_was_asked_for_is_no_answer(filled, lane):
     ask_for_sweep(lane, since)
     sweep(lane)
     assert sweep_is_due(lane)
-    assert not sweeping._is_swept(lane, since)
+    assert not is_swept(lane, since)
     sweep(lane)
     assert not sweep_is_due(lane)
-    assert sweeping._is_swept(lane, since)
+    assert is_swept(lane, since)
 
 
 @pytest.mark.hazard(82)
@@ -479,7 +480,7 @@ def test_who_asks_in_mid_sweep_is_served_by_a_follower(filled, lane):
     since = lane.stores.legacy_now()
     ask_for_sweep(lane, since)
     with filled.following([lane]):
-        wait_for(lambda: sweeping._is_swept(lane, since))
+        wait_for(lambda: is_swept(lane, since))
 
 
 def test_a_page_of_the_ledger_is_no_longer_than_one_of_the_monolith(filled, lane, monkeypatch):
