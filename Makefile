@@ -1,4 +1,5 @@
-# Everything a new machine needs beside Python 3.11+, make and Maven is installed into .venv.
+# Everything a new machine needs beside Python 3.11+, make and Maven is installed into .venv. Bytecode is compiled here,
+# because hosts that may not write it (PYTHONDONTWRITEBYTECODE, read-only file systems) would compile at each start.
 VENV := .venv
 BIN := $(VENV)/bin
 
@@ -9,8 +10,9 @@ setup: $(VENV)/.ready
 $(VENV)/.ready: requirements/dev.txt pyproject.toml
 	python3 -m venv $(VENV)
 	$(BIN)/python -m pip install -q uv==0.13.8
-	$(BIN)/uv pip install -q --python $(BIN)/python -r requirements/dev.txt
+	$(BIN)/uv pip install -q --compile-bytecode --python $(BIN)/python -r requirements/dev.txt
 	$(BIN)/uv pip install -q --python $(BIN)/python --no-deps -e .
+	@$(BIN)/python -m compileall -q sync_pipeline assets checks demo tests
 	@touch $@
 
 demo: setup
