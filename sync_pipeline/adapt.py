@@ -180,6 +180,8 @@ def _check_key(entity: Entity, key: Key, legacy: pa.Table, table: pa.Table) -> N
     for theirs in entity.table.key:
         if theirs not in table.column_names:
             raise DeclarationError(f"entity {entity.name}: adapt returns no key column {theirs!r}")
+    if not legacy.num_rows:
+        return
     was, now = legacy.select(list(key.columns)), table.select(list(entity.table.key))
     if all(one.equals(other) for one, other in zip(was.columns, now.columns, strict=True)):
         return

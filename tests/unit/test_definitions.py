@@ -30,19 +30,21 @@ def test_definitions_load_without_servers_and_slow_packages():
     assert SLOW & set(done.stdout.split()) == set()
 
 
+# a ratio, because hosts differ: some two seconds where Dagster itself takes one
 TIMED = """
 import time
-import dagster
 begun = time.process_time()
+import dagster
+imported = time.process_time()
 from assets.definitions import definitions
 definitions()
-print(time.process_time() - begun)
+print((time.process_time() - imported) / (imported - begun))
 """
 
 
-def test_definitions_load_in_two_seconds_above_dagster():
+def test_definitions_load_in_a_few_times_what_dagster_takes():
     done = subprocess.run([sys.executable, "-c", TIMED], env={"PATH": ""}, capture_output=True, text=True, check=True)
-    assert float(done.stdout) < 2
+    assert float(done.stdout) < 3.5
 
 
 def test_schedules_tick_when_the_environment_says(monkeypatch):
