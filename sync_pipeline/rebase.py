@@ -32,6 +32,7 @@ from sync_pipeline.faults import crash_point, guarded
 from sync_pipeline.files import name_known
 from sync_pipeline.lane import Lane
 from sync_pipeline.ledger.bases import FormerBasis, former_bases
+from sync_pipeline.ledger.ledger import BY_KEY
 from sync_pipeline.origin import DIGEST, Rows
 from sync_pipeline.page_size import PageTooLargeError
 from sync_pipeline.reconcile.documents import compare_documents
@@ -44,8 +45,6 @@ log = logging.getLogger(__name__)
 PAGE = 5_000
 _ENTRY = pa.schema([("digest", pa.int64()), ("basis", pa.int32()), ("seen", pa.int64()), ("written", pa.int64())])
 _IS_SAME = "_is_same"
-# the planner takes an unanalysed temporary table for a large one, and would read the whole ledger for a page
-_BY_KEY = "SET LOCAL enable_hashjoin = off; SET LOCAL enable_mergejoin = off; SET LOCAL enable_seqscan = off"
 
 
 @dataclass(frozen=True)
@@ -127,7 +126,7 @@ def _stage(cursor: Cursor, lane: Lane, rows: pa.Table) -> None:
     columns = [field for field in rows.schema if field.name not in key.columns]
     listed = ", ".join(f"{field.name} {types[field.type]}" for field in columns)
     cursor.defer(f"CREATE TEMP TABLE {_staged(lane)} ({key.ddl()}, {listed}) ON COMMIT DROP")
-    cursor.defer(_BY_KEY)
+    cursor.defer(BY_KEY)
     copy_in(cursor, _staged(lane), ", ".join([key.plain(), *(field.name for field in columns)]), rows)
 
 

@@ -1,6 +1,11 @@
 """What a source needs in the monolith, made and taken away, and the catalogue that must be as it was afterwards."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from demo.fleet import Fleet
 from sync_pipeline.capture import subject_of
+from sync_pipeline.entity import Entity
 from sync_pipeline.lane import Lane
 from sync_pipeline.sources import outbox_tables, publication
 from sync_pipeline.sources.ddl import Step
@@ -9,9 +14,21 @@ from sync_pipeline.sources.source import Capture
 from sync_pipeline.sources.sweep_only import SweepOnly
 from sync_pipeline.sources.wal import Wal
 from sync_pipeline.sources.watermark import Watermark
-from tests.world import World
+from tests.world import World, opened
 
 SOURCES: dict[str, Capture] = {"watermark": Watermark(), "outbox": Outbox(), "wal": Wal(), "sweep": SweepOnly()}
+
+
+@contextmanager
+def world_of_parts(fleet: Fleet, name: str, monolith: str, entity: Entity) -> Iterator[World]:
+    """A world whose monolith has these tables and what the source needs, with small chunks and no sweep by itself."""
+    settings = {"SYNC_SWEEP_SECONDS": "1e9", "SYNC_MARGIN_SECONDS": "0", "SYNC_POLL_SECONDS": "0.02"}
+    with opened(fleet, name, SYNC_RECHECK_SECONDS="0", SYNC_CHUNK_ROWS="3", **settings) as world:
+        world.legacy(monolith)
+        for statement in made(Lane.open(entity, world.stores)):
+            world.legacy(statement)
+        world.target("UPDATE sync.cursor SET swept_at = now(), filled_at = now()")
+        yield world
 
 
 def made(lane: Lane, notify: bool = False) -> list[str]:

@@ -40,7 +40,7 @@ def without_repeats(batch: Batch) -> Batch:
     if not table.outer_key or not guarded(144) or batch.adapted.table.num_rows < 2:
         return batch
     rows = batch.adapted.legacy.filter(pc.and_(bit(batch.adapted.held, 1), batch.forced))
-    own = lane.origin.key.part([n for n, name in enumerate(table.key) if name in table.identity])
+    own = table.identity_of(lane.origin.key)
     ids, texts = own.texts(rows.select(list(own.columns))), batch.texts(rows)
     counted = pc.value_counts(ids)
     repeated = pc.is_in(ids, value_set=counted.field("values").filter(pc.greater(counted.field("counts"), 1)))

@@ -15,8 +15,7 @@ from sync_pipeline.ledger.log import BODY, Entry
 from sync_pipeline.origin import DIGEST
 from sync_pipeline.sql import Cursor
 
-# the cause of a batch that reads both roots of a moved part; where a newer batch came between, it is tried again after
-_MOVED = "due: moved"
+# where a newer batch came between, a batch that reads both roots of a moved part is tried again after so long
 _MOVED_SECONDS = 2
 
 
@@ -56,7 +55,7 @@ def _owe_moved(batch: Batch, cursor: Cursor) -> None:
     age = due.age_of(cursor, [batch.order.record]) if batch.order.record and batch.moved else None
     for pairs in pairs_of(batch):
         owed = due.owe(cursor, batch.lane.entity.name, "moved", pairs, batch.revision)
-        if batch.order.cause == _MOVED:
+        if batch.order.whole:
             due.as_old(cursor, owed, age)
             for identity in owed:
                 due.later(cursor, identity, _MOVED_SECONDS)

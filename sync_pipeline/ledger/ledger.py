@@ -51,8 +51,8 @@ APPLIED = pa.schema(
 )
 # A batch is small beside the ledger, but the planner takes an unanalysed temporary table for a large one, and would
 # read the whole ledger for a handful of keys.
-_BY_KEY = "SET LOCAL enable_hashjoin = off; SET LOCAL enable_mergejoin = off; SET LOCAL enable_seqscan = off"
-_AS_EVER = _BY_KEY.replace("off", "DEFAULT")
+BY_KEY = "SET LOCAL enable_hashjoin = off; SET LOCAL enable_mergejoin = off; SET LOCAL enable_seqscan = off"
+_AS_EVER = BY_KEY.replace("off", "DEFAULT")
 _MIGRATION_LOCK = 0x53594E43
 # more numbers than are drawn while one leap is made
 _REVISION_LEAP = 1_000_000
@@ -138,7 +138,7 @@ class Ledger:
             f"""
             INSERT INTO {self.table} ({self.key.plain()}, seen, written, digest, basis, held)
             SELECT {order}, 0, 0, NULL, 0, 0 FROM {self._plan} p ORDER BY {order} ON CONFLICT DO NOTHING;
-            {_BY_KEY};
+            {BY_KEY};
             WITH locked AS MATERIALIZED (
                 SELECT p.*, l.* FROM (SELECT * FROM {self._plan} p ORDER BY {order}) p CROSS JOIN LATERAL (
                     SELECT l.held AS held_before, l.digest AS digest_before, l.basis AS basis_before,

@@ -32,7 +32,7 @@ def look_at_repeated_keys(about: str, origin: Origin, entity: Entity) -> Iterato
             return
         table = entity.table
         if table.outer_key and table.where is None:  # of several rows the table may be meant to hold one
-            own = origin.key.part([n for n, name in enumerate(table.key) if name in table.identity])
+            own = table.identity_of(origin.key)
             if found := _repeated(origin, own):
                 what = (
                     f"the query gives several rows with one primary_key of {table.name} ({_columns(own)}),"

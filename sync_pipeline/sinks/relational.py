@@ -128,6 +128,10 @@ class RelationalTable:
         """The columns that identify a row in this table."""
         return self.primary_key or self.key
 
+    def identity_of(self, key: Key) -> Key:
+        """The part of the entity's key that identifies a row in this table."""
+        return key.part([n for n, name in enumerate(self.key) if name in self.identity])
+
     @property
     def outer_key(self) -> tuple[str, ...]:
         """The columns of the entity's key that do not help to identify a row in this table."""
@@ -334,8 +338,7 @@ class StandingTable(RelationalTable):
 
         The ledger's locks go by the entity's key. Two batches may hold different ones of these, and write one row here.
         """
-        at = [n for n, name in enumerate(self.key) if name in self.identity]
-        own, target = key.part(at), key.named(self.key).part(at)
+        own, target = self.identity_of(key), self.identity_of(key.named(self.key))
         cursor.defer(
             f"SELECT FROM {self.quoted} t JOIN ({plan}) ON {target.joins('t', own, 'p')} WHERE p.action = 1"
             f" ORDER BY {target.plain('t')} FOR UPDATE OF t"

@@ -21,20 +21,15 @@ from sync_pipeline.rebuild.report import COMPARED, FILLED
 from sync_pipeline.reconcile.reconcile import reconcile
 from sync_pipeline.repair import repair
 from sync_pipeline.sweep import sweep
-from tests.installed import made
+from tests.installed import world_of_parts
 from tests.posters import FILES, MONOLITH, PLAIN, POSTER, UNDONE, Held, edited, put, see, stopping
 from tests.rebuilt import Once
-from tests.world import opened, wait_for
+from tests.world import wait_for
 
 
 @pytest.fixture(scope="module")
 def world(fleet):
-    settings = {"SYNC_SWEEP_SECONDS": "1e9", "SYNC_MARGIN_SECONDS": "0", "SYNC_POLL_SECONDS": "0.02"}
-    with opened(fleet, "own_ids", SYNC_RECHECK_SECONDS="0", SYNC_CHUNK_ROWS="3", **settings) as world:
-        world.legacy(MONOLITH)
-        for statement in made(Lane.open(POSTER, world.stores)):
-            world.legacy(statement)
-        world.target("UPDATE sync.cursor SET swept_at = now(), filled_at = now()")
+    with world_of_parts(fleet, "own_ids", MONOLITH, POSTER) as world:
         yield world
 
 

@@ -12,20 +12,15 @@ from sync_pipeline.pipeline import sync_roots
 from sync_pipeline.reconcile.reconcile import reconcile
 from sync_pipeline.repair import repair
 from sync_pipeline.sweep import sweep
-from tests.installed import made
+from tests.installed import world_of_parts
 from tests.parted import FILES, LANGUAGES, MONOLITH, TITLE, edited
 from tests.stalled import stalled
-from tests.world import opened, wait_for
+from tests.world import wait_for
 
 
 @pytest.fixture(scope="module")
 def world(fleet):
-    settings = {"SYNC_SWEEP_SECONDS": "1e9", "SYNC_MARGIN_SECONDS": "0", "SYNC_POLL_SECONDS": "0.02"}
-    with opened(fleet, "parted", SYNC_RECHECK_SECONDS="0", SYNC_CHUNK_ROWS="3", **settings) as world:
-        world.legacy(MONOLITH)
-        for statement in made(Lane.open(TITLE, world.stores)):
-            world.legacy(statement)
-        world.target("UPDATE sync.cursor SET swept_at = now(), filled_at = now()")
+    with world_of_parts(fleet, "parted", MONOLITH, TITLE) as world:
         yield world
 
 

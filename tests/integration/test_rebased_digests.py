@@ -42,6 +42,7 @@ from sync_pipeline.status import status_of
 from sync_pipeline.stores import Stores
 from sync_pipeline.sweep import go_on, sweep
 from tests import parted
+from tests.halts import After
 from tests.world import wait_for
 
 MONOLITH = """
@@ -249,18 +250,6 @@ def test_rows_of_an_older_entity_version_are_left_to_a_backfill(ground):
     swept = sweep(lane)
     assert (swept.rebased, swept.outdated) == (0, COUNT)
     assert status_of(ground.stores, lane.entity)["former_digests"] == 0
-
-
-class After(threading.Event):
-    """Set once it was asked so often."""
-
-    def __init__(self, looks):
-        super().__init__()
-        self.left = looks
-
-    def is_set(self):
-        self.left -= 1
-        return self.left < 0
 
 
 def test_a_sweep_that_is_cut_off_all_the_time_rebases_all_rows(ground):

@@ -27,6 +27,7 @@ from sync_pipeline.status import status_of
 from sync_pipeline.stores import Stores
 from sync_pipeline.sweep import go_on, sweep
 from sync_pipeline.sweep_requests import ask_for_sweep, is_swept, sweep_is_due
+from tests.halts import After
 from tests.world import wait_for
 
 PAGE = 10
@@ -65,18 +66,6 @@ def lane(filled, monkeypatch):
 def settle(lane):
     while live.work(lane, lambda *_: None):
         pass
-
-
-class After(threading.Event):
-    """Set once it was asked so often."""
-
-    def __init__(self, looks):
-        super().__init__()
-        self.left = looks
-
-    def is_set(self):
-        self.left -= 1
-        return self.left < 0
 
 
 class Acts(threading.Event):

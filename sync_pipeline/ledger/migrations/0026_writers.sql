@@ -24,22 +24,18 @@ BEGIN
 END $$;
 
 -- Leases, what is due, batches, pieces of history, sweeps and recoveries: whatever a worker begins or ends.
-CREATE TRIGGER former_release BEFORE INSERT OR UPDATE OR DELETE ON sync.cursor
-    FOR EACH STATEMENT EXECUTE FUNCTION sync.refuse_former_release();
-CREATE TRIGGER former_release BEFORE INSERT OR UPDATE OR DELETE ON sync.due
-    FOR EACH STATEMENT EXECUTE FUNCTION sync.refuse_former_release();
-CREATE TRIGGER former_release BEFORE INSERT OR UPDATE OR DELETE ON sync.batch
-    FOR EACH STATEMENT EXECUTE FUNCTION sync.refuse_former_release();
-CREATE TRIGGER former_release BEFORE INSERT OR UPDATE OR DELETE ON sync.backfill
-    FOR EACH STATEMENT EXECUTE FUNCTION sync.refuse_former_release();
-CREATE TRIGGER former_release BEFORE INSERT OR UPDATE OR DELETE ON sync.sweep
-    FOR EACH STATEMENT EXECUTE FUNCTION sync.refuse_former_release();
-CREATE TRIGGER former_release BEFORE INSERT OR UPDATE OR DELETE ON sync.recovery
-    FOR EACH STATEMENT EXECUTE FUNCTION sync.refuse_former_release();
-CREATE TRIGGER former_release BEFORE INSERT OR UPDATE OR DELETE ON sync.rebuild
-    FOR EACH STATEMENT EXECUTE FUNCTION sync.refuse_former_release();
+DO $$
+DECLARE written regclass;
+BEGIN
+    FOREACH written IN ARRAY ARRAY['sync.cursor', 'sync.due', 'sync.batch', 'sync.backfill', 'sync.sweep',
+        'sync.recovery', 'sync.rebuild']::regclass[] LOOP
+        EXECUTE format('CREATE TRIGGER former_release BEFORE INSERT OR UPDATE OR DELETE ON %s'
+            ' FOR EACH STATEMENT EXECUTE FUNCTION sync.refuse_former_release()', written);
+    END LOOP;
+END $$;
 
--- For migrations: admit this release and later ones only, once every batch of the others that has begun has ended.
+-- For migrations, as their first statement: admit this release and later ones only, once every batch of the others that
+-- has begun has ended. A migration that held a table's lock already could wait for a batch that waits for the table.
 CREATE FUNCTION sync.require_writer(release integer) RETURNS void LANGUAGE plpgsql AS $$
 BEGIN
     PERFORM pg_advisory_xact_lock(1398362707, 2);
