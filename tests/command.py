@@ -22,7 +22,7 @@ class Command:
         self._process = _PROCESSES.Process(target=_main, args=(arguments, environment, str(log)), daemon=True)
         self._process.start()
 
-    def wait(self, seconds: float = 60) -> int:
+    def wait(self, seconds: float = 240) -> int:
         """Its exit code; a signal's number is negative. Fails when it does not end in time."""
         self._process.join(seconds)
         code = self._process.exitcode

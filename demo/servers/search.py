@@ -29,6 +29,8 @@ licensed=false
 class SearchServer(Server):
     """`flags` are those of the Java virtual machine."""
 
+    healthy_seconds = 240.0  # it compiles itself as it starts, which a busy machine takes its time for
+
     def __init__(self, home: Path, name: str, port: int, jars: Jars, flags: tuple[str, ...]) -> None:
         super().__init__(home, name, port)
         self.jars = jars

@@ -16,9 +16,10 @@ from tests.world import World, opened
 
 ENTITIES = "tests.awkward.entities"
 # what is left out, the sweep finds or a follower will do
-_BEHIND = """
+_UNREAD = """
     SELECT entity, applied_through::text FROM sync.cursor WHERE applied_through IS NULL OR applied_through < %(since)s
-    UNION ALL SELECT entity, 'not swept' FROM sync.cursor WHERE %(swept)s AND coalesce(swept_from < %(since)s, true)
+    UNION ALL SELECT entity, 'not swept' FROM sync.cursor WHERE %(swept)s AND coalesce(swept_from < %(since)s, true)"""
+_BEHIND = f"""{_UNREAD}
     UNION ALL SELECT entity, reason || ' ' || coalesce(message, '') FROM sync.due d WHERE reason <> 'rejected'
       AND NOT (reason = 'sweep' AND keys <@ ARRAY(  -- which a sweep owes again and again
         SELECT key FROM sync.due p WHERE p.entity = d.entity AND p.reason = 'rejected'))"""
@@ -98,3 +99,8 @@ def _buckets(world: World) -> general.Buckets:
 def behind(world: World, since: object, *, swept: bool) -> list[tuple[str, str]]:
     """What is not done yet of all that was committed before `since`."""
     return world.target(_BEHIND, {"since": since, "swept": swept})
+
+
+def unread(world: World, since: object) -> list[tuple[str, str]]:
+    """Entities that have not read, or not swept, all that was committed before `since`."""
+    return world.target(_UNREAD, {"since": since, "swept": True})
