@@ -6,7 +6,7 @@ Layout: "Logical Replication Message Formats" of the PostgreSQL manual, protocol
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 _RELATION, _BEGIN, _COMMIT, _INSERT, _UPDATE, _DELETE, _TRUNCATE = b"RBCIUDT"
@@ -14,6 +14,7 @@ _NEW, _OLD, _OLD_KEY = b"NOK"
 _NULL, _UNCHANGED, _TEXT = b"nut"
 _IDENTITY = 1
 _BPCHAR = 1042
+_FIRST_ROW = 5  # after the message's kind and the table's oid
 
 
 @dataclass(frozen=True)
@@ -47,10 +48,41 @@ class Commit:
 
 @dataclass(frozen=True)
 class Change:
-    """Rows of a table before and after a change, each as its columns' texts; None is NULL, or was not sent."""
+    """A change of a table's row. The message holds the row before, or its key, and the row after: what was sent."""
 
     oid: int
-    rows: tuple[Sequence[bytes | None], ...]
+    message: bytes
+
+    def rows(self, places: frozenset[int]) -> Iterator[Mapping[int, bytes | None]]:
+        """Yields each row that was sent, as the texts of the columns at `places`; None is NULL, or was not sent.
+
+        Other columns are passed over unread, because the log sends whole rows and few columns are of the key. A long
+        value that did not change is left out of the new row, and is taken from the old one where that was sent.
+        """
+        message, at = self.message, _FIRST_ROW
+        last = max(places, default=-1)
+        before: Mapping[int, bytes | None] = {}
+        while at < len(message):
+            is_new = message[at] == _NEW
+            assert is_new or message[at] in {_OLD, _OLD_KEY}
+            count = int.from_bytes(message[at + 1 : at + 3])
+            values: dict[int, bytes | None] = {}
+            at += 3
+            for place in range(min(count, last + 1) if is_new else count):  # nothing follows the new row
+                kind, start = message[at], at + 1
+                if kind == _TEXT:
+                    start = at + 5
+                    at = start + int.from_bytes(message[at + 1 : start])
+                else:
+                    assert kind in {_NULL, _UNCHANGED}
+                    at = start
+                if place in places:
+                    unsent = before.get(place) if kind == _UNCHANGED else None
+                    values[place] = message[start:at] if kind == _TEXT else unsent
+            yield values
+            if is_new:
+                return
+            before = values
 
 
 @dataclass(frozen=True)
@@ -67,7 +99,7 @@ def parse(message: bytes) -> Message | None:
     """One message; None for kinds that say nothing of rows."""
     kind = message[0]
     if kind in {_INSERT, _UPDATE, _DELETE}:
-        return Change(struct.unpack_from("!I", message, 1)[0], tuple(_tuples(message, 5)))
+        return Change(struct.unpack_from("!I", message, 1)[0], message)
     if kind == _BEGIN:
         return Begin(struct.unpack_from("!I", message, 17)[0], struct.unpack_from("!Q", message, 1)[0])
     if kind == _COMMIT:
@@ -78,31 +110,6 @@ def parse(message: bytes) -> Message | None:
         (count,) = struct.unpack_from("!I", message, 1)
         return Truncate(struct.unpack_from(f"!{count}I", message, 6))
     return None
-
-
-def _tuples(message: bytes, at: int) -> Iterator[list[bytes | None]]:
-    """The old row, or its key, and the new one: those that were sent.
-
-    A long value that did not change is left out of the new row, and is taken from the old one where that was sent.
-    """
-    before: list[bytes | None] = []
-    while at < len(message):
-        assert message[at] in {_NEW, _OLD, _OLD_KEY}
-        (count,) = struct.unpack_from("!H", message, at + 1)
-        at += 3
-        values: list[bytes | None] = []
-        for place in range(count):
-            kind = message[at]
-            at += 1
-            if kind in {_NULL, _UNCHANGED}:
-                values.append(before[place] if kind == _UNCHANGED and before else None)
-                continue
-            assert kind == _TEXT
-            end = at + 4 + struct.unpack_from("!I", message, at)[0]
-            values.append(message[at + 4 : end])
-            at = end
-        yield values
-        before = values
 
 
 def _relation(message: bytes) -> Relation:

@@ -25,12 +25,13 @@ Doubt = Callable[[str], None]
 class _Way:
     """Where a table's rows have each part of a tracked key: its place in the row, or the literal for all rows.
 
-    `required` are the places that are never NULL, with their columns.
+    `required` are the places that are never NULL, with their columns; `needed` are all that are read of a row.
     """
 
     number: int
     places: tuple[int | bytes, ...]
     required: Mapping[int, str]
+    needed: frozenset[int]
 
 
 class KeyReader:
@@ -65,7 +66,7 @@ class KeyReader:
         padded = self._padded[change.oid]
         for way in ways:
             noted = changed.setdefault(way.number, set())
-            for row in change.rows:
+            for row in change.rows(way.needed):
                 values = [_value(row, at, padded) if isinstance(at, int) else at for at in way.places]
                 if None not in values:
                     noted.add(_text([value.decode() for value in values if value is not None]))
@@ -87,10 +88,11 @@ class KeyReader:
             for part in tracked.parts
         )
         required = {relation.columns.index(name): name for name in tracked.columns if name in member.required}
-        return _Way(number, places, required)
+        needed = frozenset(at for at in places if isinstance(at, int)) | required.keys()
+        return _Way(number, places, required, needed)
 
 
-def _value(row: Sequence[bytes | None], at: int, padded: frozenset[int]) -> bytes | None:
+def _value(row: Mapping[int, bytes | None], at: int, padded: frozenset[int]) -> bytes | None:
     value = row[at]
     return value.rstrip(b" ") if value is not None and at in padded else value
 
