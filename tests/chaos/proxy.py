@@ -14,6 +14,7 @@ class Loop:
 
     def __init__(self) -> None:
         self._loop = asyncio.new_event_loop()
+        self.servers: set[asyncio.Server] = set()
         self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
         self._thread.start()
 
@@ -23,7 +24,7 @@ class Loop:
 
     def close(self) -> None:
         """End it with whatever it was at."""
-        self.do(_cancel_others())
+        self.do(_end(self.servers))
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join()
         self._loop.close()
@@ -83,6 +84,7 @@ class Link:
     async def _open(self) -> None:
         if not self.port or not self._server.is_serving():
             self._server = await asyncio.start_server(self._serve, "127.0.0.1", self.port)
+            self._loop.servers.add(self._server)
             self.port = self._server.sockets[0].getsockname()[1]
             self._flow = getattr(self, "_flow", None) or asyncio.Event()
         self._flow.set()
@@ -105,17 +107,13 @@ class Link:
             flow.clear()
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        both, flow = {writer.transport}, asyncio.Event()
+        flow.set()
         try:
             there, back = await asyncio.open_connection("127.0.0.1", self.to)
-        except OSError:
-            writer.transport.abort()
-            return
-        both = {writer.transport, back.transport}
-        self._transports |= both
-        flow = asyncio.Event()
-        flow.set()
-        self._open_flows.add(flow)
-        try:
+            both.add(back.transport)
+            self._transports |= both
+            self._open_flows.add(flow)
             await asyncio.gather(self._pump(reader, back, flow), self._pump(there, writer, flow))
         except OSError:
             pass
@@ -146,8 +144,16 @@ class Link:
         return True
 
 
-async def _cancel_others() -> None:
-    others = asyncio.all_tasks() - {asyncio.current_task()}
-    for task in others:
-        task.cancel()
-    await asyncio.gather(*others, return_exceptions=True)
+async def _end(servers: set[asyncio.Server]) -> None:
+    """Accept no more connections, end those that are open, and wait until their sockets are closed."""
+    for server in servers:
+        server.close()
+    await asyncio.sleep(0)
+    while others := asyncio.all_tasks() - {asyncio.current_task()}:
+        for task in others:
+            task.cancel()
+        await asyncio.gather(*others, return_exceptions=True)
+        # a task that is cancelled before its first step closes nothing, and an aborted transport closes its socket in
+        # the loop's next turn
+        await asyncio.sleep(0)
+    await asyncio.sleep(0)
