@@ -7,6 +7,7 @@ from typing import Any
 
 _PATIENCE = 10
 _CHUNK_BYTES = 1 << 16
+_TURNS = 20
 
 
 class Loop:
@@ -92,7 +93,7 @@ class Link:
             flow.set()
 
     async def _close(self) -> None:
-        self._server.close()
+        await _stop(self._server)
         await self._abort()
 
     async def _abort(self) -> None:
@@ -147,13 +148,23 @@ class Link:
 async def _end(servers: set[asyncio.Server]) -> None:
     """Accept no more connections, end those that are open, and wait until their sockets are closed."""
     for server in servers:
-        server.close()
-    await asyncio.sleep(0)
-    while others := asyncio.all_tasks() - {asyncio.current_task()}:
-        for task in others:
-            task.cancel()
-        await asyncio.gather(*others, return_exceptions=True)
-        # a task that is cancelled before its first step closes nothing, and an aborted transport closes its socket in
-        # the loop's next turn
+        await _stop(server)
+    others = asyncio.all_tasks() - {asyncio.current_task()}
+    for task in others:
+        task.cancel()
+    await asyncio.gather(*others, return_exceptions=True)
+    await _settle()
+
+
+async def _stop(server: asyncio.Server) -> None:
+    """Close a server. A connection that is being accepted as asyncio closes its server is never closed, so it waits."""
+    for listening in server.sockets:
+        asyncio.get_running_loop().remove_reader(listening.fileno())
+    await _settle()
+    server.close()
+
+
+async def _settle() -> None:
+    """Let the loop do what is ready, and what follows from that: accepting and closing take a few turns each."""
+    for _ in range(_TURNS):
         await asyncio.sleep(0)
-    await asyncio.sleep(0)
