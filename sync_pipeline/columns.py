@@ -47,6 +47,7 @@ _LARGEST_BLOCK = (1 << 31) - 2
 _STRADDLES = "straddling object"
 # Arrow's reader starts a thread; for so few, parsing one by one is over before that
 _FEW_LISTS = 200
+_NO_LIST = "an array of several dimensions, or that does not begin at 1"
 # what JSON has short words for, and PostgreSQL too
 _ESCAPES = {8: "\\b", 9: "\\t", 10: "\\n", 12: "\\f", 13: "\\r", ord('"'): '\\"', ord("\\"): "\\\\"}
 _CONTROLS = 0x20
@@ -191,11 +192,27 @@ def write_values(table: pa.Table) -> str:
 
     Raises ValueError for a zero byte, which no literal holds, and, as NotImplementedError, for what COPY alone can say.
     """
-    literals = [_literals(text_of(_copy_column(column))) for column in table.columns]
-    parts = [part for column in literals for part in (",", column)]
-    rows = _whole(pc.binary_join_element_wise("(", *parts[1:], "),", ""))
-    text: str = characters(rows).to_pybytes()[:-1].decode()
-    return text
+    parts: list[pa.Array | str] = []
+    for column in table.columns:
+        parts += [",", *_literals(column)]
+    first, *others = _merged(["(", *parts[1:], "),"])
+    if not others:
+        return str(first * table.num_rows)[:-1]
+    octets: bytes = characters(_whole(pc.binary_join_element_wise(first, *others, ""))).to_pybytes()
+    if b"\0" in octets:
+        raise ValueError("a zero byte")
+    return octets[:-1].decode()
+
+
+def _merged(parts: Sequence[pa.Array | str]) -> list[pa.Array | str]:
+    """Constants that follow each other as one: a join costs as much for each as for a column of few rows."""
+    merged: list[pa.Array | str] = []
+    for part in parts:
+        if isinstance(part, str) and merged and isinstance(merged[-1], str):
+            merged[-1] += part
+        else:
+            merged.append(part)
+    return merged
 
 
 def frame(table: pa.Table) -> pd.DataFrame:
@@ -280,14 +297,9 @@ def _whole(column: pa.ChunkedArray | pa.Array) -> pa.Array:
 def _lists(column: pa.ChunkedArray, kind: pa.DataType) -> pa.Array:
     if len(column) == 0:
         return pa.array([], kind)
-    # most rows hold one of few lists, the empty one first of all: each is parsed once
-    coded = pc.dictionary_encode(pc.fill_null(_whole(column), "null"))
-    if pc.any(pc.starts_with(coded.dictionary, '"')).as_py():
-        raise pa.ArrowInvalid("an array of several dimensions, or that does not begin at 1")
     as_told = kind if _is_told_as_such(kind.value_type) else pa.list_(pa.string())
-    few = len(coded.dictionary) <= _FEW_LISTS and pa.types.is_string(as_told.value_type)
-    parsed = _parse_few(coded.dictionary, as_told) if few else _parse_many(coded.dictionary, as_told)
-    lists = parsed.take(coded.indices)
+    parsed = _parse_few if len(column) <= _FEW_LISTS else _parse_coded
+    lists = parsed(_whole(column), as_told)
     return lists if as_told == kind else relist(lists, _read_texts(lists.flatten(), kind.value_type))
 
 
@@ -297,7 +309,20 @@ def _is_told_as_such(kind: pa.DataType) -> bool:
 
 
 def _parse_few(texts: pa.Array, kind: pa.DataType) -> pa.Array:
-    return pa.array(map(orjson.loads, texts.to_pylist()), kind)
+    lists = [None if text is None else orjson.loads(text) for text in texts.to_pylist()]
+    if any(isinstance(value, str) for value in lists):
+        raise pa.ArrowInvalid(_NO_LIST)
+    return pa.array(lists, kind)
+
+
+def _parse_coded(texts: pa.Array, kind: pa.DataType) -> pa.Array:
+    """Most rows hold one of few lists, the empty one first of all: each is parsed once."""
+    coded = pc.dictionary_encode(pc.fill_null(texts, "null"))
+    if pc.any(pc.starts_with(coded.dictionary, '"')).as_py():
+        raise pa.ArrowInvalid(_NO_LIST)
+    few = len(coded.dictionary) <= _FEW_LISTS and pa.types.is_string(kind.value_type)
+    parsed = _parse_few(coded.dictionary, kind) if few else _parse_many(coded.dictionary, kind)
+    return parsed.take(coded.indices)
 
 
 def _parse_many(texts: pa.Array, kind: pa.DataType) -> pa.Array:
@@ -337,15 +362,20 @@ def relist(lists: pa.Array, items: pa.Array) -> pa.Array:
     return pa.ListArray.from_arrays(offsets.cast(pa.int32()), items, mask=mask)
 
 
-def _literals(text: pa.Array) -> pa.Array:
-    """As SQL has them, where a backslash stands for itself."""
-    octets = np.frombuffer(characters(text), np.uint8)
-    if (octets == 0).any():
-        raise ValueError("a zero byte")
-    if (octets == ord("'")).any():
+def _literals(column: pa.ChunkedArray) -> list[pa.Array | str]:
+    """A column's values as SQL's literals, where a backslash stands for itself: what is to be joined for each row."""
+    text = text_of(_copy_column(column))
+    if text.null_count == len(text):
+        return ["NULL"]
+    if _may_hold_quotes(column.type) and b"'" in characters(text).to_pybytes():
         text = pc.replace_substring(text, "'", "''")
-    quoted = _whole(pc.binary_join_element_wise("'", text, "'", ""))
-    return pc.fill_null(quoted, "NULL") if quoted.null_count else quoted
+    if not text.null_count:
+        return ["'", text, "'"]
+    return [pc.fill_null(_whole(pc.binary_join_element_wise("'", text, "'", "")), "NULL")]
+
+
+def _may_hold_quotes(kind: pa.DataType) -> bool:
+    return not (pa.types.is_primitive(kind) or pa.types.is_decimal(kind))
 
 
 def _quoted(text: pa.Array) -> pa.Array:

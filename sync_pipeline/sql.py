@@ -144,7 +144,7 @@ def _wait(of: str) -> str:
 
 def stage(cursor: Cursor, relation: str, columns: str, table: pa.Table) -> None:
     """Append a table's rows, to be used by what comes next: few go along with that, many by COPY before it."""
-    if table.num_rows > _FEW_ROWS or table.nbytes > _FEW_BYTES:
+    if table.num_rows > _FEW_ROWS or table.get_total_buffer_size() > _FEW_BYTES:
         copy_in(cursor, relation, columns, table)
     elif table.num_rows:
         try:

@@ -33,14 +33,14 @@ def plan_of(batch: Batch) -> pa.Table:
     )
     action = pc.if_else(batch.forced, WRITE, KEEP)
     gone, same = batch.gone, batch.unchanged
-    plan = pa.concat_tables(
-        [
-            part(rows, action, rows.column(DIGEST).combine_chunks(), batch.adapted.held),
-            part(gone, constant(WRITE, gone.num_rows), constant(None, gone.num_rows), constant(0, gone.num_rows)),
-            part(same, constant(KEEP, same.num_rows), same.column(DIGEST), constant(0, same.num_rows)),
-            part(parked, stays, constant(None, len(parked)), constant(0, len(parked))),
-        ]
-    )
+    parts = [part(rows, action, rows.column(DIGEST).combine_chunks(), batch.adapted.held)]
+    if count := gone.num_rows:
+        parts.append(part(gone, constant(WRITE, count), constant(None, count), constant(0, count)))
+    if count := same.num_rows:
+        parts.append(part(same, constant(KEEP, count), same.column(DIGEST), constant(0, count)))
+    if count := parked.num_rows:
+        parts.append(part(parked, stays, constant(None, count), constant(0, count)))
+    plan = pa.concat_tables(parts)
     at = len(columns)
     return plan.add_column(at, "n", pa.array(range(plan.num_rows), pa.int32())).combine_chunks()
 

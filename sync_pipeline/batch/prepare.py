@@ -24,15 +24,16 @@ def prepare(lane: Lane, revision: int, keys: pa.Table, rows: Rows, order: Order)
     key = lane.origin.key
     with lane.stores.target_at_once() as cursor:
         prior = lane.ledger.prior(cursor, keys)
-    same, gone, absent = _compare(lane, keys, rows, prior)
+    texts = key.texts(rows.table)
+    same, gone, absent = _compare(lane, keys, rows, texts, prior)
     changed, put_back = pc.invert(same), _put_back(lane, keys, order)
     if order.again and len(put_back):
-        changed = pc.or_(changed, pc.is_in(key.texts(rows.table), value_set=put_back))
+        changed = pc.or_(changed, pc.is_in(texts, value_set=put_back))
         put_back = put_back.slice(0, 0)
     chosen = pc.or_(changed, pa.scalar(order.of_all))
     if len(put_back):
         # only their documents are wanted, or their rows beside: what the live table has would not go with them
-        others = pc.invert(pc.is_in(key.texts(rows.table), value_set=put_back))
+        others = pc.invert(pc.is_in(texts, value_set=put_back))
         chosen = pc.and_(chosen, pc.or_(changed, others))
         absent = absent.filter(pc.invert(pc.is_in(key.texts(absent), value_set=put_back)))
     adapted, rejects = adapt(lane.entity, key, kept(rows.table, chosen))
@@ -45,8 +46,8 @@ def prepare(lane: Lane, revision: int, keys: pa.Table, rows: Rows, order: Order)
     rejects, discarded = _parted(lane, [*rows.rejects, *rejects, *placed.rejects], order)
     written = changed if not order.force else pa.repeat(True, len(changed))
     if (order.documents or order.beside) and placed.references:
-        written = pc.or_(written, pc.is_in(key.texts(rows.table), value_set=_renamed(lane, placed)))
-    left = pc.index_in(key.texts(placed.adapted.legacy), value_set=key.texts(rows.table))
+        written = pc.or_(written, pc.is_in(texts, value_set=_renamed(lane, placed)))
+    left = pc.index_in(key.texts(placed.adapted.legacy), value_set=texts)
     unchanged = rows.table.select([*key.columns, DIGEST]).filter(pc.invert(chosen))
     if not order.force and not order.documents:
         missing = absent
@@ -108,10 +109,12 @@ def _renamed(lane: Lane, placed: Placed) -> pa.Array:
     return pa.array([text for text, source, new in placed.references if named.get((text, source)) != new], pa.string())
 
 
-def _compare(lane: Lane, keys: pa.Table, rows: Rows, prior: pa.Table) -> tuple[pa.Array, pa.Table, pa.Table]:
+def _compare(
+    lane: Lane, keys: pa.Table, rows: Rows, texts: pa.Array, prior: pa.Table
+) -> tuple[pa.Array, pa.Table, pa.Table]:
     """(per row: is as the ledger has it; keys that are gone since; keys that are gone and were not there before)."""
     key = lane.origin.key
-    texts, before = key.texts(rows.table), key.texts(prior)
+    before = key.texts(prior)
     at = pc.index_in(texts, value_set=before)
     digest = prior.column(DIGEST).combine_chunks().take(at)
     basis = prior.column("basis").combine_chunks().take(at)

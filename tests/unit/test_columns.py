@@ -228,6 +228,53 @@ def test_nested_and_coded_columns_of_any_chunks_are_written_as_whole_ones(length
         assert columns.write_values(pa.concat_tables(parts)) == columns.write_values(together)
 
 
+def test_literals_hold_nulls_quotes_and_backslashes() -> None:
+    table = pa.table(
+        {
+            "a": pa.array([1, None]),
+            "b": pa.array(["it's", None]),
+            "c": pa.array(["\\", "''"]),
+            "d": pa.nulls(2),
+            "e": pa.array([["o'k", None], None]),
+            "f": pa.array([dt.datetime(2020, 1, 1)] * 2, pa.timestamp("us", "UTC")),
+            "g": pa.array(["q'", "r"]).dictionary_encode(),
+        }
+    )
+    instant = "'2020-01-01 00:00:00.000000Z'"
+    first = f"""('1','it''s','\\',NULL,'{{"o''k",NULL}}',{instant},'q''')"""
+    second = f"""(NULL,NULL,{"'" * 6},NULL,NULL,{instant},'r')"""
+    assert columns.write_values(table) == f"{first},{second}"
+
+
+def test_rows_of_nulls_alone_are_literals_too() -> None:
+    table = pa.table({"a": pa.nulls(2), "b": pa.nulls(2, pa.string())})
+    assert columns.write_values(table) == "(NULL,NULL),(NULL,NULL)"
+
+
+def test_no_literal_holds_a_zero_byte() -> None:
+    with pytest.raises(ValueError, match="zero byte"):
+        columns.write_values(pa.table({"a": pa.array(["a\0b"]), "b": pa.array([1])}))
+
+
+@pytest.mark.parametrize("rows", [3, 300])
+def test_few_and_many_rows_of_lists_are_read_alike(rows: int) -> None:
+    schema = pa.schema([("i", pa.list_(pa.int64())), ("t", pa.list_(pa.string())), ("b", pa.list_(pa.bool_()))])
+    lines = [f'"[{n},null]","[""x{n}"",null]","[true]"\n' if n % 2 else ",[],\n" for n in range(rows)]
+    read = columns.read_copy("".join(lines).encode(), schema)
+    assert read.schema == schema
+    assert read.to_pylist() == [
+        {"i": [n, None], "t": [f"x{n}", None], "b": [True]} if n % 2 else {"i": None, "t": [], "b": None}
+        for n in range(rows)
+    ]
+
+
+@pytest.mark.parametrize("rows", [3, 300])
+def test_an_array_that_is_no_list_is_refused(rows: int) -> None:
+    lines = ["[1]\n"] * (rows - 1) + ['"""[0:1]={1,2}"""\n']
+    with pytest.raises(pa.ArrowInvalid, match="several dimensions"):
+        columns.read_copy("".join(lines).encode(), pa.schema([("i", pa.list_(pa.int64()))]))
+
+
 @pytest.mark.parametrize("megabytes", [70, 140])
 def test_a_row_that_lies_in_many_blocks_is_read(monkeypatch, megabytes: int) -> None:
     """Scaled down: a block of a megabyte for one of 64."""
