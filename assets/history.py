@@ -13,8 +13,8 @@ from assets.observed import observed
 from assets.resources import Engine
 from sync_pipeline.backfill import Filled, backfill, begin_history
 from sync_pipeline.entity import Entity
+from sync_pipeline.entity_context import EntityContext
 from sync_pipeline.errors import UnreachableError
-from sync_pipeline.lane import Lane
 from sync_pipeline.stores import Stores, first_line
 
 Context = dg.AssetExecutionContext | dg.OpExecutionContext
@@ -49,7 +49,7 @@ def history_asset(entity: Entity) -> dg.AssetsDefinition:
     )
     def fill(context: dg.AssetExecutionContext, engine: Engine) -> Iterator[dg.MaterializeResult[None]]:
         with engine.stores(context.run.run_id) as stores:
-            failures = fill_partitions(context, Lane.open(entity, stores), context.partition_keys)
+            failures = fill_partitions(context, EntityContext.open(entity, stores), context.partition_keys)
             _observe(context, stores, entity)
         if failures:
             raise not_filled({f"{entity.name} {partition}": error for partition, error in failures.items()})
@@ -58,22 +58,22 @@ def history_asset(entity: Entity) -> dg.AssetsDefinition:
     return fill
 
 
-def fill_partitions(context: Context, lane: Lane, partitions: Iterable[str]) -> dict[str, Exception]:
+def fill_partitions(context: Context, entity_context: EntityContext, partitions: Iterable[str]) -> dict[str, Exception]:
     """Fill them, some side by side, and tell each as it is done; what went wrong, by partition."""
     partitions = list(dict.fromkeys(partitions))
-    begin_history(lane, partitions)
+    begin_history(entity_context, partitions)
     failures: dict[str, Exception] = {}
-    key, stop = history_key(lane.entity), threading.Event()
-    pool = ThreadPoolExecutor(lane.stores.settings.backfill_workers, "history")
+    key, stop = history_key(entity_context.entity), threading.Event()
+    pool = ThreadPoolExecutor(entity_context.stores.settings.backfill_workers, "history")
     try:
-        doing = {pool.submit(_fill, context, lane, partition, stop): partition for partition in partitions}
+        doing = {pool.submit(_fill, context, entity_context, partition, stop): partition for partition in partitions}
         for done in as_completed(doing):
             partition = doing[done]
             try:
                 metadata = done.result()
             except Exception as error:  # whatever a server or an adapter raises: the others go on
                 failures[partition] = error
-                context.log.error(f"{lane.entity.name}, partition {partition}: {first_line(error)}")
+                context.log.error(f"{entity_context.entity.name}, partition {partition}: {first_line(error)}")
                 continue
             context.log_event(dg.AssetMaterialization(key, partition=partition, metadata=metadata))
     finally:
@@ -101,18 +101,20 @@ def _observe(context: Context, stores: Stores, entity: Entity) -> None:
         context.log.warning(str(error))
 
 
-def _fill(context: Context, lane: Lane, partition: str, stop: threading.Event) -> dict[str, int | float]:
+def _fill(
+    context: Context, entity_context: EntityContext, partition: str, stop: threading.Event
+) -> dict[str, int | float]:
     """Fill a partition; a store that does not answer is waited for, then the partition goes on where it was."""
     began = time.monotonic()
     pause = _FIRST_PAUSE_SECONDS
     for _ in range(_TRIES - 1):
         try:
-            return _metadata(backfill(lane, partition, stop=stop), time.monotonic() - began)
+            return _metadata(backfill(entity_context, partition, stop=stop), time.monotonic() - began)
         except UnreachableError as error:
-            context.log.warning(f"{lane.entity.name}, partition {partition}: {error}; again in {pause:.0f} s")
+            context.log.warning(f"{entity_context.entity.name}, partition {partition}: {error}; again in {pause:.0f} s")
             stop.wait(pause)
             pause *= 2
-    return _metadata(backfill(lane, partition, stop=stop), time.monotonic() - began)
+    return _metadata(backfill(entity_context, partition, stop=stop), time.monotonic() - began)
 
 
 def _metadata(filled: Filled, seconds: float) -> dict[str, int | float]:

@@ -12,8 +12,8 @@ from assets.history import POOL, fill_partitions, not_filled
 from assets.resources import Engine
 from sync_pipeline.batch.order import Outcome
 from sync_pipeline.entity import Entity
+from sync_pipeline.entity_context import EntityContext
 from sync_pipeline.entity_files import pick
-from sync_pipeline.lane import Lane
 from sync_pipeline.rebuild.rebuild import Rebuilt, abandon, clear, rebuild_index, rebuild_table
 from sync_pipeline.rebuild.report import Report
 from sync_pipeline.reconcile.reconcile import reconcile
@@ -76,7 +76,7 @@ def _backfill(entities: dict[str, Entity]) -> dg.JobDefinition:
         failures = {}
         with engine.stores(context.run.run_id) as stores:
             for entity in chosen:
-                found = fill_partitions(context, Lane.open(entity, stores), parts[entity.name])
+                found = fill_partitions(context, EntityContext.open(entity, stores), parts[entity.name])
                 failures.update({f"{entity.name} {part}": error for part, error in found.items()})
         if failures:
             raise not_filled(failures)
@@ -113,7 +113,7 @@ def _sweep(entities: dict[str, Entity]) -> dg.JobDefinition:
         """What differs is owed in `due`, and applied by the run that follows."""
         with engine.stores(context.run.run_id) as stores:
             rows = [
-                {"entity": entity.name, **asdict(sweep(Lane.open(entity, stores)))}
+                {"entity": entity.name, **asdict(sweep(EntityContext.open(entity, stores)))}
                 for entity in pick(entities, config.entities)
             ]
         _show(context, rows)
@@ -136,11 +136,16 @@ def _repair(entities: dict[str, Entity]) -> dg.JobDefinition:
         if config.keys and len(config.entities) != 1:
             raise dg.Failure("keys go with one entity: name it", allow_retries=False)
         with engine.stores(context.run.run_id) as stores:
-            lanes = [Lane.open(entity, stores) for entity in pick(entities, config.entities)]
+            entity_contexts = [EntityContext.open(entity, stores) for entity in pick(entities, config.entities)]
             if config.dry_run:
-                _show(context, [row for lane in lanes for row in _steps(lane, config.keys)])
+                _show(
+                    context, [row for entity_context in entity_contexts for row in _steps(entity_context, config.keys)]
+                )
                 return
-            rows = [{"entity": lane.entity.name, **_mended(lane, config.keys)} for lane in lanes]
+            rows = [
+                {"entity": entity_context.entity.name, **_mended(entity_context, config.keys)}
+                for entity_context in entity_contexts
+            ]
         _show(context, rows)
         if unknown := [str(row["entity"]) for row in rows if row["unknown"]]:
             raise dg.Failure(f"{', '.join(unknown)}: something could not be looked at; the job reconcile says what.")
@@ -152,29 +157,30 @@ def _repair(entities: dict[str, Entity]) -> dg.JobDefinition:
     return repairing
 
 
-def _mended(lane: Lane, keys: list[str]) -> dict[str, int]:
-    steps, unknown = _planned(lane, keys)
-    check_visibility(lane.entity, lane.stores)
-    outcomes = carry_out(lane, steps)
+def _mended(entity_context: EntityContext, keys: list[str]) -> dict[str, int]:
+    steps, unknown = _planned(entity_context, keys)
+    check_visibility(entity_context.entity, entity_context.stores)
+    outcomes = carry_out(entity_context, steps)
     return {"found": len(steps), "unknown": unknown} | {name: _sum(outcomes, name) for name in _MENDED}
 
 
-def _steps(lane: Lane, keys: list[str]) -> list[dict[str, str]]:
+def _steps(entity_context: EntityContext, keys: list[str]) -> list[dict[str, str]]:
     """What would be done, capped."""
-    report = as_report(_planned(lane, keys)[0])
+    report = as_report(_planned(entity_context, keys)[0])
     counts = [{"key": f"{each['count']} in all", **each, "reason": ""} for each in report["counts"]]
     named = ("place", "key", "action", "reason")
     return [
-        {"entity": lane.entity.name, **{name: str(row[name]) for name in named}} for row in [*counts, *report["steps"]]
+        {"entity": entity_context.entity.name, **{name: str(row[name]) for name in named}}
+        for row in [*counts, *report["steps"]]
     ]
 
 
-def _planned(lane: Lane, keys: list[str]) -> tuple[list[Step], int]:
+def _planned(entity_context: EntityContext, keys: list[str]) -> tuple[list[Step], int]:
     """What is to be done, and how much could not be looked at."""
     if keys:
-        return plan_keys(lane, lane.origin.key.parse(keys)), 0
-    findings = reconcile(lane).findings
-    return plan(lane, findings), sum(finding.kind == "unknown" for finding in findings)
+        return plan_keys(entity_context, entity_context.origin.key.parse(keys)), 0
+    findings = reconcile(entity_context).findings
+    return plan(entity_context, findings), sum(finding.kind == "unknown" for finding in findings)
 
 
 def _sum(outcomes: list[Outcome], name: str) -> int:
@@ -211,8 +217,8 @@ def _rebuild(entities: dict[str, Entity]) -> dg.JobDefinition:
 
 def _rebuilt(entity: Entity, stores: Stores, config: Rebuilds, report: Report) -> Rebuilt:
     if config.tables:
-        return rebuild_table(Lane.open(entity, stores, beside=True), report)
-    return rebuild_index(Lane.open(entity, stores), report)
+        return rebuild_table(EntityContext.open(entity, stores, beside=True), report)
+    return rebuild_index(EntityContext.open(entity, stores), report)
 
 
 def _telling(context: dg.OpExecutionContext, entity: Entity) -> Report:

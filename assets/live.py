@@ -19,10 +19,10 @@ from assets.resources import Engine
 from sync_pipeline.batch.order import Outcome
 from sync_pipeline.beside import beside
 from sync_pipeline.entity import Entity
+from sync_pipeline.entity_context import open_contexts
 from sync_pipeline.errors import UnreachableError
 from sync_pipeline.follower import Follower
 from sync_pipeline.heartbeat import read_workers
-from sync_pipeline.lane import open_lanes
 from sync_pipeline.live import caught_up, mark
 from sync_pipeline.stores import Stores
 
@@ -158,13 +158,13 @@ class Watch:
 
         One that is stopped is left only once all others are through: it is tried again, and may go on by then.
         """
-        lanes, self.left = open_lanes(self.stores, self.follower.entities)
-        since = mark(lanes) if lanes else None
-        while lanes:
+        contexts, self.left = open_contexts(self.stores, self.follower.entities)
+        since = mark(contexts) if contexts else None
+        while contexts:
             self._look()
             with self._patience():
-                lanes = [lane for lane in lanes if not caught_up(lane, since)]
-            stopped, behind = dict(self.follower.failures), {lane.entity.name for lane in lanes}
+                contexts = [context for context in contexts if not caught_up(context, since)]
+            stopped, behind = dict(self.follower.failures), {context.entity.name for context in contexts}
             if behind <= stopped.keys():
                 self.left |= {name: stopped[name] for name in behind}
                 return

@@ -8,8 +8,8 @@ import dagster as dg
 
 from checks.opening import OpensStores
 from sync_pipeline.entity import Entity
+from sync_pipeline.entity_context import EntityContext
 from sync_pipeline.errors import SyncError
-from sync_pipeline.lane import Lane
 from sync_pipeline.reconcile.parts import Part, parts
 from sync_pipeline.reconcile.reconcile import reconcile
 from sync_pipeline.reconcile.verdict import KINDS, KNOWN, Finding, Verdict
@@ -44,9 +44,9 @@ def reconciliation_check(entity: Entity, keys: Mapping[str, dg.AssetKey]) -> dg.
     def compare(context: dg.AssetCheckExecutionContext) -> Iterator[dg.AssetCheckResult]:
         engine = cast(OpensStores, context.resources.engine)
         with engine.stores(context.run.run_id) as stores:
-            lane = Lane.open(entity, stores)
-            verdict = reconcile(lane)
-            lie = _lie(lane, verdict)
+            entity_context = EntityContext.open(entity, stores)
+            verdict = reconcile(entity_context)
+            lie = _lie(entity_context, verdict)
             tolerated = stores.settings.drift_warning_rows
         for sink, key in keys.items():
             result = _result(key, sink, verdict, tolerated)
@@ -86,10 +86,10 @@ def _samples(found: list[Finding]) -> dict[str, dg.TableMetadataValue]:
     return {"samples": dg.MetadataValue.table(records)}
 
 
-def _lie(lane: Lane, verdict: Verdict) -> list[Part]:
+def _lie(context: EntityContext, verdict: Verdict) -> list[Part]:
     """Where mismatches lie; nothing when that could not be looked at, for the verdict must be told all the same."""
     try:
-        return parts(lane, verdict.findings)
+        return parts(context, verdict.findings)
     except SyncError:
         return []
 

@@ -15,9 +15,9 @@ from psycopg2.extras import execute_values
 
 from sync_pipeline.batch.order import Order, Outcome
 from sync_pipeline.capture import open_cursor
+from sync_pipeline.entity_context import EntityContext
 from sync_pipeline.errors import DeclarationError, StoppedError
 from sync_pipeline.faults import guarded
-from sync_pipeline.lane import Lane
 from sync_pipeline.ledger.backfills import missing_partitions, open_newest
 from sync_pipeline.partitions import KeyRanges, Monthly
 from sync_pipeline.pipeline import sync_page
@@ -57,20 +57,22 @@ class Filled:
     file_bytes: int
 
 
-def backfill_all(lane: Lane, partitions: Iterable[str], report: Report = lambda _: None) -> Iterator[Filled]:
+def backfill_all(
+    context: EntityContext, partitions: Iterable[str], report: Report = lambda _: None
+) -> Iterator[Filled]:
     """Fill partitions side by side, as many at a time as the setting says; gives them in the order asked for.
 
     While one waits for a server another one works. The first that fails ends the others after the chunk they are
     at; each goes on there the next time. `report` is called by all of them at once. Raises as `backfill` does.
     """
     partitions = list(dict.fromkeys(partitions))
-    begin_history(lane, partitions)  # once, because each partition would otherwise try to begin the source
+    begin_history(context, partitions)  # once, because each partition would otherwise try to begin the source
     stop = threading.Event()
     failures: list[BaseException] = []
 
     def fill(partition: str) -> Filled:
         try:
-            return backfill(lane, partition, report, stop)
+            return backfill(context, partition, report, stop)
         except StoppedError:
             raise
         except BaseException as error:
@@ -78,7 +80,7 @@ def backfill_all(lane: Lane, partitions: Iterable[str], report: Report = lambda 
             stop.set()
             raise
 
-    with ThreadPoolExecutor(lane.stores.settings.backfill_workers, "backfill") as pool:
+    with ThreadPoolExecutor(context.stores.settings.backfill_workers, "backfill") as pool:
         try:
             yield from pool.map(fill, partitions)
         except StoppedError as stopped:
@@ -87,50 +89,52 @@ def backfill_all(lane: Lane, partitions: Iterable[str], report: Report = lambda 
             stop.set()  # an interrupted caller waits for one chunk of each, not for all that is left
 
 
-def begin_history(lane: Lane, partitions: Sequence[str]) -> None:
+def begin_history(context: EntityContext, partitions: Sequence[str]) -> None:
     """Freeze which of the partitions that are about to be filled has no upper bound; before any of them is."""
-    open_cursor(lane)
-    with lane.stores.target() as cursor:
-        open_newest(cursor, lane.entity.name, lane.ledger.basis, lane.entity.partitions, partitions)
+    open_cursor(context)
+    with context.stores.target() as cursor:
+        open_newest(cursor, context.entity.name, context.ledger.basis, context.entity.partitions, partitions)
 
 
 def backfill(
-    lane: Lane, partition: str, report: Report = lambda _: None, stop: threading.Event | None = None
+    context: EntityContext, partition: str, report: Report = lambda _: None, stop: threading.Event | None = None
 ) -> Filled:
     """Fill one partition. Overlaps freely with the live delta and with other partitions.
 
     Raises DeclarationError for a partition that is not declared, UnreachableError, StoppedError once `stop` is set.
     """
-    names = lane.entity.partitions.names()
+    names = context.entity.partitions.names()
     if partition not in names:
-        raise DeclarationError(f"entity {lane.entity.name} has no partition {partition!r}")
+        raise DeclarationError(f"entity {context.entity.name} has no partition {partition!r}")
     if partition == names[-1]:
-        begin_history(lane, [partition])
-    open_cursor(lane)
-    begun = _begin(lane, partition)
+        begin_history(context, [partition])
+    open_cursor(context)
+    begun = _begin(context, partition)
     within = "true"
-    if isinstance(kind := lane.entity.partitions, Monthly):
-        within = lane.origin.within_month(kind, partition, open_ended=begun.open_ended)
+    if isinstance(kind := context.entity.partitions, Monthly):
+        within = context.origin.within_month(kind, partition, open_ended=begun.open_ended)
     files = file_bytes = 0
     while True:
         position = begun.position or begun.low
         if stop is not None and stop.is_set():
-            raise StoppedError(f"entity {lane.entity.name}, partition {partition}: stopped after {position}")
-        order = Order(commit=partial(_progress, lane, partition, begun), cause=f"backfill {partition}")
+            raise StoppedError(f"entity {context.entity.name}, partition {partition}: stopped after {position}")
+        order = Order(commit=partial(_progress, context, partition, begun), cause=f"backfill {partition}")
         try:
-            outcome = sync_page(lane, position, begun.high, within, order)
+            outcome = sync_page(context, position, begun.high, within, order)
         except PartitionTakenError:
-            log.info("another process fills the partition", extra={"entity": lane.entity.name, "partition": partition})
-            begun = _await_other(lane, partition, begun, stop)
+            log.info(
+                "another process fills the partition", extra={"entity": context.entity.name, "partition": partition}
+            )
+            begun = _await_other(context, partition, begun, stop)
             if begun.done:
-                return Filled(partition, *_totals(lane, partition), files, file_bytes)
+                return Filled(partition, *_totals(context, partition), files, file_bytes)
             continue
         files, file_bytes = files + outcome.files, file_bytes + outcome.file_bytes
         report(outcome)
         # the allocator keeps what a chunk took, for each thread: it would add up
         pa.default_memory_pool().release_unused()
         if outcome.position is None:
-            return Filled(partition, *_totals(lane, partition), files, file_bytes)
+            return Filled(partition, *_totals(context, partition), files, file_bytes)
         begun = replace(begun, position=outcome.position)
 
 
@@ -149,15 +153,15 @@ class PartitionTakenError(StoppedError):
     """Another process has filled a chunk of the same partition meanwhile. Wait for it."""
 
 
-def _await_other(lane: Lane, partition: str, begun: _Begun, stop: threading.Event | None) -> _Begun:
+def _await_other(context: EntityContext, partition: str, begun: _Begun, stop: threading.Event | None) -> _Begun:
     """The partition once another process has filled it, or where that one rests for too long."""
     stop = stop or threading.Event()
     since = time.monotonic()
     while True:
-        with lane.stores.target() as cursor:
+        with context.stores.target() as cursor:
             cursor.execute(
                 "SELECT position, done FROM sync.backfill WHERE (entity, partition) = (%s, %s)",
-                (lane.entity.name, partition),
+                (context.entity.name, partition),
             )
             position, done = cursor.fetchone() or (None, False)
         if done or (position == begun.position and time.monotonic() - since > OTHER_SECONDS) or stop.is_set():
@@ -167,12 +171,12 @@ def _await_other(lane: Lane, partition: str, begun: _Begun, stop: threading.Even
         stop.wait(_LOOK_SECONDS)
 
 
-def _begin(lane: Lane, partition: str) -> _Begun:
+def _begin(context: EntityContext, partition: str) -> _Begun:
     """A partition where it was cut off, or from its start."""
-    name, basis = lane.entity.name, lane.ledger.basis
-    if isinstance(lane.entity.partitions, KeyRanges):
-        _freeze(lane, lane.entity.partitions)
-    with lane.stores.target() as cursor:
+    name, basis = context.entity.name, context.ledger.basis
+    if isinstance(context.entity.partitions, KeyRanges):
+        _freeze(context, context.entity.partitions)
+    with context.stores.target() as cursor:
         cursor.execute(
             "INSERT INTO sync.backfill AS b (entity, partition, basis) VALUES (%s, %s, %s)"
             " ON CONFLICT (entity, partition) DO UPDATE SET basis = excluded.basis, done = false, finished_at = NULL,"
@@ -187,20 +191,20 @@ def _begin(lane: Lane, partition: str) -> _Begun:
         return _Begun(*cursor.fetchone())
 
 
-def _freeze(lane: Lane, ranges: KeyRanges) -> None:
+def _freeze(context: EntityContext, ranges: KeyRanges) -> None:
     """Cut the key ranges once; they never move afterwards, unless the entity comes to declare another number."""
-    with lane.stores.target() as cursor:
-        cursor.execute("SELECT pg_advisory_xact_lock(hashtext(%s))", (f"sync.freeze {lane.entity.name}",))
+    with context.stores.target() as cursor:
+        cursor.execute("SELECT pg_advisory_xact_lock(hashtext(%s))", (f"sync.freeze {context.entity.name}",))
         cursor.execute(
             "SELECT partition FROM sync.backfill WHERE entity = %s AND coalesce(low, high) IS NOT NULL",
-            (lane.entity.name,),
+            (context.entity.name,),
         )
         frozen = {name for (name,) in cursor.fetchall()}
         if frozen == {*ranges.names()}:
             return
         if frozen:  # fewer would leave out the last ones, more would each stand for everything
-            cursor.execute("DELETE FROM sync.backfill WHERE entity = %s", (lane.entity.name,))
-        keys = lane.origin.cuts(ranges.count)
+            cursor.execute("DELETE FROM sync.backfill WHERE entity = %s", (context.entity.name,))
+        keys = context.origin.cuts(ranges.count)
         if not keys:
             return  # nothing to cut yet: each range stands for everything until there is
         cuts: list[list[str] | None] = [None, *keys]
@@ -211,14 +215,14 @@ def _freeze(lane: Lane, ranges: KeyRanges) -> None:
             " ON CONFLICT (entity, partition) DO UPDATE SET low = excluded.low, high = excluded.high, position = NULL,"
             " done = false, finished_at = NULL",
             [
-                (lane.entity.name, name, lane.ledger.basis, edges[n], edges[n + 1])
+                (context.entity.name, name, context.ledger.basis, edges[n], edges[n + 1])
                 for n, name in enumerate(ranges.names())
             ],
             template="(%s, %s, %s, %s::text[], %s::text[])",
         )
 
 
-def _progress(lane: Lane, partition: str, begun: _Begun, cursor: Cursor, outcome: Outcome) -> None:
+def _progress(context: EntityContext, partition: str, begun: _Begun, cursor: Cursor, outcome: Outcome) -> None:
     """Raises PartitionTakenError where another process has moved it, StoppedError where it was begun anew otherwise.
 
     That is as another version, or between other edges. Who reads between no edges at all has read whatever lies between
@@ -226,9 +230,9 @@ def _progress(lane: Lane, partition: str, begun: _Begun, cursor: Cursor, outcome
     """
     done = outcome.position is None
     named = {
-        "entity": lane.entity.name,
+        "entity": context.entity.name,
         "partition": partition,
-        "basis": lane.ledger.basis,
+        "basis": context.ledger.basis,
         "low": begun.low,
         "high": begun.high,
         "before": begun.position,
@@ -243,25 +247,27 @@ def _progress(lane: Lane, partition: str, begun: _Begun, cursor: Cursor, outcome
     if not cursor.rowcount:
         cursor.execute(_IS_THERE, named)
         if cursor.rowcount:
-            raise PartitionTakenError(f"entity {lane.entity.name}, partition {partition}: another process fills it")
-        raise StoppedError(f"entity {lane.entity.name}, partition {partition}: another version of it was begun since")
+            raise PartitionTakenError(f"entity {context.entity.name}, partition {partition}: another process fills it")
+        raise StoppedError(
+            f"entity {context.entity.name}, partition {partition}: another version of it was begun since"
+        )
     if done:
         # one at a time: two that end together would each miss the other
-        cursor.execute("SELECT FROM sync.cursor WHERE entity = %s FOR UPDATE", (lane.entity.name,))
+        cursor.execute("SELECT FROM sync.cursor WHERE entity = %s FOR UPDATE", (context.entity.name,))
         # a sweep has left alone until now whatever the ledger does not know: none counts as whole yet
-        if not missing_partitions(cursor, lane.entity.name, lane.entity.partitions):
+        if not missing_partitions(cursor, context.entity.name, context.entity.partitions):
             cursor.execute(
                 "UPDATE sync.cursor SET filled_at = now(), swept_from = NULL, compared_from = NULL"
                 " WHERE entity = %s AND filled_at IS NULL",
-                (lane.entity.name,),
+                (context.entity.name,),
             )
 
 
-def _totals(lane: Lane, partition: str) -> tuple[int, int, int]:
-    with lane.stores.target() as cursor:
+def _totals(context: EntityContext, partition: str) -> tuple[int, int, int]:
+    with context.stores.target() as cursor:
         cursor.execute(
             "SELECT rows, written, parked FROM sync.backfill WHERE entity = %s AND partition = %s",
-            (lane.entity.name, partition),
+            (context.entity.name, partition),
         )
         rows, written, parked = cursor.fetchone()
     return int(rows), int(written), int(parked)

@@ -4,42 +4,42 @@ from __future__ import annotations
 
 import logging
 
+from sync_pipeline.entity_context import EntityContext
 from sync_pipeline.errors import GapError
-from sync_pipeline.lane import Lane
 from sync_pipeline.ledger.cursor import open_at, reopen_at, state_of
 from sync_pipeline.sources.source import Source, Standing, Subject
 
 log = logging.getLogger(__name__)
 
 
-def subject_of(lane: Lane) -> Subject:
+def subject_of(context: EntityContext) -> Subject:
     """Whose changes are caught."""
-    return Subject(lane.entity.name, lane.origin.root, lane.entity.tables, lane.stores)
+    return Subject(context.entity.name, context.origin.root, context.entity.tables, context.stores)
 
 
-def open_cursor(lane: Lane) -> None:
+def open_cursor(context: EntityContext) -> None:
     """Begin the source before the first snapshot of history, so that nothing falls between the two."""
-    if state_of(lane.stores, lane.entity.name) is None:
-        capture = lane.entity.capture
-        standing = _began(capture.open(subject_of(lane), None))
-        open_at(lane.stores, lane.entity.name, capture.name, standing)
+    if state_of(context.stores, context.entity.name) is None:
+        capture = context.entity.capture
+        standing = _began(capture.open(subject_of(context), None))
+        open_at(context.stores, context.entity.name, capture.name, standing)
 
 
-def resumed(lane: Lane) -> Source:
+def resumed(context: EntityContext) -> Source:
     """The source where it stood, for who holds the lease.
 
     Where that is no longer possible, or the entity has another source now, it begins anew, and a sweep is asked for:
     what was committed in between shows in the digests.
     """
-    capture, subject = lane.entity.capture, subject_of(lane)
-    stood = state_of(lane.stores, lane.entity.name)
+    capture, subject = context.entity.capture, subject_of(context)
+    stood = state_of(context.stores, context.entity.name)
     if stood and stood[0] == capture.name:
         try:
             return capture.open(subject, stood[1])
         except GapError as error:
-            log.error("gap", extra={"entity": lane.entity.name, "error": str(error)})
+            log.error("gap", extra={"entity": context.entity.name, "error": str(error)})
     standing = _began(capture.open(subject, None))
-    reopen_at(lane.stores, lane.entity.name, capture.name, standing, lane.stores.legacy_now())
+    reopen_at(context.stores, context.entity.name, capture.name, standing, context.stores.legacy_now())
     return capture.open(subject, standing.state)
 
 

@@ -18,10 +18,10 @@ import pyarrow as pa
 
 from sync_pipeline import due, parking
 from sync_pipeline.batch.order import Order, Outcome, Report
+from sync_pipeline.entity_context import EntityContext
 from sync_pipeline.errors import CompensationError, UnreachableError
 from sync_pipeline.faults import crash_point
 from sync_pipeline.keys import Key
-from sync_pipeline.lane import Lane
 from sync_pipeline.ledger import before
 from sync_pipeline.ledger.before import Image
 from sync_pipeline.ledger.ledger import KEEP, UNDO, WRITE
@@ -38,20 +38,20 @@ log = logging.getLogger(__name__)
 CAUSE = "due: compensation"
 
 
-def compensate(lane: Lane, record: due.Owed, report: Report) -> None:
+def compensate(context: EntityContext, record: due.Owed, report: Report) -> None:
     """Put the record's keys back. What fails stays due and is told; of several, those that do not fail go on."""
     try:
-        report(lane.entity.name, _Compensation(lane, record, _seen_by_readers(lane, record.keys)).run())
+        report(context.entity.name, _Compensation(context, record, _seen_by_readers(context, record.keys)).run())
     except UnreachableError as error:
-        with lane.stores.target() as cursor:
+        with context.stores.target() as cursor:
             due.postpone(cursor, [record.id], error)
     except (psycopg2.Error, CompensationError) as error:
-        _failed(lane, record, error)
+        _failed(context, record, error)
 
 
-def _failed(lane: Lane, record: due.Owed, error: Exception) -> None:
-    name = lane.entity.name
-    with lane.stores.target() as cursor:
+def _failed(context: EntityContext, record: due.Owed, error: Exception) -> None:
+    name = context.entity.name
+    with context.stores.target() as cursor:
         if len(record.keys) > 1:
             due.close(cursor, [record.id])
             for text in record.keys:
@@ -71,12 +71,12 @@ class _Seen:
     body: str  # JSON
 
 
-def _seen_by_readers(lane: Lane, texts: list[str]) -> dict[str, _Seen]:
+def _seen_by_readers(context: EntityContext, texts: list[str]) -> dict[str, _Seen]:
     """The documents behind the alias, in real time."""
-    if lane.entity.index is None:
+    if context.entity.index is None:
         return {}
-    with lane.stores.search_breaker:
-        found = look_up(lane.stores.search, lane.entity.index.alias, texts)
+    with context.stores.search_breaker:
+        found = look_up(context.stores.search, context.entity.index.alias, texts)
     return {doc["_id"]: _Seen(doc["_version"], orjson.dumps(doc["_source"]).decode()) for doc in found if doc["found"]}
 
 
@@ -84,7 +84,7 @@ def _seen_by_readers(lane: Lane, texts: list[str]) -> dict[str, _Seen]:
 class _Compensation:
     """One record of `due` on its way."""
 
-    lane: Lane
+    context: EntityContext
     record: due.Owed
     seen: dict[str, _Seen]
     former: dict[str, tuple[int, str | None]] = field(default_factory=dict)  # to be sent: version and document
@@ -94,8 +94,8 @@ class _Compensation:
     def run(self) -> Outcome:
         """Raises UnreachableError; CompensationError and what the database says where a row cannot be put back."""
         crash_point("compensation.before")
-        keys = self.lane.origin.key.parse(self.record.keys)
-        outcome = sync_keys(self.lane, keys, Order(acknowledge=True, undo=self._undo, cause=CAUSE))
+        keys = self.context.origin.key.parse(self.record.keys)
+        outcome = sync_keys(self.context, keys, Order(acknowledge=True, undo=self._undo, cause=CAUSE))
         crash_point("compensation.undone")
         if self.former:
             self._send_former()
@@ -103,8 +103,8 @@ class _Compensation:
 
     def _undo(self, kin: Kin, revision: int, plan: pa.Table, applied: pa.Table) -> pa.Table:
         """In the rows' transaction: put back what is still as it was refused."""
-        cursor, name = kin.cursor, self.lane.entity.name
-        standing = _standing(self.lane.origin.key, plan, applied)
+        cursor, name = kin.cursor, self.context.entity.name
+        standing = _standing(self.context.origin.key, plan, applied)
         kept = before.images(cursor, name, self.record.keys)
         refused = parking.among_refused(cursor, name, self.record.keys)
         self.former, self.over = {}, []
@@ -143,12 +143,12 @@ class _Compensation:
 
     def _put_back(self, kin: Kin, revision: int, chosen: list[Image], late: set[str]) -> None:
         """Rows, references, ledger and letters; `late` are keys of which older documents may be on their way."""
-        lane, cursor, name = self.lane, kin.cursor, self.lane.entity.name
-        key, texts = lane.origin.key, [image.key for image in chosen]
+        context, cursor, name = self.context, kin.cursor, self.context.entity.name
+        key, texts = context.origin.key, [image.key for image in chosen]
         before.put_back(cursor, name, kin.tables, key, chosen)
         if not kin.alone and (why := kin.broken(key.parse(texts))):
             raise CompensationError(why)
-        lane.ledger.undo(cursor, {image.key: image.held for image in chosen}, revision)
+        context.ledger.undo(cursor, {image.key: image.held for image in chosen}, revision)
         parking.undone(cursor, name, texts, revision)
         documents = {text: self.seen[text].body if text in self.seen else None for text in texts}
         sent = set(texts) if self.beside else late
@@ -158,19 +158,19 @@ class _Compensation:
 
     def _send_former(self) -> None:
         """Documents as readers have them, under the revision that has put their rows back."""
-        index, name = self.lane.entity.index, self.lane.entity.name
+        index, name = self.context.entity.index, self.context.entity.name
         assert index is not None
         ids = pa.array(self.former, pa.string())
         versions = pa.array([version for version, _ in self.former.values()], pa.int64())
         documents = pa.array([document for _, document in self.former.values()], pa.string())
-        with self.lane.stores.search_breaker:
-            self.lane.stores.aliases.check(self.lane.stores.search, index.alias, list(self.former))
+        with self.context.stores.search_breaker:
+            self.context.stores.aliases.check(self.context.stores.search, index.alias, list(self.former))
             for alias in (index.next_alias, index.alias) if self.beside else (index.alias,):
-                result = index.write(self.lane.stores.search, ids, versions, documents, alias)
+                result = index.write(self.context.stores.search, ids, versions, documents, alias)
                 if result.retriable:
                     raise UnreachableError("SYNC_SEARCH_URL: the cluster is busy")
         crash_point("compensation.sent")
-        with self.lane.stores.target() as cursor:
+        with self.context.stores.target() as cursor:
             before.forget(cursor, name, ids, versions)
             due.close(cursor, [self.record.id])
 

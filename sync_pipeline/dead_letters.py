@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from sync_pipeline.due import ASKED, DEAD_LETTERS, DISCARDED, next_at
-from sync_pipeline.lane import Lane
+from sync_pipeline.entity_context import EntityContext
 from sync_pipeline.ledger.log import TAKEN_FOR_APPLIED, tell
 from sync_pipeline.origin import DIGEST
 from sync_pipeline.parking import NOT_UNDONE
@@ -100,12 +100,12 @@ def letter(cursor: Cursor, entity: str, key: str) -> dict[str, Any] | None:
     return found[0] if found else None
 
 
-def known(lane: Lane, found: dict[str, Any]) -> dict[str, Any]:
+def known(context: EntityContext, found: dict[str, Any]) -> dict[str, Any]:
     """A letter with its `remedy`, the legacy `row` now (texts; None where it is gone) and whether it has `changed`.
 
     Raises UnreachableError, LegacySchemaError.
     """
-    rows = lane.origin.by_keys(lane.origin.key.parse([found["key"]]))
+    rows = context.origin.by_keys(context.origin.key.parse([found["key"]]))
     row = next(iter(rows.table.to_pylist()), None)
     digest = row.pop(DIGEST) if row else next((reject.digest for reject in rows.rejects), None)
     changed = None if found["digest"] is None else digest != found["digest"]
@@ -126,25 +126,25 @@ def remedy(found: Mapping[str, Any]) -> str:
     return AWAITED if found["error"] == "ParentMissing" else REMEDIES.get(found["step"], "mend the row in the monolith")
 
 
-def replay(lane: Lane, which: Which) -> list[str]:
+def replay(context: EntityContext, which: Which) -> list[str]:
     """Make them due at once, with all their retries before them; the keys. Discarded ones are letters again."""
-    with lane.stores.target() as cursor:
-        keys = _locked(lane, cursor, which)
-        _take_back(lane, cursor, keys)
+    with context.stores.target() as cursor:
+        keys = _locked(context, cursor, which)
+        _take_back(context, cursor, keys)
         cursor.execute(
             f"UPDATE sync.due SET not_before = now(), claimed_until = NULL, attempts = 0, priority = {ASKED}"
             " WHERE entity = %s AND reason = 'rejected' AND key = ANY(%s)",
-            (lane.entity.name, keys),
+            (context.entity.name, keys),
         )
-        tell(cursor, lane.entity.name, "replayed", [(key, None, None) for key in keys], 0)
+        tell(cursor, context.entity.name, "replayed", [(key, None, None) for key in keys], 0)
     return keys
 
 
-def _take_back(lane: Lane, cursor: Cursor, keys: Sequence[str]) -> None:
+def _take_back(context: EntityContext, cursor: Cursor, keys: Sequence[str]) -> None:
     """Those that were discarded are parked again, and the ledger takes their rows for applied no longer."""
-    values = {"entity": lane.entity.name, "keys": list(keys), "reason": DISCARDED}
+    values = {"entity": context.entity.name, "keys": list(keys), "reason": DISCARDED}
     mine = "entity = %(entity)s AND reason = %(reason)s AND key = ANY(%(keys)s)"
-    _set_digests(lane, cursor, keys, DISCARDED, "CASE WHEN l.held = 0 THEN NULL ELSE 0 END")
+    _set_digests(context, cursor, keys, DISCARDED, "CASE WHEN l.held = 0 THEN NULL ELSE 0 END")
     cursor.execute(
         f"DELETE FROM sync.due d WHERE {mine} AND EXISTS"
         " (SELECT FROM sync.due r WHERE (r.entity, r.key, r.reason) = (d.entity, d.key, 'rejected'))",
@@ -168,17 +168,17 @@ def to_be_tried(cursor: Cursor, entity: str, keys: Sequence[str]) -> int:
     return int(cursor.fetchone()[0])
 
 
-def discard(lane: Lane, which: Which, by: str, why: str) -> list[str]:
+def discard(context: EntityContext, which: Which, by: str, why: str) -> list[str]:
     """Set parked ones aside for good, until their legacy rows change; the keys.
 
     Left as they are: letters of which it is not known what row was refused. A replay makes that known.
     """
-    with lane.stores.target() as cursor:
-        _locked(lane, cursor, which)
+    with context.stores.target() as cursor:
+        _locked(context, cursor, which)
         steps = _refused_rows(cursor, which)
         refused = [key for key, step in steps.items() if step != "document"]  # the row of a document is applied
-        _set_digests(lane, cursor, refused, "rejected", "d.digest")
-        values = {"entity": lane.entity.name, "keys": list(steps), "by": by, "why": why, "reason": DISCARDED}
+        _set_digests(context, cursor, refused, "rejected", "d.digest")
+        values = {"entity": context.entity.name, "keys": list(steps), "by": by, "why": why, "reason": DISCARDED}
         cursor.execute(
             "DELETE FROM sync.due WHERE entity = %(entity)s AND reason = %(reason)s AND key = ANY(%(keys)s)", values
         )
@@ -188,7 +188,7 @@ def discard(lane: Lane, which: Which, by: str, why: str) -> list[str]:
             " WHERE entity = %(entity)s AND reason = 'rejected' AND key = ANY(%(keys)s)",
             values,
         )
-        tell(cursor, lane.entity.name, DISCARDED, [(key, step, f"{by}: {why}") for key, step in steps.items()], 0)
+        tell(cursor, context.entity.name, DISCARDED, [(key, step, f"{by}: {why}") for key, step in steps.items()], 0)
     return sorted(steps)
 
 
@@ -202,29 +202,30 @@ def _refused_rows(cursor: Cursor, which: Which) -> dict[str, str]:
     return dict(cursor.fetchall())
 
 
-def _locked(lane: Lane, cursor: Cursor, which: Which) -> list[str]:
+def _locked(context: EntityContext, cursor: Cursor, which: Which) -> list[str]:
     """The keys that are meant, still so once nobody else writes them: a batch locks the ledger first, too."""
     query = f"SELECT DISTINCT key FROM sync.due WHERE {which.where} ORDER BY key"
     cursor.execute(query, which.values)
-    keys, key = lane.origin.key.parse(text for (text,) in cursor.fetchall()), lane.origin.key
+    keys, key = context.origin.key.parse(text for (text,) in cursor.fetchall()), context.origin.key
     cursor.execute(
-        f"SELECT FROM {lane.ledger.table} l WHERE {key.is_in(cursor, 'l', keys)} ORDER BY {key.plain('l')} FOR UPDATE"
+        f"SELECT FROM {context.ledger.table} l WHERE {key.is_in(cursor, 'l', keys)}"
+        f" ORDER BY {key.plain('l')} FOR UPDATE"
     )
     cursor.execute(query, which.values)
     still = {text for (text,) in cursor.fetchall()}
     return [text for text in key.texts(keys).to_pylist() if text in still]
 
 
-def _set_digests(lane: Lane, cursor: Cursor, keys: Sequence[str], reason: str, digest: str) -> None:
+def _set_digests(context: EntityContext, cursor: Cursor, keys: Sequence[str], reason: str, digest: str) -> None:
     """What the ledger takes for applied of these letters' rows; those of documents are applied."""
-    key = lane.origin.key
+    key = context.origin.key
     if keys:
         cursor.execute(
-            f"WITH set AS (UPDATE {lane.ledger.table} l SET digest = {digest}, basis = {lane.ledger.basis}"
+            f"WITH set AS (UPDATE {context.ledger.table} l SET digest = {digest}, basis = {context.ledger.basis}"
             f" FROM sync.due d WHERE {key.is_in(cursor, 'l', key.parse(keys))} AND d.entity = %(entity)s"
             f" AND d.key = {key.text_expression('l')} AND d.reason = %(reason)s AND d.step <> 'document'"
             " RETURNING d.key, l.digest, l.basis)"
             " INSERT INTO sync.event (entity, key, kind, digest, basis) SELECT %(entity)s, key, %(kind)s, digest, basis"
             " FROM set",
-            {"entity": lane.entity.name, "reason": reason, "kind": TAKEN_FOR_APPLIED},
+            {"entity": context.entity.name, "reason": reason, "kind": TAKEN_FOR_APPLIED},
         )

@@ -10,9 +10,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from sync_pipeline import due, parking
+from sync_pipeline.entity_context import EntityContext
 from sync_pipeline.errors import IndexFaultError, UnreachableError
 from sync_pipeline.faults import crash_point, guarded
-from sync_pipeline.lane import Lane
 from sync_pipeline.ledger import before
 from sync_pipeline.ledger.ledger import raise_revision
 from sync_pipeline.ledger.rebuilds import under_way
@@ -40,10 +40,10 @@ class Operations:
     beside: bool = False  # an index is filled beside the alias, and wants them first
 
     @classmethod
-    def none(cls, lane: Lane) -> Operations:
+    def none(cls, context: EntityContext) -> Operations:
         """Nothing to send."""
         empty = pa.array([], pa.string())
-        return cls(lane.origin.key.schema.empty_table(), empty, pa.array([], pa.int64()), pa.table({}), empty)
+        return cls(context.origin.key.schema.empty_table(), empty, pa.array([], pa.int64()), pa.table({}), empty)
 
     @classmethod
     def together(cls, batches: list[Operations]) -> Iterator[Operations]:
@@ -98,7 +98,7 @@ class Operations:
 
 
 def send(
-    lane: Lane,
+    context: EntityContext,
     operations: Operations,
     coming: Callable[[], set[str]] = set,
     shown: Operations | None = None,
@@ -108,7 +108,7 @@ def send(
     `coming` tells whose later documents the caller is to send after these. `shown` are those that readers lack; the
     others go only to the index that is filled beside the alias.
     """
-    index, total = lane.entity.index, len(operations.ids)
+    index, total = context.entity.index, len(operations.ids)
     if index is None or not total:
         return 0, 0
     made = make(operations, index)
@@ -116,13 +116,13 @@ def send(
     shown = operations if shown is None else shown
     crash_point("documents.before")
     try:
-        brake = lane.stores.settings.fault_rows, lane.stores.settings.fault_fraction
+        brake = context.stores.settings.fault_rows, context.stores.settings.fault_fraction
         shown_made.check(index.alias, brake)
-        with lane.stores.search_breaker:
-            if index.alias not in lane.stores.ensured:
-                lane.ensure_index()
-            search = lane.stores.search.options(opaque_id=operations.opaque_id(lane.entity.name))
-            _check_alias(lane, index, shown)
+        with context.stores.search_breaker:
+            if index.alias not in context.stores.ensured:
+                context.ensure_index()
+            search = context.stores.search.options(opaque_id=operations.opaque_id(context.entity.name))
+            _check_alias(context, index, shown)
             # first, so that whoever reads the alias never sees what its next index does not have yet
             missed = _write_beside(search, index, operations, made) if operations.beside else []
             result = index.write(
@@ -130,30 +130,30 @@ def send(
                 shown.ids,
                 shown.versions,
                 shown_made.documents,
-                refusing=index.alias in lane.stores.refusing,
+                refusing=index.alias in context.stores.refusing,
                 unmade=shown_made.faults,
                 brake=brake,
             )
-        _note_answer(lane, index, result)
+        _note_answer(context, index, result)
         crash_point("documents.after")
-        foreign = _foreign(lane, index, shown, result.conflicts)
+        foreign = _foreign(context, index, shown, result.conflicts)
     except UnreachableError as error:
-        with lane.stores.target() as cursor:
+        with context.stores.target() as cursor:
             due.postpone(cursor, operations.owed, UnreachableError(str(error)))
             if isinstance(error, IndexFaultError):
-                due.owe(cursor, lane.entity.name, "documents", error.suspects, 0)
+                due.owe(cursor, context.entity.name, "documents", error.suspects, 0)
         return 0, total
     crash_point("close.before")
-    with lane.stores.target() as cursor:
+    with context.stores.target() as cursor:
         # lost with the server, it is done again: rows need not wait for this one's turn at the disk
         cursor.defer("SET LOCAL synchronous_commit = off")
-        refused = _refused(lane, cursor, shown, result)  # locks first, as a batch does
+        refused = _refused(context, cursor, shown, result)  # locks first, as a batch does
         age = due.age_of(cursor, operations.owed) if missed or result.retriable else None
-        _close(lane, cursor, operations, coming)
-        if missed and under_way(cursor, lane.entity.name):
-            _again(lane, cursor, missed, age, [])
-        _again(lane, cursor, [shown.ids[n].as_py() for n in result.retriable], age, result.faults)
-        _settle(lane, cursor, shown, result, refused, foreign)
+        _close(context, cursor, operations, coming)
+        if missed and under_way(cursor, context.entity.name):
+            _again(context, cursor, missed, age, [])
+        _again(context, cursor, [shown.ids[n].as_py() for n in result.retriable], age, result.faults)
+        _settle(context, cursor, shown, result, refused, foreign)
     crash_point("close.after")
     return total - len(result.retriable) - len(result.rejected), max(len(result.retriable), len(missed))
 
@@ -191,23 +191,23 @@ def make(operations: Operations, index: SearchIndex) -> Made:
     return Made(documents, first.faults | {half + n: fault for n, fault in second.faults.items()})
 
 
-def _check_alias(lane: Lane, index: SearchIndex, operations: Operations) -> None:
+def _check_alias(context: EntityContext, index: SearchIndex, operations: Operations) -> None:
     from elasticsearch import ApiError
 
     with reaching():
         try:
-            lane.stores.aliases.check(lane.stores.search, index.alias, operations.ids.to_pylist())
+            context.stores.aliases.check(context.stores.search, index.alias, operations.ids.to_pylist())
         except ApiError as error:
             raise UnreachableError(f"SYNC_SEARCH_URL: alias {index.alias} cannot be looked at: {error}") from error
 
 
-def _note_answer(lane: Lane, index: SearchIndex, result: BulkResult) -> None:
+def _note_answer(context: EntityContext, index: SearchIndex, result: BulkResult) -> None:
     """After an answer that was not clean, the next bulk's is read item by item, and the alias is looked at."""
     if result.is_clean:
-        lane.stores.refusing.discard(index.alias)
+        context.stores.refusing.discard(index.alias)
     else:
-        lane.stores.refusing.add(index.alias)
-        lane.stores.aliases.recheck(index.alias)
+        context.stores.refusing.add(index.alias)
+        context.stores.aliases.recheck(index.alias)
 
 
 def _runs(batches: list[Operations]) -> Iterator[list[Operations]]:
@@ -241,72 +241,76 @@ def _write_beside(search: Elasticsearch, index: SearchIndex, operations: Operati
     return [operations.ids[n].as_py() for n in result.retriable]
 
 
-def _refused(lane: Lane, cursor: Cursor, operations: Operations, result: BulkResult) -> list[Reject]:
+def _refused(context: EntityContext, cursor: Cursor, operations: Operations, result: BulkResult) -> list[Reject]:
     """What the index does not take as it is still. Nothing of a row that was written, or put back, since."""
     if not result.rejected:
         return []
     those = operations.take([*result.rejected])
-    lane.ledger.hold(cursor, those.keys)
-    later = lane.origin.key.texts(lane.ledger.later_than(cursor, those.keys, those.versions)).to_pylist()
+    context.ledger.hold(cursor, those.keys)
+    later = context.origin.key.texts(context.ledger.later_than(cursor, those.keys, those.versions)).to_pylist()
     rejects = [Reject(operations.ids[n].as_py(), "document", *why) for n, why in result.rejected.items()]
     return [reject for reject in rejects if reject.key not in later]
 
 
-def _close(lane: Lane, cursor: Cursor, operations: Operations, coming: Callable[[], set[str]]) -> None:
-    name = lane.entity.name
+def _close(context: EntityContext, cursor: Cursor, operations: Operations, coming: Callable[[], set[str]]) -> None:
+    name = context.entity.name
     if operations.beside:
         due.close(cursor, operations.owed)
     else:  # it may have been on the way when a rebuild began
         due.close_shown(cursor, operations.owed)
     # a delete's tombstone may be gone by the time a late bulk arrives: what was overtaken is owed again
-    later = lane.origin.key.texts(lane.ledger.later_than(cursor, operations.keys, operations.versions)).to_pylist()
+    later = context.origin.key.texts(
+        context.ledger.later_than(cursor, operations.keys, operations.versions)
+    ).to_pylist()
     later = later if guarded(24) else []
     due.owe(cursor, name, "documents", sorted(set(later) - coming()) if later else [], 0)
 
 
 def _settle(
-    lane: Lane,
+    context: EntityContext,
     cursor: Cursor,
     operations: Operations,
     result: BulkResult,
     rejects: list[Reject],
     foreign: list[str],
 ) -> None:
-    name = lane.entity.name
+    name = context.entity.name
     if len(operations.ids):
         operations.note(cursor, name, len(result.retriable) + len(result.rejected))
     due.owe(cursor, name, "overtaken", foreign, 0)
-    parking.park(cursor, name, rejects, 0, lane.stores.settings.retry_limit)
-    if lane.entity.compensates:
+    parking.park(cursor, name, rejects, 0, context.stores.settings.retry_limit)
+    if context.entity.compensates:
         due.owe(cursor, name, "compensation", [reject.key for reject in rejects], 0)
         refused = {*result.conflicts, *result.retriable, *result.rejected}
         taken = pa.array([n for n in range(len(operations.ids)) if n not in refused], pa.int64())
         before.forget(cursor, name, operations.ids.take(taken), operations.versions.take(taken))
 
 
-def _again(lane: Lane, cursor: Cursor, texts: list[str], age: due.Age | None, faults: Sequence[str]) -> None:
+def _again(
+    context: EntityContext, cursor: Cursor, texts: list[str], age: due.Age | None, faults: Sequence[str]
+) -> None:
     """Owe documents that could not be taken now, and note why."""
     if texts:
-        owed = due.owe(cursor, lane.entity.name, "documents", texts, 0)
+        owed = due.owe(cursor, context.entity.name, "documents", texts, 0)
         due.as_old(cursor, owed, age)
-        index = lane.entity.index
+        index = context.entity.index
         why = f"{index.alias if index else ''}: {'; '.join(faults)}" if faults else "the cluster is busy"
         due.postpone(cursor, owed, UnreachableError(why))
 
 
-def _foreign(lane: Lane, index: SearchIndex, operations: Operations, conflicts: list[int]) -> list[str]:
+def _foreign(context: EntityContext, index: SearchIndex, operations: Operations, conflicts: list[int]) -> list[str]:
     """Documents that somebody else has written above the ledger's version, or deleted. Our sequence is raised."""
     if not conflicts:
         return []
     refused = operations.take(conflicts)
-    with lane.stores.target() as cursor:
-        prior = lane.ledger.prior(cursor, refused.keys)
-    texts = lane.origin.key.texts(prior).to_pylist()
+    with context.stores.target() as cursor:
+        prior = context.ledger.prior(cursor, refused.keys)
+    texts = context.origin.key.texts(prior).to_pylist()
     written = dict(zip(texts, prior.column("written").to_pylist(), strict=True))
-    found = look_up(lane.stores.search, index.alias, list(written), source=False)
+    found = look_up(context.stores.search, index.alias, list(written), source=False)
     above = {doc["_id"]: doc["_version"] for doc in found if doc.get("_version", 0) > written[doc["_id"]]}
     if above:
-        raise_revision(lane.stores, max(above.values()))
+        raise_revision(context.stores, max(above.values()))
     sent = zip(refused.ids.to_pylist(), refused.versions.to_pylist(), refused.indexed.to_pylist(), strict=True)
     ours = {text for text, version, indexed in sent if indexed and written.get(text) == version}
     gone = {doc["_id"] for doc in found if not doc.get("found")}

@@ -14,9 +14,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from sync_pipeline import due
+from sync_pipeline.entity_context import EntityContext
 from sync_pipeline.errors import StoppedError
 from sync_pipeline.fence import Fence, Held, Holder, horizon_of, put_fence, written_since
-from sync_pipeline.lane import Lane
 from sync_pipeline.ledger.bases import count_former
 from sync_pipeline.live import caught_up, mark
 from sync_pipeline.sql import named
@@ -53,7 +53,9 @@ class Drained:
         return "parked" if self.parked else "drained"
 
 
-def drain(lanes: list[Lane], seconds: float, halt: threading.Event, failures: Collection[str] = ()) -> Drained:
+def drain(
+    contexts: list[EntityContext], seconds: float, halt: threading.Event, failures: Collection[str] = ()
+) -> Drained:
     """Wait until everything committed before now, or by whoever has a transaction open now, is in all sinks.
 
     Somebody must follow meanwhile; what `failures` comes to name is not waited for once all others are through. Gives
@@ -62,8 +64,8 @@ def drain(lanes: list[Lane], seconds: float, halt: threading.Event, failures: Co
     """
     limit = time.monotonic() + seconds
     # of no entity in particular; tables are counted as the entities read them
-    stores = lanes[0].stores.of_entity("", filtered=any(lane.entity.is_filtered for lane in lanes))
-    _refuse(lanes)
+    stores = contexts[0].stores.of_entity("", filtered=any(context.entity.is_filtered for context in contexts))
+    _refuse(contexts)
 
     def come(is_so: Callable[[], bool]) -> bool:
         """Wait for it; False when it does not come in time."""
@@ -78,27 +80,27 @@ def drain(lanes: list[Lane], seconds: float, halt: threading.Event, failures: Co
     gone = come(held.have_ended)
     drained.still_open = held.open
     if gone:
-        horizon = horizon_of(stores, (table.name for lane in lanes for table in lane.entity.tables))
-        since = mark(lanes)
-        come(lambda: _behind(lanes, since) <= {*failures})
-        if not _behind(lanes, since):
+        horizon = horizon_of(stores, (table.name for context in contexts for table in context.entity.tables))
+        since = mark(contexts)
+        come(lambda: _behind(contexts, since) <= {*failures})
+        if not _behind(contexts, since):
             drained.through, drained.written_since = since, written_since(stores, horizon)
-    drained.entities = {lane.entity.name: status_of(stores, lane.entity) for lane in lanes}
+    drained.entities = {context.entity.name: status_of(stores, context.entity) for context in contexts}
     drained.parked = _parked(stores, drained.entities)
     return drained
 
 
-def _behind(lanes: list[Lane], since: dt.datetime) -> set[str]:
+def _behind(contexts: list[EntityContext], since: dt.datetime) -> set[str]:
     """Entities that have not caught up."""
-    return {lane.entity.name for lane in lanes if not caught_up(lane, since)}
+    return {context.entity.name for context in contexts if not caught_up(context, since)}
 
 
-def _refuse(lanes: Iterable[Lane]) -> None:
+def _refuse(contexts: Iterable[EntityContext]) -> None:
     """A sweep finds nothing of what was never filled, nor in rows of an older version. Raises StoppedError."""
     reasons = []
-    for lane in lanes:
-        name, ledger = lane.entity.name, lane.ledger
-        with lane.stores.target() as cursor:
+    for context in contexts:
+        name, ledger = context.entity.name, context.ledger
+        with context.stores.target() as cursor:
             cursor.execute(
                 "SELECT filled_at IS NOT NULL, (SELECT count(*) FROM"
                 f" {ledger.table} WHERE digest IS NOT NULL AND basis <> %s) FROM sync.cursor WHERE entity = %s",

@@ -24,10 +24,10 @@ from sync_pipeline.batch.order import Outcome, Report
 from sync_pipeline.beside import beside
 from sync_pipeline.capture import open_cursor, resumed
 from sync_pipeline.entity import Entity
+from sync_pipeline.entity_context import EntityContext
 from sync_pipeline.errors import BrakeError, LeaseLostError, SyncError, UnreachableError
 from sync_pipeline.garbage import keep_collecting
 from sync_pipeline.heartbeat import BEAT_SECONDS, beat, free_leases_of_the_gone, leave, quietly
-from sync_pipeline.lane import Lane
 from sync_pipeline.ledger.cursor import Lease
 from sync_pipeline.ledger.ledger import migrate
 from sync_pipeline.live import poll, work
@@ -107,9 +107,9 @@ class Follower:
                 return
             self._moved[entity.name] = time.monotonic()
             try:
-                lane = Lane.open(entity, self.stores)
+                context = EntityContext.open(entity, self.stores)
                 self.failures.pop(entity.name, None)
-                self._side_by_side(lane, halt)
+                self._side_by_side(context, halt)
             except UnreachableError as error:
                 log.warning("store unreachable", extra={"entity": entity.name, "error": str(error)})
             except Exception as error:
@@ -122,19 +122,19 @@ class Follower:
                 self._moved.pop(entity.name, None)  # whatever is stopped, or has ended, does not hang
             self._stop.wait(0 if halt.is_set() else _RETRY_SECONDS)
 
-    def _side_by_side(self, lane: Lane, halt: threading.Event) -> None:
+    def _side_by_side(self, context: EntityContext, halt: threading.Event) -> None:
         """Poll, work and sweep until `halt`; the first error halts all three and is raised."""
         errors: list[Exception] = []
 
-        def guard(act: Callable[[Lane, threading.Event], None]) -> None:
+        def guard(act: Callable[[EntityContext, threading.Event], None]) -> None:
             try:
-                act(lane, halt)
+                act(context, halt)
             except Exception as error:
                 errors.append(error)
                 halt.set()
             finally:
                 if act == self._poll_on:
-                    self._moved.pop(lane.entity.name, None)
+                    self._moved.pop(context.entity.name, None)
 
         threads = [
             threading.Thread(target=guard, args=(act,), daemon=True)
@@ -148,24 +148,24 @@ class Follower:
             halt.clear()
             raise errors[0]
 
-    def _poll_on(self, lane: Lane, halt: threading.Event) -> None:
-        entity = lane.entity.name
-        open_cursor(lane)
+    def _poll_on(self, context: EntityContext, halt: threading.Event) -> None:
+        entity = context.entity.name
+        open_cursor(context)
         while not halt.is_set():
             self._moved[entity] = time.monotonic()
-            lease = Lease.take(lane.stores, entity, self.name)
+            lease = Lease.take(context.stores, entity, self.name)
             if lease is None:
-                free_leases_of_the_gone(lane.stores)
-                halt.wait(lane.stores.settings.poll_seconds)
+                free_leases_of_the_gone(context.stores)
+                halt.wait(context.stores.settings.poll_seconds)
                 continue
             self._leases[entity] = lease
-            lane.stores.epochs[entity] = lease.epoch
+            context.stores.epochs[entity] = lease.epoch
             try:
                 if lease.after_loss:
-                    end_lost_sessions(lane.stores, entity, lease.epoch)
-                with lane.stores.target() as cursor:
+                    end_lost_sessions(context.stores, entity, lease.epoch)
+                with context.stores.target() as cursor:
                     due.unclaim(cursor, entity)
-                self._poll_under(lane, lease, halt)
+                self._poll_under(context, lease, halt)
             except LeaseLostError:
                 log.warning("lease lost", extra={"entity": entity})
             except UnreachableError as error:
@@ -173,58 +173,58 @@ class Follower:
                 halt.wait(1)
             finally:
                 del self._leases[entity]
-                lane.stores.epochs.pop(entity, None)
-                quietly(partial(lease.give_back, lane.stores))
+                context.stores.epochs.pop(entity, None)
+                quietly(partial(lease.give_back, context.stores))
 
-    def _poll_under(self, lane: Lane, lease: Lease, halt: threading.Event) -> None:
-        entity = lane.entity.name
-        kept, pace = 0.0, self._pace(lane)
-        outgoing = Outgoing(lane, self.report)
-        with closing(resumed(lane)) as source, beside(outgoing.run, "documents"):
+    def _poll_under(self, context: EntityContext, lease: Lease, halt: threading.Event) -> None:
+        entity = context.entity.name
+        kept, pace = 0.0, self._pace(context)
+        outgoing = Outgoing(context, self.report)
+        with closing(resumed(context)) as source, beside(outgoing.run, "documents"):
             while not halt.is_set():
                 idle_write = time.monotonic() - kept >= _IDLE_WRITE_SECONDS
-                came = poll(lane, lease, source, self._moving, keep_idle=idle_write, outgoing=outgoing, halt=halt)
+                came = poll(context, lease, source, self._moving, keep_idle=idle_write, outgoing=outgoing, halt=halt)
                 pace.note(came)
                 self._moved[entity] = time.monotonic()
                 kept = self._moved[entity] if idle_write else kept
                 source.wait(halt, pace.seconds())
 
-    def _pace(self, lane: Lane) -> Pace:
+    def _pace(self, context: EntityContext) -> Pace:
         """The pace of an entity, shared by its threads."""
-        settings = lane.stores.settings
-        return self._paces.setdefault(lane.entity.name, Pace(settings.poll_seconds, settings.idle_poll_seconds))
+        settings = context.stores.settings
+        return self._paces.setdefault(context.entity.name, Pace(settings.poll_seconds, settings.idle_poll_seconds))
 
     def _moving(self, entity: str, outcome: Outcome) -> None:
         self._moved[entity] = time.monotonic()
         self.report(entity, outcome)
 
-    def _work_on(self, lane: Lane, halt: threading.Event) -> None:
-        pace, looked_at = self._pace(lane), 0.0
+    def _work_on(self, context: EntityContext, halt: threading.Event) -> None:
+        pace, looked_at = self._pace(context), 0.0
         while not halt.is_set():
             self._any_moved = time.monotonic()
             set_aside = self._any_moved - looked_at >= _SET_ASIDE_SECONDS
             try:
-                busy = work(lane, self.report, set_aside=set_aside)
+                busy = work(context, self.report, set_aside=set_aside)
                 looked_at = time.monotonic() if set_aside and not busy else looked_at
             except UnreachableError as error:
-                log.warning("store unreachable", extra={"entity": lane.entity.name, "error": str(error)})
+                log.warning("store unreachable", extra={"entity": context.entity.name, "error": str(error)})
                 busy = False
             if not busy:
                 pace.rest(halt)
 
-    def _sweep_on(self, lane: Lane, halt: threading.Event) -> None:
-        pace = self._pace(lane)
+    def _sweep_on(self, context: EntityContext, halt: threading.Event) -> None:
+        pace = self._pace(context)
         while not halt.is_set():
             self._any_moved = time.monotonic()
             try:
                 try:
-                    ended = not sweep_is_due(lane) or go_on(lane, halt)
+                    ended = not sweep_is_due(context) or go_on(context, halt)
                 finally:
-                    recover(lane, halt)  # it needs no monolith, and what stops a sweep may last for days
+                    recover(context, halt)  # it needs no monolith, and what stops a sweep may last for days
                 halt.wait(max(_LOOK_SECONDS, pace.seconds()) if ended else _PLACE_SECONDS)
             except (UnreachableError, BrakeError) as error:
-                log.warning("sweep stopped", extra={"entity": lane.entity.name, "error": str(error)})
-                halt.wait(min(_SWEEP_RETRY_SECONDS, lane.stores.settings.sweep_seconds))
+                log.warning("sweep stopped", extra={"entity": context.entity.name, "error": str(error)})
+                halt.wait(min(_SWEEP_RETRY_SECONDS, context.stores.settings.sweep_seconds))
 
     def _beat(self) -> None:
         """Be seen, and hold the leases of all entities but those whose poll hangs.

@@ -7,9 +7,9 @@ import logging
 from sync_pipeline import due, parking
 from sync_pipeline.batch.brake import sample_of
 from sync_pipeline.batch.order import Order
+from sync_pipeline.entity_context import EntityContext
 from sync_pipeline.errors import SharedFaultError, UnreachableError
 from sync_pipeline.faults import guarded
-from sync_pipeline.lane import Lane
 from sync_pipeline.origin import Reject
 from sync_pipeline.pipeline import sync_keys
 from sync_pipeline.unforeseen import describe, is_unforeseen
@@ -20,22 +20,22 @@ log = logging.getLogger(__name__)
 TRIES = 3
 
 
-def put_off(lane: Lane, record: due.Owed, error: Exception, *, split: bool) -> None:
+def put_off(context: EntityContext, record: due.Owed, error: Exception, *, split: bool) -> None:
     """Try a record again later; with `split` in halves, so that one object does not hold up the others for ever."""
-    with lane.stores.target() as cursor:
+    with context.stores.target() as cursor:
         half = len(record.keys) // 2
         if not (split and half) or record.others:
             due.postpone(cursor, [record.id, *record.others], error)
             return
         age = due.age_of(cursor, [record.id])
         for keys in (record.keys[:half], record.keys[half:]):
-            owed = due.owe(cursor, lane.entity.name, record.reason, keys, 0)
+            owed = due.owe(cursor, context.entity.name, record.reason, keys, 0)
             due.as_old(cursor, owed, age)
             due.postpone(cursor, owed, error)
         due.close(cursor, [record.id])
 
 
-def isolate(lane: Lane, record: due.Owed, error: Exception) -> None:
+def isolate(context: EntityContext, record: due.Owed, error: Exception) -> None:
     """Take a record apart that fails by what nobody foresaw, and park the one object that fails alone.
 
     Raises SharedFaultError where other rows fail alike: then the entity is at fault, and nothing is parked.
@@ -43,52 +43,52 @@ def isolate(lane: Lane, record: due.Owed, error: Exception) -> None:
     if not guarded(95):
         raise error
     if len(record.keys) > 1 or record.reason == "fanout":
-        _take_apart(lane, record)
+        _take_apart(context, record)
         return
-    _check_others(lane, error, record.keys[0])
-    _park(lane, record, error)
+    _check_others(context, error, record.keys[0])
+    _park(context, record, error)
 
 
-def _take_apart(lane: Lane, record: due.Owed) -> None:
+def _take_apart(context: EntityContext, record: due.Owed) -> None:
     """Owe the record's keys in halves, to be done at once; roots as the rows that they have now."""
     keys, reason = record.keys, record.reason
     if reason == "fanout" and len(keys) == 1:
-        rows = lane.origin.by_roots(lane.origin.root.parse(keys))
-        keys = [*lane.origin.key.texts(rows.table).to_pylist(), *(reject.key for reject in rows.rejects)]
+        rows = context.origin.by_roots(context.origin.root.parse(keys))
+        keys = [*context.origin.key.texts(rows.table).to_pylist(), *(reject.key for reject in rows.rejects)]
         reason = "released"
-        if not lane.origin.has_parts:
+        if not context.origin.has_parts:
             keys = record.keys
     half = max(1, len(keys) // 2)
-    with lane.stores.target() as cursor:
+    with context.stores.target() as cursor:
         for part in (keys[:half], keys[half:]):
             if part:
-                due.owe(cursor, lane.entity.name, reason, part, 0)
+                due.owe(cursor, context.entity.name, reason, part, 0)
         due.close(cursor, [record.id])
 
 
-def _park(lane: Lane, record: due.Owed, error: Exception) -> None:
-    (key,), name = record.keys, lane.entity.name
+def _park(context: EntityContext, record: due.Owed, error: Exception) -> None:
+    (key,), name = record.keys, context.entity.name
     log.error("object parked", extra={"entity": name, "key": key, "error": describe(error)}, exc_info=error)
     reject = Reject(key, "batch", type(error).__name__, describe(error))
-    with lane.stores.target() as cursor:
+    with context.stores.target() as cursor:
         if record.reason not in due.PARKED:
             due.close(cursor, [record.id])
-        parking.park(cursor, name, [reject], 0, lane.stores.settings.retry_limit, lane.ledger.basis)
+        parking.park(cursor, name, [reject], 0, context.stores.settings.retry_limit, context.ledger.basis)
 
 
-def _check_others(lane: Lane, error: Exception, key: str) -> None:
+def _check_others(context: EntityContext, error: Exception, key: str) -> None:
     """Raise SharedFaultError where a row beside this one fails in the same way. Its batch writes nothing new."""
-    adapted, _ = sample_of(lane, {key})
-    texts = lane.origin.key.texts(adapted.legacy).to_pylist()[:1]
+    adapted, _ = sample_of(context, {key})
+    texts = context.origin.key.texts(adapted.legacy).to_pylist()[:1]
     if not texts:
         return
     try:
-        sync_keys(lane, lane.origin.key.parse(texts), Order(force=True, cause="probe"))
+        sync_keys(context, context.origin.key.parse(texts), Order(force=True, cause="probe"))
     except UnreachableError:
         raise
     except Exception as other:
         if is_unforeseen(other) and type(other) is type(error):
             raise SharedFaultError(
-                f"entity {lane.entity.name}: {describe(error)}; other rows fail alike, so none is parked:"
+                f"entity {context.entity.name}: {describe(error)}; other rows fail alike, so none is parked:"
                 " the entity's file, or the engine, is at fault"
             ) from error

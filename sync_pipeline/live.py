@@ -17,10 +17,10 @@ from sync_pipeline import due, versions
 from sync_pipeline.batch.order import Order, Outcome, Report
 from sync_pipeline.breaker import Breaker
 from sync_pipeline.compensation import compensate
+from sync_pipeline.entity_context import EntityContext
 from sync_pipeline.errors import UnreachableError
 from sync_pipeline.faults import crash_point, guarded
 from sync_pipeline.isolation import TRIES, isolate, put_off
-from sync_pipeline.lane import Lane
 from sync_pipeline.ledger.cursor import Lease
 from sync_pipeline.ledger.ledger import next_revision
 from sync_pipeline.ledger.servers import is_recovering
@@ -44,7 +44,7 @@ _FEW = 500
 
 
 def poll(
-    lane: Lane,
+    context: EntityContext,
     lease: Lease,
     source: Source,
     report: Report,
@@ -67,7 +67,7 @@ def poll(
         standing = source.standing()
         if not (keep_idle or standing.gap_at or standing.last):
             return False  # what is noted nowhere, the source must be able to tell again
-        with lane.stores.target() as cursor:
+        with context.stores.target() as cursor:
             lease.move(cursor, standing)
         source.keep()
         return False
@@ -76,7 +76,7 @@ def poll(
         following = None if is_halted() else next(pages, None)
         ends = following is None and not is_halted()
         standing = source.standing() if ends else standing
-        _apply_page(lane, page, partial(_move, lease, standing), report, outgoing)
+        _apply_page(context, page, partial(_move, lease, standing), report, outgoing)
         source.acknowledge(page)
         if not ends and is_halted():
             return True
@@ -86,36 +86,40 @@ def poll(
 
 
 def _apply_page(
-    lane: Lane, page: Page, move: Callable[[Cursor, Outcome], None], report: Report, outgoing: Outgoing | None
+    context: EntityContext,
+    page: Page,
+    move: Callable[[Cursor, Outcome], None],
+    report: Report,
+    outgoing: Outgoing | None,
 ) -> None:
     if page.fanout and page.keys.num_rows > _FEW:
-        _put_behind(lane, page.keys, move)
-        report(lane.entity.name, Outcome())
+        _put_behind(context, page.keys, move)
+        report(context.entity.name, Outcome())
         return
     hand_over = outgoing.take if outgoing else None
     order = Order(acknowledge=True, wait=True, commit=move, hand_over=hand_over, cause=POLL, position=page.position)
-    _apply_or_owe(lane, page, order, report)
+    _apply_or_owe(context, page, order, report)
 
 
-def _apply_or_owe(lane: Lane, page: Page, order: Order, report: Report) -> None:
+def _apply_or_owe(context: EntityContext, page: Page, order: Order, report: Report) -> None:
     """Apply a page of events; where that fails by what nobody foresaw, the page is owed and done in smaller parts."""
     try:
-        report(lane.entity.name, _apply(lane, page, order))
+        report(context.entity.name, _apply(context, page, order))
     except Exception as error:
         if not is_unforeseen(error) or not guarded(95):
             raise
-        log.error("page owed", extra={"entity": lane.entity.name, "error": describe(error)})
-        _put_behind(lane, page.keys, order.commit or _nothing)
+        log.error("page owed", extra={"entity": context.entity.name, "error": describe(error)})
+        _put_behind(context, page.keys, order.commit or _nothing)
 
 
-def _apply(lane: Lane, page: Page, order: Order) -> Outcome:
+def _apply(context: EntityContext, page: Page, order: Order) -> Outcome:
     """A page of events; of those that bear versions, old ones are dropped and those from the future deferred."""
-    column, name = lane.entity.version_column, lane.entity.name
+    column, name = context.entity.version_column, context.entity.name
     if not column:
-        return sync_roots(lane, page.keys, order)
-    with lane.stores.target() as cursor:
+        return sync_roots(context, page.keys, order)
+    with context.stores.target() as cursor:
         dropped = versions.applied(cursor, name, page.told)
-    texts = lane.origin.key.texts(page.keys)
+    texts = context.origin.key.texts(page.keys)
     keys = page.keys.filter(pc.invert(pc.is_in(texts, value_set=pa.array(dropped, pa.string()))))
     plain = Told().then(None)
     told = {text: page.told.get(text, plain) for text in texts.to_pylist() if text not in dropped}
@@ -130,14 +134,14 @@ def _apply(lane: Lane, page: Page, order: Order) -> Outcome:
         if order.commit:
             order.commit(cursor, outcome)
 
-    return sync_keys(lane, keys, replace(order, expected=expected, commit=commit))
+    return sync_keys(context, keys, replace(order, expected=expected, commit=commit))
 
 
-def _put_behind(lane: Lane, keys: pa.Table, move: Callable[[Cursor, Outcome], None]) -> None:
+def _put_behind(context: EntityContext, keys: pa.Table, move: Callable[[Cursor, Outcome], None]) -> None:
     """Owe the roots of a changed parent: fresh edits go first."""
-    revision = next_revision(lane.stores)
-    with lane.stores.target() as cursor:
-        due.owe(cursor, lane.entity.name, "fanout", lane.origin.root.texts(keys).to_pylist(), revision)
+    revision = next_revision(context.stores)
+    with context.stores.target() as cursor:
+        due.owe(cursor, context.entity.name, "fanout", context.origin.root.texts(keys).to_pylist(), revision)
         move(cursor, Outcome())
 
 
@@ -150,53 +154,53 @@ def _nothing(*_: object) -> None:
     """Leave the cursor where it is."""
 
 
-def work(lane: Lane, report: Report, *, set_aside: bool = True) -> bool:
+def work(context: EntityContext, report: Report, *, set_aside: bool = True) -> bool:
     """Claim and do some of what is due; False when nothing was.
 
     `set_aside` says whether to look for rows that wait for something else or were refused, too.
     """
     crash_point("due.before")
-    useless = [reason for reason, breaker in _needs(lane).items() if breaker.is_open]
-    with lane.stores.target() as cursor:
+    useless = [reason for reason, breaker in _needs(context).items() if breaker.is_open]
+    with context.stores.target() as cursor:
         for reason in useless:
-            due.gather(cursor, lane.entity.name, reason)
-        owed = due.claim(cursor, lane.entity.name, useless, set_aside=set_aside)
+            due.gather(cursor, context.entity.name, reason)
+        owed = due.claim(cursor, context.entity.name, useless, set_aside=set_aside)
     if owed:
         crash_point("due.after")
     for record in owed:
-        _do(lane, record, report)
+        _do(context, record, report)
     return bool(owed)
 
 
-def _do(lane: Lane, record: due.Owed, report: Report) -> None:
+def _do(context: EntityContext, record: due.Owed, report: Report) -> None:
     """Do what one record asks for. What fails is tried again later, in smaller records, down to the object at fault.
 
     Raises what is the entity's fault.
     """
     if record.reason == "compensation":
-        compensate(lane, record, report)
+        compensate(context, record, report)
         return
     try:
-        report(lane.entity.name, _carry_out(lane, record))
+        report(context.entity.name, _carry_out(context, record))
     except UnreachableError as error:
-        put_off(lane, record, error, split=record.attempts >= TRIES)
+        put_off(context, record, error, split=record.attempts >= TRIES)
     except Exception as error:
         if is_of_cluster(error):
-            put_off(lane, record, UnreachableError(f"SYNC_SEARCH_URL: {error}"), split=True)
+            put_off(context, record, UnreachableError(f"SYNC_SEARCH_URL: {error}"), split=True)
         elif is_unforeseen(error) and record.others:
             for one in record.one_by_one():
-                _do(lane, one, report)
+                _do(context, one, report)
         elif is_unforeseen(error):
-            isolate(lane, record, error)
+            isolate(context, record, error)
         else:
             raise
 
 
-def _carry_out(lane: Lane, record: due.Owed) -> Outcome:
-    order = _again(lane, record) if record.reason == "future" else _order_of(record)
+def _carry_out(context: EntityContext, record: due.Owed) -> Outcome:
+    order = _again(context, record) if record.reason == "future" else _order_of(record)
     if record.reason == "fanout":
-        return sync_roots(lane, lane.origin.root.parse(record.keys), order)
-    return sync_keys(lane, lane.origin.key.parse(record.keys), order)
+        return sync_roots(context, context.origin.root.parse(record.keys), order)
+    return sync_keys(context, context.origin.key.parse(record.keys), order)
 
 
 def _order_of(record: due.Owed) -> Order:
@@ -215,19 +219,19 @@ def _order_of(record: due.Owed) -> Order:
     )
 
 
-def _needs(lane: Lane) -> dict[str, Breaker]:
+def _needs(context: EntityContext) -> dict[str, Breaker]:
     """What is owed to a store, and that store's breaker."""
-    search = lane.stores.search_breaker
-    return {"documents": search, "compensation": search, "media": lane.stores.media_breaker}
+    search = context.stores.search_breaker
+    return {"documents": search, "compensation": search, "media": context.stores.media_breaker}
 
 
-def _again(lane: Lane, record: due.Owed) -> Order:
+def _again(context: EntityContext, record: due.Owed) -> Order:
     """Look whether rows show the versions that are waited for; after a time they are taken as they stand."""
-    name = lane.entity.name
-    with lane.stores.target() as cursor:
+    name = context.entity.name
+    with context.stores.target() as cursor:
         waited = versions.awaited(cursor, name, record.keys)
-    over = record.age > lane.stores.settings.future_limit_seconds
-    column = lane.entity.version_column
+    over = record.age > context.stores.settings.future_limit_seconds
+    column = context.entity.version_column
     expected = Expected(column, {key: Told(v) for key, v in waited.items()} if column and not over else {})
     if over and waited:
         log.error("events from the future", extra={"entity": name, "keys": len(waited), "error": "never showed"})
@@ -249,30 +253,30 @@ def _closing(record: due.Owed, cursor: Cursor, _: Outcome) -> None:
         due.close(cursor, [record.id])
 
 
-def caught_up(lane: Lane, since: object) -> bool:
+def caught_up(context: EntityContext, since: object) -> bool:
     """Whether everything committed before `since` (legacy time) is applied, swept, and nothing but parked is owed.
 
     Nothing is certified while the new side's indices and files are checked against a ledger that has lost commits, nor
     by a claim that lies in the monolith's future: its clock has been set back since.
     """
-    with lane.stores.target() as cursor:
+    with context.stores.target() as cursor:
         cursor.execute(
             "SELECT greatest(applied_through, swept_from) FROM sync.cursor"
             " WHERE entity = %(e)s AND applied_through >= %(t)s AND swept_from >= %(t)s AND NOT EXISTS"
             f" (SELECT FROM sync.due WHERE entity = %(e)s AND {due.IS_WORK})",
-            {"t": since, "e": lane.entity.name},
+            {"t": since, "e": context.entity.name},
         )
         claim = cursor.fetchone()
-        if claim is None or is_recovering(cursor, lane.entity.name):
+        if claim is None or is_recovering(cursor, context.entity.name):
             return False
     with suppress(UnreachableError):
-        return not guarded(108) or bool(claim[0] <= lane.stores.legacy_now())
+        return not guarded(108) or bool(claim[0] <= context.stores.legacy_now())
     return False
 
 
-def mark(lanes: list[Lane]) -> dt.datetime:
+def mark(contexts: list[EntityContext]) -> dt.datetime:
     """The monolith's clock now, for `caught_up`; a sweep that begins after it is asked for."""
-    since = lanes[0].stores.legacy_now()
-    for lane in lanes:
-        ask_for_sweep(lane, since)
+    since = contexts[0].stores.legacy_now()
+    for context in contexts:
+        ask_for_sweep(context, since)
     return since

@@ -8,8 +8,8 @@ import threading
 from sync_pipeline import due
 from sync_pipeline.batch.order import Outcome, Report
 from sync_pipeline.documents import Operations, send
+from sync_pipeline.entity_context import EntityContext
 from sync_pipeline.errors import SyncError, UnreachableError
-from sync_pipeline.lane import Lane
 from sync_pipeline.unforeseen import describe
 
 log = logging.getLogger(__name__)
@@ -27,8 +27,8 @@ class Outgoing:
     Requests keep a pace; all that gather meanwhile go in the next: a slow cluster gets fewer and larger ones.
     """
 
-    def __init__(self, lane: Lane, report: Report) -> None:
-        self._lane = lane
+    def __init__(self, context: EntityContext, report: Report) -> None:
+        self._context = context
         self._report = report
         self._gathered: list[Operations] = []
         self._changed = threading.Condition()
@@ -45,7 +45,7 @@ class Outgoing:
                 self._gathered.append(operations)
                 self._changed.notify()
                 return
-        with self._lane.stores.target() as cursor:
+        with self._context.stores.target() as cursor:
             due.let_go(cursor, operations.owed)
 
     def _has_room(self, operations: Operations) -> bool:
@@ -78,16 +78,16 @@ class Outgoing:
 
     def _send(self, operations: Operations) -> None:
         try:
-            sent, owed = send(self._lane, operations, self._coming)
+            sent, owed = send(self._context, operations, self._coming)
         except UnreachableError as error:  # they stay due
-            log.warning("store unreachable", extra={"entity": self._lane.entity.name, "error": str(error)})
+            log.warning("store unreachable", extra={"entity": self._context.entity.name, "error": str(error)})
             return
         except SyncError:
             raise
         except Exception as error:  # of one object, most likely: whoever does what is due finds which
-            name = self._lane.entity.name
+            name = self._context.entity.name
             log.error("documents left due", extra={"entity": name, "error": describe(error)}, exc_info=error)
-            with self._lane.stores.target() as cursor:
+            with self._context.stores.target() as cursor:
                 due.let_go(cursor, operations.owed)
             return
-        self._report(self._lane.entity.name, Outcome(documents=sent, documents_owed=owed))
+        self._report(self._context.entity.name, Outcome(documents=sent, documents_owed=owed))

@@ -17,34 +17,36 @@ from sync_pipeline.batch.prepare import prepare
 from sync_pipeline.batch.split import Part, SplitOrder, add_up
 from sync_pipeline.batch.write import write
 from sync_pipeline.documents import send
+from sync_pipeline.entity_context import EntityContext
 from sync_pipeline.faults import crash_point
-from sync_pipeline.lane import Lane
 from sync_pipeline.ledger.ledger import next_revision
 from sync_pipeline.origin import Rows
 from sync_pipeline.page_size import PageTooLargeError
 
 
-def sync_keys(lane: Lane, keys: pa.Table, order: Order) -> Outcome:
+def sync_keys(context: EntityContext, keys: pa.Table, order: Order) -> Outcome:
     """Bring these keys, and all other parts of their roots, to what the monolith holds now.
 
     Raises UnreachableError when a store does not answer, LegacySchemaError, DeclarationError.
     """
-    return _sync(lane, lane.origin.roots_of(keys), keys, order)
+    return _sync(context, context.origin.roots_of(keys), keys, order)
 
 
-def sync_roots(lane: Lane, roots: pa.Table, order: Order) -> Outcome:
+def sync_roots(context: EntityContext, roots: pa.Table, order: Order) -> Outcome:
     """Bring these roots to what the monolith holds now. Raises as `sync_keys` does."""
-    named = lane.origin.key.schema.empty_table() if lane.origin.has_parts else roots
-    return _sync(lane, lane.origin.roots_of(roots), named, order)
+    named = context.origin.key.schema.empty_table() if context.origin.has_parts else roots
+    return _sync(context, context.origin.roots_of(roots), named, order)
 
 
-def sync_page(lane: Lane, after: list[str] | None, until: list[str] | None, within: str, order: Order) -> Outcome:
+def sync_page(
+    context: EntityContext, after: list[str] | None, until: list[str] | None, within: str, order: Order
+) -> Outcome:
     """Bring the next chunk of a range to what the monolith holds now; `position` is None at the range's end."""
-    size = lane.origin.page_size
-    limit = size.rows(lane.stores.settings.chunk_rows)
+    size = context.origin.page_size
+    limit = size.rows(context.stores.settings.chunk_rows)
     while True:
         try:
-            return _sync_page(lane, after, until, within, order, limit)
+            return _sync_page(context, after, until, within, order, limit)
         except MemoryError:
             if limit == 1:
                 raise
@@ -52,36 +54,36 @@ def sync_page(lane: Lane, after: list[str] | None, until: list[str] | None, with
 
 
 def _sync_page(
-    lane: Lane, after: list[str] | None, until: list[str] | None, within: str, order: Order, limit: int
+    context: EntityContext, after: list[str] | None, until: list[str] | None, within: str, order: Order, limit: int
 ) -> Outcome:
-    revision = next_revision(lane.stores)
+    revision = next_revision(context.stores)
     crash_point("read.before")
-    rows = lane.origin.page(after, until, within, limit)
+    rows = context.origin.page(after, until, within, limit)
     crash_point("read.after")
-    keys = rows.table.select(list(lane.origin.key.columns))
-    unreadable = lane.origin.key.parse(reject.key for reject in rows.rejects)
-    roots = lane.origin.roots_of(pa.concat_tables([keys, unreadable]))
+    keys = rows.table.select(list(context.origin.key.columns))
+    unreadable = context.origin.key.parse(reject.key for reject in rows.rejects)
+    roots = context.origin.roots_of(pa.concat_tables([keys, unreadable]))
     position = None if rows.is_last else rows.last
-    return _settle(lane, revision, keys, rows, order, roots=roots, position=position)
+    return _settle(context, revision, keys, rows, order, roots=roots, position=position)
 
 
-def _sync(lane: Lane, roots: pa.Table, named: pa.Table, order: Order) -> Outcome:
+def _sync(context: EntityContext, roots: pa.Table, named: pa.Table, order: Order) -> Outcome:
     """One batch, or several where the rows are too large for one; what is undone stays in one."""
     part = Part(roots, named)
     if order.undo or order.whole:
-        return _sync_part(lane, part, order, whole=True)
-    return add_up(_parts(lane, part, SplitOrder(order)))
+        return _sync_part(context, part, order, whole=True)
+    return add_up(_parts(context, part, SplitOrder(order)))
 
 
-def _parts(lane: Lane, rest: Part, split: SplitOrder) -> Iterator[Outcome]:
-    size = lane.origin.page_size
+def _parts(context: EntityContext, rest: Part, split: SplitOrder) -> Iterator[Outcome]:
+    size = context.origin.page_size
     most = size.rows(max(1, rest.roots.num_rows))
     while True:
         is_last = most >= rest.roots.num_rows
-        part, following = (rest, rest) if is_last else rest.cut(lane, most)
-        order = split.of_part(lane, part, is_last=is_last)
+        part, following = (rest, rest) if is_last else rest.cut(context, most)
+        order = split.of_part(context, part, is_last=is_last)
         try:
-            yield _sync_part(lane, part, order)
+            yield _sync_part(context, part, order)
         except (PageTooLargeError, MemoryError):
             if part.roots.num_rows <= 1:
                 raise
@@ -93,21 +95,21 @@ def _parts(lane: Lane, rest: Part, split: SplitOrder) -> Iterator[Outcome]:
         rest, most = following, size.rows(following.roots.num_rows)
 
 
-def _sync_part(lane: Lane, part: Part, order: Order, *, whole: bool = False) -> Outcome:
+def _sync_part(context: EntityContext, part: Part, order: Order, *, whole: bool = False) -> Outcome:
     named = part.named
-    revision = next_revision(lane.stores)
+    revision = next_revision(context.stores)
     crash_point("read.before")
-    rows = lane.origin.all_by_roots(part.roots) if whole else lane.origin.by_roots(part.roots)
+    rows = context.origin.all_by_roots(part.roots) if whole else context.origin.by_roots(part.roots)
     crash_point("read.after")
     keys = named
-    if lane.origin.has_parts:
+    if context.origin.has_parts:
         keys = pa.concat_tables([named, rows.table.select(named.column_names)])
         keys = keys.group_by(named.column_names).aggregate([])
-    return _settle(lane, revision, keys, rows, order, roots=part.roots)
+    return _settle(context, revision, keys, rows, order, roots=part.roots)
 
 
 def _settle(
-    lane: Lane,
+    context: EntityContext,
     revision: int,
     keys: pa.Table,
     rows: Rows,
@@ -116,14 +118,17 @@ def _settle(
     roots: pa.Table,
     position: list[str] | None = None,
 ) -> Outcome:
-    if lane.gate:  # what passes the gate must know of all parts
+    if context.gate:  # what passes the gate must know of all parts
         order = replace(order, acknowledge=True)
     if order.expected:
-        keys, rows = order.expected.hold_back(lane.origin.key, keys, rows)
-    batch = prepare(lane, revision, keys, rows, order)
+        keys, rows = order.expected.hold_back(context.origin.key, keys, rows)
+    batch = prepare(context, revision, keys, rows, order)
     batch.roots = roots
-    if lane.entity.table.outer_key:
-        texts, rejects = lane.origin.key.texts(rows.table), pa.array([each.key for each in rows.rejects], pa.string())
+    if context.entity.table.outer_key:
+        texts, rejects = (
+            context.origin.key.texts(rows.table),
+            pa.array([each.key for each in rows.rejects], pa.string()),
+        )
         batch.there = pa.concat_arrays([texts.cast(pa.string()), rejects])
     outcome = Outcome(keys=keys.num_rows, read=rows.table.num_rows, position=position)
     outcome.files, outcome.file_bytes = batch.placed.copied, batch.placed.copied_bytes
@@ -131,5 +136,5 @@ def _settle(
     if order.hand_over:
         order.hand_over(operations)
     else:
-        outcome.documents, outcome.documents_owed = send(lane, operations)
+        outcome.documents, outcome.documents_owed = send(context, operations)
     return outcome

@@ -19,8 +19,8 @@ from botocore.exceptions import BotoCoreError, ClientError
 from psycopg2.extras import execute_values
 
 from sync_pipeline import due
+from sync_pipeline.entity_context import EntityContext
 from sync_pipeline.errors import UnreachableError
-from sync_pipeline.lane import Lane
 from sync_pipeline.ledger.ledger import HELD_DOCUMENT, raise_revision
 from sync_pipeline.origin import DIGEST
 from sync_pipeline.ownership import MARK_OBJECT
@@ -84,40 +84,40 @@ class _Page:
     copied: int = 0  # rows whose files are copied again, which are queued already
 
 
-def recover(lane: Lane, halt: threading.Event) -> None:
+def recover(context: EntityContext, halt: threading.Event) -> None:
     """Compare page by page what is left to compare, and queue what differs, until nothing is left or `halt` is set.
 
     Each page is one worker's. Raises UnreachableError.
     """
-    while not halt.is_set() and lane.stores.servers.recovers:
-        with lane.stores.target() as cursor:
-            cursor.execute(_CLAIM, (lane.entity.name, SETTLE_SECONDS))
+    while not halt.is_set() and context.stores.servers.recovers:
+        with context.stores.target() as cursor:
+            cursor.execute(_CLAIM, (context.entity.name, SETTLE_SECONDS))
             found = cursor.fetchone()
         if not found:
             return
-        _compare(lane, _Place(*found))
+        _compare(context, _Place(*found))
 
 
-def _compare(lane: Lane, place: _Place) -> None:
-    index, media = lane.entity.index, lane.entity.media
+def _compare(context: EntityContext, place: _Place) -> None:
+    index, media = context.entity.index, context.entity.media
     if place.part == "files":
-        _compare_files(lane, place, media.prefix) if media else _end(lane, place)
+        _compare_files(context, place, media.prefix) if media else _end(context, place)
     elif index is None:
-        _end(lane, place)
+        _end(context, place)
     elif place.part == "ledger":
-        _compare_ledger(lane, place, index)
+        _compare_ledger(context, place, index)
     else:
-        _compare_index(lane, place, index.alias if place.part == "index" else index.next_alias)
+        _compare_index(context, place, index.alias if place.part == "index" else index.next_alias)
 
 
-def _end(lane: Lane, place: _Place) -> None:
-    with lane.stores.target() as cursor:
-        _advance(lane, cursor, place, _Page(None, 0))
+def _end(context: EntityContext, place: _Place) -> None:
+    with context.stores.target() as cursor:
+        _advance(context, cursor, place, _Page(None, 0))
 
 
-def _advance(lane: Lane, cursor: Cursor, place: _Place, page: _Page) -> None:
+def _advance(context: EntityContext, cursor: Cursor, place: _Place, page: _Page) -> None:
     """Note that a page is compared; nothing of it counts where the recovery was asked for anew meanwhile."""
-    name = lane.entity.name
+    name = context.entity.name
     due.owe(cursor, name, REASON, page.keys, 0)
     is_last = page.position is None
     values = page.position or place.position, page.checked, len(page.keys) + page.copied, is_last
@@ -128,30 +128,30 @@ def _advance(lane: Lane, cursor: Cursor, place: _Place, page: _Page) -> None:
         log.info("recovered", extra={"entity": name, "part": place.part})
 
 
-def _compare_index(lane: Lane, place: _Place, alias: str) -> None:
+def _compare_index(context: EntityContext, place: _Place, alias: str) -> None:
     """Documents that the ledger does not know, or that bear a later version than it has given."""
-    hits = _hits(lane, place, alias)
+    hits = _hits(context, place, alias)
     versions = {hit["_id"]: int(hit["_version"]) for hit in hits}
-    keys, _ = parsed(lane, list(versions))  # what is no key was never ours
-    texts = lane.origin.key.texts(keys)
+    keys, _ = parsed(context, list(versions))  # what is no key was never ours
+    texts = context.origin.key.texts(keys)
     staged = keys.append_column(DIGEST, pa.array([versions[text] for text in texts.to_pylist()], pa.int64()))
-    with lane.stores.target() as cursor:
-        unknown = _staged(lane, cursor, staged, "l.held IS NULL OR l.held & 2 = 0 OR l.written < p._digest")
+    with context.stores.target() as cursor:
+        unknown = _staged(context, cursor, staged, "l.held IS NULL OR l.held & 2 = 0 OR l.written < p._digest")
         cursor.execute("SELECT last_value FROM sync.revision")
         is_above = max(versions.values(), default=0) > cursor.fetchone()[0]
     if is_above:
-        raise_revision(lane.stores, max(versions.values()))
+        raise_revision(context.stores, max(versions.values()))
     position = [str(hits[-1]["sort"][0])] if len(hits) == _HITS else None
-    with lane.stores.target() as cursor:
-        _advance(lane, cursor, place, _Page(position, len(hits), unknown))
+    with context.stores.target() as cursor:
+        _advance(context, cursor, place, _Page(position, len(hits), unknown))
 
 
-def _hits(lane: Lane, place: _Place, alias: str) -> list[dict[str, Any]]:
+def _hits(context: EntityContext, place: _Place, alias: str) -> list[dict[str, Any]]:
     """The next documents in the order in which they were last written; one that is written meanwhile comes later."""
     from elasticsearch import ApiError, NotFoundError
 
     first = place.position[0] if place.position else "0"
-    search = lane.stores.search
+    search = context.stores.search
     with reaching():
         try:
             if place.position is None:
@@ -173,62 +173,66 @@ def _hits(lane: Lane, place: _Place, alias: str) -> list[dict[str, Any]]:
     return list(answer["hits"]["hits"])
 
 
-def _compare_ledger(lane: Lane, place: _Place, index: SearchIndex) -> None:
+def _compare_ledger(context: EntityContext, place: _Place, index: SearchIndex) -> None:
     """Documents that the ledger counts on and the index does not hold, or holds as they were before."""
-    key, ledger = lane.origin.key, lane.ledger.table
+    key, ledger = context.origin.key, context.ledger.table
     schema = key.schema.append(pa.field(DIGEST, pa.int64()))
-    with lane.stores.target() as cursor:
+    with context.stores.target() as cursor:
         held = copy_out(
             cursor,
             f"SELECT {key.plain('l')}, l.written FROM {ledger} l WHERE {key.after(cursor, 'l', place.position)}"
             f" AND l.held & {HELD_DOCUMENT} <> 0 ORDER BY {key.ordered('l')} LIMIT {_IDS}",
             schema,
         )
-    lane.ensure_index()
+    context.ensure_index()
     texts = key.texts(held).to_pylist()
-    there = {doc["_id"]: doc.get("_version") for doc in look_up(lane.stores.search, index.alias, texts, source=False)}
+    there = {
+        doc["_id"]: doc.get("_version") for doc in look_up(context.stores.search, index.alias, texts, source=False)
+    }
     written = held.column(DIGEST).to_pylist()
     lacking = [there.get(text) != version for text, version in zip(texts, written, strict=True)]
     position = key.position(held.select(list(key.columns))) if held.num_rows == _IDS else None
-    with lane.stores.target() as cursor:
-        keys = _staged(lane, cursor, held.filter(pa.array(lacking, pa.bool_())), "l.written = p._digest")
-        _advance(lane, cursor, place, _Page(position, held.num_rows, keys))
+    with context.stores.target() as cursor:
+        keys = _staged(context, cursor, held.filter(pa.array(lacking, pa.bool_())), "l.written = p._digest")
+        _advance(context, cursor, place, _Page(position, held.num_rows, keys))
 
 
-def _staged(lane: Lane, cursor: Cursor, staged: pa.Table, differs: str) -> list[str]:
+def _staged(context: EntityContext, cursor: Cursor, staged: pa.Table, differs: str) -> list[str]:
     """Those of the staged keys `p` (with a version as digest) for which a condition on their ledger row `l` holds."""
-    key = lane.origin.key
-    lane.ledger.stage_digests(cursor, staged)
+    key = context.origin.key
+    context.ledger.stage_digests(cursor, staged)
     cursor.execute(
-        f"SELECT {key.text_expression('p')} FROM pg_temp.{quote('plan_' + lane.entity.name)} p"
-        f" LEFT JOIN {lane.ledger.table} l ON {key.joins('l', key, 'p')} WHERE {differs}"
+        f"SELECT {key.text_expression('p')} FROM pg_temp.{quote('plan_' + context.entity.name)} p"
+        f" LEFT JOIN {context.ledger.table} l ON {key.joins('l', key, 'p')} WHERE {differs}"
     )
     return [text for (text,) in cursor.fetchall()]
 
 
-def _compare_files(lane: Lane, place: _Place, prefix: str) -> None:
+def _compare_files(context: EntityContext, place: _Place, prefix: str) -> None:
     """Files that the ledger does not know become garbage; rows whose file is not there have it copied again."""
     after = place.position[0] if place.position else f"{prefix}/"
-    with lane.stores.target_at_once() as cursor:
+    with context.stores.target_at_once() as cursor:
         cursor.execute("SELECT clock_timestamp()")
         began = cursor.fetchone()[0]
-    listed, is_last = _listed(lane, f"{prefix}/", after)
+    listed, is_last = _listed(context, f"{prefix}/", after)
     until = None if is_last else listed[-1]
     values = {"prefix": f"{prefix}/", "began": began, "listed": listed, "after": after, "until": until}
-    with lane.stores.target() as cursor:
+    with context.stores.target() as cursor:
         cursor.execute(_UNKNOWN, (_ours_to_judge(listed, f"{prefix}/"),))
         _expire(cursor, [key for (key,) in cursor.fetchall()])
         cursor.execute(_LACKING, values)
         lost = [key for (key,) in cursor.fetchall()]
         copied = _copy_again(cursor, lost) if lost else 0
-        _advance(lane, cursor, place, _Page([until] if until else None, len(listed), copied=copied))
+        _advance(context, cursor, place, _Page([until] if until else None, len(listed), copied=copied))
 
 
-def _listed(lane: Lane, prefix: str, after: str) -> tuple[list[str], bool]:
+def _listed(context: EntityContext, prefix: str, after: str) -> tuple[list[str], bool]:
     """The next files under a prefix, and whether they are the last ones."""
-    bucket = lane.stores.settings.target_bucket.name
+    bucket = context.stores.settings.target_bucket.name
     try:
-        answer = lane.stores.target_s3.list_objects_v2(Bucket=bucket, Prefix=prefix, StartAfter=after, MaxKeys=_FILES)
+        answer = context.stores.target_s3.list_objects_v2(
+            Bucket=bucket, Prefix=prefix, StartAfter=after, MaxKeys=_FILES
+        )
     except (BotoCoreError, ClientError) as error:
         raise UnreachableError(f"SYNC_TARGET_S3_BUCKET could not be listed to its end: {error}") from error
     return [item["Key"] for item in answer.get("Contents", ())], not answer.get("IsTruncated")

@@ -15,10 +15,10 @@ import pyarrow.compute as pc
 
 from sync_pipeline.adapt import Adapted, without
 from sync_pipeline.columns import text_of
+from sync_pipeline.entity_context import EntityContext
 from sync_pipeline.errors import DeclarationError
 from sync_pipeline.faults import guarded
 from sync_pipeline.keys import Key
-from sync_pipeline.lane import Lane
 from sync_pipeline.ledger.ledger import HELD_ROW, key_of, table_of
 from sync_pipeline.ledger.references import Dependent, enter
 from sync_pipeline.origin import DIGEST
@@ -35,19 +35,19 @@ class StricterError(Exception):
 class Kin:
     """What holds an entity's batch in a transaction: who refers to it, under which locks."""
 
-    lane: Lane
+    context: EntityContext
     cursor: Cursor
     dependents: list[Dependent]
     tables: list[StandingTable]  # that rows are written to
     strict: bool
 
     @classmethod
-    def enter(cls, lane: Lane, cursor: Cursor, *, strict: bool = False) -> Kin:
+    def enter(cls, context: EntityContext, cursor: Cursor, *, strict: bool = False) -> Kin:
         """Take the locks, before anything else in the rows' transaction."""
-        entity = lane.entity
+        entity = context.entity
         parents = {reference.entity for reference in entity.table.references}
         strict = guarded(22) and (strict or entity.name in parents)  # rows of a batch may rely on each other
-        kin = cls(lane, cursor, *enter(cursor, entity.name, entity.table, parents, exclusive=strict), strict)
+        kin = cls(context, cursor, *enter(cursor, entity.name, entity.table, parents, exclusive=strict), strict)
         if kin.dependents and (refusal := entity.refuse_reference_from(kin.dependents[0].entity)):
             raise DeclarationError(refusal)
         return kin
@@ -55,11 +55,11 @@ class Kin:
     @property
     def alone(self) -> bool:
         """Whether the entity neither refers nor is referred to."""
-        return not self.dependents and not self.lane.entity.table.references
+        return not self.dependents and not self.context.entity.table.references
 
     def waits(self, adapted: Adapted, gone: pa.Table, revision: int) -> dict[str, Wait]:
         """Which rows (key texts) cannot be written or deleted yet. Raises StricterError where the locks do not do."""
-        columns = list(self.lane.origin.key.columns)
+        columns = list(self.context.origin.key.columns)
         wanted = adapted.legacy.select(columns)
         has_row = pc.not_equal(pc.bit_wise_and(adapted.held, pa.scalar(HELD_ROW, pa.int16())), 0)
         coming = wanted.filter(has_row)
@@ -74,7 +74,7 @@ class Kin:
 
     def broken(self, keys: pa.Table) -> str:
         """Why these rows cannot stay as this transaction leaves them: they refer in vain, or are referred to so."""
-        table, own = self.lane.entity.table, self.lane.origin.key
+        table, own = self.context.entity.table, self.context.origin.key
         target = own.named(table.key)
         for reference in table.references:
             parent = key_of(self.cursor, reference.entity)
@@ -97,13 +97,13 @@ class Kin:
 
     @property
     def _refers_to_itself(self) -> bool:
-        return any(reference.entity == self.lane.entity.name for reference in self.lane.entity.table.references)
+        return any(reference.entity == self.context.entity.name for reference in self.context.entity.table.references)
 
     def _not_overtaken(self, keys: pa.Table, revision: int) -> pa.Table:
         """Those that the ledger will let through: no higher revision has looked at them."""
-        key = self.lane.origin.key
+        key = self.context.origin.key
         self.cursor.execute(
-            f"SELECT {key.text_expression('l')} FROM {self.lane.ledger.table} l"
+            f"SELECT {key.text_expression('l')} FROM {self.context.ledger.table} l"
             f" WHERE {key.is_in(self.cursor, 'l', keys)} AND l.seen >= {revision}"
         )
         return _without(key, keys, [text for (text,) in self.cursor.fetchall()])
@@ -111,7 +111,7 @@ class Kin:
     def _orphans(self, adapted: Adapted, coming: pa.Table, leaving: pa.Table) -> dict[str, Wait]:
         """Rows whose parent is not in the new side, and does not come in this batch, or goes in it."""
         found: dict[str, Wait] = {}
-        references, key = self.lane.entity.table.references, self.lane.origin.key
+        references, key = self.context.entity.table.references, self.context.origin.key
         rows = adapted.take(pc.indices_nonzero(adapted.held)) if references else adapted.take(pa.array([], pa.int64()))
         come, go = (set(key.texts(keys).to_pylist()) for keys in (coming, leaving))
         while True:
@@ -119,7 +119,7 @@ class Kin:
             for reference in references:
                 named = _named(reference, rows.table)
                 there = self._there(reference, named)
-                if reference.entity == self.lane.entity.name:
+                if reference.entity == self.context.entity.name:
                     there = (there - go) | (come - found.keys())
                 digests = rows.legacy.column(DIGEST).to_pylist()
                 waiting = zip(key.texts(rows.legacy).to_pylist(), named.to_pylist(), digests, strict=True)
@@ -155,14 +155,14 @@ class Kin:
             if not now:
                 break
             found |= now
-            leaving = _without(self.lane.origin.key, leaving, list(now))
+            leaving = _without(self.context.origin.key, leaving, list(now))
         return found
 
     def _referred(self, dependent: Dependent, leaving: pa.Table) -> dict[str, Wait]:
-        own = self.lane.origin.key
+        own = self.context.origin.key
         parent, child = own.named(dependent.columns), Key(tuple(dependent.key), ("",) * len(dependent.key))
         stays = "true"
-        if dependent.entity == self.lane.entity.name:
+        if dependent.entity == self.context.entity.name:
             stays = f"NOT {own.named(dependent.key).is_in(self.cursor, 't', leaving)}"
         self.cursor.execute(
             f"SELECT {parent.text_expression('t')}, min({child.text_expression('t')}) FROM {dependent.relation} t"

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from sync_pipeline.lane import Lane
+from sync_pipeline.entity_context import EntityContext
 from sync_pipeline.origin import DIGEST
 from sync_pipeline.parking import MISSING_FILE
 from sync_pipeline.sql import Cursor
@@ -60,14 +60,14 @@ class RefusedPage:
             cursor.execute(_WAKE_REPEATING, (self.entity, _A_SWEEP))
 
 
-def look_at_refused(lane: Lane, after: int) -> RefusedPage:
+def look_at_refused(context: EntityContext, after: int) -> RefusedPage:
     """Compare the next dead letters with their legacy rows. Raises UnreachableError, LegacySchemaError."""
-    values = {"entity": lane.entity.name, "after": after, "limit": _PAGE, "basis": lane.ledger.basis}
-    with lane.stores.target() as cursor:
+    values = {"entity": context.entity.name, "after": after, "limit": _PAGE, "basis": context.ledger.basis}
+    with context.stores.target() as cursor:
         cursor.execute(_LETTERS, values)
         letters = cursor.fetchall()
-    key = lane.origin.key
-    found = lane.origin.digests_of(key.parse(text for _, text, _, _ in letters))
+    key = context.origin.key
+    found = context.origin.digests_of(key.parse(text for _, text, _, _ in letters))
     digests = dict(zip(key.texts(found).to_pylist(), found.column(DIGEST).to_pylist(), strict=True))
     ids = [n for n, text, digest, other in letters if other or (digest is not None and digests.get(text) != digest)]
-    return RefusedPage(lane.entity.name, ids, letters[-1][0] if len(letters) == _PAGE else None)
+    return RefusedPage(context.entity.name, ids, letters[-1][0] if len(letters) == _PAGE else None)

@@ -16,8 +16,8 @@ from typing import Any
 import pyarrow as pa
 
 from sync_pipeline.batch.order import Order, Outcome
+from sync_pipeline.entity_context import EntityContext
 from sync_pipeline.garbage import collect
-from sync_pipeline.lane import Lane
 from sync_pipeline.ledger.claims import SHOWN, is_ours_alone
 from sync_pipeline.ledger.media import abandon
 from sync_pipeline.ownership import claimed_places
@@ -57,47 +57,47 @@ class Step:
     kind: str = ""
 
 
-def plan(lane: Lane, findings: Iterable[Finding]) -> list[Step]:
+def plan(context: EntityContext, findings: Iterable[Finding]) -> list[Step]:
     """What repair would do about a reconciliation's findings; unknown ones need a look first, and are left out."""
     shown = [finding for finding in findings if finding.kind != "unknown"]
     extra = [finding for finding in shown if finding.kind == "extra"]
-    left = _not_ours(lane, extra)
-    return sorted(_step(lane, finding, left) for finding in shown)
+    left = _not_ours(context, extra)
+    return sorted(_step(context, finding, left) for finding in shown)
 
 
-def plan_keys(lane: Lane, keys: pa.Table) -> list[Step]:
+def plan_keys(context: EntityContext, keys: pa.Table) -> list[Step]:
     """What repair would do about keys that a person names, drifting or not."""
-    there = set(lane.origin.key.texts(lane.origin.by_keys(keys).table).to_pylist())
-    texts = lane.origin.key.texts(keys).to_pylist()
+    there = set(context.origin.key.texts(context.origin.by_keys(keys).table).to_pylist())
+    texts = context.origin.key.texts(keys).to_pylist()
     absent = [Finding("relational", "extra", text) for text in texts if text not in there]
-    left = _not_ours(lane, absent)
+    left = _not_ours(context, absent)
     named = "asked for by its key"
-    steps = [Step(_place(lane, "relational"), text, Action.WRITE, named, "relational") for text in texts]
-    return [_left(lane, step, left) if (step.sink, step.key) in left else step for step in steps]
+    steps = [Step(_place(context, "relational"), text, Action.WRITE, named, "relational") for text in texts]
+    return [_left(context, step, left) if (step.sink, step.key) in left else step for step in steps]
 
 
-def repair(lane: Lane, findings: Iterable[Finding]) -> list[Outcome]:
+def repair(context: EntityContext, findings: Iterable[Finding]) -> list[Outcome]:
     """Mend what a reconciliation found. Findings that are pending, discarded or unknown are left alone.
 
     Raises HiddenRowsError where the monolith may hide rows that would be deleted for it.
     """
-    check_visibility(lane.entity, lane.stores)
-    return carry_out(lane, plan(lane, findings))
+    check_visibility(context.entity, context.stores)
+    return carry_out(context, plan(context, findings))
 
 
-def carry_out(lane: Lane, steps: Iterable[Step]) -> list[Outcome]:
+def carry_out(context: EntityContext, steps: Iterable[Step]) -> list[Outcome]:
     """Do what a plan says. Raises as `sync_keys` does."""
     todo = [step for step in steps if step.action is not Action.LEAVE]
-    _remove_files(lane, [step.key for step in todo if step.sink == "media" and step.action is Action.DELETE])
+    _remove_files(context, [step.key for step in todo if step.sink == "media" and step.action is Action.DELETE])
     objects = [step for step in todo if step.sink != "media"]
-    foreign = [step.key for step in objects if step.sink == "search" and not lane.origin.key.is_text(step.key)]
-    if foreign and lane.entity.index:
-        delete_documents(lane.stores.search, lane.entity.index.alias, foreign)
-    keys = lane.origin.key.parse({step.key for step in objects} - {*foreign})
-    keys = pa.concat_tables([keys, _renewed(lane, [step for step in todo if step.action is Action.COPY])])
+    foreign = [step.key for step in objects if step.sink == "search" and not context.origin.key.is_text(step.key)]
+    if foreign and context.entity.index:
+        delete_documents(context.stores.search, context.entity.index.alias, foreign)
+    keys = context.origin.key.parse({step.key for step in objects} - {*foreign})
+    keys = pa.concat_tables([keys, _renewed(context, [step for step in todo if step.action is Action.COPY])])
     keys = keys.group_by(keys.column_names).aggregate([])
     chunks = (keys.slice(first, _CHUNK) for first in range(0, keys.num_rows, _CHUNK))
-    return [sync_keys(lane, chunk, Order(force=True, cause=CAUSE)) for chunk in chunks]
+    return [sync_keys(context, chunk, Order(force=True, cause=CAUSE)) for chunk in chunks]
 
 
 def count(steps: Iterable[Step]) -> dict[tuple[str, str], int]:
@@ -112,30 +112,30 @@ def as_report(steps: list[Step]) -> dict[str, Any]:
     return {"counts": counts, "steps": shown}
 
 
-def _step(lane: Lane, finding: Finding, left: Mapping[tuple[str, str], str]) -> Step:
+def _step(context: EntityContext, finding: Finding, left: Mapping[tuple[str, str], str]) -> Step:
     said = f"{finding.kind}: {finding.said}" if finding.said else finding.kind
     action = Action.DELETE if finding.kind == "extra" else Action.COPY if finding.sink == "media" else Action.WRITE
-    if finding.kind in KNOWN or (finding.sink == "relational" and not lane.origin.key.is_text(finding.key)):
+    if finding.kind in KNOWN or (finding.sink == "relational" and not context.origin.key.is_text(finding.key)):
         action = Action.LEAVE  # a row that cannot be named cannot be written either
-    step = Step(_place(lane, finding.sink), finding.key, action, said, finding.sink, finding.kind)
-    return _left(lane, step, left) if (finding.sink, finding.key) in left else step
+    step = Step(_place(context, finding.sink), finding.key, action, said, finding.sink, finding.kind)
+    return _left(context, step, left) if (finding.sink, finding.key) in left else step
 
 
-def _left(lane: Lane, step: Step, left: Mapping[tuple[str, str], str]) -> Step:
-    why = _NOT_OURS.format(left[step.sink, step.key], lane.entity.name)
+def _left(context: EntityContext, step: Step, left: Mapping[tuple[str, str], str]) -> Step:
+    why = _NOT_OURS.format(left[step.sink, step.key], context.entity.name)
     return Step(step.place, step.key, Action.LEAVE, why, step.sink, step.kind)
 
 
-def _not_ours(lane: Lane, extra: list[Finding]) -> dict[tuple[str, str], str]:
+def _not_ours(context: EntityContext, extra: list[Finding]) -> dict[tuple[str, str], str]:
     """Those of the extra things (sink and key) that may belong to another, with the place that they are in.
 
     A row's document and the row itself are deleted together, so that one that is left keeps the other.
     """
-    alone = _alone(lane)
-    keys = {f.key for f in extra if f.sink != "media" and lane.origin.key.is_text(f.key)}
-    known = _known(lane, keys)
+    alone = _alone(context)
+    keys = {f.key for f in extra if f.sink != "media" and context.origin.key.is_text(f.key)}
+    known = _known(context, keys)
     left = {
-        (finding.sink, finding.key): _place(lane, finding.sink)
+        (finding.sink, finding.key): _place(context, finding.sink)
         for finding in extra
         if not alone[finding.sink] and finding.key not in known
     }
@@ -144,43 +144,43 @@ def _not_ours(lane: Lane, extra: list[Finding]) -> dict[tuple[str, str], str]:
     return documents | left
 
 
-def _alone(lane: Lane) -> dict[str, bool]:
+def _alone(context: EntityContext) -> dict[str, bool]:
     """By sink, whether all that lies there is the entity's."""
-    places = claimed_places(lane.entity)
-    with lane.stores.target() as cursor:
-        return {sink: is_ours_alone(cursor, lane.entity.name, *place) for sink, place in places.items()}
+    places = claimed_places(context.entity)
+    with context.stores.target() as cursor:
+        return {sink: is_ours_alone(cursor, context.entity.name, *place) for sink, place in places.items()}
 
 
-def _known(lane: Lane, texts: Iterable[str]) -> set[str]:
+def _known(context: EntityContext, texts: Iterable[str]) -> set[str]:
     """Those of the keys that the ledger has written once: what is there of them is ours."""
-    keys = lane.origin.key.parse(sorted(texts))
+    keys = context.origin.key.parse(sorted(texts))
     if not keys.num_rows:
         return set()
-    with lane.stores.target() as cursor:
-        return set(lane.origin.key.texts(lane.ledger.prior(cursor, keys)).to_pylist())
+    with context.stores.target() as cursor:
+        return set(context.origin.key.texts(context.ledger.prior(cursor, keys)).to_pylist())
 
 
-def _place(lane: Lane, sink: str) -> str:
-    kind, name = claimed_places(lane.entity)[sink]
+def _place(context: EntityContext, sink: str) -> str:
+    kind, name = claimed_places(context.entity)[sink]
     return SHOWN[kind].format(name)
 
 
-def _renewed(lane: Lane, copies: list[Step]) -> pa.Table:
+def _renewed(context: EntityContext, copies: list[Step]) -> pa.Table:
     """Keys of the rows whose files must be copied anew; of damaged objects the ledger must not believe it has them.
 
     A stale one is whole: rows may go back to it until it is garbage.
     """
-    rows = rows_naming(lane, [step.key for step in copies])
-    with lane.stores.target() as cursor:
+    rows = rows_naming(context, [step.key for step in copies])
+    with context.stores.target() as cursor:
         damaged = [step.key for step in copies if step.kind != "stale"]
         cursor.execute("DELETE FROM sync.media WHERE target_key = ANY(%s)", (damaged,))
-    return lane.origin.key.parse(sorted(set().union(*rows.values())))
+    return context.origin.key.parse(sorted(set().union(*rows.values())))
 
 
-def _remove_files(lane: Lane, extra: list[str]) -> None:
+def _remove_files(context: EntityContext, extra: list[str]) -> None:
     """Objects that we never put there, under our own prefix; but for those that were, or are about to be, by now."""
     if extra:
-        with lane.stores.target() as cursor:
+        with context.stores.target() as cursor:
             abandon(cursor, extra)
-        while collect(lane.stores):
+        while collect(context.stores):
             pass

@@ -16,9 +16,9 @@ from botocore.exceptions import BotoCoreError, ClientError
 
 from sync_pipeline import due
 from sync_pipeline.columns import array_literal
+from sync_pipeline.entity_context import EntityContext
 from sync_pipeline.errors import UnreachableError
 from sync_pipeline.faults import guarded
-from sync_pipeline.lane import Lane
 from sync_pipeline.ledger.sweeps import Walk
 from sync_pipeline.sinks.media_bucket import Source
 from sync_pipeline.sql import Cursor, copy_in, copy_out
@@ -42,25 +42,25 @@ class ListingPage:
     until: str | None
     listed: pa.Table = field(default_factory=_LISTED.empty_table)
 
-    def queue(self, cursor: Cursor, lane: Lane, walk: Walk) -> int:
+    def queue(self, cursor: Cursor, context: EntityContext, walk: Walk) -> int:
         """Owe rows whose file is not the one that was copied; how many. In the caller's short transaction."""
-        suspects = self._suspects(cursor, lane.entity.name)
-        keys = _not_known(cursor, lane.entity.name, suspects, walk)
-        due.owe(cursor, lane.entity.name, "media", keys, 0, walk=walk.number)
+        suspects = self._suspects(cursor, context.entity.name)
+        keys = _not_known(cursor, context.entity.name, suspects, walk)
+        due.owe(cursor, context.entity.name, "media", keys, 0, walk=walk.number)
         return len(keys)
 
-    def confirmed(self, lane: Lane) -> ListingPage:
+    def confirmed(self, context: EntityContext) -> ListingPage:
         """This page, corrected by a HEAD of each file that seems to be another one, or not to be there.
 
         A store may list a file under another spelling of its name, or with another ETag than it answers with.
         """
-        if lane.entity.media is None or not guarded(133):
+        if context.entity.media is None or not guarded(133):
             return self
-        with lane.stores.target() as cursor:
+        with context.stores.target() as cursor:
             self._stage(cursor)
-            cursor.execute(f"SELECT DISTINCT r.source_key {self._differing(cursor, lane.entity.name)}")
+            cursor.execute(f"SELECT DISTINCT r.source_key {self._differing(cursor, context.entity.name)}")
             names = [name for (name,) in cursor.fetchall()]
-        found = lane.entity.media.sources(lane.stores, names)
+        found = context.entity.media.sources(context.stores, names)
         answered = {name: source.etag for name, source in found.items() if isinstance(source, Source)}
         if not answered:
             return self
@@ -95,33 +95,33 @@ class ListingPage:
         )
 
 
-def compare_listing(lane: Lane, after: str | None) -> ListingPage:
+def compare_listing(context: EntityContext, after: str | None) -> ListingPage:
     """The bucket's keys behind `after`, from the next one that a row of the entity names. Raises UnreachableError."""
-    with lane.stores.target() as cursor:
-        cursor.execute(_NEXT, {"entity": lane.entity.name, "after": after})
+    with context.stores.target() as cursor:
+        cursor.execute(_NEXT, {"entity": context.entity.name, "after": after})
         following = cursor.fetchone()[0]
     if following is None:
-        _check_reachable(lane)
+        _check_reachable(context)
         return ListingPage(after, None)
     # a key without its last character is below it, and below next to nothing else
     start = max(after or "", following[:-1])
-    keys, etags, more = _list(lane, start, _PAGE)
+    keys, etags, more = _list(context, start, _PAGE)
     until = max(keys[-1], following) if more else None
     if more and keys != sorted(keys, key=str.encode):
         raise UnreachableError("SYNC_LEGACY_S3_BUCKET lists its keys out of order: what is missing cannot be told")
-    return ListingPage(after, until, pa.table([keys, etags], schema=_LISTED)).confirmed(lane)
+    return ListingPage(after, until, pa.table([keys, etags], schema=_LISTED)).confirmed(context)
 
 
-def _check_reachable(lane: Lane) -> None:
+def _check_reachable(context: EntityContext) -> None:
     """An entity that names no file is swept only where the bucket answers, like any other."""
-    _list(lane, "", 1)
+    _list(context, "", 1)
 
 
-def _list(lane: Lane, start: str, limit: int) -> tuple[list[str], list[str], bool]:
+def _list(context: EntityContext, start: str, limit: int) -> tuple[list[str], list[str], bool]:
     """(keys, their ETags, whether there are more) behind a key."""
-    bucket = lane.stores.settings.legacy_bucket.name
+    bucket = context.stores.settings.legacy_bucket.name
     try:
-        found = lane.stores.legacy_s3.list_objects_v2(Bucket=bucket, StartAfter=start, MaxKeys=limit)
+        found = context.stores.legacy_s3.list_objects_v2(Bucket=bucket, StartAfter=start, MaxKeys=limit)
     except (BotoCoreError, ClientError) as error:
         raise UnreachableError(f"SYNC_LEGACY_S3_BUCKET could not be listed to its end: {error}") from error
     contents = found.get("Contents", [])

@@ -14,9 +14,9 @@ import psycopg2
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from sync_pipeline.entity_context import EntityContext
 from sync_pipeline.errors import LogError
 from sync_pipeline.keys import Key
-from sync_pipeline.lane import Lane
 from sync_pipeline.ledger import bases, upkeep
 from sync_pipeline.ledger.days import days_before, drop
 from sync_pipeline.ledger.ledger import DOUBT, HELD_ROW, UNDO, WITHDRAW, WRITE, key_of, table_of
@@ -109,37 +109,37 @@ def trim(stores: Stores) -> dict[str, int]:
     return {"days": len(days), "keys": keys}
 
 
-def rebuild(lane: Lane) -> int:
+def rebuild(context: EntityContext) -> int:
     """Make the entity's ledger again from its snapshot and the log since; how many keys.
 
     Nobody writes it meanwhile. Raises LogError where snapshot and log do not hold all of it; then nothing has changed.
     """
-    entity, key = lane.entity.name, lane.origin.key
-    with lane.stores.target() as cursor:
-        cursor.execute(f"LOCK TABLE {lane.ledger.table} IN ACCESS EXCLUSIVE MODE")
+    entity, key = context.entity.name, context.origin.key
+    with context.stores.target() as cursor:
+        cursor.execute(f"LOCK TABLE {context.ledger.table} IN ACCESS EXCLUSIVE MODE")
         columns = ", ".join(f"{field.name} {_sql(field.type)}" for field in _TOLD)
         cursor.execute(f"CREATE TEMP TABLE told ({key.ddl()}, {columns}) ON COMMIT DROP")
-        for keys, told in _told(lane, cursor):
+        for keys, told in _told(context, cursor):
             table = pa.table([*keys.columns, *told.columns], names=[*keys.column_names, *told.column_names])
             copy_in(cursor, "pg_temp.told", f"{key.plain()}, {', '.join(_TOLD.names)}", table)
         _check_whole(cursor, entity, key)
-        cursor.execute(f"TRUNCATE {lane.ledger.table}")
-        cursor.execute(_replay(lane))
+        cursor.execute(f"TRUNCATE {context.ledger.table}")
+        cursor.execute(_replay(context))
         rows = int(cursor.rowcount)
         bases.note_rebuilt(cursor, entity)
-        if lane.gate:
-            root = lane.origin.root.plain()
-            cursor.execute(f"TRUNCATE {lane.gate.table}")
+        if context.gate:
+            root = context.origin.root.plain()
+            cursor.execute(f"TRUNCATE {context.gate.table}")
             cursor.execute(
-                f"INSERT INTO {lane.gate.table} ({root}, seen)"
-                f" SELECT {root}, max(seen) FROM {lane.ledger.table} GROUP BY {root}"
+                f"INSERT INTO {context.gate.table} ({root}, seen)"
+                f" SELECT {root}, max(seen) FROM {context.ledger.table} GROUP BY {root}"
             )
     return rows
 
 
-def _told(lane: Lane, cursor: Cursor) -> Iterator[tuple[pa.Table, pa.Table]]:
+def _told(context: EntityContext, cursor: Cursor) -> Iterator[tuple[pa.Table, pa.Table]]:
     """(keys, lines) of the snapshot, the batches since, and digests that were taken for applied."""
-    entity, parse = lane.entity.name, lane.origin.key.parse
+    entity, parse = context.entity.name, context.origin.key.parse
     seen = None
     for part in _parts(cursor, entity):
         seen, table = part["seen"], unpack(part["body"], part["size"], _PART)
@@ -211,9 +211,9 @@ def _check_whole(cursor: Cursor, entity: str, key: Key) -> None:
         raise LogError(f"entity {entity}: its ledger is older than the log: sync-pipeline ledger snapshot {entity}")
 
 
-def _replay(lane: Lane) -> str:
+def _replay(context: EntityContext) -> str:
     """SQL that puts a row for each key into the ledger: the last of each of its values."""
-    key = lane.origin.key.plain()
+    key = context.origin.key.plain()
 
     def last(name: str, which: str) -> str:
         return f"(array_agg({name} ORDER BY _n DESC) FILTER (WHERE {which}))[1] AS {name}"
@@ -223,7 +223,7 @@ def _replay(lane: Lane) -> str:
 
     sets, holds = f"_action IN ({WRITE}, {_TAKE})", f"_action IN ({WRITE}, {UNDO})"
     return f"""
-        INSERT INTO {lane.ledger.table} ({key}, seen, written, digest, basis, held)
+        INSERT INTO {context.ledger.table} ({key}, seen, written, digest, basis, held)
         SELECT {key}, seen, coalesce(written, 0),
             CASE WHEN digest IS NOT NULL AND _doubted > _set THEN 0 ELSE digest END, coalesce(basis, 0),
             CASE WHEN _withdrawn > _wrote THEN held & {HELD_ROW} ELSE coalesce(held, 0) END

@@ -24,10 +24,10 @@ import pyarrow.compute as pc
 
 from sync_pipeline import due, parking, rebase
 from sync_pipeline.beside import beside
+from sync_pipeline.entity_context import EntityContext
 from sync_pipeline.errors import AccessError, BrakeError, LeaseLostError, UnreachableError
 from sync_pipeline.faults import crash_point, guarded
 from sync_pipeline.heartbeat import BEAT_SECONDS, free_leases_of_the_gone, quietly
-from sync_pipeline.lane import Lane
 from sync_pipeline.ledger import bases, sweeps
 from sync_pipeline.ledger.ledger import next_revision
 from sync_pipeline.ledger.sweeps import Swept, Walk
@@ -46,7 +46,7 @@ _TURN_SECONDS = 30.0
 _SIDES = pa.schema([("found", pa.int64()), ("kept", pa.int64()), ("basis", pa.int32())])
 
 
-def sweep(lane: Lane) -> Swept:
+def sweep(context: EntityContext) -> Swept:
     """Compare all keys, and owe what differs. Goes on with a sweep that was cut off; waits for one under way.
 
     Raises BrakeError when it would delete more than the brake allows, UnreachableError when a side could not be
@@ -55,13 +55,13 @@ def sweep(lane: Lane) -> Swept:
     """
     never = threading.Event()
     while True:
-        found = go_on(lane, never, with_files=True)
+        found = go_on(context, never, with_files=True)
         if found is not None:
             return found
         never.wait(_LOOK_SECONDS)
 
 
-def go_on(lane: Lane, halt: threading.Event, *, with_files: bool = False) -> Swept | None:
+def go_on(context: EntityContext, halt: threading.Event, *, with_files: bool = False) -> Swept | None:
     """Begin a sweep, or go on with the one under way; None when it has not come to its end.
 
     Lists the legacy bucket `with_files`, where a sweep was asked for, and where SYNC_LISTING_SHARE allows it.
@@ -70,32 +70,34 @@ def go_on(lane: Lane, halt: threading.Event, *, with_files: bool = False) -> Swe
     not before (HiddenRowsError); AccessError or UnreachableError when a side could not be read to its end: nothing is
     derived from a part. Each is kept for `status`, until a sweep comes to its end.
     """
-    walk = sweeps.take(lane.stores, lane.entity.name, lane.stores.settings.sweep_workers)
+    walk = sweeps.take(context.stores, context.entity.name, context.stores.settings.sweep_workers)
     if walk is None:
-        free_leases_of_the_gone(lane.stores)
+        free_leases_of_the_gone(context.stores)
         return None
     walk.must_list = with_files
     try:
-        with beside(partial(_renew_until, lane, walk), "sweep lease"):
-            return _walk(lane, walk, halt)
+        with beside(partial(_renew_until, context, walk), "sweep lease"):
+            return _walk(context, walk, halt)
     except LeaseLostError:
         return None
     except (AccessError, BrakeError, UnreachableError) as error:
-        with suppress(UnreachableError), lane.stores.target() as cursor:
-            cursor.execute("UPDATE sync.cursor SET sweep_error = %s WHERE entity = %s", (str(error), lane.entity.name))
+        with suppress(UnreachableError), context.stores.target() as cursor:
+            cursor.execute(
+                "UPDATE sync.cursor SET sweep_error = %s WHERE entity = %s", (str(error), context.entity.name)
+            )
         raise
     finally:
-        quietly(partial(sweeps.give_back, lane.stores, walk))
+        quietly(partial(sweeps.give_back, context.stores, walk))
 
 
-def _walk(lane: Lane, walk: Walk, halt: threading.Event) -> Swept | None:
+def _walk(context: EntityContext, walk: Walk, halt: threading.Event) -> Swept | None:
     """Page after page until the end, or until somebody else's turn."""
-    check_visibility(lane.entity, lane.stores)
-    revision = next_revision(lane.stores)
-    versions = _versions(lane)
+    check_visibility(context.entity, context.stores)
+    revision = next_revision(context.stores)
+    versions = _versions(context)
     is_alike = walk.versions == versions or not guarded(80)
-    if not (is_alike and _goes_on(lane, walk) and guarded(77)):
-        sweeps.begin(lane.stores, walk, lane.stores.legacy_now(), versions, filled=versions["filled"])
+    if not (is_alike and _goes_on(context, walk) and guarded(77)):
+        sweeps.begin(context.stores, walk, context.stores.legacy_now(), versions, filled=versions["filled"])
         crash_point("sweep.begun")
     if walk.must_list and not walk.covers_files:
         walk.phase, walk.position, walk.covers_files = "files", None, True
@@ -103,72 +105,72 @@ def _walk(lane: Lane, walk: Walk, halt: threading.Event) -> Swept | None:
     while walk.phase != "end":
         if halt.is_set():
             return None
-        if time.monotonic() - began > _TURN_SECONDS and sweeps.others_wait(lane.stores, walk.entity):
+        if time.monotonic() - began > _TURN_SECONDS and sweeps.others_wait(context.stores, walk.entity):
             return None
-        _PHASES[walk.phase](lane, walk, halt)
+        _PHASES[walk.phase](context, walk, halt)
         crash_point("sweep.paged")
-    check_visibility(lane.entity, lane.stores)  # again: what the pages showed may have changed meanwhile
-    lane.stores.confirm_servers()
-    _end(lane, walk, revision)
+    check_visibility(context.entity, context.stores)  # again: what the pages showed may have changed meanwhile
+    context.stores.confirm_servers()
+    _end(context, walk, revision)
     crash_point("sweep.ended")
     return walk.found
 
 
-def _goes_on(lane: Lane, walk: Walk) -> bool:
+def _goes_on(context: EntityContext, walk: Walk) -> bool:
     """Whether the last walk is still under way, or the brake holds it and a person has approved what it found."""
     if walk.state != sweeps.HELD:
         return walk.state == sweeps.WALKING
-    with lane.stores.target() as cursor:
+    with context.stores.target() as cursor:
         allowed = sweeps.approved(cursor, walk.entity)
     return allowed is not None and walk.found.gone <= allowed
 
 
-def _versions(lane: Lane) -> dict[str, Any]:
+def _versions(context: EntityContext) -> dict[str, Any]:
     """What a walk compares under; pages of different ones do not make a whole."""
     return {
-        "basis": lane.ledger.basis,
-        "query": hashlib.sha256(lane.entity.origin.sql.encode()).hexdigest(),
-        "filled": _is_filled(lane),
-        "server": _server(lane),
+        "basis": context.ledger.basis,
+        "query": hashlib.sha256(context.entity.origin.sql.encode()).hexdigest(),
+        "filled": _is_filled(context),
+        "server": _server(context),
     }
 
 
-def _server(lane: Lane) -> list[str] | None:
+def _server(context: EntityContext) -> list[str] | None:
     """The monolith's server as the ledger has recorded it; None where our role may not ask for it."""
-    lane.stores.confirm_servers()
-    known = lane.stores.servers.monolith
+    context.stores.confirm_servers()
+    known = context.stores.servers.monolith
     return [str(known.system), str(known.timeline), known.changed_at.isoformat()] if known else None
 
 
-def _renew_until(lane: Lane, walk: Walk, stop: threading.Event) -> None:
+def _renew_until(context: EntityContext, walk: Walk, stop: threading.Event) -> None:
     while not stop.wait(BEAT_SECONDS):
-        quietly(partial(sweeps.renew, lane.stores, walk))
+        quietly(partial(sweeps.renew, context.stores, walk))
 
 
-def _compare_keys(lane: Lane, walk: Walk, halt: threading.Event) -> None:
+def _compare_keys(context: EntityContext, walk: Walk, halt: threading.Event) -> None:
     """The next `_PAGE` legacy keys against the ledger's of their range, at most `_PAGE` of these at once."""
-    former = rebase.former_digests(lane)
-    left = _read_page(lane, walk, former)
+    former = rebase.former_digests(context)
+    left = _read_page(context, walk, former)
     # a page that is short may lack rows that went while it was read: only an empty one is the end
-    until = lane.origin.key.position(left) if left.num_rows else None
+    until = context.origin.key.position(left) if left.num_rows else None
     if former and left.num_rows:
-        walk.found.rebased += rebase.rebase_page(lane, left, former, halt)
+        walk.found.rebased += rebase.rebase_page(context, left, former, halt)
         if halt.is_set():  # whoever goes on reads this page again, and finds fewer rows of former digests
-            with lane.stores.target() as cursor:
+            with context.stores.target() as cursor:
                 sweeps.move(cursor, walk)
             return
     bound: list[str] | None = []
     while bound is not None:
-        with lane.stores.target() as cursor:
-            lane.ledger.stage_digests(cursor, left)
-            bound = _bound(cursor, lane, walk.position, until)
-            passed = _staged(cursor, lane, bound) if bound else left.num_rows
-            differing = _differing(cursor, lane, walk, bound or until)
+        with context.stores.target() as cursor:
+            context.ledger.stage_digests(cursor, left)
+            bound = _bound(cursor, context, walk.position, until)
+            passed = _staged(cursor, context, bound) if bound else left.num_rows
+            differing = _differing(cursor, context, walk, bound or until)
             walk.found.compared += passed
-            _queue(cursor, lane, walk, differing)
+            _queue(cursor, context, walk, differing)
             walk.position = bound or until
             if walk.position is None:
-                _leave_keys(cursor, lane, walk)
+                _leave_keys(cursor, context, walk)
             sweeps.move(cursor, walk)
             crash_point("sweep.page")
         left = left.slice(passed)
@@ -176,26 +178,28 @@ def _compare_keys(lane: Lane, walk: Walk, halt: threading.Event) -> None:
             return
 
 
-def _read_page(lane: Lane, walk: Walk, former: Sequence[rebase.FormerDigest]) -> pa.Table:
+def _read_page(context: EntityContext, walk: Walk, former: Sequence[rebase.FormerDigest]) -> pa.Table:
     """Read the next legacy keys with their digests, and the former digests beside them where rows may bear these."""
     others = {name: sql for digest in former for name, sql in digest.expressions.items()}
     limit = min(_PAGE, rebase.PAGE) if former else _PAGE
-    return lane.origin.digests(walk.position, limit, *([others] if others else []))
+    return context.origin.digests(walk.position, limit, *([others] if others else []))
 
 
-def _leave_keys(cursor: Cursor, lane: Lane, walk: Walk) -> None:
+def _leave_keys(cursor: Cursor, context: EntityContext, walk: Walk) -> None:
     """Decide whether the walk lists the files. One that leaves them out answers no request, not even a later one."""
-    has_files, share = lane.entity.media is not None, lane.stores.settings.listing_share
+    has_files, share = context.entity.media is not None, context.stores.settings.listing_share
     walk.covers_files = not has_files or walk.must_list or sweeps.listing_is_due(cursor, walk.entity, share)
     walk.phase = "files" if has_files and walk.covers_files else "refused"
 
 
-def _bound(cursor: Cursor, lane: Lane, after: list[str] | None, until: list[str] | None) -> list[str] | None:
+def _bound(
+    cursor: Cursor, context: EntityContext, after: list[str] | None, until: list[str] | None
+) -> list[str] | None:
     """The ledger's `_PAGE`th key of a range that holds more; after a mass delete one legacy page may span all keys."""
-    key = lane.origin.key
+    key = context.origin.key
     found = copy_out(
         cursor,
-        f"SELECT {key.plain('l')} FROM {lane.ledger.table} l WHERE {key.after(cursor, 'l', after)}"
+        f"SELECT {key.plain('l')} FROM {context.ledger.table} l WHERE {key.after(cursor, 'l', after)}"
         f" AND {key.until(cursor, 'l', until)} AND digest IS NOT NULL ORDER BY {key.ordered('l')}"
         f" OFFSET {_PAGE - 1} LIMIT 2",
         key.schema,
@@ -203,30 +207,31 @@ def _bound(cursor: Cursor, lane: Lane, after: list[str] | None, until: list[str]
     return key.position(found, 0) if found.num_rows > 1 else None
 
 
-def _staged(cursor: Cursor, lane: Lane, until: list[str]) -> int:
+def _staged(cursor: Cursor, context: EntityContext, until: list[str]) -> int:
     """How many of the staged legacy keys are not above a key."""
     cursor.execute(
-        f'SELECT count(*) FROM pg_temp."plan_{lane.entity.name}" s WHERE {lane.origin.key.until(cursor, "s", until)}'
+        f'SELECT count(*) FROM pg_temp."plan_{context.entity.name}" s'
+        f" WHERE {context.origin.key.until(cursor, 's', until)}"
     )
     return int(cursor.fetchone()[0])
 
 
-def _differing(cursor: Cursor, lane: Lane, walk: Walk, until: list[str] | None) -> pa.Table:
+def _differing(cursor: Cursor, context: EntityContext, walk: Walk, until: list[str] | None) -> pa.Table:
     """Keys of both sides that differ, of the range after the walk's position; counts those it leaves out."""
-    key, name = lane.origin.key, lane.entity.name
+    key, name = context.origin.key, context.entity.name
     within = f"{key.after(cursor, 'l', walk.position)} AND {key.until(cursor, 'l', until)}"
     staged = f'(SELECT * FROM pg_temp."plan_{name}" s WHERE {key.until(cursor, "s", until)})'
     columns = ", ".join(f"coalesce(s.{c}, l.{c}) AS {c}" for c in key.plain().split(", "))
     found = copy_out(
         cursor,
         f"SELECT {columns}, s.{DIGEST}, l.digest, l.basis FROM {staged} s FULL JOIN"
-        f" (SELECT * FROM {lane.ledger.table} l WHERE {within} AND digest IS NOT NULL) l"
+        f" (SELECT * FROM {context.ledger.table} l WHERE {within} AND digest IS NOT NULL) l"
         f" ON {key.joins('s', key, 'l')}"
-        f" WHERE s.{DIGEST} IS DISTINCT FROM l.digest OR l.basis <> {lane.ledger.basis}",
+        f" WHERE s.{DIGEST} IS DISTINCT FROM l.digest OR l.basis <> {context.ledger.basis}",
         pa.schema([*key.schema, *_SIDES]),
     )
     both = pc.and_(found.column("found").is_valid(), found.column("kept").is_valid())
-    outdated = pc.fill_null(pc.and_kleene(both, pc.not_equal(found.column("basis"), lane.ledger.basis)), False)
+    outdated = pc.fill_null(pc.and_kleene(both, pc.not_equal(found.column("basis"), context.ledger.basis)), False)
     walk.found.outdated += pc.sum(outdated).as_py() or 0
     found = found.filter(pc.invert(outdated))
     if walk.filled:
@@ -236,13 +241,13 @@ def _differing(cursor: Cursor, lane: Lane, walk: Walk, until: list[str] | None) 
     return known
 
 
-def _queue(cursor: Cursor, lane: Lane, walk: Walk, differing: pa.Table) -> None:
+def _queue(cursor: Cursor, context: EntityContext, walk: Walk, differing: pa.Table) -> None:
     """Owe what has changed, but for what was refused as it is; stage what is gone."""
-    name, texts = lane.entity.name, lane.origin.key.texts(differing)
+    name, texts = context.entity.name, context.origin.key.texts(differing)
     away = differing.column("found").is_null().combine_chunks()
     gone, changed = texts.filter(away).to_pylist(), texts.filter(pc.invert(away)).to_pylist()
     digests = differing.column("found").filter(pc.invert(away)).to_pylist()
-    same = parking.refused_as_they_are(cursor, name, changed, digests, lane.ledger.basis)
+    same = parking.refused_as_they_are(cursor, name, changed, digests, context.ledger.basis)
     due.owe(cursor, name, "sweep", [key for key in changed if key not in same], 0, walk=walk.number)
     if guarded(78):
         sweeps.stage_gone(cursor, name, gone)
@@ -252,12 +257,12 @@ def _queue(cursor: Cursor, lane: Lane, walk: Walk, differing: pa.Table) -> None:
     walk.found.gone += len(gone)
 
 
-def _compare_files(lane: Lane, walk: Walk, _: threading.Event) -> None:
+def _compare_files(context: EntityContext, walk: Walk, _: threading.Event) -> None:
     """The next page of the legacy bucket's listing."""
     after, began = walk.position[0] if walk.position else None, time.monotonic()
-    page = compare_listing(lane, after)
-    with lane.stores.target() as cursor:
-        walk.found.files += page.queue(cursor, lane, walk)
+    page = compare_listing(context, after)
+    with context.stores.target() as cursor:
+        walk.found.files += page.queue(cursor, context, walk)
         walk.position = [page.until] if page.until is not None else None
         walk.phase = "files" if walk.position else "refused"
         sweeps.move(cursor, walk)
@@ -265,11 +270,11 @@ def _compare_files(lane: Lane, walk: Walk, _: threading.Event) -> None:
         crash_point("sweep.page")
 
 
-def _look_at_refused(lane: Lane, walk: Walk, _: threading.Event) -> None:
+def _look_at_refused(context: EntityContext, walk: Walk, _: threading.Event) -> None:
     """The next dead letters whose rows may no longer be what was refused."""
     after = int(walk.position[0]) if walk.position else 0
-    page = look_at_refused(lane, after)
-    with lane.stores.target() as cursor:
+    page = look_at_refused(context, after)
+    with context.stores.target() as cursor:
         page.wake(cursor)
         walk.position = [str(page.last)] if page.last is not None else None
         walk.phase = "refused" if walk.position else "end"
@@ -277,24 +282,24 @@ def _look_at_refused(lane: Lane, walk: Walk, _: threading.Event) -> None:
         crash_point("sweep.page")
 
 
-_PHASES: dict[str, Callable[[Lane, Walk, threading.Event], None]] = {
+_PHASES: dict[str, Callable[[EntityContext, Walk, threading.Event], None]] = {
     "keys": _compare_keys,
     "files": _compare_files,
     "refused": _look_at_refused,
 }
 
 
-def _end(lane: Lane, walk: Walk, revision: int) -> None:
+def _end(context: EntityContext, walk: Walk, revision: int) -> None:
     """Make what is gone due, and have the walk count.
 
     Raises BrakeError where the brake holds it, UnreachableError where the monolith's server is another one since the
     revision was drawn: the next walk starts over.
     """
-    found, settings = walk.found, lane.stores.settings
+    found, settings = walk.found, context.stores.settings
     total = found.compared + found.gone
     much = found.gone > settings.brake_rows and found.gone > settings.brake_fraction * total
-    with lane.stores.target() as cursor:
-        lane.stores.servers.check_read(cursor, revision)
+    with context.stores.target() as cursor:
+        context.stores.servers.check_read(cursor, revision)
         allowed = sweeps.approved(cursor, walk.entity)
         held = much and guarded(32) and not (allowed is not None and found.gone <= allowed)
         if held:
@@ -303,7 +308,7 @@ def _end(lane: Lane, walk: Walk, revision: int) -> None:
         else:
             sweeps.make_gone_due(cursor, walk)
             sweeps.end(cursor, walk)
-            bases.note_walked(cursor, walk.entity, lane.ledger.basis, found.outdated)
+            bases.note_walked(cursor, walk.entity, context.ledger.basis, found.outdated)
             sweeps.close_approval(cursor, walk.entity, "used" if much else "not needed")
         crash_point("sweep.ending")
     if held:
@@ -314,7 +319,7 @@ def _end(lane: Lane, walk: Walk, revision: int) -> None:
         )
 
 
-def _is_filled(lane: Lane) -> bool:
-    with lane.stores.target() as cursor:
-        cursor.execute("SELECT filled_at IS NOT NULL FROM sync.cursor WHERE entity = %s", (lane.entity.name,))
+def _is_filled(context: EntityContext) -> bool:
+    with context.stores.target() as cursor:
+        cursor.execute("SELECT filled_at IS NOT NULL FROM sync.cursor WHERE entity = %s", (context.entity.name,))
         return bool(cursor.fetchone()[0])

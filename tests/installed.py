@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from demo.fleet import Fleet
 from sync_pipeline.capture import subject_of
 from sync_pipeline.entity import Entity
-from sync_pipeline.lane import Lane
+from sync_pipeline.entity_context import EntityContext
 from sync_pipeline.sources import outbox_tables, publication
 from sync_pipeline.sources.ddl import Step
 from sync_pipeline.sources.outbox import Outbox
@@ -25,36 +25,36 @@ def world_of_parts(fleet: Fleet, name: str, monolith: str, entity: Entity) -> It
     settings = {"SYNC_SWEEP_SECONDS": "1e9", "SYNC_MARGIN_SECONDS": "0", "SYNC_POLL_SECONDS": "0.02"}
     with opened(fleet, name, SYNC_RECHECK_SECONDS="0", SYNC_CHUNK_ROWS="3", **settings) as world:
         world.legacy(monolith)
-        for statement in made(Lane.open(entity, world.stores)):
+        for statement in made(EntityContext.open(entity, world.stores)):
             world.legacy(statement)
         world.target("UPDATE sync.cursor SET swept_at = now(), filled_at = now()")
         yield world
 
 
-def made(lane: Lane, notify: bool = False) -> list[str]:
-    """Statements that make what the lane's source needs; `notify` as `outbox install` has it."""
-    return flat(install_steps(lane, notify))
+def made(context: EntityContext, notify: bool = False) -> list[str]:
+    """Statements that make what the source of the context's entity needs; `notify` as `outbox install` has it."""
+    return flat(install_steps(context, notify))
 
 
-def unmade(lane: Lane) -> list[str]:
+def unmade(context: EntityContext) -> list[str]:
     """Statements that take it away again."""
-    return flat(uninstall_steps(lane))
+    return flat(uninstall_steps(context))
 
 
-def install_steps(lane: Lane, notify: bool = False) -> list[Step]:
+def install_steps(context: EntityContext, notify: bool = False) -> list[Step]:
     """The same as steps, which are carried out one by one."""
-    capture = lane.entity.capture
+    capture = context.entity.capture
     if isinstance(capture, Outbox):  # versions are told by the monolith's own code
-        return [] if capture.version else outbox_tables.install(subject_of(lane), capture, notify)
-    return publication.install(subject_of(lane)) if isinstance(capture, Wal) else []
+        return [] if capture.version else outbox_tables.install(subject_of(context), capture, notify)
+    return publication.install(subject_of(context)) if isinstance(capture, Wal) else []
 
 
-def uninstall_steps(lane: Lane) -> list[Step]:
+def uninstall_steps(context: EntityContext) -> list[Step]:
     """What takes it away again, as steps."""
-    capture = lane.entity.capture
+    capture = context.entity.capture
     if isinstance(capture, Outbox):
-        return [] if capture.version else outbox_tables.uninstall(subject_of(lane), capture)
-    return publication.uninstall(subject_of(lane)) if isinstance(capture, Wal) else []
+        return [] if capture.version else outbox_tables.uninstall(subject_of(context), capture)
+    return publication.uninstall(subject_of(context)) if isinstance(capture, Wal) else []
 
 
 def flat(steps: list[Step]) -> list[str]:

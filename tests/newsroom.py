@@ -21,7 +21,7 @@ _BEHIND = """
 
 def leave_out_the_sweep(world):
     """Have nobody wait for the first one."""
-    for name in world.lanes:
+    for name in world.contexts:
         world.target("UPDATE sync.cursor SET swept_at = now() WHERE entity = %s", [name])
 
 

@@ -87,9 +87,9 @@ def put(world, film, poster, title="as it was"):
     )
 
 
-def see(lane, *films, order=None):
+def see(context, *films, order=None):
     """The films' events are applied, in one batch."""
-    return sync_roots(lane, lane.origin.root.parse(map(str, films)), order or Order(acknowledge=True))
+    return sync_roots(context, context.origin.root.parse(map(str, films)), order or Order(acknowledge=True))
 
 
 class Held:

@@ -9,17 +9,17 @@ from tests.world import wait_for
 
 
 @contextmanager
-def stalled(lane, key, order):
+def stalled(context, key, order):
     """The key's row is read before this block, and what the order asks for is done after it."""
     has_read, go_on = threading.Event(), threading.Event()
 
     def adapt(legacy):
         has_read.set()
         assert go_on.wait(30)
-        return lane.entity.adapt(legacy)
+        return context.entity.adapt(legacy)
 
-    slow = replace(lane, entity=replace(lane.entity, adapt=adapt))
-    worker = threading.Thread(target=sync_keys, args=(slow, lane.origin.key.parse([str(key)]), order))
+    slow = replace(context, entity=replace(context.entity, adapt=adapt))
+    worker = threading.Thread(target=sync_keys, args=(slow, context.origin.key.parse([str(key)]), order))
     worker.start()
     wait_for(has_read.is_set)
     try:

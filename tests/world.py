@@ -25,9 +25,9 @@ from demo.load import load
 from sync_pipeline.backfill import backfill
 from sync_pipeline.batch.order import Order
 from sync_pipeline.capture import open_cursor
+from sync_pipeline.entity_context import EntityContext
 from sync_pipeline.entity_files import load_entities
 from sync_pipeline.follower import Follower
-from sync_pipeline.lane import Lane
 from sync_pipeline.pipeline import sync_keys
 from sync_pipeline.settings import Settings
 from sync_pipeline.stores import Stores
@@ -53,14 +53,14 @@ class World:
     def target_bucket(self) -> str:
         return self.stores.settings.target_bucket.name
 
-    def lane(self, name: str) -> Lane:
+    def context(self, name: str) -> EntityContext:
         """An entity as its file declares it now."""
-        return Lane.open(load_entities(self.stores.settings.entities)[name], self.stores)
+        return EntityContext.open(load_entities(self.stores.settings.entities)[name], self.stores)
 
     @cached_property
-    def lanes(self) -> dict[str, Lane]:
+    def contexts(self) -> dict[str, EntityContext]:
         entities = load_entities(self.stores.settings.entities)
-        return {name: Lane.open(entity, self.stores) for name, entity in entities.items()}
+        return {name: EntityContext.open(entity, self.stores) for name, entity in entities.items()}
 
     def differences(self) -> list[oracle.Difference]:
         """What the oracle finds wrong."""
@@ -75,28 +75,28 @@ class World:
         load(self.monolith.admin_url, self.client, self.legacy_bucket, contents=contents, files=files, poison=poison)
 
     def backfill(self) -> None:
-        for name in self.lanes:
+        for name in self.contexts:
             self.filled(name)
 
-    def filled(self, name: str) -> Lane:
+    def filled(self, name: str) -> EntityContext:
         """An entity whose history has been filled."""
-        lane = self.lane(name)
-        for partition in lane.entity.partitions.names():
-            backfill(lane, partition)
-        return lane
+        context = self.context(name)
+        for partition in context.entity.partitions.names():
+            backfill(context, partition)
+        return context
 
-    def all_in(self, name: str, where: str = "true") -> Lane:
+    def all_in(self, name: str, where: str = "true") -> EntityContext:
         """An entity whose rows are all in, without a backfill: quicker than so many partitions."""
-        lane = self.lane(name)
-        open_cursor(lane)
+        context = self.context(name)
+        open_cursor(context)
         keys = [str(key) for (key,) in self.legacy(f"SELECT id FROM content WHERE kind = %s AND {where}", [name])]
-        sync_keys(lane, lane.origin.key.parse(keys), Order())
-        return lane
+        sync_keys(context, context.origin.key.parse(keys), Order())
+        return context
 
     @contextmanager
-    def following(self, lanes: list[Lane]) -> Iterator[Follower]:
+    def following(self, contexts: list[EntityContext]) -> Iterator[Follower]:
         """The live delta, for as long as this lasts."""
-        follower, stop = Follower([lane.entity for lane in lanes], lanes[0].stores), threading.Event()
+        follower, stop = Follower([context.entity for context in contexts], contexts[0].stores), threading.Event()
         thread = threading.Thread(target=follower.run, args=(stop,))
         thread.start()
         try:

@@ -20,10 +20,10 @@ from demo.lag.report import Report
 from demo.load import load
 from demo.run.api import DagsterApi
 from sync_pipeline.entity import Entity
+from sync_pipeline.entity_context import EntityContext
 from sync_pipeline.entity_files import load_entities
 from sync_pipeline.errors import UnreachableError
 from sync_pipeline.heartbeat import sightings
-from sync_pipeline.lane import Lane
 from sync_pipeline.live import caught_up, mark
 from sync_pipeline.ownership import MARK_OBJECT
 from sync_pipeline.stores import Stores
@@ -156,9 +156,9 @@ def _fill_history(api: DagsterApi, entities: list[Entity]) -> float:
 def _catch_up(entities: list[Entity], stores: Stores) -> float:
     """Wait until the run that follows has brought everything over; seconds it took."""
     began = time.monotonic()
-    lanes = [Lane.open(entity, stores) for entity in entities]
-    since = mark(lanes)
-    _wait(lambda: all(caught_up(lane, since) for lane in lanes), _CATCH_UP_SECONDS, "catching up")
+    contexts = [EntityContext.open(entity, stores) for entity in entities]
+    since = mark(contexts)
+    _wait(lambda: all(caught_up(context, since) for context in contexts), _CATCH_UP_SECONDS, "catching up")
     return time.monotonic() - began
 
 

@@ -10,8 +10,8 @@ import pyarrow.compute as pc
 from sync_pipeline import parking
 from sync_pipeline.adapt import Adapted, without
 from sync_pipeline.batch.order import Order
+from sync_pipeline.entity_context import EntityContext
 from sync_pipeline.files import Placed
-from sync_pipeline.lane import Lane
 from sync_pipeline.origin import Reject
 
 
@@ -19,7 +19,7 @@ from sync_pipeline.origin import Reject
 class Batch:
     """A batch between its read and its write."""
 
-    lane: Lane
+    context: EntityContext
     revision: int
     order: Order
     keys: pa.Table
@@ -48,7 +48,7 @@ class Batch:
 
     def texts(self, table: pa.Table) -> pa.Array:
         """Keys of a table's rows as texts."""
-        return self.lane.origin.key.texts(table)
+        return self.context.origin.key.texts(table)
 
     def without(self, texts: list[str]) -> Batch:
         """The batch, some keys left out."""
@@ -57,7 +57,7 @@ class Batch:
         def others(table: pa.Table) -> pa.Table:
             return table.filter(pc.invert(pc.is_in(self.texts(table), value_set=out)))
 
-        kept = without(self.adapted, self.lane.origin.key, texts)
+        kept = without(self.adapted, self.context.origin.key, texts)
         at = pc.index_in(self.texts(kept.legacy), value_set=self.texts(self.adapted.legacy))
         return replace(
             self,

@@ -9,10 +9,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from sync_pipeline.adapt import Adapted, adapt
+from sync_pipeline.entity_context import EntityContext
 from sync_pipeline.errors import SharedFaultError
 from sync_pipeline.faults import guarded
 from sync_pipeline.keys import Key
-from sync_pipeline.lane import Lane
 from sync_pipeline.ledger.standing import standing
 from sync_pipeline.origin import Reject
 
@@ -21,52 +21,53 @@ from sync_pipeline.origin import Reject
 _SAMPLE_ROWS = 20
 
 
-def check_share(lane: Lane, rejects: Sequence[Reject], total: int) -> None:
+def check_share(context: EntityContext, rejects: Sequence[Reject], total: int) -> None:
     """Raise SharedFaultError where more than a share of a batch fails alike, and so do all rows of a sample beside it.
 
     A bulk import of bad rows is parked, because other rows still pass. A broken adapter, or a new constraint that no
     row meets, stops the entity before a million rows are parked.
     """
-    settings = lane.stores.settings
+    settings = context.stores.settings
     alike = Counter((reject.step, reject.error) for reject in rejects).most_common(1)
     if not alike or not guarded(91):
         return
     ((step, error), count), *_ = alike
     if count <= settings.fault_rows or count <= settings.fault_fraction * total:
         return
-    if _sample_passes(lane, step, {reject.key for reject in rejects}):
+    if _sample_passes(context, step, {reject.key for reject in rejects}):
         return
     example = next(reject for reject in rejects if (reject.step, reject.error) == (step, error))
+    message = example.message.splitlines()[0] if example.message else ""
     raise SharedFaultError(
-        f"entity {lane.entity.name}: {count} of {total} rows of a batch, and all of a sample beside it, fail alike at"
-        f" the step {step}: {error}: {example.message.splitlines()[0] if example.message else ''} (key {example.key})."
+        f"entity {context.entity.name}: {count} of {total} rows of a batch, and all of a sample beside it, fail alike"
+        f" at the step {step}: {error}: {message} (key {example.key})."
         f" No row is parked: correct the entity's file or its table, or raise SYNC_FAULT_FRACTION"
         f" ({settings.fault_fraction:g}) or SYNC_FAULT_ROWS ({settings.fault_rows}) to park them"
     )
 
 
-def _sample_passes(lane: Lane, step: str, besides: set[str]) -> bool:
+def _sample_passes(context: EntityContext, step: str, besides: set[str]) -> bool:
     """Whether any row beside these passes a step."""
-    adapted, rejects = sample_of(lane, besides)
+    adapted, rejects = sample_of(context, besides)
     if step == "read":
         return bool(adapted.table.num_rows or any(reject.step != "read" for reject in rejects))
     if step != "row" or not adapted.table.num_rows:
         return bool(adapted.table.num_rows)
-    with lane.stores.target() as cursor:
-        table = standing(cursor, lane.entity.name, lane.entity.table)[0]
-    trial = table.try_rows(lane.stores, table.rows(adapted.table))
+    with context.stores.target() as cursor:
+        table = standing(cursor, context.entity.name, context.entity.table)[0]
+    trial = table.try_rows(context.stores, table.rows(adapted.table))
     return len(trial.refused) < int(adapted.table.num_rows)
 
 
-def sample_of(lane: Lane, besides: set[str]) -> tuple[Adapted, list[Reject]]:
+def sample_of(context: EntityContext, besides: set[str]) -> tuple[Adapted, list[Reject]]:
     """Some other rows of the monolith as the entity's adapter makes them, and those that fail."""
-    key = lane.origin.key
+    key = context.origin.key
     limit = _SAMPLE_ROWS + len(besides)
-    first = lane.origin.page(None, None, "true", limit)
+    first = context.origin.page(None, None, "true", limit)
     low = _besides(key, first.table, besides)
     tried = besides | set(key.texts(low).to_pylist())
-    last = lane.origin.by_keys(_besides(key, lane.origin.last_keys(limit + _SAMPLE_ROWS), tried))
-    adapted, rejects = adapt(lane.entity, key, pa.concat_tables([low, last.table]))
+    last = context.origin.by_keys(_besides(key, context.origin.last_keys(limit + _SAMPLE_ROWS), tried))
+    adapted, rejects = adapt(context.entity, key, pa.concat_tables([low, last.table]))
     unread = [reject for reject in (*first.rejects, *last.rejects) if reject.key not in besides]
     return adapted, [*unread, *rejects]
 

@@ -36,11 +36,11 @@ class CollisionError(Exception):
 
 def without_repeats(batch: Batch) -> Batch:
     """Reject rows of a batch that are to be written and share an id, because none of them tells which is meant."""
-    lane, table = batch.lane, batch.lane.entity.table
+    context, table = batch.context, batch.context.entity.table
     if not table.outer_key or not guarded(144) or batch.adapted.table.num_rows < 2:
         return batch
     rows = batch.adapted.legacy.filter(pc.and_(bit(batch.adapted.held, 1), batch.forced))
-    own = table.identity_of(lane.origin.key)
+    own = table.identity_of(context.origin.key)
     ids, texts = own.texts(rows.select(list(own.columns))), batch.texts(rows)
     counted = pc.value_counts(ids)
     repeated = pc.is_in(ids, value_set=counted.field("values").filter(pc.greater(counted.field("counts"), 1)))
@@ -76,13 +76,13 @@ class _Found:
     @classmethod
     def of(cls, batch: Batch, passed: Batch) -> _Found:
         """Nothing yet of a batch; `passed` is the same behind the gate."""
-        roots = batch.lane.origin.root.texts(passed.roots)
+        roots = batch.context.origin.root.texts(passed.roots)
         gone = batch.texts(batch.gone)
         return cls(batch, set(roots.to_pylist()), set(batch.there.to_pylist()), set(gone.to_pylist()))
 
     def sort(self, text: str, holder: str) -> None:
         """Decide about a row and the one that holds its id."""
-        if not self.batch.lane.origin.key.is_text(holder):  # a row that cannot be named cannot be deleted
+        if not self.batch.context.origin.key.is_text(holder):  # a row that cannot be named cannot be deleted
             self.repeated[text] = holder
         elif self._root_of(holder) not in self.roots or holder in self.gone:
             self.moved.append((text, holder))  # its root was not read here, or a newer batch has written it since
@@ -92,7 +92,7 @@ class _Found:
             self.leaving.append(holder)
 
     def _root_of(self, key: str) -> str:
-        origin = self.batch.lane.origin
+        origin = self.batch.context.origin
         root: str = origin.root.texts(origin.key.parse([key]).select(list(origin.root.columns)))[0].as_py()
         return root
 
@@ -107,7 +107,7 @@ def _rejected(batch: Batch, others: dict[str, list[str]]) -> Batch:
     """Park rows that have the id of others (key texts) which the query gives as well."""
     if not others:
         return batch
-    table, legacy = batch.lane.entity.table, batch.adapted.legacy
+    table, legacy = batch.context.entity.table, batch.adapted.legacy
     digests = dict(zip(batch.texts(legacy).to_pylist(), legacy.column(DIGEST).to_pylist(), strict=True))
     rest = batch.without(list(others))
     rest.rejects += [
@@ -129,7 +129,7 @@ def _with_gone(batch: Batch, leaving: list[str]) -> Batch:
     """The batch with the removal of rows that the monolith does not have, whatever the ledger knows of them."""
     if not leaving:
         return batch
-    rest, keys = batch.without(leaving), batch.lane.origin.key.parse(leaving)
+    rest, keys = batch.without(leaving), batch.context.origin.key.parse(leaving)
     known = batch.texts(batch.keys)
     unknown = keys.filter(pc.invert(pc.is_in(batch.texts(keys), value_set=known)))
     return replace(

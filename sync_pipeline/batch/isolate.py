@@ -29,8 +29,8 @@ _PUT_OFF = "due: released"
 
 def without_faults(batch: Batch, error: psycopg2.Error, try_write: TryWrite) -> Batch:
     """The batch without rows at fault, or in an order in which it passes. Raises `error` where no row is to blame."""
-    with batch.lane.stores.target() as cursor:
-        live, *shadows = standing(cursor, batch.lane.entity.name, batch.lane.entity.table)
+    with batch.context.stores.target() as cursor:
+        live, *shadows = standing(cursor, batch.context.entity.name, batch.context.entity.table)
     batch = replace(batch, fresh=False)  # what is refused is parked in the guarded way
     trial = _tried(batch.ready(), live)
     if trial.refused:
@@ -61,8 +61,8 @@ def wanted(batch: Batch, table: StandingTable) -> tuple[pa.Array, list[int]]:
 def _tried(batch: Batch, table: StandingTable) -> Trial:
     """A trial of the rows that a table is to hold."""
     mask, _ = wanted(batch, table)
-    gone = batch.lane.origin.key, batch.gone
-    return table.try_rows(batch.lane.stores, table.rows(batch.adapted.table.filter(mask)), gone)
+    gone = batch.context.origin.key, batch.gone
+    return table.try_rows(batch.context.stores, table.rows(batch.adapted.table.filter(mask)), gone)
 
 
 def _keys_of(batch: Batch, table: StandingTable) -> list[str]:
@@ -98,8 +98,8 @@ def _partners(batch: Batch, refused: dict[str, psycopg2.Error]) -> list[str]:
     names = {name for error in refused.values() if (name := _constraint(error))}
     if batch.order.cause == _PUT_OFF or not names:
         return []
-    with batch.lane.stores.target() as cursor:
-        found = parking.refused_by(cursor, batch.lane.entity.name, sorted(names))
+    with batch.context.stores.target() as cursor:
+        found = parking.refused_by(cursor, batch.context.entity.name, sorted(names))
     return sorted(set(found) - set(batch.texts(batch.keys).to_pylist()))
 
 
@@ -115,7 +115,7 @@ def _parked(batch: Batch, refused: dict[str, psycopg2.Error]) -> Batch:
         Reject(key, "row", type(error).__name__, str(error).strip(), digests.get(key), _constraint(error))
         for key, error in refused.items()
     ]
-    check_share(batch.lane, rejects, batch.keys.num_rows)
+    check_share(batch.context, rejects, batch.keys.num_rows)
     fit = batch.without(list(refused))
     fit.rejects += rejects
     return fit

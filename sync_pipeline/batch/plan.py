@@ -13,7 +13,7 @@ from sync_pipeline.origin import DIGEST
 
 def plan_of(batch: Batch) -> pa.Table:
     """Every key the ledger is told of: adapted rows first, so that `n` numbers them."""
-    key = batch.lane.origin.key
+    key = batch.context.origin.key
     columns = list(key.columns)
 
     def part(keys: pa.Table, action: pa.Array, digest: pa.Array, held: pa.Array) -> pa.Table:
@@ -27,7 +27,7 @@ def plan_of(batch: Batch) -> pa.Table:
     moved = {text for text, _ in batch.moved}.difference(batch.late)
     texts = sorted({r.key for r in batch.rejects} | set(batch.placed.waiting) | set(batch.waits) | moved)
     parked = key.parse(texts)
-    doubt = batch.order.sends_all or batch.lane.entity.compensates  # what is applied may be undone
+    doubt = batch.order.sends_all or batch.context.entity.compensates  # what is applied may be undone
     stays = pa.array(
         [WITHDRAW if text in batch.private else DOUBT if doubt or text in moved else PARK for text in texts], pa.int16()
     )
@@ -47,9 +47,9 @@ def plan_of(batch: Batch) -> pa.Table:
 
 def operations_of(batch: Batch, plan: pa.Table, applied: pa.Table) -> Operations:
     """The documents that the applied part of a plan asks for: written rows, and all where the order says so."""
-    lane, index = batch.lane, batch.lane.entity.index
+    context, index = batch.context, batch.context.entity.index
     if index is None:
-        return Operations.none(lane)
+        return Operations.none(context)
     n = applied.column("n").combine_chunks()
     versions = applied.column("written").combine_chunks()
     touched = plan.take(n)
@@ -66,8 +66,8 @@ def operations_of(batch: Batch, plan: pa.Table, applied: pa.Table) -> Operations
     deleted = pc.and_(pc.and_(considered, pc.invert(bit(held, 2))), may_be_there)
     rows = pc.if_else(wanted, n, pa.scalar(None, pa.int32()))
     contents = index.contents(batch.adapted.table).take(rows)
-    keys = touched.select(list(lane.origin.key.columns))
-    return Operations(keys, lane.origin.key.texts(keys), versions, contents, wanted).filter(pc.or_(wanted, deleted))
+    keys = touched.select(list(context.origin.key.columns))
+    return Operations(keys, context.origin.key.texts(keys), versions, contents, wanted).filter(pc.or_(wanted, deleted))
 
 
 def references_of(batch: Batch) -> pa.Table:

@@ -11,22 +11,22 @@ from sync_pipeline.batch.batch import Batch, bit
 from sync_pipeline.batch.brake import check_share
 from sync_pipeline.batch.order import Order
 from sync_pipeline.columns import kept
+from sync_pipeline.entity_context import EntityContext
 from sync_pipeline.faults import guarded
 from sync_pipeline.files import Placed, place
-from sync_pipeline.lane import Lane
 from sync_pipeline.ledger import media
 from sync_pipeline.ledger.ledger import HELD_DOCUMENT
 from sync_pipeline.origin import DIGEST, Reject, Rows
 
 
-def prepare(lane: Lane, revision: int, keys: pa.Table, rows: Rows, order: Order) -> Batch:
+def prepare(context: EntityContext, revision: int, keys: pa.Table, rows: Rows, order: Order) -> Batch:
     """Raises as sync_keys does."""
-    key = lane.origin.key
-    with lane.stores.target_at_once() as cursor:
-        prior = lane.ledger.prior(cursor, keys)
+    key = context.origin.key
+    with context.stores.target_at_once() as cursor:
+        prior = context.ledger.prior(cursor, keys)
     texts = key.texts(rows.table)
-    same, gone, absent = _compare(lane, keys, rows, texts, prior)
-    changed, put_back = pc.invert(same), _put_back(lane, keys, order)
+    same, gone, absent = _compare(context, keys, rows, texts, prior)
+    changed, put_back = pc.invert(same), _put_back(context, keys, order)
     if order.again and len(put_back):
         changed = pc.or_(changed, pc.is_in(texts, value_set=put_back))
         put_back = put_back.slice(0, 0)
@@ -36,17 +36,17 @@ def prepare(lane: Lane, revision: int, keys: pa.Table, rows: Rows, order: Order)
         others = pc.invert(pc.is_in(texts, value_set=put_back))
         chosen = pc.and_(chosen, pc.or_(changed, others))
         absent = absent.filter(pc.invert(pc.is_in(key.texts(absent), value_set=put_back)))
-    adapted, rejects = adapt(lane.entity, key, kept(rows.table, chosen))
-    check_share(lane, [*rows.rejects, *rejects], rows.count)
+    adapted, rejects = adapt(context.entity, key, kept(rows.table, chosen))
+    check_share(context, [*rows.rejects, *rejects], rows.count)
     placed = Placed(adapted)
-    if lane.entity.media:
+    if context.entity.media:
         placed = place(
-            lane.entity.media, lane.stores, key, adapted, wait=order.wait, has_tries_left=order.has_tries_left
+            context.entity.media, context.stores, key, adapted, wait=order.wait, has_tries_left=order.has_tries_left
         )
-    rejects, discarded = _parted(lane, [*rows.rejects, *rejects, *placed.rejects], order)
+    rejects, discarded = _parted(context, [*rows.rejects, *rejects, *placed.rejects], order)
     written = changed if not order.force else pa.repeat(True, len(changed))
     if (order.documents or order.beside) and placed.references:
-        written = pc.or_(written, pc.is_in(texts, value_set=_renamed(lane, placed)))
+        written = pc.or_(written, pc.is_in(texts, value_set=_renamed(context, placed)))
     left = pc.index_in(key.texts(placed.adapted.legacy), value_set=texts)
     unchanged = rows.table.select([*key.columns, DIGEST]).filter(pc.invert(chosen))
     if not order.force and not order.documents:
@@ -59,12 +59,12 @@ def prepare(lane: Lane, revision: int, keys: pa.Table, rows: Rows, order: Order)
         unchanged = pa.concat_tables([unchanged, nothing])
     else:
         unchanged = unchanged.slice(0, 0)
-    fresh = prior.num_rows == 0 and not lane.entity.table.references and lane.gate is None
+    fresh = prior.num_rows == 0 and not context.entity.table.references and context.gate is None
     fresh = fresh and not (gone.num_rows or unchanged.num_rows or rejects or placed.waiting)
     public = bit(adapted.held, HELD_DOCUMENT)
     private = frozenset(key.texts(adapted.legacy).filter(pc.invert(public)).to_pylist())
     return Batch(
-        lane,
+        context,
         revision,
         order,
         keys,
@@ -74,53 +74,55 @@ def prepare(lane: Lane, revision: int, keys: pa.Table, rows: Rows, order: Order)
         unchanged,
         written.take(left),
         rejects,
-        fresh and not lane.entity.compensates,  # which keeps what was there before
+        fresh and not context.entity.compensates,  # which keeps what was there before
         aside=frozenset([*key.texts(discarded).to_pylist(), *put_back.to_pylist()]),
         private=private,
     )
 
 
-def _put_back(lane: Lane, keys: pa.Table, order: Order) -> pa.Array:
+def _put_back(context: EntityContext, keys: pa.Table, order: Order) -> pa.Array:
     """Keys (texts) of rows that were put back since their documents were refused; asked where these are wanted,
     or their rows for another table.
     """
     texts: list[str] = []
-    if (order.documents or order.beside) and not order.force and (lane.entity.compensates or order.again):
-        with lane.stores.target_at_once() as cursor:
-            texts = parking.among_undone(cursor, lane.entity.name, lane.origin.key.texts(keys).to_pylist())
+    if (order.documents or order.beside) and not order.force and (context.entity.compensates or order.again):
+        with context.stores.target_at_once() as cursor:
+            texts = parking.among_undone(cursor, context.entity.name, context.origin.key.texts(keys).to_pylist())
     return pa.array(texts, pa.string())
 
 
-def _parted(lane: Lane, rejects: list[Reject], order: Order) -> tuple[list[Reject], pa.Table]:
+def _parted(context: EntityContext, rejects: list[Reject], order: Order) -> tuple[list[Reject], pa.Table]:
     """What is refused, and keys with `_digest` of what was discarded as it is: the ledger takes that for applied."""
     texts: list[str] = []
     if rejects and not order.force:
-        with lane.stores.target() as cursor:
-            texts = parking.discarded(cursor, lane.entity.name, [(reject.key, reject.digest) for reject in rejects])
+        with context.stores.target() as cursor:
+            texts = parking.discarded(cursor, context.entity.name, [(reject.key, reject.digest) for reject in rejects])
     digests = {reject.key: reject.digest for reject in rejects}
-    keys = lane.origin.key.parse(texts).append_column(DIGEST, pa.array([digests[text] for text in texts], pa.int64()))
+    keys = context.origin.key.parse(texts).append_column(
+        DIGEST, pa.array([digests[text] for text in texts], pa.int64())
+    )
     return [reject for reject in rejects if reject.key not in texts], keys
 
 
-def _renamed(lane: Lane, placed: Placed) -> pa.Array:
+def _renamed(context: EntityContext, placed: Placed) -> pa.Array:
     """Keys (as text) of rows whose files have new names, since their bytes have changed and nothing else has."""
-    with lane.stores.target() as cursor:
-        named = media.named(cursor, lane.entity.name, sorted({text for text, _, _ in placed.references}))
+    with context.stores.target() as cursor:
+        named = media.named(cursor, context.entity.name, sorted({text for text, _, _ in placed.references}))
     return pa.array([text for text, source, new in placed.references if named.get((text, source)) != new], pa.string())
 
 
 def _compare(
-    lane: Lane, keys: pa.Table, rows: Rows, texts: pa.Array, prior: pa.Table
+    context: EntityContext, keys: pa.Table, rows: Rows, texts: pa.Array, prior: pa.Table
 ) -> tuple[pa.Array, pa.Table, pa.Table]:
     """(per row: is as the ledger has it; keys that are gone since; keys that are gone and were not there before)."""
-    key = lane.origin.key
+    key = context.origin.key
     before = key.texts(prior)
     at = pc.index_in(texts, value_set=before)
     digest = prior.column(DIGEST).combine_chunks().take(at)
     basis = prior.column("basis").combine_chunks().take(at)
     same = pc.and_(
         pc.fill_null(pc.equal(digest, rows.table.column(DIGEST).combine_chunks()), False),
-        pc.fill_null(pc.equal(basis, lane.ledger.basis), False),
+        pc.fill_null(pc.equal(basis, context.ledger.basis), False),
     )
     there = pa.concat_arrays([texts.cast(pa.string()), pa.array([r.key for r in rows.rejects], pa.string())])
     all_texts = key.texts(keys)

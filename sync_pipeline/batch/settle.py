@@ -21,7 +21,7 @@ _MOVED_SECONDS = 2
 
 def settle_due(batch: Batch, cursor: Cursor, plan: pa.Table, applied: pa.Table, outcome: Outcome) -> None:
     """Release what went through, park and owe the rest."""
-    name, revision, texts = batch.lane.entity.name, batch.revision, batch.texts(plan)
+    name, revision, texts = batch.context.entity.name, batch.revision, batch.texts(plan)
     let_through = set(texts.take(applied.column("n").combine_chunks()).to_pylist())
     parked = {reject.key: reject for reject in batch.rejects if reject.key in let_through}
     waiting = [text for text in batch.placed.waiting if text in let_through and text not in parked]
@@ -33,10 +33,10 @@ def settle_due(batch: Batch, cursor: Cursor, plan: pa.Table, applied: pa.Table, 
     kept = set(batch.aside) if sent else set(texts.filter(pc.equal(plan.column("action"), KEEP)).to_pylist())
     parking.release(cursor, name, [text for text in through if text not in kept], revision)
     parking.release(cursor, name, [text for text in through if text in kept], revision, unchanged=True)
-    parking.wait(cursor, name, waits, revision, batch.lane.stores.settings.parent_limit_seconds)
+    parking.wait(cursor, name, waits, revision, batch.context.stores.settings.parent_limit_seconds)
     if batch.order.force and parked:
         parking.recall(cursor, name, list(parked))
-    retries, basis = batch.lane.stores.settings.retry_limit, batch.lane.ledger.basis
+    retries, basis = batch.context.stores.settings.retry_limit, batch.context.ledger.basis
     parking.park(cursor, name, parked.values(), revision, retries, basis)
     _owe_files(batch, cursor, waiting)
     due.owe(cursor, name, "overtaken", overtaken, revision)
@@ -54,7 +54,7 @@ def _owe_moved(batch: Batch, cursor: Cursor) -> None:
     """Owe rows whose id another row holds, together with that one; what was owed for it already waits a moment."""
     age = due.age_of(cursor, [batch.order.record]) if batch.order.record and batch.moved else None
     for pairs in pairs_of(batch):
-        owed = due.owe(cursor, batch.lane.entity.name, "moved", pairs, batch.revision)
+        owed = due.owe(cursor, batch.context.entity.name, "moved", pairs, batch.revision)
         if batch.order.whole:
             due.as_old(cursor, owed, age)
             for identity in owed:
@@ -63,7 +63,7 @@ def _owe_moved(batch: Batch, cursor: Cursor) -> None:
 
 def _owe_files(batch: Batch, cursor: Cursor, waiting: list[str]) -> None:
     """Owe files that are to be copied; those that fail one by one wait on their own, as long as they have waited."""
-    name, delayed = batch.lane.entity.name, batch.placed.delayed
+    name, delayed = batch.context.entity.name, batch.placed.delayed
     due.owe(cursor, name, "media", [text for text in waiting if text not in delayed], batch.revision)
     age = due.age_of(cursor, [batch.order.record]) if batch.order.record and delayed else None
     for text in waiting:
@@ -80,7 +80,7 @@ def record_versions(batch: Batch, cursor: Cursor, column: str, applied: pa.Table
     shown = zip(batch.texts(rows).to_pylist(), rows.column(column).to_pylist(), strict=True)
     gone = batch.texts(batch.gone).to_pylist()
     versions.record(
-        cursor, batch.lane.entity.name, {text: version for text, version in shown if version is not None}, gone
+        cursor, batch.context.entity.name, {text: version for text, version in shown if version is not None}, gone
     )
 
 
@@ -100,13 +100,13 @@ def acknowledge(batch: Batch, cursor: Cursor, outcome: Outcome, body: pa.Table, 
 
 
 def _entry(batch: Batch, outcome: Outcome, documents: int) -> Entry:
-    lane, order = batch.lane, batch.order
+    context, order = batch.context, batch.order
     return Entry(
-        lane.entity.name,
+        context.entity.name,
         batch.revision,
-        lane.ledger.basis,
+        context.ledger.basis,
         order.cause,
-        lane.stores.worker,
+        context.stores.worker,
         order.position,
         outcome.written,
         outcome.deleted,

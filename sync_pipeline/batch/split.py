@@ -9,8 +9,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from sync_pipeline.batch.order import Order, Outcome
+from sync_pipeline.entity_context import EntityContext
 from sync_pipeline.faults import guarded
-from sync_pipeline.lane import Lane
 from sync_pipeline.sql import Cursor
 from sync_pipeline.versions import Expected
 
@@ -22,14 +22,14 @@ class Part:
     roots: pa.Table
     named: pa.Table
 
-    def cut(self, lane: Lane, at: int) -> tuple[Part, Part]:
+    def cut(self, context: EntityContext, at: int) -> tuple[Part, Part]:
         """Returns the first `at` roots and the others."""
         return tuple(  # type: ignore[return-value]
-            Part(roots, self._of(lane, roots)) for roots in (self.roots.slice(0, at), self.roots.slice(at))
+            Part(roots, self._of(context, roots)) for roots in (self.roots.slice(0, at), self.roots.slice(at))
         )
 
-    def _of(self, lane: Lane, roots: pa.Table) -> pa.Table:
-        root = lane.origin.root
+    def _of(self, context: EntityContext, roots: pa.Table) -> pa.Table:
+        root = context.origin.root
         theirs = root.texts(self.named.select(list(root.columns)))
         return self.named.filter(pc.is_in(theirs, value_set=root.texts(roots)))
 
@@ -42,19 +42,19 @@ class SplitOrder:
     _is_split: bool = False
     _versions: list[Expected] = field(default_factory=list)
 
-    def of_part(self, lane: Lane, part: Part, *, is_last: bool) -> Order:
+    def of_part(self, context: EntityContext, part: Part, *, is_last: bool) -> Order:
         """Returns the order of one part: only the last one commits what the order adds."""
         if is_last and not self._is_split:
             return self.order
         self._is_split = True
-        order = replace(self.order, expected=self._expected(lane, part))
+        order = replace(self.order, expected=self._expected(context, part))
         return replace(order, commit=self._commit if (is_last or not guarded(89)) and self.order.commit else None)
 
-    def _expected(self, lane: Lane, part: Part) -> Expected | None:
+    def _expected(self, context: EntityContext, part: Part) -> Expected | None:
         whole = self.order.expected
         if whole is None:
             return None
-        own = set(lane.origin.key.texts(part.named).to_pylist())
+        own = set(context.origin.key.texts(part.named).to_pylist())
         expected = Expected(whole.column, {key: told for key, told in whole.told.items() if key in own})
         self._versions.append(expected)
         return expected

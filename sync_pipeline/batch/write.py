@@ -37,7 +37,7 @@ _REMOVED = "a file of this batch was just removed as garbage: the next try copie
 def write(batch: Batch, outcome: Outcome) -> Operations:
     """The rows' transaction; rows at fault are found by halving and parked. Raises what is no row's fault."""
     if not guarded(19):
-        with batch.lane.stores.target() as cursor:
+        with batch.context.stores.target() as cursor:
             move_on(batch, cursor, outcome)
     batch = without_repeats(batch)
     while True:
@@ -55,30 +55,30 @@ def write(batch: Batch, outcome: Outcome) -> Operations:
 
 
 def _first_load(batch: Batch, outcome: Outcome) -> Operations:
-    lane, adapted = batch.lane, batch.adapted
-    keys = adapted.legacy.select(list(lane.origin.key.columns))
+    context, adapted = batch.context, batch.adapted
+    keys = adapted.legacy.select(list(context.origin.key.columns))
     rows = kept(adapted.table, bit(adapted.held, 1))
-    texts = lane.origin.key.texts(keys)
-    with lane.stores.target() as cursor:
+    texts = context.origin.key.texts(keys)
+    with context.stores.target() as cursor:
         crash_point("rows.before")
-        lane.stores.servers.check_read(cursor, batch.revision)
-        kin = Kin.enter(lane, cursor)
+        context.stores.servers.check_read(cursor, batch.revision)
+        kin = Kin.enter(context, cursor)
         digests = adapted.legacy.column(DIGEST).combine_chunks()
-        lane.ledger.append(cursor, keys, batch.revision, digests, adapted.held)
+        context.ledger.append(cursor, keys, batch.revision, digests, adapted.held)
         for table in kin.tables:
             table.append(cursor, table.rows(rows))
-        if batch.placed.references and not media.refer_new(cursor, lane.entity.name, batch.placed.references):
+        if batch.placed.references and not media.refer_new(cursor, context.entity.name, batch.placed.references):
             raise UnreachableError(_REMOVED)
-        operations = Operations.none(lane)
-        if lane.entity.index:
+        operations = Operations.none(context)
+        if context.entity.index:
             public = bit(adapted.held, 2)
-            contents = lane.entity.index.contents(adapted.table).filter(public)
+            contents = context.entity.index.contents(adapted.table).filter(public)
             versions = pa.repeat(pa.scalar(batch.revision, pa.int64()), contents.num_rows)
             indexed = pa.repeat(True, contents.num_rows)
             operations = Operations(keys.filter(public), texts.filter(public), versions, contents, indexed)
-            operations.owe(cursor, lane.entity.name, batch.revision)
+            operations.owe(cursor, context.entity.name, batch.revision)
         if not kin.alone:
-            parking.release_waiting(cursor, lane.entity.name, texts.to_pylist(), batch.revision)
+            parking.release_waiting(cursor, context.entity.name, texts.to_pylist(), batch.revision)
         outcome.written = rows.num_rows
         acknowledge(batch, cursor, outcome, _first_body(texts, digests, adapted.held), len(operations.ids))
     crash_point("rows.after")
@@ -93,32 +93,32 @@ def _guarded_write(batch: Batch, outcome: Outcome) -> Operations:
 
 
 def _write_under(batch: Batch, outcome: Outcome, *, strict: bool) -> Operations:
-    lane = batch.lane
-    with lane.stores.target() as cursor:
+    context = batch.context
+    with context.stores.target() as cursor:
         crash_point("rows.before")
-        lane.stores.servers.check_read(cursor, batch.revision)
-        kin = Kin.enter(lane, cursor, strict=strict)
+        context.stores.servers.check_read(cursor, batch.revision)
+        kin = Kin.enter(context, cursor, strict=strict)
         passed = _through_gate(batch, cursor)
         if not kin.alone:
             batch.waits = passed.waits = kin.waits(passed.adapted, passed.gone, batch.revision)
         ready = passed.ready()
         plan = plan_of(ready)
-        applied = lane.ledger.apply(cursor, plan, batch.revision)
+        applied = context.ledger.apply(cursor, plan, batch.revision)
         put_back = _put_back(ready, cursor, kin.tables)
         ready = replace(ready, aside=ready.aside.union(put_back))
         operations = _write_rows(ready, cursor, plan, applied, kin.tables, put_back)
-        texts = lane.origin.key.texts(plan)
+        texts = context.origin.key.texts(plan)
         settle_due(ready, cursor, plan, applied, outcome)
         if batch.order.undo:
             plan = batch.order.undo(kin, batch.revision, plan, applied)
-        if lane.entity.version_column:
-            record_versions(ready, cursor, lane.entity.version_column, applied)
+        if context.entity.version_column:
+            record_versions(ready, cursor, context.entity.version_column, applied)
         n = applied.column("n").combine_chunks()
         action = plan.column("action").combine_chunks().take(n)
         writes = pc.equal(action, WRITE)
         if not kin.alone:
             written = texts.take(n.filter(pc.or_(writes, pc.equal(action, UNDO)))).to_pylist()
-            parking.release_waiting(cursor, lane.entity.name, written, batch.revision)
+            parking.release_waiting(cursor, context.entity.name, written, batch.revision)
         held = plan.column("held").combine_chunks().take(n)
         outcome.written = pc.sum(pc.and_(writes, bit(held, 1))).as_py() or 0
         outcome.deleted = (pc.sum(writes).as_py() or 0) - outcome.written
@@ -148,7 +148,7 @@ def _try_write(batch: Batch) -> None:
 
 def _through_gate(batch: Batch, cursor: Cursor) -> Batch:
     """Where rows are parts: without roots that a higher revision has looked at, with the parts that are no more."""
-    gate, origin = batch.lane.gate, batch.lane.origin
+    gate, origin = batch.context.gate, batch.context.origin
     if gate is None:
         return batch
     roots = gate.pass_through(cursor, batch.roots, batch.revision)
@@ -179,27 +179,27 @@ def _write_rows(
     put_back: list[str],
 ) -> Operations:
     """What the ledger has let through: rows, what they say of files, and documents, which are owed."""
-    lane, key = batch.lane, batch.lane.origin.key
+    context, key = batch.context, batch.context.origin.key
     operations = operations_of(batch, plan, applied)
     aside = pa.array(put_back, pa.string())
     if put_back:
         operations = operations.filter(pc.invert(pc.is_in(operations.ids, value_set=aside)))
-    if lane.entity.compensates:
-        before.keep(cursor, lane.entity.name, tables, key, batch.revision, operations.ids)
-    rows = lane.entity.table.rows(batch.adapted.table)
+    if context.entity.compensates:
+        before.keep(cursor, context.entity.name, tables, key, batch.revision, operations.ids)
+    rows = context.entity.table.rows(batch.adapted.table)
     rows = rows.append_column(STAGED_NUMBER, pa.array(range(rows.num_rows), pa.int32()))
     for table in tables:
         mask, unfit = wanted(batch, table)
         if table.beside:
             mask = pc.and_(mask, pc.invert(pc.is_in(batch.texts(batch.adapted.legacy), value_set=aside)))
         steps = () if table.beside else _steps(batch)
-        held = table.write(cursor, lane.entity.name, key, kept(rows, mask), unfit, steps)
+        held = table.write(cursor, context.entity.name, key, kept(rows, mask), unfit, steps)
         if held and not batch.is_trial:
             texts = batch.texts(batch.adapted.legacy)
             raise CollisionError({texts[number].as_py(): holder for number, holder in held}, batch)
-    if lane.entity.media and not media.refer(cursor, lane.entity.name, key, references_of(batch)):
+    if context.entity.media and not media.refer(cursor, context.entity.name, key, references_of(batch)):
         raise UnreachableError(_REMOVED)
-    operations.owe(cursor, lane.entity.name, batch.revision)
+    operations.owe(cursor, context.entity.name, batch.revision)
     if batch.order.after:
         due.as_old(cursor, operations.owed, due.age_of(cursor, [batch.order.after]))
     return operations
@@ -220,8 +220,8 @@ def _put_back(batch: Batch, cursor: Cursor, tables: list[StandingTable]) -> list
     Asked under the ledger's locks: may be since they were looked at. Neither a document goes without its row, nor a
     row into a table beside without the live one's.
     """
-    documents = batch.order.documents and batch.lane.entity.compensates
+    documents = batch.order.documents and batch.context.entity.compensates
     if not (documents or any(table.beside for table in tables)):
         return []
     unwritten = batch.texts(batch.adapted.legacy).filter(pc.invert(batch.forced))
-    return parking.among_undone(cursor, batch.lane.entity.name, unwritten.to_pylist())
+    return parking.among_undone(cursor, batch.context.entity.name, unwritten.to_pylist())

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from sync_pipeline.batch.order import Outcome
     from sync_pipeline.cli.following import Totals
     from sync_pipeline.cli.progress import Bars
-    from sync_pipeline.lane import Lane
+    from sync_pipeline.entity_context import EntityContext
     from sync_pipeline.reconcile.verdict import Verdict
     from sync_pipeline.repair import Step
 
@@ -102,7 +102,7 @@ def sync(
     from sync_pipeline import dead_letters
     from sync_pipeline.batch.order import Order
     from sync_pipeline.cli.following import Totals, caught_up, follow
-    from sync_pipeline.lane import Lane
+    from sync_pipeline.entity_context import EntityContext
     from sync_pipeline.ledger.backfills import unfilled
     from sync_pipeline.pipeline import sync_keys
     from sync_pipeline.resync import sync_where
@@ -115,12 +115,12 @@ def sync(
         if (key or where is not None) and len(entities) != 1:
             raise SettingError(f"{'--key' if key else '--where'} goes with one entity")
         if where is not None:
-            lane = Lane.open(entities[0], stores)
-            for outcome in sync_where(lane, where):
-                totals.add(lane.entity.name, outcome)
+            context = EntityContext.open(entities[0], stores)
+            for outcome in sync_where(context, where):
+                totals.add(context.entity.name, outcome)
         elif key:
-            lane = Lane.open(entities[0], stores)
-            totals.add(lane.entity.name, sync_keys(lane, parsed(lane, key), Order()))
+            context = EntityContext.open(entities[0], stores)
+            totals.add(context.entity.name, sync_keys(context, parsed(context, key), Order()))
         elif forever:
             follow(stores, entities, totals)
         else:
@@ -153,34 +153,36 @@ def backfill(
     """Fill history, by partition. Cut off, it goes on where it was."""
     from sync_pipeline.cli import tables
     from sync_pipeline.cli.progress import bars
-    from sync_pipeline.lane import Lane
+    from sync_pipeline.entity_context import EntityContext
 
     report: dict[str, list[Filled]] = {}
     with opened(name, everything) as (stores, entities), bars() as shown:
         wanted = {entity.name: partitions(entity, partition) for entity in entities}
         for entity in entities:
-            report[entity.name] = _fill(Lane.open(entity, stores), wanted[entity.name], partition is None, shown)
+            report[entity.name] = _fill(
+                EntityContext.open(entity, stores), wanted[entity.name], partition is None, shown
+            )
     as_json = {entity: [asdict(part) for part in parts] for entity, parts in report.items()}
     show(as_json, output, partial(tables.filled, report))
 
 
-def _fill(lane: Lane, parts: list[str], whole: bool, shown: Bars) -> list[Filled]:
+def _fill(context: EntityContext, parts: list[str], whole: bool, shown: Bars) -> list[Filled]:
     from sync_pipeline.backfill import backfill_all
 
-    advance = shown.bar(f"{lane.entity.name}: rows", lambda: _rows(lane, parts, whole))
-    return list(backfill_all(lane, parts, lambda outcome: advance(outcome.read + outcome.parked)))
+    advance = shown.bar(f"{context.entity.name}: rows", lambda: _rows(context, parts, whole))
+    return list(backfill_all(context, parts, lambda outcome: advance(outcome.read + outcome.parked)))
 
 
-def _rows(lane: Lane, parts: list[str], whole: bool) -> int | None:
+def _rows(context: EntityContext, parts: list[str], whole: bool) -> int | None:
     """How many rows the parts hold, where that can be asked."""
     from sync_pipeline.partitions import Monthly
 
-    kind = lane.entity.partitions
+    kind = context.entity.partitions
     if whole:
-        return lane.origin.count("true")
+        return context.origin.count("true")
     if not isinstance(kind, Monthly):
         return None
-    return sum(lane.origin.count(lane.origin.within_month(kind, part)) for part in parts)
+    return sum(context.origin.count(context.origin.within_month(kind, part)) for part in parts)
 
 
 @app.command()
@@ -199,21 +201,21 @@ def reconcile(name: Name = None, everything: All = False, output: Format = Outpu
     """Compare every row, document and file of both sides. Exit 0 clean, 1 drift, 2 unknown."""
     from sync_pipeline.cli import tables
     from sync_pipeline.cli.progress import bars
-    from sync_pipeline.lane import Lane
+    from sync_pipeline.entity_context import EntityContext
     from sync_pipeline.reconcile.verdict import overall
 
     with opened(name, everything) as (stores, entities), bars() as shown:
-        verdicts = [_compare(Lane.open(entity, stores), shown) for entity in entities]
+        verdicts = [_compare(EntityContext.open(entity, stores), shown) for entity in entities]
     word = overall(verdicts)
     report = {"verdict": word, "entities": {verdict.entity: verdict.as_dict() for verdict in verdicts}}
     show(report, output, partial(tables.verdicts, verdicts, word))
     raise typer.Exit(_EXIT[word])
 
 
-def _compare(lane: Lane, shown: Bars) -> Verdict:
+def _compare(context: EntityContext, shown: Bars) -> Verdict:
     from sync_pipeline.reconcile.reconcile import reconcile as compare
 
-    return compare(lane, shown.bar(f"{lane.entity.name}: rows", lambda: lane.origin.count("true")))
+    return compare(context, shown.bar(f"{context.entity.name}: rows", lambda: context.origin.count("true")))
 
 
 @app.command()
@@ -226,31 +228,31 @@ def repair(
     """Write again what reconciliation finds drifting. Exit 2 when something could not be looked at."""
     from sync_pipeline.cli.following import Totals
     from sync_pipeline.cli.progress import bars
-    from sync_pipeline.lane import Lane
+    from sync_pipeline.entity_context import EntityContext
     from sync_pipeline.repair import as_report, carry_out
     from sync_pipeline.visibility import check_visibility
 
     with opened(name, everything=False) as (stores, entities), bars() as shown:
         totals = Totals(entities)
-        lane = Lane.open(entities[0], stores)
-        steps, word = _planned(lane, key, shown)
+        context = EntityContext.open(entities[0], stores)
+        steps, word = _planned(context, key, shown)
         if not dry_run:
-            check_visibility(lane.entity, stores)
-            for outcome in carry_out(lane, steps):
+            check_visibility(context.entity, stores)
+            for outcome in carry_out(context, steps):
                 totals.add(name, outcome)
     report = {name: as_report(steps) if dry_run else asdict(totals[name])}
     show(report, output, partial(_mended, totals, steps, word, dry_run=dry_run))
     raise typer.Exit(_EXIT[word])
 
 
-def _planned(lane: Lane, keys: list[str] | None, shown: Bars) -> tuple[list[Step], str]:
+def _planned(context: EntityContext, keys: list[str] | None, shown: Bars) -> tuple[list[Step], str]:
     """What is to be done, and `unknown` where something could not be looked at."""
     from sync_pipeline.repair import plan, plan_keys
 
     if keys:
-        return plan_keys(lane, parsed(lane, keys)), "clean"
-    verdict = _compare(lane, shown)
-    return plan(lane, verdict.findings), "unknown" if verdict.word == "unknown" else "clean"
+        return plan_keys(context, parsed(context, keys)), "clean"
+    verdict = _compare(context, shown)
+    return plan(context, verdict.findings), "unknown" if verdict.word == "unknown" else "clean"
 
 
 def _mended(totals: dict[str, Outcome], steps: list[Step], word: str, *, dry_run: bool) -> None:

@@ -17,8 +17,8 @@ from sync_pipeline.cli import tables
 from sync_pipeline.cli.opening import All, AnyName, Format, Output, opened, show, spelled
 from sync_pipeline.dead_letters import Which
 from sync_pipeline.due import DEAD_LETTERS, DISCARDED
+from sync_pipeline.entity_context import EntityContext
 from sync_pipeline.errors import SettingError
-from sync_pipeline.lane import Lane
 from sync_pipeline.ledger.ledger import migrate
 from sync_pipeline.stores import Stores
 
@@ -95,13 +95,13 @@ def _line(letter: Mapping[str, Any]) -> tuple[object, ...]:
 def showing(name: Name, key: Annotated[str, typer.Argument(help="The key.")], output: Format = Output.TEXT) -> None:
     """All that is known of one: why, since when, what the monolith holds now, and what to do."""
     with opened(name, everything=False) as (stores, entities):
-        lane = Lane.open(entities[0], stores)
-        (text,) = spelled(lane, [key])
+        context = EntityContext.open(entities[0], stores)
+        (text,) = spelled(context, [key])
         with stores.target() as cursor:
             letter = dead_letters.letter(cursor, name, text)
         if letter is None:
             raise SettingError(f"{name} {text} is no dead letter: sync-pipeline why {name} {text} says where it stands")
-        found = dead_letters.known(lane, letter)
+        found = dead_letters.known(context, letter)
     show(found, output, partial(_shown, found))
 
 
@@ -154,25 +154,25 @@ def replay(
     report = {}
     with opened(name, everything) as (stores, entities):
         for entity in entities:
-            lane = Lane.open(entity, stores)
-            which = Which(entity.name, spelled(lane, key), step, error, seconds, reasons)
-            report[entity.name] = _replayed(lane, dead_letters.replay(lane, which))
+            context = EntityContext.open(entity, stores)
+            which = Which(entity.name, spelled(context, key), step, error, seconds, reasons)
+            report[entity.name] = _replayed(context, dead_letters.replay(context, which))
     heads = ("entity", "replayed", "through", "parked again")
     show(report, output, lambda: tables.table(heads, [(n, *row.values()) for n, row in report.items()]))
 
 
-def _replayed(lane: Lane, keys: list[str]) -> dict[str, int]:
+def _replayed(context: EntityContext, keys: list[str]) -> dict[str, int]:
     """Work until none of them is due, whoever follows takes some of them, and whatever else is owed meanwhile."""
     left, limit = len(keys) + 1, 0.0
-    while still := _to_be_tried(lane, keys):
+    while still := _to_be_tried(context, keys):
         if still < left:
             left, limit = still, time.monotonic() + _PATIENCE_SECONDS
         if time.monotonic() > limit:
             break
-        if not live.work(lane, lambda *_: None):
+        if not live.work(context, lambda *_: None):
             time.sleep(_LOOK_SECONDS)  # another process works on the rest, and only the table shows its progress
-    with lane.stores.target() as cursor:
-        found = dead_letters.overview(cursor, Which(lane.entity.name, keys), 0) if keys else {dead_letters.PARKED: 0}
+    with context.stores.target() as cursor:
+        found = dead_letters.overview(cursor, Which(context.entity.name, keys), 0) if keys else {dead_letters.PARKED: 0}
     return {
         "replayed": len(keys),
         "through": len(keys) - found[dead_letters.PARKED],
@@ -180,9 +180,9 @@ def _replayed(lane: Lane, keys: list[str]) -> dict[str, int]:
     }
 
 
-def _to_be_tried(lane: Lane, keys: list[str]) -> int:
-    with lane.stores.target() as cursor:
-        return dead_letters.to_be_tried(cursor, lane.entity.name, keys)
+def _to_be_tried(context: EntityContext, keys: list[str]) -> int:
+    with context.stores.target() as cursor:
+        return dead_letters.to_be_tried(cursor, context.entity.name, keys)
 
 
 @app.command()
@@ -203,9 +203,9 @@ def discard(
         raise SettingError("--reason must say why")
     seconds = _seconds(older)
     with opened(name, everything=False) as (stores, entities):
-        lane = Lane.open(entities[0], stores)
-        which = Which(name, spelled(lane, key), step, error, seconds, ("rejected",))
-        keys = dead_letters.discard(lane, which, by or _who(), why.strip())
+        context = EntityContext.open(entities[0], stores)
+        which = Which(name, spelled(context, key), step, error, seconds, ("rejected",))
+        keys = dead_letters.discard(context, which, by or _who(), why.strip())
         with stores.target() as cursor:
             left = dead_letters.overview(cursor, which, 0)[dead_letters.PARKED]
     report = {name: {"discarded": len(keys), "left": left}}

@@ -11,8 +11,8 @@ from sync_pipeline import due as owed
 from sync_pipeline import live
 from sync_pipeline.cli import tables
 from sync_pipeline.cli.opening import All, AnyName, Format, Output, opened, parsed, show
+from sync_pipeline.entity_context import EntityContext
 from sync_pipeline.errors import SettingError
-from sync_pipeline.lane import Lane
 from sync_pipeline.ledger.ledger import migrate
 
 app = typer.Typer(
@@ -49,11 +49,11 @@ def replay(name: AnyName = None, everything: All = False, key: Key = None, outpu
     report = {}
     with opened(name, everything or not name) as (stores, entities):
         for entity in entities:
-            lane = Lane.open(entity, stores)
+            context = EntityContext.open(entity, stores)
             if key and name:
-                parsed(lane, [key])
+                parsed(context, [key])
             with stores.target() as cursor:
                 report[entity.name] = owed.replay(cursor, owed.Choice(entity.name, key=key))
-            while live.work(lane, lambda *_: None):
+            while live.work(context, lambda *_: None):
                 pass
     show(report, output, lambda: tables.table(("entity", "records replayed"), report.items()))

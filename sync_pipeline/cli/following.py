@@ -12,9 +12,9 @@ from sync_pipeline.beside import beside
 from sync_pipeline.cli.progress import bars
 from sync_pipeline.drain import Drained, drain
 from sync_pipeline.entity import Entity
+from sync_pipeline.entity_context import EntityContext, open_contexts
 from sync_pipeline.errors import StoppedError
 from sync_pipeline.follower import Follower
-from sync_pipeline.lane import Lane, open_lanes
 from sync_pipeline.live import caught_up as has_caught_up
 from sync_pipeline.live import mark
 from sync_pipeline.stores import Stores
@@ -57,9 +57,9 @@ def caught_up(stores: Stores, entities: list[Entity], totals: Totals) -> bool:
     stop, interrupted = threading.Event(), threading.Event()
     left: dict[str, Exception] = {}
     _on_signals(interrupted.set, stop.set)
-    lanes, stopped = open_lanes(stores, entities)
-    follower = Follower([lane.entity for lane in lanes], stores, totals.add)
-    if not lanes:
+    contexts, stopped = open_contexts(stores, entities)
+    follower = Follower([context.entity for context in contexts], stores, totals.add)
+    if not contexts:
         raise _stopped(stopped)
     with bars() as shown:
         level = shown.level("keys")
@@ -68,7 +68,7 @@ def caught_up(stores: Stores, entities: list[Entity], totals: Totals) -> bool:
             done = sum(total.keys for total in totals.values())
             level(done, done + _owed(stores, entities))
 
-        watcher = threading.Thread(target=_watch, args=(lanes, follower, stop, look, left), daemon=True)
+        watcher = threading.Thread(target=_watch, args=(contexts, follower, stop, look, left), daemon=True)
         watcher.start()
         follower.run(stop)
         watcher.join()
@@ -84,12 +84,12 @@ def drained(stores: Stores, entities: list[Entity], totals: Totals, seconds: flo
     """
     interrupted = threading.Event()
     _on_signals(interrupted.set)
-    lanes, stopped = open_lanes(stores, entities)
+    contexts, stopped = open_contexts(stores, entities)
     if stopped:
         raise _stopped(stopped)
     follower = Follower(entities, stores, totals.add)
     with beside(follower.run, "follower"):
-        found = drain(lanes, seconds, interrupted, follower.failures)
+        found = drain(contexts, seconds, interrupted, follower.failures)
     if follower.failures:
         raise _stopped(follower.failures)
     return None if interrupted.is_set() else found
@@ -102,14 +102,18 @@ def _stopped(failures: Mapping[str, Exception]) -> StoppedError:
 
 
 def _watch(
-    lanes: list[Lane], follower: Follower, stop: threading.Event, look: Callable[[], None], left: dict[str, Exception]
+    contexts: list[EntityContext],
+    follower: Follower,
+    stop: threading.Event,
+    look: Callable[[], None],
+    left: dict[str, Exception],
 ) -> None:
     """Until all have caught up but those that something stops; these are `left`, though they may go on just then."""
-    since = mark(lanes)
+    since = mark(contexts)
     while not stop.wait(_LOOK_SECONDS):
         look()
         failures = dict(follower.failures)
-        behind = {lane.entity.name for lane in lanes if not has_caught_up(lane, since)}
+        behind = {context.entity.name for context in contexts if not has_caught_up(context, since)}
         if behind <= failures.keys():
             left.update({name: failures[name] for name in behind})
             stop.set()

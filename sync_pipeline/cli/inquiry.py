@@ -8,11 +8,11 @@ import typer
 
 from sync_pipeline.cli import tables
 from sync_pipeline.cli.opening import Format, Output, opened, show, spelled
+from sync_pipeline.entity_context import EntityContext
 from sync_pipeline.inquiry.history import Happening, Story
 from sync_pipeline.inquiry.history import history as tell
 from sync_pipeline.inquiry.why import Answer, explain
 from sync_pipeline.inquiry.why import why as ask
-from sync_pipeline.lane import Lane
 
 Name = Annotated[str, typer.Argument(help="The entity.")]
 Key = Annotated[str, typer.Argument(help="The key.")]
@@ -23,9 +23,9 @@ _SINKS = {"relational": "row", "search": "document", "media": "files"}
 def why(name: Name, key: Key, output: Format = Output.TEXT) -> None:
     """Why an object is, or is not, in each sink."""
     with opened(name, everything=False) as (stores, entities):
-        lane = Lane.open(entities[0], stores)
-        (text,) = spelled(lane, [key])
-        answer = ask(lane, text)
+        context = EntityContext.open(entities[0], stores)
+        (text,) = spelled(context, [key])
+        answer = ask(context, text)
     show(answer.as_dict(), output, lambda: _told(answer))
 
 
@@ -46,10 +46,10 @@ def history(
 ) -> None:
     """The story of an object: what batches did with it, and what was exceptional."""
     with opened(name, everything=False) as (stores, entities):
-        lane = Lane.open(entities[0], stores)
-        (text,) = spelled(lane, [key])
-        story = tell(lane, text, limit)
-        answer = explain(lane, story.facts)
+        context = EntityContext.open(entities[0], stores)
+        (text,) = spelled(context, [key])
+        story = tell(context, text, limit)
+        answer = explain(context, story.facts)
     show({**story.as_dict(), "now": answer.verdict}, output, lambda: _narrated(story, answer))
 
 

@@ -11,7 +11,7 @@ import typer
 from sync_pipeline import ownership, snapshot
 from sync_pipeline.cli import tables
 from sync_pipeline.cli.opening import All, AnyName, Format, Name, Output, opened, show
-from sync_pipeline.lane import Lane
+from sync_pipeline.entity_context import EntityContext
 from sync_pipeline.ledger.ledger import migrate
 
 app = typer.Typer(no_args_is_help=True, help="The ledger: kept, trimmed, made again, and what is marked as its own.")
@@ -41,7 +41,7 @@ def trim(output: Format = Output.TEXT) -> None:
 def rebuild(name: Annotated[str, typer.Argument(help="The entity.")], output: Format = Output.TEXT) -> None:
     """Make an entity's ledger again from its snapshot and the log since. Batches wait meanwhile."""
     with opened(name, everything=False) as (stores, entities):
-        report = {name: snapshot.rebuild(Lane.open(entities[0], stores))}
+        report = {name: snapshot.rebuild(EntityContext.open(entities[0], stores))}
     show(report, output, lambda: tables.table(("entity", "keys"), report.items()))
 
 

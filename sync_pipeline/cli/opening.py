@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
     from sync_pipeline.entity import Entity
-    from sync_pipeline.lane import Lane
+    from sync_pipeline.entity_context import EntityContext
     from sync_pipeline.stores import Stores
 
 
@@ -67,18 +67,20 @@ def opened(name: str | None, everything: bool, *, adapts: bool = True) -> Iterat
         yield stores, entities
 
 
-def parsed(lane: Lane, keys: Iterable[str]) -> pa.Table:
+def parsed(context: EntityContext, keys: Iterable[str]) -> pa.Table:
     """Keys as they were typed. Raises SettingError naming what a key of this entity is."""
     try:
-        return lane.origin.key.parse(keys)
+        return context.origin.key.parse(keys)
     except SettingError as error:
-        columns = ", ".join(f"{n} {t}" for n, t in zip(lane.origin.key.columns, lane.origin.key.types, strict=True))
-        raise SettingError(f"a key of entity {lane.entity.name} is {columns}: {error}") from error
+        columns = ", ".join(
+            f"{n} {t}" for n, t in zip(context.origin.key.columns, context.origin.key.types, strict=True)
+        )
+        raise SettingError(f"a key of entity {context.entity.name} is {columns}: {error}") from error
 
 
-def spelled(lane: Lane, keys: Iterable[str] | None) -> list[str]:
+def spelled(context: EntityContext, keys: Iterable[str] | None) -> list[str]:
     """Keys as they were typed, as the ledger writes them. Raises SettingError as `parsed` does."""
-    return lane.origin.key.texts(parsed(lane, keys)).to_pylist() if keys else []
+    return context.origin.key.texts(parsed(context, keys)).to_pylist() if keys else []
 
 
 def partitions(entity: Entity, wanted: list[str] | None) -> list[str]:

@@ -11,7 +11,7 @@ import typer
 from sync_pipeline.cli import tables
 from sync_pipeline.cli.opening import All, Format, Name, Output, opened, show
 from sync_pipeline.cli.progress import Bars, bars
-from sync_pipeline.lane import Lane
+from sync_pipeline.entity_context import EntityContext
 from sync_pipeline.ledger.ledger import HELD_DOCUMENT, HELD_ROW, migrate
 from sync_pipeline.rebuild.rebuild import Rebuilt, abandon, clear, rebuild_index, rebuild_table
 from sync_pipeline.rebuild.report import COMPARED, FILLED, Report
@@ -25,8 +25,8 @@ Entity = Annotated[str, typer.Argument(help="The entity.")]
 def index(name: Name = None, everything: All = False, output: Format = Output.TEXT) -> None:
     """Fill a new index beside the live one, compare it, swap the alias. Cut off, it goes on. Exit 1: not swapped."""
     with opened(name, everything) as (stores, entities), bars() as shown:
-        lanes = [Lane.open(entity, stores) for entity in entities if entity.index or name]
-        found = [rebuild_index(lane, _told(lane, shown, HELD_DOCUMENT)) for lane in lanes]
+        contexts = [EntityContext.open(entity, stores) for entity in entities if entity.index or name]
+        found = [rebuild_index(context, _told(context, shown, HELD_DOCUMENT)) for context in contexts]
     _end(found, output)
 
 
@@ -38,8 +38,8 @@ def table(
 ) -> None:
     """Fill the table NAME_next beside the live one, compare it, swap both. Cut off, it goes on. Exit 1: not swapped."""
     with opened(name, everything=False) as (stores, entities), bars() as shown:
-        lane = Lane.open(entities[0], stores, beside=True)
-        found = [rebuild_table(lane, _told(lane, shown, HELD_ROW), like=like)]
+        context = EntityContext.open(entities[0], stores, beside=True)
+        found = [rebuild_table(context, _told(context, shown, HELD_ROW), like=like)]
     _end(found, output)
 
 
@@ -48,17 +48,17 @@ def _end(found: list[Rebuilt], output: Output) -> None:
     raise typer.Exit(1 if any(made.findings for made in found) else 0)
 
 
-def _told(lane: Lane, shown: Bars, held: int) -> Report:
+def _told(context: EntityContext, shown: Bars, held: int) -> Report:
     advance = {
-        FILLED: shown.bar(f"{lane.entity.name}: {FILLED}", lambda: lane.origin.count("true")),
-        COMPARED: shown.bar(f"{lane.entity.name}: {COMPARED}", lambda: _held(lane, held)),
+        FILLED: shown.bar(f"{context.entity.name}: {FILLED}", lambda: context.origin.count("true")),
+        COMPARED: shown.bar(f"{context.entity.name}: {COMPARED}", lambda: _held(context, held)),
     }
     return lambda step, count: advance[step](count)
 
 
-def _held(lane: Lane, held: int) -> int:
-    with lane.stores.target() as cursor:
-        return lane.ledger.count(cursor, held)
+def _held(context: EntityContext, held: int) -> int:
+    with context.stores.target() as cursor:
+        return context.ledger.count(cursor, held)
 
 
 @app.command("abandon")

@@ -10,9 +10,9 @@ import pyarrow as pa
 from botocore.exceptions import BotoCoreError, ClientError
 
 from sync_pipeline.adapt import Adapted, adapt
+from sync_pipeline.entity_context import EntityContext
 from sync_pipeline.errors import UnreachableError
 from sync_pipeline.files import are_copied
-from sync_pipeline.lane import Lane
 from sync_pipeline.ledger.ledger import HELD_DOCUMENT, HELD_ROW
 from sync_pipeline.ledger.log import time_of
 from sync_pipeline.ledger.states import Signs, State, state_of
@@ -115,34 +115,34 @@ class Facts:
         )
 
 
-def facts_of(lane: Lane, key: str) -> Facts:
+def facts_of(context: EntityContext, key: str) -> Facts:
     """Look everywhere, once. Raises UnreachableError where monolith or ledger do not answer, LegacySchemaError."""
-    keys = lane.origin.key.parse([key])
-    root = lane.origin.root.texts(keys.select(list(lane.origin.root.columns)))[0].as_py()
-    values = {"entity": lane.entity.name, "key": key, "root": root}
-    legacy = _legacy(lane, keys)
+    keys = context.origin.key.parse([key])
+    root = context.origin.root.texts(keys.select(list(context.origin.root.columns)))[0].as_py()
+    values = {"entity": context.entity.name, "key": key, "root": root}
+    legacy = _legacy(context, keys)
     unknown: dict[str, str] = {}
-    with lane.stores.target() as cursor:
-        entry = _entry(lane, cursor, keys)
+    with context.stores.target() as cursor:
+        entry = _entry(context, cursor, keys)
         owed, files = named(cursor, _DUE, values), named(cursor, _FILES, values)
         (standing,) = named(cursor, _CURSOR, values)
-        target = lane.origin.key.named(lane.entity.table.key)
+        target = context.origin.key.named(context.entity.table.key)
         cursor.execute(
-            f"SELECT EXISTS (SELECT FROM {lane.entity.table.quoted} t WHERE {target.is_in(cursor, 't', keys)})"
+            f"SELECT EXISTS (SELECT FROM {context.entity.table.quoted} t WHERE {target.is_in(cursor, 't', keys)})"
         )
         row = bool(cursor.fetchone()[0])
-        written_at = time_of(cursor, lane.entity.name, entry.written) if entry else None
+        written_at = time_of(cursor, context.entity.name, entry.written) if entry else None
     document = None
     try:
-        document = _document(lane, key)
+        document = _document(context, key)
     except UnreachableError as error:
         unknown["search"] = str(error)
     try:
-        files = [{**file, "there": _is_there(lane, file["target_key"])} for file in files]
+        files = [{**file, "there": _is_there(context, file["target_key"])} for file in files]
     except UnreachableError as error:
         unknown["media"] = str(error)
     return Facts(
-        lane.entity.name,
+        context.entity.name,
         key,
         legacy,
         entry,
@@ -153,49 +153,49 @@ def facts_of(lane: Lane, key: str) -> Facts:
         standing,
         written_at,
         unknown,
-        _is_copied(lane, legacy, files),
+        _is_copied(context, legacy, files),
     )
 
 
-def _legacy(lane: Lane, keys: pa.Table) -> Legacy:
-    rows = lane.origin.by_keys(keys)
+def _legacy(context: EntityContext, keys: pa.Table) -> Legacy:
+    rows = context.origin.by_keys(keys)
     if rows.rejects:
         return Legacy(rows.rejects[0].digest, None, rows.rejects[0])
     if not rows.table.num_rows:
         return Legacy()
     digest = rows.table.column(DIGEST)[0].as_py()
-    adapted, rejects = adapt(lane.entity, lane.origin.key, rows.table)
+    adapted, rejects = adapt(context.entity, context.origin.key, rows.table)
     return Legacy(digest, None, rejects[0]) if rejects else Legacy(digest, adapted.held[0].as_py(), None, adapted)
 
 
-def _is_copied(lane: Lane, legacy: Legacy, files: list[dict[str, Any]]) -> bool:
-    if lane.entity.media is None or legacy.adapted is None:
+def _is_copied(context: EntityContext, legacy: Legacy, files: list[dict[str, Any]]) -> bool:
+    if context.entity.media is None or legacy.adapted is None:
         return False
     known = {file["source_key"] for file in files}
-    return are_copied(lane.entity.media, lane.stores, lane.origin.key, legacy.adapted, known)
+    return are_copied(context.entity.media, context.stores, context.origin.key, legacy.adapted, known)
 
 
-def _entry(lane: Lane, cursor: Cursor, keys: pa.Table) -> Entry | None:
+def _entry(context: EntityContext, cursor: Cursor, keys: pa.Table) -> Entry | None:
     cursor.execute(
-        f"SELECT seen, written, digest, held, basis = {lane.ledger.basis}, basis IN (SELECT f.id FROM sync.basis f"
-        f" JOIN sync.basis b USING (entity, entity_version) WHERE b.id = {lane.ledger.basis} AND f.id <> b.id)"
-        f" FROM {lane.ledger.table} l WHERE {lane.origin.key.is_in(cursor, 'l', keys)}"
+        f"SELECT seen, written, digest, held, basis = {context.ledger.basis}, basis IN (SELECT f.id FROM sync.basis f"
+        f" JOIN sync.basis b USING (entity, entity_version) WHERE b.id = {context.ledger.basis} AND f.id <> b.id)"
+        f" FROM {context.ledger.table} l WHERE {context.origin.key.is_in(cursor, 'l', keys)}"
     )
     found = cursor.fetchone()
     return Entry(*found) if found else None
 
 
-def _document(lane: Lane, key: str) -> int | None:
+def _document(context: EntityContext, key: str) -> int | None:
     """The version of its document, by a realtime look."""
-    if lane.entity.index is None:
+    if context.entity.index is None:
         return None
-    (found,) = look_up(lane.stores.search, lane.entity.index.alias, [key], source=False)
+    (found,) = look_up(context.stores.search, context.entity.index.alias, [key], source=False)
     return int(found["_version"]) if found["found"] else None
 
 
-def _is_there(lane: Lane, target_key: str) -> bool:
+def _is_there(context: EntityContext, target_key: str) -> bool:
     try:
-        lane.stores.target_s3.head_object(Bucket=lane.stores.settings.target_bucket.name, Key=target_key)
+        context.stores.target_s3.head_object(Bucket=context.stores.settings.target_bucket.name, Key=target_key)
     except ClientError as error:
         if code(error) in MISSING:
             return False

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import Any
 
+from sync_pipeline.entity_context import EntityContext
 from sync_pipeline.inquiry.facts import Facts, facts_of
-from sync_pipeline.lane import Lane
 from sync_pipeline.ledger.ledger import DOUBT, HELD_DOCUMENT, HELD_ROW, KEEP, PARK, UNDO, WITHDRAW, WRITE
 from sync_pipeline.ledger.log import TAKEN_FOR_APPLIED, chain
 from sync_pipeline.sql import Cursor, named
@@ -67,11 +67,11 @@ class Story:
         }
 
 
-def history(lane: Lane, key: str, limit: int) -> Story:
+def history(context: EntityContext, key: str, limit: int) -> Story:
     """The last `limit` batches and events of an object. Raises UnreachableError, LegacySchemaError."""
-    facts = facts_of(lane, key)
-    name, seen = lane.entity.name, facts.entry.seen if facts.entry else 0
-    with lane.stores.target() as cursor:
+    facts = facts_of(context, key)
+    name, seen = context.entity.name, facts.entry.seen if facts.entry else 0
+    with context.stores.target() as cursor:
         batches = list(islice(chain(cursor, name, key, seen), limit))
         values = {"entity": name, "key": key, "limit": limit, "silent": TAKEN_FOR_APPLIED}
         events = named(cursor, _EVENTS, values)

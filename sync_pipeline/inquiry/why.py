@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from sync_pipeline import dead_letters
+from sync_pipeline.entity_context import EntityContext
 from sync_pipeline.inquiry.facts import Facts, facts_of, wants
-from sync_pipeline.lane import Lane
 
 _OWED = {
     "documents": "its document is owed: the cluster has not taken it yet",
@@ -65,24 +65,26 @@ class _Cause:
     to_do: str = ""
 
 
-def why(lane: Lane, key: str) -> Answer:
+def why(context: EntityContext, key: str) -> Answer:
     """Look everywhere, and say why. Raises UnreachableError where monolith or ledger do not answer."""
-    return explain(lane, facts_of(lane, key))
+    return explain(context, facts_of(context, key))
 
 
-def explain(lane: Lane, facts: Facts) -> Answer:
+def explain(context: EntityContext, facts: Facts) -> Answer:
     """The answer that follows from what is known."""
-    cause = _cause(lane, facts)
-    sinks = {"relational": _of_table(lane, facts, cause)}
-    if lane.entity.index:
-        sinks["search"] = _of_index(lane, facts, cause)
-    if lane.entity.media:
+    cause = _cause(context, facts)
+    sinks = {"relational": _of_table(context, facts, cause)}
+    if context.entity.index:
+        sinks["search"] = _of_index(context, facts, cause)
+    if context.entity.media:
         sinks["media"] = _of_files(facts, cause)
     return Answer(facts, cause.word, f"{facts.entity} {facts.key} {cause.said}.", sinks, cause.to_do)
 
 
-def _cause(lane: Lane, facts: Facts) -> _Cause:
-    return _set_aside(facts) or _owed(facts) or (_there(lane, facts) if facts.legacy.there else _gone(lane, facts))
+def _cause(context: EntityContext, facts: Facts) -> _Cause:
+    return (
+        _set_aside(facts) or _owed(facts) or (_there(context, facts) if facts.legacy.there else _gone(context, facts))
+    )
 
 
 def _set_aside(facts: Facts) -> _Cause | None:
@@ -121,7 +123,7 @@ def _owed(facts: Facts) -> _Cause | None:
     return _Cause("owed", said, _nobody(facts))
 
 
-def _gone(lane: Lane, facts: Facts) -> _Cause:
+def _gone(context: EntityContext, facts: Facts) -> _Cause:
     entry = facts.entry
     if entry is None or (entry.digest is None and not entry.written):
         there = facts.row or facts.document is not None
@@ -138,7 +140,7 @@ def _gone(lane: Lane, facts: Facts) -> _Cause:
     )
 
 
-def _there(lane: Lane, facts: Facts) -> _Cause:
+def _there(context: EntityContext, facts: Facts) -> _Cause:
     entry = facts.entry
     if entry is None or (facts.changed and not entry.written):
         late = "its history is not all in" if facts.cursor["filled_at"] is None else _position(facts)
@@ -152,48 +154,52 @@ def _there(lane: Lane, facts: Facts) -> _Cause:
     if not entry.current:
         to_do = f"sync-pipeline backfill {facts.entity}"
         return _Cause("outdated", "was written by an older version of the entity", to_do)
-    return _applied(lane, facts)
+    return _applied(context, facts)
 
 
-def _applied(lane: Lane, facts: Facts) -> _Cause:
+def _applied(context: EntityContext, facts: Facts) -> _Cause:
     """The ledger has the row as it is now."""
     since = f"is up to date since {_revision(facts)}"
-    wrong = _drift(lane, facts)
+    wrong = _drift(context, facts)
     if wrong:
         return _Cause(
             "drift", f"{since} for the ledger, but {wrong}: somebody else changed the new side", _repair(facts)
         )
     if not wants(facts, "relational"):
-        return _Cause("filtered", f"{since}, and has no row: {_filter(lane.entity.table.where)}")
-    if lane.entity.index and not wants(facts, "search"):
-        return _Cause("filtered", f"{since}, and is not in search: {_filter(lane.entity.index.where)}")
+        return _Cause("filtered", f"{since}, and has no row: {_filter(context.entity.table.where)}")
+    if context.entity.index and not wants(facts, "search"):
+        return _Cause("filtered", f"{since}, and is not in search: {_filter(context.entity.index.where)}")
     return _Cause("up to date", since)
 
 
-def _drift(lane: Lane, facts: Facts) -> str:
+def _drift(context: EntityContext, facts: Facts) -> str:
     """What is, or is not, in a sink against what the ledger believes."""
     if facts.row != wants(facts, "relational"):
         return "its row is gone" if not facts.row else "there is a row"
-    if lane.entity.index and "search" not in facts.unknown and (facts.document is not None) != wants(facts, "search"):
+    if (
+        context.entity.index
+        and "search" not in facts.unknown
+        and (facts.document is not None) != wants(facts, "search")
+    ):
         return "its document is gone" if facts.document is None else "there is a document"
     if lost := [file["target_key"] for file in facts.files if file.get("there") is False]:
         return f"the file {lost[0]} is gone"
     return ""
 
 
-def _of_table(lane: Lane, facts: Facts, cause: _Cause) -> str:
-    name = lane.entity.table.name
+def _of_table(context: EntityContext, facts: Facts, cause: _Cause) -> str:
+    name = context.entity.table.name
     written = f"as revision {facts.entry.written} wrote it" if facts.entry and facts.entry.written else ""
     if not facts.row:
-        return f"not in {name}: {_absence(facts, cause, lane.entity.table.where, 'relational')}"
+        return f"not in {name}: {_absence(facts, cause, context.entity.table.where, 'relational')}"
     behind = (
         cause.word in _BEHIND and not (cause.word == "owed" and facts.owing("documents")) and not _of_document(facts)
     )
     return f"in {name}, {written or 'though we never wrote it'}" + (f", and behind: it {cause.said}" if behind else "")
 
 
-def _of_index(lane: Lane, facts: Facts, cause: _Cause) -> str:
-    index = lane.entity.index
+def _of_index(context: EntityContext, facts: Facts, cause: _Cause) -> str:
+    index = context.entity.index
     assert index is not None
     if "search" in facts.unknown:
         return f"unknown: {facts.unknown['search']}"

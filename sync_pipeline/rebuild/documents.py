@@ -16,7 +16,7 @@ import orjson
 import pyarrow as pa
 
 from sync_pipeline import due
-from sync_pipeline.lane import Lane
+from sync_pipeline.entity_context import EntityContext
 from sync_pipeline.ledger.rebuilds import Rebuild
 from sync_pipeline.live import work
 from sync_pipeline.rebuild.report import COMPARED, ENOUGH, Compared, Report
@@ -43,22 +43,22 @@ class Doubt:
     owed: bool = False
 
 
-def compare(lane: Lane, rebuild: Rebuild, report: Report) -> Compared:
+def compare(context: EntityContext, rebuild: Rebuild, report: Report) -> Compared:
     """Compare all documents, those that nobody wants as well; not on and on where many differ.
 
     Raises UnreachableError.
     """
     compared = Compared()
-    for texts in _wanted(lane):
-        _compare_wanted(lane, rebuild, texts, compared)
+    for texts in _wanted(context):
+        _compare_wanted(context, rebuild, texts, compared)
         compared.compared += len(texts)
         report(COMPARED, len(texts))
         if len(compared.findings) >= ENOUGH:
             return compared
-    for ids in all_ids(lane.stores.search, rebuild.name):
-        _, foreign = parsed(lane, ids)
-        unwanted = _unwanted(lane, [text for text in ids if text not in foreign])
-        left = _settled(lane, rebuild, doubts(lane, rebuild, unwanted))
+    for ids in all_ids(context.stores.search, rebuild.name):
+        _, foreign = parsed(context, ids)
+        unwanted = _unwanted(context, [text for text in ids if text not in foreign])
+        left = _settled(context, rebuild, doubts(context, rebuild, unwanted))
         compared.findings += [Finding("search", doubt.kind, doubt.key) for doubt in left]
         compared.findings += [Finding("search", "extra", text) for text in sorted(foreign)]
         if len(compared.findings) >= ENOUGH:
@@ -66,36 +66,38 @@ def compare(lane: Lane, rebuild: Rebuild, report: Report) -> Compared:
     return compared
 
 
-def _compare_wanted(lane: Lane, rebuild: Rebuild, texts: list[str], compared: Compared) -> None:
+def _compare_wanted(context: EntityContext, rebuild: Rebuild, texts: list[str], compared: Compared) -> None:
     """Documents that there have to be; those that the fill did not make are carried over."""
-    found = doubts(lane, rebuild, texts)
+    found = doubts(context, rebuild, texts)
     if not found:
         return
     lacking = [doubt.key for doubt in found if doubt.kind in {"missing", "stale"}]
-    taken, refused = _carry_over(lane, rebuild, lacking)
+    taken, refused = _carry_over(context, rebuild, lacking)
     compared.carried_over += taken
-    left = _settled(lane, rebuild, found)
+    left = _settled(context, rebuild, found)
     compared.findings += [Finding("search", doubt.kind, doubt.key, refused.get(doubt.key, "")) for doubt in left]
 
 
-def doubts(lane: Lane, rebuild: Rebuild, texts: list[str]) -> list[Doubt]:
+def doubts(context: EntityContext, rebuild: Rebuild, texts: list[str]) -> list[Doubt]:
     """Which documents of these keys (texts) keep the new index from taking the former one's place."""
     found: list[Doubt] = []
     for first in range(0, len(texts), _PAGE):
-        standing = _standing(lane, texts[first : first + _PAGE])
+        standing = _standing(context, texts[first : first + _PAGE])
         # the new index is written first, and so read last
-        former = _versions(lane, rebuild.former, [text for text, (_, _, owed) in standing.items() if owed])
-        new = _versions(lane, rebuild.name, list(standing))
+        former = _versions(context, rebuild.former, [text for text, (_, _, owed) in standing.items() if owed])
+        new = _versions(context, rebuild.name, list(standing))
         for text, (written, held, owed) in standing.items():
             if kind := _kind(written, new.get(text), former.get(text), held=held, owed=owed):
                 found.append(Doubt(text, kind, owed))
     return found
 
 
-def owed_documents(lane: Lane) -> list[str]:
+def owed_documents(context: EntityContext) -> list[str]:
     """Keys (texts) of documents that may be on their way."""
-    with lane.stores.target() as cursor:
-        cursor.execute(f"SELECT DISTINCT unnest(coalesce(keys, ARRAY[key])) FROM sync.due WHERE {_OWED}", _named(lane))
+    with context.stores.target() as cursor:
+        cursor.execute(
+            f"SELECT DISTINCT unnest(coalesce(keys, ARRAY[key])) FROM sync.due WHERE {_OWED}", _named(context)
+        )
         return [text for (text,) in cursor.fetchall()]
 
 
@@ -114,14 +116,14 @@ def _kind(written: int, new: int | None, former: int | None, *, held: bool, owed
     return "missing" if new is None else "stale"
 
 
-def _wanted(lane: Lane) -> Iterator[list[str]]:
+def _wanted(context: EntityContext) -> Iterator[list[str]]:
     """Keys (texts) that have a document, by the ledger."""
-    key, after = lane.origin.key, None
+    key, after = context.origin.key, None
     while True:
-        with lane.stores.target() as cursor:
+        with context.stores.target() as cursor:
             page = copy_out(
                 cursor,
-                f"SELECT {key.plain('l')} FROM {lane.ledger.table} l WHERE l.held & 2 <> 0 AND"
+                f"SELECT {key.plain('l')} FROM {context.ledger.table} l WHERE l.held & 2 <> 0 AND"
                 f" {key.after(cursor, 'l', after)} ORDER BY {key.ordered('l')} LIMIT {_PAGE}",
                 key.schema,
             )
@@ -132,21 +134,21 @@ def _wanted(lane: Lane) -> Iterator[list[str]]:
         after = key.position(page)
 
 
-def _unwanted(lane: Lane, texts: list[str]) -> list[str]:
+def _unwanted(context: EntityContext, texts: list[str]) -> list[str]:
     """Those that have no document, by the ledger."""
-    return [text for text, (_, held, _) in _standing(lane, texts).items() if not held]
+    return [text for text, (_, held, _) in _standing(context, texts).items() if not held]
 
 
-def _standing(lane: Lane, texts: list[str]) -> dict[str, tuple[int, bool, bool]]:
+def _standing(context: EntityContext, texts: list[str]) -> dict[str, tuple[int, bool, bool]]:
     """(revision that wrote it, whether it has a document, whether that is owed) of each key, in one snapshot."""
-    key = lane.origin.key
-    with lane.stores.target() as cursor:
-        owed = cursor.mogrify(f"SELECT unnest(coalesce(keys, ARRAY[key])) FROM sync.due WHERE {_OWED}", _named(lane))
+    key = context.origin.key
+    with context.stores.target() as cursor:
+        owed = cursor.mogrify(f"SELECT unnest(coalesce(keys, ARRAY[key])) FROM sync.due WHERE {_OWED}", _named(context))
         text = key.text_expression("l")
         found = copy_out(
             cursor,
             f"SELECT {key.plain('l')}, l.written, l.held & 2 <> 0, {text} IN ({owed.decode()})"
-            f" FROM {lane.ledger.table} l WHERE {key.is_in(cursor, 'l', key.parse(texts))}",
+            f" FROM {context.ledger.table} l WHERE {key.is_in(cursor, 'l', key.parse(texts))}",
             pa.schema([*key.schema, *_STANDING]),
         )
     values = (found.column(name).to_pylist() for name, _ in _STANDING)
@@ -154,45 +156,45 @@ def _standing(lane: Lane, texts: list[str]) -> dict[str, tuple[int, bool, bool]]
     return {text: known.get(text, (0, False, False)) for text in texts}
 
 
-def _versions(lane: Lane, index: str, ids: list[str]) -> dict[str, int]:
-    return {doc["_id"]: doc["_version"] for doc in _documents(lane, index, ids, source=False)}
+def _versions(context: EntityContext, index: str, ids: list[str]) -> dict[str, int]:
+    return {doc["_id"]: doc["_version"] for doc in _documents(context, index, ids, source=False)}
 
 
-def _documents(lane: Lane, index: str, ids: list[str], *, source: bool) -> list[dict[str, Any]]:
+def _documents(context: EntityContext, index: str, ids: list[str], *, source: bool) -> list[dict[str, Any]]:
     """Those that are there."""
-    return [doc for doc in look_up(lane.stores.search, index, ids, source=source) if doc["found"]]
+    return [doc for doc in look_up(context.stores.search, index, ids, source=source) if doc["found"]]
 
 
-def _carry_over(lane: Lane, rebuild: Rebuild, texts: list[str]) -> tuple[int, dict[str, str]]:
+def _carry_over(context: EntityContext, rebuild: Rebuild, texts: list[str]) -> tuple[int, dict[str, str]]:
     """Take over what the fill does not make, as the former index has it: readers keep it until a sweep takes it away.
 
     Its row is parked, or gone from the monolith and not yet swept. Gives how many were taken, and why others were not.
     """
-    index, key = lane.entity.index, lane.origin.key
-    docs = _documents(lane, rebuild.former, texts, source=True)
+    index, key = context.entity.index, context.origin.key
+    docs = _documents(context, rebuild.former, texts, source=True)
     if index is None or not docs:
         return 0, {}
     ids = pa.array([doc["_id"] for doc in docs], pa.string())
     versions = pa.array([doc["_version"] for doc in docs], pa.int64())
     bodies = pa.array([orjson.dumps(doc["_source"]).decode() for doc in docs], pa.string())
-    result = index.write(lane.stores.search, ids, versions, bodies, index.next_alias)
-    with lane.stores.target() as cursor:  # what was deleted meanwhile must not be back
-        later = lane.ledger.later_than(cursor, key.parse(ids.to_pylist()), versions)
-        due.owe(cursor, lane.entity.name, "documents", key.texts(later).to_pylist(), 0)
+    result = index.write(context.stores.search, ids, versions, bodies, index.next_alias)
+    with context.stores.target() as cursor:  # what was deleted meanwhile must not be back
+        later = context.ledger.later_than(cursor, key.parse(ids.to_pylist()), versions)
+        due.owe(cursor, context.entity.name, "documents", key.texts(later).to_pylist(), 0)
     taken = len(docs) - len(result.rejected) - len(result.retriable) - len(result.conflicts)
     return taken, {ids[n].as_py(): f"{kind}: {why}" for n, (kind, why) in result.rejected.items()}
 
 
-def _settled(lane: Lane, rebuild: Rebuild, found: list[Doubt]) -> list[Doubt]:
+def _settled(context: EntityContext, rebuild: Rebuild, found: list[Doubt]) -> list[Doubt]:
     """What is still in doubt when nothing of it is owed any more, or nobody has done it in time."""
     limit, looks = time.monotonic() + _PATIENCE_SECONDS, 0
     while found and (looks < _LOOKS or any(doubt.owed for doubt in found)) and time.monotonic() < limit:
-        if looks and not work(lane, lambda *_: None):
+        if looks and not work(context, lambda *_: None):
             threading.Event().wait(_PAUSE_SECONDS)
-        found = doubts(lane, rebuild, [doubt.key for doubt in found])
+        found = doubts(context, rebuild, [doubt.key for doubt in found])
         looks += 1
     return found
 
 
-def _named(lane: Lane) -> tuple[str]:
-    return (lane.entity.name,)
+def _named(context: EntityContext) -> tuple[str]:
+    return (context.entity.name,)

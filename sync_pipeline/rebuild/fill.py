@@ -8,7 +8,7 @@ from dataclasses import replace
 import pyarrow as pa
 
 from sync_pipeline.batch.order import Order, Outcome
-from sync_pipeline.lane import Lane
+from sync_pipeline.entity_context import EntityContext
 from sync_pipeline.ledger.rebuilds import Rebuild
 from sync_pipeline.pipeline import sync_page
 from sync_pipeline.rebuild.report import FILLED, Report
@@ -17,7 +17,7 @@ from sync_pipeline.sql import Cursor
 CAUSE = "rebuild"
 
 
-def fill(lane: Lane, rebuild: Rebuild, order: Callable[[], Order], report: Report) -> None:
+def fill(context: EntityContext, rebuild: Rebuild, order: Callable[[], Order], report: Report) -> None:
     """Go on after the rebuild's position. Raises as sync_keys does, and as the order's `hand_over`."""
 
     def commit(cursor: Cursor, outcome: Outcome) -> None:
@@ -25,7 +25,7 @@ def fill(lane: Lane, rebuild: Rebuild, order: Callable[[], Order], report: Repor
 
     while not rebuild.filled:
         each = replace(order(), commit=commit, cause=CAUSE)
-        outcome = sync_page(lane, rebuild.position, None, "true", each)
+        outcome = sync_page(context, rebuild.position, None, "true", each)
         rebuild.position, rebuild.filled = outcome.position, outcome.position is None
         rebuild.rows += outcome.read
         report(FILLED, outcome.read + outcome.parked)

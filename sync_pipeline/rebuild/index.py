@@ -17,9 +17,9 @@ from sync_pipeline import due, parking
 from sync_pipeline.batch.order import Order
 from sync_pipeline.documents import Operations, send
 from sync_pipeline.entity import Entity
+from sync_pipeline.entity_context import EntityContext
 from sync_pipeline.errors import SettingError, UnreachableError
 from sync_pipeline.faults import crash_point
-from sync_pipeline.lane import Lane
 from sync_pipeline.ledger import before
 from sync_pipeline.ledger.rebuilds import Rebuild
 from sync_pipeline.live import work
@@ -43,15 +43,15 @@ class _BehindError(Exception):
 class NewIndex:
     """An entity's index beside the one behind the alias. Raises SettingError where it has none."""
 
-    lane: Lane
+    context: EntityContext
     kind: str = "index"
 
     def begin(self) -> Rebuild:
         """Named, and known; not made yet."""
-        stores, index = self.lane.stores, index_of(self.lane.entity)
+        stores, index = self.context.stores, index_of(self.context.entity)
         former = _former(stores, index)
         rebuild = Rebuild(
-            self.lane.entity.name, self.kind, next_name(stores.search, index.alias), former, self._declared
+            self.context.entity.name, self.kind, next_name(stores.search, index.alias), former, self._declared
         )
         with stores.target() as cursor:
             rebuild.begin(cursor)
@@ -59,15 +59,15 @@ class NewIndex:
 
     def go_on(self, rebuild: Rebuild) -> None:
         """Its index is there, every batch knows of it, and nothing is left of whoever was cut off."""
-        stores, name = self.lane.stores, self.lane.entity.name
-        alias = index_of(self.lane.entity).alias
+        stores, name = self.context.stores, self.context.entity.name
+        alias = index_of(self.context.entity).alias
         if behind(stores.search, alias) not in ([rebuild.former], [rebuild.name]):
             raise SettingError(
                 f"alias {alias} has been moved since the rebuild of {rebuild.name} was begun:"
                 f" sync-pipeline rebuild abandon {name}"
             )
         rebuild.must_declare(self._declared)
-        successor = _successor(self.lane.entity, rebuild)
+        successor = _successor(self.context.entity, rebuild)
         if rebuild.state == "making":
             successor.make(stores.search)
             crash_point("rebuild.made")
@@ -80,24 +80,24 @@ class NewIndex:
 
     def is_swapped(self, rebuild: Rebuild) -> bool:
         """Whether it was cut off between the swap and the ledger."""
-        return _successor(self.lane.entity, rebuild).follows(self.lane.stores.search)
+        return _successor(self.context.entity, rebuild).follows(self.context.stores.search)
 
     def order(self) -> Order:
         """Documents of unchanged rows go to the new index alone, but for those that the former one has refused."""
-        with self.lane.stores.target() as cursor:
-            refused = parking.refused_documents(cursor, self.lane.entity.name)
+        with self.context.stores.target() as cursor:
+            refused = parking.refused_documents(cursor, self.context.entity.name)
         return Order(documents=True, hand_over=partial(self._send, pa.array(refused, pa.string())))
 
     def _send(self, refused: pa.Array, operations: Operations) -> None:
         changed = pc.equal(operations.versions, operations.revision)
         shown = operations.filter(pc.or_(changed, pc.is_in(operations.ids, value_set=refused)))
-        _, owed = send(self.lane, operations, shown=shown)
+        _, owed = send(self.context, operations, shown=shown)
         if 0 < owed == len(operations.ids):  # else all documents would end up in `due`
             raise UnreachableError("SYNC_SEARCH_URL: the cluster takes no documents; the rebuild goes on here later")
 
     def compare(self, rebuild: Rebuild, report: Report) -> Compared:
         """All documents with the ledger."""
-        return compare(self.lane, rebuild, report)
+        return compare(self.context, rebuild, report)
 
     def swap(self, rebuild: Rebuild) -> list[Finding]:
         """Move the aliases at a moment when nothing that readers have seen is missing from the new index.
@@ -105,36 +105,36 @@ class NewIndex:
         Documents that are owed may be on their way into either index. The former one takes none meanwhile: they are
         sent again, and reach the new one.
         """
-        lane, client = self.lane, self.lane.stores.search
-        successor = _successor(lane.entity, rebuild)
+        context, client = self.context, self.context.stores.search
+        successor = _successor(context.entity, rebuild)
         for _ in range(_TRIES):
             try:
                 with successor.standstill(client):
                     crash_point("rebuild.standstill")
-                    if doubts(lane, rebuild, owed_documents(lane)) or _half_undone(lane):
+                    if doubts(context, rebuild, owed_documents(context)) or _half_undone(context):
                         raise _BehindError
                     successor.swap(client)
                     return []
             except _BehindError:
-                if not work(lane, lambda *_: None):
+                if not work(context, lambda *_: None):
                     threading.Event().wait(_PAUSE_SECONDS)
         raise UnreachableError(f"SYNC_SEARCH_URL: documents that {rebuild.name} needs are still owed; try again later")
 
     def finish(self, cursor: Cursor, _: Rebuild) -> None:
         """What the former index refused, the new one may take."""
-        parking.replay(cursor, self.lane.entity.name, "document")
+        parking.replay(cursor, self.context.entity.name, "document")
 
     @property
     def _declared(self) -> dict[str, object]:
         """What must not change on its way."""
-        index = index_of(self.lane.entity)
-        return {"mappings": index.mappings, "settings": dict(index.settings), "basis": self.lane.ledger.basis}
+        index = index_of(self.context.entity)
+        return {"mappings": index.mappings, "settings": dict(index.settings), "basis": self.context.ledger.basis}
 
 
-def _half_undone(lane: Lane) -> bool:
+def _half_undone(context: EntityContext) -> bool:
     """Whether rows were put back whose former documents are still to be sent."""
-    with lane.stores.target() as cursor:
-        return before.any_restored(cursor, lane.entity.name)
+    with context.stores.target() as cursor:
+        return before.any_restored(cursor, context.entity.name)
 
 
 def check_abandon(stores: Stores, entity: Entity, rebuild: Rebuild) -> None:

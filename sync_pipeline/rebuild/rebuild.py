@@ -11,9 +11,9 @@ from typing import Protocol
 from sync_pipeline.batch.order import Order
 from sync_pipeline.capture import open_cursor
 from sync_pipeline.entity import Entity
+from sync_pipeline.entity_context import EntityContext
 from sync_pipeline.errors import SettingError
 from sync_pipeline.faults import crash_point
-from sync_pipeline.lane import Lane
 from sync_pipeline.ledger import rebuilds
 from sync_pipeline.ledger.rebuilds import Rebuild, alone
 from sync_pipeline.rebuild import index, table
@@ -69,53 +69,53 @@ class Coming(Protocol):
         """What comes after the swap."""
 
 
-def rebuild_index(lane: Lane, report: Report = silent) -> Rebuilt:
+def rebuild_index(context: EntityContext, report: Report = silent) -> Rebuilt:
     """Fill a new index beside the one behind the alias, and swap them unless it differs from the ledger.
 
     Goes on with one that was cut off. Raises SettingError, DeclarationError where the entity's file has changed since
     it was begun, UnreachableError.
     """
-    return _rebuild(lane, index.NewIndex(lane), report)
+    return _rebuild(context, index.NewIndex(context), report)
 
 
-def rebuild_table(lane: Lane, report: Report = silent, *, like: bool = False) -> Rebuilt:
+def rebuild_table(context: EntityContext, report: Report = silent, *, like: bool = False) -> Rebuilt:
     """The same of the table `NAME_next`, which is there, or made `like` the live one.
 
-    The lane may have been opened `beside`. Raises as rebuild_index does.
+    The context may have been opened `beside`. Raises as rebuild_index does.
     """
-    return _rebuild(lane, table.NewTable(lane, like), report)
+    return _rebuild(context, table.NewTable(context, like), report)
 
 
-def _rebuild(lane: Lane, coming: Coming, report: Report) -> Rebuilt:
-    with alone(lane.stores, lane.entity.name):
-        open_cursor(lane)
-        rebuild = _begun(lane, coming)
+def _rebuild(context: EntityContext, coming: Coming, report: Report) -> Rebuilt:
+    with alone(context.stores, context.entity.name):
+        open_cursor(context)
+        rebuild = _begun(context, coming)
         compared = Compared()
         if not coming.is_swapped(rebuild):
-            fill(lane, rebuild, coming.order, report)
+            fill(context, rebuild, coming.order, report)
             crash_point("rebuild.filled")
             compared = coming.compare(rebuild, report)
             if not compared.findings:
                 compared.findings = coming.swap(rebuild)
                 crash_point("rebuild.swapped")
-        made = Rebuilt(lane.entity.name, rebuild.kind, rebuild.name, rebuild.former, rebuild.rows, **vars(compared))
+        made = Rebuilt(context.entity.name, rebuild.kind, rebuild.name, rebuild.former, rebuild.rows, **vars(compared))
         if not made.findings:
-            with lane.stores.target() as cursor:
+            with context.stores.target() as cursor:
                 coming.finish(cursor, rebuild)
                 rebuild.enter(cursor, "done")
         return made
 
 
-def _begun(lane: Lane, coming: Coming) -> Rebuild:
+def _begun(context: EntityContext, coming: Coming) -> Rebuild:
     """The one that was cut off, or a new one."""
-    with lane.stores.target() as cursor:
-        rebuild = rebuilds.under_way(cursor, lane.entity.name)
+    with context.stores.target() as cursor:
+        rebuild = rebuilds.under_way(cursor, context.entity.name)
     if rebuild and rebuild.state == "removing":
-        _remove(lane.stores, lane.entity, rebuild)
+        _remove(context.stores, context.entity, rebuild)
         rebuild = None
     if rebuild and rebuild.kind != coming.kind:
         raise SettingError(
-            f"entity {lane.entity.name}: the rebuild of {rebuild.name} comes first: sync-pipeline rebuild"
+            f"entity {context.entity.name}: the rebuild of {rebuild.name} comes first: sync-pipeline rebuild"
             f" {rebuild.kind} goes on with it, rebuild abandon gives it up"
         )
     if rebuild is None:

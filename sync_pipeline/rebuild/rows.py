@@ -13,10 +13,10 @@ import pyarrow as pa
 from sync_pipeline.adapt import adapt
 from sync_pipeline.batch.order import Order
 from sync_pipeline.due import ASIDE
+from sync_pipeline.entity_context import EntityContext
 from sync_pipeline.equality import comparable
 from sync_pipeline.files import name_known
 from sync_pipeline.keys import Key
-from sync_pipeline.lane import Lane
 from sync_pipeline.ledger.ledger import HELD_ROW
 from sync_pipeline.ledger.rebuilds import Rebuild
 from sync_pipeline.ledger.standing import standing
@@ -44,40 +44,40 @@ class Doubt:
     kept: bool
 
 
-def compare(lane: Lane, rebuild: Rebuild, report: Report) -> Compared:
+def compare(context: EntityContext, rebuild: Rebuild, report: Report) -> Compared:
     """Compare all rows. What the fill has not made is carried over, or synced again; what is then left is found."""
     compared = Compared()
-    with lane.stores.target() as cursor:
-        cursor.execute(f"ANALYZE {lane.entity.table.successor.quoted}")  # readers shall not meet it unknown
-        compared.compared = lane.ledger.count(cursor, HELD_ROW)
+    with context.stores.target() as cursor:
+        cursor.execute(f"ANALYZE {context.entity.table.successor.quoted}")  # readers shall not meet it unknown
+        compared.compared = context.ledger.count(cursor, HELD_ROW)
     report(COMPARED, compared.compared)
     refused: dict[str, str] = {}
     before: list[Doubt] = []
     while True:
-        with lane.stores.target() as cursor:
-            found = doubts(cursor, lane, rebuild)
+        with context.stores.target() as cursor:
+            found = doubts(cursor, context, rebuild)
         lacking = [doubt for doubt in found if doubt.kind in {"missing", "stale"}]
         if not lacking or found == before:
             break
-        there = lane.origin.by_keys(lane.origin.key.parse(doubt.key for doubt in lacking if not doubt.kept)).table
+        there = context.origin.by_keys(context.origin.key.parse(doubt.key for doubt in lacking if not doubt.kept)).table
         # what a later batch found unchanged, and so sent nowhere; and rows of an older version of the file
-        sync_keys(lane, there.select(list(lane.origin.key.columns)), Order(beside=True, cause=CAUSE))
+        sync_keys(context, there.select(list(context.origin.key.columns)), Order(beside=True, cause=CAUSE))
         gone = {doubt.key for doubt in lacking if doubt.kind == "missing"} - set(
-            lane.origin.key.texts(there).to_pylist()
+            context.origin.key.texts(there).to_pylist()
         )
-        refused |= _carry_over(lane, sorted(gone), compared)
+        refused |= _carry_over(context, sorted(gone), compared)
         before = found
-    refused |= _refused(lane, [doubt.key for doubt in found if doubt.kind == "missing" and not doubt.kept])
+    refused |= _refused(context, [doubt.key for doubt in found if doubt.kind == "missing" and not doubt.kept])
     compared.findings = [Finding("relational", doubt.kind, doubt.key, refused.get(doubt.key, "")) for doubt in found]
     return compared
 
 
-def doubts(cursor: Cursor, lane: Lane, rebuild: Rebuild, *, values: bool = True) -> list[Doubt]:
+def doubts(cursor: Cursor, context: EntityContext, rebuild: Rebuild, *, values: bool = True) -> list[Doubt]:
     """Which rows keep the new table from taking the live one's place; without `values` only keys are compared.
 
     Not more than ENOUGH.
     """
-    own, live, coming = lane.origin.key, *standing(cursor, lane.entity.name, lane.entity.table)
+    own, live, coming = context.origin.key, *standing(cursor, context.entity.name, context.entity.table)
     target = own.named(live.key)
     first, text = f"{{}}.{quote(target.columns[0])}", target.text_expression("k")
     keys = ", ".join(f"coalesce(l.{quote(o)}, n.{quote(t)}) AS {quote(t)}" for o, t in _pairs(own, target))
@@ -87,11 +87,12 @@ def doubts(cursor: Cursor, lane: Lane, rebuild: Rebuild, *, values: bool = True)
         f"SELECT {text}, kind, kept FROM (SELECT {keys}, l.seen, CASE WHEN l.seen IS NULL THEN 'extra'"
         f" WHEN {first.format('n')} IS NULL THEN 'missing'"
         f" WHEN {first.format('t')} IS NOT NULL AND ({differs}) THEN 'corrupt'"
-        f" WHEN l.basis <> {lane.ledger.basis} THEN 'stale' END AS kind"
-        f" FROM (SELECT * FROM {lane.ledger.table} WHERE held & {HELD_ROW} <> 0) l"
+        f" WHEN l.basis <> {context.ledger.basis} THEN 'stale' END AS kind"
+        f" FROM (SELECT * FROM {context.ledger.table} WHERE held & {HELD_ROW} <> 0) l"
         f" FULL JOIN {coming.quoted} n ON {own.joins('l', target, 'n')}"
         f" LEFT JOIN {live.quoted} t ON {target.joins('t', target, 'n')}) k, LATERAL (SELECT coalesce("
-        f"seen < {rebuild.revision} OR EXISTS (SELECT FROM sync.due d WHERE d.entity = {bind(cursor, lane.entity.name)}"
+        f"seen < {rebuild.revision} OR EXISTS (SELECT FROM sync.due d"
+        f" WHERE d.entity = {bind(cursor, context.entity.name)}"
         f" AND d.key = {text} AND d.reason = ANY({parked})), false) AS kept) p"
         f" WHERE kind IS NOT NULL AND NOT (kind = 'stale' AND kept) ORDER BY 1 LIMIT {ENOUGH}"
     )
@@ -128,28 +129,28 @@ def _reads(cursor: Cursor, value: str, other: str, kind: str) -> str:
     )
 
 
-def _carry_over(lane: Lane, texts: list[str], compared: Compared) -> dict[str, str]:
+def _carry_over(context: EntityContext, texts: list[str], compared: Compared) -> dict[str, str]:
     """Take over rows as the live table has them; gives why those that it cannot take were left."""
     refused: dict[str, str] = {}
-    with lane.stores.target() as cursor:
-        live, coming = standing(cursor, lane.entity.name, lane.entity.table)
-        keys, own = lane.origin.key.parse(texts), lane.origin.key
+    with context.stores.target() as cursor:
+        live, coming = standing(cursor, context.entity.name, context.entity.table)
+        keys, own = context.origin.key.parse(texts), context.origin.key
         # nobody writes or deletes them meanwhile
         these, order = own.is_in(cursor, "l", keys), own.plain("l")
-        cursor.execute(f"SELECT FROM {lane.ledger.table} l WHERE {these} ORDER BY {order} FOR UPDATE")
+        cursor.execute(f"SELECT FROM {context.ledger.table} l WHERE {these} ORDER BY {order} FOR UPDATE")
         for row, text in enumerate(texts):
             cursor.execute("SAVEPOINT row")
             try:
-                compared.carried_over += _copy(cursor, lane, live, coming, keys.slice(row, 1))
+                compared.carried_over += _copy(cursor, context, live, coming, keys.slice(row, 1))
             except (psycopg2.DataError, psycopg2.IntegrityError, psycopg2.ProgrammingError) as error:
                 cursor.execute("ROLLBACK TO SAVEPOINT row")
                 refused[text] = f"{type(error).__name__}: {str(error).strip().splitlines()[0]}"
     return refused
 
 
-def _copy(cursor: Cursor, lane: Lane, live: StandingTable, coming: StandingTable, keys: pa.Table) -> int:
+def _copy(cursor: Cursor, context: EntityContext, live: StandingTable, coming: StandingTable, keys: pa.Table) -> int:
     """A row, as long as the ledger holds it; its values are read as the new types."""
-    own = lane.origin.key
+    own = context.origin.key
     target = own.named(live.key)
     shared = [name for name in live.columns if name in coming.columns]
     values = [
@@ -160,22 +161,22 @@ def _copy(cursor: Cursor, lane: Lane, live: StandingTable, coming: StandingTable
     ]
     cursor.execute(
         f"INSERT INTO {coming.quoted} ({', '.join(map(quote, shared))}) SELECT {', '.join(values)}"
-        f" FROM {live.quoted} t JOIN {lane.ledger.table} l ON {target.joins('t', own, 'l')}"
+        f" FROM {live.quoted} t JOIN {context.ledger.table} l ON {target.joins('t', own, 'l')}"
         f" WHERE l.held & {HELD_ROW} <> 0 AND {own.is_in(cursor, 'l', keys)} ON CONFLICT DO NOTHING"
     )
     return int(cursor.rowcount)
 
 
-def _refused(lane: Lane, texts: list[str]) -> dict[str, str]:
+def _refused(context: EntityContext, texts: list[str]) -> dict[str, str]:
     """Why the new table does not take rows: tried, and rolled back."""
     if not texts:
         return {}
-    key = lane.origin.key
-    adapted, _ = adapt(lane.entity, key, lane.origin.by_keys(key.parse(texts)).table)
-    if lane.entity.media:
-        adapted = name_known(lane.entity.media, lane.stores, lane.entity.name, key, adapted)
-    with lane.stores.target() as cursor:
-        coming = standing(cursor, lane.entity.name, lane.entity.table)[1]
+    key = context.origin.key
+    adapted, _ = adapt(context.entity, key, context.origin.by_keys(key.parse(texts)).table)
+    if context.entity.media:
+        adapted = name_known(context.entity.media, context.stores, context.entity.name, key, adapted)
+    with context.stores.target() as cursor:
+        coming = standing(cursor, context.entity.name, context.entity.table)[1]
     names = key.texts(adapted.legacy)
-    found = coming.try_rows(lane.stores, coming.rows(adapted.table)).refused
+    found = coming.try_rows(context.stores, coming.rows(adapted.table)).refused
     return {names[row].as_py(): f"{type(e).__name__}: {str(e).strip().splitlines()[0]}" for row, e in found}

@@ -17,9 +17,9 @@ import psycopg2
 from sync_pipeline import parking
 from sync_pipeline.batch.order import Order
 from sync_pipeline.entity import Entity
+from sync_pipeline.entity_context import EntityContext
 from sync_pipeline.errors import SettingError, UnreachableError
 from sync_pipeline.faults import crash_point
-from sync_pipeline.lane import Lane
 from sync_pipeline.ledger.rebuilds import Rebuild
 from sync_pipeline.ledger.references import still
 from sync_pipeline.preflight.successor import foreign_keys, obstacles
@@ -52,16 +52,16 @@ class _BusyError(Exception):
 class NewTable:
     """The table `NAME_next` beside an entity's; made `like` it, or there by somebody's migration."""
 
-    lane: Lane
+    context: EntityContext
     like: bool = False
     kind: str = "table"
 
     def begin(self) -> Rebuild:
         """Looked at, the swap rehearsed, and known to every batch: all of it at once, or nothing."""
-        table, name = self.lane.entity.table, self.lane.entity.name
+        table, name = self.context.entity.table, self.context.entity.name
         rebuild = Rebuild(name, self.kind, table.successor.name, table.name, {**self._declared, "like": self.like})
         for _ in _tries():
-            with _patient(self.lane.stores) as cursor:
+            with _patient(self.context.stores) as cursor:
                 still(cursor, name)
                 if self.like:
                     _make_like(cursor, table)
@@ -73,7 +73,7 @@ class NewTable:
         raise UnreachableError(f"SYNC_TARGET_DB: {table.name} is in use all the time; try again later")
 
     def _refuse_obstacles(self, cursor: Cursor) -> None:
-        found = list(obstacles(cursor, self.lane.entity.table))
+        found = list(obstacles(cursor, self.context.entity.table))
         if found:
             raise SettingError("\n".join(found))
 
@@ -82,10 +82,10 @@ class NewTable:
         rebuild.must_declare(self._declared)
         if self.is_swapped(rebuild):
             return
-        with self.lane.stores.target() as cursor:
-            cursor.execute("SELECT to_regclass(%s) IS NULL", (self.lane.entity.table.successor.quoted,))
+        with self.context.stores.target() as cursor:
+            cursor.execute("SELECT to_regclass(%s) IS NULL", (self.context.entity.table.successor.quoted,))
             if cursor.fetchone()[0]:
-                raise SettingError(f"{rebuild.name} is gone: sync-pipeline rebuild abandon {self.lane.entity.name}")
+                raise SettingError(f"{rebuild.name} is gone: sync-pipeline rebuild abandon {self.context.entity.name}")
 
     def is_swapped(self, rebuild: Rebuild) -> bool:
         """The ledger knows: it says so in the swap's transaction."""
@@ -97,18 +97,18 @@ class NewTable:
 
     def compare(self, rebuild: Rebuild, report: Report) -> Compared:
         """All rows with the ledger and the live table."""
-        return compare(self.lane, rebuild, report)
+        return compare(self.context, rebuild, report)
 
     def swap(self, rebuild: Rebuild) -> list[Finding]:
         """Rename both in one transaction, with no batch on its way; what keys differ by then keeps it back."""
-        _await_readers(self.lane.stores)
+        _await_readers(self.context.stores)
         for _ in _tries():
-            with _patient(self.lane.stores) as cursor:
-                still(cursor, self.lane.entity.name)
-                found = doubts(cursor, self.lane, rebuild, values=False)
+            with _patient(self.context.stores) as cursor:
+                still(cursor, self.context.entity.name)
+                found = doubts(cursor, self.context, rebuild, values=False)
                 if found:
                     return [Finding("relational", doubt.kind, doubt.key) for doubt in found]
-                exchange = Exchange(cursor, self.lane.entity.table)
+                exchange = Exchange(cursor, self.context.entity.table)
                 exchange.lock()
                 exchange.swap()
                 self._note(cursor, rebuild, exchange)
@@ -128,14 +128,14 @@ class NewTable:
                 cursor.execute(statement)
             except psycopg2.IntegrityError as error:
                 raise SettingError(f"{statement}: {error}") from error
-        parking.replay(cursor, self.lane.entity.name, "row")
+        parking.replay(cursor, self.context.entity.name, "row")
 
     @property
     def _declared(self) -> dict[str, object]:
         """What must not change on its way."""
-        table = self.lane.entity.table
+        table = self.context.entity.table
         own = {"primary_key": list(table.primary_key)} if table.primary_key else {}
-        return {"columns": dict(table.columns), "key": list(table.key), "basis": self.lane.ledger.basis, **own}
+        return {"columns": dict(table.columns), "key": list(table.key), "basis": self.context.ledger.basis, **own}
 
 
 def check_abandon(_: Stores, entity: Entity, rebuild: Rebuild) -> None:

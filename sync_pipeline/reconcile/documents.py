@@ -10,8 +10,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from sync_pipeline.adapt import Adapted
+from sync_pipeline.entity_context import EntityContext
 from sync_pipeline.errors import SettingError, UnreachableError
-from sync_pipeline.lane import Lane
 from sync_pipeline.origin import DIGEST
 from sync_pipeline.reconcile.fields import Fields
 from sync_pipeline.reconcile.verdict import Difference, Finding
@@ -25,21 +25,21 @@ _WALK = 5_000
 _SHOWN = 80
 
 
-def compare_documents(lane: Lane, index: SearchIndex, expected: Adapted, asked: pa.Table) -> list[Finding]:
+def compare_documents(context: EntityContext, index: SearchIndex, expected: Adapted, asked: pa.Table) -> list[Finding]:
     """Mismatches of the documents of expected rows, and of all `asked` keys, which may want none."""
     wanted = pc.not_equal(pc.bit_wise_and(expected.held, pa.scalar(2, pa.int16())), 0)
     public = expected.take(pc.indices_nonzero(wanted))
-    texts = lane.origin.key.texts(public.legacy).to_pylist()
+    texts = context.origin.key.texts(public.legacy).to_pylist()
     digests = dict(zip(texts, public.legacy.column(DIGEST).to_pylist(), strict=True))
     # as the client reads those that are there: whole numbers of any length stay exact
     documents = dict(zip(texts, map(json.loads, index.documents(public.table).to_pylist()), strict=True))
-    fields = Fields(lane)
-    ids = sorted({*texts, *lane.origin.key.texts(asked).to_pylist()})
+    fields = Fields(context)
+    ids = sorted({*texts, *context.origin.key.texts(asked).to_pylist()})
     found: list[Finding] = []
     for first in range(0, len(ids), _MGET):
         part = ids[first : first + _MGET]
-        ledger = _ledger(lane, part)
-        for doc in look_up(lane.stores.search, index.alias, part):
+        ledger = _ledger(context, part)
+        for doc in look_up(context.stores.search, index.alias, part):
             wanted, there = documents.get(doc["_id"]), doc.get("_source") if doc.get("found") else None
             differing = fields.differing(wanted, there) if wanted is not None and there is not None else []
             kind = _kind(doc, wanted, differing, digests.get(doc["_id"]), *ledger.get(doc["_id"], (None, 0, 0)))
@@ -49,35 +49,35 @@ def compare_documents(lane: Lane, index: SearchIndex, expected: Adapted, asked: 
     return found
 
 
-def extra_documents(lane: Lane, index: SearchIndex) -> list[Finding]:
+def extra_documents(context: EntityContext, index: SearchIndex) -> list[Finding]:
     """Documents whose key the ledger does not hold as wanting one. Refreshes once, then walks the index."""
     found: list[Finding] = []
-    for ids in all_ids(lane.stores.search, index.alias):
-        known, bad = parsed(lane, ids)
-        with lane.stores.target() as cursor:
+    for ids in all_ids(context.stores.search, index.alias):
+        known, bad = parsed(context, ids)
+        with context.stores.target() as cursor:
             cursor.execute(
-                f"SELECT {lane.origin.key.text_expression('l')} FROM {lane.ledger.table} l"
-                f" WHERE {lane.origin.key.is_in(cursor, 'l', known)} AND l.held & 2 <> 0"
+                f"SELECT {context.origin.key.text_expression('l')} FROM {context.ledger.table} l"
+                f" WHERE {context.origin.key.is_in(cursor, 'l', known)} AND l.held & 2 <> 0"
             )
             held = {text for (text,) in cursor.fetchall()}
         found += [Finding("search", "extra", text) for text in ids if text in bad or text not in held]
     return found
 
 
-def parsed(lane: Lane, ids: list[str]) -> tuple[pa.Table, set[str]]:
+def parsed(context: EntityContext, ids: list[str]) -> tuple[pa.Table, set[str]]:
     """Ids as keys, and those that are none."""
     try:
-        return lane.origin.key.parse(ids), set()
+        return context.origin.key.parse(ids), set()
     except SettingError:
         pass
     good: list[str] = []
     for text in ids:
         try:
-            lane.origin.key.parse([text])
+            context.origin.key.parse([text])
             good.append(text)
         except SettingError:
             continue
-    return lane.origin.key.parse(good), set(ids) - set(good)
+    return context.origin.key.parse(good), set(ids) - set(good)
 
 
 def _kind(
@@ -102,12 +102,12 @@ def _short(document: dict[str, Any] | None, name: str) -> str:
     return json.dumps(document[name], ensure_ascii=False)[:_SHOWN] if document and name in document else "absent"
 
 
-def _ledger(lane: Lane, texts: list[str]) -> dict[str, tuple[int | None, int, int]]:
-    with lane.stores.target() as cursor:
-        prior = lane.ledger.prior(cursor, lane.origin.key.parse(texts))
-    basis = [int(b == lane.ledger.basis) for b in prior.column("basis").to_pylist()]
+def _ledger(context: EntityContext, texts: list[str]) -> dict[str, tuple[int | None, int, int]]:
+    with context.stores.target() as cursor:
+        prior = context.ledger.prior(cursor, context.origin.key.parse(texts))
+    basis = [int(b == context.ledger.basis) for b in prior.column("basis").to_pylist()]
     values = zip(prior.column(DIGEST).to_pylist(), prior.column("written").to_pylist(), basis, strict=True)
-    return dict(zip(lane.origin.key.texts(prior).to_pylist(), values, strict=True))
+    return dict(zip(context.origin.key.texts(prior).to_pylist(), values, strict=True))
 
 
 def all_ids(client: Elasticsearch, index: str) -> Iterator[list[str]]:

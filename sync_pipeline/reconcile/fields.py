@@ -14,8 +14,8 @@ from typing import Any
 
 import psycopg2
 
+from sync_pipeline.entity_context import EntityContext
 from sync_pipeline.equality import comparable_number
-from sync_pipeline.lane import Lane
 from sync_pipeline.sql import quote
 
 # numbers, times, intervals and ranges, alone and in arrays; texts differ by their bytes, JSON by its own texts
@@ -31,7 +31,7 @@ _ABSENT = object()
 class Fields:
     """Compares the fields of an entity's documents."""
 
-    lane: Lane
+    context: EntityContext
 
     def differing(self, wanted: Mapping[str, Any], there: Mapping[str, Any]) -> list[str]:
         """Names of fields whose values differ, or that only one of the documents has."""
@@ -48,10 +48,10 @@ class Fields:
 
     def _equal(self, name: str, one: Any, other: Any) -> bool:
         """Whether PostgreSQL takes both for one value of the column's type."""
-        column = f"(jsonb_populate_record(NULL::{self.lane.entity.table.quoted}, %s)).{quote(name)}"
+        column = f"(jsonb_populate_record(NULL::{self.context.entity.table.quoted}, %s)).{quote(name)}"
         value = comparable_number(column, self._typed[name])
         values = [json.dumps({name: value}) for value in (one, other)]
-        with self.lane.stores.target_at_once() as cursor:
+        with self.context.stores.target_at_once() as cursor:
             try:
                 cursor.execute(f"SELECT {value} IS NOT DISTINCT FROM {value}", values)
             except psycopg2.DataError:  # no value of that type at all
@@ -61,8 +61,8 @@ class Fields:
     @cached_property
     def _typed(self) -> dict[str, str]:
         """Columns of which one value has several texts, with their types."""
-        with self.lane.stores.target_at_once() as cursor:
-            cursor.execute(_SEVERAL_FORMS, (self.lane.entity.table.quoted,))
+        with self.context.stores.target_at_once() as cursor:
+            cursor.execute(_SEVERAL_FORMS, (self.context.entity.table.quoted,))
             return dict(cursor.fetchall())
 
 

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 from botocore.exceptions import BotoCoreError, ClientError
 
+from sync_pipeline.entity_context import EntityContext
 from sync_pipeline.errors import UnreachableError
 from sync_pipeline.faults import guarded
-from sync_pipeline.lane import Lane
 from sync_pipeline.ownership import without_marks
 from sync_pipeline.reconcile.verdict import Finding
 from sync_pipeline.sinks.media_bucket import MediaBucket, Source, tags_of
@@ -54,19 +54,19 @@ class _Copy:
     sha256: str
 
 
-def compare_files(lane: Lane, sink: MediaBucket) -> list[Finding]:
+def compare_files(context: EntityContext, sink: MediaBucket) -> list[Finding]:
     """Mismatches of the objects that the entity's rows name, and objects we never put there.
 
     An object whose size and ETag are those of our copy has its bytes; any other is read and hashed. Raises
     UnreachableError when a bucket could not be looked at to its end.
     """
-    listed = without_marks(_listing(lane.stores, f"{sink.prefix}/"), sink.prefix)
-    with lane.stores.target() as cursor:
-        cursor.execute(_NAMED, (lane.entity.name,))
+    listed = without_marks(_listing(context.stores, f"{sink.prefix}/"), sink.prefix)
+    with context.stores.target() as cursor:
+        cursor.execute(_NAMED, (context.entity.name,))
         rows = cursor.fetchall()
         named = {row[0]: _Copy(*row) for row in rows if row[1] is not None}
         forgotten = {key for key, source, *_ in rows if source is None}  # by a repair that was cut off
-        cursor.execute(_WITHOUT_OBJECT, (lane.entity.name,))
+        cursor.execute(_WITHOUT_OBJECT, (context.entity.name,))
         without = [name for (name,) in cursor.fetchall()]
         cursor.execute(_OURS, (list(listed),))
         ours = {key for (key,) in cursor.fetchall()}
@@ -74,26 +74,26 @@ def compare_files(lane: Lane, sink: MediaBucket) -> list[Finding]:
     found = [Finding("media", "missing", key) for key in wanted - listed.keys()]
     found += [Finding("media", "extra", key) for key in listed.keys() - ours - wanted]
     found += [Finding("media", "corrupt", key, _FORGOTTEN) for key in forgotten & listed.keys()]
-    come = [name for name, source in sink.sources(lane.stores, without).items() if isinstance(source, Source)]
+    come = [name for name, source in sink.sources(context.stores, without).items() if isinstance(source, Source)]
     found += [Finding("media", "stale", name, _COME) for name in come]
     there = [named[key] for key in sorted(named.keys() & listed.keys())]
-    with ThreadPoolExecutor(lane.stores.settings.media_workers, "compare") as pool:
-        looks = pool.map(lambda copy: _look(lane.stores, copy, listed[copy.key]), there)
+    with ThreadPoolExecutor(context.stores.settings.media_workers, "compare") as pool:
+        looks = pool.map(lambda copy: _look(context.stores, copy, listed[copy.key]), there)
         return found + [finding for finding in looks if finding]
 
 
-def known_files(lane: Lane, findings: list[Finding], known: Mapping[str, str]) -> list[Finding]:
+def known_files(context: EntityContext, findings: list[Finding], known: Mapping[str, str]) -> list[Finding]:
     """The findings, those whose rows (key texts) are `known` to differ as of that kind."""
-    rows = rows_naming(lane, [finding.key for finding in findings])
+    rows = rows_naming(context, [finding.key for finding in findings])
     kinds = {f.key: max((known[row] for row in rows.get(f.key, ()) if row in known), default=f.kind) for f in findings}
     return [replace(finding, kind=kinds[finding.key]) for finding in findings]
 
 
-def rows_naming(lane: Lane, objects: list[str]) -> dict[str, set[str]]:
+def rows_naming(context: EntityContext, objects: list[str]) -> dict[str, set[str]]:
     """Which rows (key texts) name each of these objects."""
     found: dict[str, set[str]] = {}
-    with lane.stores.target() as cursor:
-        cursor.execute(_ROWS, {"entity": lane.entity.name, "names": objects})
+    with context.stores.target() as cursor:
+        cursor.execute(_ROWS, {"entity": context.entity.name, "names": objects})
         for target_key, key in cursor.fetchall():
             found.setdefault(target_key, set()).add(key)
     return found

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import pyarrow as pa
 
 from sync_pipeline.capture import subject_of
-from sync_pipeline.lane import Lane
+from sync_pipeline.entity_context import EntityContext
 from sync_pipeline.partitions import EARLIER, UNDATED, KeyRanges, Monthly
 from sync_pipeline.reconcile.files import rows_naming
 from sync_pipeline.reconcile.reconcile import keys_of
@@ -33,33 +33,33 @@ class Part:
     wrong: Counter[str]
 
 
-def parts(lane: Lane, findings: Iterable[Finding]) -> list[Part]:
+def parts(context: EntityContext, findings: Iterable[Finding]) -> list[Part]:
     """The live delta first, then every partition that holds rows, in their order; then what only we still hold.
 
     Raises UnreachableError.
     """
-    by_row = _by_row(lane, [f for f in findings if f.kind not in {"discarded", "unknown"}])
-    label = _label(lane)
-    with lane.stores.legacy_rows(Purpose.WHOLE) as cursor:
-        cursor.execute(f"SELECT {label}, count(*) FROM ({lane.origin.known}) q GROUP BY 1")
+    by_row = _by_row(context, [f for f in findings if f.kind not in {"discarded", "unknown"}])
+    label = _label(context)
+    with context.stores.legacy_rows(Purpose.WHOLE) as cursor:
+        cursor.execute(f"SELECT {label}, count(*) FROM ({context.origin.known}) q GROUP BY 1")
         rows = dict(cursor.fetchall())
-        named = lane.origin.key.is_in(cursor, "q", lane.origin.key.parse(sorted(by_row)))
+        named = context.origin.key.is_in(cursor, "q", context.origin.key.parse(sorted(by_row)))
         cursor.execute(
-            f"SELECT {lane.origin.key.text_expression('q')}, {label} FROM ({lane.origin.known}) q WHERE {named}"
+            f"SELECT {context.origin.key.text_expression('q')}, {label} FROM ({context.origin.known}) q WHERE {named}"
         )
         where = dict(cursor.fetchall())
     wrong: dict[str, Counter[str]] = {}
     for text, sinks in by_row.items():
         wrong.setdefault(where.get(text, GONE), Counter()).update(sinks)
-    names = [*lane.entity.partitions.names(), GONE]
+    names = [*context.entity.partitions.names(), GONE]
     found = [Part(n, rows.get(n, 0), wrong.get(n, Counter())) for n in names if rows.get(n) or wrong.get(n)]
-    return [_live(lane, by_row), *found]
+    return [_live(context, by_row), *found]
 
 
-def _by_row(lane: Lane, findings: list[Finding]) -> dict[str, Counter[str]]:
+def _by_row(context: EntityContext, findings: list[Finding]) -> dict[str, Counter[str]]:
     """Mismatches by sink, for each row (key text); those of an object for each row that names it."""
-    keys = set(lane.origin.key.texts(keys_of(lane, findings)).to_pylist())
-    naming = rows_naming(lane, [finding.key for finding in findings if finding.sink == "media"])
+    keys = set(context.origin.key.texts(keys_of(context, findings)).to_pylist())
+    naming = rows_naming(context, [finding.key for finding in findings if finding.sink == "media"])
     found: dict[str, Counter[str]] = {}
     for finding in findings:
         rows = naming.get(finding.key, set()) if finding.sink == "media" else {finding.key} & keys
@@ -68,29 +68,31 @@ def _by_row(lane: Lane, findings: list[Finding]) -> dict[str, Counter[str]]:
     return found
 
 
-def _live(lane: Lane, by_row: dict[str, Counter[str]]) -> Part:
+def _live(context: EntityContext, by_row: dict[str, Counter[str]]) -> Part:
     """What bears a stamp of late, and is this entity's."""
-    since = lane.stores.legacy_now() - _LATELY
+    since = context.stores.legacy_now() - _LATELY
     texts: set[str] = set()
-    for page in stamped_since(subject_of(lane), since, _PAGE):
-        texts |= _existing(lane, page)
+    for page in stamped_since(subject_of(context), since, _PAGE):
+        texts |= _existing(context, page)
     wrong: Counter[str] = Counter()
     for text in texts & by_row.keys():
         wrong.update(by_row[text])
     return Part(LIVE, len(texts), wrong)
 
 
-def _existing(lane: Lane, keys: pa.Table) -> set[str]:
-    with lane.stores.legacy_rows() as cursor:
-        within = lane.origin.root.is_in(cursor, "q", keys)
-        cursor.execute(f"SELECT {lane.origin.key.text_expression('q')} FROM ({lane.origin.known}) q WHERE {within}")
+def _existing(context: EntityContext, keys: pa.Table) -> set[str]:
+    with context.stores.legacy_rows() as cursor:
+        within = context.origin.root.is_in(cursor, "q", keys)
+        cursor.execute(
+            f"SELECT {context.origin.key.text_expression('q')} FROM ({context.origin.known}) q WHERE {within}"
+        )
         return {text for (text,) in cursor.fetchall()}
 
 
-def _label(lane: Lane) -> str:
+def _label(context: EntityContext) -> str:
     """SQL that names the partition of a row q."""
-    kind = lane.entity.partitions
-    return _month(kind) if isinstance(kind, Monthly) else _range(lane, kind)
+    kind = context.entity.partitions
+    return _month(kind) if isinstance(kind, Monthly) else _range(context, kind)
 
 
 def _month(kind: Monthly) -> str:
@@ -102,15 +104,15 @@ def _month(kind: Monthly) -> str:
     )
 
 
-def _range(lane: Lane, kind: KeyRanges) -> str:
+def _range(context: EntityContext, kind: KeyRanges) -> str:
     """Ranges as they were frozen; before that, everything is in the last one."""
-    with lane.stores.target() as cursor:
+    with context.stores.target() as cursor:
         cursor.execute(
             "SELECT partition, high FROM sync.backfill WHERE entity = %s AND high IS NOT NULL ORDER BY 1",
-            (lane.entity.name,),
+            (context.entity.name,),
         )
         cases = [
-            f"WHEN {lane.origin.key.until(cursor, 'q', high)} THEN {bind(cursor, name)}"
+            f"WHEN {context.origin.key.until(cursor, 'q', high)} THEN {bind(cursor, name)}"
             for name, high in cursor.fetchall()
         ]
         last = bind(cursor, kind.names()[-1])

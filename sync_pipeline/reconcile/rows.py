@@ -13,9 +13,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from sync_pipeline.adapt import Adapted
+from sync_pipeline.entity_context import EntityContext
 from sync_pipeline.equality import comparable
 from sync_pipeline.keys import Key
-from sync_pipeline.lane import Lane
 from sync_pipeline.ledger.standing import standing
 from sync_pipeline.origin import DIGEST
 from sync_pipeline.reconcile.verdict import Difference, Finding
@@ -26,19 +26,19 @@ from sync_pipeline.stores import first_line
 Within = Callable[[Cursor, str, Key], str]
 
 
-def compare_rows(lane: Lane, expected: Adapted, within: Within) -> list[Finding]:
+def compare_rows(context: EntityContext, expected: Adapted, within: Within) -> list[Finding]:
     """Mismatches of the table's rows whose key is `within` a condition."""
-    table, key = lane.entity.table, lane.origin.key
+    table, key = context.entity.table, context.origin.key
     target = key.named(table.key)
     wanted = pc.not_equal(pc.bit_wise_and(expected.held, pa.scalar(1, pa.int16())), 0)
-    with lane.stores.target() as cursor:
-        table = standing(cursor, lane.entity.name, table)[0]
+    with context.stores.target() as cursor:
+        table = standing(cursor, context.entity.name, table)[0]
         rows = table.rows(expected.table).append_column(DIGEST, expected.legacy.column(DIGEST)).filter(wanted)
-        stage = f"check_{lane.entity.name}"
+        stage = f"check_{context.entity.name}"
         shape = table.shape(f", NULL::bigint AS {DIGEST}")
         cursor.execute(f"CREATE TEMP TABLE {quote(stage)} ON COMMIT DROP AS {shape}")
         misfits = _lay_out(cursor, f"pg_temp.{quote(stage)}", ", ".join([*map(quote, table.columns), DIGEST]), rows)
-        cursor.execute(_query(lane, table, stage, within(cursor, "t", target), target))
+        cursor.execute(_query(context, table, stage, within(cursor, "t", target), target))
         found = [
             Finding("relational", kind, text, differs=tuple(Difference(*difference) for difference in differs or ()))
             for text, kind, differs in cursor.fetchall()
@@ -63,7 +63,7 @@ def _lay_out(cursor: Cursor, stage: str, columns: str, rows: pa.Table, first: in
     return {}
 
 
-def _query(lane: Lane, table: StandingTable, stage: str, within: str, target: Key) -> str:
+def _query(context: EntityContext, table: StandingTable, stage: str, within: str, target: Key) -> str:
     compared = {name: table.types[name] for name in table.columns}
     differs = " OR ".join(f"{_value('s', c, k)} IS DISTINCT FROM {_value('t', c, k)}" for c, k in compared.items())
     each = ", ".join(
@@ -76,13 +76,13 @@ def _query(lane: Lane, table: StandingTable, stage: str, within: str, target: Ke
     return (
         f"SELECT {target.text_expression('d')}, CASE WHEN NOT d._sync_is_there THEN 'missing'"
         f" WHEN NOT d._sync_is_here THEN 'extra'"
-        f" WHEN l.digest IS DISTINCT FROM d.{DIGEST} OR l.basis IS DISTINCT FROM {lane.ledger.basis} THEN 'stale'"
+        f" WHEN l.digest IS DISTINCT FROM d.{DIGEST} OR l.basis IS DISTINCT FROM {context.ledger.basis} THEN 'stale'"
         " ELSE 'corrupt' END, d._sync_differs FROM ("
         f" SELECT {either}, {here} AS _sync_is_here, {there} AS _sync_is_there, s.{DIGEST},"
         f" CASE WHEN {here} AND {there} THEN array_remove(ARRAY[{each}], NULL) END AS _sync_differs"
         f" FROM pg_temp.{quote(stage)} s FULL JOIN (SELECT * FROM {table.quoted} t WHERE {within}) t"
         f" ON {target.joins('s', target, 't')} WHERE NOT ({here}) OR NOT ({there}) OR {differs}"
-        f") d LEFT JOIN {lane.ledger.table} l ON {target.joins('d', lane.origin.key, 'l')}"
+        f") d LEFT JOIN {context.ledger.table} l ON {target.joins('d', context.origin.key, 'l')}"
     )
 
 

@@ -40,7 +40,7 @@ def caught_by(world: World, source: str) -> None:
     """The same world, with its entities caught in another way."""
     _forget()
     os.environ["TEST_CAPTURE"] = source
-    world.__dict__.pop("lanes", None)
+    world.__dict__.pop("contexts", None)
 
 
 def _forget() -> None:
@@ -51,14 +51,14 @@ def _forget() -> None:
 @contextmanager
 def installed(world: World) -> Iterator[None]:
     """What the entities' source needs in the monolith, until the end of the block."""
-    for lane in world.lanes.values():
-        for statement in made(lane):
+    for context in world.contexts.values():
+        for statement in made(context):
             world.legacy(statement)
     try:
         yield
     finally:
-        for lane in world.lanes.values():
-            for statement in unmade(lane):
+        for context in world.contexts.values():
+            for statement in unmade(context):
                 world.legacy(statement)
 
 
@@ -66,7 +66,7 @@ def installed(world: World) -> Iterator[None]:
 def followed(world: World) -> Iterator[None]:
     """The live delta of all entities; nobody waits for a first sweep."""
     world.target("UPDATE sync.cursor SET swept_at = now()")
-    with world.following([*world.lanes.values()]):
+    with world.following([*world.contexts.values()]):
         yield
 
 

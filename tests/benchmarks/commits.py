@@ -23,7 +23,7 @@ from demo.fleet import down, up
 from demo.home import Home
 from sync_pipeline.capture import subject_of
 from sync_pipeline.entity import Entity, LegacyQuery
-from sync_pipeline.lane import Lane
+from sync_pipeline.entity_context import EntityContext
 from sync_pipeline.ledger.ledger import migrate
 from sync_pipeline.partitions import KeyRanges
 from sync_pipeline.settings import Settings
@@ -66,12 +66,12 @@ def main(
         _run(url, _TABLE)
         with closing(Stores(Settings.from_env(variables(at)))) as stores:
             migrate(stores)
-            lane = Lane.open(_NOTE, stores)
+            context = EntityContext.open(_NOTE, stores)
             _turn(url, writers, seconds)  # not counted
             found: dict[str, list[float]] = {name: [] for name in _VARIANTS}
             for _ in range(rounds):
                 for name, notify in _VARIANTS.items():
-                    found[name].append(_with_triggers(lane, url, notify, writers, seconds))
+                    found[name].append(_with_triggers(context, url, notify, writers, seconds))
         for name, rates in found.items():
             listed = ", ".join(f"{rate:,.0f}" for rate in rates)
             print(f"{name}: median {statistics.median(rates):,.0f} commits/s ({listed})", flush=True)
@@ -80,9 +80,9 @@ def main(
         shutil.rmtree(home.root, ignore_errors=True)
 
 
-def _with_triggers(lane: Lane, url: str, notify: bool | None, writers: int, seconds: float) -> float:
+def _with_triggers(context: EntityContext, url: str, notify: bool | None, writers: int, seconds: float) -> float:
     """Commits a second with triggers that notify or do not; without any where `notify` is None."""
-    subject, outbox = subject_of(lane), Outbox()
+    subject, outbox = subject_of(context), Outbox()
     if notify is not None:
         _run(url, *flat(outbox_tables.install(subject, outbox, notify)))
     try:

@@ -17,8 +17,8 @@ from sync_pipeline import documents, origin
 from sync_pipeline.backfill import backfill_all
 from sync_pipeline.batch import prepare
 from sync_pipeline.entity import Entity
+from sync_pipeline.entity_context import EntityContext
 from sync_pipeline.entity_files import load_entities
-from sync_pipeline.lane import Lane
 from sync_pipeline.ledger.ledger import Ledger
 from sync_pipeline.settings import Settings
 from sync_pipeline.sinks.relational import RelationalTable
@@ -55,7 +55,7 @@ def main() -> None:
     with closing(Stores(Settings.from_env())) as stores:
         for entity in entities:
             chosen = _without_documents(entity) if "without-documents" in sys.argv else entity
-            for part in backfill_all(Lane.open(chosen, stores), entity.partitions.names()):
+            for part in backfill_all(EntityContext.open(chosen, stores), entity.partitions.names()):
                 rows, files = rows + part.rows, files + part.files
         workers = stores.settings.backfill_workers
     report = {

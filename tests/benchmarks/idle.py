@@ -28,8 +28,8 @@ import typer
 
 from demo.fleet import LEGACY_BUCKET, Addresses, running
 from demo.home import Home
+from sync_pipeline.entity_context import EntityContext
 from sync_pipeline.entity_files import load_entities
-from sync_pipeline.lane import Lane
 from sync_pipeline.ledger.sweeps import take
 from sync_pipeline.rewritten_files import compare_listing
 from sync_pipeline.settings import Settings
@@ -156,15 +156,15 @@ def _listing(ground: Ground, at: Addresses, objects: int) -> dict[str, float]:
         "ANALYZE sync.media, sync.media_ref",
     )
     with closing(Stores(Settings.from_env())) as stores:
-        lane = Lane.open(load_entities(stores.settings.entities)["video"], stores)
+        context = EntityContext.open(load_entities(stores.settings.entities)["video"], stores)
         walk = take(stores, "video", 1)
         assert walk
-        compare_listing(lane, "")  # not counted: the first request makes the client
+        compare_listing(context, "")  # not counted: the first request makes the client
         before, own, after = ground.cpu_seconds(), time.process_time(), ""
         while after is not None:
-            page = compare_listing(lane, after)
+            page = compare_listing(context, after)
             with stores.target() as cursor:
-                queued = page.queue(cursor, lane, walk)
+                queued = page.queue(cursor, context, walk)
             assert not queued, "a file that is as it was copied is queued"
             after = page.until
         own = time.process_time() - own

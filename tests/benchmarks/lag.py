@@ -26,8 +26,8 @@ from demo.lag import Observer
 from demo.load import load
 from sync_pipeline.batch.order import Order
 from sync_pipeline.capture import open_cursor
+from sync_pipeline.entity_context import EntityContext
 from sync_pipeline.entity_files import load_entities
-from sync_pipeline.lane import Lane
 from sync_pipeline.pipeline import sync_keys
 from sync_pipeline.settings import Settings
 from sync_pipeline.stores import Stores
@@ -113,15 +113,15 @@ def _fill(stores: Stores, admin_url: str, prepared: tuple[str, ...], notify: boo
         for statement in prepared:
             cursor.execute(statement)
     for entity in load_entities(stores.settings.entities).values():
-        lane = Lane.open(entity, stores)
+        context = EntityContext.open(entity, stores)
         with closing(psycopg2.connect(admin_url)) as connection, connection, connection.cursor() as cursor:
-            for statement in made(lane, notify=notify):
+            for statement in made(context, notify=notify):
                 cursor.execute(statement)
             cursor.execute("SELECT id::text FROM content WHERE kind = %s", [entity.name])
             keys = [key for (key,) in cursor.fetchall()]
-        open_cursor(lane)
+        open_cursor(context)
         if keys:
-            sync_keys(lane, lane.origin.key.parse(keys), Order())
+            sync_keys(context, context.origin.key.parse(keys), Order())
         with stores.target() as cursor:
             cursor.execute("UPDATE sync.cursor SET filled_at = now(), swept_at = now()")
 

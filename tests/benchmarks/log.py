@@ -16,7 +16,7 @@ from unittest.mock import patch
 from demo.fleet import down, up
 from demo.home import Home
 from sync_pipeline.batch.order import Order
-from sync_pipeline.lane import Lane
+from sync_pipeline.entity_context import EntityContext
 from sync_pipeline.ledger.log import BODY, Entry, pack, unpack
 from sync_pipeline.pipeline import sync_keys
 from tests.world import World, opened
@@ -31,22 +31,22 @@ def _without() -> Iterator[None]:
         yield
 
 
-def _seconds(world: World, lane: Lane, keys: list[int]) -> float:
+def _seconds(world: World, context: EntityContext, keys: list[int]) -> float:
     """One batch of changed rows, documents left to others."""
     world.legacy(_EDIT, (keys,))
-    table = lane.origin.key.parse(map(str, keys))
+    table = context.origin.key.parse(map(str, keys))
     began = time.perf_counter()
-    sync_keys(lane, table, Order(acknowledge=True, hand_over=lambda _: None))
+    sync_keys(context, table, Order(acknowledge=True, hand_over=lambda _: None))
     return time.perf_counter() - began
 
 
-def _alone(world: World, lane: Lane, rows: int) -> None:
+def _alone(world: World, context: EntityContext, rows: int) -> None:
     """The log's part of a batch alone: made here, written there; the rest of the batch is no noise in it."""
-    with lane.stores.target() as cursor:
+    with context.stores.target() as cursor:
         cursor.execute("SELECT revision, size, body FROM sync.batch WHERE rows = %s ORDER BY id DESC LIMIT 1", (rows,))
         revision, size, packed = cursor.fetchone()
         body = unpack(packed, size, BODY)
-        entry = Entry("text", revision, 1, "poll", lane.stores.worker, "", rows, 0, 0, rows, 0)
+        entry = Entry("text", revision, 1, "poll", context.stores.worker, "", rows, 0, 0, rows, 0)
         made, written, journeys = [], [], []
         for _ in range(_TURNS):
             made.append(_time(lambda: pack(body)))
@@ -65,12 +65,12 @@ def _time(act: Callable[[], object]) -> float:
     return time.perf_counter() - began
 
 
-def _measured(world: World, lane: Lane, keys: list[int], turns: int) -> None:
+def _measured(world: World, context: EntityContext, keys: list[int], turns: int) -> None:
     logged, bare = [], []
     for _ in range(turns):
-        logged.append(_seconds(world, lane, keys))
+        logged.append(_seconds(world, context, keys))
         with _without():
-            bare.append(_seconds(world, lane, keys))
+            bare.append(_seconds(world, context, keys))
     ((size,),) = world.target("SELECT avg(pg_column_size(b.*)) FROM sync.batch b WHERE rows = %s", (len(keys),))
     with_it, without = statistics.median(logged), statistics.median(bare)
     differences = sorted(a - b for a, b in zip(logged, bare, strict=True))
@@ -88,11 +88,11 @@ def main() -> None:
         try:
             with opened(up(home), "log") as world:
                 world.load(8_000, 0)
-                lane = world.all_in("text")
+                context = world.all_in("text")
                 keys = [key for (key,) in world.target("SELECT id FROM catalog.text ORDER BY id")]
                 for rows, turns in ((40, 300), (3_600, 10)):
-                    _measured(world, lane, keys[:rows], turns)
-                    _alone(world, lane, rows)
+                    _measured(world, context, keys[:rows], turns)
+                    _alone(world, context, rows)
         finally:
             down(home)
 

@@ -14,7 +14,7 @@ import psycopg2
 from botocore.exceptions import BotoCoreError
 
 from demo.fleet import Fleet
-from sync_pipeline.lane import Lane
+from sync_pipeline.entity_context import EntityContext
 from tests.chaos import judge
 from tests.chaos.crew import Crew
 from tests.chaos.faults import FAULTS
@@ -90,27 +90,27 @@ def settings(plan: Plan) -> dict[str, str]:
 @contextmanager
 def _prepared(world: World, plan: Plan) -> Iterator[None]:
     """Contents, what the source needs, and history, but for what is filled beside; all gone at the end."""
-    lanes = list(world.lanes.values())
-    for lane in lanes:
-        for statement in made(lane):
+    contexts = list(world.contexts.values())
+    for context in contexts:
+        for statement in made(context):
             world.legacy(statement)
-        if lane.entity.name != plan.filled_beside:
-            _filled(world, lane)
+        if context.entity.name != plan.filled_beside:
+            _filled(world, context)
     world.target("UPDATE sync.cursor SET swept_at = now(), swept_from = now(), compared_from = now()")
     try:
         yield
     finally:
         for (name,) in world.legacy(_PREPARED):
             world.legacy("ROLLBACK PREPARED %s", (name,))
-        wait_for(lambda: _taken_away(world, lanes), _PATIENCE)
+        wait_for(lambda: _taken_away(world, contexts), _PATIENCE)
 
 
-def _filled(world: World, lane: Lane) -> None:
-    if lane.entity.name in KINDS:  # quicker than so many chunks
-        world.all_in(lane.entity.name)
+def _filled(world: World, context: EntityContext) -> None:
+    if context.entity.name in KINDS:  # quicker than so many chunks
+        world.all_in(context.entity.name)
     else:
-        world.filled(lane.entity.name)
-    world.target("UPDATE sync.cursor SET filled_at = now() WHERE entity = %s", [lane.entity.name])
+        world.filled(context.entity.name)
+    world.target("UPDATE sync.cursor SET filled_at = now() WHERE entity = %s", [context.entity.name])
 
 
 def _forget(*packages: str) -> None:
@@ -119,11 +119,11 @@ def _forget(*packages: str) -> None:
         del sys.modules[name]
 
 
-def _taken_away(world: World, lanes: list[Lane]) -> bool:
+def _taken_away(world: World, contexts: list[EntityContext]) -> bool:
     """A slot goes when the server has noticed that its reader is gone."""
     try:
-        for lane in lanes:
-            for statement in unmade(lane):
+        for context in contexts:
+            for statement in unmade(context):
                 world.legacy(statement)
     except psycopg2.errors.ObjectInUse:
         return False

@@ -48,7 +48,7 @@ class Scene:
     @property
     def indices(self) -> list[str]:
         """Aliases of all entities that have one."""
-        return [lane.entity.index.alias for lane in self.world.lanes.values() if lane.entity.index]
+        return [context.entity.index.alias for context in self.world.contexts.values() if context.entity.index]
 
     def contents(self, dice: Random, count: int) -> list[int]:
         """Some that are there now, and that an adapter takes."""

@@ -9,9 +9,9 @@ from urllib.parse import urlsplit
 
 import pytest
 
+from sync_pipeline.entity_context import EntityContext
 from sync_pipeline.entity_files import load_entities
 from sync_pipeline.errors import SettingError
-from sync_pipeline.lane import Lane
 from sync_pipeline.poolers import _known
 from sync_pipeline.preflight.preflight import preflight
 from sync_pipeline.stores import Stores
@@ -91,7 +91,7 @@ def test_pooled_sessions_serve(fresh_world, folder, more, size):
         fresh_world.load(20, 0)
         entity = load_entities("assets.entities")["text"]
         assert [found.what for found in preflight(stores, [entity]) if found.level == "error"] == []
-        assert Lane.open(entity, stores).origin.count("true") > 0
+        assert EntityContext.open(entity, stores).origin.count("true") > 0
 
 
 @pytest.mark.parametrize("mode", ["transaction", "statement"])

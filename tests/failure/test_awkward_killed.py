@@ -86,8 +86,8 @@ def restart(server, live):
 def settle(world, live, swept):
     """Wait until all that is committed now is written; where sweeps never rest, until it is read."""
     ((since,),) = world.legacy("SELECT clock_timestamp()")
-    for lane in world.lanes.values() if swept else ():
-        ask_for_sweep(lane, since)
+    for context in world.contexts.values() if swept else ():
+        ask_for_sweep(context, since)
     left = partial(unread, world, since) if swept else partial(behind, world, since, swept=False)
     wait_for(lambda: world.hurry() or not left() or not live.alive(), PATIENCE)
     assert live.alive(), live.tail()

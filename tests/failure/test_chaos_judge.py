@@ -107,8 +107,8 @@ def test_a_row_that_goes_back_for_a_moment(scene, observer, key):
 def test_a_document_that_is_lost(scene, observer, key):
     scene.world.document("DELETE", f"text/_doc/{key}?refresh=true")
     found(scene, observer, "oracle: document text", str(key), "missing")
-    lane = scene.world.lane("text")
-    sync_keys(lane, lane.origin.key.parse([str(key)]), Order(force=True))
+    context = scene.world.context("text")
+    sync_keys(context, context.origin.key.parse([str(key)]), Order(force=True))
 
 
 def test_what_is_owed_for_ever(scene, observer, key):

@@ -31,8 +31,8 @@ def world(fleet):
     settings = {"SYNC_ENTITIES": "tests.refusing", "SYNC_RECHECK_SECONDS": "0"}
     with opened(fleet, "compensation_killed", **settings) as world:
         world.legacy(MONOLITH)
-        open_cursor(world.lanes["note"])
-        sweep(world.lanes["note"])
+        open_cursor(world.contexts["note"])
+        sweep(world.contexts["note"])
         world.target("UPDATE sync.cursor SET filled_at = now()")
         yield world
 
@@ -63,7 +63,7 @@ def beside(world):
 
 
 def test_killed_at_every_step_of_it(world, beside, tmp_path):
-    lane = world.lanes["note"]
+    context = world.contexts["note"]
     for key in range(1, len(POINTS) + 1):
         world.legacy(PUT, (key, "first", "1"))
     live_run = follow(tmp_path / "first")
@@ -76,43 +76,43 @@ def test_killed_at_every_step_of_it(world, beside, tmp_path):
         assert killed.wait() == -signal.SIGKILL, f"{point}: {killed.tail()}"
         world.target("UPDATE sync.due SET claimed_until = NULL")
         world.hurry()
-        while live.work(lane, lambda *_: None):
+        while live.work(context, lambda *_: None):
             pass
         assert held(world, key) == ("first", "first"), point
         assert held(world, key, "note-next") == ("first", "first"), point
     assert world.target(OWED) == []
     assert world.target("SELECT key FROM sync.before") == []
-    assert {finding.kind for finding in reconcile(lane).findings} == {"pending"}
+    assert {finding.kind for finding in reconcile(context).findings} == {"pending"}
 
 
 def test_a_new_mapping_takes_what_was_put_back(world):
     """Rebuilt with the same mapping, it stays as it was; with one that takes it, it comes through by itself."""
-    lane = world.lanes["note"]
+    context = world.contexts["note"]
 
     def sync(title, weight):
         world.legacy(PUT, (99, title, weight))
-        sync_keys(lane, lane.origin.key.parse(["99"]), Order(acknowledge=True))
-        work(lane)
+        sync_keys(context, context.origin.key.parse(["99"]), Order(acknowledge=True))
+        work(context)
 
-    def work(lane):
-        while live.work(lane, lambda *_: None):
+    def work(context):
+        while live.work(context, lambda *_: None):
             pass
 
     sync("first", "1")
     sync("refused", "heavy")
-    made = rebuild_index(lane)
+    made = rebuild_index(context)
     assert made.findings == []
     assert made.carried_over > 0
     assert held(world, 99) == ("first", "first")
-    work(lane)
+    work(context)
     assert held(world, 99) == ("first", "first")
 
-    index = lane.entity.index
+    index = context.entity.index
     wide = replace(index, fields=index.fields | {"weight": {"type": "keyword"}})
-    sinks = tuple(wide if sink is index else sink for sink in lane.entity.sinks)
-    lane = replace(lane, entity=replace(lane.entity, sinks=sinks))
-    assert rebuild_index(lane).findings == []
-    work(lane)
+    sinks = tuple(wide if sink is index else sink for sink in context.entity.sinks)
+    context = replace(context, entity=replace(context.entity, sinks=sinks))
+    assert rebuild_index(context).findings == []
+    work(context)
     assert held(world, 99) == ("refused", "refused")
     assert world.target("SELECT key FROM sync.due") == []
-    assert reconcile(lane).findings == []
+    assert reconcile(context).findings == []

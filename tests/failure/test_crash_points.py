@@ -35,7 +35,7 @@ def fill(world, log, **settings):
 
 def unfilled(world):
     done = {month for (month,) in world.target("SELECT partition FROM sync.backfill WHERE entity = 'video' AND done")}
-    return [month for month in world.lanes["video"].entity.partitions.names() if month not in done]
+    return [month for month in world.contexts["video"].entity.partitions.names() if month not in done]
 
 
 @pytest.mark.hazard(19)

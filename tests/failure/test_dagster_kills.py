@@ -22,7 +22,7 @@ _FILLS = "SELECT pid FROM sync.heartbeat WHERE name = %s"
 @pytest.fixture(scope="module")
 def world(fresh_world):
     fresh_world.load(1_500, 20)
-    for name in fresh_world.lanes:
+    for name in fresh_world.contexts:
         fresh_world.all_in(name)
     return fresh_world
 

@@ -17,8 +17,8 @@ from sync_pipeline import fence
 from sync_pipeline.capture import open_cursor
 from sync_pipeline.cli import running
 from sync_pipeline.drain import drain
+from sync_pipeline.entity_context import EntityContext
 from sync_pipeline.errors import StoppedError
-from sync_pipeline.lane import Lane
 from tests.caught._tables import TABLES
 from tests.installed import SOURCES, made, unmade
 from tests.world import opened, wait_for
@@ -38,20 +38,20 @@ def world(fleet):
 
 
 @pytest.fixture(scope="module")
-def lanes(world):
+def contexts(world):
     found = []
     for name, source in BY.items():
-        declared = replace(world.lane(name).entity, capture=SOURCES[source], tables=TABLES)
-        lane = Lane.open(declared, world.stores)
-        for statement in made(lane):
+        declared = replace(world.context(name).entity, capture=SOURCES[source], tables=TABLES)
+        context = EntityContext.open(declared, world.stores)
+        for statement in made(context):
             world.legacy(statement)
-        open_cursor(lane)
+        open_cursor(context)
         world.all_in(name)
-        found.append(lane)
+        found.append(context)
     world.target("UPDATE sync.cursor SET filled_at = now()")
     yield found
-    for lane in found:
-        for statement in unmade(lane):
+    for context in found:
+        for statement in unmade(context):
             world.legacy(statement)
 
 
@@ -86,21 +86,21 @@ def write(world, late, names=BY):
 
 
 @contextmanager
-def drained_beside(world, lanes):
+def drained_beside(world, contexts):
     """A drain under way, with who follows."""
-    with world.following(lanes), ThreadPoolExecutor(1) as pool:
-        yield pool.submit(drain, lanes, PATIENCE, threading.Event())
+    with world.following(contexts), ThreadPoolExecutor(1) as pool:
+        yield pool.submit(drain, contexts, PATIENCE, threading.Event())
 
 
-def drained(world, lanes, seconds=PATIENCE):
-    with world.following(lanes):
-        return drain(lanes, seconds, threading.Event())
+def drained(world, contexts, seconds=PATIENCE):
+    with world.following(contexts):
+        return drain(contexts, seconds, threading.Event())
 
 
-def crossing(world, lanes, looks):
+def crossing(world, contexts, looks):
     """Hazard 42: a transaction with written rows is open at the fence, and ends when the drain waits, or is over."""
-    with open_transaction(world, [lane.entity.name for lane in lanes]) as late:
-        with drained_beside(world, lanes) as under_way:
+    with open_transaction(world, [context.entity.name for context in contexts]) as late:
+        with drained_beside(world, contexts) as under_way:
             wait_for(lambda: len(looks) > 3 or under_way.done())
             if not under_way.done():
                 late.commit()
@@ -110,8 +110,8 @@ def crossing(world, lanes, looks):
 
 
 @pytest.mark.hazard(42)
-def test_what_is_open_at_the_fence_is_waited_for_and_brought_over(world, lanes, looks):
-    found, pid = crossing(world, lanes, looks)
+def test_what_is_open_at_the_fence_is_waited_for_and_brought_over(world, contexts, looks):
+    found, pid = crossing(world, contexts, looks)
     assert found.word == "drained"
     assert world.differences() == []
     assert found.written_since == found.still_open == []
@@ -123,22 +123,22 @@ def test_what_is_open_at_the_fence_is_waited_for_and_brought_over(world, lanes, 
 
 @pytest.mark.hazard(42)
 @pytest.mark.parametrize("name", ["audio", "video"])
-def test_without_its_guard_it_is_left_behind(world, lanes, looks, name, monkeypatch):
+def test_without_its_guard_it_is_left_behind(world, contexts, looks, name, monkeypatch):
     monkeypatch.setenv("SYNC_TEST_GUARDS_OFF", "42")
-    found, _ = crossing(world, [lane for lane in lanes if lane.entity.name == name], looks)
+    found, _ = crossing(world, [context for context in contexts if context.entity.name == name], looks)
     assert found.word == "drained"
     assert {difference.kind for difference in world.differences()} == {name}
     monkeypatch.delenv("SYNC_TEST_GUARDS_OFF")
-    assert drained(world, lanes).word == "drained"
+    assert drained(world, contexts).word == "drained"
     assert world.differences() == []
 
 
 @pytest.mark.hazard(42)
-def test_one_that_is_prepared_meanwhile_is_waited_for(world, lanes, looks):
+def test_one_that_is_prepared_meanwhile_is_waited_for(world, contexts, looks):
     with closing(psycopg2.connect(world.monolith.admin_url)) as late:
         late.tpc_begin("over the fence")
         write(world, late, ["text", "video"])
-        with drained_beside(world, lanes) as under_way:
+        with drained_beside(world, contexts) as under_way:
             wait_for(lambda: looks)
             late.tpc_prepare()
             wait_for(lambda: [holder.who for holder in looks[0].open] == ["gid over the fence"])
@@ -151,7 +151,7 @@ def test_one_that_is_prepared_meanwhile_is_waited_for(world, lanes, looks):
 
 
 @pytest.mark.parametrize("right", ["GRANT pg_read_all_stats TO", "REVOKE pg_read_all_stats FROM"])
-def test_a_session_that_hides_its_transaction_is_seen(world, lanes, right):
+def test_a_session_that_hides_its_transaction_is_seen(world, contexts, right):
     """Whether it hides it from everybody, or our role may not see it."""
     world.legacy(f"{right} sync_reader")
     try:
@@ -160,7 +160,7 @@ def test_a_session_that_hides_its_transaction_is_seen(world, lanes, right):
             late.cursor().execute("SET track_activities = off")
             late.commit()
             write(world, late)
-            found = drain(lanes, 0, threading.Event())
+            found = drain(contexts, 0, threading.Event())
             assert (found.word, [holder.who for holder in found.still_open]) == (
                 "unknown",
                 [f"pid {late.info.backend_pid}"],
@@ -169,7 +169,7 @@ def test_a_session_that_hides_its_transaction_is_seen(world, lanes, right):
         world.legacy("GRANT pg_read_all_stats TO sync_reader")
 
 
-def test_what_is_written_after_the_fence_is_said(world, lanes, monkeypatch):
+def test_what_is_written_after_the_fence_is_said(world, contexts, monkeypatch):
     horizon = fence.horizon_of
     ((kept,), (deleted,)) = world.legacy("SELECT id FROM content WHERE status <> 'published' ORDER BY id DESC LIMIT 2")
 
@@ -181,34 +181,34 @@ def test_what_is_written_after_the_fence_is_said(world, lanes, monkeypatch):
         return found
 
     monkeypatch.setattr("sync_pipeline.drain.horizon_of", and_write)
-    found = drained(world, lanes)
+    found = drained(world, contexts)
     assert found.word == "open fence"
     told = {"content: 1 rows", "content: 1 rows deleted", "content_tags: emptied, or rewritten"}
     assert told <= {*found.written_since}
     monkeypatch.undo()
-    assert drained(world, lanes).word == "drained"
+    assert drained(world, contexts).word == "drained"
     assert world.differences() == []
 
 
-def test_a_row_that_is_parked_is_listed(world, lanes):
+def test_a_row_that_is_parked_is_listed(world, contexts):
     ((key,),) = world.legacy(ONE, ["text"])
     attrs = "UPDATE content SET attrs = %s, updated_at = now() WHERE id = %s RETURNING attrs::text"
     ((before,),) = world.legacy("SELECT attrs::text FROM content WHERE id = %s", [key])
     world.legacy(attrs, ['{"duration": "not a number"}', key])
-    found = drained(world, lanes)
+    found = drained(world, contexts)
     assert (found.word, [(row["entity"], row["key"]) for row in found.parked]) == ("parked", [("text", str(key))])
     world.legacy(attrs, [before, key])
-    assert drained(world, lanes).word == "drained"
+    assert drained(world, contexts).word == "drained"
 
 
-def test_a_history_that_is_not_in_is_refused(world, lanes):
-    newer = Lane.open(replace(lanes[0].entity, version=2), world.stores)
+def test_a_history_that_is_not_in_is_refused(world, contexts):
+    newer = EntityContext.open(replace(contexts[0].entity, version=2), world.stores)
     with pytest.raises(StoppedError, match="rows are of an older version"):
         drain([newer], 0, threading.Event())
     world.target("UPDATE sync.cursor SET filled_at = NULL WHERE entity = 'text'")
     try:
         with pytest.raises(StoppedError, match="history is not all in: sync-pipeline backfill text"):
-            drain(lanes, 0, threading.Event())
+            drain(contexts, 0, threading.Event())
     finally:
         world.target("UPDATE sync.cursor SET filled_at = now()")
 
@@ -221,7 +221,7 @@ def run(monkeypatch, capsys, *words):
 
 
 @pytest.mark.hazard(42)
-def test_the_command_tells_who_is_open_and_ends_in_time(world, lanes, monkeypatch, capsys):
+def test_the_command_tells_who_is_open_and_ends_in_time(world, contexts, monkeypatch, capsys):
     with open_transaction(world, ["text"]) as late:
         code, told = run(monkeypatch, capsys, "--timeout", "0.5")
         assert code == 2

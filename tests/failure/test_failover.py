@@ -13,8 +13,8 @@ from sync_pipeline import recover, servers
 from sync_pipeline.batch.order import Order
 from sync_pipeline.capture import open_cursor
 from sync_pipeline.drain import drain
+from sync_pipeline.entity_context import EntityContext
 from sync_pipeline.errors import UnreachableError
-from sync_pipeline.lane import Lane
 from sync_pipeline.live import caught_up, mark
 from sync_pipeline.pipeline import sync_keys
 from sync_pipeline.reconcile.reconcile import reconcile
@@ -43,26 +43,28 @@ def quick(monkeypatch):
     monkeypatch.setattr(servers, "LOOK_SECONDS", 1.0)
 
 
-def opened_lanes(world):
+def opened_contexts(world):
     """Texts by their stamps, audios by an outbox, videos by nothing but the sweep; all of them are over."""
     found = []
     for name, source in BY.items():
-        lane = Lane.open(replace(world.lane(name).entity, capture=SOURCES[source], tables=TABLES), world.stores)
-        for statement in made(lane):
+        context = EntityContext.open(
+            replace(world.context(name).entity, capture=SOURCES[source], tables=TABLES), world.stores
+        )
+        for statement in made(context):
             world.legacy(statement)
-        open_cursor(lane)
+        open_cursor(context)
         world.all_in(name)
-        found.append(lane)
+        found.append(context)
     world.target("UPDATE sync.cursor SET filled_at = now()")
     leave_out_the_sweep(world)
     return found
 
 
-def settled(world, lanes):
+def settled(world, contexts):
     """Everything that is committed by now has come over, as the engine says itself."""
-    since = mark(lanes)
+    since = mark(contexts)
     try:
-        wait_for(lambda: all(caught_up(lane, since) for lane in lanes), PATIENCE)
+        wait_for(lambda: all(caught_up(context, since) for context in contexts), PATIENCE)
     except AssertionError as error:
         left = world.target("SELECT entity, reason, key, keys, error, message FROM sync.due LIMIT 5")
         where = world.target("SELECT entity, applied_through, swept_from, sweep_error FROM sync.cursor")
@@ -92,15 +94,15 @@ def document(world, key):
 def new_side(fleet, tmp_path, name):
     with paired(fleet, tmp_path, "target", name, **SETTINGS) as (pair, world):
         world.load(150, 10)
-        lanes = opened_lanes(world)
+        contexts = opened_contexts(world)
         pair.follow()
-        yield pair, world, lanes
+        yield pair, world, contexts
 
 
-def lose_commits_of_the_new_side(pair, world, lanes):
+def lose_commits_of_the_new_side(pair, world, contexts):
     """A row is born, one is deleted and one is changed and changed back, all of which only the cluster remembers."""
     deleted, changed = (world.legacy(NEW, [title])[0][0] for title in ("deleted", "as before"))
-    with world.following(lanes):
+    with world.following(contexts):
         with writing(world, seed=31):
             wait_for(lambda: world.target("SELECT 1 FROM sync.batch WHERE cause = 'poll'"))
             pair.cut_off()
@@ -123,54 +125,54 @@ def lose_commits_of_the_new_side(pair, world, lanes):
 
 @pytest.mark.hazard(111)
 def test_the_new_side_fails_over_to_a_standby_that_lacks_its_last_commits(fleet, tmp_path):
-    with new_side(fleet, tmp_path, "new_side_fails_over") as (pair, world, lanes):
-        lose_commits_of_the_new_side(pair, world, lanes)
-        lane = lanes[0]
+    with new_side(fleet, tmp_path, "new_side_fails_over") as (pair, world, contexts):
+        lose_commits_of_the_new_side(pair, world, contexts)
+        context = contexts[0]
         wait_for(lambda: reached(world))
-        assert any("are being compared" in alert for alert in status_of(world.stores, lane.entity)["alerts"])
-        with writing(world, seed=32), world.following(lanes):
-            verdict = reconcile(lane)
+        assert any("are being compared" in alert for alert in status_of(world.stores, context.entity)["alerts"])
+        with writing(world, seed=32), world.following(contexts):
+            verdict = reconcile(context)
             assert verdict.word == "unknown"
             assert "timeline 1 to 2" in str(verdict.findings)
-            found = drain(lanes, 0, threading.Event())
+            found = drain(contexts, 0, threading.Event())
             assert found.word == "unknown"
-        with world.following(lanes):
-            settled(world, lanes)
+        with world.following(contexts):
+            settled(world, contexts)
         assert world.differences() == []
-        assert status_of(world.stores, lane.entity)["alerts"] == []
-        assert [reconcile(lane).word for lane in lanes] == ["clean"] * 3
+        assert status_of(world.stores, context.entity)["alerts"] == []
+        assert [reconcile(context).word for context in contexts] == ["clean"] * 3
 
 
 @pytest.mark.hazard(111)
 def test_without_the_recovery_documents_of_lost_rows_stay(fleet, tmp_path, monkeypatch):
     monkeypatch.setenv("SYNC_TEST_GUARDS_OFF", "111")
-    with new_side(fleet, tmp_path, "new_side_is_not_mended") as (pair, world, lanes):
-        born = lose_commits_of_the_new_side(pair, world, lanes)
+    with new_side(fleet, tmp_path, "new_side_is_not_mended") as (pair, world, contexts):
+        born = lose_commits_of_the_new_side(pair, world, contexts)
         wait_for(lambda: reached(world))
-        with world.following(lanes):
-            settled(world, lanes)
+        with world.following(contexts):
+            settled(world, contexts)
         assert ("document", "text", str(born), "extra") in {found[:4] for found in world.differences()}
 
 
-def changed(world, lane):
+def changed(world, context):
     """Why the monolith may have lost commits, until a sweep has ended."""
-    return status_of(world.stores, lane.entity)["server_changed"]
+    return status_of(world.stores, context.entity)["server_changed"]
 
 
 @contextmanager
 def monolith(fleet, tmp_path, name):
     with paired(fleet, tmp_path, "legacy", name, **SETTINGS) as (pair, world):
         world.load(150, 10)
-        lanes = opened_lanes(world)
+        contexts = opened_contexts(world)
         pair.follow()
-        yield pair, world, lanes
+        yield pair, world, contexts
 
 
-def lose_commits_of_the_monolith(pair, world, lanes):
+def lose_commits_of_the_monolith(pair, world, contexts):
     """Rows of each kind are edited, born and deleted, come over, and are lost with the primary."""
-    ones = {lane.entity.name: one(world, lane.entity.name) for lane in lanes[:2]}
+    ones = {context.entity.name: one(world, context.entity.name) for context in contexts[:2]}
     ((deleted,),) = world.legacy("SELECT max(id) FROM content WHERE kind = 'text' AND deleted_at IS NULL")
-    with world.following(lanes):
+    with world.following(contexts):
         with writing(world, seed=41):
             pair.cut_off()
         for key in ones.values():
@@ -192,30 +194,31 @@ def one(world, kind):
 
 @pytest.mark.hazard(110)
 def test_the_monolith_fails_over_to_a_standby_that_lacks_its_last_commits(fleet, tmp_path):
-    with monolith(fleet, tmp_path, "monolith_fails_over") as (pair, world, lanes):
-        lose_commits_of_the_monolith(pair, world, lanes)
+    with monolith(fleet, tmp_path, "monolith_fails_over") as (pair, world, contexts):
+        lose_commits_of_the_monolith(pair, world, contexts)
         wait_for(lambda: reached(world))
-        (alert,) = [a for a in status_of(world.stores, lanes[0].entity)["alerts"] if "may be lost" in a]
+        (alert,) = [a for a in status_of(world.stores, contexts[0].entity)["alerts"] if "may be lost" in a]
         assert "timeline 1 to 2" in alert
-        assert drain(lanes, 0, threading.Event()).word == "unknown"
-        with writing(world, seed=42), world.following(lanes):
+        assert drain(contexts, 0, threading.Event()).word == "unknown"
+        with writing(world, seed=42), world.following(contexts):
             wait_for(
-                lambda: not any(status_of(world.stores, lane.entity)["server_changed"] for lane in lanes), PATIENCE
+                lambda: not any(status_of(world.stores, context.entity)["server_changed"] for context in contexts),
+                PATIENCE,
             )
-        with world.following(lanes):
-            found = drain(lanes, PATIENCE, threading.Event())
+        with world.following(contexts):
+            found = drain(contexts, PATIENCE, threading.Event())
         assert found.word == "drained"
         assert world.differences() == []
-        assert status_of(world.stores, lanes[0].entity)["alerts"] == []
+        assert status_of(world.stores, contexts[0].entity)["alerts"] == []
 
 
 @pytest.mark.hazard(110)
 def test_without_a_sweep_rows_of_lost_commits_stay(fleet, tmp_path, monkeypatch):
     monkeypatch.setenv("SYNC_TEST_GUARDS_OFF", "110")
-    with monolith(fleet, tmp_path, "monolith_is_not_swept") as (pair, world, lanes):
-        ones = lose_commits_of_the_monolith(pair, world, lanes)
+    with monolith(fleet, tmp_path, "monolith_is_not_swept") as (pair, world, contexts):
+        ones = lose_commits_of_the_monolith(pair, world, contexts)
         wait_for(lambda: reached(world))
-        with world.following(lanes):
+        with world.following(contexts):
             since = world.stores.legacy_now()
             wait_for(
                 lambda: world.target("SELECT bool_and(applied_through > %s) FROM sync.cursor", [since]) == [(True,)]
@@ -245,10 +248,10 @@ def test_a_replica_that_has_replayed_what_the_new_primary_lacks_is_not_read(flee
                 wait_for(lambda: title_at(stores.replica, key) == "lost")
                 pair.fail_over()
                 wait_for(lambda: reached(world))
-                lane = Lane.open(world.lane("text").entity, stores)
+                context = EntityContext.open(world.context("text").entity, stores)
                 monkeypatch.setenv("SYNC_TEST_GUARDS_OFF", guards)
                 with nullcontext() if guards else pytest.raises(UnreachableError, match="replica is on timeline 1"):
-                    sync_keys(lane, lane.origin.key.parse([str(key)]), Order())
+                    sync_keys(context, context.origin.key.parse([str(key)]), Order())
             assert (header(world, key) == [("lost",)]) is bool(guards)
             assert title_at(world.stores.legacy, key) != "lost"
         finally:

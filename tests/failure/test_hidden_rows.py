@@ -8,9 +8,9 @@ import pytest
 
 from sync_pipeline.cli import running
 from sync_pipeline.entity import LegacyQuery
+from sync_pipeline.entity_context import EntityContext
 from sync_pipeline.entity_files import EntityFiles
 from sync_pipeline.errors import AccessError, HiddenRowsError, UnreachableError
-from sync_pipeline.lane import Lane
 from sync_pipeline.live import work
 from sync_pipeline.preflight.preflight import preflight
 from sync_pipeline.reconcile.reconcile import reconcile
@@ -54,14 +54,14 @@ def texts(world):
     world.legacy(NO_POLICY)
     world.legacy("CREATE OR REPLACE VIEW shown AS SELECT * FROM content; GRANT SELECT ON content TO sync_reader")
     world.target("DELETE FROM sync.visibility")
-    applied(world.lane("text"))
+    applied(world.context("text"))
     assert world.target(TEXTS) == [(count,)]
 
 
-def applied(lane):
+def applied(context):
     """Sweep, and apply what was found."""
-    found = sweep(lane)
-    while work(lane, lambda *_: None):
+    found = sweep(context)
+    while work(context, lambda *_: None):
         pass
     return found
 
@@ -77,31 +77,31 @@ def anew(world):
         world.stores = before
 
 
-def complete(lane, stores):
+def complete(context, stores):
     """The entity, which says that policies show all that is meant to move."""
-    tables = tuple(replace(table, policies="complete") for table in lane.entity.tables)
-    return Lane.open(replace(lane.entity, tables=tables), stores)
+    tables = tuple(replace(table, policies="complete") for table in context.entity.tables)
+    return EntityContext.open(replace(context.entity, tables=tables), stores)
 
 
-def through_views(lane):
-    sql = lane.entity.origin.sql.replace("FROM content c", "FROM shown_texts c")
-    assert sql != lane.entity.origin.sql
-    return Lane.open(replace(lane.entity, origin=LegacyQuery(sql, key=("id",))), lane.stores)
+def through_views(context):
+    sql = context.entity.origin.sql.replace("FROM content c", "FROM shown_texts c")
+    assert sql != context.entity.origin.sql
+    return EntityContext.open(replace(context.entity, origin=LegacyQuery(sql, key=("id",))), context.stores)
 
 
 @pytest.mark.hazard(70)
 def test_a_policy_is_refused_by_name_and_deletes_nothing(world, texts):
-    lane = world.lane("text")
+    context = world.context("text")
     world.legacy(POLICY)
     remedy = r'query would be affected by row-level security policy for table "content".*BYPASSRLS.*policies="complete"'
     with pytest.raises(AccessError, match=remedy):
-        sweep(lane)
+        sweep(context)
     with pytest.raises(AccessError, match=remedy):
-        world.lane("text")
+        world.context("text")
     assert world.target(TEXTS) == [(texts,)]
     assert world.target("SELECT sweep_error FROM sync.cursor WHERE entity = 'text'")[0][0].startswith("SYNC_LEGACY_DB")
-    assert reconcile(lane).word == "unknown"
-    (notice, *_) = [n for n in preflight(world.stores, [lane.entity]) if n.level == "error"]
+    assert reconcile(context).word == "unknown"
+    (notice, *_) = [n for n in preflight(world.stores, [context.entity]) if n.level == "error"]
     assert notice.about == "entity text"
     assert "row-level security" in notice.what
     assert "ALTER ROLE sync_reader BYPASSRLS" in notice.remedy
@@ -112,10 +112,10 @@ def test_without_its_guard_hidden_rows_are_deleted(world, texts, monkeypatch):
     """The test above would show it: the verdict is clean, and a tenth is gone."""
     monkeypatch.setenv("SYNC_TEST_GUARDS_OFF", "70")
     with anew(world):
-        lane = world.lane("text")
+        context = world.context("text")
         world.legacy(POLICY)
-        assert applied(lane).gone > 0
-        assert reconcile(lane).word == "clean"
+        assert applied(context).gone > 0
+        assert reconcile(context).word == "clean"
         assert world.target(TEXTS)[0][0] < texts
     monkeypatch.delenv("SYNC_TEST_GUARDS_OFF")
 
@@ -125,7 +125,7 @@ def test_a_role_that_no_policy_binds_reads_all(world, texts):
     world.legacy(POLICY)
     world.legacy("ALTER ROLE sync_reader BYPASSRLS")
     try:
-        assert applied(world.lane("text")).gone == 0
+        assert applied(world.context("text")).gone == 0
     finally:
         world.legacy("ALTER ROLE sync_reader NOBYPASSRLS")
 
@@ -155,78 +155,78 @@ def test_complete_policies_are_read_through_until_they_change(world, texts, chan
     world.legacy("CREATE ROLE sees_all; GRANT sees_all TO sync_reader")
     try:
         world.legacy(POLICY.replace("id %% 10 <> 0", "true"))
-        lane = complete(world.lane_before, world.stores)
-        assert applied(lane).gone == 0
+        context = complete(world.context_before, world.stores)
+        assert applied(context).gone == 0
         change(world)
         with pytest.raises(HiddenRowsError, match=named):
-            sweep(lane)
+            sweep(context)
         assert world.target(TEXTS) == [(texts,)]
-        notices = [n for n in preflight(world.stores, [lane.entity]) if named in n.what]
+        notices = [n for n in preflight(world.stores, [context.entity]) if named in n.what]
         assert [n.remedy for n in notices] == ["sync-pipeline visibility text --accept"]
     finally:
         world.legacy("DROP POLICY IF EXISTS other ON content; DROP ROLE sees_all")
 
 
 @pytest.fixture(autouse=True)
-def lane_before(world):
+def context_before(world):
     """The entity as its file declares it, opened while it may be."""
-    world.lane_before = world.lane("text")
+    world.context_before = world.context("text")
 
 
 @pytest.mark.hazard(71)
 def test_a_narrowed_view_below_a_view_stops_deletes_until_it_is_accepted(world, texts, monkeypatch, capsys):
-    lane = through_views(world.lane("text"))
-    assert applied(lane).gone == 0
+    context = through_views(world.context("text"))
+    assert applied(context).gone == 0
     world.legacy(NARROW)
     with pytest.raises(HiddenRowsError, match=r"view public\.shown: its definition has changed.*--accept"):
-        sweep(lane)
-    verdict = reconcile(lane)
+        sweep(context)
+    verdict = reconcile(context)
     assert verdict.word == "unknown"
     with pytest.raises(HiddenRowsError, match="shown"):
-        repair(lane, verdict.findings)
+        repair(context, verdict.findings)
     assert world.target(TEXTS) == [(texts,)]
     assert "view public.shown" in world.target("SELECT sweep_error FROM sync.cursor WHERE entity = 'text'")[0][0]
-    files = EntityFiles({"text": lane.entity}, {"text": "text"}, {})
+    files = EntityFiles({"text": context.entity}, {"text": "text"}, {})
     monkeypatch.setattr("sync_pipeline.entity_files.read_entity_files", lambda _: files)
     assert command(monkeypatch, "visibility", "text") == 1
     assert "view public.shown: its definition has changed" in capsys.readouterr().out
     assert command(monkeypatch, "visibility", "text", "--accept") == 0
     assert command(monkeypatch, "visibility", "--all") == 0
-    assert applied(lane).gone > 0
+    assert applied(context).gone > 0
     assert world.target("SELECT accepted_by <> '' FROM sync.visibility WHERE entity = 'text'") == [(True,)]
 
 
 @pytest.mark.hazard(71)
 def test_without_its_guard_a_narrowed_view_deletes(world, texts, monkeypatch):
     monkeypatch.setenv("SYNC_TEST_GUARDS_OFF", "71")
-    lane = through_views(world.lane("text"))
-    assert applied(lane).gone == 0
+    context = through_views(world.context("text"))
+    assert applied(context).gone == 0
     world.legacy(NARROW)
-    assert applied(lane).gone > 0
+    assert applied(context).gone > 0
     monkeypatch.delenv("SYNC_TEST_GUARDS_OFF")
 
 
 @pytest.mark.hazard(71)
 def test_a_view_that_is_narrowed_while_its_pages_are_read_stops_deletes_too(world, texts, monkeypatch):
-    lane = through_views(world.lane("text"))
-    assert applied(lane).gone == 0
-    digests = type(lane.origin).digests
+    context = through_views(world.context("text"))
+    assert applied(context).gone == 0
+    digests = type(context.origin).digests
 
     def narrowed(origin, *page):
         world.legacy(NARROW)
         return digests(origin, *page)
 
-    monkeypatch.setattr(type(lane.origin), "digests", narrowed)
+    monkeypatch.setattr(type(context.origin), "digests", narrowed)
     with pytest.raises(HiddenRowsError, match="shown"):
-        sweep(lane)
+        sweep(context)
     monkeypatch.undo()
     assert world.target("SELECT 1 FROM sync.due WHERE reason = 'sweep'") == []
 
 
 def test_what_a_session_calls_things_is_no_change_of_the_monolith(world, texts):
     """By itself, a view's definition names the schema of a table only where another one is found before it."""
-    lane = through_views(world.lane("text"))
-    assert applied(lane).gone == 0
+    context = through_views(world.context("text"))
+    assert applied(context).gone == 0
     world.legacy(
         "CREATE SCHEMA elsewhere; CREATE TABLE elsewhere.content (LIKE public.content);"
         " GRANT USAGE ON SCHEMA elsewhere TO sync_reader; GRANT SELECT ON elsewhere.content TO sync_reader;"
@@ -234,35 +234,35 @@ def test_what_a_session_calls_things_is_no_change_of_the_monolith(world, texts):
     )
     try:
         with anew(world) as stores:
-            assert changes_of(lane.entity, stores) == []
+            assert changes_of(context.entity, stores) == []
     finally:
         world.legacy("ALTER ROLE sync_reader RESET search_path; DROP SCHEMA elsewhere CASCADE")
 
 
 def test_another_query_of_the_entitys_file_is_no_change_of_the_monolith(world, texts):
-    assert applied(world.lane("text")).gone == 0
-    assert applied(through_views(world.lane("text"))).gone == 0
-    assert applied(world.lane("text")).gone == 0
+    assert applied(world.context("text")).gone == 0
+    assert applied(through_views(world.context("text"))).gone == 0
+    assert applied(world.context("text")).gone == 0
 
 
 @pytest.mark.hazard(70)
 def test_a_revoked_grant_is_an_error_and_deletes_nothing(world, texts):
-    lane = world.lane("text")
+    context = world.context("text")
     world.legacy("REVOKE SELECT ON content FROM sync_reader")
     with pytest.raises(AccessError, match="permission denied for table content"):
-        sweep(lane)
+        sweep(context)
     with pytest.raises(AccessError, match="permission denied for table content"):
-        lane.origin.by_keys(lane.origin.key.parse(["1"]))
+        context.origin.by_keys(context.origin.key.parse(["1"]))
     assert world.target(TEXTS) == [(texts,)]
 
 
 @pytest.mark.hazard(70)
 def test_a_poll_of_a_filtered_table_is_refused_in_each_of_its_tables(world, texts):
     """Those that a key comes from, too: a file of a text is read by its own table."""
-    lane = Lane.open(replace(world.lane("text").entity, tables=TABLES), world.stores)
+    context = EntityContext.open(replace(world.context("text").entity, tables=TABLES), world.stores)
     world.legacy("ALTER TABLE media_files ENABLE ROW LEVEL SECURITY")
     try:
-        source = lane.entity.capture.open(subject(lane), None)
+        source = context.entity.capture.open(subject(context), None)
         source.begin()
         with pytest.raises((AccessError, UnreachableError), match="media_files"):
             list(source.pull(100))
@@ -270,10 +270,10 @@ def test_a_poll_of_a_filtered_table_is_refused_in_each_of_its_tables(world, text
         world.legacy("ALTER TABLE media_files DISABLE ROW LEVEL SECURITY")
 
 
-def subject(lane):
+def subject(context):
     from sync_pipeline.capture import subject_of
 
-    return subject_of(lane)
+    return subject_of(context)
 
 
 def command(monkeypatch, *words):

@@ -12,8 +12,8 @@ import pytest
 from sync_pipeline import live
 from sync_pipeline.capture import open_cursor, resumed, subject_of
 from sync_pipeline.entity import Entity, LegacyQuery
+from sync_pipeline.entity_context import EntityContext
 from sync_pipeline.errors import UnreachableError
-from sync_pipeline.lane import Lane
 from sync_pipeline.ledger.cursor import Lease
 from sync_pipeline.ledger.ledger import Ledger
 from sync_pipeline.partitions import KeyRanges
@@ -54,48 +54,48 @@ def world(fleet):
 
 
 @pytest.fixture
-def lane(world):
+def context(world):
     """No rows on either side, and a new slot."""
-    lane = Lane.open(NOTE, world.stores)
-    for statement in made(lane):
+    context = EntityContext.open(NOTE, world.stores)
+    for statement in made(context):
         world.legacy(statement)
     world.target("UPDATE sync.cursor SET state = NULL, gap_at = NULL")
-    open_cursor(lane)
-    yield lane
+    open_cursor(context)
+    yield context
     wait_for(lambda: world.legacy(f"SELECT 1 {SLOT} AND active_pid IS NULL"))
-    for statement in unmade(lane):
+    for statement in unmade(context):
         world.legacy(statement)
     world.legacy("TRUNCATE note")
     world.target("TRUNCATE catalog.note, sync.ledger_note, sync.due")
 
 
 @contextmanager
-def polling(lane, *, keep_idle=True):
+def polling(context, *, keep_idle=True):
     """A function that polls once, and gives the number of keys it brought."""
-    lease, brought = Lease.take(lane.stores, "note", "test"), []
+    lease, brought = Lease.take(context.stores, "note", "test"), []
 
     def poll():
         brought.clear()
-        live.poll(lane, lease, source, lambda _, outcome: brought.append(outcome.keys), keep_idle=keep_idle)
+        live.poll(context, lease, source, lambda _, outcome: brought.append(outcome.keys), keep_idle=keep_idle)
         return sum(brought)
 
-    with closing(resumed(lane)) as source:
+    with closing(resumed(context)) as source:
         poll.source = source
         try:
             yield poll
         finally:
-            lease.give_back(lane.stores)
+            lease.give_back(context.stores)
 
 
-def poll_on(lane):
+def poll_on(context):
     """Poll until something came, as a source that is opened anew."""
-    with polling(lane) as poll:
+    with polling(context) as poll:
         wait_for(poll)
 
 
-def poll_until(world, lane, key):
+def poll_until(world, context, key):
     """Poll until a key is at the new side, as a source that is opened anew."""
-    with polling(lane) as poll:
+    with polling(context) as poll:
         wait_for(lambda: poll() and world.target("SELECT 1 FROM catalog.note WHERE id = %s", [key]))
 
 
@@ -117,7 +117,7 @@ def writing(world, key, title):
         late.commit()
 
 
-def seen_in_the_log_first(world, lane):
+def seen_in_the_log_first(world, context):
     """Hazard 6: a commit waits for a standby that does not answer: it is in the log, and no query shows it."""
     looks = threading.Event()
     visible = wal._visible
@@ -130,7 +130,7 @@ def seen_in_the_log_first(world, lane):
     world.legacy("SELECT pg_reload_conf()")
     wait_for(lambda: world.legacy("SHOW synchronous_standby_names") == [("nobody",)])
     writer = threading.Thread(target=world.legacy, args=(WRITE, (1, "in the log", "")))
-    reader = threading.Thread(target=poll_on, args=(lane,))
+    reader = threading.Thread(target=poll_on, args=(context,))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(wal, "_visible", looked)
         try:
@@ -145,7 +145,7 @@ def seen_in_the_log_first(world, lane):
             reader.join()
 
 
-def cut_off(world, lane):
+def cut_off(world, context):
     """Hazard 8: a poll has read the log and ends before its rows are written; the next one is another worker's."""
 
     class Cut(BaseException):
@@ -157,10 +157,10 @@ def cut_off(world, lane):
     world.legacy(WRITE, (1, "read once", ""))
     with pytest.MonkeyPatch.context() as patch, suppress(Cut):
         patch.setattr(Ledger, "apply", cut)
-        poll_on(lane)
+        poll_on(context)
     wait_for(lambda: world.legacy(f"SELECT 1 {SLOT} AND active_pid IS NULL"))
     world.legacy(WRITE, (2, "the next one", ""))
-    poll_until(world, lane, 2)
+    poll_until(world, context, 2)
 
 
 SCENES = {6: seen_in_the_log_first, 8: cut_off}
@@ -168,35 +168,35 @@ PLAYED = [pytest.param(hazard, marks=pytest.mark.hazard(hazard)) for hazard in S
 
 
 @pytest.mark.parametrize("hazard", PLAYED)
-def test_with_its_guard_a_hazard_does_no_harm(world, lane, hazard):
-    SCENES[hazard](world, lane)
+def test_with_its_guard_a_hazard_does_no_harm(world, context, hazard):
+    SCENES[hazard](world, context)
     assert apart(world) == set()
 
 
 @pytest.mark.parametrize("hazard", PLAYED)
-def test_without_its_guard_a_hazard_is_seen(world, lane, hazard, monkeypatch):
+def test_without_its_guard_a_hazard_is_seen(world, context, hazard, monkeypatch):
     monkeypatch.setenv("SYNC_TEST_GUARDS_OFF", str(hazard))
-    SCENES[hazard](world, lane)
+    SCENES[hazard](world, context)
     assert apart(world) == {1}
 
 
 @pytest.mark.hazard(4)
 @pytest.mark.hazard(7)
-def test_a_transaction_that_began_before_all_others_is_not_passed_over(world, lane):
+def test_a_transaction_that_began_before_all_others_is_not_passed_over(world, context):
     """By its number it is the oldest, by its place in the log the last; what it wrote is a subtransaction's."""
     with writing(world, 1, "began first"):
         world.legacy(WRITE, (2, "committed first", ""))
-        poll_on(lane)
+        poll_on(context)
         assert world.target("SELECT id FROM catalog.note") == [(2,)]
-    poll_on(lane)
+    poll_on(context)
     assert apart(world) == set()
 
 
 @pytest.mark.hazard(9)
-def test_a_long_transaction_comes_in_pages_and_the_log_is_decoded_once(world, lane):
+def test_a_long_transaction_comes_in_pages_and_the_log_is_decoded_once(world, context):
     """The replication connection stays: no poll begins again at the slot's position."""
     world.legacy("INSERT INTO note SELECT n, 'many', '' FROM generate_series(1, 5000) n")
-    with closing(resumed(lane)) as source:
+    with closing(resumed(context)) as source:
         pages = first_pages(source)
         reader = world.legacy(f"SELECT active_pid {SLOT}")
         world.legacy(WRITE, (1, "one more", ""))
@@ -214,10 +214,10 @@ def first_pages(source):
 
 
 @pytest.mark.hazard(10)
-def test_what_a_slot_keeps_is_told_and_let_go_while_only_others_write(world, lane):
+def test_what_a_slot_keeps_is_told_and_let_go_while_only_others_write(world, context):
     """After a change of ours the monolith's other tables fill the log."""
     world.legacy(WRITE, (1, "the last one", ""))
-    with closing(Stores(replace(world.stores.settings, wal_alert_bytes=1))) as strict, polling(lane) as poll:
+    with closing(Stores(replace(world.stores.settings, wal_alert_bytes=1))) as strict, polling(context) as poll:
         wait_for(poll)
         world.legacy("CREATE TABLE other AS SELECT n, repeat('x', 500) FROM generate_series(1, 20000) n")
         ((end,),) = world.legacy("SELECT pg_current_wal_flush_lsn()::text")
@@ -229,9 +229,9 @@ def test_what_a_slot_keeps_is_told_and_let_go_while_only_others_write(world, lan
 
 
 @pytest.mark.hazard(8)
-def test_what_a_poll_that_notes_nothing_has_read_is_let_go_by_none(world, lane):
+def test_what_a_poll_that_notes_nothing_has_read_is_let_go_by_none(world, context):
     """Else whoever comes next would find the slot ahead of the cursor."""
-    with polling(lane, keep_idle=False) as poll:
+    with polling(context, keep_idle=False) as poll:
         for _ in range(20):
             world.legacy("CREATE TABLE other AS SELECT 1; DROP TABLE other")
             poll()
@@ -242,12 +242,12 @@ def test_what_a_poll_that_notes_nothing_has_read_is_let_go_by_none(world, lane):
 
 @pytest.mark.hazard(11)
 @pytest.mark.parametrize("asks_often", [True, False])
-def test_a_server_that_is_shut_down_and_started_leaves_no_gap(world, lane, asks_often, monkeypatch):
+def test_a_server_that_is_shut_down_and_started_leaves_no_gap(world, context, asks_often, monkeypatch):
     """It asks how far we are before it goes; the driver answers with what was read, whether that is noted or not."""
-    with polling(lane) as poll:
+    with polling(context) as poll:
         poll()
     monkeypatch.setattr(wal, "_MARK_SECONDS", 0.0 if asks_often else 1e9)
-    with ThreadPoolExecutor() as pool, polling(lane, keep_idle=False) as poll:
+    with ThreadPoolExecutor() as pool, polling(context, keep_idle=False) as poll:
         poll()
         world.legacy("CREATE TABLE other AS SELECT 1; DROP TABLE other")
         wait_for(lambda: poll() or read_ahead(poll.source, world))
@@ -257,7 +257,7 @@ def test_a_server_that_is_shut_down_and_started_leaves_no_gap(world, lane, asks_
     world.fleet.legacy.start()
     world.fleet.legacy.wait_healthy()
     world.stores.legacy_engine.dispose()
-    resumed(lane).close()
+    resumed(context).close()
     assert world.target("SELECT gap_at FROM sync.cursor WHERE entity = 'note'") == [(None,)]
 
 
@@ -268,23 +268,23 @@ def read_ahead(source, world):
 
 
 @pytest.mark.hazard(14)
-def test_an_emptied_table_is_noted_by_the_poll_that_hears_of_it(world, lane):
+def test_an_emptied_table_is_noted_by_the_poll_that_hears_of_it(world, context):
     world.legacy(WRITE, (1, "to be gone", ""))
-    poll_on(lane)
+    poll_on(context)
     world.legacy("TRUNCATE note")
-    with polling(lane, keep_idle=False) as poll:
+    with polling(context, keep_idle=False) as poll:
         wait_for(
             lambda: poll() or world.target("SELECT 1 FROM sync.cursor WHERE entity = 'note' AND gap_at IS NOT NULL")
         )
 
 
 @pytest.mark.hazard(12)
-def test_a_long_value_that_the_log_leaves_out_is_not_lost(world, lane):
+def test_a_long_value_that_the_log_leaves_out_is_not_lost(world, context):
     """An update that leaves a TOASTed column as it was does not send it."""
     world.legacy(WRITE, (1, "before", "long " * 20_000))
-    poll_on(lane)
+    poll_on(context)
     world.legacy("UPDATE note SET title = 'after' WHERE id = 1")
-    poll_on(lane)
+    poll_on(context)
     assert apart(world) == set()
     assert world.target("SELECT title, length(body) FROM catalog.note") == [("after", 100_000)]
 
@@ -294,8 +294,8 @@ def test_a_child_whose_delete_tells_no_root_is_refused(world):
     """Its entry in the log holds its own number alone."""
     world.legacy("CREATE TABLE remark (no bigint PRIMARY KEY, note bigint); GRANT SELECT ON remark TO sync_reader")
     child = Table("remark", key=("note",))
-    lane = Lane.open(replace(NOTE, tables=(*NOTE.tables, child)), world.stores)
+    context = EntityContext.open(replace(NOTE, tables=(*NOTE.tables, child)), world.stores)
     with world.stores.legacy() as cursor:
-        assert untold(cursor, subject_of(lane)) == ["public.remark"]
-    assert "ALTER TABLE public.remark REPLICA IDENTITY FULL" in made(lane)
+        assert untold(cursor, subject_of(context)) == ["public.remark"]
+    assert "ALTER TABLE public.remark REPLICA IDENTITY FULL" in made(context)
     world.legacy("DROP TABLE remark")

@@ -12,8 +12,8 @@ import pytest
 from sync_pipeline import follower as module
 from sync_pipeline.capture import open_cursor
 from sync_pipeline.entity import Entity, LegacyQuery
+from sync_pipeline.entity_context import EntityContext
 from sync_pipeline.follower import Follower
-from sync_pipeline.lane import Lane
 from sync_pipeline.ledger.cursor import Lease
 from sync_pipeline.partitions import KeyRanges
 from sync_pipeline.sinks.relational import RelationalTable
@@ -53,7 +53,7 @@ def world(fleet):
     with opened(fleet, "lost_hosts", **settings) as world:
         world.load(60, 0)
         world.all_in("text")
-        open_cursor(Lane.open(WRITER, world.stores))
+        open_cursor(EntityContext.open(WRITER, world.stores))
         world.target("UPDATE sync.cursor SET filled_at = now()")
         yield world
 
@@ -97,10 +97,10 @@ def far(world):
     loop.close()
 
 
-def hold(lane, key, rows):
+def hold(context, key, rows):
     """A batch in mid-COPY, which has the key."""
-    with lane.stores.target() as cursor:
-        cursor.execute(f"SELECT FROM {lane.ledger.table} WHERE id = %s FOR UPDATE", (key,))
+    with context.stores.target() as cursor:
+        cursor.execute(f"SELECT FROM {context.ledger.table} WHERE id = %s FOR UPDATE", (key,))
         cursor.execute("CREATE TEMP TABLE half (n bigint) ON COMMIT DROP")
         cursor.copy_expert("COPY half FROM STDIN", rows)
 
@@ -112,14 +112,14 @@ def left(world, pids):
 @pytest.mark.hazard(72)
 def test_a_host_that_is_lost_in_mid_copy_is_succeeded_and_nothing_of_it_is_left(world, far, key):
     stores, links = far
-    lane = Lane.open(world.lane("text").entity, stores)
+    context = EntityContext.open(world.context("text").entity, stores)
     rows, stop = Halting(), threading.Event()
     world.stores.close()  # whose sessions are alive now are the lost host's
-    lost = Follower([lane.entity], stores)
+    lost = Follower([context.entity], stores)
     following = threading.Thread(target=lost.run, args=(stop,))
     following.start()
     wait_for(lambda: "text" in stores.epochs)
-    batch = threading.Thread(target=_quietly, args=(hold, lane, key, rows))
+    batch = threading.Thread(target=_quietly, args=(hold, context, key, rows))
     batch.start()
     wait_for(rows.began.is_set)
     pids = [[pid for (pid,) in run(OURS)] for run in (world.legacy, world.target)]
@@ -129,7 +129,7 @@ def test_a_host_that_is_lost_in_mid_copy_is_succeeded_and_nothing_of_it_is_left(
     since = time.monotonic()
     try:
         world.legacy(EDIT, ("by the successor", key))
-        with world.following([world.lane("text")]) as ours:
+        with world.following([world.context("text")]) as ours:
             wait_for(lambda: world.target(HEADER, [key]) == [("by the successor",)], SECONDS)
             assert world.target(OWNER) == [(ours.name,)]
             wait_for(lambda: left(world, pids) == [], SECONDS - (time.monotonic() - since))
@@ -155,7 +155,7 @@ BEAT = "SELECT seen_at FROM sync.heartbeat WHERE name = %s"
 
 @pytest.mark.hazard(73)
 def test_a_table_that_is_held_stops_its_own_entity_alone(world, key):
-    text, writer = world.lane("text"), Lane.open(WRITER, world.stores)
+    text, writer = world.context("text"), EntityContext.open(WRITER, world.stores)
     with world.following([text, writer]) as follower, closing(psycopg2.connect(world.monolith.admin_url)) as held:
         wait_for(lambda: world.target("SELECT 1 FROM sync.cursor WHERE entity = 'text' AND lease_until > now()"))
         held.cursor().execute("LOCK TABLE content IN ACCESS EXCLUSIVE MODE")
@@ -177,7 +177,7 @@ def test_a_table_that_is_held_stops_its_own_entity_alone(world, key):
 @pytest.mark.hazard(73)
 def test_a_poll_that_hangs_silences_no_other_entity(world, monkeypatch):
     """By the follower's own account of when polls got on last."""
-    follower = Follower([world.lane("text").entity, WRITER], world.stores)
+    follower = Follower([world.context("text").entity, WRITER], world.stores)
     world.target("UPDATE sync.cursor SET owner = NULL, lease_until = NULL")
     follower._leases = {name: Lease.take(world.stores, name, follower.name) for name in ("text", "writer")}
     follower._moved = {"text": time.monotonic() - module.HANG_SECONDS - 1, "writer": time.monotonic()}

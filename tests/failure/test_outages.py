@@ -14,8 +14,8 @@ import pytest
 from demo.fleet import down, up
 from demo.home import Home
 from sync_pipeline.batch.order import Order
+from sync_pipeline.entity_context import EntityContext
 from sync_pipeline.inquiry.why import why
-from sync_pipeline.lane import Lane
 from sync_pipeline.live import work
 from sync_pipeline.pipeline import sync_keys
 from tests.newsroom import UNSTAMPED, edited, end, follow, leave_out_the_sweep, settle
@@ -38,7 +38,7 @@ def world(jars, tmp_path_factory):
         with opened(up(home), "outages") as world:
             world.load(CONTENTS, FILES)
             leave_out_the_sweep(world)
-            for name in world.lanes:
+            for name in world.contexts:
                 world.all_in(name)
             yield world
     finally:
@@ -71,27 +71,27 @@ def test_away_for_long(world, tmp_path, away):
 
 def test_what_begins_while_the_cluster_is_away_brings_rows_and_makes_its_index_later(world):
     """As a follower does that is started meanwhile, or a run that replaces another."""
-    text = world.lanes["text"].entity
+    text = world.contexts["text"].entity
     assert text.index
     sinks = (replace(text.table, name="catalog.late"), replace(text.index, alias="late"))
     world.fleet.search.kill()
-    lane = Lane.open(replace(text, name="late", sinks=sinks), world.stores)
+    context = EntityContext.open(replace(text, name="late", sinks=sinks), world.stores)
     keys = [key for (key,) in world.legacy("SELECT id::text FROM content WHERE kind = 'text' AND deleted_at IS NULL")]
-    outcome = sync_keys(lane, lane.origin.key.parse(keys), Order())
+    outcome = sync_keys(context, context.origin.key.parse(keys), Order())
     assert world.target("SELECT count(*) FROM catalog.late") == [(outcome.written,)]
     assert outcome.documents_owed > 0
-    assert why(lane, keys[0]).as_dict()["sinks"]["search"].startswith("unknown")
+    assert why(context, keys[0]).as_dict()["sinks"]["search"].startswith("unknown")
     world.fleet.search.start()
     world.fleet.search.wait_healthy()
-    wait_for(lambda: all_sent(world, lane), 60)
+    wait_for(lambda: all_sent(world, context), 60)
     world.document("POST", "late/_refresh")
     assert world.document("GET", "late/_count")["count"] == outcome.documents_owed
 
 
-def all_sent(world, lane):
+def all_sent(world, context):
     world.hurry()
-    work(lane, lambda *_: None)
-    return not world.target("SELECT 1 FROM sync.due WHERE entity = %s", [lane.entity.name])
+    work(context, lambda *_: None)
+    return not world.target("SELECT 1 FROM sync.due WHERE entity = %s", [context.entity.name])
 
 
 def watched(world, live, away):

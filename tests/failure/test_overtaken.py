@@ -19,81 +19,81 @@ EDIT = "UPDATE content SET title = %s, updated_at = clock_timestamp(), version =
 @pytest.fixture(scope="module")
 def world(fresh_world):
     fresh_world.load(60, 20)
-    for name in fresh_world.lanes:
+    for name in fresh_world.contexts:
         fresh_world.all_in(name)
     return fresh_world
 
 
 @pytest.fixture
-def lane(world):
-    yield world.lane("text")
+def context(world):
+    yield world.context("text")
     world.target("UPDATE sync.due SET not_before = now()")
     for _ in range(10):
-        live.work(world.lane("text"), lambda *_: None)
+        live.work(world.context("text"), lambda *_: None)
     assert world.differences() == []
 
 
 @pytest.fixture
-def key(world, lane):
+def key(world, context):
     """A public text without files."""
     public = "SELECT id FROM catalog.text WHERE is_public AND cover = '{}' AND files = '{}' ORDER BY id LIMIT 1"
     return world.target(public)[0][0]
 
 
-def sync(lane, key, **order):
-    return sync_keys(lane, lane.origin.key.parse([str(key)]), Order(**order))
+def sync(context, key, **order):
+    return sync_keys(context, context.origin.key.parse([str(key)]), Order(**order))
 
 
-def owe_document(lane, key):
-    with lane.stores.target() as cursor:
+def owe_document(context, key):
+    with context.stores.target() as cursor:
         due.owe(cursor, "text", "documents", [str(key)], 0)
 
 
 @pytest.mark.parametrize("order", [{"documents": True}, {"force": True}])
-def test_what_a_later_look_left_alone_is_owed_again(world, lane, key, order):
+def test_what_a_later_look_left_alone_is_owed_again(world, context, key, order):
     """The later batch finds the row unchanged and sends no document; the one that wants to send it comes too late."""
-    with stalled(lane, key, Order(**order)):
-        sync(lane, key, acknowledge=True)
+    with stalled(context, key, Order(**order)):
+        sync(context, key, acknowledge=True)
     assert world.target(OWED) == [("overtaken" if "force" in order else "documents", [str(key)])]
 
 
-def test_a_document_that_names_a_rewritten_file_takes_its_row_along(world, lane):
+def test_a_document_that_names_a_rewritten_file_takes_its_row_along(world, context):
     query = "SELECT key, source_key FROM sync.media_ref WHERE entity = 'text' AND source_key = ANY"
     query += "(SELECT unnest(array_agg(source_key)) FROM sync.media) AND key::bigint IN"
     query += " (SELECT id FROM catalog.text WHERE is_public AND cover <> '{}') ORDER BY 1 LIMIT 1"
     key, source = world.target(query)[0]
     before = world.target("SELECT cover || files FROM catalog.text WHERE id = %s", (key,))
     world.client.put_object(Bucket=world.legacy_bucket, Key=source, Body=b"other bytes", ContentType="image/png")
-    owe_document(lane, key)
-    assert live.work(lane, lambda *_: None)
+    owe_document(context, key)
+    assert live.work(context, lambda *_: None)
     assert world.target("SELECT cover || files FROM catalog.text WHERE id = %s", (key,)) != before
     world.legacy("UPDATE media_files SET mime = 'image/png' WHERE bucket_key = %s", (source,))
-    sync(lane, key)
+    sync(context, key)
 
 
 @pytest.mark.hazard(23)
-def test_a_document_with_a_foreign_version_is_written_again(world, lane, key):
-    above = next_revision(lane.stores) + 5_000
+def test_a_document_with_a_foreign_version_is_written_again(world, context, key):
+    above = next_revision(context.stores) + 5_000
     document = world.document("GET", f"text/_doc/{key}")["_source"]
     world.document("PUT", f"text/_doc/{key}?version={above}&version_type=external", {**document, "header": "foreign"})
     world.legacy(EDIT, ("ours", key))
-    sync(lane, key)
+    sync(context, key)
     assert world.target(OWED) == [("overtaken", [str(key)])]
-    assert live.work(lane, lambda *_: None)
+    assert live.work(context, lambda *_: None)
     found = world.document("GET", f"text/_doc/{key}")
     assert found["_source"]["header"] == "ours"
     assert found["_version"] > above
 
 
-def test_a_document_that_somebody_deleted_is_written_again(world, lane, key):
+def test_a_document_that_somebody_deleted_is_written_again(world, context, key):
     world.document("DELETE", f"text/_doc/{key}")
-    owe_document(lane, key)
-    assert live.work(lane, lambda *_: None)
+    owe_document(context, key)
+    assert live.work(context, lambda *_: None)
     assert world.target(OWED) == [("overtaken", [str(key)])]
 
 
 @pytest.mark.hazard(23)
-def test_no_number_is_drawn_twice_while_the_sequence_leaps(world, lane):
+def test_no_number_is_drawn_twice_while_the_sequence_leaps(world, context):
     """Many at a time, since there are but microseconds in which a leap can go wrong."""
     drawing = threading.Event()
     drawing.set()
@@ -103,7 +103,7 @@ def test_no_number_is_drawn_twice_while_the_sequence_leaps(world, lane):
 
     def leap(_):
         while drawing.is_set():
-            raise_revision(lane.stores, next_revision(lane.stores))
+            raise_revision(context.stores, next_revision(context.stores))
 
     with ThreadPoolExecutor(6) as pool:
         leaps = pool.map(leap, range(3))
@@ -114,48 +114,48 @@ def test_no_number_is_drawn_twice_while_the_sequence_leaps(world, lane):
 
 
 @pytest.mark.hazard(25)
-def test_a_missing_alias_parks_no_row(world, lane, key):
+def test_a_missing_alias_parks_no_row(world, context, key):
     """As while a cluster starts: it is not the document's fault."""
     actions = {"index": "text-000001", "alias": "text"}
     world.document("POST", "_aliases", {"actions": [{"remove": actions}]})
     try:
         world.legacy(EDIT, ("meanwhile", key))
-        assert sync(lane, key).documents_owed == 1
+        assert sync(context, key).documents_owed == 1
     finally:
         world.document("POST", "_aliases", {"actions": [{"add": actions}]})
     assert world.target("SELECT reason, error FROM sync.due") == [("documents", "UnreachableError")]
 
 
 @pytest.mark.hazard(25)
-def test_a_document_that_the_index_refuses_is_parked_until_a_replay(world, lane, key):
+def test_a_document_that_the_index_refuses_is_parked_until_a_replay(world, context, key):
     refused = {"updated_at": {"type": "date", "format": "epoch_second"}}  # all else is mapped as declared
-    mapping = {"properties": {**lane.entity.index.fields, **refused}}
+    mapping = {"properties": {**context.entity.index.fields, **refused}}
     world.document("PUT", "text-refuses", {"mappings": {"dynamic": False, **mapping}})
     swap = [{"remove": {"index": "text-000001", "alias": "text"}}, {"add": {"index": "text-refuses", "alias": "text"}}]
     world.document("POST", "_aliases", {"actions": swap})
     try:
         world.legacy(EDIT, ("refused", key))
-        sync(lane, key)
+        sync(context, key)
         assert world.target("SELECT reason, step FROM sync.due") == [("rejected", "document")]
     finally:
         back = [{"add": {"index": "text-000001", "alias": "text"}}, {"remove_index": {"index": "text-refuses"}}]
         world.document("POST", "_aliases", {"actions": back})
-    dead_letters.replay(lane, Which("text"))
+    dead_letters.replay(context, Which("text"))
 
 
-def test_a_document_that_the_cluster_puts_off_stays_as_old_as_it_is(world, lane, key):
+def test_a_document_that_the_cluster_puts_off_stays_as_old_as_it_is(world, context, key):
     """Each try leaves a record of its own: it waits longer each time, and is overdue one day."""
     owed = "SELECT first_at, attempts FROM sync.due WHERE reason = 'documents'"
     world.document("PUT", "text/_settings", {"index.blocks.write": True})
     try:
-        sync(lane, key, force=True)
+        sync(context, key, force=True)
         ((first, attempts),) = world.target(owed)
         for tried in range(2, 4):
             world.hurry()
-            assert live.work(lane, lambda *_: None)
+            assert live.work(context, lambda *_: None)
             assert world.target(owed) == [(first, attempts - 1 + tried)]
     finally:
         world.document("PUT", "text/_settings", {"index.blocks.write": None})
     world.hurry()
-    assert live.work(lane, lambda *_: None)
+    assert live.work(context, lambda *_: None)
     assert world.target(owed) == []

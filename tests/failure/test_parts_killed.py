@@ -2,8 +2,8 @@
 
 import signal
 
+from sync_pipeline.entity_context import EntityContext
 from sync_pipeline.faults import CRASH_POINTS
-from sync_pipeline.lane import Lane
 from sync_pipeline.reconcile.reconcile import reconcile
 from tests.installed import made
 from tests.newsroom import WITHOUT_SWEEP, follow, settle
@@ -17,8 +17,8 @@ def test_killed_at_every_boundary(fleet, tmp_path):
         world.legacy(MONOLITH)
         for n in range(FILES):
             world.client.put_object(Bucket=world.legacy_bucket, Key=f"{n}.png", Body=b"%d" % n)
-        lane = Lane.open(TITLE, world.stores)
-        for statement in made(lane):
+        context = EntityContext.open(TITLE, world.stores)
+        for statement in made(context):
             world.legacy(statement)
         world.target("UPDATE sync.cursor SET swept_at = now()")
         with edited(world):
@@ -29,5 +29,5 @@ def test_killed_at_every_boundary(fleet, tmp_path):
         legacy = world.legacy(f"SELECT id, lang, title FROM ({TITLE.origin.sql}) q")
         assert len(legacy) > 20
         assert set(world.target("SELECT id, lang, title FROM catalog.title")) == set(legacy)
-        assert reconcile(lane).findings == []
+        assert reconcile(context).findings == []
         assert world.target("SELECT 1 FROM sync.cursor WHERE swept_from IS NOT NULL") == []

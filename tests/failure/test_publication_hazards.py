@@ -12,8 +12,8 @@ import pytest
 from sync_pipeline import live
 from sync_pipeline.capture import open_cursor, resumed
 from sync_pipeline.entity import Entity, LegacyQuery
+from sync_pipeline.entity_context import EntityContext
 from sync_pipeline.errors import DeclarationError, SettingError
-from sync_pipeline.lane import Lane
 from sync_pipeline.ledger.cursor import Lease
 from sync_pipeline.partitions import KeyRanges
 from sync_pipeline.sinks.relational import RelationalTable
@@ -58,23 +58,23 @@ def world(fleet):
 
 
 @pytest.fixture
-def lane(world):
+def context(world):
     """Two notes with children, over on the new side."""
     world.legacy(MONOLITH)
-    lane = Lane.open(NOTE, world.stores)
-    for statement in made(lane):
+    context = EntityContext.open(NOTE, world.stores)
+    for statement in made(context):
         world.legacy(statement)
     world.target("UPDATE sync.cursor SET state = NULL, gap_at = NULL")
-    open_cursor(lane)
+    open_cursor(context)
     world.legacy(
         "INSERT INTO note VALUES (1), (2); INSERT INTO mark VALUES (1, 1), (2, 2), (11, 1), (12, 2);"
         " INSERT INTO word VALUES (1, 1); INSERT INTO heir VALUES (2, 2)"
     )
-    with Polling(lane) as poll:
+    with Polling(context) as poll:
         wait_for(lambda: poll() is None and apart(world) == set())
-    yield lane
+    yield context
     wait_for(lambda: world.legacy("SELECT 1 FROM pg_replication_slots WHERE active_pid IS NOT NULL") == [])
-    for statement in unmade(lane):
+    for statement in unmade(context):
         world.legacy(statement)
     world.legacy("DROP TABLE note, mark, word CASCADE; DROP TABLE IF EXISTS mark_a, stray")
     world.target("TRUNCATE catalog.note, sync.ledger_note, sync.due")
@@ -83,22 +83,22 @@ def lane(world):
 class Polling:
     """A function that polls once, as a source that is opened anew."""
 
-    def __init__(self, lane):
-        self.lane = lane
+    def __init__(self, context):
+        self.context = context
 
     def __enter__(self):
-        self.lease = Lease.take(self.lane.stores, "note", "test")
+        self.lease = Lease.take(self.context.stores, "note", "test")
         self.source = None
         return self.poll
 
     def poll(self):
-        self.source = self.source or resumed(self.lane)
-        live.poll(self.lane, self.lease, self.source, lambda *_: None, keep_idle=True)
+        self.source = self.source or resumed(self.context)
+        live.poll(self.context, self.lease, self.source, lambda *_: None, keep_idle=True)
 
     def __exit__(self, *_):
         if self.source:
             self.source.close()
-        self.lease.give_back(self.lane.stores)
+        self.lease.give_back(self.context.stores)
 
 
 def apart(world):
@@ -145,14 +145,14 @@ SCENES = {
 AFTER = {"a new leaf that logs its key alone": STOPPED, "a leaf that logs its key alone from now on": STOPPED}
 
 
-def play(world, lane, scene, monkeypatch):
+def play(world, context, scene, monkeypatch):
     hazard, statements = SCENES[scene]
     # the stream itself tells of leaves before the next look, and of nothing when they are emptied
     monkeypatch.setattr(wal, "WATCH_SECONDS", 0.0 if hazard == 56 else 1e9)
-    with Polling(lane) as poll:
+    with Polling(context) as poll:
         poll()
         if statements is None:
-            statements = recreation(lane)
+            statements = recreation(context)
         *first, last = statements
         for statement in first:
             world.legacy(statement)
@@ -162,49 +162,49 @@ def play(world, lane, scene, monkeypatch):
         return outcome(world, poll)
 
 
-def recreation(lane):
-    create = [s for s in made_anew(lane) if "PUBLICATION" in s]
+def recreation(context):
+    create = [s for s in made_anew(context) if "PUBLICATION" in s]
     return ["; ".join(["DROP PUBLICATION sync_note", "COMMIT", "DELETE FROM word WHERE id = 1", "COMMIT", *create])]
 
 
-def made_anew(lane):
+def made_anew(context):
     """The statements of an install where there is none, in their order."""
-    with closing(Stores(replace(lane.stores.settings, slot_prefix="other"))) as stores:
-        return [s.replace("other_note", "sync_note") for s in made(Lane.open(NOTE, stores))]
+    with closing(Stores(replace(context.stores.settings, slot_prefix="other"))) as stores:
+        return [s.replace("other_note", "sync_note") for s in made(EntityContext.open(NOTE, stores))]
 
 
 @pytest.mark.parametrize("scene", [pytest.param(s, marks=pytest.mark.hazard(h)) for s, (h, _) in SCENES.items()])
-def test_what_the_log_does_not_tell_stops_the_source_or_is_swept(world, lane, scene, monkeypatch):
-    assert play(world, lane, scene, monkeypatch) == AFTER.get(scene, SWEPT)
+def test_what_the_log_does_not_tell_stops_the_source_or_is_swept(world, context, scene, monkeypatch):
+    assert play(world, context, scene, monkeypatch) == AFTER.get(scene, SWEPT)
 
 
 @pytest.mark.parametrize("scene", [pytest.param(s, marks=pytest.mark.hazard(h)) for s, (h, _) in SCENES.items()])
-def test_without_its_guard_it_is_lost(world, lane, scene, monkeypatch):
+def test_without_its_guard_it_is_lost(world, context, scene, monkeypatch):
     monkeypatch.setenv("SYNC_TEST_GUARDS_OFF", str(SCENES[scene][0]))
-    assert play(world, lane, scene, monkeypatch) == LOST
+    assert play(world, context, scene, monkeypatch) == LOST
 
 
 @pytest.mark.hazard(55)
-def test_a_source_that_stopped_goes_on_after_install_and_has_the_past_swept(world, lane):
+def test_a_source_that_stopped_goes_on_after_install_and_has_the_past_swept(world, context):
     """The log keeps what was logged under the wrong identity: it must not stop the source for ever."""
-    with Polling(lane) as poll:
+    with Polling(context) as poll:
         poll()
         world.legacy("ALTER TABLE mark_a REPLICA IDENTITY DEFAULT")
         world.legacy("DELETE FROM mark WHERE id = 1")
         assert outcome(world, poll) == STOPPED
-    with Polling(lane) as poll:
+    with Polling(context) as poll:
         assert outcome(world, poll) == STOPPED
-    for statement in made(lane):
+    for statement in made(context):
         world.legacy(statement)
-    with Polling(lane) as poll:
+    with Polling(context) as poll:
         wait_for(lambda: poll() or world.target("SELECT 1 FROM catalog.note WHERE id = %s", [LAST]))
         assert world.target("SELECT gap_at IS NOT NULL FROM sync.cursor WHERE entity = 'note'") == [(True,)]
 
 
 @pytest.mark.hazard(55)
-def test_a_table_that_the_entity_does_not_know_stops_the_source(world, lane, monkeypatch):
+def test_a_table_that_the_entity_does_not_know_stops_the_source(world, context, monkeypatch):
     monkeypatch.setenv("SYNC_TEST_GUARDS_OFF", "57")  # the stream alone must tell
-    with Polling(lane) as poll:
+    with Polling(context) as poll:
         poll()
         world.legacy("CREATE TABLE stray (id int PRIMARY KEY); ALTER PUBLICATION sync_note ADD TABLE stray")
         world.legacy("INSERT INTO stray VALUES (1)")
@@ -213,18 +213,18 @@ def test_a_table_that_the_entity_does_not_know_stops_the_source(world, lane, mon
 
 
 @pytest.mark.hazard(55)
-def test_a_table_that_left_the_publication_is_swept_and_not_stopped_at(world, lane):
+def test_a_table_that_left_the_publication_is_swept_and_not_stopped_at(world, context):
     """The log may still hold its changes: they must not stop the source for ever."""
     world.legacy("CREATE TABLE stray (id int PRIMARY KEY); ALTER PUBLICATION sync_note ADD TABLE stray")
     world.legacy("INSERT INTO stray VALUES (1)")
     world.legacy("ALTER PUBLICATION sync_note DROP TABLE stray")
-    with Polling(lane) as poll:
+    with Polling(context) as poll:
         assert outcome(world, poll) == SWEPT
 
 
 @pytest.mark.hazard(54)
-def test_what_happens_to_leaves_and_heirs_arrives(world, lane):
-    with Polling(lane) as poll:
+def test_what_happens_to_leaves_and_heirs_arrives(world, context):
+    with Polling(context) as poll:
         poll()
         world.legacy(
             "DELETE FROM mark_a WHERE id = 1; UPDATE mark_b SET note = 1 WHERE id = 12;"
@@ -242,8 +242,8 @@ def only_roots(monkeypatch):
 
 @pytest.mark.hazard(54)
 @pytest.mark.usefixtures("only_roots")
-def test_without_its_guard_what_happens_to_heirs_is_lost(world, lane):
-    with Polling(lane) as poll:
+def test_without_its_guard_what_happens_to_heirs_is_lost(world, context):
+    with Polling(context) as poll:
         poll()
         world.legacy("UPDATE heir SET note = 1")
         assert outcome(world, poll) == LOST
@@ -259,8 +259,8 @@ def test_without_its_guard_what_happens_to_heirs_is_lost(world, lane):
         "ALTER PUBLICATION sync_note SET TABLE note, mark, ONLY word, ONLY heir (id)",
     ],
 )
-def test_a_publication_that_leaves_something_out_stops_the_source_while_nothing_is_written(world, lane, statement):
-    with Polling(lane) as poll:
+def test_a_publication_that_leaves_something_out_stops_the_source_while_nothing_is_written(world, context, statement):
+    with Polling(context) as poll:
         poll()
         world.legacy(statement)
         with pytest.raises(DeclarationError, match="wal install note"):
@@ -268,8 +268,8 @@ def test_a_publication_that_leaves_something_out_stops_the_source_while_nothing_
 
 
 @pytest.mark.hazard(60)
-def test_a_publication_that_another_ledger_takes_over_stops_the_source(world, lane):
-    with Polling(lane) as poll:
+def test_a_publication_that_another_ledger_takes_over_stops_the_source(world, context):
+    with Polling(context) as poll:
         poll()
         world.legacy(
             """COMMENT ON PUBLICATION sync_note IS 'made by: sync-pipeline wal install {"ledger": "deadbeef"}'"""
@@ -287,28 +287,28 @@ AHEAD = {
 }
 
 
-def ahead(world, lane, how):
+def ahead(world, context, how):
     world.target(f"UPDATE sync.cursor SET state = state || {AHEAD[how]} WHERE entity = 'note'")
     world.legacy("DELETE FROM mark WHERE id = 1")
-    with Polling(lane) as poll:
+    with Polling(context) as poll:
         return outcome(world, poll)
 
 
 @pytest.mark.hazard(58)
 @pytest.mark.parametrize("how", AHEAD)
-def test_a_position_that_is_not_in_the_servers_log_is_a_gap(world, lane, how):
-    assert ahead(world, lane, how) == SWEPT
+def test_a_position_that_is_not_in_the_servers_log_is_a_gap(world, context, how):
+    assert ahead(world, context, how) == SWEPT
 
 
 @pytest.mark.hazard(58)
-def test_without_its_guard_a_position_beyond_the_log_passes_commits_over(world, lane, monkeypatch):
+def test_without_its_guard_a_position_beyond_the_log_passes_commits_over(world, context, monkeypatch):
     monkeypatch.setenv("SYNC_TEST_GUARDS_OFF", "58")
-    assert ahead(world, lane, "beyond the log's end") == LOST
+    assert ahead(world, context, "beyond the log's end") == LOST
 
 
 @pytest.mark.hazard(58)
-def test_a_state_from_before_timelines_were_kept_is_no_gap(world, lane):
+def test_a_state_from_before_timelines_were_kept_is_no_gap(world, context):
     world.target("UPDATE sync.cursor SET state = state - 'timeline' - 'publication' - 'members' WHERE entity = 'note'")
     world.legacy("DELETE FROM mark WHERE id = 1")
-    with Polling(lane) as poll:
+    with Polling(context) as poll:
         assert outcome(world, poll) == ARRIVED

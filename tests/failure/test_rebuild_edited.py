@@ -52,7 +52,7 @@ class IndexReader(Reader):
 def world(fresh_world):
     fresh_world.load(CONTENTS, FILES, POISON)
     leave_out_the_sweep(fresh_world)
-    for name in fresh_world.lanes:
+    for name in fresh_world.contexts:
         fresh_world.all_in(name)
     return fresh_world
 

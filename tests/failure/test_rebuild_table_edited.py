@@ -59,7 +59,7 @@ class TableReader(Reader):
 def world(fresh_world):
     fresh_world.load(CONTENTS, FILES, POISON)
     leave_out_the_sweep(fresh_world)
-    for name in fresh_world.lanes:
+    for name in fresh_world.contexts:
         fresh_world.all_in(name)
         columns = "id, version::bigint"
         fresh_world.target(f"{OWN}CREATE VIEW catalog.{name}_all AS SELECT {columns} FROM catalog.{name}")

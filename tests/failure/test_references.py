@@ -8,7 +8,7 @@ import pytest
 from sync_pipeline import live, refused_rows
 from sync_pipeline.backfill import backfill
 from sync_pipeline.batch.order import Order
-from sync_pipeline.lane import Lane
+from sync_pipeline.entity_context import EntityContext
 from sync_pipeline.pipeline import sync_keys
 from sync_pipeline.reconcile.reconcile import reconcile
 from sync_pipeline.status import status_of
@@ -25,7 +25,7 @@ def world(fleet):
     with opened(fleet, "kin", SYNC_RECHECK_SECONDS="0", SYNC_MARGIN_SECONDS="0") as world:
         world.legacy(MONOLITH)
         for entity in (SERIES, EPISODE, FOLDER):
-            Lane.open(entity, world.stores)
+            EntityContext.open(entity, world.stores)
         world.target(FOREIGN_KEYS)
         yield world
 
@@ -38,35 +38,35 @@ def emptied(world, monkeypatch):
     world.legacy("TRUNCATE series, episode, folder")
     world.target("DELETE FROM sync.due")
     for entity in (EPISODE, SERIES, FOLDER):
-        lane = Lane.open(entity, world.stores)
+        context = EntityContext.open(entity, world.stores)
         keys = [str(key) for (key,) in world.target(f"SELECT id FROM sync.ledger_{entity.name}")]
-        sync_keys(lane, lane.origin.key.parse(keys), Order(force=True))
+        sync_keys(context, context.origin.key.parse(keys), Order(force=True))
     assert rows(world, "series") + rows(world, "episode") + rows(world, "folder") == []
     world.target("TRUNCATE sync.due, sync.ledger_series, sync.ledger_episode, sync.ledger_folder, sync.backfill")
 
 
 @pytest.fixture
 def series(world):
-    return Lane.open(SERIES, world.stores)
+    return EntityContext.open(SERIES, world.stores)
 
 
 @pytest.fixture
 def episode(world, series):
-    return Lane.open(EPISODE, world.stores)
+    return EntityContext.open(EPISODE, world.stores)
 
 
 @pytest.fixture
 def folder(world):
-    return Lane.open(FOLDER, world.stores)
+    return EntityContext.open(FOLDER, world.stores)
 
 
-def sync(lane, *keys, **order):
-    return sync_keys(lane, lane.origin.key.parse(map(str, keys)), Order(acknowledge=True, **order))
+def sync(context, *keys, **order):
+    return sync_keys(context, context.origin.key.parse(map(str, keys)), Order(acknowledge=True, **order))
 
 
-def work(*lanes):
+def work(*contexts):
     """Do what is owed until nothing is."""
-    while any([live.work(lane, lambda *_: None) for lane in lanes]):
+    while any([live.work(context, lambda *_: None) for context in contexts]):
         pass
 
 
@@ -88,7 +88,7 @@ def gone(world, name, key):
 
 
 @contextmanager
-def held_up(lane, *keys):
+def held_up(context, *keys):
     """The keys are written before this block, and committed after it."""
     has_written, go_on = threading.Event(), threading.Event()
 
@@ -96,7 +96,7 @@ def held_up(lane, *keys):
         has_written.set()
         assert go_on.wait(30)
 
-    worker = threading.Thread(target=sync, args=(lane, *keys), kwargs={"commit": wait})
+    worker = threading.Thread(target=sync, args=(context, *keys), kwargs={"commit": wait})
     worker.start()
     wait_for(has_written.is_set)
     try:
@@ -107,9 +107,9 @@ def held_up(lane, *keys):
 
 
 @contextmanager
-def meanwhile(world, lane, *keys):
+def meanwhile(world, context, *keys):
     """The keys are synced beside this block, which begins when that waits for a lock, or has ended."""
-    worker = threading.Thread(target=sync, args=(lane, *keys))
+    worker = threading.Thread(target=sync, args=(context, *keys))
     worker.start()
     wait_for(lambda: not worker.is_alive() or world.target(WAITING))
     yield
@@ -283,9 +283,9 @@ def test_history_of_children_may_come_before_that_of_their_parents(world, series
     world.legacy(
         "INSERT INTO episode (id, title, series_id) SELECT n, 't', 1 + mod(n, 700) FROM generate_series(1, 2000) n"
     )
-    for lane in (episode, series):
-        for partition in lane.entity.partitions.names():
-            backfill(lane, partition)
+    for context in (episode, series):
+        for partition in context.entity.partitions.names():
+            backfill(context, partition)
     work(episode)
     missing = world.legacy("SELECT count(*) FROM episode WHERE series_id > 600")
     assert world.target("SELECT count(*) FROM sync.due WHERE reason = 'parent'") == missing
@@ -335,7 +335,7 @@ def test_rows_that_refer_to_each_other_are_not_refused_with_a_bad_one(world, fol
 
 
 def test_a_circle_ends_with_the_dead_letters(world, episode):
-    piloted = Lane.open(PILOTED, world.stores)
+    piloted = EntityContext.open(PILOTED, world.stores)
     try:
         legacy(world, "series", 7, 1)
         legacy(world, "episode", 1, 7)
@@ -351,7 +351,7 @@ def test_a_circle_ends_with_the_dead_letters(world, episode):
         work(episode)
         assert rows(world, "episode") == [(1, "t", 7)]
     finally:
-        Lane.open(SERIES, world.stores)
+        EntityContext.open(SERIES, world.stores)
 
 
 def test_a_sweep_sees_that_a_row_that_waits_for_its_parent_is_gone(world, series, episode):

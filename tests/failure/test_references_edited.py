@@ -6,7 +6,7 @@ from contextlib import ExitStack
 
 import pytest
 
-from sync_pipeline.lane import Lane
+from sync_pipeline.entity_context import EntityContext
 from sync_pipeline.sources.outbox import Outbox
 from tests.hands import at_work
 from tests.installed import made
@@ -32,7 +32,7 @@ def world(fleet):
     with opened(fleet, "kin_edited", **settings) as world:
         world.legacy(MONOLITH)
         for entity in ENTITIES.values():
-            for statement in made(Lane.open(entity, world.stores)):
+            for statement in made(EntityContext.open(entity, world.stores)):
                 world.legacy(statement)
         world.target(FOREIGN_KEYS)
         world.target("UPDATE sync.cursor SET swept_at = now()")
@@ -69,7 +69,7 @@ def test_whatever_comes_first_all_of_it_arrives(world, caplog):
     seen = set()
     with ExitStack() as followers:
         for entity in ENTITIES.values():
-            followers.enter_context(world.following([Lane.open(entity, world.stores)]))
+            followers.enter_context(world.following([EntityContext.open(entity, world.stores)]))
         with edited(world):
             limit = time.monotonic() + 8
             while time.monotonic() < limit:

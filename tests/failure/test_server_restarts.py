@@ -67,7 +67,7 @@ def test_killed_and_started_again(world, tmp_path):
 
 def fill(world, log, server):
     """A backfill of a quarter of what is left of the videos' history."""
-    names = world.lanes["video"].entity.partitions.names()
+    names = world.contexts["video"].entity.partitions.names()
     left = [name for name in names if name < SINCE or not name[0].isdigit()]
     parts = [part for name in left[SERVERS.index(server) :: len(SERVERS)] for part in ("--partition", name)]
     return Command(log, "backfill", "video", *parts, **WITHOUT_SWEEP)

@@ -7,7 +7,7 @@ import psycopg2
 import pytest
 
 from sync_pipeline.capture import open_cursor
-from sync_pipeline.lane import Lane
+from sync_pipeline.entity_context import EntityContext
 from sync_pipeline.stores import Stores
 from tests.failure.test_publication_hazards import ARRIVED, LOST, MONOLITH, NOTE, SWEPT, Polling, apart
 from tests.installed import made
@@ -44,17 +44,17 @@ def standby(world, tmp_path):
 
 
 @pytest.fixture
-def lane(world):
-    lane = Lane.open(NOTE, world.stores)
-    for statement in made(lane):
+def context(world):
+    context = EntityContext.open(NOTE, world.stores)
+    for statement in made(context):
         world.legacy(statement)
     world.target("UPDATE sync.cursor SET state = NULL, gap_at = NULL")
-    return lane
+    return context
 
 
-def ship_slot(world, standby, lane):
+def ship_slot(world, standby, context):
     """Have the standby take the slot over, which it does once it has come as far as the slot is."""
-    with Polling(lane) as poll:
+    with Polling(context) as poll:
 
         def shipped():
             world.legacy("INSERT INTO note SELECT max(id) + 1 FROM note; SELECT pg_log_standby_snapshot()")
@@ -77,15 +77,15 @@ def promote(standby):
     [(True, "", ARRIVED), (False, "", SWEPT), (False, "58", LOST)],
     ids=["all was shipped", "commits were lost", "commits were lost, without the guard"],
 )
-def test_after_a_failover_nothing_is_passed_over(world, standby, lane, shipped, off, becomes, monkeypatch):
+def test_after_a_failover_nothing_is_passed_over(world, standby, context, shipped, off, becomes, monkeypatch):
     monkeypatch.setenv("SYNC_TEST_GUARDS_OFF", f"{off},110")  # which sweeps after any failover, whatever the slot is
-    open_cursor(lane)
-    ship_slot(world, standby, lane)
+    open_cursor(context)
+    ship_slot(world, standby, context)
     if not shipped:
         standby.run("ALTER SYSTEM SET primary_conninfo = ''")
         standby.run("SELECT pg_reload_conf()")
         wait_for(lambda: not world.legacy(IS_FED))
-    with Polling(lane) as poll:
+    with Polling(context) as poll:
         world.legacy("INSERT INTO note SELECT n FROM generate_series(1000, 3000) n")
         wait_for(lambda: poll() or world.target("SELECT 1 FROM catalog.note WHERE id = 3000"))
     if shipped:
@@ -110,8 +110,8 @@ def followed(world, standby):
     promoted = replace(world, monolith=replace(world.monolith, admin_url=admin))
     legacy = world.stores.settings.legacy_db.replace(f":{world.fleet.legacy.port}/", f":{standby.port}/")
     with closing(Stores(replace(world.stores.settings, legacy_db=legacy))) as stores:
-        lane = Lane.open(NOTE, stores)
-        with Polling(lane) as poll:
+        context = EntityContext.open(NOTE, stores)
+        with Polling(context) as poll:
             ((now,),) = run("SELECT clock_timestamp()")
             passed = "SELECT 1 FROM sync.cursor WHERE entity = 'note' AND applied_through > %s"
             wait_for(lambda: poll() or world.target(passed, [now]))

@@ -31,14 +31,14 @@ def world(fleet, source):
     with opened(fleet, "killed", SYNC_ENTITIES="tests.caught", TEST_CAPTURE=source) as world:
         world.load(800, 20)
         for name in ("text", "video", "audio"):
-            lane = world.lane(name)
-            for statement in made(lane):
+            context = world.context(name)
+            for statement in made(context):
                 world.legacy(statement)
             world.all_in(name)
         world.target("UPDATE sync.cursor SET filled_at = now()")  # a key the ledger lacks was missed
         yield world
-        for lane in world.lanes.values():
-            for statement in unmade(lane):
+        for context in world.contexts.values():
+            for statement in unmade(context):
                 world.legacy(statement)
 
 

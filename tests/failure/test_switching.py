@@ -25,22 +25,22 @@ _BEHIND = """
 def world(fleet):
     with opened(fleet, "switching", SYNC_ENTITIES="tests.caught", TEST_CAPTURE="watermark", **_LOOK_EVERY_ROW) as world:
         world.load(600, 20)
-        for lane in lanes(world):
-            world.all_in(lane.entity.name)
+        for context in contexts(world):
+            world.all_in(context.entity.name)
         world.target("UPDATE sync.cursor SET filled_at = now(), swept_at = now(), swept_from = now()")
         yield world
 
 
-def lanes(world):
+def contexts(world):
     """The entities as their files declare them now."""
     for name in NAMES:
         sys.modules.pop(f"tests.caught.{name}", None)
-    return [world.lane(name) for name in NAMES]
+    return [world.context(name) for name in NAMES]
 
 
-def run(world, act, lanes):
-    for lane in lanes:
-        for statement in act(lane):
+def run(world, act, contexts):
+    for context in contexts:
+        for statement in act(context):
             world.legacy(statement)
 
 
@@ -54,7 +54,7 @@ def test_nothing_is_lost(world, monkeypatch):
     with edited(world, seed=23, without=()) as observer:
         for source in ROUND:
             monkeypatch.setenv("TEST_CAPTURE", source)
-            now = lanes(world)
+            now = contexts(world)
             run(world, made, now)
             with world.following(now):
                 wait_for(partial(is_followed_by, world, source, since), PATIENCE)

@@ -412,7 +412,7 @@ def test_a_draft_whose_file_is_missing_is_not_left_in_search(world, films):
     settle(world)
     assert A in parked(world, "aw_title")
     assert document(world, "aw_title", A) is None
-    assert reconcile(world.lane("aw_title")).word == "clean"
+    assert reconcile(world.context("aw_title")).word == "clean"
     world.legacy(f"""UPDATE {FILM} SET "State" = 'P', "Extra" = NULL WHERE "Id" = %s""", [A])
     settle(world)
     assert document(world, "aw_title", A) is not None  # as it was before
@@ -458,7 +458,7 @@ def test_what_is_written_again_with_the_same_values_writes_nothing(world, films)
     world.legacy("WITH t AS (DELETE FROM tag RETURNING *) INSERT INTO tag SELECT * FROM t ORDER BY random()")
     settle(world)
     assert counters(world) == before
-    found = reconcile(world.lane("aw_title")).findings
+    found = reconcile(world.context("aw_title")).findings
     assert [finding for finding in found if A in finding.key] == []
 
 
@@ -507,7 +507,7 @@ def test_a_key_reads_the_same_in_sql_and_here(world):
 
 
 def test_a_padded_key_is_refused_by_name(world):
-    entity = world.lane("aw_label").entity
+    entity = world.context("aw_label").entity
     origin = type(entity.origin)("SELECT code FROM country", key=("code",))
     with pytest.raises(LegacySchemaError, match="'code' is filled up with spaces"):
         Origin.open(type(entity)(**{**vars(entity), "origin": origin}), world.stores)

@@ -10,7 +10,7 @@ import pytest
 from sync_pipeline import live
 from sync_pipeline.capture import open_cursor, resumed
 from sync_pipeline.due import PARKED
-from sync_pipeline.lane import Lane
+from sync_pipeline.entity_context import EntityContext
 from sync_pipeline.ledger.cursor import Lease
 from sync_pipeline.sources import wal
 from sync_pipeline.sources.source import Source
@@ -33,16 +33,16 @@ _BEHIND = """
 class Step:
     """One entity's live delta, poll by poll; `written` counts rows and documents."""
 
-    lane: Lane
+    context: EntityContext
     lease: Lease
     source: Source
     written: int = 0
 
     def poll(self):
-        live.poll(self.lane, self.lease, self.source, self._count, keep_idle=True)
+        live.poll(self.context, self.lease, self.source, self._count, keep_idle=True)
 
     def work(self):
-        while live.work(self.lane, self._count):
+        while live.work(self.context, self._count):
             pass
 
     def _count(self, _, outcome):
@@ -74,7 +74,7 @@ class Steps:
     def sweep(self):
         """Let the sweep find the rest."""
         for step in self.each:
-            sweep(step.lane)
+            sweep(step.context)
         self.catch_up()
 
     @property
@@ -99,7 +99,7 @@ def steps(request, world):
     caught_by(world, request.param)
     with installed(world), ExitStack() as stack:
         world.target("UPDATE sync.cursor SET state = NULL, source = NULL, gap_at = NULL, sweep_wanted = NULL")
-        each = [stack.enter_context(stepping(lane)) for lane in world.lanes.values()]
+        each = [stack.enter_context(stepping(context)) for context in world.contexts.values()]
         steps = Steps(world, request.param, each)
         steps.sweep()
         assert differences(world) == []
@@ -108,12 +108,12 @@ def steps(request, world):
 
 
 @contextmanager
-def stepping(lane):
-    open_cursor(lane)
-    lease = Lease.take(lane.stores, lane.entity.name, "test")
-    with closing(resumed(lane)) as source:
-        yield Step(lane, lease, source)
-    lease.give_back(lane.stores)
+def stepping(context):
+    open_cursor(context)
+    lease = Lease.take(context.stores, context.entity.name, "test")
+    with closing(resumed(context)) as source:
+        yield Step(context, lease, source)
+    lease.give_back(context.stores)
 
 
 def restock(world, source):

@@ -22,7 +22,9 @@ def world(fleet, request):
     with awkward_world(fleet, f"awkward_{request.param}", request.param, rows=120, **settings) as world:
         before = catalogue(world)
         with installed(world):
-            faults = [notice for lane in world.lanes.values() for notice in look_at_entity(world.stores, lane.entity)]
+            faults = [
+                notice for context in world.contexts.values() for notice in look_at_entity(world.stores, context.entity)
+            ]
             assert [fault for fault in faults if fault.level != "ok"] == []
             world.backfill()
             yield request.param, world
@@ -46,6 +48,6 @@ def test_under_eight_writers(world):
 def caught_up(world, swept):
     """All that is committed by now is done."""
     ((since,),) = world.legacy("SELECT clock_timestamp()")
-    for lane in world.lanes.values() if swept else ():
-        ask_for_sweep(lane, since)
+    for context in world.contexts.values() if swept else ():
+        ask_for_sweep(context, since)
     wait_for(lambda: not behind(world, since, swept=swept), 60)

@@ -13,9 +13,9 @@ from sync_pipeline import sweep as sweeping
 from sync_pipeline import sweep_requests
 from sync_pipeline.backfill import backfill_all
 from sync_pipeline.batch.order import Outcome
+from sync_pipeline.entity_context import EntityContext
 from sync_pipeline.entity_files import load_entities
 from sync_pipeline.errors import StoppedError, UnreachableError
-from sync_pipeline.lane import Lane
 from sync_pipeline.partitions import KeyRanges
 from sync_pipeline.sinks.relational import RelationalTable
 from sync_pipeline.stores import Stores
@@ -26,15 +26,17 @@ CONTENTS, RANGES = 3000, 6
 def ranged(world, name):
     table = RelationalTable(f"catalog.{name}", key=("id",), columns={"id": "bigint", "header": "text"})
     text = load_entities("assets.entities")["text"]
-    return Lane.open(replace(text, name=name, sinks=(table,), partitions=KeyRanges(RANGES), comments={}), world.stores)
+    return EntityContext.open(
+        replace(text, name=name, sinks=(table,), partitions=KeyRanges(RANGES), comments={}), world.stores
+    )
 
 
-def fill(lane):
-    return list(backfill_all(lane, lane.entity.partitions.names()))
+def fill(context):
+    return list(backfill_all(context, context.entity.partitions.names()))
 
 
-def filled_at(world, lane):
-    return world.target("SELECT filled_at FROM sync.cursor WHERE entity = %s", (lane.entity.name,))[0][0]
+def filled_at(world, context):
+    return world.target("SELECT filled_at FROM sync.cursor WHERE entity = %s", (context.entity.name,))[0][0]
 
 
 @pytest.fixture(scope="module")
@@ -54,7 +56,7 @@ def expected(world):
 def test_another_number_of_key_ranges_leaves_nothing_out(world, expected, ranges):
     first = ranged(world, f"recut_{ranges}")
     fill(first)
-    recut = Lane.open(replace(first.entity, partitions=KeyRanges(ranges), version=2), world.stores)
+    recut = EntityContext.open(replace(first.entity, partitions=KeyRanges(ranges), version=2), world.stores)
     parts = fill(recut)
     assert sum(part.rows for part in parts) == expected
     assert sweeping.sweep(recut).outdated == 0
@@ -62,13 +64,13 @@ def test_another_number_of_key_ranges_leaves_nothing_out(world, expected, ranges
 
 def test_a_backfill_of_an_older_version_does_not_tell_for_a_newer_one(world, expected, monkeypatch):
     older = ranged(world, "overtaken")
-    newer = Lane.open(replace(older.entity, version=2), world.stores)
+    newer = EntityContext.open(replace(older.entity, version=2), world.stores)
     partition, paged = older.entity.partitions.names()[0], filling.sync_page
 
-    def overtaken(lane, *rest):
-        if lane is older:
+    def overtaken(context, *rest):
+        if context is older:
             filling._begin(newer, partition)
-        return paged(lane, *rest)
+        return paged(context, *rest)
 
     monkeypatch.setattr(filling, "sync_page", overtaken)
     with pytest.raises(StoppedError, match="another version"):
@@ -92,26 +94,26 @@ def test_key_ranges_opened_on_an_empty_table_are_cut_once_it_has_rows(world, exp
 
 
 def test_partitions_side_by_side_fill_everything_in_the_order_asked_for(world, expected):
-    lane = ranged(world, "side_by_side")
-    parts = fill(lane)
-    assert [part.partition for part in parts] == lane.entity.partitions.names()
+    context = ranged(world, "side_by_side")
+    parts = fill(context)
+    assert [part.partition for part in parts] == context.entity.partitions.names()
     assert sum(part.written for part in parts) == expected
     assert world.target("SELECT count(*) FROM catalog.side_by_side") == [(expected,)]
-    assert filled_at(world, lane) is not None
+    assert filled_at(world, context) is not None
 
 
 def test_a_partition_that_fails_is_the_error_and_the_rest_goes_on_where_it_was(world, expected, monkeypatch):
-    lane = ranged(world, "failing")
-    filling._freeze(lane, lane.entity.partitions)
+    context = ranged(world, "failing")
+    filling._freeze(context, context.entity.partitions)
     ((high,),) = world.target("SELECT high FROM sync.backfill WHERE entity = 'failing' AND partition = 'range-0002'")
     begun, failed, paged = threading.Event(), threading.Event(), filling.sync_page
 
-    def page(lane, after, until, within, order):
+    def page(context, after, until, within, order):
         if until == high:
             begun.wait(10)
             failed.set()
             raise UnreachableError("the second range is out of reach")
-        outcome = paged(lane, after, until, within, order)
+        outcome = paged(context, after, until, within, order)
         begun.set()
         failed.wait(10)
         return outcome
@@ -119,34 +121,34 @@ def test_a_partition_that_fails_is_the_error_and_the_rest_goes_on_where_it_was(w
     monkeypatch.setattr(filling, "sync_page", page)
     settings = replace(world.stores.settings, chunk_rows=50, backfill_workers=2)
     with closing(Stores(settings)) as stores, pytest.raises(UnreachableError, match="second range"):
-        fill(replace(lane, stores=stores))
+        fill(replace(context, stores=stores))
     monkeypatch.undo()
     ((done,),) = world.target("SELECT count(*) FROM catalog.failing")
     assert 0 < done < expected / RANGES
-    assert filled_at(world, lane) is None
-    parts = fill(lane)
+    assert filled_at(world, context) is None
+    parts = fill(context)
     assert sum(part.rows for part in parts) == expected
     assert world.target("SELECT count(*) FROM catalog.failing") == [(expected,)]
 
 
 def test_the_last_two_partitions_may_end_together(world):
-    lane = ranged(world, "together")
-    names = lane.entity.partitions.names()
-    begun = {name: filling._begin(lane, name) for name in names}
+    context = ranged(world, "together")
+    names = context.entity.partitions.names()
+    begun = {name: filling._begin(context, name) for name in names}
     done = "UPDATE sync.backfill SET done = true WHERE entity = 'together' AND partition <> ALL(%s)"
     world.target(done, (names[:2],))
     with world.stores.target() as first:
-        filling._progress(lane, names[0], begun[names[0]], first, Outcome())
-        other = threading.Thread(target=end, args=(world, lane, names[1], begun[names[1]]))
+        filling._progress(context, names[0], begun[names[0]], first, Outcome())
+        other = threading.Thread(target=end, args=(world, context, names[1], begun[names[1]]))
         other.start()
         waiting_or_over(world, other)
     other.join()
-    assert filled_at(world, lane) is not None
+    assert filled_at(world, context) is not None
 
 
-def end(world, lane, name, begun):
+def end(world, context, name, begun):
     with world.stores.target() as cursor:
-        filling._progress(lane, name, begun, cursor, Outcome())
+        filling._progress(context, name, begun, cursor, Outcome())
 
 
 def waiting_or_over(world, thread):
@@ -156,61 +158,61 @@ def waiting_or_over(world, thread):
         thread.join(0.02)
 
 
-def swept_from(world, lane):
+def swept_from(world, context):
     """Both of them: a sweep that compares keys alone counts no more either."""
     query = "SELECT greatest(swept_from, compared_from) FROM sync.cursor WHERE entity = %s"
-    return world.target(query, (lane.entity.name,))[0][0]
+    return world.target(query, (context.entity.name,))[0][0]
 
 
 @pytest.mark.hazard(14)
 def test_a_sweep_that_began_before_the_history_was_in_counts_no_more(world, expected):
     """It has left alone what the ledger did not know; changes that no source reports may be among it."""
-    lane, since = ranged(world, "swept"), world.stores.legacy_now()
-    assert sweeping.sweep(lane).unfilled == expected
-    assert swept_from(world, lane) >= since
-    sweep_requests.ask_for_sweep(lane, since)
-    assert not sweep_requests.sweep_is_due(lane)
-    fill(lane)
-    assert swept_from(world, lane) is None
-    assert sweep_requests.sweep_is_due(lane)
-    sweeping.sweep(lane)
-    assert swept_from(world, lane) >= since
+    context, since = ranged(world, "swept"), world.stores.legacy_now()
+    assert sweeping.sweep(context).unfilled == expected
+    assert swept_from(world, context) >= since
+    sweep_requests.ask_for_sweep(context, since)
+    assert not sweep_requests.sweep_is_due(context)
+    fill(context)
+    assert swept_from(world, context) is None
+    assert sweep_requests.sweep_is_due(context)
+    sweeping.sweep(context)
+    assert swept_from(world, context) >= since
 
 
 @pytest.mark.hazard(14)
 def test_nor_does_one_during_which_the_history_came_in(world, monkeypatch):
-    lane = ranged(world, "midway")
+    context = ranged(world, "midway")
     with monkeypatch.context() as patched:
-        patched.setattr(sweeping, "_is_filled", lambda lane: fill(lane) == [])
-        sweeping.sweep(lane)
-    assert swept_from(world, lane) is None
-    sweeping.sweep(lane)
-    assert swept_from(world, lane) is not None
+        patched.setattr(sweeping, "_is_filled", lambda context: fill(context) == [])
+        sweeping.sweep(context)
+    assert swept_from(world, context) is None
+    sweeping.sweep(context)
+    assert swept_from(world, context) is not None
 
 
 def test_a_chunk_is_given_back_at_once(world):
     """Nothing refers to itself: what waits for the collector would add up, chunk by chunk, while it does not come."""
-    first, pool = world.lane("video"), pa.default_memory_pool()
-    again = Lane.open(replace(first.entity, version=2), world.stores)
-    fill(world.lane("audio"))
+    first, pool = world.context("video"), pa.default_memory_pool()
+    again = EntityContext.open(replace(first.entity, version=2), world.stores)
+    fill(world.context("audio"))
     gc.collect()
     gc.disable()
     try:
-        for lane in (first, again):
+        for context in (first, again):
             before = pool.bytes_allocated()
-            assert sum(part.rows for part in fill(lane)) > 500
+            assert sum(part.rows for part in fill(context)) > 500
             assert pool.bytes_allocated() - before < 10_000
     finally:
         gc.enable()
 
 
 def test_the_ledger_names_keys_that_were_written_since(world):
-    lane = ranged(world, "side_by_side")
+    context = ranged(world, "side_by_side")
     held = world.target("SELECT id, written FROM sync.ledger_side_by_side ORDER BY id LIMIT 4")
-    keys = lane.origin.key.parse([str(key) for key, _ in held])
+    keys = context.origin.key.parse([str(key) for key, _ in held])
     versions = [written + shift for (_, written), shift in zip(held, (0, -1, 5, -1), strict=True)]
     with world.stores.target() as cursor:
-        later = lane.ledger.later_than(cursor, keys, pa.array(versions, pa.int64()))
-        none = lane.ledger.later_than(cursor, keys.slice(0, 0), pa.array([], pa.int64()))
+        later = context.ledger.later_than(cursor, keys, pa.array(versions, pa.int64()))
+        none = context.ledger.later_than(cursor, keys.slice(0, 0), pa.array([], pa.int64()))
     assert sorted(later.column("id").to_pylist()) == [held[1][0], held[3][0]]
     assert none.num_rows == 0

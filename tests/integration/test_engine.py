@@ -16,10 +16,10 @@ from sync_pipeline.backfill import backfill
 from sync_pipeline.batch.order import Order
 from sync_pipeline.capture import resumed
 from sync_pipeline.entity import LegacyQuery
+from sync_pipeline.entity_context import EntityContext
 from sync_pipeline.entity_files import load_entities
 from sync_pipeline.follower import Follower
 from sync_pipeline.heartbeat import sightings, started_ticks
-from sync_pipeline.lane import Lane
 from sync_pipeline.pipeline import sync_keys
 from sync_pipeline.reconcile.reconcile import reconcile
 from sync_pipeline.repair import repair
@@ -49,11 +49,11 @@ def world(fresh_world):
 
 
 @pytest.fixture(scope="module")
-def lanes(world):
-    opened = [Lane.open(entity, world[0]) for entity in load_entities("assets.entities").values()]
-    for lane in opened:
-        for partition in lane.entity.partitions.names():
-            backfill(lane, partition)
+def contexts(world):
+    opened = [EntityContext.open(entity, world[0]) for entity in load_entities("assets.entities").values()]
+    for context in opened:
+        for partition in context.entity.partitions.names():
+            backfill(context, partition)
     return opened
 
 
@@ -80,18 +80,18 @@ def differences(stores, admin):
     return found
 
 
-def catch_up(stores, lanes):
-    since = live.mark(lanes)
+def catch_up(stores, contexts):
+    since = live.mark(contexts)
     stop = threading.Event()
 
     def watch():
         while not stop.wait(0.1):
-            if all(live.caught_up(lane, since) for lane in lanes):
+            if all(live.caught_up(context, since) for context in contexts):
                 stop.set()
 
     watcher = threading.Thread(target=watch)
     watcher.start()
-    Follower([lane.entity for lane in lanes], stores).run(stop)
+    Follower([context.entity for context in contexts], stores).run(stop)
     watcher.join()
 
 
@@ -101,28 +101,28 @@ def owed(stores):
         return cursor.fetchall()
 
 
-def test_history_arrives_and_poison_is_parked(world, lanes):
+def test_history_arrives_and_poison_is_parked(world, contexts):
     stores, admin, _ = world
     assert differences(stores, admin) == []
     assert [reason for reason, _ in owed(stores)] == ["rejected"] * POISON
 
 
-def test_a_second_backfill_writes_nothing(world, lanes):
+def test_a_second_backfill_writes_nothing(world, contexts):
     stores, _, _ = world
-    lane = lanes[0]
-    before = written(stores, lane)
-    for partition in lane.entity.partitions.names():
-        assert backfill(lane, partition).written == 0
-    assert written(stores, lane) == before
+    context = contexts[0]
+    before = written(stores, context)
+    for partition in context.entity.partitions.names():
+        assert backfill(context, partition).written == 0
+    assert written(stores, context) == before
 
 
-def written(stores, lane):
+def written(stores, context):
     with stores.target() as cursor:
-        cursor.execute(f"SELECT count(*), max(xmin::text::bigint) FROM {lane.entity.table.name}")
+        cursor.execute(f"SELECT count(*), max(xmin::text::bigint) FROM {context.entity.table.name}")
         return cursor.fetchone()
 
 
-def test_the_live_delta_under_editors(world, lanes):
+def test_the_live_delta_under_editors(world, contexts):
     stores, admin, client = world
     stop = threading.Event()
     editors = Editors(
@@ -136,27 +136,27 @@ def test_the_live_delta_under_editors(world, lanes):
         seed=7,
         late_seconds=(1, 2),
     )
-    follower = threading.Thread(target=Follower([lane.entity for lane in lanes], stores).run, args=(stop,))
+    follower = threading.Thread(target=Follower([context.entity for context in contexts], stores).run, args=(stop,))
     follower.start()
     tally = editors.run()
     stop.set()
     follower.join()
     assert tally.committed > 200
-    catch_up(stores, lanes)
+    catch_up(stores, contexts)
     assert differences(stores, admin) == []
 
 
-def test_what_stops_one_entity_does_not_stop_the_others(world, lanes):
+def test_what_stops_one_entity_does_not_stop_the_others(world, contexts):
     stores, _, _ = world
-    text, video = (lane.entity for lane in lanes if lane.entity.name != "audio")
+    text, video = (context.entity for context in contexts if context.entity.name != "audio")
     broken = replace(text, origin=LegacyQuery("SELECT id, no_such_column FROM content", key=("id",)))
     stop = threading.Event()
     follower = Follower([broken, video], stores, name="a follower")
     running = threading.Thread(target=follower.run, args=(stop,))
     running.start()
-    lane = next(lane for lane in lanes if lane.entity is video)
-    since = live.mark([lane])
-    wait_for(lambda: live.caught_up(lane, since) and follower.failures)
+    context = next(context for context in contexts if context.entity is video)
+    since = live.mark([context])
+    wait_for(lambda: live.caught_up(context, since) and follower.failures)
     seen = sightings(stores)["a follower"]
     assert (seen.pid, seen.started_ticks, seen.is_gone) == (os.getpid(), started_ticks(os.getpid()), False)
     wait_for(lambda: sightings(stores)["a follower"].beats > seen.beats)
@@ -167,38 +167,38 @@ def test_what_stops_one_entity_does_not_stop_the_others(world, lanes):
     assert sightings(stores) == {}
 
 
-def test_the_sweep_leaves_history_to_the_backfill(world, lanes):
+def test_the_sweep_leaves_history_to_the_backfill(world, contexts):
     stores, _, _ = world
-    text = next(lane.entity for lane in lanes if lane.entity.name == "text")
+    text = next(context.entity for context in contexts if context.entity.name == "text")
     table = RelationalTable("catalog.swept", key=("id",), columns={"id": "bigint", "header": "text"})
-    lane = Lane.open(replace(text, name="swept", sinks=(table,), comments={}), stores)
-    before = sweep(lane)
+    context = EntityContext.open(replace(text, name="swept", sinks=(table,), comments={}), stores)
+    before = sweep(context)
     assert (before.compared, before.changed) == (before.unfilled, 0)
-    for partition in lane.entity.partitions.names():
-        backfill(lane, partition)
+    for partition in context.entity.partitions.names():
+        backfill(context, partition)
     with stores.target() as cursor:
         cursor.execute("DELETE FROM sync.ledger_swept WHERE id = (SELECT min(id) FROM catalog.swept)")
         cursor.execute("SELECT count(*) FROM sync.due WHERE entity = 'swept' AND reason = 'rejected'")
         parked = cursor.fetchone()[0]  # tried again by every sweep
-    after = sweep(lane)
+    after = sweep(context)
     assert (after.changed, after.unfilled) == (1 + parked, 0)
 
 
 @pytest.mark.hazard(14)
-def test_the_sweep_finds_what_no_stamp_reports(world, lanes):
+def test_the_sweep_finds_what_no_stamp_reports(world, contexts):
     stores, admin, _ = world
     with psycopg2.connect(admin) as connection, connection.cursor() as cursor:
         cursor.execute("UPDATE authors SET name = name || ' II' WHERE id = (SELECT min(author_id) FROM content)")
         cursor.execute("DELETE FROM content WHERE id IN (SELECT id FROM content WHERE deleted_at IS NULL LIMIT 5)")
     assert differences(stores, admin) != []
-    catch_up(stores, lanes)
+    catch_up(stores, contexts)
     assert differences(stores, admin) == []
 
 
 @pytest.mark.hazard(37)
-def test_what_the_sweep_is_still_to_bring_is_no_drift_while_somebody_follows(world, lanes):
+def test_what_the_sweep_is_still_to_bring_is_no_drift_while_somebody_follows(world, contexts):
     stores, admin, _ = world
-    text = next(lane for lane in lanes if lane.entity.name == "text")
+    text = next(context for context in contexts if context.entity.name == "text")
     with psycopg2.connect(admin) as connection, connection.cursor() as cursor:
         cursor.execute(
             "UPDATE authors SET name = name || ' III' WHERE id ="
@@ -214,12 +214,12 @@ def test_what_the_sweep_is_still_to_bring_is_no_drift_while_somebody_follows(wor
     assert drift(text) == set()
     stop.set()
     follower.join()
-    catch_up(stores, lanes)  # others have texts of that author, too
+    catch_up(stores, contexts)  # others have texts of that author, too
 
 
-def drift(lane):
+def drift(context):
     """Kinds of what is found, parked rows left out."""
-    return {finding.kind for finding in reconcile(lane).findings} - {"pending"}
+    return {finding.kind for finding in reconcile(context).findings} - {"pending"}
 
 
 def leased(stores, name):
@@ -231,21 +231,21 @@ def leased(stores, name):
 @pytest.mark.hazard(31)
 @pytest.mark.hazard(38)
 @pytest.mark.hazard(40)
-def test_planted_faults_are_named_mended_and_then_left_alone(world, lanes):
+def test_planted_faults_are_named_mended_and_then_left_alone(world, contexts):
     stores, _, _ = world
-    lane = next(lane for lane in lanes if lane.entity.name == "audio")
-    found = reconcile(lane)
+    context = next(context for context in contexts if context.entity.name == "audio")
+    found = reconcile(context)
     assert [f for f in found.findings if f.kind != "pending"] == []
     planted = plant(stores)
-    found = reconcile(lane)
+    found = reconcile(context)
     assert {(f.sink, f.kind, f.key) for f in found.findings if f.kind != "pending"} == planted
     assert found.word == "drift"
-    repair(lane, found.findings)
-    found = reconcile(lane)
+    repair(context, found.findings)
+    found = reconcile(context)
     assert [f for f in found.findings if f.kind != "pending"] == []
-    before = written(stores, lane)
-    assert repair(lane, found.findings) == []
-    assert written(stores, lane) == before
+    before = written(stores, context)
+    assert repair(context, found.findings) == []
+    assert written(stores, context) == before
 
 
 def plant(stores):
@@ -299,16 +299,16 @@ def call(url, method, body=None):
 
 
 @pytest.mark.hazard(1)
-def test_a_commit_later_than_the_poll_is_not_lost(world, lanes):
+def test_a_commit_later_than_the_poll_is_not_lost(world, contexts):
     """Hazard 1, with the sweep off: the stamp is older than anything the next polls read."""
     stores, admin, _ = world
-    lane = next(lane for lane in lanes if lane.entity.name == "video")
+    context = next(context for context in contexts if context.entity.name == "video")
     key = next(iter(rows(stores.settings.target_db.replace("+psycopg2", ""), FOUND.format("video"))))
     lease = live.Lease.take(stores, "video", "test")
-    source = resumed(lane)
+    source = resumed(context)
 
     def poll():
-        live.poll(lane, lease, source, lambda *_: None, keep_idle=True)
+        live.poll(context, lease, source, lambda *_: None, keep_idle=True)
 
     late = psycopg2.connect(admin)
     with late.cursor() as cursor:
@@ -329,18 +329,18 @@ def test_a_commit_later_than_the_poll_is_not_lost(world, lanes):
 
 
 @pytest.mark.hazard(17)
-def test_a_stalled_older_batch_does_not_overwrite_a_newer_one(world, lanes):
+def test_a_stalled_older_batch_does_not_overwrite_a_newer_one(world, contexts):
     """Hazard 17: the older revision's rows are refused."""
     stores, admin, _ = world
-    lane = next(lane for lane in lanes if lane.entity.name == "text")
+    context = next(context for context in contexts if context.entity.name == "text")
     target = stores.settings.target_db.replace("+psycopg2", "")
     key = next(iter(rows(target, FOUND.format("text"))))
-    keys = lane.origin.key.parse([str(key)])
-    older, stale = live_revision(stores), lane.origin.by_keys(keys)
+    keys = context.origin.key.parse([str(key)])
+    older, stale = live_revision(stores), context.origin.by_keys(keys)
     with psycopg2.connect(admin) as connection, connection.cursor() as cursor:
         cursor.execute("UPDATE content SET title = 'newer', updated_at = now() WHERE id = %s", (key,))
-    sync_keys(lane, keys, Order())
-    settle(lane, older, keys, stale)
+    sync_keys(context, keys, Order())
+    settle(context, older, keys, stale)
     assert rows(target, FOUND.format("text"))[key][1] == "newer"
 
 
@@ -350,7 +350,7 @@ def live_revision(stores):
         return cursor.fetchone()[0]
 
 
-def settle(lane, revision, keys, rows_read):
+def settle(context, revision, keys, rows_read):
     from sync_pipeline import pipeline
 
-    pipeline._settle(lane, revision, keys, rows_read, Order(force=True), roots=keys)
+    pipeline._settle(context, revision, keys, rows_read, Order(force=True), roots=keys)

@@ -7,7 +7,7 @@ import pytest
 from sync_pipeline.batch.order import Order
 from sync_pipeline.capture import open_cursor
 from sync_pipeline.entity import Entity, LegacyQuery
-from sync_pipeline.lane import Lane
+from sync_pipeline.entity_context import EntityContext
 from sync_pipeline.partitions import KeyRanges
 from sync_pipeline.pipeline import sync_keys
 from sync_pipeline.reconcile.reconcile import reconcile
@@ -53,15 +53,15 @@ ENTITY = Entity(
 def plan(fresh_world):
     fresh_world.legacy(f"DROP TABLE IF EXISTS plan; DROP TYPE IF EXISTS term; {MONOLITH}")
     settings = dataclasses.replace(Settings.from_env(), recheck_seconds=0.0)
-    lane = Lane.open(ENTITY, Stores(settings))
-    open_cursor(lane)
-    sync_keys(lane, lane.origin.key.parse(map(str, range(1, 5))), Order(force=True))
+    context = EntityContext.open(ENTITY, Stores(settings))
+    open_cursor(context)
+    sync_keys(context, context.origin.key.parse(map(str, range(1, 5))), Order(force=True))
     fresh_world.target("UPDATE sync.cursor SET filled_at = now()")
-    yield lane
-    lane.stores.close()
+    yield context
+    context.stores.close()
 
 
-def change(world, lane):
+def change(world, context):
     """Change each column, in a row of its own."""
     for n, (column, value) in enumerate(CHANGES.items(), 1):
         world.legacy(f"UPDATE plan SET {column} = {value} WHERE id = {n}")

@@ -22,8 +22,8 @@ from sync_pipeline.batch.order import Order
 from sync_pipeline.capture import open_cursor
 from sync_pipeline.columns import text_of
 from sync_pipeline.entity import Entity, LegacyQuery
+from sync_pipeline.entity_context import EntityContext
 from sync_pipeline.fitting import fit
-from sync_pipeline.lane import Lane
 from sync_pipeline.partitions import KeyRanges
 from sync_pipeline.pipeline import sync_keys
 from sync_pipeline.settings import Settings
@@ -156,7 +156,7 @@ BATCHES = st.lists(
 
 
 @pytest.fixture(scope="module")
-def lane(fresh_world):
+def context(fresh_world):
     listed = ", ".join(f"{name} {kind}" for name, kind in COLUMNS.items())
     fresh_world.legacy(f"CREATE TABLE generated ({listed}, PRIMARY KEY (id)); GRANT SELECT ON generated TO sync_reader")
     stores = Stores(dataclasses.replace(Settings.from_env(), recheck_seconds=0.0))
@@ -170,7 +170,7 @@ def lane(fresh_world):
         partitions=KeyRanges(1),
         capture=SweepOnly(),
     )
-    opened = Lane.open(entity, stores)
+    opened = EntityContext.open(entity, stores)
     open_cursor(opened)
     yield opened
     stores.close()
@@ -194,7 +194,7 @@ def texts_of(cursor, table):
 
 
 @pytest.mark.hazard(127)
-def test_both_servers_write_the_same_texts(sides, lane):
+def test_both_servers_write_the_same_texts(sides, context):
     legacy, target = sides
 
     @THROUGH_SERVERS
@@ -209,7 +209,7 @@ def test_both_servers_write_the_same_texts(sides, lane):
                         f" ON CONFLICT (id) DO UPDATE SET {name} = excluded.{name}",
                         (number, value),
                     )
-        sync_keys(lane, lane.origin.key.parse(map(str, range(1, ROWS + 1))), Order(acknowledge=True))
+        sync_keys(context, context.origin.key.parse(map(str, range(1, ROWS + 1))), Order(acknowledge=True))
         assert texts_of(target, "catalog.generated") == texts_of(legacy, "generated")
 
     carried()

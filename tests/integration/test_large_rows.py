@@ -11,7 +11,7 @@ from sync_pipeline.backfill import backfill
 from sync_pipeline.batch.order import Order
 from sync_pipeline.capture import open_cursor, resumed
 from sync_pipeline.entity import Entity, LegacyQuery
-from sync_pipeline.lane import Lane
+from sync_pipeline.entity_context import EntityContext
 from sync_pipeline.ledger.cursor import Lease
 from sync_pipeline.origin import Origin
 from sync_pipeline.partitions import KeyRanges
@@ -71,7 +71,7 @@ def stores(world):
 
 
 @pytest.fixture(params=[CLIP, PARTS], ids=["rows", "parts"])
-def lane(request, world, stores):
+def context(request, world, stores):
     """Wide rows between narrow ones, and one that is larger than a page."""
     world.legacy(
         "INSERT INTO clip SELECT n, CASE WHEN n %% 3 > 0 THEN repeat(chr(65 + n %% 26), %s) ELSE 'narrow' END"
@@ -79,9 +79,9 @@ def lane(request, world, stores):
         [WIDE, ROWS],
     )
     world.legacy("UPDATE clip SET body = repeat('x', %s) WHERE id = 7", [3 * MOST])
-    lane = Lane.open(request.param, stores)
-    open_cursor(lane)
-    return lane
+    context = EntityContext.open(request.param, stores)
+    open_cursor(context)
+    return context
 
 
 @pytest.fixture
@@ -106,65 +106,65 @@ def apart(world):
     } | (there.keys() - {key for (key,) in world.target("SELECT id FROM catalog.clip")})
 
 
-def check(lane, sizes, reads):
+def check(context, sizes, reads):
     """No text holds more than the setting and one row, or a root; little is read in vain of what `reads` reads need."""
-    parts = 3 if lane.origin.has_parts else 1
+    parts = 3 if context.origin.has_parts else 1
     assert max(sizes) <= (3 * parts * MOST if parts > 1 else 4 * MOST) + 1_000
     assert sum(sizes) <= 2.5 * reads * parts * (ROWS * 2 // 3 * WIDE + 3 * MOST)
 
 
 @pytest.mark.hazard(89)
-def test_history_comes_in_pages_of_so_many_bytes(world, lane, sizes):
-    backfill(lane, lane.entity.partitions.names()[0])
+def test_history_comes_in_pages_of_so_many_bytes(world, context, sizes):
+    backfill(context, context.entity.partitions.names()[0])
     assert apart(world) == set()
-    assert sweep(lane).changed == 0
-    assert reconcile(lane).word == "clean"
-    check(lane, sizes, reads=2)
+    assert sweep(context).changed == 0
+    assert reconcile(context).word == "clean"
+    check(context, sizes, reads=2)
 
 
 @pytest.mark.hazard(89)
-def test_a_poll_comes_in_batches_of_so_many_bytes(world, lane, sizes):
+def test_a_poll_comes_in_batches_of_so_many_bytes(world, context, sizes):
     world.legacy("UPDATE clip SET updated_at = now()")
-    lease, outcomes = Lease.take(lane.stores, "clip", "test"), []
-    with closing(resumed(lane)) as source:
-        live.poll(lane, lease, source, lambda _, outcome: outcomes.append(outcome), keep_idle=True)
-    lease.give_back(lane.stores)
+    lease, outcomes = Lease.take(context.stores, "clip", "test"), []
+    with closing(resumed(context)) as source:
+        live.poll(context, lease, source, lambda _, outcome: outcomes.append(outcome), keep_idle=True)
+    lease.give_back(context.stores)
     assert apart(world) == set()
     assert sum(outcome.written for outcome in outcomes) == len(world.target("SELECT 1 FROM catalog.clip"))
-    check(lane, sizes, reads=1)
+    check(context, sizes, reads=1)
 
 
 @pytest.mark.hazard(89)
-def test_what_an_order_commits_is_committed_with_the_last_part_alone(world, lane):
+def test_what_an_order_commits_is_committed_with_the_last_part_alone(world, context):
     committed = []
 
     def commit(cursor, _):
         cursor.execute("SELECT count(DISTINCT id) FROM catalog.clip")
         committed.append(cursor.fetchone()[0])
 
-    roots = lane.origin.root.parse([str(n) for n in range(1, ROWS + 10)])
-    sync_roots(lane, roots, Order(acknowledge=True, commit=commit))
+    roots = context.origin.root.parse([str(n) for n in range(1, ROWS + 10)])
+    sync_roots(context, roots, Order(acknowledge=True, commit=commit))
     assert committed == [ROWS]
     world.legacy("DELETE FROM clip WHERE id = 1")
-    sync_roots(lane, roots, Order(acknowledge=True, commit=commit))
+    sync_roots(context, roots, Order(acknowledge=True, commit=commit))
     assert committed == [ROWS, ROWS - 1]
 
 
 @pytest.mark.hazard(89)
 @pytest.mark.parametrize("guards", ["", "89"])
-def test_a_poll_that_is_cut_off_between_two_parts_is_begun_again(world, lane, monkeypatch, guards):
+def test_a_poll_that_is_cut_off_between_two_parts_is_begun_again(world, context, monkeypatch, guards):
     """The parts commit one by one, and the cursor must not pass rows of a part that has not been written."""
 
     class CutOffError(BaseException):
         pass
 
     def poll():
-        lease = Lease.take(lane.stores, "clip", "test")
-        with closing(resumed(lane)) as source:
-            live.poll(lane, lease, source, lambda *_: None, keep_idle=True)
-        lease.give_back(lane.stores)
+        lease = Lease.take(context.stores, "clip", "test")
+        with closing(resumed(context)) as source:
+            live.poll(context, lease, source, lambda *_: None, keep_idle=True)
+        lease.give_back(context.stores)
 
-    applied, apply = [], type(lane.ledger).apply
+    applied, apply = [], type(context.ledger).apply
 
     def cut_off(*arguments):
         applied.append(1)
@@ -175,7 +175,7 @@ def test_a_poll_that_is_cut_off_between_two_parts_is_begun_again(world, lane, mo
     monkeypatch.setenv("SYNC_TEST_GUARDS_OFF", guards)
     world.legacy("UPDATE clip SET updated_at = now()")
     with monkeypatch.context() as patch:
-        patch.setattr(type(lane.ledger), "apply", cut_off)
+        patch.setattr(type(context.ledger), "apply", cut_off)
         with pytest.raises(CutOffError):
             poll()
     world.target("UPDATE sync.cursor SET owner = NULL")
@@ -184,36 +184,36 @@ def test_a_poll_that_is_cut_off_between_two_parts_is_begun_again(world, lane, mo
 
 
 @pytest.mark.hazard(89)
-def test_for_want_of_memory_a_batch_is_halved(world, lane):
+def test_for_want_of_memory_a_batch_is_halved(world, context):
     """The adapter stands for whatever asks for too much at once."""
 
     def adapt(legacy):
         if len(legacy) > 6:
             raise MemoryError
-        return lane.entity.adapt(legacy)
+        return context.entity.adapt(legacy)
 
-    poor = replace(lane, entity=replace(lane.entity, adapt=adapt))
-    backfill(poor, lane.entity.partitions.names()[0])
+    poor = replace(context, entity=replace(context.entity, adapt=adapt))
+    backfill(poor, context.entity.partitions.names()[0])
     assert apart(world) == set()
     world.legacy("UPDATE clip SET body = 'edited'")
-    sync_roots(poor, lane.origin.root.parse([str(n) for n in range(1, ROWS + 1)]), Order())
+    sync_roots(poor, context.origin.root.parse([str(n) for n in range(1, ROWS + 1)]), Order())
     assert apart(world) == set()
     assert world.target("SELECT 1 FROM sync.due") == []
 
 
 @pytest.mark.hazard(89)
-def test_a_row_that_alone_wants_too_much_memory_is_parked(world, lane):
+def test_a_row_that_alone_wants_too_much_memory_is_parked(world, context):
     def adapt(legacy):
         if (legacy["id"] == 5).any():
             raise MemoryError("of the fifth")
-        return lane.entity.adapt(legacy)
+        return context.entity.adapt(legacy)
 
-    poor = replace(lane, entity=replace(lane.entity, adapt=adapt))
-    if lane.origin.has_parts:  # a root is adapted whole
+    poor = replace(context, entity=replace(context.entity, adapt=adapt))
+    if context.origin.has_parts:  # a root is adapted whole
         with pytest.raises(MemoryError):
-            backfill(poor, lane.entity.partitions.names()[0])
+            backfill(poor, context.entity.partitions.names()[0])
         return
-    backfill(poor, lane.entity.partitions.names()[0])
+    backfill(poor, context.entity.partitions.names()[0])
     assert apart(world) == {5}
     assert world.target("SELECT key, error FROM sync.due") == [("5", "MemoryError")]
 
@@ -226,16 +226,16 @@ def test_a_row_that_the_server_cannot_write_is_parked_alone(world, stores, bad):
     sql = (
         f"SELECT id, CASE WHEN id = {bad} THEN repeat('x', (id * 0 + 1100000000)::int) ELSE body END AS body FROM clip"
     )
-    lane = Lane.open(replace(CLIP, origin=LegacyQuery(sql, key=("id",))), stores)
-    backfill(lane, lane.entity.partitions.names()[0])
+    context = EntityContext.open(replace(CLIP, origin=LegacyQuery(sql, key=("id",))), stores)
+    backfill(context, context.entity.partitions.names()[0])
     assert apart(world) == {bad}
     ((key, error, message),) = world.target("SELECT key, error, message FROM sync.due")
     assert (key, error) == (str(bad), "RowTooLongError")
     assert "larger than PostgreSQL can write" in message
-    assert sweep(lane).changed == 1
-    keys = lane.origin.key.parse([str(n) for n in range(1, ROWS + 1)])
+    assert sweep(context).changed == 1
+    keys = context.origin.key.parse([str(n) for n in range(1, ROWS + 1)])
     world.legacy("UPDATE clip SET body = 'edited'")
-    sync_keys(lane, keys, Order())
+    sync_keys(context, keys, Order())
     assert apart(world) == {bad}
 
 
@@ -244,8 +244,8 @@ def test_a_row_longer_than_a_block_of_the_reader_arrives(world, stores):
     """70 MB alone in its batch, and between others."""
     world.legacy("INSERT INTO clip SELECT n, 'narrow' FROM generate_series(1, 4) n")
     world.legacy("UPDATE clip SET body = repeat('lorem ipsum ', 70 * 1000000 / 12) WHERE id = 2")
-    lane = Lane.open(CLIP, stores)
-    sync_keys(lane, lane.origin.key.parse(["2"]), Order())
+    context = EntityContext.open(CLIP, stores)
+    sync_keys(context, context.origin.key.parse(["2"]), Order())
     assert apart(world) == {1, 3, 4}
-    sync_keys(lane, lane.origin.key.parse(["1", "2", "3", "4"]), Order(force=True))
+    sync_keys(context, context.origin.key.parse(["1", "2", "3", "4"]), Order(force=True))
     assert apart(world) == set()

@@ -16,7 +16,7 @@ import pytest
 from sync_pipeline import live
 from sync_pipeline.capture import open_cursor, resumed
 from sync_pipeline.entity import Entity, LegacyQuery
-from sync_pipeline.lane import Lane
+from sync_pipeline.entity_context import EntityContext
 from sync_pipeline.ledger.cursor import Lease
 from sync_pipeline.origin import Origin
 from sync_pipeline.partitions import KeyRanges
@@ -64,21 +64,21 @@ def caught(world, monkeypatch):
     monkeypatch.setattr(live, "_PULL_ROWS", PAGE)
     for module in (watermark, outbox):
         monkeypatch.setattr(module, "_TURN_SECONDS", 0.0)
-    lanes = []
+    contexts = []
 
     def by(capture, entity=NOTE):
-        lane = Lane.open(replace(entity, capture=capture), world.stores)
-        lanes.append(lane)
-        for statement in made(lane):
+        context = EntityContext.open(replace(entity, capture=capture), world.stores)
+        contexts.append(context)
+        for statement in made(context):
             world.legacy(statement)
         world.target("UPDATE sync.cursor SET state = NULL, source = NULL, filled_at = now(), applied_through = NULL")
-        open_cursor(lane)
-        return lane
+        open_cursor(context)
+        return context
 
     yield by
-    for lane in lanes:
+    for context in contexts:
         wait_for(lambda: not world.legacy("SELECT 1 FROM pg_replication_slots WHERE active_pid IS NOT NULL"))
-        for statement in unmade(lane):
+        for statement in unmade(context):
             world.legacy(statement)
     world.legacy("TRUNCATE note")
     world.target("TRUNCATE catalog.note, sync.ledger_note, sync.due")
@@ -87,12 +87,12 @@ def caught(world, monkeypatch):
 class Run:
     """A follower's run, step by step; it ends after some pages, as a run that is stopped does."""
 
-    def __init__(self, lane, most):
-        self.lane, self.left, self.halt = lane, most, threading.Event()
-        self.lease, self.source = Lease.take(lane.stores, "note", "test"), resumed(lane)
+    def __init__(self, context, most):
+        self.context, self.left, self.halt = context, most, threading.Event()
+        self.lease, self.source = Lease.take(context.stores, "note", "test"), resumed(context)
 
     def poll(self):
-        return live.poll(self.lane, self.lease, self.source, self.count, keep_idle=True, halt=self.halt)
+        return live.poll(self.context, self.lease, self.source, self.count, keep_idle=True, halt=self.halt)
 
     def count(self, _, outcome):
         self.left -= 1
@@ -101,16 +101,16 @@ class Run:
 
     def close(self):
         self.source.close()
-        self.lease.give_back(self.lane.stores)
+        self.lease.give_back(self.context.stores)
 
 
-def run(lane, most=RUN, tries=2 * RUN):
+def run(context, most=RUN, tries=2 * RUN):
     """Poll until so many pages are applied, or nothing more comes."""
-    with closing(Run(lane, most)) as this:
+    with closing(Run(context, most)) as this:
         for _ in range(tries):
             if not this.halt.is_set() and not this.poll():
                 this.source.wait(this.halt, 0.1)
-    while live.work(lane, lambda *_: None):
+    while live.work(context, lambda *_: None):
         pass
 
 
@@ -136,21 +136,21 @@ def reads(monkeypatch):
 @pytest.mark.hazard(87)
 @pytest.mark.parametrize("source", SOURCES)
 def test_a_bulk_update_ends_over_many_runs_and_fresh_edits_arrive_meanwhile(world, caught, reads, source):
-    lane = caught(SOURCES[source])
+    context = caught(SOURCES[source])
     world.legacy("INSERT INTO note (id, title) SELECT n, 'bulk' FROM generate_series(1, %s) n", [ROWS])
     began = world.legacy("SELECT now()")
     runs = 0
     while apart(world):
-        run(lane)
+        run(context)
         runs += 1
         assert runs < 3 * ROWS // PAGE
         if runs == 2 and source != "wal":
             world.legacy(EDIT, ("fresh", ROWS // 2))
-            run(lane)
+            run(context)
             assert world.target("SELECT title FROM catalog.note WHERE id = %s", [ROWS // 2]) == [("fresh",)]
             assert len(apart(world)) > ROWS // 2
             assert not world.target("SELECT 1 FROM sync.cursor WHERE applied_through >= %s", began[0])
-    run(lane)
+    run(context)
     assert runs > 3
     assert sum(reads) < 1.2 * ROWS
     assert world.target("SELECT applied_through > %s FROM sync.cursor", began[0]) == [(True,)]
@@ -159,27 +159,27 @@ def test_a_bulk_update_ends_over_many_runs_and_fresh_edits_arrive_meanwhile(worl
 @pytest.mark.hazard(87)
 def test_without_its_guard_each_run_begins_a_bulk_update_anew(world, caught, monkeypatch):
     monkeypatch.setenv("SYNC_TEST_GUARDS_OFF", "87")
-    lane = caught(SOURCES["watermark"])
+    context = caught(SOURCES["watermark"])
     world.legacy("INSERT INTO note (id, title) SELECT n, 'bulk' FROM generate_series(1, %s) n", [ROWS])
     for _ in range(2 * ROWS // PAGE // RUN):
-        run(lane)
+        run(context)
     assert len(apart(world)) >= ROWS - (RUN + 1) * PAGE
     monkeypatch.delenv("SYNC_TEST_GUARDS_OFF")
     for _ in range(2 * ROWS // PAGE // RUN):
-        run(lane)
+        run(context)
     assert apart(world) == set()
 
 
 @pytest.mark.hazard(87)
 def test_a_long_transaction_of_the_log_waits_behind_what_is_committed_after_it(world, caught, monkeypatch):
-    lane = caught(Wal())
+    context = caught(Wal())
     world.legacy("INSERT INTO note (id, title) SELECT n, 'bulk' FROM generate_series(1, %s) n", [90 * PAGE])
     world.legacy("INSERT INTO note (id, title) VALUES (0, 'fresh')")
     monkeypatch.setattr(live, "_PULL_ROWS", 6 * PAGE)  # more than are applied at once of those that are put behind
-    with closing(Run(lane, 1_000)) as this:
+    with closing(Run(context, 1_000)) as this:
         wait_for(lambda: (this.poll(), world.target("SELECT 1 FROM catalog.note WHERE id = 0"))[1])
     assert len(apart(world)) > 10 * PAGE
-    while live.work(lane, lambda *_: None):
+    while live.work(context, lambda *_: None):
         pass
     assert apart(world) == set()
 
@@ -187,7 +187,7 @@ def test_a_long_transaction_of_the_log_waits_behind_what_is_committed_after_it(w
 @pytest.mark.hazard(87)
 def test_what_commits_before_and_behind_a_transaction_that_is_half_applied_is_not_passed_over(world, caught, reads):
     """Runs of one page, so that each begins at another place within the transaction; it writes, moves and deletes."""
-    lane = caught(Wal())
+    context = caught(Wal())
     world.legacy("INSERT INTO note (id, title) SELECT n, 'before' FROM generate_series(1, 130) n")
     with closing(psycopg2.connect(world.monolith.admin_url)) as writer, writer, writer.cursor() as cursor:
         cursor.execute("INSERT INTO note (id, title) SELECT n, 'bulk' FROM generate_series(1001, 1450) n")
@@ -197,7 +197,7 @@ def test_what_commits_before_and_behind_a_transaction_that_is_half_applied_is_no
     world.legacy("INSERT INTO note (id, title) SELECT n, 'behind' FROM generate_series(2001, 2030) n")
     for _ in range(40):
         if apart(world):
-            run(lane, most=1, tries=10)
+            run(context, most=1, tries=10)
     assert apart(world) == set()
     assert sum(reads) < 1_200
 
@@ -210,9 +210,9 @@ def test_killed_between_two_pages_nothing_is_lost(world, caught, monkeypatch, so
     class Killed(BaseException):
         pass
 
-    lane = caught(SOURCES[source])
+    context = caught(SOURCES[source])
     world.legacy("INSERT INTO note (id, title) SELECT n, 'bulk' FROM generate_series(1, %s) n", [10 * PAGE])
-    applied, apply = [], type(lane.ledger).apply
+    applied, apply = [], type(context.ledger).apply
 
     def killed(*arguments):
         applied.append(1)
@@ -221,27 +221,27 @@ def test_killed_between_two_pages_nothing_is_lost(world, caught, monkeypatch, so
         return apply(*arguments)
 
     with monkeypatch.context() as patch:
-        patch.setattr(type(lane.ledger), "apply", killed)
+        patch.setattr(type(context.ledger), "apply", killed)
         for _ in range(4):
-            with pytest.raises(Killed), closing(Run(lane, 1_000)) as this:
+            with pytest.raises(Killed), closing(Run(context, 1_000)) as this:
                 wait_for(lambda this=this: this.poll() and False)
             world.target("UPDATE sync.cursor SET owner = NULL")
     assert len(world.target("SELECT 1 FROM catalog.note")) >= 5 * PAGE
     for _ in range(10):
-        run(lane)
+        run(context)
     assert apart(world) == set()
 
 
 @pytest.mark.hazard(87)
 def test_a_transaction_that_ends_late_is_found_while_there_is_a_backlog(world, caught):
-    lane = caught(Watermark())
+    context = caught(Watermark())
     world.legacy("INSERT INTO note (id, title) SELECT n, 'bulk' FROM generate_series(1, %s) n", [ROWS])
     with closing(psycopg2.connect(world.monolith.admin_url)) as late:
         late.cursor().execute("INSERT INTO note (id, title) VALUES (0, 'late')")
-        run(lane)
+        run(context)
         late.commit()
     for _ in range(12):
-        run(lane)
+        run(context)
     assert apart(world) == set()
 
 
@@ -249,9 +249,9 @@ def test_a_transaction_that_ends_late_is_found_while_there_is_a_backlog(world, c
 def test_what_a_poll_remembers_does_not_grow_with_its_rows(world, caught, monkeypatch):
     monkeypatch.setattr(watermark, "_MOST_VERSIONS", 2 * PAGE)
     monkeypatch.setattr(watermark, "_TURN_SECONDS", 60.0)
-    lane = caught(Watermark())
+    context = caught(Watermark())
     world.legacy("INSERT INTO note (id, title) SELECT n, 'bulk' FROM generate_series(1, %s) n", [ROWS])
-    with closing(Run(lane, 1_000)) as this:
+    with closing(Run(context, 1_000)) as this:
         this.poll()
         kept = [*this.source._recent.values(), *(part for parts in this.source._next.values() for part in parts)]
         assert 0 < sum(map(len, kept)) <= 2 * 2 * PAGE
@@ -260,15 +260,15 @@ def test_what_a_poll_remembers_does_not_grow_with_its_rows(world, caught, monkey
 
 
 def test_a_stamp_that_is_declared_no_more_has_the_others_read_again(world, caught):
-    lane = caught(Watermark())
+    context = caught(Watermark())
     world.legacy("INSERT INTO note (id, title) SELECT n, 'bulk' FROM generate_series(1, %s) n", [ROWS])
-    run(lane)
+    run(context)
     ((state, _),) = world.target(STATE)
     assert state["spans"]
     state["spans"][0]["stamp"] = "note.gone id"
     world.target("UPDATE sync.cursor SET state = %s", [psycopg2.extras.Json(state)])
     for _ in range(12):
-        run(lane)
+        run(context)
     assert apart(world) == set()
     assert "spans" not in world.target(STATE)[0][0]
 
@@ -293,11 +293,11 @@ def test_many_stamps_in_the_future_are_read_seldom_and_none_is_lost(world, caugh
     monkeypatch.setattr(watermark, "_TURN_SECONDS", 60.0)
     stamp, now = ("local", "now() AT TIME ZONE 'Europe/Berlin'") if zoned else ("updated_at", "now()")
     table = Table("note", key=("id",), stamp=stamp, zone="Europe/Berlin" if zoned else None)
-    lane = caught(Watermark(), replace(NOTE, tables=(table,)))
+    context = caught(Watermark(), replace(NOTE, tables=(table,)))
     write = f"INSERT INTO note (id, title, {stamp}) SELECT n, %s, {now} + %s FROM generate_series(%s, %s) n"
     world.legacy(write, ["of tomorrow", dt.timedelta(hours=1), 1, 10 * PAGE])
     seen = fetched(monkeypatch)
-    with closing(Run(lane, 10_000)) as this:
+    with closing(Run(context, 10_000)) as this:
         for _ in range(3):
             this.poll()
         assert apart(world) == set()
@@ -317,19 +317,19 @@ def test_many_stamps_in_the_future_are_read_seldom_and_none_is_lost(world, caugh
         assert world.target(STATE)[0][1] > before
     seen.clear()
     world.legacy(write, ["while nobody polls", dt.timedelta(hours=2), 2_003, 2_003])
-    run(lane)
+    run(context)
     assert apart(world) == set()
     assert sum(rows for _, rows in seen) < PAGE
     world.legacy("DELETE FROM note WHERE id < 2000")
     world.target("DELETE FROM catalog.note WHERE id < 2000; DELETE FROM sync.ledger_note WHERE id < 2000")
-    run(lane)
+    run(context)
     assert "future" not in world.target(STATE)[0][0]
 
 
 @pytest.mark.hazard(88)
 def test_few_stamps_in_the_future_are_read_at_once(world, caught):
-    lane = caught(Watermark())
-    with closing(Run(lane, 100)) as this:
+    context = caught(Watermark())
+    with closing(Run(context, 100)) as this:
         for key in range(3):
             world.legacy(
                 "INSERT INTO note (id, title, updated_at) VALUES (%s, 'ahead', now() + interval '1 day')", [key]

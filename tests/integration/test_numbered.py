@@ -13,8 +13,8 @@ from sync_pipeline import live
 from sync_pipeline.batch.order import Order
 from sync_pipeline.capture import open_cursor, resumed
 from sync_pipeline.entity import Entity, LegacyQuery
+from sync_pipeline.entity_context import EntityContext
 from sync_pipeline.errors import DeclarationError
-from sync_pipeline.lane import Lane
 from sync_pipeline.ledger.cursor import Lease
 from sync_pipeline.partitions import KeyRanges
 from sync_pipeline.pipeline import sync_keys
@@ -53,14 +53,14 @@ def world(fleet):
 
 
 @pytest.fixture
-def lane(world):
+def context(world):
     """All pieces in, and the cursor at its beginning."""
-    lane = Lane.open(PIECE, world.stores)
+    context = EntityContext.open(PIECE, world.stores)
     world.target("UPDATE sync.cursor SET state = NULL, swept_at = now()")
-    open_cursor(lane)
+    open_cursor(context)
     keys = [str(key) for (key,) in world.legacy("SELECT id FROM piece")]
-    sync_keys(lane, lane.origin.key.parse(keys), Order())
-    return lane
+    sync_keys(context, context.origin.key.parse(keys), Order())
+    return context
 
 
 @pytest.fixture
@@ -71,14 +71,14 @@ def writer(world):
 
 
 @contextmanager
-def polling(lane):
+def polling(context):
     """A function that polls once."""
-    lease = Lease.take(lane.stores, "piece", "test")
-    source = resumed(lane)
+    lease = Lease.take(context.stores, "piece", "test")
+    source = resumed(context)
     try:
-        yield lambda: live.poll(lane, lease, source, lambda *_: None, keep_idle=True)
+        yield lambda: live.poll(context, lease, source, lambda *_: None, keep_idle=True)
     finally:
-        lease.give_back(lane.stores)
+        lease.give_back(context.stores)
 
 
 def apart(world):
@@ -95,9 +95,9 @@ def prepared(world, writer):
     return "COMMIT PREPARED 'numbered'"
 
 
-def late(world, lane, writer, end=committed):
+def late(world, context, writer, end=committed):
     """A number is drawn, others pass it, and its transaction ends later."""
-    with polling(lane) as poll:
+    with polling(context) as poll:
         poll()
         cursor = writer.cursor()
         cursor.execute("SAVEPOINT a")
@@ -116,23 +116,23 @@ def late(world, lane, writer, end=committed):
 
 @pytest.mark.hazard(1)
 @pytest.mark.parametrize("end", [committed, prepared])
-def test_a_number_that_comes_late_is_not_passed_over(world, lane, writer, end):
-    late(world, lane, writer, end)
+def test_a_number_that_comes_late_is_not_passed_over(world, context, writer, end):
+    late(world, context, writer, end)
     assert apart(world) == set()
 
 
 @pytest.mark.hazard(1)
-def test_without_its_guard_it_is(world, lane, writer, monkeypatch):
+def test_without_its_guard_it_is(world, context, writer, monkeypatch):
     monkeypatch.setenv("SYNC_TEST_GUARDS_OFF", "1")
     world.legacy(EDIT, ("before", 1))
-    late(world, lane, writer)
+    late(world, context, writer)
     assert {key for key, _ in apart(world)} == {1}
 
 
-def test_who_is_open_when_the_source_begins_is_waited_for(world, lane, writer):
+def test_who_is_open_when_the_source_begins_is_waited_for(world, context, writer):
     writer.cursor().execute(EDIT, ("open at the beginning", 3))
     world.target("UPDATE sync.cursor SET state = NULL")
-    opening = threading.Thread(target=open_cursor, args=(lane,))
+    opening = threading.Thread(target=open_cursor, args=(context,))
     opening.start()
     ours = "SELECT 1 FROM pg_stat_activity WHERE starts_with(application_name, 'sync-pipeline/')"
     waits = f"{ours} AND strpos(query, 'pg_prepared_xacts') > 0"
@@ -142,26 +142,26 @@ def test_who_is_open_when_the_source_begins_is_waited_for(world, lane, writer):
     opening.join()
     ((state,),) = world.target("SELECT state FROM sync.cursor")
     assert state["holders"] == {}
-    with polling(lane) as poll:
+    with polling(context) as poll:
         poll()
-    sync_keys(lane, lane.origin.key.parse(["3"]), Order())  # it is history
+    sync_keys(context, context.origin.key.parse(["3"]), Order())  # it is history
     assert apart(world) == set()
 
 
-def test_who_is_open_for_too_long_has_all_rows_read_at_its_end(world, lane, writer, monkeypatch):
+def test_who_is_open_for_too_long_has_all_rows_read_at_its_end(world, context, writer, monkeypatch):
     monkeypatch.setattr(watermark, "_BEGIN_SECONDS", 0.0)
     writer.cursor().execute(EDIT, ("open for long", 4))
     world.target("UPDATE sync.cursor SET state = NULL")
-    open_cursor(lane)
-    with polling(lane) as poll:
+    open_cursor(context)
+    with polling(context) as poll:
         poll()
         writer.commit()
         poll()
     assert apart(world) == set()
 
 
-def test_a_sequence_that_was_set_back_loses_nothing_that_is_seen_in_time(world, lane):
-    with polling(lane) as poll:
+def test_a_sequence_that_was_set_back_loses_nothing_that_is_seen_in_time(world, context):
+    with polling(context) as poll:
         poll()
         world.legacy("SELECT setval('\"Changes\"', 5)")
         world.legacy(EDIT, ("drawn low", 5))
@@ -172,8 +172,8 @@ def test_a_sequence_that_was_set_back_loses_nothing_that_is_seen_in_time(world, 
     world.legacy("SELECT setval('\"Changes\"', (SELECT max(no) FROM piece))")
 
 
-def test_what_has_no_number_is_the_sweeps(world, lane):
-    with polling(lane) as poll:
+def test_what_has_no_number_is_the_sweeps(world, context):
+    with polling(context) as poll:
         poll()
         world.legacy("UPDATE piece SET title = 'no number', no = NULL WHERE id = 7")
         poll()
@@ -181,25 +181,25 @@ def test_what_has_no_number_is_the_sweeps(world, lane):
     world.legacy(EDIT, ("a number again", 7))
 
 
-def test_a_row_counts_when_any_of_its_stamps_has_moved(world, lane):
-    lane = replace(lane, entity=EITHER)
+def test_a_row_counts_when_any_of_its_stamps_has_moved(world, context):
+    context = replace(context, entity=EITHER)
     world.legacy("INSERT INTO piece (id, title) VALUES (200, 'no number, and new')")
-    with polling(lane) as poll:
+    with polling(context) as poll:
         poll()
         poll()
         world.legacy(EDIT, ("only its number has moved", 8))
         world.legacy("UPDATE piece SET title = 'only its time', made_at = clock_timestamp() WHERE id = 9")
         world.legacy(EDIT.replace(" WHERE", ", made_at = clock_timestamp() WHERE"), ("both", 10))
-        reported = [key for page in resumed(lane).pull(100) for key in page.keys.column("id").to_pylist()]
+        reported = [key for page in resumed(context).pull(100) for key in page.keys.column("id").to_pylist()]
         poll()
     assert sorted(reported).count(10) == 1
     assert apart(world) == set()
 
 
-def test_eight_writers_lose_nothing(world, lane):
+def test_eight_writers_lose_nothing(world, context):
     stop = threading.Event()
     writers = [threading.Thread(target=write, args=(world, n, stop)) for n in range(8)]
-    with world.following([lane]):
+    with world.following([context]):
         for thread in writers:
             thread.start()
         stop.wait(6)
@@ -255,20 +255,20 @@ REFUSED = {
 
 
 @pytest.mark.parametrize("fault", REFUSED)
-def test_a_sequence_that_would_lose_changes_is_refused(world, lane, fault):
+def test_a_sequence_that_would_lose_changes_is_refused(world, context, fault):
     plant, mend, words = REFUSED[fault]
     assert [n.what for n in preflight(world.stores, [PIECE]) if n.level == "error"] == []
     world.legacy(plant)
     try:
         errors = [notice for notice in preflight(world.stores, [PIECE]) if notice.level == "error"]
         assert any(words in notice.what for notice in errors), errors
-        with pytest.raises(DeclarationError, match=words), polling(lane) as poll:
+        with pytest.raises(DeclarationError, match=words), polling(context) as poll:
             poll()
     finally:
         world.legacy(mend)
 
 
-def test_a_number_of_no_known_sequence_is_refused(world, lane):
+def test_a_number_of_no_known_sequence_is_refused(world, context):
     unknown = replace(PIECE, tables=(Table("piece", key=("id",), stamp="no"),))
     errors = [n.what for n in preflight(world.stores, [unknown]) if n.level == "error"]
     assert any("from which sequence" in what for what in errors)

@@ -6,8 +6,8 @@ import psycopg2
 import pytest
 
 from sync_pipeline.capture import open_cursor, subject_of
+from sync_pipeline.entity_context import EntityContext
 from sync_pipeline.errors import UnreachableError
-from sync_pipeline.lane import Lane
 from sync_pipeline.sources import outbox
 from tests.installed import made
 from tests.notes import MADE, NOTE
@@ -21,24 +21,24 @@ SETTINGS = {"SYNC_SWEEP_SECONDS": "1e9", "SYNC_POLL_SECONDS": "0.05", "SYNC_LOCK
 def world(fleet):
     with opened(fleet, "outbox_locks", **SETTINGS) as world:
         world.legacy(f"{MADE}; GRANT SELECT ON note TO sync_reader")
-        for statement in made(Lane.open(NOTE, world.stores)):
+        for statement in made(EntityContext.open(NOTE, world.stores)):
             world.legacy(statement)
         yield world
 
 
 @pytest.fixture
-def lane(world):
-    lane = Lane.open(NOTE, world.stores)
-    open_cursor(lane)
+def context(world):
+    context = EntityContext.open(NOTE, world.stores)
+    open_cursor(context)
     world.target("UPDATE sync.cursor SET filled_at = now(), swept_at = now()")
-    yield lane
+    yield context
     world.legacy("TRUNCATE note, outbox")
     world.target("TRUNCATE catalog.note, sync.ledger_note, sync.due")
 
 
 @pytest.fixture
-def source(lane):
-    with closing(NOTE.capture.open(subject_of(lane), None)) as source:
+def source(context):
+    with closing(NOTE.capture.open(subject_of(context), None)) as source:
         yield source
 
 
@@ -62,8 +62,8 @@ def polled(source):
 
 
 @pytest.mark.hazard(120)
-def test_other_events_go_on_while_one_is_locked(world, lane, locked):
-    with world.following([lane]):
+def test_other_events_go_on_while_one_is_locked(world, context, locked):
+    with world.following([context]):
         for key in range(2, 6):
             world.legacy("INSERT INTO note VALUES (%s, 'another')", (key,))
             wait_for(lambda key=key: world.target("SELECT 1 FROM catalog.note WHERE id = %s", (key,)))

@@ -9,8 +9,8 @@ import psycopg2
 import pytest
 
 from sync_pipeline.capture import open_cursor, subject_of
+from sync_pipeline.entity_context import EntityContext
 from sync_pipeline.keys import Key
-from sync_pipeline.lane import Lane
 from sync_pipeline.preflight.preflight import preflight
 from sync_pipeline.sources import outbox, outbox_tables
 from sync_pipeline.sources.outbox import Outbox, channel
@@ -38,15 +38,15 @@ def noted(world):
     before = catalogue(world)
 
     def by(notify=False):
-        lane = Lane.open(NOTE, world.stores)
-        for statement in made(lane, notify):
+        context = EntityContext.open(NOTE, world.stores)
+        for statement in made(context, notify):
             world.legacy(statement)
-        open_cursor(lane)
+        open_cursor(context)
         world.target("UPDATE sync.cursor SET filled_at = now(), swept_at = now()")
-        return lane
+        return context
 
     yield by
-    for statement in unmade(Lane.open(NOTE, world.stores)):
+    for statement in unmade(EntityContext.open(NOTE, world.stores)):
         world.legacy(statement)
     assert catalogue(world) == before
     world.legacy("TRUNCATE note")
@@ -77,9 +77,9 @@ def said(world):
 
 
 def test_what_is_prepared_goes_through_and_arrives_once_it_is_committed(world, noted):
-    lane = noted()
+    context = noted()
     assert ("ok", "outbox is polled: no trigger notifies", "") in said(world)
-    with world.following([lane]), closing(prepared(world, 1)) as late:
+    with world.following([context]), closing(prepared(world, 1)) as late:
         world.legacy(WRITE, (2, "beside it"))
         wait_for(lambda: world.target("SELECT 1 FROM catalog.note WHERE id = 2"))
         assert not world.target("SELECT 1 FROM catalog.note WHERE id = 1")

@@ -14,8 +14,8 @@ import pytest
 from demo.databases import create_target, drop_database
 from sync_pipeline.capture import open_cursor, subject_of
 from sync_pipeline.entity import Entity, LegacyQuery
+from sync_pipeline.entity_context import EntityContext
 from sync_pipeline.errors import SettingError
-from sync_pipeline.lane import Lane
 from sync_pipeline.partitions import KeyRanges
 from sync_pipeline.preflight.preflight import preflight
 from sync_pipeline.sinks.relational import RelationalTable
@@ -104,19 +104,19 @@ def second(world):
     drop_database(world.fleet.target, "outbox_readers_second")
 
 
-def install(world, lane, **options):
-    steps = outbox_tables.install(subject_of(lane), lane.entity.capture, **options)
+def install(world, context, **options):
+    steps = outbox_tables.install(subject_of(context), context.entity.capture, **options)
     apply_steps(world.monolith.admin_url, steps, lambda _: None)
     return steps
 
 
-def uninstall(world, lane, **options):
-    steps = outbox_tables.uninstall(subject_of(lane), lane.entity.capture, **options)
+def uninstall(world, context, **options):
+    steps = outbox_tables.uninstall(subject_of(context), context.entity.capture, **options)
     apply_steps(world.monolith.admin_url, steps, lambda _: None)
 
 
-def opened_source(lane):
-    return closing(lane.entity.capture.open(subject_of(lane), None))
+def opened_source(context):
+    return closing(context.entity.capture.open(subject_of(context), None))
 
 
 def keys(source):
@@ -135,7 +135,7 @@ def said(stores, entity):
 
 @pytest.mark.hazard(64)
 def test_a_second_ledger_is_refused_with_both_ids_and_may_take_over(world, second):
-    first, other = Lane.open(NOTE, world.stores), Lane.open(NOTE, second)
+    first, other = EntityContext.open(NOTE, world.stores), EntityContext.open(NOTE, second)
     install(world, first)
     ours, theirs = world.stores.ledger_id(), second.ledger_id()
     both = rf"public.outbox, aggregate 'note', are acknowledged by ledger {ours}, and this one is {theirs}"
@@ -163,7 +163,7 @@ def test_a_second_ledger_is_refused_with_both_ids_and_may_take_over(world, secon
 @pytest.mark.hazard(64)
 def test_without_its_guard_two_ledgers_each_miss_what_the_other_takes(world, second, monkeypatch):
     monkeypatch.setenv("SYNC_TEST_GUARDS_OFF", "64")
-    first, other = Lane.open(NOTE, world.stores), Lane.open(NOTE, second)
+    first, other = EntityContext.open(NOTE, world.stores), EntityContext.open(NOTE, second)
     install(world, first)
     with opened_source(first) as one, opened_source(other) as two:
         world.legacy("UPDATE note SET title = title WHERE id = 1")
@@ -175,7 +175,7 @@ def test_without_its_guard_two_ledgers_each_miss_what_the_other_takes(world, sec
 @pytest.mark.hazard(64)
 @pytest.mark.parametrize("outbox", [Outbox(table="outbox_b"), Outbox(aggregate="Note B")], ids=["outbox", "aggregate"])
 def test_two_ledgers_with_events_of_their_own_work_and_leave_each_other_alone(world, second, outbox):
-    first, other = Lane.open(NOTE, world.stores), Lane.open(entity(outbox=outbox), second)
+    first, other = EntityContext.open(NOTE, world.stores), EntityContext.open(entity(outbox=outbox), second)
     install(world, first)
     install(world, other)
     assert {level for level, _ in said(world.stores, NOTE) + said(second, other.entity)} == {"ok"}
@@ -195,7 +195,7 @@ def test_two_ledgers_with_events_of_their_own_work_and_leave_each_other_alone(wo
 def test_a_foreign_outbox_is_read_by_one_ledger_at_a_time(world, second):
     world.legacy(FOREIGN)
     declared = entity(outbox=Outbox(table="mail"))
-    first, other = Lane.open(declared, world.stores), Lane.open(declared, second)
+    first, other = EntityContext.open(declared, world.stores), EntityContext.open(declared, second)
     with opened_source(first) as source:
         assert keys(source) == []
         with opened_source(other) as two, pytest.raises(SettingError, match="are acknowledged by ledger"):
@@ -208,8 +208,8 @@ def test_a_foreign_outbox_is_read_by_one_ledger_at_a_time(world, second):
 @pytest.mark.hazard(64)
 def test_events_that_another_reader_acknowledges_are_noticed_and_swept(world, monkeypatch):
     world.legacy(FOREIGN)
-    lane = Lane.open(entity(outbox=Outbox(table="mail")), world.stores)
-    with opened_source(lane) as source:
+    context = EntityContext.open(entity(outbox=Outbox(table="mail")), world.stores)
+    with opened_source(context) as source:
         keys(source)
         world.legacy("INSERT INTO mail (aggregate_type, aggregate_id) VALUES ('note', 1), ('note', 2)")
         (page,) = source.pull(100)
@@ -226,14 +226,14 @@ def test_events_that_another_reader_acknowledges_are_noticed_and_swept(world, mo
 @pytest.mark.hazard(65)
 def test_a_foreign_outbox_of_other_types_and_without_defaults_is_read_acknowledged_and_cleaned(world):
     world.legacy(FOREIGN)
-    lane = Lane.open(entity(outbox=Outbox(table="mail")), world.stores)
+    context = EntityContext.open(entity(outbox=Outbox(table="mail")), world.stores)
     world.legacy("INSERT INTO mail (aggregate_type, aggregate_id) VALUES ('note', 1), ('other', 2)")
-    with opened_source(lane) as source:
+    with opened_source(context) as source:
         assert keys(source) == [1]
         assert keys(source) == []
     assert world.legacy("SELECT attempts, last_error FROM mail WHERE aggregate_type = 'note'") == [(1, None)]
     world.legacy("UPDATE mail SET processed_at = processed_at - interval '10 days'")
-    with opened_source(lane) as source:
+    with opened_source(context) as source:
         assert keys(source) == []
     assert world.legacy("SELECT aggregate_type::text FROM mail") == [("other",)]
 
@@ -241,9 +241,9 @@ def test_a_foreign_outbox_of_other_types_and_without_defaults_is_read_acknowledg
 @pytest.mark.hazard(65)
 def test_without_its_guard_an_event_without_attempts_is_never_read(world, monkeypatch):
     world.legacy(FOREIGN)
-    lane = Lane.open(entity(outbox=Outbox(table="mail")), world.stores)
+    context = EntityContext.open(entity(outbox=Outbox(table="mail")), world.stores)
     world.legacy("INSERT INTO mail (aggregate_type, aggregate_id) VALUES ('note', 1)")
-    with opened_source(lane) as source:
+    with opened_source(context) as source:
         with monkeypatch.context() as patch:
             patch.setenv("SYNC_TEST_GUARDS_OFF", "65")
             assert keys(source) == []
@@ -253,9 +253,9 @@ def test_without_its_guard_an_event_without_attempts_is_never_read(world, monkey
 @pytest.mark.hazard(65)
 def test_an_event_that_names_nothing_is_told_so_in_a_short_column(world):
     world.legacy(FOREIGN.replace("aggregate_id bigint", "aggregate_id text"))
-    lane = Lane.open(entity(outbox=Outbox(table="mail")), world.stores)
+    context = EntityContext.open(entity(outbox=Outbox(table="mail")), world.stores)
     world.legacy("INSERT INTO mail (aggregate_type, aggregate_id) VALUES ('note', 'no number'), ('note', '2')")
-    with opened_source(lane) as source:
+    with opened_source(context) as source:
         for tried in range(1, 7):
             assert keys(source) == ([2] if tried == 1 else [])
     assert world.legacy("SELECT attempts, length(last_error) FROM mail WHERE aggregate_id = 'no number'") == [(5, 20)]
@@ -281,12 +281,12 @@ UNREADABLE = {
 def test_an_outbox_of_other_columns_is_an_error_that_names_them(world, fault):
     statement, what = UNREADABLE[fault]
     world.legacy(f"{FOREIGN}; {statement}")
-    lane = Lane.open(entity(outbox=Outbox(table="mail")), world.stores)
-    with opened_source(lane) as source, pytest.raises(SettingError, match=what):
+    context = EntityContext.open(entity(outbox=Outbox(table="mail")), world.stores)
+    with opened_source(context) as source, pytest.raises(SettingError, match=what):
         keys(source)
     with pytest.raises(SettingError, match=what):
-        open_cursor(lane)
-    assert any(level == "error" and what in words for level, words in said(world.stores, lane.entity))
+        open_cursor(context)
+    assert any(level == "error" and what in words for level, words in said(world.stores, context.entity))
 
 
 def test_missing_indices_of_a_foreign_outbox_are_warned_of_with_the_statement(world):
@@ -324,9 +324,9 @@ REFUSED = {
 def test_install_refuses_an_outbox_that_would_make_writes_fail(world, fault):
     statement, what = REFUSED[fault]
     world.legacy(f"{FOREIGN.replace('aggregate_id bigint', 'aggregate_id text')}; {statement}")
-    lane = Lane.open(entity(outbox=Outbox(table="mail")), world.stores)
+    context = EntityContext.open(entity(outbox=Outbox(table="mail")), world.stores)
     with pytest.raises(SettingError, match=what):
-        install(world, lane)
+        install(world, context)
     world.legacy("UPDATE note SET title = title")
     assert world.legacy("SELECT 1 FROM mail") == []
 
@@ -335,8 +335,8 @@ def test_install_refuses_an_outbox_that_would_make_writes_fail(world, fault):
 def test_install_refuses_an_owner_who_may_not_fill_the_outbox(world):
     world.legacy(FOREIGN.replace("aggregate_id bigint", "aggregate_id text"))
     world.legacy("ALTER TABLE note OWNER TO monolith; GRANT CREATE ON SCHEMA public TO monolith")
-    lane = Lane.open(entity(outbox=Outbox(table="mail")), world.stores)
-    steps = outbox_tables.install(subject_of(lane), lane.entity.capture)
+    context = EntityContext.open(entity(outbox=Outbox(table="mail")), world.stores)
+    steps = outbox_tables.install(subject_of(context), context.entity.capture)
     owner = world.monolith.admin_url.replace("//postgres:", "//monolith:")
     with pytest.raises(SettingError, match="permission denied for table mail"):
         apply_steps(owner, steps, lambda _: None)
@@ -348,8 +348,8 @@ def test_an_outbox_without_event_types_is_filled_and_rights_that_were_given_are_
     world.legacy(FOREIGN.replace("aggregate_id bigint", "aggregate_id text"))
     world.legacy("REVOKE DELETE ON mail FROM sync_reader")
     before = catalogue(world)
-    one = Lane.open(entity(outbox=Outbox(table="mail")), world.stores)
-    other = Lane.open(entity("other", Outbox(table="mail")), world.stores)
+    one = EntityContext.open(entity(outbox=Outbox(table="mail")), world.stores)
+    other = EntityContext.open(entity("other", Outbox(table="mail")), world.stores)
     install(world, one)
     install(world, other)
     world.legacy("UPDATE note SET title = title WHERE id = 1")
@@ -364,29 +364,31 @@ def test_an_outbox_without_event_types_is_filled_and_rights_that_were_given_are_
 
 def test_several_entities_over_one_table_have_events_and_triggers_of_their_own(world):
     by_code = entity("note_note", query="SELECT code, title FROM note", key=("code",))
-    lanes = [Lane.open(each, world.stores) for each in (NOTE, by_code, entity("n", Outbox(aggregate="note_n")))]
-    for lane in lanes:
-        install(world, lane)
+    contexts = [
+        EntityContext.open(each, world.stores) for each in (NOTE, by_code, entity("n", Outbox(aggregate="note_n")))
+    ]
+    for context in contexts:
+        install(world, context)
     world.legacy("UPDATE note SET code = 'c' WHERE id = 2")
-    for lane, expected in zip(lanes, ([2], ["b", "c"], [2]), strict=True):
-        with opened_source(lane) as source:
+    for context, expected in zip(contexts, ([2], ["b", "c"], [2]), strict=True):
+        with opened_source(context) as source:
             assert keys(source) == expected
-        uninstall(world, lane)
+        uninstall(world, context)
         world.legacy("UPDATE note SET code = 'b' WHERE id = 2")
     assert world.legacy("SELECT to_regclass('outbox')") == [(None,)]
 
 
 def test_installing_again_changes_nothing_that_is_there(world):
-    lane = Lane.open(NOTE, world.stores)
-    install(world, lane)
-    again = [statement for step in install(world, lane) for statement in step.statements]
+    context = EntityContext.open(NOTE, world.stores)
+    install(world, context)
+    again = [statement for step in install(world, context) for statement in step.statements]
     assert not any("TRIGGER" in statement for statement in again if not statement.startswith("CREATE OR REPLACE FUNC"))
-    uninstall(world, lane)
+    uninstall(world, context)
 
 
 def test_triggers_of_an_entity_without_file_are_named_and_taken_away(world):
-    lane = Lane.open(NOTE, world.stores)
-    install(world, lane)
+    context = EntityContext.open(NOTE, world.stores)
+    install(world, context)
     other = entity("other", Outbox(table="outbox_other"))
     ((level, what),) = [one for one in said(world.stores, other) if "no file" in one[1]]
     assert (level, what) == ("error", "triggers of public.note fill public.outbox for entity note, which has no file")
@@ -415,21 +417,21 @@ UNMARKED = """
 @pytest.mark.parametrize("again", [True, False])
 def test_what_an_earlier_version_made_is_replaced_or_taken_away(world, again):
     world.legacy(UNMARKED)
-    lane = Lane.open(NOTE, world.stores)
+    context = EntityContext.open(NOTE, world.stores)
     if again:
-        install(world, lane)
+        install(world, context)
         assert world.legacy(
             "SELECT count(*) FROM pg_trigger WHERE NOT tgisinternal AND tgrelid = 'note'::regclass"
         ) == [(4,)]
         assert {level for level, _ in said(world.stores, NOTE)} == {"ok"}
-    uninstall(world, lane)
+    uninstall(world, context)
 
 
 @pytest.mark.hazard(69)
 def test_nothing_that_acknowledging_needs_is_to_be_revoked(world, monkeypatch, tmp_path):
     """Nor by a check of another entity alone, as long as the one that acknowledges has a file."""
-    lane = Lane.open(NOTE, world.stores)
-    install(world, lane)
+    context = EntityContext.open(NOTE, world.stores)
+    install(world, context)
     world.legacy(FOREIGN)
     world.legacy("GRANT INSERT, UPDATE ON mail TO sync_reader; GRANT INSERT ON note TO sync_reader")
     read = entity("mail", Outbox(table="mail", aggregate="note"))
@@ -452,10 +454,10 @@ def test_nothing_that_acknowledging_needs_is_to_be_revoked(world, monkeypatch, t
     for notice in found:
         world.legacy(notice.remedy)
     assert not [n for n in preflight(world.stores, [read]) if "REVOKE" in n.remedy]
-    for each in (lane, Lane.open(read, world.stores)):
+    for each in (context, EntityContext.open(read, world.stores)):
         with opened_source(each) as source:
             keys(source)
-    uninstall(world, lane)
+    uninstall(world, context)
 
 
 _ACKNOWLEDGES = """
@@ -463,10 +465,10 @@ import sys
 sys.path[:0] = [{path!r}]
 from tests.integration.test_outbox_readers import NOTE
 from sync_pipeline.capture import subject_of
-from sync_pipeline.lane import Lane
+from sync_pipeline.entity_context import EntityContext
 from sync_pipeline.settings import Settings
 from sync_pipeline.stores import Stores
-source = NOTE.capture.open(subject_of(Lane.open(NOTE, Stores(Settings.from_env()))), None)
+source = NOTE.capture.open(subject_of(EntityContext.open(NOTE, Stores(Settings.from_env()))), None)
 for page in source.pull(100):
     source.acknowledge(page)
 source.keep()
@@ -476,8 +478,8 @@ source.keep()
 @pytest.mark.hazard(68)
 def test_a_host_that_is_lost_while_it_acknowledges_leaves_no_transaction_open(world):
     """The server ends what it was sent, though its client never says another word."""
-    lane = Lane.open(NOTE, world.stores)
-    install(world, lane)
+    context = EntityContext.open(NOTE, world.stores)
+    install(world, context)
     world.legacy("UPDATE note SET title = title WHERE id = 1")
     waits = "SELECT 1 FROM pg_stat_activity WHERE application_name LIKE 'sync-pipeline%%' AND wait_event_type = 'Lock'"
     with closing(psycopg2.connect(world.monolith.admin_url)) as holder:
@@ -491,4 +493,4 @@ def test_a_host_that_is_lost_while_it_acknowledges_leaves_no_transaction_open(wo
                 wait_for(lambda: world.legacy("SELECT 1 FROM outbox WHERE processed_at IS NOT NULL"))
             finally:
                 lost.kill()
-    uninstall(world, lane)
+    uninstall(world, context)

@@ -10,8 +10,8 @@ import pytest
 from sync_pipeline.batch.order import Order
 from sync_pipeline.capture import open_cursor, subject_of
 from sync_pipeline.entity import Entity, LegacyQuery
+from sync_pipeline.entity_context import EntityContext
 from sync_pipeline.errors import SettingError
-from sync_pipeline.lane import Lane
 from sync_pipeline.partitions import KeyRanges
 from sync_pipeline.pipeline import sync_keys
 from sync_pipeline.preflight.preflight import preflight
@@ -107,16 +107,16 @@ def world(fleet):
 
 
 def install(world, entity, **options):
-    lane = Lane.open(entity, world.stores)
+    context = EntityContext.open(entity, world.stores)
     apply_steps(
-        world.monolith.admin_url, outbox_tables.install(subject_of(lane), entity.capture, **options), lambda _: None
+        world.monolith.admin_url, outbox_tables.install(subject_of(context), entity.capture, **options), lambda _: None
     )
-    return lane
+    return context
 
 
 def uninstall(world, entity, **options):
-    lane = Lane.open(entity, world.stores)
-    steps = outbox_tables.uninstall(subject_of(lane), entity.capture, **options)
+    context = EntityContext.open(entity, world.stores)
+    steps = outbox_tables.uninstall(subject_of(context), entity.capture, **options)
     apply_steps(world.monolith.admin_url, steps, lambda _: None)
 
 
@@ -290,12 +290,12 @@ def new_rows(world):
     return world.target("SELECT id, day, title FROM shapes.post ORDER BY id")
 
 
-def reset(world, lane):
+def reset(world, context):
     """All of an entity's rows in, and no sweep wanted."""
     world.target("TRUNCATE sync.due; UPDATE sync.cursor SET state = NULL, source = NULL, gap_at = NULL")
-    open_cursor(lane)
+    open_cursor(context)
     keys = world.legacy("SELECT json_build_array(id::text, day::text)::text FROM posts")
-    sync_keys(lane, lane.origin.key.parse([key for (key,) in keys]), Order())
+    sync_keys(context, context.origin.key.parse([key for (key,) in keys]), Order())
     assert legacy_rows(world) == new_rows(world)
     world.target("UPDATE sync.cursor SET filled_at = now(), swept_at = now(), swept_from = now(), sweep_wanted = NULL")
 
@@ -314,10 +314,10 @@ def applied(world, entity):
 def test_what_is_claimed_of_partitions_is_caught(world, installed, source, monkeypatch):
     monkeypatch.setattr(outbox_watch, "LOOK_SECONDS", 0.0)
     entity = dataclasses.replace(POST, capture=SOURCES[source])
-    lane = installed(entity) if source == "outbox" else Lane.open(entity, world.stores)
+    context = installed(entity) if source == "outbox" else EntityContext.open(entity, world.stores)
     world.target("TRUNCATE shapes.post, sync.ledger_post")
-    reset(world, lane)
-    with world.following([lane]):
+    reset(world, context)
+    with world.following([context]):
         for how, (kind, change) in CHANGES.items():
             swept = world.target(SWEPT)
             world.legacy(change)
@@ -325,7 +325,7 @@ def test_what_is_claimed_of_partitions_is_caught(world, installed, source, monke
                 if source != "sweep":
                     applied(world, "post")
                     assert legacy_rows(world) != new_rows(world), how
-                sweep(lane)
+                sweep(context)
             wait_for(lambda: legacy_rows(world) == new_rows(world))
             assert claim(source, kind) != YES or world.target(SWEPT) == swept, how
 
@@ -343,10 +343,10 @@ def said(world, entity):
 @pytest.fixture
 def followed(world, installed, monkeypatch):
     monkeypatch.setattr(outbox_watch, "LOOK_SECONDS", 0.0)
-    lane = installed(POST)
+    context = installed(POST)
     world.target("TRUNCATE shapes.post, sync.ledger_post")
-    reset(world, lane)
-    yield lane
+    reset(world, context)
+    yield context
     world.legacy("DROP TABLE IF EXISTS posts_2026")
 
 

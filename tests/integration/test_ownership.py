@@ -11,8 +11,8 @@ from elasticsearch import AuthorizationException
 from demo.databases import create_target, drop_database
 from sync_pipeline import ownership
 from sync_pipeline.batch.order import Order
+from sync_pipeline.entity_context import EntityContext, open_contexts
 from sync_pipeline.errors import OwnershipError, UnreachableError
-from sync_pipeline.lane import Lane, open_lanes
 from sync_pipeline.ownership import MARK_OBJECT
 from sync_pipeline.pipeline import sync_keys
 from sync_pipeline.preflight.preflight import preflight
@@ -48,7 +48,7 @@ def other(fleet, world):
 @pytest.fixture
 def video(world):
     """The entity; whatever a test leaves, its marks are the world's again."""
-    entity = world.lane("video").entity
+    entity = world.context("video").entity
     yield entity
     ownership.take_over(world.stores, entity)
 
@@ -64,9 +64,9 @@ def renamed(entity, alias="", prefix=""):
     return dataclasses.replace(entity, sinks=tuple(map(sink_of, entity.sinks)))
 
 
-def fill(world, lane):
+def fill(world, context):
     keys = [str(key) for (key,) in world.legacy("SELECT id FROM content WHERE kind = 'video'")]
-    return sync_keys(lane, lane.origin.key.parse(keys), Order())
+    return sync_keys(context, context.origin.key.parse(keys), Order())
 
 
 def remove(world, *indices, prefix=""):
@@ -86,29 +86,29 @@ def documents(world, alias):
 
 
 def test_two_ledgers_on_one_monolith_cluster_and_bucket_let_each_other_alone(world, other, video):
-    lane = Lane.open(renamed(video, "video_b", "video_b"), other)
-    assert fill(world, lane).files > 0
+    context = EntityContext.open(renamed(video, "video_b", "video_b"), other)
+    assert fill(world, context).files > 0
     world.document("POST", "_refresh")
     before = documents(world, "video")
-    for both in (lane, world.lane("video")):
+    for both in (context, world.context("video")):
         assert reconcile(both).findings == []
     assert documents(world, "video_b") == documents(world, "video") == before
-    assert of_ownership(other, lane.entity, "error") == of_ownership(world.stores, video, "error") == []
-    assert len(of_ownership(other, lane.entity, "ok")) == 2
+    assert of_ownership(other, context.entity, "error") == of_ownership(world.stores, video, "error") == []
+    assert len(of_ownership(other, context.entity, "ok")) == 2
     remove(world, "video_b-000001", prefix="video_b/")
 
 
 @pytest.mark.hazard(99)
 def test_an_index_of_another_ledger_is_refused_with_both_names(world, other, video):
     with pytest.raises(OwnershipError) as told:
-        Lane.open(renamed(video, prefix="video_b"), other)
+        EntityContext.open(renamed(video, prefix="video_b"), other)
     assert str(told.value) == (
         f"entity video: {INDEX} belongs to the deployment with ledger {world.stores.ledger_id()},"
         f" ours is {other.ledger_id()}: give the entity's SearchIndex another alias; or, if that deployment is gone for"
         " good and this one takes its place, sync-pipeline ledger take-over video"
     )
-    lanes, stopped = open_lanes(other, [renamed(video, prefix="video_b")])
-    assert (lanes, [*stopped]) == ([], ["video"])
+    contexts, stopped = open_contexts(other, [renamed(video, prefix="video_b")])
+    assert (contexts, [*stopped]) == ([], ["video"])
     (notice,) = of_ownership(other, video, "error")[:1]
     assert INDEX in notice.what
     assert "take-over video" in notice.remedy
@@ -117,7 +117,7 @@ def test_an_index_of_another_ledger_is_refused_with_both_names(world, other, vid
 @pytest.mark.hazard(99)
 def test_without_its_guard_it_is_written_to(world, other, video, monkeypatch):
     monkeypatch.setenv("SYNC_TEST_GUARDS_OFF", "99")
-    Lane.open(renamed(video, prefix="video_b"), other)
+    EntityContext.open(renamed(video, prefix="video_b"), other)
     remove(world, prefix="video_b/")
 
 
@@ -125,7 +125,7 @@ def test_without_its_guard_it_is_written_to(world, other, video, monkeypatch):
 @pytest.mark.parametrize("prefix", ["video", "video/inner"])
 def test_a_prefix_of_another_ledger_or_within_one_is_refused(world, other, video, prefix):
     with pytest.raises(OwnershipError, match=f"{PREFIX} belongs to the deployment with ledger") as told:
-        Lane.open(renamed(video, "video_b", prefix), other)
+        EntityContext.open(renamed(video, "video_b", prefix), other)
     assert "MediaBucket another prefix" in str(told.value)
     assert world.stores.ledger_id() in str(told.value)
     remove(world, "video_b-000001")
@@ -134,11 +134,11 @@ def test_a_prefix_of_another_ledger_or_within_one_is_refused(world, other, video
 @pytest.mark.hazard(100)
 def test_without_its_guard_files_are_put_there(world, other, video, monkeypatch):
     monkeypatch.setenv("SYNC_TEST_GUARDS_OFF", "100")
-    lane = Lane.open(renamed(video, "video_b"), other)
+    context = EntityContext.open(renamed(video, "video_b"), other)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(lane.entity.media.__class__, "target_key", lambda _, source: f"video/{source.key}.other")
-        assert fill(world, lane).files > 0
-    extra = [finding for finding in reconcile(world.lane("video")).findings if finding.kind == "extra"]
+        patch.setattr(context.entity.media.__class__, "target_key", lambda _, source: f"video/{source.key}.other")
+        assert fill(world, context).files > 0
+    extra = [finding for finding in reconcile(world.context("video")).findings if finding.kind == "extra"]
     assert extra  # which a repair of the first one would delete
     for finding in extra:
         world.client.delete_object(Bucket=world.target_bucket, Key=finding.key)
@@ -151,7 +151,7 @@ def test_a_prefix_within_ours_is_not_ours_to_judge(world, video):
     for name in (MARK_OBJECT, "file"):
         world.client.put_object(Bucket=world.target_bucket, Key=f"video/inner/{name}", Body=b"{}")
     world.client.put_object(Bucket=world.target_bucket, Key="video/stray", Body=b"")
-    assert [finding.key for finding in reconcile(world.lane("video")).findings] == ["video/stray"]
+    assert [finding.key for finding in reconcile(world.context("video")).findings] == ["video/stray"]
     remove(world, prefix="video/inner/")
     remove(world, prefix="video/stray")
 
@@ -164,9 +164,9 @@ def test_one_that_could_not_look_at_first_stops_before_it_copies(world, other, v
 
     with monkeypatch.context() as patch:
         patch.setattr(ownership, "_read_prefix", away)
-        lane = Lane.open(renamed(video, "video_b"), other)
+        context = EntityContext.open(renamed(video, "video_b"), other)
     with pytest.raises(OwnershipError, match=PREFIX):
-        fill(world, lane)
+        fill(world, context)
     remove(world, "video_b-000001")
 
 
@@ -176,10 +176,10 @@ def test_one_whose_cluster_was_away_at_first_sends_no_document(world, other, vid
 
     with monkeypatch.context() as patch:
         patch.setattr(SearchIndex, "ensure", away)
-        lane = Lane.open(renamed(video, prefix="video_b"), other)
+        context = EntityContext.open(renamed(video, prefix="video_b"), other)
     before = documents(world, "video")
     with pytest.raises(OwnershipError, match=INDEX):
-        fill(world, lane)
+        fill(world, context)
     assert documents(world, "video") == before
     remove(world, prefix="video_b/")
 
@@ -187,7 +187,7 @@ def test_one_whose_cluster_was_away_at_first_sends_no_document(world, other, vid
 def test_an_index_made_by_others_is_marked_when_it_is_first_opened(world, other, video):
     made = {"mappings": {"_meta": {"team": "search"}}, "aliases": {"video_c": {}}}
     world.document("PUT", "video_c-by-hand", made)
-    Lane.open(renamed(video, "video_c", "video_c"), other)
+    EntityContext.open(renamed(video, "video_c", "video_c"), other)
     meta = world.document("GET", "video_c/_mapping")["video_c-by-hand"]["mappings"]["_meta"]
     assert meta == {"team": "search", "sync_pipeline": {"ledger": other.ledger_id(), "entity": "video"}}
     remove(world, "video_c-by-hand", prefix="video_c/")
@@ -206,7 +206,7 @@ def test_rights_that_are_missing_stop_nothing_and_are_named_by_check(world, othe
     with monkeypatch.context() as patch:
         patch.setattr(type(other.search.indices), "put_mapping", refused)
         patch.setattr(other.target_s3, "put_object", denied)
-        Lane.open(entity, other)
+        EntityContext.open(entity, other)
     (prefix,) = of_ownership(other, entity, "warning")
     monkeypatch.setattr(type(other.search.security), "has_privileges", lambda *_, **__: {"has_all_requested": False})
     index, prefix = of_ownership(other, entity, "warning")
@@ -225,7 +225,7 @@ class _Meta:
 def test_a_mark_that_cannot_be_read_is_anothers(world, other, video):
     world.client.put_object(Bucket=world.target_bucket, Key=f"video_e/{MARK_OBJECT}", Body=b"\xff")
     with pytest.raises(OwnershipError, match="ledger unreadable"):
-        Lane.open(renamed(video, "video_e", "video_e"), other)
+        EntityContext.open(renamed(video, "video_e", "video_e"), other)
     remove(world, "video_e-000001", prefix="video_e/")
 
 
@@ -253,9 +253,9 @@ def test_a_new_ledger_takes_over_by_a_command(world, other, video, tmp_path):
     assert Command(log, "ledger", "take-over", "video", "--format", "json", **settings).wait() == 0, log.read_text()
     theirs = other.ledger_id()
     assert json.loads(log.read_text()) == {"video": [{"what": INDEX, "ledger": ours}, {"what": PREFIX, "ledger": ours}]}
-    Lane.open(video, other)
+    EntityContext.open(video, other)
     with pytest.raises(OwnershipError, match=f"ledger {theirs}, ours is {ours}"):
-        world.lane("video")
+        world.context("video")
     again = tmp_path / "again"
     assert Command(again, "ledger", "take-over", "video", **settings).wait() == 0
     assert again.read_text() == "All of it is this ledger's and these entities' already.\n"
@@ -264,7 +264,7 @@ def test_a_new_ledger_takes_over_by_a_command(world, other, video, tmp_path):
 def test_a_rebuilt_index_bears_the_mark_and_what_else_was_noted(world, video):
     kept = {"_meta": {"team": "search", **ownership.index_meta(world.stores, video)}}
     world.document("PUT", "video-000001/_mapping", kept)
-    assert not rebuild_index(world.lane("video")).findings
+    assert not rebuild_index(world.context("video")).findings
     assert world.document("GET", "video/_mapping")["video-000002"]["mappings"]["_meta"] == kept["_meta"]
     clear(world.stores, video)
 

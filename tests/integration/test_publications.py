@@ -9,8 +9,8 @@ import pytest
 
 from sync_pipeline.capture import subject_of
 from sync_pipeline.entity import Entity, LegacyQuery
+from sync_pipeline.entity_context import EntityContext
 from sync_pipeline.errors import DeclarationError, SettingError
-from sync_pipeline.lane import Lane
 from sync_pipeline.partitions import KeyRanges
 from sync_pipeline.preflight.preflight import preflight
 from sync_pipeline.sinks.relational import RelationalTable
@@ -82,7 +82,7 @@ def untouched(world):
 
 def subject(world, *tables, name="note"):
     sinks = (replace(ENTITY.table, name=f"catalog.{name}"),)
-    return subject_of(Lane.open(replace(ENTITY, name=name, tables=tables, sinks=sinks), world.stores))
+    return subject_of(EntityContext.open(replace(ENTITY, name=name, tables=tables, sinks=sinks), world.stores))
 
 
 def write(world, *tables):

@@ -22,11 +22,11 @@ from sync_pipeline.cli import tables
 from sync_pipeline.digest import DigestExpression, digest_expression, former_expressions
 from sync_pipeline.drain import drain
 from sync_pipeline.entity import Entity, LegacyQuery
+from sync_pipeline.entity_context import EntityContext
 from sync_pipeline.errors import StoppedError, UnreachableError
 from sync_pipeline.faults import REBASE_CRASH_POINTS
 from sync_pipeline.heartbeat import free_leases
 from sync_pipeline.inquiry.why import why
-from sync_pipeline.lane import Lane
 from sync_pipeline.ledger.ledger import migrate
 from sync_pipeline.live import work
 from sync_pipeline.partitions import KeyRanges
@@ -82,7 +82,7 @@ class Ground:
         self.world, self.stores = world, stores
         with monkeypatch.context() as patch:
             patch.setattr(origin, "digest_expression", algorithm_2)
-            self.old = Lane.open(ENTITY, stores)
+            self.old = EntityContext.open(ENTITY, stores)
             open_cursor(self.old)
             sync_keys(self.old, self.keys(range(1, COUNT + 1)), Order(force=True))
             world.target("UPDATE sync.cursor SET filled_at = now()")
@@ -94,7 +94,7 @@ class Ground:
 
     def open(self):
         """The entity as a later version of the engine opens it."""
-        return Lane.open(ENTITY, self.stores)
+        return EntityContext.open(ENTITY, self.stores)
 
     def forget(self, version):
         """Have the ledger bear a version alone, as one does that was made before the expression was kept."""
@@ -110,8 +110,8 @@ class Ground:
             "UPDATE offer SET title = 'new' WHERE id IN (5, 50)"
         )
 
-    def settle(self, lane):
-        while work(lane, lambda *_: None):
+    def settle(self, context):
+        while work(context, lambda *_: None):
             pass
 
     def written(self):
@@ -124,14 +124,14 @@ class Ground:
         hits = self.world.document("GET", f"offer/_search?size={COUNT}&version=true&_source=false")["hits"]["hits"]
         return {int(hit["_id"]): hit["_version"] for hit in hits}
 
-    def expect_right(self, lane):
+    def expect_right(self, context):
         """Both sides hold the same, nothing is owed, and no row bears a former digest."""
         columns = "id, title, price::text, rating::text"
         rows = [f"SELECT {columns} FROM {table} ORDER BY id" for table in ("catalog.offer", "offer")]
         assert self.world.target(rows[0]) == self.world.legacy(rows[1])
         assert self.world.target("SELECT count(*) FROM sync.due") == [(0,)]
         assert self.world.target(BASES) == [(1, COUNT)]
-        verdict = reconcile(lane)
+        verdict = reconcile(context)
         assert (verdict.word, verdict.findings, verdict.former_digests) == ("clean", [], 0)
         assert status_of(self.stores, ENTITY)["former_digests"] == 0
 
@@ -164,36 +164,38 @@ def test_rows_are_rebased_and_only_those_that_differ_are_written(ground, keep):
     """The new side's values that the former digest took for right are found, too."""
     keep(ground)
     ground.change()
-    lane, documents = ground.open(), ground.documents()
-    assert lane.ledger.basis != ground.old.ledger.basis
-    assert status_of(ground.stores, ENTITY)["former_digests"] == reconcile(lane).former_digests == COUNT
-    swept = sweep(lane)
+    context, documents = ground.open(), ground.documents()
+    assert context.ledger.basis != ground.old.ledger.basis
+    assert status_of(ground.stores, ENTITY)["former_digests"] == reconcile(context).former_digests == COUNT
+    swept = sweep(context)
     assert (swept.rebased, swept.changed, swept.outdated, swept.compared) == (COUNT, 4, 0, COUNT)
     assert ground.world.target(QUEUED) == [(5,), (21,), (31,), (50,)]
-    ground.settle(lane)
+    ground.settle(context)
     assert ground.written() == 4
     assert {key for key, version in ground.documents().items() if version != documents[key]} == {5, 21, 31, 50}
-    ground.expect_right(lane)
-    swept = sweep(lane)
+    ground.expect_right(context)
+    swept = sweep(context)
     assert (swept.rebased, swept.changed, swept.outdated) == (0, 0, 0)
 
 
 @pytest.mark.hazard(146)
 def test_without_comparing_wrong_values_are_taken_for_right(ground, monkeypatch):
     ground.change()
-    lane = ground.open()
+    context = ground.open()
     monkeypatch.setenv("SYNC_TEST_GUARDS_OFF", "146")
-    assert sweep(lane).changed == 2
-    ground.settle(lane)
+    assert sweep(context).changed == 2
+    ground.settle(context)
     monkeypatch.delenv("SYNC_TEST_GUARDS_OFF")
-    assert {finding.key for finding in reconcile(lane).findings} == {"21", "31"}
-    assert sweep(lane).changed == 0  # and no later sweep finds them
+    assert {finding.key for finding in reconcile(context).findings} == {"21", "31"}
+    assert sweep(context).changed == 0  # and no later sweep finds them
 
 
 def test_only_rows_that_may_hide_a_difference_are_compared(ground, monkeypatch):
     """Not those without a value in an affected column, nor those that have changed for the former digest, too."""
     compared, compare = [], rebase._compare
-    monkeypatch.setattr(rebase, "_compare", lambda lane, rows, keys: compared.append(keys) or compare(lane, rows, keys))
+    monkeypatch.setattr(
+        rebase, "_compare", lambda context, rows, keys: compared.append(keys) or compare(context, rows, keys)
+    )
     ground.change()
     sweep(ground.open())
     read = sorted(key for keys in compared for key in keys.column("id").to_pylist())
@@ -210,10 +212,10 @@ def test_after_a_column_came_rows_are_compared(ground):
         title = legacy["title"].where(legacy["note"].notna() | (legacy["id"] != 3), "without a note")
         return {"id": legacy["id"], "title": title, "price": legacy["price"], "rating": legacy["rating"]}
 
-    lane = Lane.open(dataclasses.replace(ENTITY, adapt=adapt), ground.stores)
-    swept = sweep(lane)
+    context = EntityContext.open(dataclasses.replace(ENTITY, adapt=adapt), ground.stores)
+    swept = sweep(context)
     assert (swept.rebased, swept.changed, swept.outdated) == (COUNT, 1, 0)
-    ground.settle(lane)
+    ground.settle(context)
     assert ground.world.target("SELECT title FROM catalog.offer WHERE id = 3") == [("without a note",)]
 
 
@@ -223,12 +225,12 @@ def test_where_the_former_digest_cannot_be_computed_each_row_is_compared(ground,
     """The former expression is not known, or the server has another major version."""
     ground.forget(version)
     ground.change()
-    lane = ground.open()
-    swept = sweep(lane)
+    context = ground.open()
+    swept = sweep(context)
     assert (swept.rebased, swept.changed, swept.outdated) == (COUNT, 4, 0)
-    ground.settle(lane)
+    ground.settle(context)
     assert ground.written() == 4
-    ground.expect_right(lane)
+    ground.expect_right(context)
 
 
 @pytest.mark.hazard(146)
@@ -238,32 +240,32 @@ def test_after_a_column_got_another_type_rows_are_compared(ground, alter):
     sweep(ground.open())
     ground.world.legacy(f"ALTER TABLE offer {alter}")
     ground.change()
-    lane = ground.open()
-    swept = sweep(lane)
+    context = ground.open()
+    swept = sweep(context)
     assert (swept.rebased, swept.outdated) == (COUNT, 0)
-    ground.settle(lane)
-    ground.expect_right(lane)
+    ground.settle(context)
+    ground.expect_right(context)
 
 
 def test_rows_of_an_older_entity_version_are_left_to_a_backfill(ground):
-    lane = Lane.open(dataclasses.replace(ENTITY, version=2), ground.stores)
-    swept = sweep(lane)
+    context = EntityContext.open(dataclasses.replace(ENTITY, version=2), ground.stores)
+    swept = sweep(context)
     assert (swept.rebased, swept.outdated) == (0, COUNT)
-    assert status_of(ground.stores, lane.entity)["former_digests"] == 0
+    assert status_of(ground.stores, context.entity)["former_digests"] == 0
 
 
 def test_a_sweep_that_is_cut_off_all_the_time_rebases_all_rows(ground):
     ground.change()
-    lane, left = ground.open(), [COUNT]
-    while (swept := go_on(lane, After(3))) is None:
+    context, left = ground.open(), [COUNT]
+    while (swept := go_on(context, After(3))) is None:
         left.append(status_of(ground.stores, ENTITY)["former_digests"])
         assert left[-1] + status_of(ground.stores, ENTITY)["sweep"]["rebased"] == COUNT
         assert len(left) < 40
     assert swept.rebased == COUNT
     assert left == sorted(left, reverse=True)
     assert len(left) > 4
-    ground.settle(lane)
-    ground.expect_right(lane)
+    ground.settle(context)
+    ground.expect_right(context)
 
 
 def _sweep_once(settings, point):
@@ -271,7 +273,7 @@ def _sweep_once(settings, point):
     rebase.PAGE = 25
     with closing(Stores(settings)) as stores:
         stores.worker = "killed"
-        sweep(Lane.open(ENTITY, stores))
+        sweep(EntityContext.open(ENTITY, stores))
 
 
 @pytest.mark.hazard(146)
@@ -285,12 +287,12 @@ def test_killed_in_the_midst_it_goes_on_elsewhere(ground, point):
     process.join(60)
     assert process.exitcode == -signal.SIGKILL
     free_leases(ground.stores, "killed")
-    lane = ground.open()
+    context = ground.open()
     assert 0 < status_of(ground.stores, ENTITY)["former_digests"] < COUNT
-    sweep(lane)
-    ground.settle(lane)
+    sweep(context)
+    ground.settle(context)
     assert ground.written() == 4
-    ground.expect_right(lane)
+    ground.expect_right(context)
 
 
 @pytest.fixture
@@ -319,24 +321,24 @@ def entry(world, key):
 @pytest.mark.hazard(146)
 @pytest.mark.parametrize(("owner", "name", "key"), [(origin.Origin, "digests", 3), (rebase, "_compare", 22)])
 def test_a_batch_that_writes_a_row_meanwhile_wins(ground, between, owner, name, key):
-    lane, entries = ground.open(), []
+    context, entries = ground.open(), []
 
     def edit():
         ground.world.legacy("UPDATE offer SET title = 'edited' WHERE id = %s", (key,))
-        assert sync_keys(lane, ground.keys([key]), Order(acknowledge=True)).written == 1
+        assert sync_keys(context, ground.keys([key]), Order(acknowledge=True)).written == 1
         entries.append(entry(ground.world, key))
 
     between(owner, name, edit)
-    sweep(lane)
+    sweep(context)
     assert entry(ground.world, key) == entries[0]
-    ground.settle(lane)
-    ground.expect_right(lane)
+    ground.settle(context)
+    ground.expect_right(context)
 
 
 @pytest.mark.hazard(146)
 def test_a_row_that_a_process_of_the_former_version_writes_meanwhile_is_compared_again(ground, between):
     """Its basis is the former one still: that alone does not tell that it is another row."""
-    lane, entries = ground.open(), []
+    context, entries = ground.open(), []
 
     def edit():
         ground.world.legacy("UPDATE offer SET title = 'edited' WHERE id = 22")
@@ -344,38 +346,38 @@ def test_a_row_that_a_process_of_the_former_version_writes_meanwhile_is_compared
         entries.append(entry(ground.world, 22))
 
     between(rebase, "_compare", edit)
-    swept = sweep(lane)
+    swept = sweep(context)
     assert (swept.rebased, swept.outdated) == (COUNT - 1, 1)
     assert entry(ground.world, 22) == entries[0]
     assert status_of(ground.stores, ENTITY)["former_digests"] == 1
-    assert sweep(lane).rebased == 1
-    ground.settle(lane)
-    ground.expect_right(lane)
+    assert sweep(context).rebased == 1
+    ground.settle(context)
+    ground.expect_right(context)
 
 
 def test_a_row_that_a_batch_holds_is_not_waited_for(ground):
-    lane = ground.open()
+    context = ground.open()
     with closing(psycopg2.connect(ground.world.target_url)) as batch:
         batch.cursor().execute("SELECT FROM sync.ledger_offer WHERE id IN (7, 40) FOR UPDATE")
-        swept = sweep(lane)
+        swept = sweep(context)
     assert (swept.rebased, swept.outdated) == (COUNT - 2, 2)
-    assert sweep(lane).rebased == 2
-    ground.expect_right(lane)
+    assert sweep(context).rebased == 2
+    ground.expect_right(context)
 
 
 def test_an_index_that_is_away_holds_up_no_sweep(ground, monkeypatch):
-    lane = ground.open()
+    context = ground.open()
 
     def away(*_):
         raise UnreachableError("SYNC_SEARCH_URL: away")
 
     with monkeypatch.context() as patch:
         patch.setattr(rebase, "compare_documents", away)
-        swept = sweep(lane)
+        swept = sweep(context)
     assert (swept.rebased, swept.outdated) == (len(PLAIN), len(VALUED))
     wait_for(lambda: not ground.stores.search_breaker.is_open)
-    assert sweep(lane).rebased == len(VALUED)
-    ground.expect_right(lane)
+    assert sweep(context).rebased == len(VALUED)
+    ground.expect_right(context)
 
 
 def test_a_discarded_row_stays_discarded_while_it_is_the_same(ground):
@@ -388,9 +390,9 @@ def test_a_discarded_row_stays_discarded_while_it_is_the_same(ground):
             " VALUES (%s, 'discarded', %s, 0, 9, %s, %s)",
             (name, str(key), found, ground.old.ledger.basis),
         )
-    lane = ground.open()
-    sweep(lane)
-    ((present,),) = ground.world.legacy(f"SELECT {lane.origin.digest.sql} FROM offer q WHERE id = 4")
+    context = ground.open()
+    sweep(context)
+    ((present,),) = ground.world.legacy(f"SELECT {context.origin.digest.sql} FROM offer q WHERE id = 4")
     letters = dict(ground.world.target("SELECT key, digest FROM sync.due WHERE reason = 'discarded'"))
     assert letters["4"] == present
     assert letters["24"] == found  # whether it is the same the former digest does not tell
@@ -400,40 +402,40 @@ def test_a_discarded_row_stays_discarded_while_it_is_the_same(ground):
 def test_a_ledger_that_is_made_again_is_rebased_again(ground):
     """The log does not tell of digests that were set without a write."""
     take(ground.stores, "offer")
-    lane = ground.open()
-    sweep(lane)
-    assert rebuild(lane) == COUNT
+    context = ground.open()
+    sweep(context)
+    assert rebuild(context) == COUNT
     assert status_of(ground.stores, ENTITY)["former_digests"] == COUNT
-    assert sweep(lane).rebased == COUNT
-    ground.expect_right(lane)
+    assert sweep(context).rebased == COUNT
+    ground.expect_right(context)
 
 
 def test_commands_say_that_rows_are_compared_by_themselves(ground, capsys):
-    lane = ground.open()
+    context = ground.open()
     tables.statuses({"offer": status_of(ground.stores, ENTITY)})
-    tables.verdicts([reconcile(lane)], "clean")
+    tables.verdicts([reconcile(context)], "clean")
     said = " ".join(capsys.readouterr().out.split())
     assert said.count("60 rows of offer bear a former digest. Sweeps compare them with the new side") == 2
-    assert "bears a former digest" in why(lane, "30").verdict
+    assert "bears a former digest" in why(context, "30").verdict
     with pytest.raises(StoppedError, match=r"60 rows bear a former digest.*wait until sweeps have compared them"):
-        drain([lane], 0, threading.Event())
+        drain([context], 0, threading.Event())
 
 
 def test_an_entity_without_rows_of_a_former_digest_is_read_as_ever(ground, monkeypatch):
-    lane = ground.open()
-    sweep(lane)
+    context = ground.open()
+    sweep(context)
     monkeypatch.setattr(sweeping.rebase, "rebase_page", None)
-    assert sweep(lane).compared == COUNT
+    assert sweep(context).compared == COUNT
 
 
 @pytest.mark.hazard(146)
 def test_a_document_alone_that_is_wrong_is_written(ground):
     """The row is right: somebody, or a fault that is mended since, has left another document."""
     ground.world.document("POST", "offer/_update/33?refresh=true", {"doc": {"title": "another"}})
-    lane = ground.open()
-    assert (sweep(lane).changed, ground.world.target(QUEUED)) == (1, [(33,)])
-    ground.settle(lane)
-    ground.expect_right(lane)
+    context = ground.open()
+    assert (sweep(context).changed, ground.world.target(QUEUED)) == (1, [(33,)])
+    ground.settle(context)
+    ground.expect_right(context)
 
 
 def test_an_entity_with_files_is_rebased_without_a_write(fresh_world, monkeypatch):
@@ -445,9 +447,9 @@ def test_an_entity_with_files_is_rebased_without_a_write(fresh_world, monkeypatc
         sweep(old)
     fresh_world.target("UPDATE sync.cursor SET filled_at = now()")
     ((written,),) = fresh_world.target("SELECT max(written) FROM sync.ledger_text")
-    lane = fresh_world.lane("text")
-    assert lane.ledger.basis != old.ledger.basis
-    swept = sweep(lane)
+    context = fresh_world.context("text")
+    assert context.ledger.basis != old.ledger.basis
+    swept = sweep(context)
     assert swept.rebased == swept.compared > 30
     assert (swept.changed, swept.outdated) == (0, 0)
     assert fresh_world.target("SELECT max(written) FROM sync.ledger_text") == [(written,)]
@@ -469,7 +471,7 @@ def test_parts_of_a_legacy_row_are_rebased_one_by_one(fresh_world, monkeypatch):
     entity = dataclasses.replace(parted.TITLE, capture=SweepOnly())
     with monkeypatch.context() as patch:
         patch.setattr(origin, "digest_expression", blind)
-        old = Lane.open(entity, fresh_world.stores)
+        old = EntityContext.open(entity, fresh_world.stores)
         open_cursor(old)
         sync_keys(
             old, old.origin.key.parse(f'["{n}","{lang}"]' for n in range(1, 10) for lang in ("de", "en")), Order()
@@ -477,13 +479,13 @@ def test_parts_of_a_legacy_row_are_rebased_one_by_one(fresh_world, monkeypatch):
         sweep(old)
         fresh_world.legacy("UPDATE work_title SET title = 'two' WHERE (work_id, lang) = (4, 'en')")
         assert sweep(old).changed == 0
-    lane = Lane.open(entity, fresh_world.stores)
-    swept = sweep(lane)
+    context = EntityContext.open(entity, fresh_world.stores)
+    swept = sweep(context)
     assert (swept.rebased, swept.changed, swept.outdated) == (18, 1, 0)
-    while work(lane, lambda *_: None):
+    while work(context, lambda *_: None):
         pass
     assert fresh_world.target("SELECT id, lang FROM catalog.title WHERE title = 'two'") == [(4, "en")]
-    assert reconcile(lane).word == "clean"
+    assert reconcile(context).word == "clean"
 
 
 def test_a_ledger_from_before_expressions_were_kept_is_migrated(ground):

@@ -21,9 +21,9 @@ from tests.world import opened
 def world(fleet):
     with opened(fleet, "recovery", SYNC_SWEEP_SECONDS="1e9") as world:
         world.load(90, 24)
-        for name in world.lanes:
-            lane = world.all_in(name)
-            do_all_due(lane)
+        for name in world.contexts:
+            context = world.all_in(name)
+            do_all_due(context)
         leave_out_the_sweep(world)
         yield world
 
@@ -34,8 +34,8 @@ def small_pages(monkeypatch):
         monkeypatch.setattr(recovery, name, size)
 
 
-def do_all_due(lane):
-    while work(lane, lambda *_: None):
+def do_all_due(context):
+    while work(context, lambda *_: None):
         pass
 
 
@@ -53,7 +53,7 @@ def objects(world, prefix):
 
 @pytest.mark.hazard(111)
 def test_each_difference_is_found_and_mended(world):
-    lane = world.lanes["video"]
+    context = world.contexts["video"]
     held = [key for (key,) in world.target("SELECT id FROM sync.ledger_video WHERE held & 2 <> 0 ORDER BY id LIMIT 3")]
     unknown, missing, newer = 999_999_999, held[0], held[1]
     (revision,) = world.target("SELECT last_value FROM sync.revision")[0]
@@ -67,7 +67,7 @@ def test_each_difference_is_found_and_mended(world):
     world.client.delete_object(Bucket=world.target_bucket, Key=removed)
     world.client.put_object(Bucket=world.target_bucket, Key=stranger, Body=b"lost")
     ask(world)
-    recover(lane, threading.Event())
+    recover(context, threading.Event())
     with world.stores.target() as cursor:
         assert recovery_of(cursor, "video") is None
     found = world.target("SELECT reason, array_agg(DISTINCT k) FROM sync.due, unnest(keys) k GROUP BY 1")
@@ -78,7 +78,7 @@ def test_each_difference_is_found_and_mended(world):
     assert world.target("SELECT target_key FROM sync.copying") == [(stranger,)]
     (above,) = world.target("SELECT last_value FROM sync.revision")[0]
     assert above > revision + 5_000_000_000
-    do_all_due(lane)
+    do_all_due(context)
     assert world.differences() == []
     world.client.delete_object(Bucket=world.target_bucket, Key=stranger)
     world.target("DELETE FROM sync.copying")
@@ -92,7 +92,7 @@ def test_marks_and_files_of_another_deployment_are_not_taken_for_lost_copies(wor
     for key in theirs:
         world.client.put_object(Bucket=world.target_bucket, Key=key, Body=b"theirs")
     ask(world)
-    recover(world.lanes["video"], threading.Event())
+    recover(world.contexts["video"], threading.Event())
     with world.stores.target() as cursor:
         assert recovery_of(cursor, "video") is None
     assert world.client.head_object(Bucket=world.target_bucket, Key=f"video/{MARK_OBJECT}")
@@ -104,12 +104,12 @@ def test_marks_and_files_of_another_deployment_are_not_taken_for_lost_copies(wor
 @pytest.mark.hazard(111)
 def test_another_host_goes_on_from_the_last_page(world, monkeypatch):
     """A page that was compared is not compared again, and one that a dead worker has claimed is."""
-    lane, halt = world.lanes["audio"], threading.Event()
+    context, halt = world.contexts["audio"], threading.Event()
     pages, compare = [], recovery._compare
 
-    def and_halt(lane, place):
+    def and_halt(context, place):
         pages.append(place)
-        compare(lane, place)
+        compare(context, place)
         halt.set()
 
     monkeypatch.setattr(recovery, "_compare", and_halt)
@@ -118,7 +118,7 @@ def test_another_host_goes_on_from_the_last_page(world, monkeypatch):
         halt.clear()
         with closing(Stores(Settings.from_env())) as stores:
             stores.confirm_servers()
-            other = type(lane)(lane.entity, stores, lane.origin, lane.ledger, lane.gate)
+            other = type(context)(context.entity, stores, context.origin, context.ledger, context.gate)
             recover(other, halt)
     taken = [(place.part, tuple(place.position or ())) for place in pages]
     assert len(taken) == len(set(taken)) > 6
@@ -129,7 +129,7 @@ def test_another_host_goes_on_from_the_last_page(world, monkeypatch):
 
 
 def test_a_page_that_was_asked_for_anew_counts_for_nothing(world, monkeypatch):
-    lane = world.lanes["text"]
+    context = world.contexts["text"]
     compare = recovery._advance
 
     def and_ask(*arguments):
@@ -140,5 +140,5 @@ def test_a_page_that_was_asked_for_anew_counts_for_nothing(world, monkeypatch):
     monkeypatch.setattr(recovery, "_advance", and_ask)
     ask(world)
     with pytest.raises(recovery.UnreachableError, match="begun anew meanwhile"):
-        recover(lane, threading.Event())
-    assert "are being compared" in str(status_of(world.stores, lane.entity)["alerts"])
+        recover(context, threading.Event())
+    assert "are being compared" in str(status_of(world.stores, context.entity)["alerts"])

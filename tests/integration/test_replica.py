@@ -13,9 +13,9 @@ from sync_pipeline import replica as waiting
 from sync_pipeline.batch.order import Order
 from sync_pipeline.beside import beside
 from sync_pipeline.capture import open_cursor
+from sync_pipeline.entity_context import EntityContext
 from sync_pipeline.errors import SettingError, UnreachableError
 from sync_pipeline.fence import put_fence
-from sync_pipeline.lane import Lane
 from sync_pipeline.pipeline import sync_keys
 from sync_pipeline.preflight.preflight import preflight
 from sync_pipeline.stores import Stores
@@ -46,22 +46,24 @@ def world(fleet, replica):
     url = replica.url("replicated", "sync_reader")
     with opened(fleet, "replicated", SYNC_LEGACY_REPLICA_DB=url, **settings) as world:
         world.load(400, 10)
-        for name in world.lanes:
+        for name in world.contexts:
             world.all_in(name)
         leave_out_the_sweep(world)
         yield world
 
 
 @pytest.fixture(params=["watermark", "outbox", "wal"])
-def lane(request, world):
+def context(request, world):
     """Texts, caught in each way."""
-    lane = Lane.open(replace(world.lane("text").entity, capture=SOURCES[request.param], tables=TABLES), world.stores)
-    for statement in made(lane):
+    context = EntityContext.open(
+        replace(world.context("text").entity, capture=SOURCES[request.param], tables=TABLES), world.stores
+    )
+    for statement in made(context):
         world.legacy(statement)
     world.target("UPDATE sync.cursor SET state = NULL WHERE entity = 'text'")
-    open_cursor(lane)
-    yield lane
-    for statement in unmade(lane):
+    open_cursor(context)
+    yield context
+    for statement in unmade(context):
         world.legacy(statement)
 
 
@@ -76,8 +78,8 @@ def settled(world):
 
 
 @pytest.mark.hazard(6)
-def test_what_a_paused_replica_does_not_show_is_neither_lost_nor_written_stale(world, replica, lane, key, caplog):
-    with world.following([lane]):
+def test_what_a_paused_replica_does_not_show_is_neither_lost_nor_written_stale(world, replica, context, key, caplog):
+    with world.following([context]):
         world.legacy(EDIT, ("shown", key))
         wait_for(lambda: world.target(HEADER, [key]) == [("shown",)])
         replica.pause()
@@ -97,19 +99,19 @@ def test_what_a_paused_replica_does_not_show_is_neither_lost_nor_written_stale(w
 def test_without_the_wait_it_is_lost(world, replica, key, monkeypatch):
     """The test above would show it."""
     monkeypatch.setattr("sync_pipeline.stores.await_replay", lambda *_: None)
-    lane = world.lane("text")
+    context = world.context("text")
     world.legacy(EDIT, ("before", key))
     wait_for(lambda: shown(world.stores, key) == "before")
-    sync_keys(lane, lane.origin.key.parse([str(key)]), Order())
+    sync_keys(context, context.origin.key.parse([str(key)]), Order())
     replica.pause()
     try:
         world.legacy(EDIT, ("missed", key))
-        sync_keys(lane, lane.origin.key.parse([str(key)]), Order(acknowledge=True))
+        sync_keys(context, context.origin.key.parse([str(key)]), Order(acknowledge=True))
     finally:
         replica.resume()
     assert world.target(HEADER, [key]) == [("before",)]
     monkeypatch.undo()
-    sync_keys(lane, lane.origin.key.parse([str(key)]), Order())
+    sync_keys(context, context.origin.key.parse([str(key)]), Order())
     assert world.target(HEADER, [key]) == [("missed",)]
 
 
@@ -172,33 +174,33 @@ def test_the_distance_is_told(world, replica, key):
         replica.resume()
 
 
-def errors(stores, lane):
-    found = preflight(stores, [lane.entity])
+def errors(stores, context):
+    found = preflight(stores, [context.entity])
     return [notice.what for notice in found if notice.level == "error" and notice.about == "legacy replica"]
 
 
 def test_preflight_looks_at_the_replica(world, replica, fleet):
-    lane = world.lane("text")
-    assert errors(world.stores, lane) == []
+    context = world.context("text")
+    assert errors(world.stores, context) == []
     for url, words in {
         world.monolith.reader_url: "is no replica",
         replica.url("postgres"): "another database",
     }.items():
         elsewhere = url.replace("postgresql://", "postgresql+psycopg2://")
         with closing(Stores(replace(world.stores.settings, legacy_replica_db=elsewhere))) as stores:
-            assert re.search(words, str(errors(stores, lane)))
+            assert re.search(words, str(errors(stores, context)))
             with pytest.raises((SettingError, UnreachableError)), stores.legacy_rows():
                 pass
     replica.pause()
     try:
-        assert re.search("paused", str(errors(world.stores, lane)))
+        assert re.search("paused", str(errors(world.stores, context)))
     finally:
         replica.resume()
 
 
 def test_editors_lose_nothing(world, replica, tmp_path):
     world.target("UPDATE sync.cursor SET state = NULL, source = NULL")
-    for name in world.lanes:
+    for name in world.contexts:
         world.all_in(name)
     with edited(world, seed=23):
         live = follow(tmp_path / "live.log")

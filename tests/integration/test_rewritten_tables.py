@@ -26,7 +26,7 @@ REWRITES = {"content": ("view_count", "numeric", "bigint"), "authors": ("created
 
 
 @pytest.fixture(scope="module")
-def lane(fleet):
+def context(fleet):
     with opened(fleet, "rewritten") as world:
         world.load(60, 0)
         yield world, world.all_in("text")
@@ -47,19 +47,19 @@ def during_a_rewrite(world, table, read):
 
 @pytest.mark.hazard(51)
 @pytest.mark.parametrize("table", REWRITES)
-def test_a_batch_leaves_its_rows_as_they_are(lane, table):
-    world, lane = lane
+def test_a_batch_leaves_its_rows_as_they_are(context, table):
+    world, context = context
     held = "SELECT * FROM catalog.text ORDER BY id"
     before = world.target(held)
-    keys = lane.origin.key.parse([str(key) for (key,) in world.target("SELECT id FROM catalog.text")])
-    during_a_rewrite(world, table, lambda: sync_keys(lane, keys, Order()))
+    keys = context.origin.key.parse([str(key) for (key,) in world.target("SELECT id FROM catalog.text")])
+    during_a_rewrite(world, table, lambda: sync_keys(context, keys, Order()))
     assert world.target(held) == before != []
 
 
-def referring(lane):
+def referring(context):
     """Roots of all authors, as a source looks them up that was told of these."""
-    subject = subject_of(lane)
-    with lane.stores.legacy() as cursor:
+    subject = subject_of(context)
+    with context.stores.legacy() as cursor:
         cursor.execute("SELECT array_agg(id::text) FROM authors")
         (authors,) = cursor.fetchone()
         tracked = track(cursor, subject, TABLES[-1])
@@ -68,16 +68,16 @@ def referring(lane):
 
 
 READS = {
-    "page": lambda lane: lane.origin.page(None, None, "true", 1_000).table,
-    "digests": lambda lane: lane.origin.digests(None, 1_000),
-    "stamps": lambda lane: pa.concat_tables(stamped_since(subject_of(lane), BEGINNING, 1_000)),
+    "page": lambda context: context.origin.page(None, None, "true", 1_000).table,
+    "digests": lambda context: context.origin.digests(None, 1_000),
+    "stamps": lambda context: pa.concat_tables(stamped_since(subject_of(context), BEGINNING, 1_000)),
     "roots": referring,
 }
 
 
 @pytest.mark.hazard(51)
 @pytest.mark.parametrize("read", READS)
-def test_all_rows_are_read(lane, read):
-    world, lane = lane
-    rows = READS[read](lane).num_rows
-    assert during_a_rewrite(world, "content", lambda: READS[read](lane)).num_rows == rows > 0
+def test_all_rows_are_read(context, read):
+    world, context = context
+    rows = READS[read](context).num_rows
+    assert during_a_rewrite(world, "content", lambda: READS[read](context)).num_rows == rows > 0

@@ -20,8 +20,8 @@ from sync_pipeline import sweep as sweeping
 from sync_pipeline.batch.order import Order
 from sync_pipeline.cli import running
 from sync_pipeline.drain import drain
+from sync_pipeline.entity_context import EntityContext
 from sync_pipeline.errors import OtherServerError, UnreachableError
-from sync_pipeline.lane import Lane
 from sync_pipeline.ledger.cursor import Lease
 from sync_pipeline.ledger.ledger import next_revision
 from sync_pipeline.ledger.servers import read_server
@@ -42,7 +42,7 @@ RECORDED = "SELECT system_id, database_name, timeline, cause FROM sync.server WH
 def world(fleet):
     with opened(fleet, "servers", **SETTINGS) as world:
         world.load(80, 0)
-        for name in world.lanes:
+        for name in world.contexts:
             world.all_in(name)
         world.target("UPDATE sync.cursor SET filled_at = now()")
         leave_out_the_sweep(world)
@@ -61,8 +61,8 @@ def as_it_is(world):
 
 
 @pytest.fixture
-def lane(world):
-    return world.lanes["text"]
+def context(world):
+    return world.contexts["text"]
 
 
 def swept(world):
@@ -75,32 +75,32 @@ def swept(world):
 @pytest.mark.hazard(109)
 @pytest.mark.parametrize(("side", "setting"), [("monolith", "SYNC_LEGACY_DB"), ("new-side", "SYNC_TARGET_DB")])
 @pytest.mark.parametrize("other", ["system_id = '7'", "database_oid = 7", "timeline = 7"])
-def test_another_server_is_refused_by_name(world, lane, side, setting, other):
+def test_another_server_is_refused_by_name(world, context, side, setting, other):
     ((before,),) = world.target("SELECT system_id FROM sync.server WHERE side = %s", [side])
     world.target(f"UPDATE sync.server SET {other} WHERE side = %s", [side])
     with pytest.raises(OtherServerError, match=f"{setting}: another server than expected") as refused:
-        Lane.open(lane.entity, world.stores)
+        EntityContext.open(context.entity, world.stores)
     assert before in str(refused.value)
     assert "sync-pipeline servers accept" in str(refused.value)
     assert "database servers" in str(refused.value)
 
 
 @pytest.mark.hazard(109)
-def test_no_row_is_deleted_that_another_server_does_not_hold(world, lane):
+def test_no_row_is_deleted_that_another_server_does_not_hold(world, context):
     """A sweep that began at the expected server ends at another one."""
     rows = world.target("SELECT count(*) FROM catalog.text")
     world.target("UPDATE sync.server SET system_id = '7' WHERE side = 'monolith'")
     with pytest.raises(OtherServerError):
-        sweep(lane)
+        sweep(context)
     assert world.target("SELECT count(*) FROM catalog.text") == rows
     assert world.target("SELECT count(*) FROM sync.due WHERE reason = 'sweep'") == [(0,)]
 
 
 @pytest.mark.hazard(109)
-def test_without_its_guard_another_server_is_read(world, lane, monkeypatch):
+def test_without_its_guard_another_server_is_read(world, context, monkeypatch):
     world.target("UPDATE sync.server SET system_id = '7' WHERE side = 'monolith'")
     monkeypatch.setenv("SYNC_TEST_GUARDS_OFF", "109")
-    assert sweep(lane).compared > 0
+    assert sweep(context).compared > 0
 
 
 def command(monkeypatch, capsys, *words):
@@ -111,7 +111,7 @@ def command(monkeypatch, capsys, *words):
 
 
 @pytest.mark.hazard(109)
-def test_a_person_accepts_another_server(world, lane, monkeypatch, capsys):
+def test_a_person_accepts_another_server(world, context, monkeypatch, capsys):
     world.target("UPDATE sync.server SET system_id = '7'")
     assert command(monkeypatch, capsys, "servers", "list")[0] == 1
     code, told = command(monkeypatch, capsys, "servers", "accept", "--format", "json")
@@ -119,7 +119,7 @@ def test_a_person_accepts_another_server(world, lane, monkeypatch, capsys):
     assert command(monkeypatch, capsys, "servers", "list")[0] == 0
     world.stores.confirm_servers()
     assert swept(world) == [(3,)]
-    alerts = str(status_of(world.stores, lane.entity)["alerts"])
+    alerts = str(status_of(world.stores, context.entity)["alerts"])
     assert "its server was accepted by a person" in alerts
     assert "are being compared with the ledger" in alerts
     assert json.loads(command(monkeypatch, capsys, "servers", "accept", "--format", "json")[1])["accepted"] == {
@@ -132,10 +132,10 @@ def test_a_person_accepts_another_server(world, lane, monkeypatch, capsys):
 
 @pytest.mark.hazard(114)
 @pytest.mark.parametrize(("off", "guard", "wanted"), [(False, True, 0), (True, True, 3), (True, False, 0)])
-def test_a_restart_that_may_lose_commits_is_swept(world, lane, off, guard, wanted, monkeypatch):
+def test_a_restart_that_may_lose_commits_is_swept(world, context, off, guard, wanted, monkeypatch):
     """A server whose commits do not wait for its disk may come back without the last ones."""
-    with world.following([lane]):
-        settle(world, [lane])
+    with world.following([context]):
+        settle(world, [context])
     world.target("UPDATE sync.cursor SET swept_from = coalesce(swept_from, now()), sweep_wanted = now()")
     database = world.monolith.admin_url.rpartition("/")[2]
     world.legacy(f"ALTER DATABASE {database} SET synchronous_commit = {'off' if off else 'on'}")
@@ -150,7 +150,7 @@ def test_a_restart_that_may_lose_commits_is_swept(world, lane, off, guard, wante
 
 
 @pytest.mark.hazard(114)
-def test_a_crash_of_one_backend_counts_as_a_restart(world, lane):
+def test_a_crash_of_one_backend_counts_as_a_restart(world, context):
     """It takes all sessions and what was not yet written of the log with it, while the postmaster goes on."""
     world.target("UPDATE sync.cursor SET swept_from = coalesce(swept_from, now()), sweep_wanted = now()")
     database = world.monolith.admin_url.rpartition("/")[2]
@@ -176,7 +176,7 @@ def answers(url):
 
 
 @pytest.mark.hazard(110)
-def test_a_log_that_is_shorter_than_it_was_is_a_restore(world, lane):
+def test_a_log_that_is_shorter_than_it_was_is_a_restore(world, context):
     world.target("UPDATE sync.server SET flushed = flushed + 1000000000 WHERE side = 'monolith'")
     world.stores.confirm_servers()
     assert swept(world) == [(3,)]
@@ -184,7 +184,7 @@ def test_a_log_that_is_shorter_than_it_was_is_a_restore(world, lane):
 
 
 @pytest.mark.hazard(110)
-def test_what_was_known_of_versions_is_forgotten_with_lost_commits(world, lane):
+def test_what_was_known_of_versions_is_forgotten_with_lost_commits(world, context):
     world.target("INSERT INTO sync.version (entity, key, applied) VALUES ('text', '1', 99)")
     world.target("UPDATE sync.server SET timeline = 0 WHERE side = 'monolith'")
     world.stores.confirm_servers()
@@ -193,7 +193,7 @@ def test_what_was_known_of_versions_is_forgotten_with_lost_commits(world, lane):
 
 @pytest.mark.hazard(113)
 @pytest.mark.parametrize("guard", [True, False])
-def test_a_batch_does_not_commit_what_it_read_before_the_monolith_changed(world, lane, guard, monkeypatch):
+def test_a_batch_does_not_commit_what_it_read_before_the_monolith_changed(world, context, guard, monkeypatch):
     """The change is noted by another process, between a batch's read and its commit."""
     ((key,),) = world.legacy("SELECT min(id) FROM content WHERE kind = 'text' AND deleted_at IS NULL")
     world.legacy("UPDATE content SET title = title || '!' WHERE id = %s", [key])
@@ -210,31 +210,31 @@ def test_a_batch_does_not_commit_what_it_read_before_the_monolith_changed(world,
         return original(batch, outcome)
 
     monkeypatch.setattr(write, and_change)
-    keys = lane.origin.key.parse([str(key)])
+    keys = context.origin.key.parse([str(key)])
     if guard:
         with pytest.raises(UnreachableError, match="the monolith has left"):
-            sync_keys(lane, keys, Order())
-        wait_for(lambda: written(lane, keys))
+            sync_keys(context, keys, Order())
+        wait_for(lambda: written(context, keys))
     else:
-        assert sync_keys(lane, keys, Order()).written == 1
+        assert sync_keys(context, keys, Order()).written == 1
 
 
 @pytest.mark.hazard(113)
-def test_a_process_that_still_knows_the_former_timeline_commits_nothing(world, lane):
+def test_a_process_that_still_knows_the_former_timeline_commits_nothing(world, context):
     ((key,),) = world.legacy("SELECT max(id) FROM content WHERE kind = 'text' AND deleted_at IS NULL")
     world.legacy("UPDATE content SET title = title || '?' WHERE id = %s", [key])
     before = replace(world.stores.servers.monolith, timeline=0, changed_at=dt.datetime(2001, 1, 1, tzinfo=dt.UTC))
     world.stores.servers.monolith = before
-    keys = lane.origin.key.parse([str(key)])
+    keys = context.origin.key.parse([str(key)])
     with pytest.raises(UnreachableError, match="the monolith has left"):
-        sync_keys(lane, keys, Order())
-    wait_for(lambda: written(lane, keys))
+        sync_keys(context, keys, Order())
+    wait_for(lambda: written(context, keys))
 
 
-def written(lane, keys):
+def written(context, keys):
     """Whether a batch goes through by now: the one that first notices the change has drawn its number before."""
     with suppress(UnreachableError):
-        return sync_keys(lane, keys, Order()).written
+        return sync_keys(context, keys, Order()).written
 
 
 @pytest.mark.hazard(115)
@@ -255,9 +255,9 @@ def test_the_servers_tell_the_reader_who_they_are(world):
     assert (server.name, server.in_recovery, server.timeline, server.may_lose) == ("servers", False, 1, False)
 
 
-def settle(world, lanes):
-    since = mark(lanes)
-    wait_for(lambda: all(caught_up(lane, since) for lane in lanes))
+def settle(world, contexts):
+    since = mark(contexts)
+    wait_for(lambda: all(caught_up(context, since) for context in contexts))
 
 
 AHEAD = dt.timedelta(hours=1)
@@ -265,40 +265,40 @@ AHEAD = dt.timedelta(hours=1)
 
 @pytest.mark.hazard(108)
 @pytest.mark.parametrize("guard", [True, False])
-def test_a_clock_that_ran_ahead_certifies_nothing(world, lane, guard, monkeypatch):
+def test_a_clock_that_ran_ahead_certifies_nothing(world, context, guard, monkeypatch):
     """What was claimed by the monolith's fast clock is no claim for those who wait now: nothing follows."""
     now = world.stores.legacy_now()
     world.target("UPDATE sync.cursor SET applied_through = %s, swept_from = %s", [now + AHEAD, now + AHEAD])
     world.target("DELETE FROM sync.due")
     if not guard:
         monkeypatch.setenv("SYNC_TEST_GUARDS_OFF", "108")
-    found = drain([lane], 0, threading.Event())
+    found = drain([context], 0, threading.Event())
     assert found.word == ("unknown" if guard else "drained")
-    since = mark([lane])
-    assert caught_up(lane, since) is not guard
+    since = mark([context])
+    assert caught_up(context, since) is not guard
 
 
 @pytest.mark.hazard(108)
-def test_a_claim_of_a_poll_that_was_under_way_is_not_believed(world, lane):
-    since = mark([lane])
+def test_a_claim_of_a_poll_that_was_under_way_is_not_believed(world, context):
+    since = mark([context])
     claim = world.stores.legacy_now() + AHEAD
     world.target("UPDATE sync.cursor SET applied_through = %s, swept_from = %s", [claim, claim])
     world.target("DELETE FROM sync.due")
-    assert not caught_up(lane, since)
-    with world.following([lane]):
-        settle(world, [lane])
+    assert not caught_up(context, since)
+    with world.following([context]):
+        settle(world, [context])
 
 
 @pytest.mark.hazard(108)
-def test_what_is_applied_goes_back_with_the_clock_and_never_passes_now(world, lane):
+def test_what_is_applied_goes_back_with_the_clock_and_never_passes_now(world, context):
     world.target("UPDATE sync.cursor SET applied_through = %s", [world.stores.legacy_now() + AHEAD])
-    with world.following([lane]):
+    with world.following([context]):
         query = "SELECT applied_through FROM sync.cursor WHERE entity = 'text'"
         wait_for(lambda: world.target(query)[0][0] < world.stores.legacy_now())
 
 
 @pytest.mark.hazard(108)
-def test_claims_of_the_former_clock_are_taken_back_within_seconds(world, lane):
+def test_claims_of_the_former_clock_are_taken_back_within_seconds(world, context):
     """A sweep that was under way at the step has noted a beginning that lies in the future, and so has its request."""
     future = world.stores.legacy_now() + AHEAD
     world.target(
@@ -312,13 +312,13 @@ def test_claims_of_the_former_clock_are_taken_back_within_seconds(world, lane):
         "SELECT max(greatest(swept_from, compared_from, gap_at, sweep_wanted, applied_through)) FROM sync.cursor"
     )
     assert claim <= world.stores.legacy_now()
-    with world.following([lane]):
-        settle(world, [lane])
-    assert not status_of(world.stores, lane.entity)["gap"]
+    with world.following([context]):
+        settle(world, [context])
+    assert not status_of(world.stores, context.entity)["gap"]
 
 
 @pytest.mark.hazard(108)
-def test_a_walk_that_began_by_the_former_clock_certifies_nothing_beyond_the_set_back(world, lane, monkeypatch):
+def test_a_walk_that_began_by_the_former_clock_certifies_nothing_beyond_the_set_back(world, context, monkeypatch):
     begin, compare, asked = sweeping.sweeps.begin, sweeping.compare_listing, []
 
     def ahead(stores, walk, began_at, *rest, **options):
@@ -326,15 +326,15 @@ def test_a_walk_that_began_by_the_former_clock_certifies_nothing_beyond_the_set_
 
     def asking(*page):
         """The clock was set back after the walk began, and a sweep is asked for before that ends."""
-        asked.append(mark([lane]))
+        asked.append(mark([context]))
         return compare(*page)
 
     monkeypatch.setattr(sweeping.sweeps, "begin", ahead)
     monkeypatch.setattr(sweeping, "compare_listing", asking)
-    sweep(lane)
+    sweep(context)
     ((swept_from,),) = world.target("SELECT swept_from FROM sync.cursor WHERE entity = 'text'")
     assert swept_from < asked[-1]
-    assert sweep_is_due(lane)
+    assert sweep_is_due(context)
 
 
 @pytest.mark.hazard(112)
@@ -354,7 +354,7 @@ def test_a_lease_from_before_the_new_side_s_clock_was_set_back_has_run_out(world
 
 @pytest.mark.hazard(112)
 @pytest.mark.parametrize("guard", [True, False])
-def test_what_is_due_does_not_wait_for_the_new_side_s_former_clock(world, lane, guard, monkeypatch):
+def test_what_is_due_does_not_wait_for_the_new_side_s_former_clock(world, context, guard, monkeypatch):
     if not guard:
         monkeypatch.setenv("SYNC_TEST_GUARDS_OFF", "112")
     world.target("DELETE FROM sync.due")

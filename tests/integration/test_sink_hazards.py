@@ -12,8 +12,8 @@ from elasticsearch import Elasticsearch
 
 from sync_pipeline.batch.order import Order
 from sync_pipeline.entity import Entity, LegacyQuery
+from sync_pipeline.entity_context import EntityContext
 from sync_pipeline.errors import UnreachableError
-from sync_pipeline.lane import Lane
 from sync_pipeline.ledger.ledger import PLAN_COLUMNS, next_revision
 from sync_pipeline.partitions import KeyRanges
 from sync_pipeline.pipeline import sync_keys, sync_page
@@ -49,10 +49,10 @@ def world(fleet):
 
 
 @pytest.fixture
-def lane(world):
-    lane = world.lane("text")
-    yield lane
-    assert reconcile(lane).findings == []
+def context(world):
+    context = world.context("text")
+    yield context
+    assert reconcile(context).findings == []
 
 
 @pytest.fixture
@@ -60,8 +60,8 @@ def key(world):
     return world.target("SELECT min(id) FROM catalog.text WHERE is_public")[0][0]
 
 
-def sync(lane, *keys, **order):
-    return sync_keys(lane, lane.origin.key.parse(map(str, keys)), Order(**order))
+def sync(context, *keys, **order):
+    return sync_keys(context, context.origin.key.parse(map(str, keys)), Order(**order))
 
 
 def all_keys(world):
@@ -78,51 +78,51 @@ def written(world):
 
 
 @pytest.mark.hazard(18)
-def test_history_and_live_delta_write_the_same(world, lane, monkeypatch):
+def test_history_and_live_delta_write_the_same(world, context, monkeypatch):
     """By plain COPY into empty tables here, and by events, a few rows at a time, there."""
     keys = all_keys(world)
     tables = "catalog.text, sync.ledger_text, sync.media_ref"
     world.target(f"TRUNCATE {tables}")
     with monkeypatch.context() as patch:
         patch.setattr("sync_pipeline.batch.write._FIRST_LOAD_ROWS", 1)
-        sync_page(lane, None, None, "true", Order())
+        sync_page(context, None, None, "true", Order())
     history = written(world)
     world.target(f"TRUNCATE {tables}")
     for first in range(0, len(keys), 3):
-        sync(lane, *keys[first : first + 3], acknowledge=True)
+        sync(context, *keys[first : first + 3], acknowledge=True)
     assert written(world) == history
     assert all(history)
-    assert sync_page(lane, None, None, "true", Order()).written == 0
+    assert sync_page(context, None, None, "true", Order()).written == 0
 
 
 @pytest.mark.hazard(26)
-def test_what_no_refresh_has_shown_yet_is_counted(world, lane, key):
+def test_what_no_refresh_has_shown_yet_is_counted(world, context, key):
     world.document("PUT", "text/_settings", {"index.refresh_interval": "-1"})
     try:
         world.legacy(EDIT, ("not refreshed", key))
-        sync(lane, key)
-        assert reconcile(lane).findings == []
+        sync(context, key)
+        assert reconcile(context).findings == []
         world.document("PUT", "text/_doc/88888888", {"header": "nobody's"})
-        assert [(f.sink, f.kind, f.key) for f in reconcile(lane).findings] == [("search", "extra", "88888888")]
+        assert [(f.sink, f.kind, f.key) for f in reconcile(context).findings] == [("search", "extra", "88888888")]
     finally:
         world.document("DELETE", "text/_doc/88888888")
         world.document("PUT", "text/_settings", {"index.refresh_interval": None})
 
 
 @pytest.mark.hazard(32)
-def test_nothing_is_derived_from_a_listing_that_fails(world, lane):
+def test_nothing_is_derived_from_a_listing_that_fails(world, context):
     """What a sweep has seen until then is worth nothing."""
-    bucket = Bucket(lane.stores.settings.legacy_bucket.endpoint, "nowhere")
+    bucket = Bucket(context.stores.settings.legacy_bucket.endpoint, "nowhere")
     swept = "SELECT swept_at FROM sync.cursor WHERE entity = 'text'"
     before = world.target(swept)
-    elsewhere = Stores(replace(lane.stores.settings, legacy_bucket=bucket))
+    elsewhere = Stores(replace(context.stores.settings, legacy_bucket=bucket))
     with closing(elsewhere), pytest.raises(UnreachableError, match="listed to its end"):
-        sweep(replace(lane, stores=elsewhere))
+        sweep(replace(context, stores=elsewhere))
     assert world.target("SELECT 1 FROM sync.due WHERE entity = 'text'") == []
     assert world.target(swept) == before
-    assert any("listed to its end" in alert for alert in status_of(lane.stores, lane.entity)["alerts"])
-    sweep(lane)
-    assert status_of(lane.stores, lane.entity)["alerts"] == []
+    assert any("listed to its end" in alert for alert in status_of(context.stores, context.entity)["alerts"])
+    sweep(context)
+    assert status_of(context.stores, context.entity)["alerts"] == []
 
 
 @pytest.mark.parametrize("refusing", [False, True])
@@ -193,8 +193,8 @@ def test_json_that_the_new_side_cannot_hold_is_parked_alone_with_the_reason(worl
     world.legacy("CREATE TABLE odd (id bigint PRIMARY KEY, extra json); GRANT SELECT ON odd TO sync_reader")
     for n, extra in enumerate((r'{"a": "b"}', r'{"a": "\u0000"}', r'{"a": "\ud800"}')):
         world.legacy("INSERT INTO odd VALUES (%s, %s)", (n, extra))
-    lane = Lane.open(ODD, world.stores)
-    assert sync(lane, 0, 1, 2).parked == 2
+    context = EntityContext.open(ODD, world.stores)
+    assert sync(context, 0, 1, 2).parked == 2
     assert world.target("SELECT id FROM catalog.odd") == [(0,)]
     parked = world.target("SELECT key, step, message FROM sync.due WHERE entity = 'odd' ORDER BY key")
     assert [(key, step) for key, step, _ in parked] == [("1", "row"), ("2", "row")]
@@ -208,9 +208,9 @@ def test_a_constraint_that_is_looked_at_with_the_commit_parks_the_row_that_break
     )
     world.legacy("CREATE TABLE unlike (id bigint PRIMARY KEY, extra json); GRANT SELECT ON unlike TO sync_reader")
     world.legacy("INSERT INTO unlike VALUES (1, '[1]'), (2, '[2]'), (3, '[1]'), (4, '[4]')")
-    lane = Lane.open(replace(entity, tables=(Table("unlike", key=("id",)),)), world.stores)
+    context = EntityContext.open(replace(entity, tables=(Table("unlike", key=("id",)),)), world.stores)
     world.target("ALTER TABLE catalog.unlike ADD CONSTRAINT none_alike UNIQUE (extra) DEFERRABLE INITIALLY DEFERRED")
-    assert sync(lane, 1, 2, 3, 4).parked == 1
+    assert sync(context, 1, 2, 3, 4).parked == 1
     assert world.target("SELECT id FROM catalog.unlike ORDER BY 1") == [(1,), (2,), (4,)]
     ((key, message),) = world.target("SELECT key, message FROM sync.due WHERE entity = 'unlike'")
     assert key == "3"
@@ -218,16 +218,16 @@ def test_a_constraint_that_is_looked_at_with_the_commit_parks_the_row_that_break
 
 
 @pytest.mark.hazard(37)
-def test_what_arrives_during_a_comparison_is_no_drift(world, lane, key):
+def test_what_arrives_during_a_comparison_is_no_drift(world, context, key):
     """It differs when the rows are walked, and no longer when the suspects are looked at again."""
     world.legacy(EDIT, ("on its way", key))
-    assert [(f.kind, f.key) for f in reconcile(lane).findings] == [("stale", str(key))] * 2
-    assert reconcile(lane, lambda _: sync(lane, key)).findings == []
+    assert [(f.kind, f.key) for f in reconcile(context).findings] == [("stale", str(key))] * 2
+    assert reconcile(context, lambda _: sync(context, key)).findings == []
 
 
 @pytest.mark.hazard(47)
 @pytest.mark.parametrize("new", [False, True])
-def test_a_batch_that_waits_for_a_key_holds_none_above_it(world, lane, new):
+def test_a_batch_that_waits_for_a_key_holds_none_above_it(world, context, new):
     """So two batches wait for each other in no order of their keys."""
     low, high = (1_000_001, 1_000_002) if new else all_keys(world)[:2]
     take = "SELECT 1 FROM sync.ledger_text WHERE id = %s FOR UPDATE NOWAIT"
@@ -239,8 +239,8 @@ def test_a_batch_that_waits_for_a_key_holds_none_above_it(world, lane, new):
         plan = plan.append_column(name, pa.array([0, 0], kind))
 
     def apply():
-        with lane.stores.target() as cursor:
-            lane.ledger.apply(cursor, plan, next_revision(lane.stores))
+        with context.stores.target() as cursor:
+            context.ledger.apply(cursor, plan, next_revision(context.stores))
             cursor.execute("ROLLBACK; BEGIN")
 
     with closing(psycopg2.connect(world.target_url)) as first, closing(psycopg2.connect(world.target_url)) as second:
@@ -259,15 +259,15 @@ def test_a_batch_that_waits_for_a_key_holds_none_above_it(world, lane, new):
 
 
 @pytest.mark.hazard(48)
-def test_rows_of_an_older_adapter_are_counted_and_filled_again(world, lane):
+def test_rows_of_an_older_adapter_are_counted_and_filled_again(world, context):
     """Their source has not changed, so no digest tells."""
 
     def louder(legacy):
-        return {**lane.entity.adapt(legacy), "header": legacy["title"].str.upper()}
+        return {**context.entity.adapt(legacy), "header": legacy["title"].str.upper()}
 
     rows = len(all_keys(world))
-    assert sweep(lane).outdated == 0
-    newer = Lane.open(replace(lane.entity, version=2, adapt=louder), world.stores)
+    assert sweep(context).outdated == 0
+    newer = EntityContext.open(replace(context.entity, version=2, adapt=louder), world.stores)
     swept = sweep(newer)
     assert (swept.outdated, swept.changed) == (rows, 0)
     assert {finding.kind for finding in reconcile(newer).findings} == {"stale"}
@@ -275,4 +275,4 @@ def test_rows_of_an_older_adapter_are_counted_and_filled_again(world, lane):
     assert sync_page(newer, None, None, "true", Order()).written == rows
     assert sweep(newer).outdated == 0
     assert reconcile(newer).findings == []
-    sync_page(lane, None, None, "true", Order())
+    sync_page(context, None, None, "true", Order())

@@ -8,9 +8,9 @@ import pytest
 from sync_pipeline import dead_letters, live, snapshot
 from sync_pipeline.batch.order import Order
 from sync_pipeline.dead_letters import Which
+from sync_pipeline.entity_context import EntityContext
 from sync_pipeline.errors import LogError
 from sync_pipeline.inquiry.history import history
-from sync_pipeline.lane import Lane
 from sync_pipeline.ledger.days import TABLES
 from sync_pipeline.pipeline import sync_keys
 from sync_pipeline.stores import Stores
@@ -27,26 +27,26 @@ def world(fresh_world):
 
 
 @pytest.fixture(scope="module")
-def lane(world):
+def context(world):
     return world.filled("text")
 
 
-def sync(lane, *keys, **order):
-    return sync_keys(lane, lane.origin.key.parse(map(str, keys)), Order(acknowledge=True, **order))
+def sync(context, *keys, **order):
+    return sync_keys(context, context.origin.key.parse(map(str, keys)), Order(acknowledge=True, **order))
 
 
 def ledger(world, name):
     return sorted(world.target(f"SELECT * FROM sync.ledger_{name}"))
 
 
-def made_again(world, lane):
+def made_again(world, context):
     """Whether the ledger is what it was, made from nothing but snapshot and log."""
-    name = lane.entity.name
+    name = context.entity.name
     before = ledger(world, name)
     world.target(f"CREATE TABLE sync.aside AS TABLE sync.ledger_{name}")
     world.target(f"TRUNCATE sync.ledger_{name}")
     try:
-        assert snapshot.rebuild(lane) == len(before)
+        assert snapshot.rebuild(context) == len(before)
         assert ledger(world, name) == before
     finally:
         world.target(f"TRUNCATE sync.ledger_{name}")
@@ -55,7 +55,7 @@ def made_again(world, lane):
     return before
 
 
-def scenes(world, lane):
+def scenes(world, context):
     """All that can become of a key."""
     keys = [str(key) for (key,) in world.legacy("SELECT id FROM content WHERE kind = 'text' AND deleted_at IS NULL")]
     edited, gone, spoiled, discarded, undone, private, forced = keys[:7]
@@ -64,25 +64,25 @@ def scenes(world, lane):
     for key in (spoiled, discarded, undone, private, forced):
         world.legacy(SPOIL, (key,))
     world.legacy("UPDATE content SET status = 'draft' WHERE id = %s", (private,))
-    sync(lane, *keys[:10], 999_999)
-    sync(lane, *keys[:10])
-    dead_letters.discard(lane, Which("text", [discarded, undone]), "me", "a test")
-    dead_letters.replay(lane, Which("text", [undone]))
-    sync(lane, forced, force=True)
-    while live.work(lane, lambda *_: None):
+    sync(context, *keys[:10], 999_999)
+    sync(context, *keys[:10])
+    dead_letters.discard(context, Which("text", [discarded, undone]), "me", "a test")
+    dead_letters.replay(context, Which("text", [undone]))
+    sync(context, forced, force=True)
+    while live.work(context, lambda *_: None):
         pass
 
 
-def test_the_log_alone_makes_the_ledger_again(world, lane):
-    scenes(world, lane)
-    rows = made_again(world, lane)
+def test_the_log_alone_makes_the_ledger_again(world, context):
+    scenes(world, context)
+    rows = made_again(world, context)
     assert len(rows) > 100
     digests = [row[3] for row in rows]
     assert 0 in digests  # what a replay or a forced try has left in doubt
     assert None in digests
 
 
-def test_snapshot_and_log_make_it_again_with_a_batch_under_way(world, lane, monkeypatch):
+def test_snapshot_and_log_make_it_again_with_a_batch_under_way(world, context, monkeypatch):
     monkeypatch.setattr(snapshot, "_ROWS", 25)
     key = world.target("SELECT min(id) FROM catalog.text")[0][0]
     world.legacy(EDIT, ("under way", key))
@@ -90,50 +90,50 @@ def test_snapshot_and_log_make_it_again_with_a_batch_under_way(world, lane, monk
     def commit(*_):
         """The batch has locked its keys, a later transaction is over, and the snapshot sees only that one."""
         world.target("SELECT pg_current_xact_id()")
-        snapshot.take(lane.stores, "text")
+        snapshot.take(context.stores, "text")
 
-    sync(lane, key, commit=commit)
+    sync(context, key, commit=commit)
     ((parts,),) = world.target("SELECT count(*) FROM sync.snapshot WHERE entity = 'text'")
     assert parts > 2
     world.target("DELETE FROM sync.batch b USING sync.snapshot s WHERE pg_visible_in_snapshot(b.xid, s.seen)")
-    made_again(world, lane)
-    scenes(world, lane)
-    made_again(world, lane)
-    assert snapshot.take(lane.stores, "text") == len(ledger(world, "text"))
-    made_again(world, lane)
+    made_again(world, context)
+    scenes(world, context)
+    made_again(world, context)
+    assert snapshot.take(context.stores, "text") == len(ledger(world, "text"))
+    made_again(world, context)
 
 
-def test_what_the_log_lacks_is_noticed(world, lane):
-    snapshot.take(lane.stores, "text")
+def test_what_the_log_lacks_is_noticed(world, context):
+    snapshot.take(context.stores, "text")
     key = world.target("SELECT min(id) FROM catalog.text")[0][0]
     for title in ("one", "two", "three"):
         world.legacy(EDIT, (title, key))
-        sync(lane, key)
+        sync(context, key)
     before = ledger(world, "text")
     world.target(
         "DELETE FROM sync.batch WHERE revision IN (SELECT revision FROM sync.batch ORDER BY 1 DESC OFFSET 1 LIMIT 1)"
     )
     with pytest.raises(LogError, match="lacks batches of 1 keys"):
-        snapshot.rebuild(lane)
+        snapshot.rebuild(context)
     assert ledger(world, "text") == before
-    snapshot.take(lane.stores, "text")
-    made_again(world, lane)
+    snapshot.take(context.stores, "text")
+    made_again(world, context)
 
 
 def test_roots_are_made_again_with_their_parts(world):
     world.legacy(MONOLITH)
     world.legacy("INSERT INTO work VALUES (1, 'g'), (2, 'g')")
     world.legacy("INSERT INTO work_title VALUES (1, 'de', 'eins'), (1, 'en', 'one'), (2, 'en', 'two')")
-    lane = Lane.open(TITLE, world.stores)
-    sync(lane, '["1", "de"]', '["2", "en"]')
+    context = EntityContext.open(TITLE, world.stores)
+    sync(context, '["1", "de"]', '["2", "en"]')
     world.legacy("DELETE FROM work_title WHERE lang = 'de'")
-    sync(lane, '["1", "de"]')
+    sync(context, '["1", "de"]')
     roots = sorted(world.target("SELECT * FROM sync.roots_title"))
-    made_again(world, lane)
+    made_again(world, context)
     assert sorted(world.target("SELECT * FROM sync.roots_title")) == roots
 
 
-def test_the_log_is_dropped_by_age_and_the_ledger_can_still_be_made(world, lane):
+def test_the_log_is_dropped_by_age_and_the_ledger_can_still_be_made(world, context):
     old = dt.datetime.now(dt.UTC).date() - dt.timedelta(days=40)
     for table in TABLES:
         world.target(
@@ -143,7 +143,7 @@ def test_the_log_is_dropped_by_age_and_the_ledger_can_still_be_made(world, lane)
         world.target(f"UPDATE sync.{table} SET at = %s", (f"{old} 12:00Z",))
     key = world.target("SELECT min(id) FROM catalog.text")[0][0]
     world.legacy(EDIT, ("of late", key))
-    sync(lane, key)
+    sync(context, key)
     keeps = Stores(dataclasses.replace(world.stores.settings, history_days=40))
     assert snapshot.trim(keeps) == {"days": 0, "keys": 0}
     keeps.close()
@@ -151,8 +151,8 @@ def test_the_log_is_dropped_by_age_and_the_ledger_can_still_be_made(world, lane)
     assert (trimmed["days"], trimmed["keys"] >= len(ledger(world, "text"))) == (1, True)
     ((left,),) = world.target("SELECT count(*) FROM sync.batch")
     assert left == 1
-    story = history(lane, str(key), 50)
+    story = history(context, str(key), 50)
     assert not story.whole
     assert sum(happening.what.startswith("written") for happening in story.happenings) == 1
-    made_again(world, lane)
+    made_again(world, context)
     assert snapshot.trim(world.stores) == {"days": 0, "keys": 0}

@@ -9,8 +9,8 @@ import pytest
 
 from sync_pipeline.batch.order import Order
 from sync_pipeline.capture import open_cursor, subject_of
+from sync_pipeline.entity_context import EntityContext
 from sync_pipeline.errors import UnreachableError
-from sync_pipeline.lane import Lane
 from sync_pipeline.pipeline import sync_keys
 from sync_pipeline.sources import wal
 from sync_pipeline.sources.outbox import TRIES, Outbox
@@ -35,26 +35,26 @@ def world(fleet):
 @pytest.fixture
 def caught(world):
     """A function that gives texts another source, all of them in."""
-    lanes = []
+    contexts = []
 
     def by(capture):
-        entity = replace(world.lane("text").entity, capture=capture, tables=TABLES)
-        lane = Lane.open(entity, world.stores)
-        for statement in made(lane):
+        entity = replace(world.context("text").entity, capture=capture, tables=TABLES)
+        context = EntityContext.open(entity, world.stores)
+        for statement in made(context):
             world.legacy(statement)
-        lanes.append(lane)
+        contexts.append(context)
         world.target("UPDATE sync.cursor SET state = NULL, source = NULL, gap_at = NULL")
-        open_cursor(lane)
+        open_cursor(context)
         keys = [str(key) for (key,) in world.legacy("SELECT id FROM content WHERE kind = 'text'")]
-        sync_keys(lane, lane.origin.key.parse(keys), Order())
+        sync_keys(context, context.origin.key.parse(keys), Order())
         world.target(
             "UPDATE sync.cursor SET filled_at = now(), swept_at = now(), swept_from = now(), sweep_wanted = NULL"
         )
-        return lane
+        return context
 
     yield by
-    for lane in lanes:
-        for statement in unmade(lane):
+    for context in contexts:
+        for statement in unmade(context):
             world.legacy(statement)
 
 
@@ -74,22 +74,22 @@ def a_text(world):
 
 def test_a_slot_that_is_being_made_is_waited_for(world, caught, monkeypatch):
     monkeypatch.setattr(wal, "_MADE_SECONDS", 0.2)
-    lane = caught(Wal())
+    context = caught(Wal())
     world.legacy("SELECT pg_drop_replication_slot('sync_text')")
     begun = []
     with closing(psycopg2.connect(world.monolith.admin_url)) as writer, ThreadPoolExecutor() as pool:
         writer.cursor().execute("UPDATE content SET title = title WHERE id = %s", [a_text(world)])
-        first = pool.submit(lambda: begun.append(Wal().open(subject_of(lane), None).begin()))
+        first = pool.submit(lambda: begun.append(Wal().open(subject_of(context), None).begin()))
         wait_for(lambda: world.legacy(SLOT))
         with pytest.raises(UnreachableError, match="slot sync_text is being made by another session"):
-            Wal().open(subject_of(lane), None).begin()
+            Wal().open(subject_of(context), None).begin()
         writer.commit()
         first.result(30)
-    assert Wal().open(subject_of(lane), None).begin() == begun[0]
+    assert Wal().open(subject_of(context), None).begin() == begun[0]
 
 
-def gap(world, lane):
-    return any("began anew" in alert for alert in status_of(world.stores, lane.entity)["alerts"])
+def gap(world, context):
+    return any("began anew" in alert for alert in status_of(world.stores, context.entity)["alerts"])
 
 
 @pytest.mark.hazard(11)
@@ -116,11 +116,11 @@ def test_a_slot_that_somebody_moved_on_is_noticed(world, logged):
 @pytest.mark.hazard(14)
 @pytest.mark.parametrize("source", ["logged", "noted"])
 def test_a_table_that_was_emptied_is_swept(world, source, request):
-    lane = request.getfixturevalue(source)
-    with world.following([lane]):
+    context = request.getfixturevalue(source)
+    with world.following([context]):
         world.legacy("TRUNCATE content_tags")
         wait_for(lambda: world.target("SELECT gap_at FROM sync.cursor WHERE entity = 'text'") != [(None,)])
-        wait_for(lambda: not gap(world, lane))
+        wait_for(lambda: not gap(world, context))
         wait_for(lambda: world.target("SELECT 1 FROM catalog.text WHERE tags <> '{}'") == [])
     world.legacy("INSERT INTO content_tags SELECT id, 'again' FROM content WHERE kind = 'text'")
 

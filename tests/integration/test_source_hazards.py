@@ -11,7 +11,7 @@ import pytest
 from sync_pipeline import live
 from sync_pipeline.capture import open_cursor, resumed
 from sync_pipeline.entity import Entity, LegacyQuery
-from sync_pipeline.lane import Lane
+from sync_pipeline.entity_context import EntityContext
 from sync_pipeline.ledger.cursor import Lease
 from sync_pipeline.partitions import KeyRanges
 from sync_pipeline.sinks.relational import RelationalTable
@@ -55,20 +55,20 @@ def world(fleet):
 @pytest.fixture
 def caught(world):
     """A function that opens the entity with a source, no rows on either side."""
-    lanes = []
+    contexts = []
 
     def by(capture):
-        lane = Lane.open(replace(NOTE, capture=capture), world.stores)
-        lanes.append(lane)
-        for statement in made(lane):
+        context = EntityContext.open(replace(NOTE, capture=capture), world.stores)
+        contexts.append(context)
+        for statement in made(context):
             world.legacy(statement)
         world.target("UPDATE sync.cursor SET state = NULL, source = NULL, filled_at = now()")
-        open_cursor(lane)
-        return lane
+        open_cursor(context)
+        return context
 
     yield by
-    for lane in lanes:
-        for statement in unmade(lane):
+    for context in contexts:
+        for statement in unmade(context):
             world.legacy(statement)
     world.legacy("TRUNCATE note")
     world.target("TRUNCATE catalog.note, sync.ledger_note, sync.due")
@@ -85,18 +85,18 @@ def noted(caught):
 
 
 @contextmanager
-def polling(lane, source=None):
+def polling(context, source=None):
     """A function that polls once."""
-    lease = Lease.take(lane.stores, "note", "test")
-    source = source or resumed(lane)
+    lease = Lease.take(context.stores, "note", "test")
+    source = source or resumed(context)
     try:
-        yield lambda: live.poll(lane, lease, source, lambda *_: None, keep_idle=True)
+        yield lambda: live.poll(context, lease, source, lambda *_: None, keep_idle=True)
     finally:
-        lease.give_back(lane.stores)
+        lease.give_back(context.stores)
 
 
-def poll_once(lane):
-    with polling(lane) as poll:
+def poll_once(context):
+    with polling(context) as poll:
         poll()
 
 
@@ -252,16 +252,16 @@ def test_while_a_transaction_is_open_looks_begin_where_the_last_ones_ended(world
 @pytest.mark.parametrize("source", ["stamped", "noted"])
 def test_no_transaction_of_ours_is_open_in_the_monolith_while_the_new_side_works(world, source, request):
     """Neither a lock nor a snapshot, from the adapter on until the cursor has moved."""
-    lane, seen = request.getfixturevalue(source), []
+    context, seen = request.getfixturevalue(source), []
     ours = "SELECT query FROM pg_stat_activity WHERE usename = 'sync_reader' AND xact_start IS NOT NULL"
     ours += " AND datname = current_database()"
 
     def adapt(legacy):
         seen.append(world.legacy(ours))
-        return lane.entity.adapt(legacy)
+        return context.entity.adapt(legacy)
 
     world.legacy(WRITE, (1, "slowly"))
-    poll_once(replace(lane, entity=replace(lane.entity, adapt=adapt)))
+    poll_once(replace(context, entity=replace(context.entity, adapt=adapt)))
     assert apart(world) == set()
     assert seen
     assert not any(seen)

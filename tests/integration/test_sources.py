@@ -5,8 +5,8 @@ from dataclasses import replace
 
 import pytest
 
+from sync_pipeline.entity_context import EntityContext
 from sync_pipeline.inquiry.history import history
-from sync_pipeline.lane import Lane
 from sync_pipeline.sweep import sweep
 from tests.caught._tables import TABLES
 from tests.claims import (
@@ -55,7 +55,7 @@ def world(fleet):
         # only what each source itself sees: the monolith's own triggers would stamp the root of a changed child
         for table in ("media_files", "content_tags"):
             world.legacy(f"ALTER TABLE {table} DISABLE TRIGGER USER")
-        for name in world.lanes:
+        for name in world.contexts:
             world.all_in(name)
         world.target("UPDATE sync.cursor SET filled_at = now()")  # a key the ledger lacks was missed
         yield world
@@ -65,15 +65,15 @@ def world(fleet):
 def source(request, world):
     """A source of texts, what it needs made in the monolith before and gone afterwards."""
     name = request.param
-    entity = replace(world.lane("text").entity, capture=SOURCES[name], tables=TABLES)
-    lane = Lane.open(entity, world.stores)
+    entity = replace(world.context("text").entity, capture=SOURCES[name], tables=TABLES)
+    context = EntityContext.open(entity, world.stores)
     before = catalogue(world)
-    for statement in made(lane):
+    for statement in made(context):
         world.legacy(statement)
-    with world.following([lane]):
+    with world.following([context]):
         wait_for(lambda: world.target(SWEPT, [name]))
-        yield name, lane
-    for statement in unmade(lane):
+        yield name, context
+    for statement in unmade(context):
         world.legacy(statement)
     assert catalogue(world) == before
 
@@ -100,11 +100,11 @@ def chosen(world):
     }
 
 
-def caught_up(world, lane, swept):
+def caught_up(world, context, swept):
     """Everything committed by now has been reported, or swept, and what is owed is done."""
     ((since,),) = world.legacy("SELECT clock_timestamp()")
     if swept:
-        sweep(lane)
+        sweep(context)
     wait_for(lambda: world.target("SELECT 1 FROM sync.cursor WHERE entity = 'text' AND applied_through > %s", [since]))
     wait_for(lambda: not world.target("SELECT 1 FROM sync.due WHERE entity = 'text'"))
 
@@ -117,27 +117,27 @@ def wrong(world):
 @pytest.mark.hazard(14)
 @pytest.mark.parametrize("change", CHANGES)
 def test_what_is_claimed_is_caught(world, source, change):
-    name, lane = source
+    name, context = source
     kind, statement = CHANGES[change]
     world.legacy(statement, chosen(world))
-    caught_up(world, lane, swept=name == "sweep")
+    caught_up(world, context, swept=name == "sweep")
     if claim(name, kind) == YES or name == "sweep":
         assert wrong(world) == []
     elif wrong(world):
-        caught_up(world, lane, swept=True)
+        caught_up(world, context, swept=True)
         assert wrong(world) == []
     else:
         pytest.fail(f"{name} does not claim it, and catches it: say so in docs")
 
 
 def test_a_batch_names_what_it_acknowledges(world, source):
-    name, lane = source
+    name, context = source
     key = chosen(world)["b"]
     ((xid,),) = world.legacy(
         "UPDATE content SET title = 'told', updated_at = now() WHERE id = %s RETURNING pg_current_xact_id()::text",
         [key],
     )
-    caught_up(world, lane, swept=name == "sweep")
+    caught_up(world, context, swept=name == "sweep")
     ((event,),) = world.legacy("SELECT max(id) FROM outbox") if name == "outbox" else ((None,),)
     told = {
         "watermark": r"stamps since [-\d]+ [:\d]+Z|all stamps",
@@ -145,6 +145,6 @@ def test_a_batch_names_what_it_acknowledges(world, source):
         "wal": rf"transactions {xid}",
         "sweep": "",
     }
-    last = [happening for happening in history(lane, str(key), 50).happenings if happening.cause][-1]
+    last = [happening for happening in history(context, str(key), 50).happenings if happening.cause][-1]
     assert last.cause == ("due: sweep" if name == "sweep" else "poll")
     assert re.fullmatch(told[name], last.position), last.position

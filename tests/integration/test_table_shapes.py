@@ -10,8 +10,8 @@ import pytest
 from sync_pipeline.backfill import backfill_all
 from sync_pipeline.batch.order import Order
 from sync_pipeline.entity import Entity, LegacyQuery
+from sync_pipeline.entity_context import EntityContext
 from sync_pipeline.errors import DeclarationError
-from sync_pipeline.lane import Lane
 from sync_pipeline.partitions import KeyRanges
 from sync_pipeline.pipeline import sync_keys
 from sync_pipeline.preflight.preflight import preflight
@@ -264,13 +264,13 @@ def test_a_shape_works_from_history_to_a_clean_verdict(fresh_world, shape):
         assert [notice.what for notice in found if notice.level == "error"] == []
         if shape.caught:
             assert any(notice.what.startswith(shape.caught) for notice in found), found
-        lane = Lane.open(entity, fresh_world.stores)
-        filled = list(backfill_all(lane, entity.partitions.names()))
+        context = EntityContext.open(entity, fresh_world.stores)
+        filled = list(backfill_all(context, entity.partitions.names()))
         assert sum(part.written for part in filled) == 2
         monolith(fresh_world, shape.change)
-        sync_keys(lane, lane.origin.key.parse(["1"]), Order())
+        sync_keys(context, context.origin.key.parse(["1"]), Order())
         assert "NEW" in [text.upper() for text in texts(fresh_world, shape)]
-        assert reconcile(lane).word == "clean"
+        assert reconcile(context).word == "clean"
         assert errors(fresh_world, entity) == []
 
 

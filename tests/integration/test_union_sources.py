@@ -5,7 +5,7 @@ import pytest
 
 from sync_pipeline.batch.order import Order
 from sync_pipeline.entity import Entity, LegacyQuery
-from sync_pipeline.lane import Lane
+from sync_pipeline.entity_context import EntityContext
 from sync_pipeline.partitions import KeyRanges
 from sync_pipeline.pipeline import sync_keys
 from sync_pipeline.preflight.preflight import preflight
@@ -86,24 +86,24 @@ STAMPED = {"insert", "update"}
 
 @pytest.fixture(scope="module", params=["watermark", "outbox", "wal"])
 def caught(request, fleet):
-    """(the world, the entity's lane while it is followed, its source), with the sweep off."""
+    """(the world, the entity's context while it is followed, its source), with the sweep off."""
     with opened(fleet, "union", SYNC_SWEEP_SECONDS="1e9", SYNC_MARGIN_SECONDS="0.2") as world:
         world.legacy(MONOLITH)
         entity = Entity(**{**vars(WORK), "capture": SOURCES[request.param]})
-        lane = Lane.open(entity, world.stores)
+        context = EntityContext.open(entity, world.stores)
         before = catalogue(world)
-        for statement in made(lane):
+        for statement in made(context):
             world.legacy(statement)
         assert [n.what for n in preflight(world.stores, [entity]) if n.level == "error"] == []
         world.target("UPDATE sync.cursor SET filled_at = now(), swept_at = now()")
-        with world.following([lane]):
+        with world.following([context]):
             wait_for(lambda: world.target("SELECT 1 FROM sync.cursor WHERE applied_through IS NOT NULL"))
             keys = [f'["{kind}", "{n}"]' for kind in ("film", "book") for n in range(1, 21)]
-            sync_keys(lane, lane.origin.key.parse(keys), Order())
-            yield world, lane, request.param
+            sync_keys(context, context.origin.key.parse(keys), Order())
+            yield world, context, request.param
         if request.param != "watermark":
             assert world.target("SELECT 1 FROM sync.cursor WHERE swept_from IS NOT NULL") == []
-        for statement in unmade(lane):
+        for statement in unmade(context):
             world.legacy(statement)
         assert catalogue(world) == before
 
@@ -122,11 +122,11 @@ def settled(world):
 
 @pytest.mark.parametrize("change", CHANGES)
 def test_a_change_of_either_kind_arrives(caught, change):
-    world, lane, source = caught
+    world, context, source = caught
     world.legacy(CHANGES[change])
     settled(world)
     if source == "watermark" and change not in STAMPED:
         assert apart(world)
-        sweep(lane)
+        sweep(context)
         settled(world)
     assert apart(world) == set()

@@ -12,8 +12,8 @@ from sync_pipeline.backfill import backfill
 from sync_pipeline.batch.order import Order
 from sync_pipeline.capture import open_cursor
 from sync_pipeline.entity import Entity, LegacyQuery
+from sync_pipeline.entity_context import EntityContext
 from sync_pipeline.errors import DeclarationError, LegacySchemaError
-from sync_pipeline.lane import Lane
 from sync_pipeline.partitions import KeyRanges
 from sync_pipeline.pipeline import sync_keys
 from sync_pipeline.preflight.declarations import look_at_entity
@@ -56,16 +56,16 @@ def entity_of(name, columns, adapt=lambda legacy: legacy, key=("id",), sql=None,
 
 
 def filled(world, entity):
-    lane = Lane.open(entity, world.stores)
-    open_cursor(lane)
+    context = EntityContext.open(entity, world.stores)
+    open_cursor(context)
     for partition in entity.partitions.names():
-        backfill(lane, partition)
-    return lane
+        backfill(context, partition)
+    return context
 
 
-def parked(world, lane):
+def parked(world, context):
     query = "SELECT key, error, message FROM sync.due WHERE entity = %s AND error IS NOT NULL ORDER BY key"
-    return world.target(query, (lane.entity.name,))
+    return world.target(query, (context.entity.name,))
 
 
 def table(world, name, columns, *rows):
@@ -142,12 +142,12 @@ def test_what_an_adapter_returns_is_carried_whatever_stands_beside_it(world, siz
     table(world, name, "id bigint PRIMARY KEY", (0,), (1,), (2,))
     stores = Stores(dataclasses.replace(world.stores.settings, chunk_rows=size))
     entity = entity_of(name, {"id": "bigint", **KINDS_OF}, returning(RETURNED))
-    lane = filled(dataclasses.replace(world, stores=stores), entity)
-    assert parked(world, lane) == []
+    context = filled(dataclasses.replace(world, stores=stores), entity)
+    assert parked(world, context) == []
     listed = ", ".join(f'"{column}"::text' for column in KINDS_OF)
     found = world.target(f"SET timezone = 'UTC'; SELECT {listed} FROM catalog.{name} ORDER BY id")
     assert dict(zip(KINDS_OF, map(list, zip(*found, strict=True)), strict=True)) == WRITTEN
-    assert reconcile(lane).word == "clean"
+    assert reconcile(context).word == "clean"
     stores.close()
 
 
@@ -155,9 +155,9 @@ def test_what_an_adapter_returns_is_carried_whatever_stands_beside_it(world, siz
 def test_a_value_without_a_form_parks_its_row_alone(world):
     table(world, "unfit", "id bigint PRIMARY KEY", (0,), (1,), (2,))
     values = {"doc": [{"a": 1}, {"a": b""}, None], "n": [1, 2, 1.5]}
-    lane = filled(world, entity_of("unfit", {"id": "bigint", "doc": "jsonb", "n": "bigint"}, returning(values)))
+    context = filled(world, entity_of("unfit", {"id": "bigint", "doc": "jsonb", "n": "bigint"}, returning(values)))
     assert world.target("SELECT id, doc FROM catalog.unfit") == [(0, {"a": 1})]
-    assert parked(world, lane) == [
+    assert parked(world, context) == [
         ("1", "UnfitValue", "entity unfit: column doc: dict {'a': b''}: JSON has no form for bytes: return a text, such"
                             " as base64"),
         ("2", "UnfitValue", "entity unfit: column n: the float 1.5 is no value of type bigint"),
@@ -172,9 +172,9 @@ def test_a_row_with_a_value_that_its_column_does_not_hold_is_adapted_apart(world
     def adapt(legacy):
         return {"id": legacy["id"], "d": legacy["d"], "year": legacy["d"].dt.year}
 
-    lane = filled(world, entity_of("span", {"id": "bigint", "d": "date", "year": "integer"}, adapt))
+    context = filled(world, entity_of("span", {"id": "bigint", "d": "date", "year": "integer"}, adapt))
     assert world.target("SELECT id, year FROM catalog.span ORDER BY id") == [(1, 2020), (3, None)]
-    assert [(key, error) for key, error, _ in parked(world, lane)] == [("2", "AttributeError")]
+    assert [(key, error) for key, error, _ in parked(world, context)] == [("2", "AttributeError")]
 
 
 @pytest.mark.hazard(125)
@@ -182,17 +182,17 @@ def test_a_row_with_a_value_that_its_column_does_not_hold_is_adapted_apart(world
 def test_a_row_without_a_key_is_counted_and_the_others_go_on(world, ranges):
     name = f"loose_{ranges}"
     table(world, name, "code text, n integer", ("a", 1), (None, 2), ("b", 3))
-    lane = filled(world, entity_of(name, {"code": "text", "n": "integer"}, key=("code",), ranges=ranges))
+    context = filled(world, entity_of(name, {"code": "text", "n": "integer"}, key=("code",), ranges=ranges))
     assert world.target(f"SELECT code FROM catalog.{name} ORDER BY 1") == [("a",), ("b",)]
-    sweep(lane)
-    verdict = reconcile(lane)
+    sweep(context)
+    verdict = reconcile(context)
     assert verdict.word == "drift"
     assert [(finding.key, finding.detail.split(":")[0]) for finding in verdict.findings] == [
         ("NULL", "1 rows of the monolith have a NULL in their key (code) and cannot be named")
     ]
-    notices = [notice for notice in look_at_entity(world.stores, lane.entity) if "may hold NULL" in notice.what]
+    notices = [notice for notice in look_at_entity(world.stores, context.entity) if "may hold NULL" in notice.what]
     assert [notice.remedy.split(";")[0] for notice in notices] == [f"ALTER TABLE {name} ALTER COLUMN code SET NOT NULL"]
-    guarded = entity_of(name, lane.entity.table.columns, key=("code",),
+    guarded = entity_of(name, context.entity.table.columns, key=("code",),
                         sql=f"SELECT * FROM {name} WHERE code IS NOT NULL")  # fmt: skip
     assert not [notice for notice in look_at_entity(world.stores, guarded) if "may hold NULL" in notice.what]
 
@@ -203,11 +203,11 @@ def test_columns_bear_any_name_and_keys_that_the_ledger_uses_are_refused(world):
     listed = ", ".join(f'"{name}" integer' for name in names).replace("%", "%%")
     world.legacy(f"CREATE TABLE named (id bigint PRIMARY KEY, {listed}); GRANT SELECT ON named TO sync_reader;"
                  f" INSERT INTO named VALUES (1, {', '.join(str(n) for n, _ in enumerate(names))})")  # fmt: skip
-    lane = filled(world, entity_of("named", {"id": "bigint", **dict.fromkeys(names, "integer")}))
+    context = filled(world, entity_of("named", {"id": "bigint", **dict.fromkeys(names, "integer")}))
     world.legacy('UPDATE named SET n = 100, "a%%b" = 7')
-    sync_keys(lane, lane.origin.key.parse(["1"]), Order(acknowledge=True))
+    sync_keys(context, context.origin.key.parse(["1"]), Order(acknowledge=True))
     assert world.target("SELECT * FROM catalog.named") == world.legacy("SELECT * FROM named")
-    assert reconcile(lane).word == "clean"
+    assert reconcile(context).word == "clean"
     for name in ("n", "action", "held", "digest", "seen", "written", "basis", "a%b"):
         with pytest.raises(DeclarationError, match="a key column cannot be named"):
             entity_of("odd_key", {name: "integer"}, key=(name,))
@@ -216,7 +216,7 @@ def test_columns_bear_any_name_and_keys_that_the_ledger_uses_are_refused(world):
             entity_of("odd_column", {"id": "bigint", name: "integer"})
     named = entity_of("named_2", {"id": "bigint"}, sql="SELECT id, 1 AS _digest FROM named")
     with pytest.raises(LegacySchemaError, match="'_digest', which is a name of the engine's"):
-        Lane.open(named, world.stores)
+        EntityContext.open(named, world.stores)
 
 
 @pytest.mark.hazard(122)

@@ -15,8 +15,8 @@ from demo.lag import Observer
 from sync_pipeline.batch.order import Order
 from sync_pipeline.capture import open_cursor
 from sync_pipeline.entity import Entity
+from sync_pipeline.entity_context import EntityContext
 from sync_pipeline.entity_files import load_entities
-from sync_pipeline.lane import Lane
 from sync_pipeline.live import caught_up, mark
 from sync_pipeline.pipeline import sync_keys
 from sync_pipeline.reconcile.reconcile import reconcile
@@ -55,9 +55,9 @@ class Side:
     stores: Stores
 
     @property
-    def lanes(self) -> list[Lane]:
+    def contexts(self) -> list[EntityContext]:
         """All entities, opened."""
-        return [Lane.open(entity, self.stores) for entity in self.entities]
+        return [EntityContext.open(entity, self.stores) for entity in self.entities]
 
     @property
     def entities(self) -> list[Entity]:
@@ -75,10 +75,10 @@ class Side:
 
     def fill(self) -> None:
         """Bring all rows in, quicker than so many partitions."""
-        for lane in self.lanes:
-            open_cursor(lane)
-            ids = self.source.ask("SELECT id::text FROM content WHERE kind = %s", [lane.entity.name])
-            sync_keys(lane, lane.origin.key.parse([key for (key,) in ids]), Order())
+        for context in self.contexts:
+            open_cursor(context)
+            ids = self.source.ask("SELECT id::text FROM content WHERE kind = %s", [context.entity.name])
+            sync_keys(context, context.origin.key.parse([key for (key,) in ids]), Order())
 
     def wait_followed(self, seconds: float) -> None:
         """Until all leases are held, and what is committed now is applied."""
@@ -91,13 +91,13 @@ class Side:
 
     def catch_up(self, seconds: float) -> None:
         """Until all that is committed now is applied and swept."""
-        lanes = self.lanes
-        since = mark(lanes)
-        wait_for(lambda: all(caught_up(lane, since) for lane in lanes), seconds)
+        contexts = self.contexts
+        since = mark(contexts)
+        wait_for(lambda: all(caught_up(context, since) for context in contexts), seconds)
 
     def verdicts(self) -> list[Verdict]:
         """What the engine's own comparison says."""
-        return [reconcile(lane) for lane in self.lanes]
+        return [reconcile(context) for context in self.contexts]
 
     def differences(self) -> list[oracle.Difference]:
         """What the oracle finds wrong."""

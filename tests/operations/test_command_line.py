@@ -266,9 +266,9 @@ def test_who_holds_the_window_is_told(loaded, command, monkeypatch):
     with psycopg2.connect(loaded.monolith.admin_url) as late, late.cursor() as cursor:
         cursor.execute("UPDATE authors SET bio = 'forgotten' WHERE id = 1")
         named = f"pid {late.info.backend_pid} {late.info.user} (idle in transaction) UPDATE"
-        lane = loaded.lane("text")
+        context = loaded.context("text")
         holder = "SELECT window_holder FROM sync.cursor WHERE entity = 'text'"
-        with loaded.following([lane]):
+        with loaded.following([context]):
             wait_for(lambda: named in (loaded.target(holder)[0][0] or ""))
             assert standing(command("status", "--all")[1])["text"]["followed"] == "yes"
         assert "has been open" not in command("status")[1]

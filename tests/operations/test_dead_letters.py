@@ -13,7 +13,7 @@ from sync_pipeline import dead_letters, due, live, parking, refused_rows
 from sync_pipeline.backfill import backfill
 from sync_pipeline.batch.order import Order
 from sync_pipeline.dead_letters import Which
-from sync_pipeline.lane import Lane
+from sync_pipeline.entity_context import EntityContext
 from sync_pipeline.ledger.ledger import Ledger
 from sync_pipeline.pipeline import sync_keys
 from sync_pipeline.reconcile.reconcile import reconcile
@@ -29,53 +29,53 @@ SECONDS = "SELECT reading_seconds FROM catalog.text WHERE id = %s"
 
 
 @pytest.fixture(scope="module")
-def lane(world):
+def context(world):
     world.load(60, 0)
-    lane = world.all_in("text")
+    context = world.all_in("text")
     world.target("UPDATE sync.cursor SET filled_at = now()")
-    sweep(lane)
-    return lane
+    sweep(context)
+    return context
 
 
 @pytest.fixture
-def keys(world, lane):
+def keys(world, context):
     """Three rows that were taken, and that no adapter takes now."""
     found = [
         key for (key,) in world.legacy("SELECT id FROM content WHERE kind = 'text' AND deleted_at IS NULL LIMIT 3")
     ]
     for n, key in enumerate(found):
         world.legacy(SPOIL, (f"no number {n}", key))
-    sync(lane, *found)
+    sync(context, *found)
     yield [str(key) for key in found]
     for key in found:
         world.legacy(MEND, (key,))
-    sync(lane, *found)
+    sync(context, *found)
     assert world.target(LETTERS) == []
 
 
-def sync(lane, *keys, **order):
-    return sync_keys(lane, lane.origin.key.parse(map(str, keys)), Order(acknowledge=True, **order))
+def sync(context, *keys, **order):
+    return sync_keys(context, context.origin.key.parse(map(str, keys)), Order(acknowledge=True, **order))
 
 
-def discard(lane, *keys):
-    return dead_letters.discard(lane, Which("text", keys, reasons=("rejected",)), "me@here", "a test of ours")
+def discard(context, *keys):
+    return dead_letters.discard(context, Which("text", keys, reasons=("rejected",)), "me@here", "a test of ours")
 
 
 @contextmanager
-def taking_all(lane):
+def taking_all(context):
     """The entity with an adapter that takes the rows, too."""
 
     def adapt(legacy):
         legacy = legacy.assign(duration=legacy["duration"].str.replace(r"^\D.*$", "9", regex=True))
-        return lane.entity.adapt(legacy)
+        return context.entity.adapt(legacy)
 
-    yield dataclasses.replace(lane, entity=dataclasses.replace(lane.entity, adapt=adapt))
+    yield dataclasses.replace(context, entity=dataclasses.replace(context.entity, adapt=adapt))
 
 
-def test_they_are_grouped_by_cause_and_chosen(world, lane, keys, command):
+def test_they_are_grouped_by_cause_and_chosen(world, context, keys, command):
     world.legacy("INSERT INTO media_files (content_id, kind, bucket_key) VALUES (%s, 'cover', 'no.jpg')", (keys[0],))
     world.legacy(MEND, (keys[0],))
-    sync(lane, keys[0])
+    sync(context, keys[0])
     world.target("UPDATE sync.due SET first_at = now() - interval '2 h' WHERE key = %s", (keys[1],))
 
     def listed(*words):
@@ -108,7 +108,7 @@ def test_they_are_grouped_by_cause_and_chosen(world, lane, keys, command):
     world.legacy("DELETE FROM media_files")
 
 
-def test_all_of_one_is_told(world, lane, keys, command):
+def test_all_of_one_is_told(world, context, keys, command):
     code, out, _ = command("dead-letters", "show", "text", keys[1])
     assert code == 0
     assert f"text {keys[1]} is parked: refused at step adapt, ArrowInvalid" in out
@@ -124,15 +124,15 @@ def test_all_of_one_is_told(world, lane, keys, command):
     assert "is no dead letter" in command("dead-letters", "show", "text", "999999")[2]
 
 
-def test_a_letter_is_tried_again_by_itself_when_its_row_changes(world, lane, keys):
-    with world.following([lane]):
+def test_a_letter_is_tried_again_by_itself_when_its_row_changes(world, context, keys):
+    with world.following([context]):
         world.legacy(MEND, (keys[0],))
         wait_for(lambda: keys[0] not in {key for key, _ in world.target(LETTERS)})
     assert world.target(SECONDS, (keys[0],)) == [(7,)]
     assert {key for key, _ in world.target(LETTERS)} == set(keys[1:])
 
 
-def test_a_replay_says_what_went_through(world, lane, keys, command):
+def test_a_replay_says_what_went_through(world, context, keys, command):
     world.legacy("UPDATE content SET attrs = '{}' WHERE id = %s", (keys[0],))  # without a stamp: nothing tells of it
 
     def replayed(*words):
@@ -146,26 +146,26 @@ def test_a_replay_says_what_went_through(world, lane, keys, command):
     assert {key for key, _ in world.target(LETTERS)} == set(keys[1:])
 
 
-def test_a_replay_ends_though_others_have_more_to_do_all_the_time(lane, keys, command, monkeypatch):
+def test_a_replay_ends_though_others_have_more_to_do_all_the_time(context, keys, command, monkeypatch):
     work = live.work
     monkeypatch.setattr(live, "work", lambda *arguments: work(*arguments) or True)
     code, out, _ = command("dead-letters", "replay", "text", "--format", "json")
     assert (code, json.loads(out)["text"]) == (0, {"replayed": 3, "through": 0, "parked": 3})
 
 
-def test_a_discarded_one_is_not_tried_until_its_row_changes(world, lane, keys, command):
+def test_a_discarded_one_is_not_tried_until_its_row_changes(world, context, keys, command):
     code, out, _ = command("dead-letters", "discard", "text", "--key", keys[0], "--reason", "a test row", "--by", "ann")
     assert (code, out.split(";")[0]) == (0, "1 rows of text are discarded")
     shown = json.loads(command("dead-letters", "show", "text", keys[0], "--format", "json")[1])
     assert (shown["state"], shown["discarded_by"], shown["discarded_why"]) == ("discarded", "ann", "a test row")
-    with taking_all(lane) as mended:  # would be taken, were they tried
+    with taking_all(context) as mended:  # would be taken, were they tried
         sync(mended, keys[0])  # an event, of a change that concerns us not
         assert sweep(mended).changed == 2
         assert not live.work(mended, lambda *_: None)  # they are as they were refused, by the same version
         dead_letters.replay(mended, Which("text", keys[1:], reasons=("rejected",)))
         while live.work(mended, lambda *_: None):
             pass
-        for partition in lane.entity.partitions.names()[-2:]:
+        for partition in context.entity.partitions.names()[-2:]:
             backfill(mended, partition)
         command("dead-letters", "replay", "text")
     assert world.target(LETTERS) == [(keys[0], "discarded")]
@@ -173,157 +173,157 @@ def test_a_discarded_one_is_not_tried_until_its_row_changes(world, lane, keys, c
 
     ((stamp,),) = world.legacy("SELECT updated_at FROM content WHERE id = %s", (keys[0],))
     world.legacy(SPOIL, ("no number either", keys[0]))
-    sync(lane, keys[0])
+    sync(context, keys[0])
     assert world.target(LETTERS) == [(keys[0], "discarded"), (keys[0], "rejected")]
     assert json.loads(command("dead-letters", "show", "text", keys[0], "--format", "json")[1])["state"] == "parked"
     world.legacy(SPOIL, ("no number 0", keys[0]))
     world.legacy("UPDATE content SET updated_at = %s WHERE id = %s", (stamp, keys[0]))
-    sync(lane, keys[0])
+    sync(context, keys[0])
     assert world.target(LETTERS) == [(keys[0], "discarded")]  # as it was when somebody set it aside
 
     world.legacy(MEND, (keys[0],))
-    with world.following([lane]):
+    with world.following([context]):
         wait_for(lambda: world.target(LETTERS) == [])
     assert world.target(SECONDS, (keys[0],)) == [(7,)]
 
 
-def test_what_changed_before_it_was_discarded_comes_through(world, lane, keys):
+def test_what_changed_before_it_was_discarded_comes_through(world, context, keys):
     world.legacy(MEND, (keys[0],))  # nobody has looked yet
-    assert discard(lane, keys[0]) == [keys[0]]
-    sync(lane, keys[0])
+    assert discard(context, keys[0]) == [keys[0]]
+    sync(context, keys[0])
     assert world.target(SECONDS, (keys[0],)) == [(7,)]
     assert keys[0] not in {key for key, _ in world.target(LETTERS)}
 
 
-def test_it_counts_apart_and_is_no_drift(world, lane, keys):
-    discard(lane, *keys)
-    status = status_of(world.stores, lane.entity)
+def test_it_counts_apart_and_is_no_drift(world, context, keys):
+    discard(context, *keys)
+    status = status_of(world.stores, context.entity)
     assert status["due"] == {"discarded": 3}
-    verdict = reconcile(lane)
+    verdict = reconcile(context)
     assert verdict.word == "clean"
     assert {f.kind for f in verdict.findings} == {"discarded"}
     assert {f.key for f in verdict.findings} == set(keys)
-    assert repair(lane, verdict.findings) == []
-    assert live.caught_up(lane, "epoch")
+    assert repair(context, verdict.findings) == []
+    assert live.caught_up(context, "epoch")
 
 
-def test_what_stands_behind_dead_letters_is_named_and_then_drift(world, lane, keys):
+def test_what_stands_behind_dead_letters_is_named_and_then_drift(world, context, keys):
     """A try that fails again does not begin the time anew."""
-    verdict = reconcile(lane)
+    verdict = reconcile(context)
     assert (verdict.word, {(f.kind, f.key) for f in verdict.findings}) == ("clean", {("pending", key) for key in keys})
     limit = world.stores.settings.due_limit_seconds
     world.target("UPDATE sync.due SET first_at = first_at - %s * interval '1 s'", [limit + 1])
-    assert (reconcile(lane).word, reconcile(lane).overdue) == ("drift", 3)
-    sync(lane, *keys)
-    assert reconcile(lane).word == "drift"
-    discard(lane, *keys)
-    assert reconcile(lane).word == "clean"
+    assert (reconcile(context).word, reconcile(context).overdue) == ("drift", 3)
+    sync(context, *keys)
+    assert reconcile(context).word == "drift"
+    discard(context, *keys)
+    assert reconcile(context).word == "clean"
 
 
 @pytest.mark.parametrize("word", ["--key", "--discarded"])
-def test_a_replay_takes_a_discard_back(world, lane, keys, command, word):
-    discard(lane, *keys)
+def test_a_replay_takes_a_discard_back(world, context, keys, command, word):
+    discard(context, *keys)
     assert json.loads(command("dead-letters", "replay", "text", "--format", "json")[1])["text"]["replayed"] == 0
     wanted = [part for key in keys for part in ("--key", key)] if word == "--key" else [word]
     assert json.loads(command("dead-letters", "replay", "text", "--format", "json", *wanted)[1])["text"]["parked"] == 3
     assert world.target(LETTERS) == sorted((key, "rejected") for key in keys)
-    discard(lane, *keys)
-    with taking_all(lane) as mended:
+    discard(context, *keys)
+    with taking_all(context) as mended:
         dead_letters.replay(mended, Which("text", reasons=("discarded",)))
         while live.work(mended, lambda *_: None):
             pass
     assert world.target(LETTERS) == []
     assert [world.target(SECONDS, (key,)) for key in keys] == [[(9,)]] * 3
-    assert reconcile(lane).word == "drift"  # by the old adapter; by the new one it is clean
+    assert reconcile(context).word == "drift"  # by the old adapter; by the new one it is clean
 
 
-def test_one_that_cannot_be_read_stays_discarded(world, lane, keys):
+def test_one_that_cannot_be_read_stays_discarded(world, context, keys):
     world.legacy("UPDATE content SET attrs = '{}' WHERE id = %s", (keys[0],))
     failing = f"CASE c.id WHEN {keys[0]} THEN (1 / (c.id - {keys[0]}))::text ELSE c.attrs ->> 'duration' END"
-    sql = lane.entity.origin.sql.replace("c.attrs ->> 'duration'", failing)
-    origin = dataclasses.replace(lane.entity.origin, sql=sql)
-    lane = Lane.open(dataclasses.replace(lane.entity, origin=origin), lane.stores)
-    sync(lane, keys[0])
+    sql = context.entity.origin.sql.replace("c.attrs ->> 'duration'", failing)
+    origin = dataclasses.replace(context.entity.origin, sql=sql)
+    context = EntityContext.open(dataclasses.replace(context.entity, origin=origin), context.stores)
+    sync(context, keys[0])
     assert world.target("SELECT step FROM sync.due WHERE key = %s", (keys[0],)) == [("read",)]
-    discard(lane, keys[0])
-    sync(lane, keys[0])  # it is refused before anybody can tell that it is the same row
-    sweep(lane)
-    while live.work(lane, lambda *_: None):
+    discard(context, keys[0])
+    sync(context, keys[0])  # it is refused before anybody can tell that it is the same row
+    sweep(context)
+    while live.work(context, lambda *_: None):
         pass
     assert (keys[0], "discarded") in world.target(LETTERS)
     assert (keys[0], "rejected") not in world.target(LETTERS)
 
 
-def test_who_has_one_written_by_force_has_it_tried(world, lane, keys, command):
-    discard(lane, *keys)
+def test_who_has_one_written_by_force_has_it_tried(world, context, keys, command):
+    discard(context, *keys)
     assert command("repair", "text", "--key", keys[0])[0] == 0
     assert world.target(LETTERS) == sorted([(keys[0], "rejected"), (keys[1], "discarded"), (keys[2], "discarded")])
-    assert sweep(lane).changed == 1  # and it is tried again like any other
-    while live.work(lane, lambda *_: None):
+    assert sweep(context).changed == 1  # and it is tried again like any other
+    while live.work(context, lambda *_: None):
         pass
     assert (keys[0], "rejected") in world.target(LETTERS)
 
 
-def test_a_document_that_is_owed_does_not_bring_one_back(world, lane, keys):
-    discard(lane, *keys)
-    sync(lane, *keys, documents=True)
-    sync_keys(lane, lane.origin.key.parse(keys), Order(documents=True))
+def test_a_document_that_is_owed_does_not_bring_one_back(world, context, keys):
+    discard(context, *keys)
+    sync(context, *keys, documents=True)
+    sync_keys(context, context.origin.key.parse(keys), Order(documents=True))
     assert world.target(LETTERS) == sorted((key, "discarded") for key in keys)
-    assert sweep(lane).changed == 0
-    while live.work(lane, lambda *_: None):
+    assert sweep(context).changed == 0
+    while live.work(context, lambda *_: None):
         pass
     assert world.target(LETTERS) == sorted((key, "discarded") for key in keys)
 
 
-def test_a_file_that_is_gone_does_not_bring_a_discarded_one_back(world, lane, keys):
+def test_a_file_that_is_gone_does_not_bring_a_discarded_one_back(world, context, keys):
     world.client.put_object(Bucket=world.legacy_bucket, Key="gone.jpg", Body=b"soon gone")
     world.legacy("INSERT INTO media_files (content_id, kind, bucket_key) VALUES (%s, 'cover', 'gone.jpg')", (keys[0],))
     world.legacy(MEND, (keys[0],))
-    sync(lane, keys[0])
+    sync(context, keys[0])
     world.client.delete_object(Bucket=world.legacy_bucket, Key="gone.jpg")
 
     def look():
-        sweep(lane)
-        while live.work(lane, lambda *_: None):
+        sweep(context)
+        while live.work(context, lambda *_: None):
             pass
         return [reason for key, reason in world.target(LETTERS) if key == keys[0]]
 
     assert look() == ["rejected"]
-    discard(lane, keys[0])
+    discard(context, keys[0])
     assert look() == ["discarded"]
-    assert {f.kind for f in reconcile(lane).findings if f.sink == "media"} <= {"discarded"}
+    assert {f.kind for f in reconcile(context).findings if f.sink == "media"} <= {"discarded"}
     world.legacy("DELETE FROM media_files WHERE bucket_key = 'gone.jpg'")
 
 
-def test_a_document_that_the_index_refuses_can_be_discarded(world, lane, keys, command):
+def test_a_document_that_the_index_refuses_can_be_discarded(world, context, keys, command):
     refused = {"updated_at": {"type": "date", "format": "epoch_second"}}  # all else is mapped as declared
-    mapping = {"properties": {**lane.entity.index.fields, **refused}}
+    mapping = {"properties": {**context.entity.index.fields, **refused}}
     world.document("PUT", "text-refuses", {"mappings": {"dynamic": False, **mapping}})
     swap = [{"remove": {"index": "text-000001", "alias": "text"}}, {"add": {"index": "text-refuses", "alias": "text"}}]
     world.document("POST", "_aliases", {"actions": swap})
     try:
         world.legacy("UPDATE content SET status = 'published', attrs = '{}' WHERE id = %s", (keys[0],))
-        sync(lane, keys[0])
+        sync(context, keys[0])
     finally:
         back = [{"add": {"index": "text-000001", "alias": "text"}}, {"remove_index": {"index": "text-refuses"}}]
         world.document("POST", "_aliases", {"actions": back})
     assert world.target("SELECT step FROM sync.due WHERE key = %s", (keys[0],)) == [("document",)]
-    discard(lane, keys[0])
-    sync(lane, keys[0])
+    discard(context, keys[0])
+    sync(context, keys[0])
     assert (keys[0], "discarded") in world.target(LETTERS)
-    (found,) = [f for f in reconcile(lane).findings if f.sink == "search" and f.key == keys[0]]
+    (found,) = [f for f in reconcile(context).findings if f.sink == "search" and f.key == keys[0]]
     assert found.kind == "discarded"
     command("dead-letters", "replay", "text", "--key", keys[0])
     assert keys[0] not in {key for key, _ in world.target(LETTERS)}
-    assert [f for f in reconcile(lane).findings if f.key == keys[0]] == []
+    assert [f for f in reconcile(context).findings if f.key == keys[0]] == []
 
 
-def test_a_row_that_goes_takes_its_letter_along(world, lane, keys):
-    discard(lane, keys[0])
+def test_a_row_that_goes_takes_its_letter_along(world, context, keys):
+    discard(context, keys[0])
     world.legacy("UPDATE content SET deleted_at = now() WHERE id = %s", (keys[0],))
     try:
-        sweep(lane)
-        while live.work(lane, lambda *_: None):
+        sweep(context)
+        while live.work(context, lambda *_: None):
             pass
         assert keys[0] not in {key for key, _ in world.target(LETTERS)}
         assert world.target(SECONDS, (keys[0],)) == []
@@ -337,12 +337,14 @@ def test_what_is_to_be_discarded_must_be_said(keys, command):
     assert command("dead-letters", "discard", "text", "--key", keys[0])[0] == 2
 
 
-def test_they_show_in_dagster(world, lane, keys):
-    discard(lane, keys[0])
+def test_they_show_in_dagster(world, context, keys):
+    discard(context, keys[0])
     table = dg.AssetKey(["catalog", "text"])
 
     def look():
-        return next(found for found in standing(world.stores, lane.entity, table) if found.check_name == DEAD_LETTERS)
+        return next(
+            found for found in standing(world.stores, context.entity, table) if found.check_name == DEAD_LETTERS
+        )
 
     found = look()
     assert (found.passed, found.severity) == (False, dg.AssetCheckSeverity.WARN)
@@ -352,89 +354,89 @@ def test_they_show_in_dagster(world, lane, keys):
     assert "| adapt: ArrowInvalid (discarded) | 1 |" in page
     assert "sync-pipeline dead-letters replay text --step adapt" in page
     assert "{" not in page
-    assert observed(world.stores, lane.entity)[table]["dead letters"].value == page
-    discard(lane, *keys)
+    assert observed(world.stores, context.entity)[table]["dead letters"].value == page
+    discard(context, *keys)
     assert look().passed
     for key in keys:
         world.legacy(MEND, (key,))
-    sync(lane, *keys)
+    sync(context, *keys)
     assert "causes" not in look().metadata
-    assert "dead letters" not in observed(world.stores, lane.entity)[table]
+    assert "dead letters" not in observed(world.stores, context.entity)[table]
 
 
 WAITS = "SELECT extract(epoch FROM not_before - last_at)::float, attempts FROM sync.due WHERE reason = 'rejected'"
 
 
 @pytest.mark.hazard(85)
-def test_they_are_tried_again_after_ever_longer(world, lane, keys):
+def test_they_are_tried_again_after_ever_longer(world, context, keys):
     """Minutes, then hours, since what refused them may have changed; a sweep has nothing new to say of them."""
     for tries, seconds in ((1, 60), (2, 120), (3, 240)):
         found = world.target(WAITS)
         assert {attempts for _, attempts in found} == {tries}
         assert all(seconds * 0.75 <= wait <= seconds * 1.25 for wait, _ in found), found
-        assert sweep(lane).changed == 3
-        assert not live.work(lane, lambda *_: None)
+        assert sweep(context).changed == 3
+        assert not live.work(context, lambda *_: None)
         world.target("UPDATE sync.due SET not_before = now()")
-        assert live.work(lane, lambda *_: None)
+        assert live.work(context, lambda *_: None)
     world.target("UPDATE sync.due SET not_before = now(), attempts = 30")
-    assert live.work(lane, lambda *_: None)
+    assert live.work(context, lambda *_: None)
     assert all(4.5 * 3600 <= wait <= 7.5 * 3600 for wait, _ in world.target(WAITS))
 
 
 @pytest.mark.hazard(85)
-def test_a_try_of_many_is_one_batch_and_no_news(world, lane, keys):
+def test_a_try_of_many_is_one_batch_and_no_news(world, context, keys):
     """What the log gains does not go by how many are refused again."""
     batches, events = "SELECT count(*) FROM sync.batch", "SELECT count(*) FROM sync.event"
     before = world.target(batches)[0][0], world.target(events)[0][0]
     world.target("UPDATE sync.due SET not_before = now()")
-    while live.work(lane, lambda *_: None):
+    while live.work(context, lambda *_: None):
         pass
     after = world.target(batches)[0][0], world.target(events)[0][0]
     assert (after[0] - before[0], after[1] - before[1]) == (1, 0)
 
 
 @pytest.mark.hazard(85)
-def test_another_version_of_the_entity_has_them_tried_at_once(world, lane, keys):
-    entity = dataclasses.replace(lane.entity, version=lane.entity.version + 1)
-    with lane.stores.target() as cursor:
-        ledger = Ledger.open(cursor, "text", lane.origin.key, entity.version, lane.origin.digest_version)
-    with taking_all(dataclasses.replace(lane, entity=entity, ledger=ledger)) as mended:
+def test_another_version_of_the_entity_has_them_tried_at_once(world, context, keys):
+    entity = dataclasses.replace(context.entity, version=context.entity.version + 1)
+    with context.stores.target() as cursor:
+        ledger = Ledger.open(cursor, "text", context.origin.key, entity.version, context.origin.digest_version)
+    with taking_all(dataclasses.replace(context, entity=entity, ledger=ledger)) as mended:
         sweep(mended)
         while live.work(mended, lambda *_: None):
             pass
     assert world.target(LETTERS) == []
     assert [world.target(SECONDS, (key,)) for key in keys] == [[(9,)]] * 3
     for key in keys:  # written under the version that counts
-        sync(lane, key, force=True)
+        sync(context, key, force=True)
 
 
 @pytest.mark.hazard(85)
-def test_one_that_has_changed_unseen_is_tried_by_the_next_sweep(world, lane, keys):
+def test_one_that_has_changed_unseen_is_tried_by_the_next_sweep(world, context, keys):
     world.legacy("UPDATE content SET attrs = '{}' WHERE id = %s", (keys[0],))  # without a stamp
-    sweep(lane)
-    while live.work(lane, lambda *_: None):
+    sweep(context)
+    while live.work(context, lambda *_: None):
         pass
     assert {key for key, _ in world.target(LETTERS)} == set(keys[1:])
 
 
 @pytest.mark.hazard(85)
-def test_one_that_is_again_as_it_was_written_last_is_tried_by_the_next_sweep(world, lane, keys):
+def test_one_that_is_again_as_it_was_written_last_is_tried_by_the_next_sweep(world, context, keys):
     """Ledger and monolith agree on it then, so that the comparison of keys and digests has nothing to say."""
     world.legacy(MEND, (keys[0],))
-    sync(lane, keys[0])
+    sync(context, keys[0])
     ((attrs, stamp),) = world.legacy("SELECT attrs::text, updated_at FROM content WHERE id = %s", (keys[0],))
     world.legacy(SPOIL, ("no number", keys[0]))
-    sync(lane, keys[0])
+    sync(context, keys[0])
     assert {key for key, _ in world.target(LETTERS)} == set(keys)
     world.legacy("UPDATE content SET attrs = %s, updated_at = %s WHERE id = %s", (attrs, stamp, keys[0]))
-    assert sweep(lane).changed == 2  # the other two letters
-    while live.work(lane, lambda *_: None):
+    assert sweep(context).changed == 2  # the other two letters
+    while live.work(context, lambda *_: None):
         pass
     assert {key for key, _ in world.target(LETTERS)} == set(keys[1:])
 
 
 @pytest.mark.hazard(85)
-def test_many_make_no_look_for_work_longer(world, lane):
+def test_many_make_no_look_for_work_longer(world, context):
     """They lie in indices of their own: whoever looks for work reads a few blocks, however many there are."""
     world.target(
         "INSERT INTO sync.due (entity, reason, key, revision, priority, not_before, step, error, digest, basis)"
@@ -443,7 +445,7 @@ def test_many_make_no_look_for_work_longer(world, lane):
     )
     world.target("ANALYZE sync.due")
     plans = []
-    with lane.stores.target() as cursor:
+    with context.stores.target() as cursor:
         cursor.execute("SET LOCAL enable_seqscan = on")
         values = {"entity": "text", "useless": [], "limit": 1, "refused": 100}
         cursor.execute(f"EXPLAIN (ANALYZE, FORMAT JSON) {due._CLAIM}", values)
@@ -453,13 +455,13 @@ def test_many_make_no_look_for_work_longer(world, lane):
     try:
         for plan in plans:
             assert plan["Shared Hit Blocks"] + plan["Shared Read Blocks"] < 40, json.dumps(plan)
-        assert live.caught_up(lane, "epoch")
+        assert live.caught_up(context, "epoch")
     finally:
         world.target("DELETE FROM sync.due WHERE left(key, 1) = 'n'")
 
 
 @pytest.mark.hazard(85)
-def test_what_looks_for_some_of_many_letters_reads_past_no_others(world, lane):
+def test_what_looks_for_some_of_many_letters_reads_past_no_others(world, context):
     """Each look is for a few of 60,000 letters, and reads a few blocks of an index of its own."""
     kinds = {
         "UniqueViolation": "now() + interval '1 h', 'row', 'UniqueViolation', 'one_slug', NULL",
@@ -480,7 +482,7 @@ def test_what_looks_for_some_of_many_letters_reads_past_no_others(world, lane):
         "partners": (parking._REFUSED_BY, (["one_slug", "other"], "text", 10)),
     }
     try:
-        with lane.stores.target() as cursor:
+        with context.stores.target() as cursor:
             for name, (look, values) in looks.items():
                 cursor.execute("SAVEPOINT look")
                 cursor.execute(f"EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON) {look}", values)
@@ -495,10 +497,10 @@ def test_what_looks_for_some_of_many_letters_reads_past_no_others(world, lane):
 
 
 @pytest.mark.hazard(85)
-def test_whoever_asks_for_one_does_not_wait_for_all_others(world, lane, keys):
+def test_whoever_asks_for_one_does_not_wait_for_all_others(world, context, keys):
     world.target("UPDATE sync.due SET not_before = now() - interval '1 h'")
-    dead_letters.replay(lane, Which("text", keys[2:]))
-    with lane.stores.target() as cursor:
+    dead_letters.replay(context, Which("text", keys[2:]))
+    with context.stores.target() as cursor:
         (asked,) = due.claim(cursor, "text")
         assert asked.keys == [keys[2]]
         (others,) = due.claim(cursor, "text")

@@ -7,8 +7,8 @@ import pytest
 
 from sync_pipeline import live
 from sync_pipeline.batch.order import Order
+from sync_pipeline.entity_context import EntityContext
 from sync_pipeline.inquiry.why import why
-from sync_pipeline.lane import Lane
 from sync_pipeline.pipeline import sync_keys
 from sync_pipeline.reconcile.reconcile import reconcile
 from sync_pipeline.repair import repair
@@ -54,9 +54,9 @@ def synced(world, entity, *files):
     world.legacy("TRUNCATE clips")
     for n, file in enumerate(files, 1):
         world.legacy("INSERT INTO clips (id, title, file) VALUES (%s, 't', %s)", [n, file])
-    lane = Lane.open(entity, world.stores)
-    sync_keys(lane, lane.origin.key.parse(map(str, range(1, len(files) + 1))), Order())
-    return lane
+    context = EntityContext.open(entity, world.stores)
+    sync_keys(context, context.origin.key.parse(map(str, range(1, len(files) + 1))), Order())
+    return context
 
 
 def facts(world, name):
@@ -64,44 +64,44 @@ def facts(world, name):
 
 
 def test_a_row_and_its_document_say_how_large_its_file_is(world):
-    lane = synced(world, described("sized"), "p/a.jpg", "p/b.jpg", None, "p/empty.jpg", "p/a.jpg")
+    context = synced(world, described("sized"), "p/a.jpg", "p/b.jpg", None, "p/empty.jpg", "p/a.jpg")
     one, two, none = (3, sha256(b"one")), (7, sha256(b"two two")), (0, sha256(b""))
     assert facts(world, "sized") == [one, two, (None, None), none, one]
     found = world.document("GET", "sized/_doc/2")["_source"]
     assert (found["file_bytes"], found["file_sha256"]) == two
-    assert reconcile(lane).word == "clean"
+    assert reconcile(context).word == "clean"
 
 
 def test_lists_of_files_have_lists_of_sizes(world):
-    lane = synced(world, described("listed", lists=True), "p/a.jpg|p/b.jpg", None, "p/b.jpg")
+    context = synced(world, described("listed", lists=True), "p/a.jpg|p/b.jpg", None, "p/b.jpg")
     one, two = sha256(b"one"), sha256(b"two two")
     assert facts(world, "listed") == [([3, 7], [one, two]), (None, None), ([7], [two])]
-    assert reconcile(lane).word == "clean"
+    assert reconcile(context).word == "clean"
 
 
 def test_an_overwritten_file_has_another_size(world):
     world.client.put_object(Bucket=world.legacy_bucket, Key="p/changed.jpg", Body=b"before")
-    lane = synced(world, described("changed"), "p/changed.jpg")
+    context = synced(world, described("changed"), "p/changed.jpg")
     assert facts(world, "changed") == [(6, sha256(b"before"))]
     world.client.put_object(Bucket=world.legacy_bucket, Key="p/changed.jpg", Body=b"afterwards")
-    repair(lane, reconcile(lane).findings)
+    repair(context, reconcile(context).findings)
     assert facts(world, "changed") == [(10, sha256(b"afterwards"))]
-    assert reconcile(lane).word == "clean"
+    assert reconcile(context).word == "clean"
 
 
 def test_a_wrong_size_is_corrupt_and_mended(world):
-    lane = synced(world, described("wrong"), "p/a.jpg")
+    context = synced(world, described("wrong"), "p/a.jpg")
     world.target("UPDATE catalog.wrong SET file_bytes = 4")
-    assert [f.said for f in reconcile(lane).findings] == ["file_bytes: 3 wanted, 4 found"]
-    repair(lane, reconcile(lane).findings)
+    assert [f.said for f in reconcile(context).findings] == ["file_bytes: 3 wanted, 4 found"]
+    repair(context, reconcile(context).findings)
     assert facts(world, "wrong") == [(3, sha256(b"one"))]
 
 
 def test_a_whole_first_load_has_them(world):
     """Five hundred rows and more go by plain COPY."""
     world.legacy("INSERT INTO clips (id, title, file) SELECT n, 't', 'p/a.jpg' FROM generate_series(1, 600) n")
-    lane = Lane.open(described("loaded"), world.stores)
-    sync_keys(lane, lane.origin.key.parse(map(str, range(1, 601))), Order())
+    context = EntityContext.open(described("loaded"), world.stores)
+    sync_keys(context, context.origin.key.parse(map(str, range(1, 601))), Order())
     assert {*facts(world, "loaded")} == {(3, sha256(b"one"))}
 
 
@@ -111,8 +111,8 @@ def test_an_entity_that_comes_to_name_them_gets_them_with_its_next_version(world
     plain = replace(later.media, size="", sha256="")
     synced(world, replace(later, sinks=(later.table, later.index, plain), adapt=without_facts), "p/a.jpg")
     assert facts(world, "later") == [(None, None)]
-    lane = Lane.open(replace(later, version=2), world.stores)
-    assert sync_keys(lane, lane.origin.key.parse(["1"]), Order()).files == 0
+    context = EntityContext.open(replace(later, version=2), world.stores)
+    assert sync_keys(context, context.origin.key.parse(["1"]), Order()).files == 0
     assert facts(world, "later") == [(3, sha256(b"one"))]
 
 
@@ -133,58 +133,58 @@ def row(world, name, key=1):
 
 @pytest.mark.hazard(137)
 def test_a_row_whose_file_is_missing_is_written_without_it_and_heals(world):
-    lane = synced(world, lenient("lenient"), "p/late.jpg", "p/a.jpg", "n" * 2000)
+    context = synced(world, lenient("lenient"), "p/late.jpg", "p/a.jpg", "n" * 2000)
     assert row(world, "lenient") == ("t", None, None)
     assert row(world, "lenient", 3) == ("t", None, None)
     assert world.target("SELECT 1 FROM sync.due") == []
-    assert reconcile(lane).word == "clean"
+    assert reconcile(context).word == "clean"
     world.legacy("UPDATE clips SET title = 'edited', updated_at = clock_timestamp() WHERE id = 1")
-    sync_keys(lane, lane.origin.key.parse(["1"]), Order(acknowledge=True))
+    sync_keys(context, context.origin.key.parse(["1"]), Order(acknowledge=True))
     assert row(world, "lenient") == ("edited", None, None)
-    assert sweep(lane).files == 0
+    assert sweep(context).files == 0
     world.client.put_object(Bucket=world.legacy_bucket, Key="p/late.jpg", Body=b"late")
     try:
-        assert [(f.kind, f.key) for f in reconcile(lane).findings] == [("stale", "p/late.jpg")]
-        assert sweep(lane).files == 1
-        while live.work(lane, lambda *_: None):
+        assert [(f.kind, f.key) for f in reconcile(context).findings] == [("stale", "p/late.jpg")]
+        assert sweep(context).files == 1
+        while live.work(context, lambda *_: None):
             pass
         assert row(world, "lenient")[2] == 4
         assert row(world, "lenient")[1].startswith("lenient/")
-        assert reconcile(lane).word == "clean"
+        assert reconcile(context).word == "clean"
     finally:
         world.client.delete_object(Bucket=world.legacy_bucket, Key="p/late.jpg")
-    assert sweep(lane).files == 1
-    while live.work(lane, lambda *_: None):
+    assert sweep(context).files == 1
+    while live.work(context, lambda *_: None):
         pass
     assert row(world, "lenient") == ("edited", None, None)
-    assert sweep(lane).files == 0
-    assert reconcile(lane).word == "clean"
+    assert sweep(context).files == 0
+    assert reconcile(context).word == "clean"
 
 
 def test_in_a_list_its_place_stays(world):
-    lane = synced(world, lenient("gaps", lists=True), "p/a.jpg|p/none.jpg|p/b.jpg")
+    context = synced(world, lenient("gaps", lists=True), "p/a.jpg|p/none.jpg|p/b.jpg")
     _, files, sizes = row(world, "gaps")
     assert ([file is None for file in files], sizes) == ([False, True, False], [3, None, 7])
     assert world.document("GET", "gaps/_doc/1")["_source"]["file_bytes"] == [3, None, 7]
-    assert reconcile(lane).word == "clean"
+    assert reconcile(context).word == "clean"
 
 
 def test_repair_brings_a_file_that_has_come(world):
-    lane = synced(world, lenient("coming"), "p/come.jpg")
+    context = synced(world, lenient("coming"), "p/come.jpg")
     world.client.put_object(Bucket=world.legacy_bucket, Key="p/come.jpg", Body=b"come")
-    repair(lane, reconcile(lane).findings)
+    repair(context, reconcile(context).findings)
     assert row(world, "coming")[2] == 4
-    assert reconcile(lane).word == "clean"
+    assert reconcile(context).word == "clean"
 
 
 def test_a_first_load_with_missing_files(world):
     world.legacy(
         "INSERT INTO clips (id, title, file) SELECT n, 't', 'p/' || n || '.jpg' FROM generate_series(1, 600) n"
     )
-    lane = Lane.open(lenient("bare"), world.stores)
-    assert sync_keys(lane, lane.origin.key.parse(map(str, range(1, 601))), Order()).written == 600
+    context = EntityContext.open(lenient("bare"), world.stores)
+    assert sync_keys(context, context.origin.key.parse(map(str, range(1, 601))), Order()).written == 600
     assert {*facts(world, "bare")} == {(None, None)}
-    assert not why(lane, "1").as_dict()["sinks"]["relational"].startswith("unknown")
+    assert not why(context, "1").as_dict()["sinks"]["relational"].startswith("unknown")
 
 
 def test_without_it_the_row_is_parked(world):

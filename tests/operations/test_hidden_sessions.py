@@ -19,13 +19,13 @@ def unseeing(world):
 
 def test_what_a_hidden_transaction_wrote_arrives(world, unseeing):
     world.load(40, 0)
-    lane = world.lane("text")
-    open_cursor(lane)
-    lease = Lease.take(lane.stores, "text", "test")
-    source = resumed(lane)
+    context = world.context("text")
+    open_cursor(context)
+    lease = Lease.take(context.stores, "text", "test")
+    source = resumed(context)
 
     def poll():
-        live.poll(lane, lease, source, lambda *_: None, keep_idle=True)
+        live.poll(context, lease, source, lambda *_: None, keep_idle=True)
 
     ((key,),) = world.legacy("SELECT min(id) FROM content WHERE kind = 'text' AND deleted_at IS NULL")
     late = psycopg2.connect(world.monolith.admin_url)
@@ -37,5 +37,5 @@ def test_what_a_hidden_transaction_wrote_arrives(world, unseeing):
     late.commit()
     late.close()
     poll()
-    lease.give_back(lane.stores)
+    lease.give_back(context.stores)
     assert world.target("SELECT header FROM catalog.text WHERE id = %s", (key,)) == [("late",)]

@@ -7,8 +7,8 @@ import pytest
 from sync_pipeline import dead_letters
 from sync_pipeline.batch.order import Order
 from sync_pipeline.dead_letters import Which
+from sync_pipeline.entity_context import EntityContext
 from sync_pipeline.inquiry.history import history
-from sync_pipeline.lane import Lane
 from sync_pipeline.pipeline import sync_keys
 from sync_pipeline.sinks.search_index import SearchIndex
 from tests.kin import EPISODE, MONOLITH, SERIES
@@ -21,24 +21,24 @@ PICK = "SELECT id FROM content WHERE kind = 'text' AND deleted_at IS NULL AND st
 
 
 @pytest.fixture(scope="module")
-def lane(world):
+def context(world):
     world.load(60, 12)
     return world.filled("text")
 
 
 @pytest.fixture(scope="module")
-def keys(world, lane):
+def keys(world, context):
     """Published ones; each test takes its own."""
     return iter([str(key) for (key,) in world.legacy(PICK.format("="))])
 
 
-def sync(lane, key, **order):
-    return sync_keys(lane, lane.origin.key.parse([str(key)]), Order(acknowledge=True, **order))
+def sync(context, key, **order):
+    return sync_keys(context, context.origin.key.parse([str(key)]), Order(acknowledge=True, **order))
 
 
-def told(lane, key):
+def told(context, key):
     """What happened, and whose doing it was."""
-    return [(happening.what, happening.cause) for happening in history(lane, str(key), 50).happenings]
+    return [(happening.what, happening.cause) for happening in history(context, str(key), 50).happenings]
 
 
 def month(world, key):
@@ -50,29 +50,29 @@ def is_request(what):
     return what.startswith("bulk request sync/text/") and "answered" in what
 
 
-def test_one_untouched_since_the_backfill(world, lane, keys):
+def test_one_untouched_since_the_backfill(world, context, keys):
     key = next(keys)
-    (written, cause), (request, _) = told(lane, key)
+    (written, cause), (request, _) = told(context, key)
     assert (written, cause) == ("written: row and document", month(world, key))
     assert is_request(request)
-    story = history(lane, key, 50)
+    story = history(context, key, 50)
     assert story.whole
     ((revision,),) = world.target("SELECT written FROM sync.ledger_text WHERE id = %s", (key,))
     assert story.happenings[0].revision == revision
-    assert story.happenings[0].worker == lane.stores.worker
+    assert story.happenings[0].worker == context.stores.worker
     assert f"sync/text/{revision}" in request
 
 
-def test_one_that_failed_was_mended_and_replayed(world, lane, keys, command):
+def test_one_that_failed_was_mended_and_replayed(world, context, keys, command):
     key = next(keys)
     world.legacy(SPOIL, (key,))
     for _ in range(3):  # the same fault again is no news
-        sync(lane, key)
-    dead_letters.discard(lane, Which("text", [key]), "ann", "a test row")
+        sync(context, key)
+    dead_letters.discard(context, Which("text", [key]), "ann", "a test row")
     command("dead-letters", "replay", "text", "--key", key)
     world.legacy("UPDATE content SET attrs = '{}' WHERE id = %s", (key,))
     command("dead-letters", "replay", "text", "--key", key)
-    said = told(lane, key)[2:]
+    said = told(context, key)[2:]
     fault = next(what for what, _ in said if what.startswith("parked"))
     assert fault.startswith("parked at step adapt: ArrowInvalid: ")
     assert [what for what, _ in said if not is_request(what)] == [
@@ -92,35 +92,35 @@ def test_one_that_failed_was_mended_and_replayed(world, lane, keys, command):
     assert is_request(said[-1][0])
 
 
-def test_one_deleted(world, lane, keys):
+def test_one_deleted(world, context, keys):
     key = next(keys)
     world.legacy("UPDATE content SET deleted_at = now(), updated_at = now() WHERE id = %s", (key,))
-    with world.following([lane]) as follower:
+    with world.following([context]) as follower:
         wait_for(lambda: world.target("SELECT 1 FROM catalog.text WHERE id = %s", (key,)) == [])
-        wait_for(lambda: is_request(told(lane, key)[-1][0]))
-        wait_for(lambda: history(lane, key, 50).facts.state == "deleted")
+        wait_for(lambda: is_request(told(context, key)[-1][0]))
+        wait_for(lambda: history(context, key, 50).facts.state == "deleted")
         name = follower.name
-    said = history(lane, key, 50).happenings
+    said = history(context, key, 50).happenings
     deleted = next(happening for happening in said if happening.what == "deleted: gone from the monolith")
     assert (deleted.cause, deleted.worker) == ("poll", name)
     assert deleted.position.startswith("stamps since") or deleted.position == "all stamps"
     assert said.index(deleted) == len(said) - 2  # then the cluster has answered
 
 
-def test_one_filtered_out_of_search(world, lane):
+def test_one_filtered_out_of_search(world, context):
     ((key,), *_) = world.legacy(PICK.format("<>"))
-    assert told(lane, key) == [("written: row", month(world, key))]
+    assert told(context, key) == [("written: row", month(world, key))]
 
 
-def test_one_that_never_existed(lane):
-    assert told(lane, 999_999) == []
-    sync(lane, 999_999)
-    assert told(lane, 999_999) == [("looked at, and unchanged", "keys")]
+def test_one_that_never_existed(context):
+    assert told(context, 999_999) == []
+    sync(context, 999_999)
+    assert told(context, 999_999) == [("looked at, and unchanged", "keys")]
 
 
 def test_one_parked_for_its_parent(world):
     world.legacy(MONOLITH)
-    series, episode = (Lane.open(entity, world.stores) for entity in (SERIES, EPISODE))
+    series, episode = (EntityContext.open(entity, world.stores) for entity in (SERIES, EPISODE))
     world.legacy("INSERT INTO episode VALUES (1, 'pilot', 7)")
     sync(episode, 1)
     sync(episode, 1)
@@ -139,13 +139,13 @@ def test_one_parked_for_its_parent(world):
     assert said.index("written: row and document") < said.index("went through at step row")
 
 
-def test_a_story_is_cut_at_its_limit_and_says_where_the_log_ends(world, lane, keys, command):
+def test_a_story_is_cut_at_its_limit_and_says_where_the_log_ends(world, context, keys, command):
     key = next(keys)
     for _ in range(3):
-        sync(lane, key, force=True)
-    assert len(history(lane, key, 2).happenings) == 2
+        sync(context, key, force=True)
+    assert len(history(context, key, 2).happenings) == 2
     world.target("DELETE FROM sync.batch WHERE cause LIKE 'backfill%%'")
-    story = history(lane, key, 50)
+    story = history(context, key, 50)
     assert not story.whole
     assert sum(happening.what.startswith("written") for happening in story.happenings) == 3
     code, out, _ = command("history", "text", key)
@@ -157,7 +157,7 @@ def test_a_story_is_cut_at_its_limit_and_says_where_the_log_ends(world, lane, ke
     assert command("history", "text", "x7")[0] == 2
 
 
-def test_the_cluster_knows_a_request_by_its_revisions(world, lane, keys, monkeypatch):
+def test_the_cluster_knows_a_request_by_its_revisions(world, context, keys, monkeypatch):
     key, named = next(keys), []
     write = SearchIndex.write
 
@@ -167,7 +167,7 @@ def test_the_cluster_knows_a_request_by_its_revisions(world, lane, keys, monkeyp
         return write(index, client, *documents, **refusing)
 
     monkeypatch.setattr(SearchIndex, "write", look)
-    sync(lane, key, force=True)
+    sync(context, key, force=True)
     ((revision,),) = world.target("SELECT written FROM sync.ledger_text WHERE id = %s", (key,))
     assert named == [f"sync/text/{revision}"]
-    assert f"bulk request {named[0]} answered" in told(lane, key)[-1][0]
+    assert f"bulk request {named[0]} answered" in told(context, key)[-1][0]

@@ -13,7 +13,7 @@ from sync_pipeline import backfill as filling
 from sync_pipeline import partitions
 from sync_pipeline.backfill import backfill, backfill_all
 from sync_pipeline.batch.order import Order
-from sync_pipeline.lane import Lane
+from sync_pipeline.entity_context import EntityContext
 from sync_pipeline.partitions import KeyRanges
 from sync_pipeline.status import status_of
 from sync_pipeline.sweep import sweep
@@ -54,85 +54,85 @@ def today(monkeypatch):
 
 
 @pytest.fixture
-def lane(world, today):
+def context(world, today):
     world.legacy(ROWS)
-    yield Lane.open(reports(), world.stores)
+    yield EntityContext.open(reports(), world.stores)
     world.legacy("TRUNCATE reports")
     world.target("TRUNCATE catalog.reports, sync.backfill, sync.due; DROP TABLE sync.ledger_reports")
     world.target("DELETE FROM sync.cursor; DELETE FROM sync.sweep")
 
 
-def fill(lane, names):
-    return {part.partition: part.rows for part in backfill_all(lane, names)}
+def fill(context, names):
+    return {part.partition: part.rows for part in backfill_all(context, names)}
 
 
 def count(world):
     return world.target("SELECT count(*) FROM catalog.reports")[0][0]
 
 
-def missing(lane):
-    return status_of(lane.stores, lane.entity)["backfill"]["missing"]
+def missing(context):
+    return status_of(context.stores, context.entity)["backfill"]["missing"]
 
 
-def sweeps_bring_new_rows(world, lane):
+def sweeps_bring_new_rows(world, context):
     world.legacy("INSERT INTO reports VALUES (200, 'late', '2026-11-15'), (201, 'new', '2027-01-02')")
-    return sweep(lane).changed == 2
+    return sweep(context).changed == 2
 
 
 @pytest.mark.hazard(135)
-def test_all_that_a_page_of_the_month_before_offers_is_everything(world, lane, today):
+def test_all_that_a_page_of_the_month_before_offers_is_everything(world, context, today):
     """The page was loaded in November, and the run begins in December."""
     today(2026, 12, 1)
-    rows = fill(lane, OFFERED)
+    rows = fill(context, OFFERED)
     assert (rows["2026-11"], count(world)) == (32, 64)
-    assert missing(lane) == []
-    assert status_of(lane.stores, lane.entity)["backfill"]["declared"] == 4
-    assert sweeps_bring_new_rows(world, lane)
+    assert missing(context) == []
+    assert status_of(context.stores, context.entity)["backfill"]["declared"] == 4
+    assert sweeps_bring_new_rows(world, context)
 
 
 @pytest.mark.hazard(135)
-def test_definitions_that_were_loaded_long_ago_lose_nothing(world, lane, today):
+def test_definitions_that_were_loaded_long_ago_lose_nothing(world, context, today):
     today(2027, 4, 1)
     world.legacy("INSERT INTO reports VALUES (300, 'of march', '2027-03-05')")
-    fill(lane, OFFERED)
+    fill(context, OFFERED)
     assert count(world) == 65
-    assert missing(lane) == []
-    assert sweeps_bring_new_rows(world, lane)
+    assert missing(context) == []
+    assert sweeps_bring_new_rows(world, context)
 
 
 @pytest.mark.hazard(135)
-def test_a_month_that_ends_while_its_history_is_filled_stays_open(world, lane, today):
+def test_a_month_that_ends_while_its_history_is_filled_stays_open(world, context, today):
     """It was cut off in November, and goes on in December."""
-    assert lane.entity.partitions.names() == OFFERED
-    filling.begin_history(lane, OFFERED)
+    assert context.entity.partitions.names() == OFFERED
+    filling.begin_history(context, OFFERED)
     today(2026, 12, 1)
     for name in OFFERED:
-        backfill(lane, name)
+        backfill(context, name)
     assert count(world) == 64
-    assert missing(lane) == []
+    assert missing(context) == []
 
 
 @pytest.mark.hazard(135)
-def test_without_its_guard_the_history_is_never_all_in(world, lane, today, monkeypatch):
+def test_without_its_guard_the_history_is_never_all_in(world, context, today, monkeypatch):
     monkeypatch.setenv("SYNC_TEST_GUARDS_OFF", "135")
     today(2026, 12, 1)
-    fill(lane, OFFERED)
-    assert missing(lane) == ["2026-12"]
-    assert not sweeps_bring_new_rows(world, lane)
+    fill(context, OFFERED)
+    assert missing(context) == ["2026-12"]
+    assert not sweeps_bring_new_rows(world, context)
 
 
-def test_a_month_by_its_name_is_that_month(world, lane, today):
+def test_a_month_by_its_name_is_that_month(world, context, today):
     today(2026, 12, 20)
-    assert fill(lane, ["2026-10"]) == {"2026-10": 30}
-    assert missing(lane) == ["undated", "earlier", "2026-11", "2026-12"]
-    fill(lane, lane.entity.partitions.names())
-    assert missing(lane) == []
+    assert fill(context, ["2026-10"]) == {"2026-10": 30}
+    assert missing(context) == ["undated", "earlier", "2026-11", "2026-12"]
+    fill(context, context.entity.partitions.names())
+    assert missing(context) == []
     today(2027, 3, 1)
     world.legacy("INSERT INTO reports VALUES (400, 'of february', '2027-02-01 00:00Z')")
-    assert fill(lane, ["2026-12"]) == {"2026-12": 2}
+    assert fill(context, ["2026-12"]) == {"2026-12": 2}
 
 
-def test_a_history_that_is_not_all_in_is_said_by_every_command(world, lane, command, monkeypatch):
+def test_a_history_that_is_not_all_in_is_said_by_every_command(world, context, command, monkeypatch):
     monkeypatch.setenv("SYNC_ENTITIES", "tests.reports_entities")
     said = "The history of reports is not all in (1 partitions are missing: earlier)"
     assert command("backfill", "reports", *(f"--partition={name}" for name in OFFERED if name != "earlier"))[0] == 0
@@ -150,7 +150,7 @@ def test_a_history_that_is_not_all_in_is_said_by_every_command(world, lane, comm
 
 
 @pytest.fixture
-def slow(world, lane, monkeypatch):
+def slow(world, context, monkeypatch):
     """Chunks of three rows, each of which takes a moment."""
     object.__setattr__(world.stores.settings, "chunk_rows", 3)
     page = filling.sync_page
@@ -160,15 +160,15 @@ def slow(world, lane, monkeypatch):
         return page(*arguments)
 
     monkeypatch.setattr(filling, "sync_page", slowly)
-    yield lane
+    yield context
     object.__setattr__(world.stores.settings, "chunk_rows", 25_000)
 
 
-def at_once(lane, partition, times=2):
+def at_once(context, partition, times=2):
     """What each of several that fill one partition at once is told."""
     found, threads = [], []
     for _ in range(times):
-        threads.append(threading.Thread(target=lambda: found.append(backfill(lane, partition))))
+        threads.append(threading.Thread(target=lambda: found.append(backfill(context, partition))))
         threads[-1].start()
     for thread in threads:
         thread.join()
@@ -186,7 +186,7 @@ def test_a_partition_that_several_fill_at_once_is_counted_once(world, slow, time
 
 @pytest.mark.hazard(136)
 def test_a_key_range_that_several_fill_at_once_is_counted_once(world, slow):
-    ranged = Lane.open(reports(KeyRanges(1)), world.stores)
+    ranged = EntityContext.open(reports(KeyRanges(1)), world.stores)
     assert {part.rows for part in at_once(ranged, "range-0001")} == {64}
 
 
@@ -208,5 +208,5 @@ def test_one_that_the_other_has_left_is_gone_on_with(world, slow, monkeypatch):
     assert backfill(slow, "2026-11").rows == 32
 
 
-def test_a_partition_that_is_named_twice_is_filled_once(world, lane):
-    assert fill(lane, ["2026-10", "2026-10"]) == {"2026-10": 30}
+def test_a_partition_that_is_named_twice_is_filled_once(world, context):
+    assert fill(context, ["2026-10", "2026-10"]) == {"2026-10": 30}

@@ -12,8 +12,8 @@ from sync_pipeline import due, live, outgoing, pipeline
 from sync_pipeline.batch.order import Order
 from sync_pipeline.beside import beside
 from sync_pipeline.capture import open_cursor, resumed
+from sync_pipeline.entity_context import EntityContext
 from sync_pipeline.errors import DeclarationError
-from sync_pipeline.lane import Lane
 from sync_pipeline.ledger.cursor import Lease
 from sync_pipeline.outgoing import Outgoing
 from sync_pipeline.pipeline import sync_keys
@@ -44,12 +44,12 @@ STATES = states(INDEX, "clip", "clip-000002")
 @pytest.fixture(scope="module")
 def world(world):
     world.legacy(clips.MONOLITH)
-    Lane.open(clips.clip(media=False), world.stores)
+    EntityContext.open(clips.clip(media=False), world.stores)
     return world
 
 
 @pytest.fixture(params=["forward", "compensate"])
-def lane(request, world):
+def context(request, world):
     yield from filled(world, clips.clip(media=False, on_refused=request.param))
 
 
@@ -61,17 +61,17 @@ def plain(world):
 def filled(world, entity):
     """Thirty clips that are everywhere."""
     world.stores.aliases.recheck("clip")
-    lane = Lane.open(entity, world.stores)
+    context = EntityContext.open(entity, world.stores)
     world.legacy("INSERT INTO clips SELECT n, 'title ' || n FROM generate_series(1, 30) n")
-    sync(lane)
+    sync(context)
     assert world.target(OWED) == []
-    yield lane
+    yield context
     world.stores.aliases.recheck("clip")
     clips.emptied(world)
 
 
-def sync(lane, *keys, **order):
-    return sync_keys(lane, lane.origin.key.parse(map(str, keys or range(1, 31))), Order(**order))
+def sync(context, *keys, **order):
+    return sync_keys(context, context.origin.key.parse(map(str, keys or range(1, 31))), Order(**order))
 
 
 def edit(world, count=12):
@@ -83,10 +83,10 @@ def ask(world, *requests):
         world.document(method, path, body)
 
 
-def work(world, lane, times=4):
+def work(world, context, times=4):
     for _ in range(times):
         world.target("UPDATE sync.due SET not_before = now() WHERE reason <> 'rejected'")
-        live.work(lane, lambda *_: None)
+        live.work(context, lambda *_: None)
 
 
 def titles(world, index="clip"):
@@ -95,36 +95,36 @@ def titles(world, index="clip"):
     return {int(hit["_id"]): hit["_source"]["title"] for hit in hits}
 
 
-def agree(world, lane):
+def agree(world, context):
     assert world.target(OWED) == []
     assert titles(world) == dict(world.legacy("SELECT id, title FROM clips"))
-    assert reconcile(lane).word == "clean"
+    assert reconcile(context).word == "clean"
 
 
 @pytest.mark.hazard(98)
 @pytest.mark.parametrize("state", STATES)
-def test_what_is_wrong_with_the_index_is_owed_told_and_heals(world, lane, state):
+def test_what_is_wrong_with_the_index_is_owed_told_and_heals(world, context, state):
     into, out, told = STATES[state]
     ask(world, *into)
     world.stores.aliases.recheck("clip")
     try:
         edit(world)
         world.legacy("DELETE FROM clips WHERE id = 30")
-        sync(lane)
-        work(world, lane)
+        sync(context)
+        work(world, context)
         assert world.target(LETTERS) == []
         assert {reason for reason, *_ in world.target(OWED)} == {"documents"}
         assert told in " ".join(message for *_, message in world.target(OWED))
-        assert any(told in alert for alert in status_of(world.stores, lane.entity)["alerts"])
+        assert any(told in alert for alert in status_of(world.stores, context.entity)["alerts"])
         assert world.target("SELECT count(*) FROM catalog.clip WHERE title LIKE '%%v2'") == [(12,)]
-        problems = [n for n in look_at_search(world.stores, [lane.entity]) if n.level == "error"]
+        problems = [n for n in look_at_search(world.stores, [context.entity]) if n.level == "error"]
         assert problems
         assert not world.stores.search_breaker.is_open
     finally:
         ask(world, *out)
     world.stores.aliases.recheck("clip")
-    work(world, lane)
-    agree(world, lane)
+    work(world, context)
+    agree(world, context)
 
 
 # how the index is not there as it was, and what is said of it
@@ -143,15 +143,15 @@ LOST = {
 
 @pytest.mark.hazard(98)
 @pytest.mark.parametrize("state", LOST)
-def test_an_index_that_is_lost_parks_nothing_and_is_mended(world, lane, state):
+def test_an_index_that_is_lost_parks_nothing_and_is_mended(world, context, state):
     """What was in it is found missing by reconciliation; what changed meanwhile is owed."""
     into, told = LOST[state]
     ask(world, ("DELETE", INDEX, None), *into)
     world.stores.aliases.recheck("clip")
     try:
         edit(world)
-        sync(lane)
-        work(world, lane, 2)
+        sync(context)
+        work(world, context, 2)
         assert world.target(LETTERS) == []
         assert world.target("SELECT count(*) FROM catalog.clip WHERE title LIKE '%%v2'") == [(12,)]
         assert {reason for reason, *_ in world.target(OWED)} == {"documents"}
@@ -161,7 +161,7 @@ def test_an_index_that_is_lost_parks_nothing_and_is_mended(world, lane, state):
             world.document("DELETE", index)
         world.stores.aliases.recheck("clip")
         world.stores.ensured.clear()
-    again = Lane.open(lane.entity, world.stores)
+    again = EntityContext.open(context.entity, world.stores)
     work(world, again)
     repair(again, reconcile(again).findings)
     agree(world, again)
@@ -234,7 +234,7 @@ def limited(limit, answer=413):
 def test_a_document_that_is_too_large_is_parked_alone_with_its_size(world, plain):
     rule = limited(100_000)
     with search_behind(world.stores, rule) as stores:
-        other = Lane.open(plain.entity, stores)
+        other = EntityContext.open(plain.entity, stores)
         edit(world)
         world.legacy("UPDATE clips SET body = repeat('x', 200000) WHERE id = 7")
         sync(other)
@@ -254,7 +254,7 @@ def test_a_document_that_is_too_large_is_parked_alone_with_its_size(world, plain
 def test_bodies_become_smaller_for_a_proxy_that_takes_less(world, plain):
     rule = limited(70_000)
     with search_behind(world.stores, rule) as stores:
-        other = Lane.open(plain.entity, stores)
+        other = EntityContext.open(plain.entity, stores)
         world.legacy("UPDATE clips SET body = repeat('x', 10000), updated_at = clock_timestamp()")
         sync(other)
         agree(world, plain)
@@ -269,7 +269,7 @@ def test_bodies_become_smaller_for_a_proxy_that_takes_less(world, plain):
 def test_without_its_guard_one_large_document_holds_up_all(world, plain, monkeypatch):
     monkeypatch.setenv("SYNC_TEST_GUARDS_OFF", "97")
     with search_behind(world.stores, limited(100_000)) as stores:
-        other = Lane.open(plain.entity, stores)
+        other = EntityContext.open(plain.entity, stores)
         edit(world)
         world.legacy("UPDATE clips SET body = repeat('x', 200000) WHERE id = 7")
         sync(other)
@@ -284,7 +284,7 @@ def test_whatever_else_a_bulk_is_answered_is_owed(world, plain, status):
         return Answer(status, b"{}", JSON) if "_bulk" in request.path else forward(request)
 
     with search_behind(world.stores, rule) as stores:
-        other = Lane.open(plain.entity, stores)
+        other = EntityContext.open(plain.entity, stores)
         edit(world)
         sync(other)
         work(world, other, 1)
@@ -323,7 +323,7 @@ def items_refused(kind, reason, ids=(), status=400):
 )
 def test_what_is_one_document_s_parks_it_alone(world, plain, kind, reason, status):
     with search_behind(world.stores, items_refused(kind, reason, {"7"}, status)) as stores:
-        other = Lane.open(plain.entity, stores)
+        other = EntityContext.open(plain.entity, stores)
         edit(world)
         sync(other)
         assert [row[:3] for row in world.target(LETTERS)] == [(7, "document", kind)]
@@ -343,7 +343,7 @@ def test_what_is_one_document_s_parks_it_alone(world, plain, kind, reason, statu
 )
 def test_what_is_the_index_s_is_owed(world, plain, kind, reason, status):
     with search_behind(world.stores, items_refused(kind, reason, (), status)) as stores:
-        other = Lane.open(plain.entity, stores)
+        other = EntityContext.open(plain.entity, stores)
         edit(world, 30)
         sync(other)
         assert world.target(LETTERS) == []
@@ -370,27 +370,27 @@ def break_batches(monkeypatch):
     """Have each batch that holds row 7 fail, by an error that no code foresaw."""
     real = pipeline.prepare
 
-    def prepare(lane, revision, keys, rows, order):
+    def prepare(context, revision, keys, rows, order):
         if 7 in rows.table.column("id").to_pylist():
             raise ZeroDivisionError("odd")
-        return real(lane, revision, keys, rows, order)
+        return real(context, revision, keys, rows, order)
 
     monkeypatch.setattr(pipeline, "prepare", prepare)
 
 
-def bring_by_sweep(world, lane):
-    with lane.stores.target() as cursor:
+def bring_by_sweep(world, context):
+    with context.stores.target() as cursor:
         due.owe(cursor, "clip", "sweep", [str(n) for n in range(1, 31)], 0)
-    live.work(lane, lambda *_: None)
+    live.work(context, lambda *_: None)
 
 
-def bring_by_poll(world, lane):
+def bring_by_poll(world, context):
     """Poll as a follower does, until a page is owed because it failed."""
-    open_cursor(lane)
-    lease = Lease.take(lane.stores, "clip", "test")
+    open_cursor(context)
+    lease = Lease.take(context.stores, "clip", "test")
     try:
-        with closing(resumed(lane)) as source:
-            wait_for(lambda: live.poll(lane, lease, source, lambda *_: None, keep_idle=True) and world.target(OWED))
+        with closing(resumed(context)) as source:
+            wait_for(lambda: live.poll(context, lease, source, lambda *_: None, keep_idle=True) and world.target(OWED))
     finally:
         world.target("DELETE FROM sync.cursor WHERE entity = 'clip'")
 
@@ -450,7 +450,7 @@ def test_what_nobody_foresaw_in_a_batch_parks_one_object_with_its_traceback(worl
     [
         (break_batches, bring_by_sweep),
         (break_batches, bring_by_poll),
-        (break_documents, lambda _, lane: sync(lane)),
+        (break_documents, lambda _, context: sync(context)),
     ],
     ids=["a batch of a sweep", "a batch of a poll", "a document"],
 )

@@ -9,7 +9,7 @@ import pytest
 from sync_pipeline import live, rewritten_files
 from sync_pipeline import sweep as sweeping
 from sync_pipeline.drain import drain
-from sync_pipeline.lane import Lane
+from sync_pipeline.entity_context import EntityContext
 from sync_pipeline.ledger import sweeps
 from sync_pipeline.ledger.servers import take_back_times
 from sync_pipeline.sources.sweep_only import SweepOnly
@@ -35,41 +35,43 @@ def filled(world):
 
 
 @pytest.fixture
-def lane(filled):
+def context(filled):
     """An entity just swept, whose share of the time allows no other listing for years."""
-    lane = at_share(filled.lane("text"), 1e-9)
-    sweep(lane)
-    settle(lane)
-    yield lane
-    sweep(lane)
-    settle(lane)
-    lane.stores.close()
+    context = at_share(filled.context("text"), 1e-9)
+    sweep(context)
+    settle(context)
+    yield context
+    sweep(context)
+    settle(context)
+    context.stores.close()
     assert filled.target("SELECT count(*) FROM sync.due") == [(0,)]
 
 
-def at_share(lane, share, **settings):
+def at_share(context, share, **settings):
     """The entity on stores of its own, under other settings."""
-    return Lane.open(lane.entity, Stores(dataclasses.replace(lane.stores.settings, listing_share=share, **settings)))
+    return EntityContext.open(
+        context.entity, Stores(dataclasses.replace(context.stores.settings, listing_share=share, **settings))
+    )
 
 
 @pytest.fixture
-def listed(lane, monkeypatch):
+def listed(context, monkeypatch):
     """Keys behind which the legacy bucket was listed."""
-    return count_listings(lane, monkeypatch)
+    return count_listings(context, monkeypatch)
 
 
-def count_listings(lane, monkeypatch):
-    asked, list_objects = [], lane.stores.legacy_s3.list_objects_v2
+def count_listings(context, monkeypatch):
+    asked, list_objects = [], context.stores.legacy_s3.list_objects_v2
     monkeypatch.setattr(
-        lane.stores.legacy_s3,
+        context.stores.legacy_s3,
         "list_objects_v2",
         lambda **which: asked.append(which["StartAfter"]) or list_objects(**which),
     )
     return asked
 
 
-def settle(lane):
-    while live.work(lane, lambda *_: None):
+def settle(context):
+    while live.work(context, lambda *_: None):
         pass
 
 
@@ -95,9 +97,9 @@ def overwritten(filled):
     filled.client.put_object(Bucket=filled.legacy_bucket, Key=source, Body=body, ContentType=kind)
 
 
-def periodic(lane):
+def periodic(context):
     """A sweep for which nobody asked."""
-    return go_on(lane, threading.Event())
+    return go_on(context, threading.Event())
 
 
 def cursor_of(world, columns):
@@ -105,15 +107,15 @@ def cursor_of(world, columns):
 
 
 @pytest.mark.hazard(140)
-def test_a_periodic_sweep_right_after_another_does_not_list(filled, lane, listed, overwritten):
+def test_a_periodic_sweep_right_after_another_does_not_list(filled, context, listed, overwritten):
     before = cursor_of(filled, "swept_from, listed_at, compared_from, swept_at")
-    assert periodic(lane).files == 0
+    assert periodic(context).files == 0
     after = cursor_of(filled, "swept_from, listed_at, compared_from, swept_at")
     assert listed == []
     assert after[:2] == before[:2]
     assert (after[2] > before[2], after[3] > before[3]) == (True, True)
-    assert not sweep_is_due(lane)
-    with closing((each := at_share(lane, 1.0)).stores):
+    assert not sweep_is_due(context)
+    with closing((each := at_share(context, 1.0)).stores):
         assert periodic(each).files == 1
 
 
@@ -127,21 +129,21 @@ WANTED = [
 
 @pytest.mark.hazard(140)
 @pytest.mark.parametrize("statement", WANTED)
-def test_one_that_was_asked_for_lists_and_so_does_the_first_one(filled, lane, listed, overwritten, statement):
+def test_one_that_was_asked_for_lists_and_so_does_the_first_one(filled, context, listed, overwritten, statement):
     filled.target(statement)
-    assert periodic(lane).files == 1
+    assert periodic(context).files == 1
     assert listed != []
     swept, compared = cursor_of(filled, "swept_from, compared_from")
     assert swept == compared
-    assert periodic(lane).files == 0
+    assert periodic(context).files == 0
     assert len(listed) == 1
 
 
 @pytest.mark.hazard(140)
-def test_a_drain_within_the_rest_period_finds_what_was_overwritten(filled, lane, overwritten):
-    assert periodic(lane).files == 0
-    with filled.following([lane]):
-        found = drain([lane], PATIENCE, threading.Event())
+def test_a_drain_within_the_rest_period_finds_what_was_overwritten(filled, context, overwritten):
+    assert periodic(context).files == 0
+    with filled.following([context]):
+        found = drain([context], PATIENCE, threading.Event())
     assert found.word == "drained"
     assert bytes_named(filled, overwritten) == b"another picture"
 
@@ -154,55 +156,57 @@ def at_the_end(monkeypatch, act):
 
 @pytest.mark.hazard(140)
 @pytest.mark.parametrize("guard", [True, False])
-def test_a_walk_that_left_the_files_out_answers_nobody(filled, lane, monkeypatch, overwritten, guard):
+def test_a_walk_that_left_the_files_out_answers_nobody(filled, context, monkeypatch, overwritten, guard):
     """The time is the monolith's before the walk began, and the request arrives when the walk has passed the files."""
     if not guard:
         monkeypatch.setenv("SYNC_TEST_GUARDS_OFF", "140")
-    since = lane.stores.legacy_now()
-    at_the_end(monkeypatch, lambda: ask_for_sweep(lane, since))
-    assert periodic(lane).files == 0
-    assert is_swept(lane, since) is not guard
-    assert sweep_is_due(lane) is guard
+    since = context.stores.legacy_now()
+    at_the_end(monkeypatch, lambda: ask_for_sweep(context, since))
+    assert periodic(context).files == 0
+    assert is_swept(context, since) is not guard
+    assert sweep_is_due(context) is guard
     monkeypatch.undo()
     if guard:
-        assert periodic(lane).files == 1
-        settle(lane)
-        assert is_swept(lane, since)
+        assert periodic(context).files == 1
+        settle(context)
+        assert is_swept(context, since)
         assert bytes_named(filled, overwritten) == b"another picture"
 
 
 @pytest.mark.hazard(141)
 @pytest.mark.parametrize("guard", [True, False])
-def test_what_a_listing_has_queued_is_kept_by_a_walk_that_does_not_list(filled, lane, monkeypatch, overwritten, guard):
+def test_what_a_listing_has_queued_is_kept_by_a_walk_that_does_not_list(
+    filled, context, monkeypatch, overwritten, guard
+):
     if not guard:
         monkeypatch.setenv("SYNC_TEST_GUARDS_OFF", "141")
-    assert sweep(lane).files == 1
-    assert periodic(lane).files == 0
+    assert sweep(context).files == 1
+    assert periodic(context).files == 0
     assert filled.target(QUEUED) == [(1 if guard else 0,)]
-    settle(lane)
+    settle(context)
     assert (bytes_named(filled, overwritten) == b"another picture") is guard
 
 
 @pytest.mark.hazard(140)
-def test_when_the_new_side_has_lost_commits_meanwhile_another_walk_lists(filled, lane, listed):
+def test_when_the_new_side_has_lost_commits_meanwhile_another_walk_lists(filled, context, listed):
     forget = "UPDATE sync.cursor SET swept_from = NULL, compared_from = NULL, swept_at = NULL"
     with pytest.MonkeyPatch.context() as patch:
         at_the_end(patch, lambda: filled.target(forget))
-        periodic(lane)
+        periodic(context)
     assert cursor_of(filled, "swept_from, swept_at") == (None, None)
-    assert (listed, sweep_is_due(lane)) == ([], True)
-    periodic(lane)
-    assert (len(listed), sweep_is_due(lane)) == (1, False)
+    assert (listed, sweep_is_due(context)) == ([], True)
+    periodic(context)
+    assert (len(listed), sweep_is_due(context)) == (1, False)
 
 
-def test_a_sweep_that_a_person_starts_lists_though_the_walk_under_way_does_not(filled, lane, overwritten):
+def test_a_sweep_that_a_person_starts_lists_though_the_walk_under_way_does_not(filled, context, overwritten):
     halt = threading.Event()
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sweeps, "move", cut_before_the_end(halt, sweeps.move))
-        assert go_on(lane, halt) is None
+        assert go_on(context, halt) is None
     walk = "SELECT state, phase, covers_files FROM sync.sweep WHERE entity = 'text'"
     assert filled.target(walk) == [("walking", "refused", False)]
-    assert sweep(lane).files == 1
+    assert sweep(context).files == 1
 
 
 def cut_before_the_end(halt, move):
@@ -217,10 +221,10 @@ def cut_before_the_end(halt, move):
 
 
 @pytest.mark.hazard(140)
-def test_an_entity_without_a_source_is_applied_through_the_last_comparison(filled, lane, monkeypatch):
+def test_an_entity_without_a_source_is_applied_through_the_last_comparison(filled, context, monkeypatch):
     """It lags no further behind while listings rest."""
-    often = at_share(lane, 1e-9, sweep_seconds=0.2)
-    swept = Lane.open(dataclasses.replace(lane.entity, capture=SweepOnly()), often.stores)
+    often = at_share(context, 1e-9, sweep_seconds=0.2)
+    swept = EntityContext.open(dataclasses.replace(context.entity, capture=SweepOnly()), often.stores)
     asked = count_listings(swept, monkeypatch)
     filled.target(ANEW)  # another source would ask for a sweep
     (before,) = cursor_of(filled, "swept_from")
@@ -233,20 +237,20 @@ def test_an_entity_without_a_source_is_applied_through_the_last_comparison(fille
             wait_for(lambda: (cursor_of(filled, "applied_through")[0] or before) > since)
         assert cursor_of(filled, "swept_from") == (before,)
         assert asked == []
-        settle(lane)
-        assert sweep(lane).changed == 0
+        settle(context)
+        assert sweep(context).changed == 0
     finally:
         filled.target(ANEW)
         often.stores.close()
 
 
-def is_due(lane, share):
-    with lane.stores.target() as cursor:
-        return sweeps.listing_is_due(cursor, lane.entity.name, share)
+def is_due(context, share):
+    with context.stores.target() as cursor:
+        return sweeps.listing_is_due(cursor, context.entity.name, share)
 
 
 @pytest.mark.parametrize(("rested", "due"), [(85, False), (95, True), (-5, True)])
-def test_all_entities_divide_the_share(filled, lane, rested, due):
+def test_all_entities_divide_the_share(filled, context, rested, due):
     """Ten seconds of listings each 100: this entity's take nine of them, and it has rested for the others."""
     filled.target(
         "UPDATE sync.sweep SET listing_seconds = 9, listing_at = now() - %s * interval '1 s' WHERE entity = 'text'",
@@ -254,13 +258,13 @@ def test_all_entities_divide_the_share(filled, lane, rested, due):
     )
     filled.target("INSERT INTO sync.sweep (entity, listing_so_far) VALUES ('video', 1)")
     try:
-        assert is_due(lane, 0.1) is due
-        assert is_due(lane, 1.0)
+        assert is_due(context, 0.1) is due
+        assert is_due(context, 1.0)
     finally:
         filled.target("DELETE FROM sync.sweep WHERE entity = 'video'")
 
 
-def test_what_a_listing_takes_is_summed_page_by_page(filled, lane, listed, monkeypatch):
+def test_what_a_listing_takes_is_summed_page_by_page(filled, context, listed, monkeypatch):
     """Also over the runs that it takes, and what was cut off counts as well."""
     monkeypatch.setattr(rewritten_files, "_PAGE", 2)
     taken, note = [], sweeps.note_listing
@@ -273,33 +277,33 @@ def test_what_a_listing_takes_is_summed_page_by_page(filled, lane, listed, monke
 
     monkeypatch.setattr(sweeps, "note_listing", noted)
     costs = "SELECT listing_seconds, listing_so_far, listing_at > now() - interval '1 min' FROM sync.sweep"
-    ask_for_sweep(lane, lane.stores.legacy_now())
+    ask_for_sweep(context, context.stores.legacy_now())
     halt = threading.Event()
-    assert go_on(lane, halt) is None
+    assert go_on(context, halt) is None
     assert filled.target(costs)[0][1:] == (2.0, True)
-    periodic(lane)
+    periodic(context)
     assert filled.target(costs) == [(float(len(listed)), 0.0, True)]
     assert len(listed) == len(taken) > 3
     assert min(taken) > 0
 
 
 @pytest.mark.hazard(83)
-def test_status_tells_how_often_listings_come_and_when_they_do_not(filled, lane, command):
+def test_status_tells_how_often_listings_come_and_when_they_do_not(filled, context, command):
     filled.target("UPDATE sync.sweep SET listing_seconds = 12 WHERE entity = 'text'")
     filled.target("UPDATE sync.cursor SET filled_at = now() - interval '3 h' WHERE entity = 'text'")
     usual = filled.stores  # at a share of 0.02
-    status = status_of(usual, lane.entity)
+    status = status_of(usual, context.entity)
     assert (status["alerts"], status["listing"]["every_seconds"], status["listing"]["is_rarer"]) == ([], 600, True)
     assert "text: the legacy bucket is listed each 10 min at its present size (12.0 s a listing)" in plain(command)
     filled.target("UPDATE sync.cursor SET listed_at = now() - interval '41 min' WHERE entity = 'text'")
-    (alert,) = status_of(usual, lane.entity)["alerts"]
+    (alert,) = status_of(usual, context.entity)["alerts"]
     assert alert.startswith("the last listing of the legacy bucket ended at ")
     assert "one is due each 10 min (SYNC_LISTING_SHARE is 0.02)" in alert
     filled.target("UPDATE sync.cursor SET listed_at = NULL WHERE entity = 'text'")
-    assert "has not ended yet" in status_of(usual, lane.entity)["alerts"][0]
+    assert "has not ended yet" in status_of(usual, context.entity)["alerts"][0]
     filled.target("UPDATE sync.sweep SET listing_seconds = 1 WHERE entity = 'text'")
-    sweep(lane)
-    status = status_of(usual, lane.entity)
+    sweep(context)
+    status = status_of(usual, context.entity)
     assert (status["alerts"], status["listing"]["every_seconds"], status["listing"]["is_rarer"]) == ([], 300, False)
     assert "is listed each" not in plain(command)
 
@@ -310,8 +314,8 @@ def plain(command):
 
 
 @pytest.mark.hazard(112)
-def test_a_listing_from_before_the_new_side_s_clock_was_set_back_ended_now(filled, lane):
+def test_a_listing_from_before_the_new_side_s_clock_was_set_back_ended_now(filled, context):
     filled.target("UPDATE sync.cursor SET listed_at = now() + interval '1 h'")
-    with lane.stores.target() as cursor:
+    with context.stores.target() as cursor:
         take_back_times(cursor)
     assert filled.target("SELECT max(listed_at) <= now() FROM sync.cursor") == [(True,)]

@@ -7,8 +7,8 @@ import pytest
 from sync_pipeline import dead_letters, live
 from sync_pipeline.batch.order import Order
 from sync_pipeline.dead_letters import Which
+from sync_pipeline.entity_context import EntityContext
 from sync_pipeline.entity_files import load_entities
-from sync_pipeline.lane import Lane
 from sync_pipeline.pipeline import sync_keys
 from sync_pipeline.stores import Stores
 from sync_pipeline.sweep import sweep
@@ -18,15 +18,15 @@ OWED = "SELECT error, attempts, extract(epoch FROM not_before - last_at)::float 
 
 
 @pytest.fixture(scope="module")
-def lane(world):
+def context(world):
     world.load(30, 0)
     stores = Stores(dataclasses.replace(world.stores.settings, retry_limit=RETRIES))
-    yield Lane.open(load_entities("assets.entities")["text"], stores)
+    yield EntityContext.open(load_entities("assets.entities")["text"], stores)
     stores.close()
 
 
 @pytest.fixture
-def key(world, lane):
+def key(world, context):
     """A row whose file is not there yet."""
     found = world.legacy("SELECT id FROM content WHERE kind = 'text' AND deleted_at IS NULL ORDER BY random() LIMIT 1")
     world.legacy(
@@ -35,73 +35,73 @@ def key(world, lane):
     yield str(found[0][0])
     world.legacy("DELETE FROM media_files")
     world.client.delete_object(Bucket=world.legacy_bucket, Key="later.jpg")
-    sync(lane, str(found[0][0]))
+    sync(context, str(found[0][0]))
     assert world.target("SELECT * FROM sync.due") == []
 
 
-def sync(lane, key):
-    return sync_keys(lane, lane.origin.key.parse([key]), Order())
+def sync(context, key):
+    return sync_keys(context, context.origin.key.parse([key]), Order())
 
 
-def work_once(world, lane):
+def work_once(world, context):
     world.target("UPDATE sync.due SET not_before = now() WHERE not_before < 'infinity'")
-    return live.work(lane, lambda *_: None)
+    return live.work(context, lambda *_: None)
 
 
-def test_pauses_grow_and_end(world, lane, key):
-    assert sync(lane, key).parked == 1
+def test_pauses_grow_and_end(world, context, key):
+    assert sync(context, key).parked == 1
     assert world.target(OWED) == [("MediaMissing", 1, pytest.approx(2))]
-    assert work_once(world, lane)
+    assert work_once(world, context)
     assert world.target(OWED) == [("MediaMissing", 2, pytest.approx(4))]
-    assert work_once(world, lane)
+    assert work_once(world, context)
     assert world.target(OWED) == [("MediaMissing", RETRIES + 1, float("inf"))]
-    assert not work_once(world, lane)
+    assert not work_once(world, context)
 
 
-def test_another_fault_of_the_row_is_tried_anew(world, lane, key):
+def test_another_fault_of_the_row_is_tried_anew(world, context, key):
     for _ in range(RETRIES + 1):
-        sync(lane, key)
+        sync(context, key)
     assert world.target(OWED)[0][1:] == (RETRIES + 1, float("inf"))
     world.legacy("UPDATE media_files SET bucket_key = 'other.jpg'")
-    sync(lane, key)
+    sync(context, key)
     assert world.target(OWED)[0][1:] == (1, pytest.approx(2))
 
 
-def test_a_file_that_comes_later_brings_its_row_along(world, lane, key):
-    sync(lane, key)
+def test_a_file_that_comes_later_brings_its_row_along(world, context, key):
+    sync(context, key)
     world.client.put_object(Bucket=world.legacy_bucket, Key="later.jpg", Body=b"late")
-    assert work_once(world, lane)
+    assert work_once(world, context)
     assert world.target(OWED) == []
     assert len(world.target("SELECT cover FROM catalog.text WHERE id = %s", (key,))[0][0]) == 1
 
 
-def test_a_row_that_is_again_as_it_was_is_no_longer_parked_once_it_is_swept(world, lane, key):
+def test_a_row_that_is_again_as_it_was_is_no_longer_parked_once_it_is_swept(world, context, key):
     """Its digest is the one that was written, so no sweep finds it changed."""
     world.legacy("UPDATE media_files SET content_id = (SELECT max(id) FROM content)")
-    sync(lane, key)
+    sync(context, key)
     world.legacy("UPDATE media_files SET content_id = %s", (key,))
     for _ in range(RETRIES + 1):
-        sync(lane, key)
+        sync(context, key)
     world.legacy("DELETE FROM media_files")
-    sweep(lane)
-    live.work(lane, lambda *_: None)
+    sweep(context)
+    live.work(context, lambda *_: None)
     assert world.target(OWED) == []
 
 
-def test_a_row_that_came_to_nothing_is_no_longer_parked_once_it_is_swept(world, lane):
+def test_a_row_that_came_to_nothing_is_no_longer_parked_once_it_is_swept(world, context):
     ((key,),) = world.legacy("INSERT INTO content (kind, title) VALUES ('text', 'never whole') RETURNING id::text")
     world.legacy("INSERT INTO media_files (content_id, kind, bucket_key) VALUES (%s, 'cover', 'never.jpg')", (key,))
     for _ in range(RETRIES + 1):
-        sync(lane, key)
+        sync(context, key)
     world.legacy("DELETE FROM content WHERE id = %s", (key,))
-    sweep(lane)
-    live.work(lane, lambda *_: None)
+    sweep(context)
+    live.work(context, lambda *_: None)
     assert world.target(OWED) == []
 
 
-def test_a_replay_of_what_still_fails_keeps_it_parked(world, lane, key):
+def test_a_replay_of_what_still_fails_keeps_it_parked(world, context, key):
     for _ in range(RETRIES + 1):
-        sync(lane, key)
-    assert dead_letters.replay(lane, Which("text")) == [key]
-    assert live.work(lane, lambda *_: None)
+        sync(context, key)
+    assert dead_letters.replay(context, Which("text")) == [key]
+    assert live.work(context, lambda *_: None)
     assert world.target(OWED) == [("MediaMissing", 1, pytest.approx(2))]

@@ -7,8 +7,8 @@ import pytest
 
 from sync_pipeline import garbage
 from sync_pipeline.batch.order import Order
+from sync_pipeline.entity_context import EntityContext
 from sync_pipeline.errors import OwnershipError
-from sync_pipeline.lane import Lane
 from sync_pipeline.pipeline import sync_keys
 from sync_pipeline.preflight.ownership import look_at_ownership
 from sync_pipeline.reconcile.reconcile import reconcile
@@ -59,13 +59,13 @@ def populated(world, clip):
 
 
 def filled(world, entity):
-    lane = Lane.open(entity, world.stores)
-    sync_keys(lane, lane.origin.key.parse(map(str, range(1, ROWS + 1))), Order())
-    return lane
+    context = EntityContext.open(entity, world.stores)
+    sync_keys(context, context.origin.key.parse(map(str, range(1, ROWS + 1))), Order())
+    return context
 
 
-def found(lane):
-    return sorted((f.sink, f.kind, f.key) for f in reconcile(lane).findings)
+def found(context):
+    return sorted((f.sink, f.kind, f.key) for f in reconcile(context).findings)
 
 
 def objects(world, prefix="clip/"):
@@ -85,48 +85,48 @@ WHOLE = ([("another's",)], [str(FOREIGN), "logo"], True)
 
 @pytest.mark.hazard(132)
 def test_what_was_there_before_the_entity_is_named_and_left(world, populated):
-    lane = filled(world, populated)
+    context = filled(world, populated)
     extra = [
         ("media", "extra", "clip/logo.png"),
         ("relational", "extra", str(FOREIGN)),
         ("search", "extra", str(FOREIGN)),
         ("search", "extra", "logo"),
     ]
-    assert found(lane) == extra
-    steps = plan(lane, reconcile(lane).findings)
+    assert found(context) == extra
+    steps = plan(context, reconcile(context).findings)
     assert {step.action for step in steps} == {Action.LEAVE}
     assert "table catalog.clip held something before entity clip came" in {s.key: s.reason for s in steps}[str(FOREIGN)]
-    repair(lane, reconcile(lane).findings)
-    carry_out(lane, plan_keys(lane, lane.origin.key.parse([str(FOREIGN)])))
+    repair(context, reconcile(context).findings)
+    carry_out(context, plan_keys(context, context.origin.key.parse([str(FOREIGN)])))
     assert foreign_things(world) == WHOLE
-    assert found(lane) == extra
+    assert found(context) == extra
 
 
 @pytest.mark.hazard(132)
 def test_of_a_place_with_other_things_what_the_ledger_knows_is_removed(world, populated):
     """A row that the monolith has no more, and that came back, is ours by the ledger."""
-    lane = filled(world, populated)
+    context = filled(world, populated)
     world.legacy("DELETE FROM clips WHERE id = 1")
-    sync_keys(lane, lane.origin.key.parse(["1"]), Order(acknowledge=True))
+    sync_keys(context, context.origin.key.parse(["1"]), Order(acknowledge=True))
     world.target("INSERT INTO catalog.clip VALUES (1, 'back')")
     world.document("PUT", "clip/_doc/1?refresh=true", {"id": 1})
-    repair(lane, reconcile(lane).findings)
+    repair(context, reconcile(context).findings)
     assert world.target("SELECT id FROM catalog.clip ORDER BY 1") == [(2,), (3,), (4,), (5,), (6,), (FOREIGN,)]
     assert foreign_things(world) == WHOLE
-    assert len(found(lane)) == 4
+    assert len(found(context)) == 4
 
 
 @pytest.mark.hazard(132)
 def test_without_its_guard_repair_deletes_what_is_anothers(world, populated, monkeypatch):
     monkeypatch.setenv("SYNC_TEST_GUARDS_OFF", "132")
-    lane = filled(world, populated)
-    repair(lane, reconcile(lane).findings)
+    context = filled(world, populated)
+    repair(context, reconcile(context).findings)
     assert foreign_things(world) == ([], [], False)
 
 
 def test_once_it_is_taken_over_all_of_it_is_the_entity_s(world, populated, command, monkeypatch):
     monkeypatch.setenv("SYNC_ENTITIES", "tests.clip_entities")
-    lane = filled(world, populated)
+    context = filled(world, populated)
     code, printed, _ = command("repair", "clip")
     assert (code, foreign_things(world)) == (0, WHOLE)
     assert "4 left alone" in printed
@@ -138,34 +138,34 @@ def test_once_it_is_taken_over_all_of_it_is_the_entity_s(world, populated, comma
     assert [n for n in look_at_ownership(world.stores, [populated]) if n.level == "warning"] == []
     assert command("repair", "clip")[0] == 0
     assert foreign_things(world) == ([], [], False)
-    assert found(lane) == []
+    assert found(context) == []
 
 
 def test_what_is_put_into_a_place_of_its_own_is_removed(world, clip):
     """Ids that are no keys, or are written otherwise, too."""
-    lane = filled(world, clip)
+    context = filled(world, clip)
     world.target("INSERT INTO catalog.clip VALUES (900, 'stray')")
     for name in ("logo", "07", "+5", "1.0", "1e0", "9" * 30, "a/b?c=1 d", "ü", "x" * 512):
-        lane.stores.search.index(index="clip", id=name, document={"title": "stray"}, refresh=True)
-    lane.stores.search.index(
+        context.stores.search.index(index="clip", id=name, document={"title": "stray"}, refresh=True)
+    context.stores.search.index(
         index="clip", id="high", version=10**17, version_type="external", document={}, refresh=True
     )
     world.client.put_object(Bucket=world.target_bucket, Key="clip/stray.jpg", Body=b"stray")
-    assert len(found(lane)) == 12
-    repair(lane, reconcile(lane).findings)
-    assert found(lane) == []
+    assert len(found(context)) == 12
+    repair(context, reconcile(context).findings)
+    assert found(context) == []
     assert world.document("GET", "clip/_count")["count"] == ROWS
 
 
 def test_a_dry_run_lists_and_does_nothing(world, clip, command, monkeypatch):
     monkeypatch.setenv("SYNC_ENTITIES", "tests.clip_entities")
-    lane = filled(world, clip)
+    context = filled(world, clip)
     ((copied,),) = world.target("SELECT file FROM catalog.clip WHERE id = 3")
     world.target("UPDATE catalog.clip SET title = 'other' WHERE id = 1; DELETE FROM catalog.clip WHERE id = 2")
     world.target("INSERT INTO catalog.clip SELECT n, 'stray' FROM generate_series(1001, 1150) n")
     world.document("PUT", "clip/_doc/logo?refresh=true", {"title": "stray"})
     world.client.put_object(Bucket=world.target_bucket, Key=copied, Body=b"other bytes")
-    before = found(lane)
+    before = found(context)
     code, printed, _ = command("repair", "clip", "--dry-run", "--format", "json")
     report = json.loads(printed)["clip"]
     assert code == 0
@@ -182,9 +182,9 @@ def test_a_dry_run_lists_and_does_nothing(world, clip, command, monkeypatch):
     code, printed, _ = command("repair", "clip", "--dry-run")
     assert "table catalog.clip" in printed
     assert "and 134 more" in printed
-    assert found(lane) == before
+    assert found(context) == before
     assert command("repair", "clip")[0] == 0
-    assert found(lane) == []
+    assert found(context) == []
     assert "nothing to repair" in command("repair", "clip", "--dry-run")[1]
 
 
@@ -213,49 +213,49 @@ def test_an_entity_of_another_package_that_names_our_place_is_refused(world, cli
     """Both are loaded apart, so that only the ledger sees both."""
     filled(world, clip)
     with pytest.raises(OwnershipError, match=r"entity reel: .* is entity clip's in this ledger"):
-        Lane.open(reel(clip, **place), world.stores)
-    assert found(Lane.open(clip, world.stores)) == []
+        EntityContext.open(reel(clip, **place), world.stores)
+    assert found(EntityContext.open(clip, world.stores)) == []
 
 
 @pytest.mark.hazard(131)
 def test_without_its_guard_two_entities_have_one_table(world, clip, monkeypatch):
     monkeypatch.setenv("SYNC_TEST_GUARDS_OFF", "131")
     filled(world, clip)
-    Lane.open(reel(clip, table="catalog.clip"), world.stores)
+    EntityContext.open(reel(clip, table="catalog.clip"), world.stores)
 
 
 def test_a_shared_prefix_holds_one_copy_of_a_file_for_both(world, clip):
     """It is kept until no row of either names it, whichever entity's collector comes by."""
     ours = replace(clip, sinks=(clip.table, clip.index, replace(clip.media, prefix="media", shared=True)))
-    lanes = [filled(world, ours), filled(world, reel(clip, prefix="media", shared=True))]
+    contexts = [filled(world, ours), filled(world, reel(clip, prefix="media", shared=True))]
     assert len(objects(world, "media/")) == ROWS
     files = [world.target(f"SELECT file FROM catalog.{name} ORDER BY id") for name in ("clip", "reel")]
     assert files[0] == files[1]
-    assert [found(lane) for lane in lanes] == [[], []]
+    assert [found(context) for context in contexts] == [[], []]
     object.__setattr__(world.stores.settings, "garbage_grace_seconds", 0.0)
     try:
         world.legacy("DELETE FROM clips WHERE id = 1")
-        sync_keys(lanes[0], lanes[0].origin.key.parse(["1"]), Order(acknowledge=True))
+        sync_keys(contexts[0], contexts[0].origin.key.parse(["1"]), Order(acknowledge=True))
         world.target("UPDATE sync.garbage SET look_at = now()")
         garbage.collect(world.stores)
         assert len(objects(world, "media/")) == ROWS
-        assert found(lanes[0]) == []
-        sync_keys(lanes[1], lanes[1].origin.key.parse(["1"]), Order(acknowledge=True))
+        assert found(contexts[0]) == []
+        sync_keys(contexts[1], contexts[1].origin.key.parse(["1"]), Order(acknowledge=True))
         world.target("UPDATE sync.garbage SET look_at = now()")
         garbage.collect(world.stores)
         assert len(objects(world, "media/")) == ROWS - 1
     finally:
         object.__setattr__(world.stores.settings, "garbage_grace_seconds", 86_400.0)
-    assert [found(lane) for lane in lanes] == [[], []]
+    assert [found(context) for context in contexts] == [[], []]
 
 
 def test_a_damaged_file_of_a_shared_prefix_is_mended_by_either(world, clip):
     ours = replace(clip, sinks=(clip.table, clip.index, replace(clip.media, prefix="media", shared=True)))
-    lanes = [filled(world, ours), filled(world, reel(clip, prefix="media", shared=True))]
+    contexts = [filled(world, ours), filled(world, reel(clip, prefix="media", shared=True))]
     damaged, stray = objects(world, "media/")[0], "media/stray.jpg"
     world.client.put_object(Bucket=world.target_bucket, Key=damaged, Body=b"other bytes")
     world.client.put_object(Bucket=world.target_bucket, Key=stray, Body=b"stray")
-    assert all(("media", "corrupt", damaged) in found(lane) for lane in lanes)
-    repair(lanes[1], reconcile(lanes[1]).findings)
-    assert [found(lane) for lane in lanes] == [[], []]
+    assert all(("media", "corrupt", damaged) in found(context) for context in contexts)
+    repair(contexts[1], reconcile(contexts[1]).findings)
+    assert [found(context) for context in contexts] == [[], []]
     assert stray not in objects(world, "media/")

@@ -8,9 +8,9 @@ import psycopg2
 import pytest
 
 from sync_pipeline.entity import Entity, LegacyQuery
+from sync_pipeline.entity_context import EntityContext
 from sync_pipeline.errors import DeclarationError
 from sync_pipeline.keys import Key
-from sync_pipeline.lane import Lane
 from sync_pipeline.partitions import KeyRanges, Monthly
 from sync_pipeline.preflight.clocks import apart
 from sync_pipeline.preflight.notice import worst
@@ -293,7 +293,7 @@ def test_schemas_of_our_own_are_enough(world):
     try:
         world.target("; ".join(remedies(world)))
         assert faults(world) == []
-        assert Lane.open(PIECE, world.stores).ledger.basis > 0
+        assert EntityContext.open(PIECE, world.stores).ledger.basis > 0
         assert world.target("SELECT count(*) FROM shop.piece") == [(0,)]
     finally:
         world.target("DROP SCHEMA IF EXISTS sync, shop CASCADE")
@@ -364,7 +364,7 @@ def test_an_index_that_cannot_be_made_is_named_before_it_is_tried_and_then(world
         only(faults(world, entity), "error", "index pieces-000001 could not be made", *words)
         assert remedies(world, entity) == ["mend the SearchIndex of entity piece"]
     with pytest.raises(DeclarationError) as told:
-        Lane.open(entity, world.stores)
+        EntityContext.open(entity, world.stores)
     assert str(told.value).startswith(f"entity piece: index {index.first_index} cannot be made: ")
     assert str(told.value).endswith(": mend the entity's SearchIndex")
     assert all(word in str(told.value) for word in words)
@@ -380,9 +380,9 @@ def test_whoever_may_not_ask_beforehand_is_told_by_the_cluster(world, monkeypatc
 
 
 def test_a_declared_index_is_found_as_declared(world):
-    lane_index = dataclasses.replace(INDEX, fields={**INDEX.fields, "attrs": {"type": "object", "enabled": False}})
-    lane_index.ensure(world.stores.search)
-    entity = dataclasses.replace(PIECE, sinks=(TABLE, lane_index), adapt=lambda f: adapt(f).assign(attrs=f["title"]))
+    context_index = dataclasses.replace(INDEX, fields={**INDEX.fields, "attrs": {"type": "object", "enabled": False}})
+    context_index.ensure(world.stores.search)
+    entity = dataclasses.replace(PIECE, sinks=(TABLE, context_index), adapt=lambda f: adapt(f).assign(attrs=f["title"]))
     try:
         assert faults(world, entity) == []
     finally:

@@ -10,8 +10,8 @@ from botocore.config import Config
 
 from sync_pipeline import live
 from sync_pipeline.batch.order import Order
+from sync_pipeline.entity_context import EntityContext
 from sync_pipeline.errors import UnreachableError
-from sync_pipeline.lane import Lane
 from sync_pipeline.pipeline import sync_keys
 from sync_pipeline.reconcile.reconcile import reconcile
 from sync_pipeline.repair import repair
@@ -29,7 +29,7 @@ WAITING = "SELECT reason, keys::bigint[], attempts FROM sync.due WHERE reason <>
 @pytest.fixture(scope="module")
 def world(world):
     world.legacy(clips.MONOLITH)
-    Lane.open(clips.clip(), world.stores)
+    EntityContext.open(clips.clip(), world.stores)
     return world
 
 
@@ -55,40 +55,40 @@ def rule():
 
 
 @pytest.fixture
-def lane(world, clip, rule):
+def context(world, clip, rule):
     with behind(world.stores, legacy=rule) as stores:
-        yield Lane.open(clips.clip(), stores)
+        yield EntityContext.open(clips.clip(), stores)
 
 
-def sync(lane, **order):
-    return sync_keys(lane, lane.origin.key.parse(map(str, range(1, 13))), Order(**order))
+def sync(context, **order):
+    return sync_keys(context, context.origin.key.parse(map(str, range(1, 13))), Order(**order))
 
 
-def work(world, lane, times=1):
+def work(world, context, times=1):
     for _ in range(times):
         world.target("UPDATE sync.due SET not_before = now() WHERE not_before < 'infinity'")
-        live.work(lane, lambda *_: None)
+        live.work(context, lambda *_: None)
 
 
 def ids(world):
     return [key for (key,) in world.target("SELECT id FROM catalog.clip ORDER BY 1")]
 
 
-def healed(world, lane, rule):
+def healed(world, context, rule):
     """Once the store answers, the row comes by itself."""
     rule.faults.clear()
     assert world.target("SELECT 1 FROM sync.due WHERE not_before = 'infinity'") == []
-    work(world, lane, 3)
+    work(world, context, 3)
     assert world.target("SELECT reason, message FROM sync.due") == []
     assert ids(world) == list(range(1, 13))
-    assert reconcile(lane).word == "clean"
+    assert reconcile(context).word == "clean"
 
 
 @pytest.mark.hazard(94)
 @pytest.mark.parametrize("answer", AT_ONCE)
-def test_what_the_store_refuses_for_one_key_parks_its_row_alone(world, lane, rule, answer):
+def test_what_the_store_refuses_for_one_key_parks_its_row_alone(world, context, rule, answer):
     rule.faults[BAD], named = AT_ONCE[answer]
-    outcome = sync(lane)
+    outcome = sync(context)
     assert (outcome.written, outcome.parked, outcome.files) == (11, 1, 11)
     ((key, step, error, message),) = world.target(LETTER)
     assert (key, step, error) == (5, "media", "MediaRefused")
@@ -96,34 +96,34 @@ def test_what_the_store_refuses_for_one_key_parks_its_row_alone(world, lane, rul
     assert named in message
     ((pause,),) = world.target("SELECT extract(epoch FROM not_before - now()) FROM sync.due")
     assert 30 < pause <= 60
-    healed(world, lane, rule)
+    healed(world, context, rule)
 
 
 @pytest.mark.hazard(94)
 @pytest.mark.parametrize("answer", AFTER_TRIES)
-def test_what_may_pass_is_tried_a_few_times_and_holds_up_no_other_row(world, lane, rule, answer):
+def test_what_may_pass_is_tried_a_few_times_and_holds_up_no_other_row(world, context, rule, answer):
     rule.faults[BAD], named = AFTER_TRIES[answer]
-    outcome = sync(lane)
+    outcome = sync(context)
     assert (outcome.written, outcome.parked, outcome.waiting, outcome.files) == (11, 0, 1, 11)
     assert world.target(WAITING) == [("media", [5], 1)]
     asked = len(rule.seen)
-    work(world, lane, 3)
+    work(world, context, 3)
     ((key, step, error, message),) = world.target(LETTER)
     assert (key, step, error) == (5, "media", "MediaRefused")
     assert (named or BAD) in message
     assert not [key for method, key in rule.seen[asked:] if method == "GET" and key.startswith("p/good")]
-    healed(world, lane, rule)
+    healed(world, context, rule)
 
 
 @pytest.mark.hazard(94)
 @pytest.mark.parametrize("name", ["../x.jpg", "/x.jpg", "..", "p/../y.jpg", "p/trailing/", "p//z.jpg", "a" * 1024])
-def test_a_name_that_the_store_refuses_parks_its_row_alone(world, lane, name):
+def test_a_name_that_the_store_refuses_parks_its_row_alone(world, context, name):
     """Whatever the demo's own store says of it; a store that takes the name says that there is no such file."""
     with suppress(Exception):
         world.client.put_object(Bucket=world.legacy_bucket, Key="p/trailing/", Body=b"")
     world.legacy("UPDATE clips SET file = %s WHERE id = 5", [name])
-    sync(lane)
-    work(world, lane, 3)
+    sync(context)
+    work(world, context, 3)
     ((key, step, error, message),) = world.target(LETTER)
     assert (key, step) == (5, "media")
     assert error in {"MediaRefused", "MediaMissing"}
@@ -134,19 +134,19 @@ def test_a_name_that_the_store_refuses_parks_its_row_alone(world, lane, name):
 @pytest.mark.hazard(94)
 @pytest.mark.parametrize("method", ["HEAD", "GET"])
 @pytest.mark.parametrize("code", [403, 500])
-def test_what_it_says_for_every_key_is_the_store_s(world, lane, rule, method, code):
+def test_what_it_says_for_every_key_is_the_store_s(world, context, rule, method, code):
     for n in range(1, 13):
         rule.faults[GOOD.format(n)] = status(code, "HEAD", "GET")
     rule.faults[BAD] = status(code, method, "HEAD")
     with pytest.raises(UnreachableError, match="SYNC_LEGACY_S3"):
-        sync(lane)
+        sync(context)
     assert world.target(LETTER) == []
 
 
 def test_a_bucket_that_is_not_there_is_no_missing_file(world, clip):
     with behind(world.stores) as stores:
         object.__setattr__(stores.settings.legacy_bucket, "name", "no-such-bucket")
-        other = Lane.open(clips.clip(), stores)
+        other = EntityContext.open(clips.clip(), stores)
         try:
             with pytest.raises(UnreachableError, match="there is no bucket no-such-bucket"):
                 sync(other)
@@ -156,16 +156,16 @@ def test_a_bucket_that_is_not_there_is_no_missing_file(world, clip):
 
 
 @pytest.mark.hazard(94)
-def test_without_its_guard_one_file_holds_up_all(world, lane, rule, monkeypatch):
+def test_without_its_guard_one_file_holds_up_all(world, context, rule, monkeypatch):
     monkeypatch.setenv("SYNC_TEST_GUARDS_OFF", "94")
     rule.faults[BAD] = status(403, "HEAD")
     with pytest.raises(UnreachableError):
-        sync(lane)
+        sync(context)
     assert ids(world) == []
 
 
 @pytest.mark.parametrize("weak", ["every answer", "HEAD alone"])
-def test_a_weak_etag_is_no_change(world, lane, rule, weak):
+def test_a_weak_etag_is_no_change(world, context, rule, weak):
     def weakened(request, forward):
         found = forward(request)
         if request.method == "GET" and weak == "every answer" and dict(request.headers).get("If-Match"):
@@ -176,8 +176,8 @@ def test_a_weak_etag_is_no_change(world, lane, rule, weak):
         return Answer(found.status, found.body, tuple(headers), length=found.length)
 
     rule.faults[BAD] = weakened
-    assert (sync(lane).written, world.target(LETTER)) == (12, [])
-    assert reconcile(lane).word == "clean"
+    assert (sync(context).written, world.target(LETTER)) == (12, [])
+    assert reconcile(context).word == "clean"
 
 
 def presigned(world):
@@ -206,10 +206,10 @@ def copy_of_bad(world):
 
 
 @pytest.mark.parametrize("name", ["Übersicht.pdf", "Köln – 日本.pdf", "plain.pdf"])
-def test_a_file_name_in_content_disposition_is_carried(world, lane, name):
+def test_a_file_name_in_content_disposition_is_carried(world, context, name):
     upload(world, "Content-Type: application/pdf", f'Content-Disposition: attachment; filename="{name}"')
-    assert (sync(lane).written, world.target(LETTER)) == (12, [])
-    assert reconcile(lane).word == "clean"
+    assert (sync(context).written, world.target(LETTER)) == (12, [])
+    assert reconcile(context).word == "clean"
 
 
 # what a file is uploaded with, and what its copy bears
@@ -229,39 +229,39 @@ CARRIED = {
 
 @pytest.mark.hazard(134)
 @pytest.mark.parametrize("header", CARRIED)
-def test_headers_go_with_a_file_and_are_compared(world, lane, header):
+def test_headers_go_with_a_file_and_are_compared(world, context, header):
     headers, name, value = CARRIED[header]
     upload(world, *headers)
-    assert (sync(lane).written, world.target(LETTER)) == (12, [])
+    assert (sync(context).written, world.target(LETTER)) == (12, [])
     there = copy_of_bad(world)["ResponseMetadata"]["HTTPHeaders"]
     assert value is None or there[name] == value
-    assert reconcile(lane).word == "clean"
-    assert sync(lane, force=True).files == 0
-    assert reconcile(lane).word == "clean"
+    assert reconcile(context).word == "clean"
+    assert sync(context, force=True).files == 0
+    assert reconcile(context).word == "clean"
 
 
 @pytest.mark.hazard(134)
 @pytest.mark.parametrize("header", ["expires", "a cache", "an odd type"])
-def test_without_its_guard_a_header_is_lost_and_the_verdict_clean(world, lane, monkeypatch, header):
+def test_without_its_guard_a_header_is_lost_and_the_verdict_clean(world, context, monkeypatch, header):
     headers, name, value = CARRIED[header]
     monkeypatch.setenv("SYNC_TEST_GUARDS_OFF", "134")
     upload(world, *headers)
-    assert (sync(lane).written, world.target(LETTER)) == (12, [])
+    assert (sync(context).written, world.target(LETTER)) == (12, [])
     assert copy_of_bad(world)["ResponseMetadata"]["HTTPHeaders"].get(name) != value
-    assert reconcile(lane).word == "clean"
+    assert reconcile(context).word == "clean"
     monkeypatch.delenv("SYNC_TEST_GUARDS_OFF")
-    assert reconcile(lane).word == "drift"
+    assert reconcile(context).word == "drift"
 
 
 @pytest.mark.hazard(134)
-def test_an_expires_that_the_copy_lacks_is_drift_and_mended(world, lane):
+def test_an_expires_that_the_copy_lacks_is_drift_and_mended(world, context):
     upload(world, "Expires: Thu, 01 Jan 2037 00:00:00 GMT")
-    sync(lane)
+    sync(context)
     ((name,),) = world.target("SELECT file FROM catalog.clip WHERE id = 5")
     world.client.put_object(Bucket=world.target_bucket, Key=name, Body=b"1")
-    assert ["Expires" in finding.detail for finding in reconcile(lane).findings] == [True]
-    repair(lane, reconcile(lane).findings)
-    assert reconcile(lane).word == "clean"
+    assert ["Expires" in finding.detail for finding in reconcile(context).findings] == [True]
+    repair(context, reconcile(context).findings)
+    assert reconcile(context).word == "clean"
 
 
 @pytest.mark.parametrize(
@@ -276,11 +276,11 @@ def test_an_expires_that_the_copy_lacks_is_drift_and_mended(world, lane):
     ],
     ids=str,
 )
-def test_how_a_store_spells_a_header_is_no_difference(world, lane, rule, headers):
+def test_how_a_store_spells_a_header_is_no_difference(world, context, rule, headers):
     """Another store gives it in its own way, and the new bucket in small letters."""
     rule.faults[BAD] = altered(headers)
-    assert (sync(lane).written, world.target(LETTER)) == (12, [])
-    assert reconcile(lane).word == "clean"
+    assert (sync(context).written, world.target(LETTER)) == (12, [])
+    assert reconcile(context).word == "clean"
 
 
 ODD_NAMES = ["k1//double.jpg", "k1/../dots.jpg", "k1/./dot.jpg", "k1/a?v=3.jpg", "k1/per%cent+ü.jpg", "k1/pre%20.jpg"]
@@ -288,15 +288,15 @@ ODD_NAMES = ["k1//double.jpg", "k1/../dots.jpg", "k1/./dot.jpg", "k1/a?v=3.jpg",
 
 @pytest.mark.hazard(133)
 @pytest.mark.parametrize("name", ODD_NAMES)
-def test_a_file_that_is_listed_under_another_name_is_not_copied_again(world, lane, name):
+def test_a_file_that_is_listed_under_another_name_is_not_copied_again(world, context, name):
     """HEAD and GET answer by the name that the row has; the listing of the demo's store has another spelling."""
     for key in ("k1/beside.jpg", name):
         world.client.put_object(Bucket=world.legacy_bucket, Key=key, Body=b"odd")
     world.legacy("UPDATE clips SET file = %s WHERE id = 5", [name])
-    assert sync(lane).written == 12
-    assert [sweep(lane).files, sweep(lane).files] == [0, 0]
+    assert sync(context).written == 12
+    assert [sweep(context).files, sweep(context).files] == [0, 0]
     assert world.target("SELECT 1 FROM sync.due") == []
-    assert reconcile(lane).word == "clean"
+    assert reconcile(context).word == "clean"
 
 
 def relisted(change):
@@ -323,35 +323,35 @@ LISTINGS = {
 
 @pytest.mark.hazard(133)
 @pytest.mark.parametrize("listing", LISTINGS)
-def test_what_a_listing_says_otherwise_than_head_is_no_change(world, lane, rule, listing):
-    assert sync(lane).written == 12
+def test_what_a_listing_says_otherwise_than_head_is_no_change(world, context, rule, listing):
+    assert sync(context).written == 12
     rule.faults[""] = relisted(LISTINGS[listing])
-    assert sweep(lane).files == 0
+    assert sweep(context).files == 0
     rule.faults.clear()
     world.client.put_object(Bucket=world.legacy_bucket, Key=BAD, Body=b"other bytes")
     rule.faults[""] = relisted(LISTINGS[listing])
-    assert sweep(lane).files == 1
+    assert sweep(context).files == 1
 
 
 @pytest.mark.hazard(133)
-def test_without_its_guard_such_a_file_is_queued_by_each_sweep(world, lane, monkeypatch):
+def test_without_its_guard_such_a_file_is_queued_by_each_sweep(world, context, monkeypatch):
     monkeypatch.setenv("SYNC_TEST_GUARDS_OFF", "133")
     world.client.put_object(Bucket=world.legacy_bucket, Key=ODD_NAMES[0], Body=b"odd")
     world.legacy("UPDATE clips SET file = %s WHERE id = 5", [ODD_NAMES[0]])
-    sync(lane)
-    assert sweep(lane).files == 1
+    sync(context)
+    assert sweep(context).files == 1
 
 
-def test_how_a_request_was_framed_is_no_encoding_of_the_file(world, lane, rule):
+def test_how_a_request_was_framed_is_no_encoding_of_the_file(world, context, rule):
     rule.faults[BAD] = altered({"content-encoding": "gzip,aws-chunked"})
-    assert sync(lane).written == 12
-    assert reconcile(lane).word == "clean"
+    assert sync(context).written == 12
+    assert reconcile(context).word == "clean"
 
 
 @pytest.mark.hazard(94)
-def test_copies_are_recorded_when_the_store_goes_in_the_midst(world, lane, rule):
+def test_copies_are_recorded_when_the_store_goes_in_the_midst(world, context, rule):
     """They are not made again at the next try."""
-    object.__setattr__(lane.stores.settings, "media_workers", 1)
+    object.__setattr__(context.stores.settings, "media_workers", 1)
     read = []
 
     def goes_after_five(request, forward):
@@ -361,26 +361,29 @@ def test_copies_are_recorded_when_the_store_goes_in_the_midst(world, lane, rule)
 
     rule.faults = dict.fromkeys([BAD, *(GOOD.format(n) for n in range(1, 13))], goes_after_five)
     with pytest.raises(UnreachableError):
-        sync(lane)
+        sync(context)
     assert world.target("SELECT count(*) FROM sync.media") == [(5,)]
     rule.faults.clear()
     rule.seen.clear()
-    lane.stores.media_answers.probed.clear()
-    assert sync(lane).files == 7
+    context.stores.media_answers.probed.clear()
+    assert sync(context).files == 7
     assert len([key for method, key in rule.seen if method == "GET" and key.startswith("p/")]) == 7
 
 
 def test_what_a_new_bucket_refuses_for_one_file_parks_its_row_alone(world, clip):
     rule = ByKey()
     with behind(world.stores, target=rule) as stores:
-        lane = Lane.open(clips.clip(), stores)
-        bad = lane.entity.media.sources(stores, [BAD])[BAD]
-        rule.faults[lane.entity.media.target_key(bad)] = worded(403, "AccessDenied", "PUT")
-        assert (sync(lane).written, [row[:3] for row in world.target(LETTER)]) == (11, [(5, "media", "MediaRefused")])
-        healed(world, lane, rule)
+        context = EntityContext.open(clips.clip(), stores)
+        bad = context.entity.media.sources(stores, [BAD])[BAD]
+        rule.faults[context.entity.media.target_key(bad)] = worded(403, "AccessDenied", "PUT")
+        assert (sync(context).written, [row[:3] for row in world.target(LETTER)]) == (
+            11,
+            [(5, "media", "MediaRefused")],
+        )
+        healed(world, context, rule)
 
 
-def test_a_file_that_nobody_foresaw_parks_its_row_with_the_traceback(world, lane, monkeypatch):
+def test_a_file_that_nobody_foresaw_parks_its_row_with_the_traceback(world, context, monkeypatch):
     from sync_pipeline.sinks import media_bucket
 
     real = media_bucket.headers_of
@@ -391,7 +394,7 @@ def test_a_file_that_nobody_foresaw_parks_its_row_with_the_traceback(world, lane
         return real(found)
 
     monkeypatch.setattr(media_bucket, "headers_of", headers_of)
-    assert sync(lane).written == 11
+    assert sync(context).written == 11
     ((key, step, error, message),) = world.target(LETTER)
     assert (key, step, error) == (5, "media", "MediaUnforeseen")
     assert "ZeroDivisionError: odd" in message

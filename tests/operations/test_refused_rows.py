@@ -6,8 +6,8 @@ from sqlalchemy import event
 
 from sync_pipeline import live
 from sync_pipeline.batch.order import Order
+from sync_pipeline.entity_context import EntityContext
 from sync_pipeline.errors import SharedFaultError, UnreachableError
-from sync_pipeline.lane import Lane
 from sync_pipeline.pipeline import sync_keys
 from sync_pipeline.sweep import sweep
 from tests import clips
@@ -71,22 +71,22 @@ EDIT = "UPDATE clips SET {}, updated_at = clock_timestamp() WHERE id = %s"
 @pytest.fixture(scope="module")
 def world(world):
     world.legacy(clips.MONOLITH)
-    Lane.open(clips.clip(), world.stores)
+    EntityContext.open(clips.clip(), world.stores)
     return world
 
 
 @pytest.fixture
-def lane(world):
+def context(world):
     """Forty clips that both sides have, and nothing due; empty at the end."""
-    lane = Lane.open(clips.clip(), world.stores)
+    context = EntityContext.open(clips.clip(), world.stores)
     world.legacy("INSERT INTO clips SELECT n, 'title ' || n, 'slug ' || n, 'body' FROM generate_series(1, 40) n")
-    sync(lane, *range(1, 41))
-    yield lane
+    sync(context, *range(1, 41))
+    yield context
     clips.emptied(world)
 
 
-def sync(lane, *keys, **order):
-    return sync_keys(lane, lane.origin.key.parse(map(str, keys)), Order(**order))
+def sync(context, *keys, **order):
+    return sync_keys(context, context.origin.key.parse(map(str, keys)), Order(**order))
 
 
 def edit(world, assignment, *keys):
@@ -100,13 +100,13 @@ def rows(world, column="title"):
 
 @pytest.mark.hazard(92)
 @pytest.mark.parametrize("name", REFUSALS)
-def test_it_is_parked_alone_and_goes_through_once_the_cause_is_gone(world, lane, name):
+def test_it_is_parked_alone_and_goes_through_once_the_cause_is_gone(world, context, name):
     making, fault, ending = REFUSALS[name]
     world.target(making)
     try:
         edit(world, fault.format(long=LONG), 7, 20)
         edit(world, "title = title || ' v2'", 6, 8, 21)
-        outcome = sync(lane, *range(1, 41))
+        outcome = sync(context, *range(1, 41))
         assert (outcome.written, outcome.parked) == (3, 2)
         parked = world.target(PARKED)
         assert [(key, step) for key, step, _ in parked] == [(7, "row"), (20, "row")]
@@ -114,13 +114,13 @@ def test_it_is_parked_alone_and_goes_through_once_the_cause_is_gone(world, lane,
         assert rows(world)[21] == "title 21 v2"
     finally:
         world.target(ending)
-    sync(lane, 7, 20, again=True)
+    sync(context, 7, 20, again=True)
     assert world.target(PARKED) == []
     assert rows(world) == dict(world.legacy("SELECT id, title FROM clips"))
 
 
 @pytest.mark.hazard(92)
-def test_without_its_guard_it_stops_all_others(world, lane, monkeypatch):
+def test_without_its_guard_it_stops_all_others(world, context, monkeypatch):
     """The driver counts its code among those of a server that is away."""
     making, fault, ending = REFUSALS["ProgramLimitExceeded"]
     world.target(making)
@@ -130,26 +130,26 @@ def test_without_its_guard_it_stops_all_others(world, lane, monkeypatch):
         with monkeypatch.context() as patch:
             patch.setenv("SYNC_TEST_GUARDS_OFF", "92")
             with pytest.raises(UnreachableError, match="index row"):
-                sync(lane, *range(1, 41))
+                sync(context, *range(1, 41))
         assert (rows(world)[6], world.target(PARKED)) == ("title 6", [])
-        assert sync(lane, *range(1, 41)).parked == 1
+        assert sync(context, *range(1, 41)).parked == 1
         assert rows(world)[6] == "v2"
     finally:
         world.target(ending)
 
 
 @pytest.mark.hazard(92)
-def test_the_pool_and_its_connections_outlive_a_row_s_fault(world, lane):
+def test_the_pool_and_its_connections_outlive_a_row_s_fault(world, context):
     made = []
     event.listen(world.stores.target_engine, "connect", lambda *_: made.append(1))
     world.target(RAISING)
     try:
         edit(world, "title = 'raises'", 7)
-        sync(lane, 7)
+        sync(context, 7)
         made.clear()
         for _ in range(3):
             edit(world, "title = 'raises', body = body || 'x'", 7)
-            assert sync(lane, 7).parked == 1
+            assert sync(context, 7).parked == 1
         assert made == []
     finally:
         world.target("DROP FUNCTION catalog.check_clip CASCADE")
@@ -167,12 +167,12 @@ def test_a_lock_that_is_not_granted_and_a_statement_that_takes_too_long_are_the_
         holder.close()
 
 
-def test_a_table_that_is_missing_stops_the_entity_and_parks_nothing(world, lane):
+def test_a_table_that_is_missing_stops_the_entity_and_parks_nothing(world, context):
     edit(world, "title = 'v2'", 1, 2)
     world.target("ALTER TABLE catalog.clip RENAME COLUMN slug TO snail")
     try:
         with pytest.raises(Exception, match="slug"):
-            sync(lane, 1, 2)
+            sync(context, 1, 2)
         assert world.target(PARKED) == []
     finally:
         world.target("ALTER TABLE catalog.clip RENAME COLUMN snail TO slug")
@@ -184,9 +184,9 @@ DEFERRED = "ALTER TABLE catalog.clip ADD CONSTRAINT one_slug UNIQUE (slug) DEFER
 
 
 @pytest.fixture(params=[UNIQUE, EXCLUDED, DEFERRED])
-def constrained(request, world, lane):
+def constrained(request, world, context):
     world.target(request.param)
-    yield lane
+    yield context
     world.target("ALTER TABLE catalog.clip DROP CONSTRAINT one_slug")
 
 
@@ -241,12 +241,12 @@ def test_a_row_that_repeats_a_value_is_parked_and_the_exchange_goes_on(world, co
     assert [key for key, *_ in world.target(PARKED)] == [29]
 
 
-def test_former_rows_are_not_deleted_where_others_refer_to_them(world, lane):
+def test_former_rows_are_not_deleted_where_others_refer_to_them(world, context):
     world.target(f"{UNIQUE}; CREATE TABLE catalog.ref (id bigint REFERENCES catalog.clip ON DELETE CASCADE)")
     world.target("INSERT INTO catalog.ref VALUES (1)")
     try:
         exchanged(world)
-        assert sync(lane, *range(1, 41)).parked == 3
+        assert sync(context, *range(1, 41)).parked == 3
         assert world.target("SELECT id FROM catalog.ref") == [(1,)]
         assert rows(world, "slug")[10] == "slug 11"
     finally:
@@ -254,15 +254,15 @@ def test_former_rows_are_not_deleted_where_others_refer_to_them(world, lane):
 
 
 @pytest.mark.hazard(92)
-def test_a_row_that_cannot_be_deleted_is_parked_alone(world, lane):
+def test_a_row_that_cannot_be_deleted_is_parked_alone(world, context):
     world.target("CREATE TABLE catalog.ref (id bigint REFERENCES catalog.clip)")
     world.target("INSERT INTO catalog.ref VALUES (5)")
     try:
         world.legacy("DELETE FROM clips WHERE id IN (4, 5)")
         edit(world, "title = 'v2'", 6)
-        sync(lane, *range(1, 41))
+        sync(context, *range(1, 41))
         for _ in range(3):
-            live.work(lane, lambda *_: None)
+            live.work(context, lambda *_: None)
         assert world.target(PARKED) == [(5, "row", "ForeignKeyViolation")]
         assert 4 not in rows(world)
         assert rows(world)[6] == "v2"
@@ -271,7 +271,7 @@ def test_a_row_that_cannot_be_deleted_is_parked_alone(world, lane):
 
 
 @pytest.mark.hazard(92)
-def test_what_the_ledger_cannot_hold_is_parked_alone(world, lane):
+def test_what_the_ledger_cannot_hold_is_parked_alone(world, context):
     """A file's name that is too long for an index of ours, once it is there under that name."""
     world.target(
         "CREATE UNIQUE INDEX short ON sync.ledger_clip ((CASE WHEN id = 9 THEN repeat(md5(seen::text), 1) END))"
@@ -283,7 +283,7 @@ def test_what_the_ledger_cannot_hold_is_parked_alone(world, lane):
     )
     try:
         edit(world, "title = 'v2'", 8, 9, 10)
-        assert sync(lane, *range(1, 41)).parked == 1
+        assert sync(context, *range(1, 41)).parked == 1
         assert world.target(PARKED) == [(9, "row", "ProgramLimitExceeded")]
         assert (rows(world)[8], rows(world)[9], rows(world)[10]) == ("v2", "title 9", "v2")
     finally:
@@ -291,54 +291,54 @@ def test_what_the_ledger_cannot_hold_is_parked_alone(world, lane):
 
 
 @pytest.mark.hazard(91)
-def test_a_constraint_that_no_row_meets_stops_the_entity_and_parks_nothing(world, lane, monkeypatch):
+def test_a_constraint_that_no_row_meets_stops_the_entity_and_parks_nothing(world, context, monkeypatch):
     world.target("ALTER TABLE catalog.clip ADD COLUMN must text NOT NULL DEFAULT ''")
     world.target("ALTER TABLE catalog.clip ALTER must DROP DEFAULT")
     try:
         world.legacy("UPDATE clips SET title = title || ' v2', updated_at = clock_timestamp() WHERE id <= 25")
         world.legacy("INSERT INTO clips SELECT n, 'new' FROM generate_series(101, 130) n")
         with pytest.raises(SharedFaultError, match=r"30 of 30 rows .* at the step row: NotNullViolation"):
-            sync(lane, *range(101, 131))
+            sync(context, *range(101, 131))
         assert world.target(PARKED) == []
         monkeypatch.setenv("SYNC_TEST_GUARDS_OFF", "91")
-        assert sync(lane, *range(101, 131)).parked == 30
+        assert sync(context, *range(101, 131)).parked == 30
     finally:
         world.target("ALTER TABLE catalog.clip DROP COLUMN must")
 
 
 @pytest.mark.hazard(91)
-def test_an_import_of_bad_rows_is_parked_since_other_rows_pass(world, lane):
+def test_an_import_of_bad_rows_is_parked_since_other_rows_pass(world, context):
     world.target("ALTER TABLE catalog.clip ADD CONSTRAINT refusing CHECK (title <> 'bad')")
     try:
         world.legacy("INSERT INTO clips SELECT n, 'bad' FROM generate_series(101, 130) n")
-        assert sync(lane, *range(101, 131)).parked == 30
+        assert sync(context, *range(101, 131)).parked == 30
     finally:
         world.target("ALTER TABLE catalog.clip DROP CONSTRAINT refusing")
 
 
 @pytest.mark.hazard(91)
 @pytest.mark.parametrize(("bad", "good"), [((1, 70), (71, 75)), ((6, 75), (1, 5))])
-def test_bad_rows_that_are_neighbours_of_the_batch_stop_nobody(world, lane, bad, good):
+def test_bad_rows_that_are_neighbours_of_the_batch_stop_nobody(world, context, bad, good):
     """Of a history whose oldest rows are all bad, a batch fails, and so do the rows behind it: later ones pass."""
     world.target("ALTER TABLE catalog.clip ADD CONSTRAINT refusing CHECK (title <> 'bad') NOT VALID")
     try:
         world.legacy("INSERT INTO clips SELECT n, 'new' FROM generate_series(41, 75) n")
         world.legacy("UPDATE clips SET title = 'bad' WHERE id BETWEEN %s AND %s", bad)
         first = bad[0]
-        assert sync(lane, *range(first, first + 30)).parked == 30
-        assert sync(lane, *range(good[0], good[1] + 1)).parked == 0
+        assert sync(context, *range(first, first + 30)).parked == 30
+        assert sync(context, *range(good[0], good[1] + 1)).parked == 0
     finally:
         world.target("ALTER TABLE catalog.clip DROP CONSTRAINT refusing")
 
 
 @pytest.mark.hazard(91)
-def test_an_adapter_that_fails_for_every_row_stops_the_entity(world, lane):
+def test_an_adapter_that_fails_for_every_row_stops_the_entity(world, context):
     def broken(legacy):
         if len(legacy):
             raise KeyError("header")
         return clips.adapt(legacy)
 
-    other = Lane.open(clips.clip(adapt=broken), world.stores)
+    other = EntityContext.open(clips.clip(adapt=broken), world.stores)
     world.legacy("UPDATE clips SET title = title || ' v2', updated_at = clock_timestamp()")
     with pytest.raises(SharedFaultError, match="at the step adapt: KeyError"):
         sync(other, *range(1, 36))

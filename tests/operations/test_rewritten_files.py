@@ -12,13 +12,13 @@ NAMED = "SELECT source_key, target_key, key FROM sync.media_ref WHERE entity = '
 
 
 @pytest.fixture(scope="module")
-def lane(world):
+def context(world):
     world.load(60, 12)
     return world.filled("text")
 
 
-def found(lane):
-    return [(f.sink, f.kind, f.key) for f in reconcile(lane).findings]
+def found(context):
+    return [(f.sink, f.kind, f.key) for f in reconcile(context).findings]
 
 
 def overwrite(world, source):
@@ -30,55 +30,55 @@ def bytes_named(world, source):
     return world.client.get_object(Bucket=world.target_bucket, Key=target)["Body"].read()
 
 
-def test_the_sweep_brings_new_bytes(world, lane):
+def test_the_sweep_brings_new_bytes(world, context):
     source, before, key = world.target(NAMED)[0]
-    assert found(lane) == []
+    assert found(context) == []
     overwrite(world, source)
-    assert found(lane) == [("media", "stale", before)]
-    assert sweep(lane).files == 1
-    assert sweep(lane).files == 0  # it is owed already
+    assert found(context) == [("media", "stale", before)]
+    assert sweep(context).files == 1
+    assert sweep(context).files == 0  # it is owed already
     assert world.target("SELECT count(*) FROM sync.due") == [(1,)]
-    while live.work(lane, lambda *_: None):
+    while live.work(context, lambda *_: None):
         pass
     assert bytes_named(world, source) == b"another picture"
     row = world.target("SELECT cover || files FROM catalog.text WHERE id = %s", (key,))[0][0]
     assert before not in row
-    assert sweep(lane).files == 0
-    assert found(lane) == []
+    assert sweep(context).files == 0
+    assert found(context) == []
 
 
-def test_what_only_a_sweep_can_find_is_no_drift_while_somebody_follows(world, lane):
+def test_what_only_a_sweep_can_find_is_no_drift_while_somebody_follows(world, context):
     source = world.target(NAMED)[3][0]
-    with world.following([lane]):
+    with world.following([context]):
         wait_for(lambda: world.target("SELECT 1 FROM sync.cursor WHERE lease_until > now() AND swept_at IS NOT NULL"))
         overwrite(world, source)
-        assert found(lane) == []
+        assert found(context) == []
     assert bytes_named(world, source) == b"another picture"
 
 
-def test_repair_brings_new_bytes(world, lane):
+def test_repair_brings_new_bytes(world, context):
     source, before, _ = world.target(NAMED)[1]
     overwrite(world, source)
-    findings = reconcile(lane).findings
+    findings = reconcile(context).findings
     assert [(f.kind, f.key) for f in findings] == [("stale", before)]
-    repair(lane, findings)
+    repair(context, findings)
     assert bytes_named(world, source) == b"another picture"
-    assert found(lane) == []
+    assert found(context) == []
     assert world.target("SELECT count(*) FROM sync.media WHERE target_key = %s", (before,)) == [(1,)]
 
 
 @pytest.mark.hazard(29)
 @pytest.mark.parametrize("changed", [{"ContentType": "text/plain"}, {"Metadata": {"author": "somebody"}}])
-def test_bytes_alone_are_not_the_file(world, lane, changed):
+def test_bytes_alone_are_not_the_file(world, context, changed):
     """The same bytes under another content type or other metadata are another object."""
     target = world.target(NAMED)[2][1]
     there = world.client.get_object(Bucket=world.target_bucket, Key=target)
     body = there["Body"].read()
     kept = {"ContentType": there["ContentType"], "Metadata": there["Metadata"]}
     world.client.put_object(Bucket=world.target_bucket, Key=target, Body=body, **(kept | changed))
-    findings = reconcile(lane).findings
+    findings = reconcile(context).findings
     assert [(f.sink, f.kind, f.key) for f in findings] == [("media", "corrupt", target)]
-    repair(lane, findings)
-    assert found(lane) == []
+    repair(context, findings)
+    assert found(context) == []
     mended = world.client.head_object(Bucket=world.target_bucket, Key=target)
     assert (mended["ContentType"], mended["Metadata"]) == (kept["ContentType"], kept["Metadata"])

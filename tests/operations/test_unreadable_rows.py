@@ -5,8 +5,8 @@ import dataclasses
 import pytest
 
 from sync_pipeline.backfill import backfill
+from sync_pipeline.entity_context import EntityContext
 from sync_pipeline.entity_files import load_entities
-from sync_pipeline.lane import Lane
 from sync_pipeline.reconcile.reconcile import reconcile
 from sync_pipeline.stores import Stores
 
@@ -15,7 +15,7 @@ READABLE = "SELECT id FROM content WHERE kind = 'text' AND deleted_at IS NULL AN
 
 
 @pytest.fixture(scope="module")
-def lane(world):
+def context(world):
     world.load(300, 0)
     world.legacy("UPDATE content SET created_at = '2024-05-05', updated_at = now() WHERE kind = 'text'")
     world.legacy(
@@ -27,24 +27,24 @@ def lane(world):
     entity = load_entities("assets.entities")["text"]
     failing = "CASE WHEN isfinite(c.updated_at) THEN c.attrs ->> 'duration' ELSE (1 / (c.id - c.id))::text END"
     sql = entity.origin.sql.replace("c.attrs ->> 'duration'", failing)
-    yield Lane.open(dataclasses.replace(entity, origin=dataclasses.replace(entity.origin, sql=sql)), stores)
+    yield EntityContext.open(dataclasses.replace(entity, origin=dataclasses.replace(entity.origin, sql=sql)), stores)
     stores.close()
 
 
-def test_a_page_of_rejects_does_not_end_a_partition(world, lane):
-    filled = backfill(lane, "2024-05")
+def test_a_page_of_rejects_does_not_end_a_partition(world, context):
+    filled = backfill(context, "2024-05")
     assert filled.parked == BAD
     assert world.target("SELECT id FROM catalog.text ORDER BY id") == world.legacy(READABLE)
     parked = world.target("SELECT min(attempts), max(attempts), count(*) FROM sync.due WHERE error = 'DivisionByZero'")
     assert parked == [(1, 1, BAD)]
 
 
-def test_a_page_of_rejects_does_not_end_a_reconciliation(world, lane):
-    verdict = reconcile(lane)
+def test_a_page_of_rejects_does_not_end_a_reconciliation(world, context):
+    verdict = reconcile(context)
     assert verdict.compared == len(world.legacy(READABLE))
     assert verdict.word == "clean"
     assert [(f.sink, f.kind) for f in verdict.findings] == [("relational", "pending")] * BAD
     assert all("DivisionByZero" in finding.detail for finding in verdict.findings)
-    late = Stores(dataclasses.replace(lane.stores.settings, due_limit_seconds=0.0))
-    assert reconcile(dataclasses.replace(lane, stores=late)).word == "drift"
+    late = Stores(dataclasses.replace(context.stores.settings, due_limit_seconds=0.0))
+    assert reconcile(dataclasses.replace(context, stores=late)).word == "drift"
     late.close()

@@ -9,8 +9,8 @@ import pytest
 from sync_pipeline import dead_letters
 from sync_pipeline.batch.order import Order
 from sync_pipeline.dead_letters import Which
+from sync_pipeline.entity_context import EntityContext
 from sync_pipeline.inquiry.why import why
-from sync_pipeline.lane import Lane
 from sync_pipeline.pipeline import sync_keys
 from tests.kin import EPISODE, MONOLITH, SERIES
 
@@ -21,30 +21,30 @@ PICK = "SELECT id FROM content WHERE kind = 'text' AND deleted_at IS NULL AND st
 
 
 @pytest.fixture(scope="module")
-def lane(world):
+def context(world):
     world.load(60, 12)
     return world.filled("text")
 
 
 @pytest.fixture
-def key(world, lane):
+def key(world, context):
     """A published one."""
     ((found,),) = world.legacy(PICK.format("="))
     yield str(found)
     world.legacy(MEND, (found,))
-    sync(lane, found)
+    sync(context, found)
 
 
-def sync(lane, key, **order):
-    return sync_keys(lane, lane.origin.key.parse([str(key)]), Order(acknowledge=True, **order))
+def sync(context, key, **order):
+    return sync_keys(context, context.origin.key.parse([str(key)]), Order(acknowledge=True, **order))
 
 
-def asked(lane, key):
-    return why(lane, str(key)).as_dict()
+def asked(context, key):
+    return why(context, str(key)).as_dict()
 
 
-def test_one_untouched_since_the_backfill_is_up_to_date(world, lane, key):
-    told = asked(lane, key)
+def test_one_untouched_since_the_backfill_is_up_to_date(world, context, key):
+    told = asked(context, key)
     ((written,),) = world.target("SELECT written FROM sync.ledger_text WHERE id = %s", (key,))
     assert (told["word"], told["state"]) == ("up to date", "committed")
     assert told["verdict"].startswith(f"text {key} is up to date since revision {written} of 20")
@@ -53,10 +53,10 @@ def test_one_untouched_since_the_backfill_is_up_to_date(world, lane, key):
     assert told["to_do"] == ""
 
 
-def test_one_that_failed_was_mended_and_replayed(world, lane, key, command):
+def test_one_that_failed_was_mended_and_replayed(world, context, key, command):
     world.legacy(SPOIL, (key,))
-    sync(lane, key)
-    told = asked(lane, key)
+    sync(context, key)
+    told = asked(context, key)
     assert (told["word"], told["state"]) == ("parked", "failed")
     assert "is parked at step adapt since" in told["verdict"]
     assert "ArrowInvalid" in told["verdict"]
@@ -64,30 +64,30 @@ def test_one_that_failed_was_mended_and_replayed(world, lane, key, command):
     assert told["to_do"].endswith(f"sync-pipeline dead-letters replay text --key {key}")
     world.legacy("UPDATE content SET attrs = '{}' WHERE id = %s", (key,))
     assert command("dead-letters", "replay", "text", "--key", key)[0] == 0
-    assert (asked(lane, key)["word"], asked(lane, key)["state"]) == ("up to date", "committed")
+    assert (asked(context, key)["word"], asked(context, key)["state"]) == ("up to date", "committed")
 
 
-def test_one_that_was_discarded_says_who_and_why(world, lane, key):
+def test_one_that_was_discarded_says_who_and_why(world, context, key):
     world.legacy(SPOIL, (key,))
-    sync(lane, key)
-    dead_letters.discard(lane, Which("text", [key], reasons=("rejected",)), "ann", "a test row")
-    told = asked(lane, key)
+    sync(context, key)
+    dead_letters.discard(context, Which("text", [key], reasons=("rejected",)), "ann", "a test row")
+    told = asked(context, key)
     assert (told["word"], told["state"]) == ("discarded", "discarded")
     assert "was discarded by ann on" in told["verdict"]
     assert told["verdict"].endswith(": a test row.")
     world.legacy(EDIT, (key,))
-    assert (asked(lane, key)["word"], asked(lane, key)["state"]) == ("on its way", "discarded")
+    assert (asked(context, key)["word"], asked(context, key)["state"]) == ("on its way", "discarded")
 
 
-def test_one_deleted_and_one_that_never_was(world, lane):
+def test_one_deleted_and_one_that_never_was(world, context):
     ((key,),) = world.legacy(PICK.format("=").replace("ORDER BY id", "ORDER BY id DESC"))
     world.legacy("UPDATE content SET deleted_at = now() WHERE id = %s", (key,))
-    told = asked(lane, key)
+    told = asked(context, key)
     assert (told["word"], told["state"]) == ("on its way", "pending")
     assert "is gone from the monolith, which nobody has noticed yet" in told["verdict"]
-    sync(lane, key)
+    sync(context, key)
     ((revision,),) = world.target("SELECT written FROM sync.ledger_text WHERE id = %s", (key,))
-    told = asked(lane, key)
+    told = asked(context, key)
     assert (told["word"], told["state"]) == ("gone", "deleted")
     assert re.fullmatch(
         rf"text {key} is gone from the monolith; revision {revision} of [-\d: ]+ deleted it\.", told["verdict"]
@@ -95,96 +95,96 @@ def test_one_deleted_and_one_that_never_was(world, lane):
     assert told["sinks"]["relational"].startswith("not in catalog.text: it is gone from the monolith")
     assert told["sinks"]["search"].startswith("not in text: it is gone from the monolith")
     for _ in range(2):
-        never = asked(lane, 999_999)
+        never = asked(context, 999_999)
         assert (never["word"], never["state"]) == ("never existed", "absent")
         assert "it never existed" in never["sinks"]["search"]
-        sync(lane, 999_999)  # an event of a row that came and went: somebody has looked, and that is all
+        sync(context, 999_999)  # an event of a row that came and went: somebody has looked, and that is all
 
 
-def test_one_that_search_filters_out(world, lane):
+def test_one_that_search_filters_out(world, context):
     ((key,),) = world.legacy(PICK.format("<>"))
-    told = asked(lane, key)
+    told = asked(context, key)
     assert (told["word"], told["state"]) == ("filtered", "committed")
     assert told["sinks"]["search"] == "not in text: is_public is not true, and only rows that have it true are there"
     assert told["sinks"]["relational"].startswith("in catalog.text, as revision")
-    table = dataclasses.replace(lane.entity.table, where="is_public")
-    sinks = tuple(table if sink is lane.entity.table else sink for sink in lane.entity.sinks)
-    narrow = dataclasses.replace(lane, entity=dataclasses.replace(lane.entity, sinks=sinks))
+    table = dataclasses.replace(context.entity.table, where="is_public")
+    sinks = tuple(table if sink is context.entity.table else sink for sink in context.entity.sinks)
+    narrow = dataclasses.replace(context, entity=dataclasses.replace(context.entity, sinks=sinks))
     try:
         sync(narrow, key, force=True)
         told = asked(narrow, key)
         assert told["word"] == "filtered"
         assert told["sinks"]["relational"].startswith("not in catalog.text: is_public is not true")
     finally:
-        sync(lane, key, force=True)
+        sync(context, key, force=True)
 
 
-def test_a_change_on_its_way(world, lane, key):
+def test_a_change_on_its_way(world, context, key):
     world.legacy(EDIT, (key,))
-    told = asked(lane, key)
+    told = asked(context, key)
     assert (told["word"], told["state"]) == ("on its way", "pending")
     assert "has changed in the monolith since revision" in told["verdict"]
     assert "nobody follows text" in told["to_do"]
     assert "and behind: it has changed" in told["sinks"]["search"]
-    sync(lane, key)
-    assert asked(lane, key)["word"] == "up to date"
+    sync(context, key)
+    assert asked(context, key)["word"] == "up to date"
 
 
-def test_a_document_that_is_owed(world, lane, key):
+def test_a_document_that_is_owed(world, context, key):
     world.legacy(EDIT, (key,))
-    sync(lane, key, hand_over=lambda operations: None)  # whoever was to send it was killed
-    told = asked(lane, key)
+    sync(context, key, hand_over=lambda operations: None)  # whoever was to send it was killed
+    told = asked(context, key)
     assert (told["word"], told["state"]) == ("owed", "row written")
     assert "its document is owed" in told["verdict"]
     assert "behind" not in told["sinks"]["relational"]
     assert "and behind: it is owed" in told["sinks"]["search"]
     world.target("DELETE FROM sync.due")
-    sync(lane, key, documents=True)
-    assert asked(lane, key)["word"] == "up to date"
+    sync(context, key, documents=True)
+    assert asked(context, key)["word"] == "up to date"
 
 
-def test_a_file_that_is_not_there(world, lane, key):
+def test_a_file_that_is_not_there(world, context, key):
     world.legacy("INSERT INTO media_files (content_id, kind, bucket_key) VALUES (%s, 'cover', 'no.jpg')", (key,))
-    sync(lane, key)
-    told = asked(lane, key)
+    sync(context, key)
+    told = asked(context, key)
     assert (told["word"], told["state"]) == ("parked", "failed")
     assert "no.jpg" in told["sinks"]["media"]
     assert "upload the file" in told["to_do"]
     world.legacy("DELETE FROM media_files WHERE bucket_key = 'no.jpg'")
-    sync(lane, key)
+    sync(context, key)
     ((named,),) = world.target("SELECT key FROM sync.media_ref WHERE entity = 'text' LIMIT 1")
-    told = asked(lane, named)
+    told = asked(context, named)
     assert told["sinks"]["media"].endswith("files, all there")
     world.client.delete_object(Bucket=world.target_bucket, Key=told["files"][0]["target_key"])
-    told = asked(lane, named)
+    told = asked(context, named)
     assert told["word"] == "drift"
     assert told["to_do"] == f"sync-pipeline repair text --key {named}"
 
 
-def test_a_batch_that_was_killed_after_its_files(world, lane, key):
+def test_a_batch_that_was_killed_after_its_files(world, context, key):
     body = {"Bucket": world.legacy_bucket, "Key": "yes.jpg", "Body": b"yes"}
     world.client.put_object(**body)
     world.legacy("INSERT INTO media_files (content_id, kind, bucket_key) VALUES (%s, 'cover', 'yes.jpg')", (key,))
-    assert asked(lane, key)["state"] == "pending"
+    assert asked(context, key)["state"] == "pending"
     with pytest.raises(ZeroDivisionError):
-        sync(lane, key, commit=lambda *_: 1 / 0)
-    assert (asked(lane, key)["state"], asked(lane, key)["word"]) == ("media copied", "on its way")
-    sync(lane, key)
-    assert (asked(lane, key)["state"], asked(lane, key)["word"]) == ("committed", "up to date")
+        sync(context, key, commit=lambda *_: 1 / 0)
+    assert (asked(context, key)["state"], asked(context, key)["word"]) == ("media copied", "on its way")
+    sync(context, key)
+    assert (asked(context, key)["state"], asked(context, key)["word"]) == ("committed", "up to date")
 
 
-def test_what_somebody_else_has_changed(world, lane, key):
+def test_what_somebody_else_has_changed(world, context, key):
     world.target("DELETE FROM catalog.text WHERE id = %s", (key,))
-    told = asked(lane, key)
+    told = asked(context, key)
     assert told["word"] == "drift"
     assert "its row is gone" in told["verdict"]
-    sync(lane, key, force=True)
-    assert asked(lane, key)["word"] == "up to date"
+    sync(context, key, force=True)
+    assert asked(context, key)["word"] == "up to date"
 
 
 def test_one_that_waits_for_its_parent(world):
     world.legacy(MONOLITH)
-    series, episode = (Lane.open(entity, world.stores) for entity in (SERIES, EPISODE))
+    series, episode = (EntityContext.open(entity, world.stores) for entity in (SERIES, EPISODE))
     world.legacy("INSERT INTO episode VALUES (1, 'pilot', 7)")
     sync(episode, 1)
     told = asked(episode, 1)
@@ -198,7 +198,7 @@ def test_one_that_waits_for_its_parent(world):
     assert (asked(episode, 1)["word"], asked(episode, 1)["state"]) == ("parked", "failed")
 
 
-def test_the_command_speaks_to_people_and_programs(lane, key, command):
+def test_the_command_speaks_to_people_and_programs(context, key, command):
     code, out, said = command("why", "text", key)
     assert (code, said) == (0, "")
     assert out.startswith(f"text {key} is up to date since revision")

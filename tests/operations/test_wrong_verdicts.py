@@ -9,8 +9,8 @@ from sync_pipeline import repair as mending
 from sync_pipeline.backfill import backfill
 from sync_pipeline.batch.order import Order
 from sync_pipeline.entity import Entity, LegacyQuery
+from sync_pipeline.entity_context import EntityContext
 from sync_pipeline.errors import UnreachableError
-from sync_pipeline.lane import Lane
 from sync_pipeline.partitions import KeyRanges
 from sync_pipeline.pipeline import sync_keys
 from sync_pipeline.reconcile import documents
@@ -52,15 +52,15 @@ def entity(name, *, media=True, **changes):
 
 
 def filled(world, declared):
-    lane = Lane.open(declared, world.stores)
+    context = EntityContext.open(declared, world.stores)
     for partition in declared.partitions.names():
-        backfill(lane, partition)
-    assert found(lane) == []
-    return lane
+        backfill(context, partition)
+    assert found(context) == []
+    return context
 
 
-def found(lane):
-    return sorted((f.sink, f.kind) for f in reconcile(lane).findings)
+def found(context):
+    return sorted((f.sink, f.kind) for f in reconcile(context).findings)
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -81,10 +81,10 @@ def test_files_that_were_never_looked_for_are_missed(world):
     """The rows read alike: the new column is empty, and the ledger names no file to fill it with."""
     filled(world, entity("gaining", media=False))
     world.target("ALTER TABLE catalog.gaining ADD COLUMN poster text")
-    lane = Lane.open(entity("gaining", version=2), world.stores)
-    assert found(lane) == [("relational", "stale")] * ROWS
-    repair(lane, reconcile(lane).findings)
-    assert found(lane) == []
+    context = EntityContext.open(entity("gaining", version=2), world.stores)
+    assert found(context) == [("relational", "stale")] * ROWS
+    repair(context, reconcile(context).findings)
+    assert found(context) == []
 
 
 def test_drafts_that_an_older_declaration_has_published_are_extra(world):
@@ -93,10 +93,10 @@ def test_drafts_that_an_older_declaration_has_published_are_extra(world):
     sinks = entity("leaking", media=False).sinks
     filled(world, entity("leaking", media=False, sinks=(*sinks, index)))
     closed = dataclasses.replace(index, where="is_public")
-    lane = Lane.open(entity("leaking", media=False, sinks=(*sinks, closed), version=2), world.stores)
-    assert found(lane) == [("search", "extra")] * (ROWS // 2)
-    repair(lane, reconcile(lane).findings)
-    assert found(lane) == []
+    context = EntityContext.open(entity("leaking", media=False, sinks=(*sinks, closed), version=2), world.stores)
+    assert found(context) == [("search", "extra")] * (ROWS // 2)
+    repair(context, reconcile(context).findings)
+    assert found(context) == []
 
 
 @pytest.fixture(scope="module")
@@ -227,10 +227,10 @@ def test_a_row_that_does_not_fit_is_pending_and_hides_no_other(world):
         entity("narrow", media=False),
         sinks=(RelationalTable("catalog.narrow", key=("id",), columns=COLUMNS | {"title": "varchar(10)"}),),
     )
-    lane = filled(world, narrow)
+    context = filled(world, narrow)
     ((key,),) = world.legacy("INSERT INTO content (kind, title) VALUES ('text', 'longer than ten') RETURNING id::text")
-    sync_keys(lane, lane.origin.key.parse([key]), Order())
+    sync_keys(context, context.origin.key.parse([key]), Order())
     world.target("DELETE FROM catalog.narrow WHERE id = (SELECT min(id) FROM catalog.narrow)")
-    assert found(lane) == [("relational", "missing"), ("relational", "pending")]
+    assert found(context) == [("relational", "missing"), ("relational", "pending")]
     world.legacy("DELETE FROM content WHERE id = %s", (key,))
     world.target("DELETE FROM sync.due")

@@ -67,18 +67,18 @@ def test_a_sweep_that_cannot_go_on_does_not_keep_the_recovery_from_its_turn(two,
 
     monkeypatch.setattr(follower, "sweep_is_due", lambda _: True)
     monkeypatch.setattr(follower, "go_on", stopped)
-    monkeypatch.setattr(follower, "recover", lambda lane, halt: turns.append(lane) or halt.set())
-    lane = SimpleNamespace(entity=two.entities[0], stores=SimpleNamespace(settings=SETTINGS))
-    two._sweep_on(lane, halt)
-    assert turns == [lane]
+    monkeypatch.setattr(follower, "recover", lambda context, halt: turns.append(context) or halt.set())
+    context = SimpleNamespace(entity=two.entities[0], stores=SimpleNamespace(settings=SETTINGS))
+    two._sweep_on(context, halt)
+    assert turns == [context]
 
 
 def test_whether_a_sweep_is_due_is_asked_at_the_pace_of_an_idle_entity(two, monkeypatch):
     """Fifty idle entities would ask the ledger a hundred times a second."""
     monkeypatch.setattr(follower, "sweep_is_due", lambda _: False)
-    monkeypatch.setattr(follower, "recover", lambda lane, halt: None)
+    monkeypatch.setattr(follower, "recover", lambda context, halt: None)
     two._paces["text"] = pace = Pace(0.2, 5.0)
-    waits, lane = [], SimpleNamespace(entity=two.entities[0], stores=SimpleNamespace(settings=SETTINGS))
+    waits, context = [], SimpleNamespace(entity=two.entities[0], stores=SimpleNamespace(settings=SETTINGS))
 
     class Halt(threading.Event):
         def wait(self, timeout=None):
@@ -86,7 +86,7 @@ def test_whether_a_sweep_is_due_is_asked_at_the_pace_of_an_idle_entity(two, monk
             pace._busy_at = LONG_AGO if len(waits) == 1 else time.monotonic()
             return len(waits) == 3 and self.set()
 
-    two._sweep_on(lane, Halt())
+    two._sweep_on(context, Halt())
     assert waits == [0.5, 5.0, 0.5]
 
 
@@ -122,7 +122,7 @@ def test_it_beats_until_its_threads_have_ended(two, beats, monkeypatch):
 
 def test_an_entity_that_is_stopped_does_not_hang(two, beats, monkeypatch):
     """It is tried again every few seconds, and must not look as if its poll stood still."""
-    monkeypatch.setattr(follower.Lane, "open", lambda *_: two._stop.set() or 1 / 0)
+    monkeypatch.setattr(follower.EntityContext, "open", lambda *_: two._stop.set() or 1 / 0)
     two._moved["text"] = LONG_AGO
     two._keep(two.entities[0])
     assert two.hanging() == []

@@ -32,7 +32,7 @@ def listed(sent):
 
 
 @pytest.fixture
-def lane():
+def context():
     @contextmanager
     def target():
         yield "cursor"
@@ -57,7 +57,7 @@ def test_batches_of_other_types_are_sent_one_after_the_other():
     assert (listed(second), second.owed) == ([(1, "1", 12, '{"text":1}')], [9])
 
 
-def test_what_gathers_during_a_request_is_the_next_one(lane, monkeypatch):
+def test_what_gathers_during_a_request_is_the_next_one(context, monkeypatch):
     sent, follows, under_way, go_on = [], [], threading.Event(), threading.Event()
 
     def send(_, batch, coming):
@@ -69,7 +69,7 @@ def test_what_gathers_during_a_request_is_the_next_one(lane, monkeypatch):
 
     monkeypatch.setattr(outgoing, "send", send)
     reported = []
-    queue = outgoing.Outgoing(lane, lambda _, outcome: reported.append(outcome.documents))
+    queue = outgoing.Outgoing(context, lambda _, outcome: reported.append(outcome.documents))
     with beside(queue.run, "documents"):
         queue.take(operations((1, 1, "a"), owed=1))
         assert under_way.wait(10)
@@ -81,24 +81,24 @@ def test_what_gathers_during_a_request_is_the_next_one(lane, monkeypatch):
     assert reported == [1, 2]
 
 
-def test_what_does_not_fit_is_left_to_others(lane, monkeypatch):
+def test_what_does_not_fit_is_left_to_others(context, monkeypatch):
     let_go = []
     monkeypatch.setattr(outgoing, "_MOST_DOCUMENTS", 2)
     monkeypatch.setattr(outgoing.due, "let_go", lambda _, ids: let_go.extend(ids))
-    queue = outgoing.Outgoing(lane, lambda *_: None)
+    queue = outgoing.Outgoing(context, lambda *_: None)
     queue.take(operations((1, 1, "a"), (2, 1, "b"), owed=1))
     queue.take(operations((3, 2, "c"), owed=2))
     assert let_go == [2]
 
 
-def test_a_wrong_declaration_stops_the_polls(lane, monkeypatch):
+def test_a_wrong_declaration_stops_the_polls(context, monkeypatch):
     """The entity's file is at fault: no other document would fare better."""
 
     def send(*_):
         raise DeclarationError("a fault")
 
     monkeypatch.setattr(outgoing, "send", send)
-    queue = outgoing.Outgoing(lane, lambda *_: None)
+    queue = outgoing.Outgoing(context, lambda *_: None)
     queue.take(operations((1, 1, "a"), owed=1))
     with beside(queue.run, "documents"):
         pass
@@ -107,7 +107,7 @@ def test_a_wrong_declaration_stops_the_polls(lane, monkeypatch):
 
 
 @pytest.mark.hazard(95)
-def test_what_nobody_foresaw_leaves_its_documents_due_and_the_next_are_sent(lane, monkeypatch):
+def test_what_nobody_foresaw_leaves_its_documents_due_and_the_next_are_sent(context, monkeypatch):
     sent, let_go = [], []
 
     def send(_, batch, coming):
@@ -119,7 +119,7 @@ def test_what_nobody_foresaw_leaves_its_documents_due_and_the_next_are_sent(lane
     monkeypatch.setattr(outgoing, "send", send)
     monkeypatch.setattr(outgoing, "_PACE_SECONDS", 0)
     monkeypatch.setattr(outgoing.due, "let_go", lambda _, ids: let_go.extend(ids))
-    queue = outgoing.Outgoing(lane, lambda *_: None)
+    queue = outgoing.Outgoing(context, lambda *_: None)
     with beside(queue.run, "documents"):
         queue.take(operations((1, 1, "a"), owed=1))
         wait_for(lambda: let_go == [1])

@@ -21,15 +21,15 @@ class Stops:
         self.looks = 0
         self.goes_on = goes_on
         self.entities = [SimpleNamespace(name="early"), SimpleNamespace(name="late")]
-        self.lanes = [SimpleNamespace(entity=entity) for entity in self.entities]
+        self.contexts = [SimpleNamespace(entity=entity) for entity in self.entities]
 
     @property
     def failures(self):
         stopped = self.looks == 1 if self.goes_on else self.looks > 0
         return {"late": RuntimeError("no such column")} if stopped else {}
 
-    def caught_up(self, lane, _):
-        if lane.entity.name == "early":
+    def caught_up(self, context, _):
+        if context.entity.name == "early":
             return self.looks >= 3
         return self.goes_on and self.looks >= 5
 
@@ -40,7 +40,7 @@ def follower(request):
 
 
 def test_a_run_of_dagster_waits_for_it(follower, monkeypatch):
-    monkeypatch.setattr(live, "open_lanes", lambda *_: (follower.lanes, {}))
+    monkeypatch.setattr(live, "open_contexts", lambda *_: (follower.contexts, {}))
     monkeypatch.setattr(live, "mark", lambda _: "now")
     monkeypatch.setattr(live, "caught_up", follower.caught_up)
     watch = live.Watch(SimpleNamespace(), SimpleNamespace(), follower, live.Moved())
@@ -63,7 +63,7 @@ def test_a_command_tells_what_it_has_not_waited_for(follower, monkeypatch):
     def look():
         follower.looks += 1
 
-    following._watch(follower.lanes, follower, threading.Event(), look, left)
+    following._watch(follower.contexts, follower, threading.Event(), look, left)
     assert follower.looks == (5 if follower.goes_on else 3)
     assert [*left] == ([] if follower.goes_on else ["late"])
 

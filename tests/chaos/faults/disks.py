@@ -22,7 +22,7 @@ _AT_COMMIT = """
 @fault(weight=2)
 def disk_full(scene: Scene, dice: Random) -> Iterator[None]:
     """For a table of rows, of the ledger, or for what is owed."""
-    entity = dice.choice([lane.entity for lane in scene.world.lanes.values()])
+    entity = dice.choice([context.entity for context in scene.world.contexts.values()])
     rows = entity.table.name
     table = dice.choice((rows, rows, f"sync.ledger_{entity.name}", "sync.due", "sync.cursor"))
     with scene.alone["disk"]:

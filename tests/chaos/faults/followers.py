@@ -60,7 +60,7 @@ def history_stands_still(scene: Scene, dice: Random) -> Iterator[None]:
 @fault(weight=1)
 def lease_taken(scene: Scene, dice: Random) -> Iterator[None]:
     """Somebody takes an entity's lease and does nothing with it, so that others get on before it."""
-    entity = dice.choice(list(scene.world.lanes))
+    entity = dice.choice(list(scene.world.contexts))
     scene.world.target(_TAKEN, (dice.uniform(1, 4), entity))
     yield
 

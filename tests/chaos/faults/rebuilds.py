@@ -14,14 +14,14 @@ _IN_A_BATCH = ("rows.after:2", "documents.after:2", "close.before:2")
 @fault(weight=0)
 def index_rebuilt(scene: Scene, dice: Random) -> Iterator[None]:
     """It dies up to two times, and goes on."""
-    entity = dice.choice([lane.entity.name for lane in scene.world.lanes.values() if lane.entity.index])
+    entity = dice.choice([context.entity.name for context in scene.world.contexts.values() if context.entity.index])
     return _rebuilt(scene, dice, REBUILD_CRASH_POINTS, "index", entity)
 
 
 @fault(weight=0)
 def table_rebuilt(scene: Scene, dice: Random) -> Iterator[None]:
     """It dies up to two times, and goes on."""
-    return _rebuilt(scene, dice, TABLE_CRASH_POINTS, "table", dice.choice(list(scene.world.lanes)), "--like")
+    return _rebuilt(scene, dice, TABLE_CRASH_POINTS, "table", dice.choice(list(scene.world.contexts)), "--like")
 
 
 def _rebuilt(scene: Scene, dice: Random, points: Sequence[str], *arguments: str) -> Iterator[None]:

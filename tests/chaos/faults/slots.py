@@ -60,10 +60,12 @@ def _dropped(scene: Scene, name: str) -> bool:
 @fault(weight=2, sources=("wal",))
 def publication_dropped(scene: Scene, dice: Random) -> Iterator[None]:
     """Under the follower that reads it; it is made again, and what was committed meanwhile is to be swept."""
-    lane = dice.choice([lane for lane in scene.world.lanes.values() if lane.entity.capture.name == "wal"])
-    name = slot_name(subject_of(lane))
+    context = dice.choice(
+        [context for context in scene.world.contexts.values() if context.entity.capture.name == "wal"]
+    )
+    name = slot_name(subject_of(context))
     scene.heal(lambda: scene.world.legacy(f'DROP PUBLICATION IF EXISTS "{name}"'))
     try:
         yield
     finally:
-        scene.heal(lambda: [scene.world.legacy(statement) for statement in made(lane)])
+        scene.heal(lambda: [scene.world.legacy(statement) for statement in made(context)])

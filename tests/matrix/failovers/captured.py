@@ -5,7 +5,7 @@ from dataclasses import replace
 from demo.databases import READER
 from sync_pipeline.capture import open_cursor
 from sync_pipeline.entity import Entity
-from sync_pipeline.lane import Lane
+from sync_pipeline.entity_context import EntityContext
 from sync_pipeline.sources.outbox import Outbox
 from sync_pipeline.sources.source import Capture
 from tests.caught._tables import TABLES
@@ -49,19 +49,19 @@ _VERSIONED = f"""
 """
 
 
-def captured(world: World, source: str) -> list[Lane]:
+def captured(world: World, source: str) -> list[EntityContext]:
     """All entities under one source, installed and filled; the regular sweep is a whole period away."""
     if source == VERSIONED:
         world.legacy(_VERSIONED)
-    lanes = [Lane.open(_entity(world, kind, source), world.stores) for kind in KINDS]
-    for lane in lanes:
-        for statement in made(lane):
+    contexts = [EntityContext.open(_entity(world, kind, source), world.stores) for kind in KINDS]
+    for context in contexts:
+        for statement in made(context):
             world.legacy(statement)
-        open_cursor(lane)
-        world.all_in(lane.entity.name)
+        open_cursor(context)
+        world.all_in(context.entity.name)
     world.target("UPDATE sync.cursor SET filled_at = now(), swept_at = now()")
-    return lanes
+    return contexts
 
 
 def _entity(world: World, kind: str, source: str) -> Entity:
-    return replace(world.lane(kind).entity, capture=SOURCES[source], tables=TABLES)
+    return replace(world.context(kind).entity, capture=SOURCES[source], tables=TABLES)

@@ -11,7 +11,7 @@ import pytest
 
 from demo.fleet import Fleet
 from sync_pipeline import garbage, recover, servers
-from sync_pipeline.lane import Lane
+from sync_pipeline.entity_context import EntityContext
 from sync_pipeline.ownership import MARK_OBJECT
 from sync_pipeline.status import status_of
 from tests.failover import Pair, edited_since, paired, writing
@@ -53,8 +53,8 @@ def play(source: str, failover: Failover, fleet: Fleet, seed: int) -> Outcome:
     name = f"{failover.__name__}_{source}".replace(" ", "_")  # buckets are kept, so each cell has its own
     with _hurried(), _folder() as folder, paired(fleet, folder, side, name, **settings) as (pair, world):
         world.load(200, 40)
-        lanes = captured(world, source)
-        with world.following(lanes):
+        contexts = captured(world, source)
+        with world.following(contexts):
             with writing(world, seed, UNCLAIMED.get(source, frozenset())):
                 wait_for(lambda: world.target(_POLLED))
                 figures, faults = failover(pair, world, source, seed)
@@ -64,7 +64,7 @@ def play(source: str, failover: Failover, fleet: Fleet, seed: int) -> Outcome:
             figures["settled after, s"] = f"{time.monotonic() - began:.0f}"
             faults += _strays(world)
         faults += [" ".join(difference) for difference in world.differences()]
-        faults += _alerts(lanes)
+        faults += _alerts(contexts)
     return Outcome(FAILS if faults else HOLDS, "; ".join(faults[:5])[:400], figures)
 
 
@@ -134,8 +134,8 @@ def _left_when_settled(world: World, since: object) -> list[str]:
     return []
 
 
-def _alerts(lanes: list[Lane]) -> list[str]:
-    return [alert for lane in lanes for alert in status_of(lane.stores, lane.entity)["alerts"]]
+def _alerts(contexts: list[EntityContext]) -> list[str]:
+    return [alert for context in contexts for alert in status_of(context.stores, context.entity)["alerts"]]
 
 
 def _strays(world: World) -> list[str]:

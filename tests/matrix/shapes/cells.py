@@ -12,9 +12,9 @@ from demo.fleet import Fleet
 from sync_pipeline.batch.order import Order
 from sync_pipeline.capture import open_cursor
 from sync_pipeline.entity import Entity, LegacyQuery
+from sync_pipeline.entity_context import EntityContext
 from sync_pipeline.errors import SyncError
 from sync_pipeline.follower import Follower
-from sync_pipeline.lane import Lane
 from sync_pipeline.partitions import KeyRanges
 from sync_pipeline.pipeline import sync_keys
 from sync_pipeline.preflight.preflight import preflight
@@ -72,13 +72,13 @@ def play(shape: Shape, source: str, fleet: Fleet, seed: int) -> Outcome:
         world.legacy(f"{shape.sql} {CONTROL}; GRANT SELECT ON ALL TABLES IN SCHEMA public TO sync_reader")
         world.legacy(ROWS.format(item=shape.leaves.get("item", "item"), part=shape.leaves.get("part", "part")))
         before = catalogue(world)
-        lanes = [Lane.open(entity_of(source, n), world.stores) for n in range(shape.entities)]
+        contexts = [EntityContext.open(entity_of(source, n), world.stores) for n in range(shape.entities)]
         with writing(world.monolith.admin_url, shape, seed) as watched:
-            refusal = _installed(world, lanes)
+            refusal = _installed(world, contexts)
             threading.Event().wait(1.0)  # writers go on under what was installed
         figures = _figures(watched)
-        faults = [*_hurt(watched), *([] if refusal else _untrue(world, shape, source, lanes))]
-        faults += _taken_away(world, lanes, before)
+        faults = [*_hurt(watched), *([] if refusal else _untrue(world, shape, source, contexts))]
+        faults += _taken_away(world, contexts, before)
         if bool(refusal) != (source in shape.refused_by):
             faults.append(f"refused: {refusal}" if refusal else "it should have been refused")
         if faults:
@@ -86,20 +86,20 @@ def play(shape: Shape, source: str, fleet: Fleet, seed: int) -> Outcome:
         return Outcome(REFUSED if refusal else HOLDS, refusal[:200], figures)
 
 
-def _installed(world: World, lanes: list[Lane]) -> str:
+def _installed(world: World, contexts: list[EntityContext]) -> str:
     """Make what the source needs; why that, or the check afterwards, refuses."""
     try:
-        _install(world, lanes)
+        _install(world, contexts)
     except SyncError as error:
         return str(error)
-    about = {f"entity {lane.entity.name}" for lane in lanes}
-    notices = preflight(world.stores, [lane.entity for lane in lanes])
+    about = {f"entity {context.entity.name}" for context in contexts}
+    notices = preflight(world.stores, [context.entity for context in contexts])
     return "; ".join(n.what for n in notices if n.level == "error" and n.about in about)
 
 
-def _install(world: World, lanes: list[Lane]) -> None:
-    for lane in lanes:
-        apply_steps(world.monolith.admin_url, install_steps(lane), lambda _: None)
+def _install(world: World, contexts: list[EntityContext]) -> None:
+    for context in contexts:
+        apply_steps(world.monolith.admin_url, install_steps(context), lambda _: None)
 
 
 def _figures(watched: Watched) -> dict[str, str]:
@@ -120,28 +120,28 @@ def _hurt(watched: Watched) -> Iterator[str]:
         yield f"the longest write took {watched.writer.longest:.2f} s"
 
 
-def _untrue(world: World, shape: Shape, source: str, lanes: list[Lane]) -> list[str]:
+def _untrue(world: World, shape: Shape, source: str, contexts: list[EntityContext]) -> list[str]:
     """Changes that do not arrive as the table of claims says."""
-    for lane in lanes:
-        open_cursor(lane)
+    for context in contexts:
+        open_cursor(context)
         keys = [str(key) for (key,) in world.legacy("SELECT DISTINCT id FROM item")]
-        sync_keys(lane, lane.origin.key.parse(keys), Order())
+        sync_keys(context, context.origin.key.parse(keys), Order())
     world.target("UPDATE sync.cursor SET filled_at = now(), swept_from = now(), swept_at = now()")
-    with _following(world, lanes):
+    with _following(world, contexts):
         for change in changes_of(shape):
             promise = claim(source, change.kind)
             world.target("UPDATE sync.cursor SET sweep_wanted = NULL")
             world.legacy(change.sql)
             if change.kind == PARTITION_ATTACHED:  # a new partition is born without what the source needs
-                _install(world, lanes)
-            if faults := [f"{change.sql}: {fault}" for fault in _kept(world, lanes, promise)]:
+                _install(world, contexts)
+            if faults := [f"{change.sql}: {fault}" for fault in _kept(world, contexts, promise)]:
                 return faults  # what comes after it differs as well
     return []
 
 
 @contextmanager
-def _following(world: World, lanes: list[Lane]) -> Iterator[None]:
-    entities = [lane.entity for lane in lanes]
+def _following(world: World, contexts: list[EntityContext]) -> Iterator[None]:
+    entities = [context.entity for context in contexts]
     follower, stop = Follower(entities, world.stores), threading.Event()
     thread = threading.Thread(target=follower.run, args=(stop,))
     thread.start()
@@ -155,16 +155,16 @@ def _following(world: World, lanes: list[Lane]) -> Iterator[None]:
         thread.join()
 
 
-def _kept(world: World, lanes: list[Lane], promise: str) -> Iterator[str]:
+def _kept(world: World, contexts: list[EntityContext], promise: str) -> Iterator[str]:
     """Whether a change that was just committed arrives, asks for a sweep, or is left to it."""
     if promise == ASKS and not _soon(partial(_is_sweep_wanted, world), _ASKED_SECONDS):
         yield "no sweep was asked for"
-    if promise == YES and not _soon(partial(_is_equal, world, lanes)):
+    if promise == YES and not _soon(partial(_is_equal, world, contexts)):
         yield "it did not arrive"
     if promise in {ASKS, NO}:
-        for lane in lanes:
-            sweep(lane)
-        if not _soon(partial(_is_equal, world, lanes)):
+        for context in contexts:
+            sweep(context)
+        if not _soon(partial(_is_equal, world, contexts)):
             yield "the sweep did not bring it"
 
 
@@ -172,9 +172,9 @@ def _is_sweep_wanted(world: World) -> bool:
     return bool(world.target("SELECT 1 FROM sync.cursor WHERE sweep_wanted IS NOT NULL"))
 
 
-def _is_equal(world: World, lanes: list[Lane]) -> bool:
+def _is_equal(world: World, contexts: list[EntityContext]) -> bool:
     wanted = world.legacy(f"SELECT id, title, parts, total FROM ({_QUERY}) q ORDER BY 1")
-    return all(world.target(_SEEN.format(lane.entity.name)) == wanted for lane in lanes)
+    return all(world.target(_SEEN.format(context.entity.name)) == wanted for context in contexts)
 
 
 def _soon(condition: object, seconds: float = 15) -> bool:
@@ -186,10 +186,10 @@ def _soon(condition: object, seconds: float = 15) -> bool:
     return True
 
 
-def _taken_away(world: World, lanes: list[Lane], before: list[object]) -> list[str]:
+def _taken_away(world: World, contexts: list[EntityContext], before: list[object]) -> list[str]:
     """What is left behind in the monolith's catalogue."""
-    for lane in lanes:
-        apply_steps(world.monolith.admin_url, uninstall_steps(lane), lambda _: None)
+    for context in contexts:
+        apply_steps(world.monolith.admin_url, uninstall_steps(context), lambda _: None)
     after = catalogue(world)
     return [
         f"left behind: {sorted(set(now) ^ set(then))}" for now, then in zip(after, before, strict=True) if now != then

@@ -9,7 +9,7 @@ from sync_pipeline.backfill import backfill
 from sync_pipeline.batch.order import Order
 from sync_pipeline.capture import open_cursor
 from sync_pipeline.entity import Entity, LegacyQuery
-from sync_pipeline.lane import Lane
+from sync_pipeline.entity_context import EntityContext
 from sync_pipeline.partitions import KeyRanges
 from sync_pipeline.pipeline import sync_keys
 from sync_pipeline.reconcile.reconcile import reconcile
@@ -34,8 +34,8 @@ def play_values(world, kind: Kind) -> Outcome:
     rows = [(n, *(_place(kind, place, name, value) for place in kind.places)) for n, value in enumerate(kind.values)]
     for row in rows:
         world.legacy(f"INSERT INTO {name} VALUES ({', '.join(map(str, row))})")
-    with _opened(world, name, columns, ("id",)) as lane:
-        backfill(lane, "range-0001")
+    with _opened(world, name, columns, ("id",)) as context:
+        backfill(context, "range-0001")
         found = {place: _differing(world, name, _COLUMN[place]) for place in kind.places}
         before = _texts(world.legacy, name, "id", columns)
         for (n, *_), (_, *values) in zip(rows, [*rows[1:], rows[0]], strict=True):
@@ -43,11 +43,11 @@ def play_values(world, kind: Kind) -> Outcome:
             sets = ", ".join(f"{_COLUMN[place]} = {value}" for place, value in assigned)
             world.legacy(f"UPDATE {name} SET {sets} WHERE id = {n}")
         changed = {key for key, row in _texts(world.legacy, name, "id", columns).items() if before[key] != row}
-        stale = {finding.key for finding in reconcile(lane).findings}
-        unseen = sorted((changed - stale) | (changed - _swept(world, lane)))
+        stale = {finding.key for finding in reconcile(context).findings}
+        unseen = sorted((changed - stale) | (changed - _swept(world, context)))
         for place in kind.places:
             found[place] = found[place] or _differing(world, name, _COLUMN[place])
-        clean = not reconcile(lane).findings
+        clean = not reconcile(context).findings
     figures = {place: "differs" if found[place] else "carried" for place in kind.places}
     note = "; ".join(f"{place}: {texts}" for place, texts in found.items() if texts)
     note += f"; changes unseen: {', '.join(unseen)}" if unseen else ""
@@ -62,19 +62,19 @@ def play_key(world, kind: Kind) -> Outcome:
     world.legacy(f"CREATE TABLE {name} (k {kind.name} PRIMARY KEY, n integer); GRANT SELECT ON {name} TO sync_reader")
     for n, value in enumerate(values[:-1]):
         world.legacy(f"INSERT INTO {name} VALUES (%s, %s)", (value, n))
-    with _opened(world, name, {"k": kind.name, "n": "integer"}, ("k",)) as lane:
-        backfill(lane, "range-0001")
+    with _opened(world, name, {"k": kind.name, "n": "integer"}, ("k",)) as context:
+        backfill(context, "range-0001")
         history = _differing(world, name, "k", "n")
         world.legacy(f"UPDATE {name} SET n = n + 100")
         world.legacy(f"UPDATE {name} SET k = %s WHERE n = 100", (values[-1],))
         if len(values) > 2:
             world.legacy(f"DELETE FROM {name} WHERE n = 101")
         world.target("UPDATE sync.cursor SET filled_at = now() WHERE entity = %s", (name,))
-        _swept(world, lane)
+        _swept(world, context)
         live = _differing(world, name, "k", "n")
-        verdict = reconcile(lane).findings
+        verdict = reconcile(context).findings
         world.legacy(f"DELETE FROM {name}")
-        _swept(world, lane)
+        _swept(world, context)
         left = world.target(f"SELECT count(*) FROM matrix.{name}")[0][0]
     faults = [f"history: {history}"] * bool(history) + [f"live: {live}"] * bool(live) + [str(verdict)] * bool(verdict)
     faults += [f"{left} rows left"] * bool(left)
@@ -82,7 +82,7 @@ def play_key(world, kind: Kind) -> Outcome:
 
 
 @contextmanager
-def _opened(world, name: str, columns: dict[str, str], key: tuple[str, ...]) -> Iterator[Lane]:
+def _opened(world, name: str, columns: dict[str, str], key: tuple[str, ...]) -> Iterator[EntityContext]:
     entity = Entity(
         name=name,
         owner="team:tests",
@@ -95,22 +95,22 @@ def _opened(world, name: str, columns: dict[str, str], key: tuple[str, ...]) -> 
     )
     settings = replace(world.stores.settings, recheck_seconds=0.0, brake_rows=10_000)
     world.stores.settings = settings
-    lane = Lane.open(entity, world.stores)
-    open_cursor(lane)
-    yield lane
+    context = EntityContext.open(entity, world.stores)
+    open_cursor(context)
+    yield context
 
 
-def _swept(world, lane: Lane) -> set[str]:
+def _swept(world, context: EntityContext) -> set[str]:
     """Keys that a sweep finds, which are synced."""
-    sweep(lane)
+    sweep(context)
     found = world.target(
         "SELECT DISTINCT unnest(coalesce(keys, ARRAY[key])) FROM sync.due WHERE entity = %s AND reason = 'sweep'",
-        (lane.entity.name,),
+        (context.entity.name,),
     )
     keys = sorted(key for (key,) in found)
-    world.target("DELETE FROM sync.due WHERE entity = %s AND reason = 'sweep'", (lane.entity.name,))
+    world.target("DELETE FROM sync.due WHERE entity = %s AND reason = 'sweep'", (context.entity.name,))
     if keys:
-        sync_keys(lane, lane.origin.key.parse(keys), Order(acknowledge=True))
+        sync_keys(context, context.origin.key.parse(keys), Order(acknowledge=True))
     return set(keys)
 
 

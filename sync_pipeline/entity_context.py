@@ -1,4 +1,4 @@
-"""A lane: one entity with its stores open, its legacy columns known and its ledger there."""
+"""An entity in its context: its stores open, its legacy columns known, its ledger there."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from sync_pipeline.stores import Stores
 
 
 @dataclass(frozen=True)
-class Lane:
+class EntityContext:
     """An entity ready to move."""
 
     entity: Entity
@@ -29,7 +29,7 @@ class Lane:
     gate: Gate | None = None  # where rows are parts of roots
 
     @classmethod
-    def open(cls, entity: Entity, stores: Stores, *, beside: bool = False) -> Lane:
+    def open(cls, entity: Entity, stores: Stores, *, beside: bool = False) -> EntityContext:
         """Look at the legacy query; make ledger, table and, if the cluster answers, index where they are not there.
 
         Columns that the table lacks may come with another table: `beside`, or where one is being filled. Raises
@@ -57,13 +57,13 @@ class Lane:
             if not entity.compensates:
                 forget_all(cursor, entity.name)
             register(cursor, entity.name, entity.table)
-        lane = cls(entity, stores, origin, ledger, gate)
+        context = cls(entity, stores, origin, ledger, gate)
         with suppress(UnreachableError):  # rows do not wait for the cluster; whoever sends to it looks again
-            lane.ensure_index()
+            context.ensure_index()
         if entity.media:
             with suppress(UnreachableError), stores.media_breaker:  # nor for the bucket; who copies looks again
                 claim_prefix(stores, entity.media, entity.name)
-        return lane
+        return context
 
     def ensure_index(self) -> None:
         """Make the index where it is not there, and mark it as ours.
@@ -80,13 +80,13 @@ class Lane:
         self.stores.ensured.add(self.entity.index.alias)
 
 
-def open_lanes(stores: Stores, entities: Iterable[Entity]) -> tuple[list[Lane], dict[str, Exception]]:
-    """Lanes of the entities that can be opened, and what stops the others. Raises UnreachableError."""
-    lanes: list[Lane] = []
+def open_contexts(stores: Stores, entities: Iterable[Entity]) -> tuple[list[EntityContext], dict[str, Exception]]:
+    """Contexts of the entities that can be opened, and what stops the others. Raises UnreachableError."""
+    contexts: list[EntityContext] = []
     stopped: dict[str, Exception] = {}
     for entity in entities:
         try:
-            lanes.append(Lane.open(entity, stores))
+            contexts.append(EntityContext.open(entity, stores))
         except DeclarationError as error:
             stopped[entity.name] = error
-    return lanes, stopped
+    return contexts, stopped
