@@ -129,6 +129,15 @@ class Key:
         pairs = zip(self._references(alias), other._references(other_alias), strict=True)
         return " AND ".join(f"{left} = {right}" for left, right in pairs)
 
+    def first_known(self, alias: str, other_alias: str) -> str:
+        """Select the key of one side or, where an outer join has no row there, of the other side."""
+        pairs = zip(self.columns, self._references(alias), self._references(other_alias), strict=True)
+        return ", ".join(f"coalesce({one}, {other}) AS {quote(name)}" for name, one, other in pairs)
+
+    def collations(self) -> list[str]:
+        """The COLLATE clause of each column in an index that gives the key's order; empty where there is none."""
+        return [' COLLATE "C"' if _own_type(kind) == _TEXT else "" for kind in self.types]
+
     def is_in(self, cursor: Cursor, alias: str, keys: pa.Table) -> str:
         """A condition: the row's key is one of `keys`."""
         arrays = self._arrays(cursor, keys)
@@ -231,8 +240,7 @@ class Key:
         ]
 
     def _ordered(self, alias: str) -> list[str]:
-        parts = zip(self._references(alias), self.types, strict=True)
-        return [f'{name} COLLATE "C"' if _own_type(kind) == _TEXT else name for name, kind in parts]
+        return [name + collation for name, collation in zip(self._references(alias), self.collations(), strict=True)]
 
     def _against(self, cursor: Cursor, alias: str, operator: str, position: Sequence[str]) -> str:
         key = self.prefix(len(position))

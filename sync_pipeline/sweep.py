@@ -221,10 +221,9 @@ def _differing(cursor: Cursor, context: EntityContext, walk: Walk, until: list[s
     key, name = context.origin.key, context.entity.name
     within = f"{key.after(cursor, 'l', walk.position)} AND {key.until(cursor, 'l', until)}"
     staged = f'(SELECT * FROM pg_temp."plan_{name}" s WHERE {key.until(cursor, "s", until)})'
-    columns = ", ".join(f"coalesce(s.{c}, l.{c}) AS {c}" for c in key.plain().split(", "))
     found = copy_out(
         cursor,
-        f"SELECT {columns}, s.{DIGEST}, l.digest, l.basis FROM {staged} s FULL JOIN"
+        f"SELECT {key.first_known('s', 'l')}, s.{DIGEST}, l.digest, l.basis FROM {staged} s FULL JOIN"
         f" (SELECT * FROM {context.ledger.table} l WHERE {within} AND digest IS NOT NULL) l"
         f" ON {key.joins('s', key, 'l')}"
         f" WHERE s.{DIGEST} IS DISTINCT FROM l.digest OR l.basis <> {context.ledger.basis}",

@@ -69,11 +69,7 @@ def _remedy(cursor: Cursor, origin: Origin, sort: dict[str, Any]) -> str:
             " or select columns of one table"
         )
     table, kind, columns = found
-    ordered = origin.key.ordered().split(", ")
-    collated = ", ".join(
-        column + (' COLLATE "C"' if part.endswith('COLLATE "C"') else "")
-        for column, part in zip(columns, ordered, strict=True)
-    )
+    collated = ", ".join(map("".join, zip(columns, origin.key.collations(), strict=True)))
     if kind == "p":
         return (
             f"CREATE INDEX ON ONLY {table} ({collated}); then CREATE INDEX CONCURRENTLY the same on each partition, and"

@@ -21,6 +21,7 @@ from sync_pipeline.sinks.relational import RelationalTable
 from sync_pipeline.sources.sweep_only import SweepOnly
 from sync_pipeline.sources.table import Table
 from sync_pipeline.sources.watermark import Watermark
+from sync_pipeline.sweep import sweep
 
 HOWTO = Path(__file__).parents[2] / "docs" / "howto" / "source.md"
 LONG = "a" * 63
@@ -43,6 +44,7 @@ class Shape:
     target: str = ""
     key: tuple[str, ...] = ("id",)
     column: str = "title"  # of the new table
+    changed: str = "1"  # the key of the row that changes, as text
     caught: str = ""  # what check says of a table
 
 
@@ -124,6 +126,18 @@ WORKS = {
         RelationalTable("shapes.odd", ("Id x",), {"Id x": "bigint", 'Tîtle "x': "text"}),
         key=("Id x",),
         column='Tîtle "x',
+    ),
+    "columns whose names hold commas": Shape(
+        'CREATE TABLE listed ("a, b" text COLLATE "C", "c, d" bigint, "t, u" text, moved timestamptz DEFAULT now(),'
+        ' PRIMARY KEY ("a, b", "c, d"));'
+        "CREATE INDEX ON listed (moved); INSERT INTO listed VALUES ('x, y', 1, 'a'), ('z', 2, 'b')",
+        'SELECT "a, b", "c, d", "t, u" FROM listed',
+        (Table("listed", key=('"a, b"', '"c, d"'), stamp="moved"),),
+        """UPDATE listed SET "t, u" = 'new', moved = now() WHERE "c, d" = 1""",
+        RelationalTable("shapes.listed", ("a, b", "c, d"), {"a, b": "text", "c, d": "bigint", "t, u": "text"}),
+        key=("a, b", "c, d"),
+        column="t, u",
+        changed='["x, y","1"]',
     ),
     "names that the engine uses": Shape(
         "CREATE TABLE applied (id bigint PRIMARY KEY, seen text, written text, digest text,"
@@ -268,10 +282,22 @@ def test_a_shape_works_from_history_to_a_clean_verdict(fresh_world, shape):
         filled = list(backfill_all(context, entity.partitions.names()))
         assert sum(part.written for part in filled) == 2
         monolith(fresh_world, shape.change)
-        sync_keys(context, context.origin.key.parse(["1"]), Order())
+        sync_keys(context, context.origin.key.parse([shape.changed]), Order())
         assert "NEW" in [text.upper() for text in texts(fresh_world, shape)]
         assert reconcile(context).word == "clean"
+        swept = sweep(context)
+        assert (swept.changed, swept.gone) == (0, 0)
         assert errors(fresh_world, entity) == []
+
+
+def test_the_sweep_finds_a_deleted_row_whose_key_columns_have_commas_in_their_names(fresh_world):
+    shape = WORKS["columns whose names hold commas"]
+    shape = replace(shape, table=replace(shape.table, name="shapes.unlisted"))
+    with planted(fresh_world, shape):
+        context = EntityContext.open(entity_of(shape, "unlisted"), fresh_world.stores)
+        list(backfill_all(context, context.entity.partitions.names()))
+        monolith(fresh_world, "DELETE FROM listed WHERE \"a, b\" = 'z'")
+        assert sweep(context).gone == 1
 
 
 REFUSED = {
