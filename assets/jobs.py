@@ -217,7 +217,7 @@ def _rebuild(entities: dict[str, Entity]) -> dg.JobDefinition:
 
 def _rebuilt(entity: Entity, stores: Stores, config: Rebuilds, report: Report) -> Rebuilt:
     if config.tables:
-        return rebuild_table(EntityContext.open(entity, stores, beside=True), report)
+        return rebuild_table(EntityContext.open(entity, stores, shadow=True), report)
     return rebuild_index(EntityContext.open(entity, stores), report)
 
 

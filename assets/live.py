@@ -16,8 +16,8 @@ from assets.deployment import KEPT, Deployment, location_of
 from assets.lineage import column_lineages, sink_keys, sink_specs
 from assets.observed import Figures, observed
 from assets.resources import Engine
+from sync_pipeline.background import in_background
 from sync_pipeline.batch.order import Outcome
-from sync_pipeline.beside import beside
 from sync_pipeline.entity import Entity
 from sync_pipeline.entity_context import open_contexts
 from sync_pipeline.errors import UnreachableError
@@ -87,7 +87,7 @@ def live_asset(entities: dict[str, Entity]) -> dg.AssetsDefinition:
         with engine.stores() as stores:
             follower = Follower(chosen, stores, moved.add, name=context.run.run_id)
             watch = Watch(context, stores, follower, moved)
-            with beside(follower.run, "follower"):
+            with in_background(follower.run, "follower"):
                 watch.for_minutes(config.minutes) if config.minutes else watch.until_caught_up()
             failures = follower.failures | watch.left
             if not config.minutes:

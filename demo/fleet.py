@@ -27,7 +27,7 @@ from demo.servers import (
     Server,
     Webserver,
 )
-from sync_pipeline.beside import beside
+from sync_pipeline.background import in_background
 
 _LOOK_SECONDS = 2.0
 MONOLITH_DATABASE, CATALOG_DATABASE = "monolith", "catalog"
@@ -89,7 +89,7 @@ class Fleet:
 
     def dagster_kept(self) -> AbstractContextManager[None]:
         """Start again whatever of Dagster dies meanwhile: what a supervisor does where it is deployed."""
-        return beside(self._keep_dagster, "supervisor")
+        return in_background(self._keep_dagster, "supervisor")
 
     def stop(self) -> None:
         """Stop Dagster, then all others side by side."""

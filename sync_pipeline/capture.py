@@ -7,7 +7,7 @@ import logging
 from sync_pipeline.entity_context import EntityContext
 from sync_pipeline.errors import GapError
 from sync_pipeline.ledger.cursor import open_at, reopen_at, state_of
-from sync_pipeline.sources.source import Source, Standing, Subject
+from sync_pipeline.sources.source import Source, SourcePosition, Subject
 
 log = logging.getLogger(__name__)
 
@@ -21,8 +21,8 @@ def open_cursor(context: EntityContext) -> None:
     """Begin the source before the first snapshot of history, so that nothing falls between the two."""
     if state_of(context.stores, context.entity.name) is None:
         capture = context.entity.capture
-        standing = _began(capture.open(subject_of(context), None))
-        open_at(context.stores, context.entity.name, capture.name, standing)
+        position = _began(capture.open(subject_of(context), None))
+        open_at(context.stores, context.entity.name, capture.name, position)
 
 
 def resumed(context: EntityContext) -> Source:
@@ -38,12 +38,12 @@ def resumed(context: EntityContext) -> Source:
             return capture.open(subject, stood[1])
         except GapError as error:
             log.error("gap", extra={"entity": context.entity.name, "error": str(error)})
-    standing = _began(capture.open(subject, None))
-    reopen_at(context.stores, context.entity.name, capture.name, standing, context.stores.legacy_now())
-    return capture.open(subject, standing.state)
+    position = _began(capture.open(subject, None))
+    reopen_at(context.stores, context.entity.name, capture.name, position, context.stores.legacy_now())
+    return capture.open(subject, position.state)
 
 
-def _began(source: Source) -> Standing:
+def _began(source: Source) -> SourcePosition:
     try:
         return source.begin()
     finally:

@@ -27,7 +27,7 @@ from sync_pipeline.ledger.before import Image
 from sync_pipeline.ledger.ledger import KEEP, UNDO, WRITE
 from sync_pipeline.ledger.rebuilds import under_way
 from sync_pipeline.pipeline import sync_keys
-from sync_pipeline.references import Kin
+from sync_pipeline.references import ReferenceLocks
 from sync_pipeline.sinks.search_index import look_up
 from sync_pipeline.sql import Cursor
 from sync_pipeline.stores import first_line
@@ -89,7 +89,7 @@ class _Compensation:
     seen: dict[str, _Seen]
     former: dict[str, tuple[int, str | None]] = field(default_factory=dict)  # to be sent: version and document
     over: list[str] = field(default_factory=list)  # whose images are of no use any more
-    beside: bool = False  # an index is filled beside the alias
+    has_shadow: bool = False  # an index is filled beside the alias
 
     def run(self) -> Outcome:
         """Raises UnreachableError; CompensationError and what the database says where a row cannot be put back."""
@@ -101,18 +101,18 @@ class _Compensation:
             self._send_former()
         return outcome
 
-    def _undo(self, kin: Kin, revision: int, plan: pa.Table, applied: pa.Table) -> pa.Table:
+    def _undo(self, locks: ReferenceLocks, revision: int, plan: pa.Table, applied: pa.Table) -> pa.Table:
         """In the rows' transaction: put back what is still as it was refused."""
-        cursor, name = kin.cursor, self.context.entity.name
+        cursor, name = locks.cursor, self.context.entity.name
         standing = _standing(self.context.origin.key, plan, applied)
         kept = before.images(cursor, name, self.record.keys)
         refused = parking.among_refused(cursor, name, self.record.keys)
         self.former, self.over = {}, []
-        self.beside = _is_filled_beside(cursor, name)
+        self.has_shadow = _has_shadow_index(cursor, name)
         found = (self._chosen(text, kept[text], standing.get(text), text in refused) for text in kept)
         chosen = [image for image in found if image]
         if chosen:
-            self._put_back(kin, revision, chosen, {image.key for image in chosen if len(kept[image.key]) > 1})
+            self._put_back(locks, revision, chosen, {image.key for image in chosen if len(kept[image.key]) > 1})
         over = pa.array(self.over, pa.string())
         before.forget(cursor, name, over, pa.repeat(pa.scalar(revision, pa.int64()), len(over)))
         # a later batch has looked at them: again, under a higher revision
@@ -141,17 +141,17 @@ class _Compensation:
             return None  # written since, and its document is still to be sent
         return before.whole(kept, version)
 
-    def _put_back(self, kin: Kin, revision: int, chosen: list[Image], late: set[str]) -> None:
+    def _put_back(self, locks: ReferenceLocks, revision: int, chosen: list[Image], late: set[str]) -> None:
         """Rows, references, ledger and letters; `late` are keys of which older documents may be on their way."""
-        context, cursor, name = self.context, kin.cursor, self.context.entity.name
+        context, cursor, name = self.context, locks.cursor, self.context.entity.name
         key, texts = context.origin.key, [image.key for image in chosen]
-        before.put_back(cursor, name, kin.tables, key, chosen)
-        if not kin.alone and (why := kin.broken(key.parse(texts))):
+        before.put_back(cursor, name, locks.tables, key, chosen)
+        if not locks.are_alone and (why := locks.broken(key.parse(texts))):
             raise CompensationError(why)
         context.ledger.undo(cursor, {image.key: image.held for image in chosen}, revision)
         parking.undone(cursor, name, texts, revision)
         documents = {text: self.seen[text].body if text in self.seen else None for text in texts}
-        sent = set(texts) if self.beside else late
+        sent = set(texts) if self.has_shadow else late
         before.restored(cursor, name, [image for image in chosen if image.key in sent], revision, documents)
         self.over += [text for text in texts if text not in sent]
         self.former |= {text: (revision, documents[text]) for text in sent}
@@ -165,7 +165,7 @@ class _Compensation:
         documents = pa.array([document for _, document in self.former.values()], pa.string())
         with self.context.stores.search_breaker:
             self.context.stores.aliases.check(self.context.stores.search, index.alias, list(self.former))
-            for alias in (index.next_alias, index.alias) if self.beside else (index.alias,):
+            for alias in (index.next_alias, index.alias) if self.has_shadow else (index.alias,):
                 result = index.write(self.context.stores.search, ids, versions, documents, alias)
                 if result.retriable:
                     raise UnreachableError("SYNC_SEARCH_URL: the cluster is busy")
@@ -203,6 +203,6 @@ def _with_undone(plan: pa.Table, held: dict[int, int]) -> pa.Table:
     return plan
 
 
-def _is_filled_beside(cursor: Cursor, entity: str) -> bool:
+def _has_shadow_index(cursor: Cursor, entity: str) -> bool:
     rebuild = under_way(cursor, entity)
     return rebuild is not None and (rebuild.kind, rebuild.state) == ("index", "filling")

@@ -37,7 +37,7 @@ class Operations:
     indexed: pa.Array  # bool: index it, or delete it
     owed: list[int] = field(default_factory=list)
     revision: int = 0  # the batch's: a document of a lower version is as it was
-    beside: bool = False  # an index is filled beside the alias, and wants them first
+    has_shadow: bool = False  # an index is filled beside the alias, and wants them first
 
     @classmethod
     def none(cls, context: EntityContext) -> Operations:
@@ -59,8 +59,8 @@ class Operations:
             )
             contents = pa.concat_tables([batch.contents for batch in run], promote_options="default")
             owed = [record for batch in run for record in batch.owed]
-            whole = cls(keys, ids, versions, contents, indexed, owed, beside=any(batch.beside for batch in run))
-            yield replace(whole._take(_last_of_each(ids)), owed=owed, beside=whole.beside)
+            whole = cls(keys, ids, versions, contents, indexed, owed, has_shadow=any(batch.has_shadow for batch in run))
+            yield replace(whole._take(_last_of_each(ids)), owed=owed, has_shadow=whole.has_shadow)
 
     def filter(self, mask: pa.Array) -> Operations:
         """Those of a mask."""
@@ -94,7 +94,7 @@ class Operations:
     def owe(self, cursor: Cursor, entity: str, revision: int) -> None:
         """Record them as due, claimed by this worker, in the rows' transaction."""
         self.revision = revision
-        self.owed, self.beside = due.owe_documents(cursor, entity, self.ids, revision)
+        self.owed, self.has_shadow = due.owe_documents(cursor, entity, self.ids, revision)
 
 
 def send(
@@ -124,7 +124,7 @@ def send(
             search = context.stores.search.options(opaque_id=operations.opaque_id(context.entity.name))
             _check_alias(context, index, shown)
             # first, so that whoever reads the alias never sees what its next index does not have yet
-            missed = _write_beside(search, index, operations, made) if operations.beside else []
+            missed = _write_shadow(search, index, operations, made) if operations.has_shadow else []
             result = index.write(
                 search,
                 shown.ids,
@@ -231,7 +231,7 @@ def _last_of_each(ids: pa.Array) -> pa.Array:
     return last.take(pc.sort_indices(last))
 
 
-def _write_beside(search: Elasticsearch, index: SearchIndex, operations: Operations, made: Made) -> list[str]:
+def _write_shadow(search: Elasticsearch, index: SearchIndex, operations: Operations, made: Made) -> list[str]:
     """Write the index that is filled beside the alias; ids that it could not take now.
 
     What it refuses for good is found when it is compared with the ledger, before anybody reads it.
@@ -254,7 +254,7 @@ def _refused(context: EntityContext, cursor: Cursor, operations: Operations, res
 
 def _close(context: EntityContext, cursor: Cursor, operations: Operations, coming: Callable[[], set[str]]) -> None:
     name = context.entity.name
-    if operations.beside:
+    if operations.has_shadow:
         due.close(cursor, operations.owed)
     else:  # it may have been on the way when a rebuild began
         due.close_shown(cursor, operations.owed)

@@ -116,7 +116,7 @@ def owe(
 def owe_documents(cursor: Cursor, entity: str, keys: pa.Array, revision: int) -> tuple[list[int], bool]:
     """Record documents as owed, claimed by the caller; and whether an index is filled beside the alias."""
     records = _owe(cursor, entity, "documents", keys, revision, claimed=True)
-    return [identity for identity, _ in records], any(beside for _, beside in records)
+    return [identity for identity, _ in records], any(has_shadow for _, has_shadow in records)
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from sync_pipeline.ledger.before import forget_all
 from sync_pipeline.ledger.gate import Gate
 from sync_pipeline.ledger.ledger import Ledger, migrate
 from sync_pipeline.ledger.references import register
-from sync_pipeline.ledger.standing import standing
+from sync_pipeline.ledger.target_tables import target_tables
 from sync_pipeline.origin import Origin
 from sync_pipeline.ownership import claim_index, claim_prefix, claim_table, index_meta
 from sync_pipeline.stores import Stores
@@ -29,10 +29,10 @@ class EntityContext:
     gate: Gate | None = None  # where rows are parts of roots
 
     @classmethod
-    def open(cls, entity: Entity, stores: Stores, *, beside: bool = False) -> EntityContext:
+    def open(cls, entity: Entity, stores: Stores, *, shadow: bool = False) -> EntityContext:
         """Look at the legacy query; make ledger, table and, if the cluster answers, index where they are not there.
 
-        Columns that the table lacks may come with another table: `beside`, or where one is being filled. Raises
+        Columns that the table lacks may come with another table: a `shadow`, or where one is being filled. Raises
         UnreachableError, OtherServerError, LegacySchemaError, DeclarationError.
         """
         migrate(stores)
@@ -53,7 +53,7 @@ class EntityContext:
                 gate.ensure(cursor)
             entity.table.ensure(cursor)
             claim_table(cursor, entity)
-            standing(cursor, entity.name, entity.table, beside=beside)
+            target_tables(cursor, entity.name, entity.table, shadow=shadow)
             if not entity.compensates:
                 forget_all(cursor, entity.name)
             register(cursor, entity.name, entity.table)

@@ -20,8 +20,8 @@ from contextlib import closing
 from functools import partial
 
 from sync_pipeline import due
+from sync_pipeline.background import in_background
 from sync_pipeline.batch.order import Outcome, Report
-from sync_pipeline.beside import beside
 from sync_pipeline.capture import open_cursor, resumed
 from sync_pipeline.entity import Entity
 from sync_pipeline.entity_context import EntityContext
@@ -83,7 +83,7 @@ class Follower:
         threads = [threading.Thread(target=self._keep, args=(entity,), daemon=True) for entity in self.entities]
         for thread in threads:
             thread.start()
-        with beside(partial(keep_collecting, self.stores), "upkeep"):
+        with in_background(partial(keep_collecting, self.stores), "upkeep"):
             while not stop.wait(BEAT_SECONDS):
                 quietly(self._beat)
         self._stop.set()
@@ -180,7 +180,7 @@ class Follower:
         entity = context.entity.name
         kept, pace = 0.0, self._pace(context)
         outgoing = Outgoing(context, self.report)
-        with closing(resumed(context)) as source, beside(outgoing.run, "documents"):
+        with closing(resumed(context)) as source, in_background(outgoing.run, "documents"):
             while not halt.is_set():
                 idle_write = time.monotonic() - kept >= _IDLE_WRITE_SECONDS
                 came = poll(context, lease, source, self._moving, keep_idle=idle_write, outgoing=outgoing, halt=halt)

@@ -23,7 +23,7 @@ from typing import Any
 import psycopg2
 from sqlalchemy.exc import SQLAlchemyError
 
-from sync_pipeline.beside import beside
+from sync_pipeline.background import in_background
 from sync_pipeline.errors import LeaseLostError, UnreachableError
 from sync_pipeline.ledger.ledger import migrate
 from sync_pipeline.sessions import Purpose
@@ -38,7 +38,7 @@ BEAT_SECONDS = 3.0
 @contextmanager
 def beating(stores: Stores, name: str) -> Iterator[None]:
     """Be seen under a name until the end of the block; a ledger that does not answer is told later."""
-    with beside(partial(_beat_until, stores, name), "heartbeat"):
+    with in_background(partial(_beat_until, stores, name), "heartbeat"):
         yield
 
 

@@ -26,7 +26,7 @@ from sync_pipeline.ledger.ledger import next_revision
 from sync_pipeline.ledger.servers import is_recovering
 from sync_pipeline.outgoing import Outgoing
 from sync_pipeline.pipeline import sync_keys, sync_roots
-from sync_pipeline.sources.source import Page, Source, Standing, Told
+from sync_pipeline.sources.source import EventVersions, Page, Source, SourcePosition
 from sync_pipeline.sql import Cursor
 from sync_pipeline.sweep_requests import ask_for_sweep
 from sync_pipeline.unforeseen import describe, is_of_cluster, is_unforeseen
@@ -64,24 +64,24 @@ def poll(
     page = next(pages, None)
     crash_point("claim.after")
     if page is None:
-        standing = source.standing()
-        if not (keep_idle or standing.gap_at or standing.last):
+        position = source.position()
+        if not (keep_idle or position.gap_at or position.last):
             return False  # what is noted nowhere, the source must be able to tell again
         with context.stores.target() as cursor:
-            lease.move(cursor, standing)
-        source.keep()
+            lease.move(cursor, position)
+        source.acknowledge()
         return False
     while page is not None:
-        standing = source.standing()
+        position = source.position()
         following = None if is_halted() else next(pages, None)
         ends = following is None and not is_halted()
-        standing = source.standing() if ends else standing
-        _apply_page(context, page, partial(_move, lease, standing), report, outgoing)
-        source.acknowledge(page)
+        position = source.position() if ends else position
+        _apply_page(context, page, partial(_move, lease, position), report, outgoing)
+        source.acknowledge_page(page)
         if not ends and is_halted():
             return True
         page = following
-    source.keep()
+    source.acknowledge()
     return True
 
 
@@ -118,12 +118,12 @@ def _apply(context: EntityContext, page: Page, order: Order) -> Outcome:
     if not column:
         return sync_roots(context, page.keys, order)
     with context.stores.target() as cursor:
-        dropped = versions.applied(cursor, name, page.told)
+        dropped = versions.applied(cursor, name, page.event_versions)
     texts = context.origin.key.texts(page.keys)
     keys = page.keys.filter(pc.invert(pc.is_in(texts, value_set=pa.array(dropped, pa.string()))))
-    plain = Told().then(None)
-    told = {text: page.told.get(text, plain) for text in texts.to_pylist() if text not in dropped}
-    expected = Expected(column, told)
+    plain = EventVersions().then(None)
+    event_versions = {text: page.event_versions.get(text, plain) for text in texts.to_pylist() if text not in dropped}
+    expected = Expected(column, event_versions)
 
     def commit(cursor: Cursor, outcome: Outcome) -> None:
         versions.wait_no_more(cursor, name, expected.ended)
@@ -145,9 +145,9 @@ def _put_behind(context: EntityContext, keys: pa.Table, move: Callable[[Cursor, 
         move(cursor, Outcome())
 
 
-def _move(lease: Lease, standing: Standing, cursor: Cursor, _: Outcome) -> None:
+def _move(lease: Lease, position: SourcePosition, cursor: Cursor, _: Outcome) -> None:
     """Move the cursor with the rows of a page."""
-    lease.move(cursor, standing)
+    lease.move(cursor, position)
 
 
 def _nothing(*_: object) -> None:
@@ -232,7 +232,7 @@ def _again(context: EntityContext, record: due.Owed) -> Order:
         waited = versions.awaited(cursor, name, record.keys)
     over = record.age > context.stores.settings.future_limit_seconds
     column = context.entity.version_column
-    expected = Expected(column, {key: Told(v) for key, v in waited.items()} if column and not over else {})
+    expected = Expected(column, {key: EventVersions(v) for key, v in waited.items()} if column and not over else {})
     if over and waited:
         log.error("events from the future", extra={"entity": name, "keys": len(waited), "error": "never showed"})
 

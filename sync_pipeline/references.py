@@ -23,7 +23,7 @@ from sync_pipeline.ledger.ledger import HELD_ROW, key_of, table_of
 from sync_pipeline.ledger.references import Dependent, enter
 from sync_pipeline.origin import DIGEST
 from sync_pipeline.parking import Wait
-from sync_pipeline.sinks.relational import Reference, StandingTable
+from sync_pipeline.sinks.relational import Reference, TargetTable
 from sync_pipeline.sql import Cursor
 
 
@@ -32,38 +32,38 @@ class StricterError(Exception):
 
 
 @dataclass(frozen=True)
-class Kin:
+class ReferenceLocks:
     """What holds an entity's batch in a transaction: who refers to it, under which locks."""
 
     context: EntityContext
     cursor: Cursor
     dependents: list[Dependent]
-    tables: list[StandingTable]  # that rows are written to
+    tables: list[TargetTable]  # that rows are written to
     strict: bool
 
     @classmethod
-    def enter(cls, context: EntityContext, cursor: Cursor, *, strict: bool = False) -> Kin:
+    def enter(cls, context: EntityContext, cursor: Cursor, *, strict: bool = False) -> ReferenceLocks:
         """Take the locks, before anything else in the rows' transaction."""
         entity = context.entity
         parents = {reference.entity for reference in entity.table.references}
         strict = guarded(22) and (strict or entity.name in parents)  # rows of a batch may rely on each other
-        kin = cls(context, cursor, *enter(cursor, entity.name, entity.table, parents, exclusive=strict), strict)
-        if kin.dependents and (refusal := entity.refuse_reference_from(kin.dependents[0].entity)):
+        locks = cls(context, cursor, *enter(cursor, entity.name, entity.table, parents, exclusive=strict), strict)
+        if locks.dependents and (refusal := entity.refuse_reference_from(locks.dependents[0].entity)):
             raise DeclarationError(refusal)
-        return kin
+        return locks
 
     @property
-    def alone(self) -> bool:
+    def are_alone(self) -> bool:
         """Whether the entity neither refers nor is referred to."""
         return not self.dependents and not self.context.entity.table.references
 
-    def waits(self, adapted: Adapted, gone: pa.Table, revision: int) -> dict[str, Wait]:
+    def waits(self, adapted: Adapted, deleted: pa.Table, revision: int) -> dict[str, Wait]:
         """Which rows (key texts) cannot be written or deleted yet. Raises StricterError where the locks do not do."""
         columns = list(self.context.origin.key.columns)
         wanted = adapted.legacy.select(columns)
         has_row = pc.not_equal(pc.bit_wise_and(adapted.held, pa.scalar(HELD_ROW, pa.int16())), 0)
         coming = wanted.filter(has_row)
-        leaving = pa.concat_tables([gone, wanted.filter(pc.invert(has_row))])
+        leaving = pa.concat_tables([deleted, wanted.filter(pc.invert(has_row))])
         if self._refers_to_itself:
             coming, leaving = (self._not_overtaken(keys, revision) for keys in (coming, leaving))
         found = self._orphans(adapted, coming, leaving)

@@ -23,7 +23,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from sync_pipeline import due, parking, rebase
-from sync_pipeline.beside import beside
+from sync_pipeline.background import in_background
 from sync_pipeline.entity_context import EntityContext
 from sync_pipeline.errors import AccessError, BrakeError, LeaseLostError, UnreachableError
 from sync_pipeline.faults import crash_point, guarded
@@ -76,7 +76,7 @@ def go_on(context: EntityContext, halt: threading.Event, *, with_files: bool = F
         return None
     walk.must_list = with_files
     try:
-        with beside(partial(_renew_until, context, walk), "sweep lease"):
+        with in_background(partial(_renew_until, context, walk), "sweep lease"):
             return _walk(context, walk, halt)
     except LeaseLostError:
         return None

@@ -17,7 +17,7 @@ import pyarrow.compute as pc
 from sync_pipeline.columns import array_literal
 from sync_pipeline.keys import Key
 from sync_pipeline.origin import Rows
-from sync_pipeline.sources.source import Told
+from sync_pipeline.sources.source import EventVersions
 from sync_pipeline.sql import Cursor
 
 AGAIN_SECONDS = 1.0
@@ -33,27 +33,31 @@ class Expected:
     """
 
     column: str
-    told: Mapping[str, Told]
+    event_versions: Mapping[str, EventVersions]
     future: list[str] = field(default_factory=list)
     ended: list[str] = field(default_factory=list)
 
     def hold_back(self, key: Key, keys: pa.Table, rows: Rows) -> tuple[pa.Table, Rows]:
         """Keys and rows without those from the future, unless they are to be applied as they stand, too."""
-        if not self.told:
+        if not self.event_versions:
             return keys, rows
         texts = key.texts(rows.table)
         shown = dict(zip(texts.to_pylist(), rows.table.column(self.column).to_pylist(), strict=True))
         shown |= {reject.key: None for reject in rows.rejects}
-        self.future = [text for text, told in self.told.items() if told.is_ahead(text in shown, shown.get(text))]
-        self.ended = [text for text, told in self.told.items() if told.ends_plain and text not in shown]
-        held = pa.array([text for text in self.future if not self.told[text].plain], pa.string())
+        self.future = [
+            text for text, each in self.event_versions.items() if each.is_ahead(text in shown, shown.get(text))
+        ]
+        self.ended = [text for text, each in self.event_versions.items() if each.ends_plain and text not in shown]
+        held = pa.array([text for text in self.future if not self.event_versions[text].plain], pa.string())
         kept = rows.table.filter(pc.invert(pc.is_in(texts, value_set=held)))
         return keys.filter(pc.invert(pc.is_in(key.texts(keys), value_set=held))), replace(rows, table=kept)
 
 
-def applied(cursor: Cursor, entity: str, told: Mapping[str, Told]) -> set[str]:
+def applied(cursor: Cursor, entity: str, event_versions: Mapping[str, EventVersions]) -> set[str]:
     """Those of the keys of which nothing but versions was told that are known to be applied."""
-    versions = {text: each.version for text, each in told.items() if each.version is not None and not each.plain}
+    versions = {
+        text: each.version for text, each in event_versions.items() if each.version is not None and not each.plain
+    }
     cursor.execute(
         f"SELECT w.key FROM {_PAIRS} JOIN sync.version v ON v.entity = %(entity)s AND v.key = w.key"
         " AND v.applied >= w.version",
@@ -62,7 +66,7 @@ def applied(cursor: Cursor, entity: str, told: Mapping[str, Told]) -> set[str]:
     return {text for (text,) in cursor.fetchall()}
 
 
-def record(cursor: Cursor, entity: str, versions: Mapping[str, int], gone: Sequence[str]) -> None:
+def record(cursor: Cursor, entity: str, versions: Mapping[str, int], deleted: Sequence[str]) -> None:
     """Remember what rows were written at which version; of a row that is gone nothing is known."""
     cursor.execute(
         f"INSERT INTO sync.version AS v (entity, key, applied) SELECT %(entity)s, w.key, w.version FROM {_PAIRS}"
@@ -70,13 +74,15 @@ def record(cursor: Cursor, entity: str, versions: Mapping[str, int], gone: Seque
         _bound(entity, versions),
     )
     cursor.execute(
-        "UPDATE sync.version SET applied = NULL WHERE entity = %s AND key = ANY(%s::text[])", (entity, _texts(gone))
+        "UPDATE sync.version SET applied = NULL WHERE entity = %s AND key = ANY(%s::text[])", (entity, _texts(deleted))
     )
 
 
 def defer(cursor: Cursor, entity: str, expected: Expected) -> None:
     """Remember which versions are waited for."""
-    versions = {text: version for text in expected.future if (version := expected.told[text].version) is not None}
+    versions = {
+        text: version for text in expected.future if (version := expected.event_versions[text].version) is not None
+    }
     cursor.execute(
         f"INSERT INTO sync.version AS v (entity, key, awaited) SELECT %(entity)s, w.key, w.version FROM {_PAIRS}"
         " ORDER BY w.key ON CONFLICT (entity, key) DO UPDATE SET awaited = greatest(v.awaited, excluded.awaited)",

@@ -25,16 +25,16 @@ class Batch:
     keys: pa.Table
     adapted: Adapted
     placed: Placed
-    gone: pa.Table  # keys whose row is to be deleted
+    deleted: pa.Table  # keys whose row is to be deleted
     unchanged: pa.Table  # keys whose row needs no write, with `_digest`
-    forced: pa.Array  # of adapted rows: true where the row is written, false where only its document is sent
+    rows_to_write: pa.Array  # of adapted rows: true where the row is written, false where only its document is sent
     rejects: list[Reject] = field(default_factory=list)
     fresh: bool = False
     waits: dict[str, parking.Wait] = field(default_factory=dict)  # by key text: neither written nor deleted yet
     roots: pa.Table = field(default_factory=lambda: pa.table({}))
-    late: list[str] = field(default_factory=list)  # key texts of roots that a higher revision has looked at
-    aside: frozenset[str] = frozenset()  # key texts of rows that were discarded or undone, and are the same still
-    unfit: frozenset[str] = frozenset()  # key texts of rows that the table beside the live one does not take
+    superseded: list[str] = field(default_factory=list)  # key texts of roots that a higher revision has looked at
+    skipped: frozenset[str] = frozenset()  # key texts of rows that were discarded or undone, and are the same still
+    rejected_by_shadow: frozenset[str] = frozenset()  # key texts of rows that a table being filled does not take
     steps: tuple[tuple[frozenset[str], bool], ...] = ()  # key texts in the order in which the live table takes them
     put_off: tuple[tuple[str, ...], ...] = ()  # key texts of rows that are written after these, in batches of their own
     there: pa.Array = field(
@@ -44,7 +44,7 @@ class Batch:
     vanished: tuple[str, ...] = ()  # key texts of parts that only the gate has found to be gone
     moved: tuple[tuple[str, str], ...] = ()  # key texts of rows and of those that hold their ids: to be read together
     is_trial: bool = False  # it is written to be rolled back
-    private: frozenset[str] = frozenset()  # key texts of adapted rows that want no document
+    without_document: frozenset[str] = frozenset()  # key texts of adapted rows that want no document
 
     def texts(self, table: pa.Table) -> pa.Array:
         """Keys of a table's rows as texts."""
@@ -62,8 +62,8 @@ class Batch:
         return replace(
             self,
             adapted=kept,
-            forced=self.forced.take(at),
-            gone=others(self.gone),
+            rows_to_write=self.rows_to_write.take(at),
+            deleted=others(self.deleted),
             unchanged=others(self.unchanged),
             rejects=[reject for reject in self.rejects if reject.key not in left_out],
             left_out=self.left_out.union(left_out),

@@ -13,7 +13,7 @@ from sync_pipeline.entity_context import EntityContext
 from sync_pipeline.errors import SharedFaultError
 from sync_pipeline.faults import guarded
 from sync_pipeline.keys import Key
-from sync_pipeline.ledger.standing import standing
+from sync_pipeline.ledger.target_tables import target_tables
 from sync_pipeline.origin import Reject
 
 # Rows beside the batch that are tried before the entity is stopped: so many of the lowest keys, and of the highest.
@@ -54,7 +54,7 @@ def _sample_passes(context: EntityContext, step: str, besides: set[str]) -> bool
     if step != "row" or not adapted.table.num_rows:
         return bool(adapted.table.num_rows)
     with context.stores.target() as cursor:
-        table = standing(cursor, context.entity.name, context.entity.table)[0]
+        table = target_tables(cursor, context.entity.name, context.entity.table)[0]
     trial = table.try_rows(context.stores, table.rows(adapted.table))
     return len(trial.refused) < int(adapted.table.num_rows)
 

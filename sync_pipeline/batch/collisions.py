@@ -39,7 +39,7 @@ def without_repeats(batch: Batch) -> Batch:
     context, table = batch.context, batch.context.entity.table
     if not table.outer_key or not guarded(144) or batch.adapted.table.num_rows < 2:
         return batch
-    rows = batch.adapted.legacy.filter(pc.and_(bit(batch.adapted.held, 1), batch.forced))
+    rows = batch.adapted.legacy.filter(pc.and_(bit(batch.adapted.held, 1), batch.rows_to_write))
     own = table.identity_of(context.origin.key)
     ids, texts = own.texts(rows.select(list(own.columns))), batch.texts(rows)
     counted = pc.value_counts(ids)
@@ -58,7 +58,7 @@ def without_collisions(batch: Batch, error: CollisionError) -> Batch:
         found.sort(text, holder)
     rest = batch.without([text for text, _ in found.moved])
     rest = replace(rest, moved=(*batch.moved, *found.moved))
-    return _with_gone(_rejected(rest, {text: [holder] for text, holder in found.repeated.items()}), found.leaving)
+    return _with_deleted(_rejected(rest, {text: [holder] for text, holder in found.repeated.items()}), found.leaving)
 
 
 @dataclass
@@ -68,7 +68,7 @@ class _Found:
     batch: Batch
     roots: set[str]  # that this batch has read, and no later one
     there: set[str]  # key texts that the monolith has
-    gone: set[str]  # key texts that this batch deletes
+    deleted: set[str]  # key texts that this batch deletes
     moved: list[tuple[str, str]] = field(default_factory=list)  # to be read again, together with the holder
     repeated: dict[str, str] = field(default_factory=dict)  # the monolith has both
     leaving: list[str] = field(default_factory=list)  # holders that the monolith does not have any more
@@ -77,14 +77,14 @@ class _Found:
     def of(cls, batch: Batch, passed: Batch) -> _Found:
         """Nothing yet of a batch; `passed` is the same behind the gate."""
         roots = batch.context.origin.root.texts(passed.roots)
-        gone = batch.texts(batch.gone)
-        return cls(batch, set(roots.to_pylist()), set(batch.there.to_pylist()), set(gone.to_pylist()))
+        deleted = batch.texts(batch.deleted)
+        return cls(batch, set(roots.to_pylist()), set(batch.there.to_pylist()), set(deleted.to_pylist()))
 
     def sort(self, text: str, holder: str) -> None:
         """Decide about a row and the one that holds its id."""
         if not self.batch.context.origin.key.is_text(holder):  # a row that cannot be named cannot be deleted
             self.repeated[text] = holder
-        elif self._root_of(holder) not in self.roots or holder in self.gone:
+        elif self._root_of(holder) not in self.roots or holder in self.deleted:
             self.moved.append((text, holder))  # its root was not read here, or a newer batch has written it since
         elif holder in self.there:
             self.repeated[text] = holder
@@ -125,7 +125,7 @@ def _message(table: str, identity: tuple[str, ...], holders: list[str]) -> str:
     )
 
 
-def _with_gone(batch: Batch, leaving: list[str]) -> Batch:
+def _with_deleted(batch: Batch, leaving: list[str]) -> Batch:
     """The batch with the removal of rows that the monolith does not have, whatever the ledger knows of them."""
     if not leaving:
         return batch
@@ -135,5 +135,5 @@ def _with_gone(batch: Batch, leaving: list[str]) -> Batch:
     return replace(
         rest,
         keys=pa.concat_tables([rest.keys, unknown.cast(rest.keys.schema)]),
-        gone=pa.concat_tables([rest.gone, keys.cast(rest.gone.schema)]),
+        deleted=pa.concat_tables([rest.deleted, keys.cast(rest.deleted.schema)]),
     )

@@ -16,9 +16,9 @@ import pyarrow.compute as pc
 from sync_pipeline import parking
 from sync_pipeline.batch.batch import Batch, bit
 from sync_pipeline.batch.brake import check_share
-from sync_pipeline.ledger.standing import standing
+from sync_pipeline.ledger.target_tables import target_tables
 from sync_pipeline.origin import DIGEST, Reject
-from sync_pipeline.sinks.relational import StandingTable
+from sync_pipeline.sinks.relational import TargetTable
 from sync_pipeline.sinks.trial import MUTUAL, Trial
 
 # writes a batch and rolls it back; raises as the write does
@@ -30,15 +30,15 @@ _PUT_OFF = "due: released"
 def without_faults(batch: Batch, error: psycopg2.Error, try_write: TryWrite) -> Batch:
     """The batch without rows at fault, or in an order in which it passes. Raises `error` where no row is to blame."""
     with batch.context.stores.target() as cursor:
-        live, *shadows = standing(cursor, batch.context.entity.name, batch.context.entity.table)
+        live, *shadows = target_tables(cursor, batch.context.entity.name, batch.context.entity.table)
     batch = replace(batch, fresh=False)  # what is refused is parked in the guarded way
     trial = _tried(batch.ready(), live)
     if trial.refused:
         return _without_refused(batch, trial, live)
     # what only the table beside the live one does not take goes into the live one all the same, and delays the swap
-    unfit = {key for table in shadows for key in _refused_keys(batch.ready(), table)}
-    if unfit - batch.unfit:
-        return replace(batch, unfit=batch.unfit | unfit)
+    rejected_by_shadow = {key for table in shadows for key in _refused_keys(batch.ready(), table)}
+    if rejected_by_shadow - batch.rejected_by_shadow:
+        return replace(batch, rejected_by_shadow=batch.rejected_by_shadow | rejected_by_shadow)
     steps = _steps(batch.ready(), trial, live)
     # moved rows were tried with their former ones deleted before, which a write in steps does
     in_order = len(steps) > 1 or any(displace for _, displace in steps) or bool(steps and live.outer_key)
@@ -47,42 +47,44 @@ def without_faults(batch: Batch, error: psycopg2.Error, try_write: TryWrite) -> 
     return _without_halves(batch, error, try_write)
 
 
-def wanted(batch: Batch, table: StandingTable) -> tuple[pa.Array, list[int]]:
+def wanted(batch: Batch, table: TargetTable) -> tuple[pa.Array, list[int]]:
     """Which of the adapted rows a table is to hold (a mask), and which it does not take (by number)."""
     has_row = bit(batch.adapted.held, 1)
-    if not table.beside:
-        return pc.and_(has_row, batch.forced), []
-    if not batch.unfit:
+    if not table.is_shadow:
+        return pc.and_(has_row, batch.rows_to_write), []
+    if not batch.rejected_by_shadow:
         return has_row, []
-    unfit = pc.is_in(batch.texts(batch.adapted.legacy), value_set=pa.array(sorted(batch.unfit), pa.string()))
-    return pc.and_(has_row, pc.invert(unfit)), pc.indices_nonzero(unfit).to_pylist()
+    rejected_by_shadow = pc.is_in(
+        batch.texts(batch.adapted.legacy), value_set=pa.array(sorted(batch.rejected_by_shadow), pa.string())
+    )
+    return pc.and_(has_row, pc.invert(rejected_by_shadow)), pc.indices_nonzero(rejected_by_shadow).to_pylist()
 
 
-def _tried(batch: Batch, table: StandingTable) -> Trial:
+def _tried(batch: Batch, table: TargetTable) -> Trial:
     """A trial of the rows that a table is to hold."""
     mask, _ = wanted(batch, table)
-    gone = batch.context.origin.key, batch.gone
-    return table.try_rows(batch.context.stores, table.rows(batch.adapted.table.filter(mask)), gone)
+    deleted = batch.context.origin.key, batch.deleted
+    return table.try_rows(batch.context.stores, table.rows(batch.adapted.table.filter(mask)), deleted)
 
 
-def _keys_of(batch: Batch, table: StandingTable) -> list[str]:
+def _keys_of(batch: Batch, table: TargetTable) -> list[str]:
     """Key texts of the rows that a trial knows by number."""
     mask, _ = wanted(batch, table)
     texts: list[str] = batch.texts(batch.adapted.legacy.filter(mask)).to_pylist()
     return texts
 
 
-def _refused_keys(batch: Batch, table: StandingTable) -> set[str]:
+def _refused_keys(batch: Batch, table: TargetTable) -> set[str]:
     keys = _keys_of(batch, table)
     return {keys[n] for n, _ in _tried(batch, table).refused}
 
 
-def _steps(batch: Batch, trial: Trial, table: StandingTable) -> tuple[tuple[frozenset[str], bool], ...]:
+def _steps(batch: Batch, trial: Trial, table: TargetTable) -> tuple[tuple[frozenset[str], bool], ...]:
     keys = _keys_of(batch, table)
     return tuple((frozenset(keys[n] for n in step.rows), step.displace) for step in trial.steps)
 
 
-def _without_refused(batch: Batch, trial: Trial, table: StandingTable) -> Batch:
+def _without_refused(batch: Batch, trial: Trial, table: TargetTable) -> Batch:
     """Rows that the table refuses are parked, or tried once more with parked ones that stand in their way."""
     keys = _keys_of(batch.ready(), table)
     refused = {keys[n]: error for n, error in trial.refused}
@@ -128,7 +130,7 @@ def _put_off(batch: Batch, groups: Sequence[Sequence[str]]) -> Batch:
 
 def _without_halves(batch: Batch, error: psycopg2.Error, try_write: TryWrite) -> Batch:
     """Try the whole write of parts, down to single rows. Raises `error` where even a batch of no row fails."""
-    keys: list[str] = [*batch.texts(batch.adapted.legacy).to_pylist(), *batch.texts(batch.gone).to_pylist()]
+    keys: list[str] = [*batch.texts(batch.adapted.legacy).to_pylist(), *batch.texts(batch.deleted).to_pylist()]
     keys += batch.vanished
 
     def fault_of(part: Sequence[str]) -> psycopg2.Error | None:

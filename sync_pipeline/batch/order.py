@@ -13,11 +13,11 @@ from sync_pipeline.sql import Cursor
 from sync_pipeline.versions import Expected
 
 if TYPE_CHECKING:
-    from sync_pipeline.references import Kin
+    from sync_pipeline.references import ReferenceLocks
 
 # undoes what a plan leaves as it is, in the rows' transaction, under (locks, revision, plan, applied); gives the plan
 # with UNDO where it has
-Undo = Callable[["Kin", int, pa.Table, pa.Table], pa.Table]
+Undo = Callable[["ReferenceLocks", int, pa.Table, pa.Table], pa.Table]
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,7 @@ class Order:
     force: bool = False  # write rows that have not changed, too
     documents: bool = False  # send documents of rows that have not changed, too
     again: bool = False  # of rows that were undone, too: they are written once more
-    beside: bool = False  # adapt rows that have not changed, too: a table that is filled beside the live one wants them
+    shadow: bool = False  # adapt rows that have not changed, too: a table that is filled beside the live one wants them
     wait: bool = False  # rows whose files must be copied are put off into `due`
     commit: Callable[[Cursor, Outcome], None] | None = None  # done in the rows' transaction
     cause: str = "keys"  # whose doing it is, for the log
@@ -49,7 +49,7 @@ class Order:
     @property
     def of_all(self) -> bool:
         """Whether rows are adapted that have not changed."""
-        return self.sends_all or self.beside
+        return self.sends_all or self.shadow
 
 
 @dataclass

@@ -24,18 +24,19 @@ def plan_of(batch: Batch) -> pa.Table:
         return pa.repeat(pa.scalar(value, pa.int64()), rows)
 
     rows = batch.adapted.legacy
-    moved = {text for text, _ in batch.moved}.difference(batch.late)
+    moved = {text for text, _ in batch.moved}.difference(batch.superseded)
     texts = sorted({r.key for r in batch.rejects} | set(batch.placed.waiting) | set(batch.waits) | moved)
     parked = key.parse(texts)
     doubt = batch.order.sends_all or batch.context.entity.compensates  # what is applied may be undone
     stays = pa.array(
-        [WITHDRAW if text in batch.private else DOUBT if doubt or text in moved else PARK for text in texts], pa.int16()
+        [WITHDRAW if text in batch.without_document else DOUBT if doubt or text in moved else PARK for text in texts],
+        pa.int16(),
     )
-    action = pc.if_else(batch.forced, WRITE, KEEP)
-    gone, same = batch.gone, batch.unchanged
+    action = pc.if_else(batch.rows_to_write, WRITE, KEEP)
+    deleted, same = batch.deleted, batch.unchanged
     parts = [part(rows, action, rows.column(DIGEST).combine_chunks(), batch.adapted.held)]
-    if count := gone.num_rows:
-        parts.append(part(gone, constant(WRITE, count), constant(None, count), constant(0, count)))
+    if count := deleted.num_rows:
+        parts.append(part(deleted, constant(WRITE, count), constant(None, count), constant(0, count)))
     if count := same.num_rows:
         parts.append(part(same, constant(KEEP, count), same.column(DIGEST), constant(0, count)))
     if count := parked.num_rows:

@@ -25,7 +25,7 @@ def prepare(context: EntityContext, revision: int, keys: pa.Table, rows: Rows, o
     with context.stores.target_at_once() as cursor:
         prior = context.ledger.prior(cursor, keys)
     texts = key.texts(rows.table)
-    same, gone, absent = _compare(context, keys, rows, texts, prior)
+    same, deleted, absent = _compare(context, keys, rows, texts, prior)
     changed, put_back = pc.invert(same), _put_back(context, keys, order)
     if order.again and len(put_back):
         changed = pc.or_(changed, pc.is_in(texts, value_set=put_back))
@@ -45,14 +45,14 @@ def prepare(context: EntityContext, revision: int, keys: pa.Table, rows: Rows, o
         )
     rejects, discarded = _parted(context, [*rows.rejects, *rejects, *placed.rejects], order)
     written = changed if not order.force else pa.repeat(True, len(changed))
-    if (order.documents or order.beside) and placed.references:
+    if (order.documents or order.shadow) and placed.references:
         written = pc.or_(written, pc.is_in(texts, value_set=_renamed(context, placed)))
     left = pc.index_in(key.texts(placed.adapted.legacy), value_set=texts)
     unchanged = rows.table.select([*key.columns, DIGEST]).filter(pc.invert(chosen))
     if not order.force and not order.documents:
         missing = absent
     else:
-        gone, missing = pa.concat_tables([gone, absent]), absent.slice(0, 0)
+        deleted, missing = pa.concat_tables([deleted, absent]), absent.slice(0, 0)
     if order.acknowledge and guarded(45):
         unchanged = pa.concat_tables([unchanged, discarded.select(unchanged.column_names)])
         nothing = missing.append_column(DIGEST, pa.nulls(missing.num_rows, pa.int64()))
@@ -60,9 +60,9 @@ def prepare(context: EntityContext, revision: int, keys: pa.Table, rows: Rows, o
     else:
         unchanged = unchanged.slice(0, 0)
     fresh = prior.num_rows == 0 and not context.entity.table.references and context.gate is None
-    fresh = fresh and not (gone.num_rows or unchanged.num_rows or rejects or placed.waiting)
+    fresh = fresh and not (deleted.num_rows or unchanged.num_rows or rejects or placed.waiting)
     public = bit(adapted.held, HELD_DOCUMENT)
-    private = frozenset(key.texts(adapted.legacy).filter(pc.invert(public)).to_pylist())
+    without_document = frozenset(key.texts(adapted.legacy).filter(pc.invert(public)).to_pylist())
     return Batch(
         context,
         revision,
@@ -70,13 +70,13 @@ def prepare(context: EntityContext, revision: int, keys: pa.Table, rows: Rows, o
         keys,
         placed.adapted,
         placed,
-        gone,
+        deleted,
         unchanged,
         written.take(left),
         rejects,
         fresh and not context.entity.compensates,  # which keeps what was there before
-        aside=frozenset([*key.texts(discarded).to_pylist(), *put_back.to_pylist()]),
-        private=private,
+        skipped=frozenset([*key.texts(discarded).to_pylist(), *put_back.to_pylist()]),
+        without_document=without_document,
     )
 
 
@@ -85,7 +85,7 @@ def _put_back(context: EntityContext, keys: pa.Table, order: Order) -> pa.Array:
     or their rows for another table.
     """
     texts: list[str] = []
-    if (order.documents or order.beside) and not order.force and (context.entity.compensates or order.again):
+    if (order.documents or order.shadow) and not order.force and (context.entity.compensates or order.again):
         with context.stores.target_at_once() as cursor:
             texts = parking.among_undone(cursor, context.entity.name, context.origin.key.texts(keys).to_pylist())
     return pa.array(texts, pa.string())

@@ -30,7 +30,7 @@ def settle_due(batch: Batch, cursor: Cursor, plan: pa.Table, applied: pa.Table, 
     moved = {text for text, _ in batch.moved}
     through = sorted(let_through - parked.keys() - set(waiting) - batch.waits.keys() - moved)
     sent = batch.order.sends_all
-    kept = set(batch.aside) if sent else set(texts.filter(pc.equal(plan.column("action"), KEEP)).to_pylist())
+    kept = set(batch.skipped) if sent else set(texts.filter(pc.equal(plan.column("action"), KEEP)).to_pylist())
     parking.release(cursor, name, [text for text in through if text not in kept], revision)
     parking.release(cursor, name, [text for text in through if text in kept], revision, unchanged=True)
     parking.wait(cursor, name, waits, revision, batch.context.stores.settings.parent_limit_seconds)
@@ -45,7 +45,7 @@ def settle_due(batch: Batch, cursor: Cursor, plan: pa.Table, applied: pa.Table, 
     _owe_moved(batch, cursor)
     if sent:
         # whoever has looked since may have found the row unchanged, and sent nothing
-        refused = sorted({*texts.to_pylist(), *batch.late} - let_through)
+        refused = sorted({*texts.to_pylist(), *batch.superseded} - let_through)
         due.owe(cursor, name, "overtaken" if batch.order.force else "documents", refused, revision)
     outcome.parked, outcome.waiting = len(parked), len(waiting) + len(waits)
 
@@ -78,9 +78,9 @@ def record_versions(batch: Batch, cursor: Cursor, column: str, applied: pa.Table
     n = applied.column("n").combine_chunks()
     rows = batch.adapted.legacy.take(n.filter(pc.less(n, batch.adapted.table.num_rows)))
     shown = zip(batch.texts(rows).to_pylist(), rows.column(column).to_pylist(), strict=True)
-    gone = batch.texts(batch.gone).to_pylist()
+    deleted = batch.texts(batch.deleted).to_pylist()
     versions.record(
-        cursor, batch.context.entity.name, {text: version for text, version in shown if version is not None}, gone
+        cursor, batch.context.entity.name, {text: version for text, version in shown if version is not None}, deleted
     )
 
 

@@ -55,7 +55,7 @@ class SplitOrder:
         if whole is None:
             return None
         own = set(context.origin.key.texts(part.named).to_pylist())
-        expected = Expected(whole.column, {key: told for key, told in whole.told.items() if key in own})
+        expected = Expected(whole.column, {key: each for key, each in whole.event_versions.items() if key in own})
         self._versions.append(expected)
         return expected
 

@@ -24,8 +24,8 @@ from sync_pipeline.ledger import before, media
 from sync_pipeline.ledger.ledger import UNDO, WRITE
 from sync_pipeline.ledger.log import BODY
 from sync_pipeline.origin import DIGEST
-from sync_pipeline.references import Kin, StricterError
-from sync_pipeline.sinks.relational import STAGED_NUMBER, StandingTable
+from sync_pipeline.references import ReferenceLocks, StricterError
+from sync_pipeline.sinks.relational import STAGED_NUMBER, TargetTable
 from sync_pipeline.sinks.trial import Step
 from sync_pipeline.sql import Cursor
 
@@ -62,10 +62,10 @@ def _first_load(batch: Batch, outcome: Outcome) -> Operations:
     with context.stores.target() as cursor:
         crash_point("rows.before")
         context.stores.servers.check_read(cursor, batch.revision)
-        kin = Kin.enter(context, cursor)
+        locks = ReferenceLocks.enter(context, cursor)
         digests = adapted.legacy.column(DIGEST).combine_chunks()
         context.ledger.append(cursor, keys, batch.revision, digests, adapted.held)
-        for table in kin.tables:
+        for table in locks.tables:
             table.append(cursor, table.rows(rows))
         if batch.placed.references and not media.refer_new(cursor, context.entity.name, batch.placed.references):
             raise UnreachableError(_REMOVED)
@@ -77,7 +77,7 @@ def _first_load(batch: Batch, outcome: Outcome) -> Operations:
             indexed = pa.repeat(True, contents.num_rows)
             operations = Operations(keys.filter(public), texts.filter(public), versions, contents, indexed)
             operations.owe(cursor, context.entity.name, batch.revision)
-        if not kin.alone:
+        if not locks.are_alone:
             parking.release_waiting(cursor, context.entity.name, texts.to_pylist(), batch.revision)
         outcome.written = rows.num_rows
         acknowledge(batch, cursor, outcome, _first_body(texts, digests, adapted.held), len(operations.ids))
@@ -97,26 +97,26 @@ def _write_under(batch: Batch, outcome: Outcome, *, strict: bool) -> Operations:
     with context.stores.target() as cursor:
         crash_point("rows.before")
         context.stores.servers.check_read(cursor, batch.revision)
-        kin = Kin.enter(context, cursor, strict=strict)
+        locks = ReferenceLocks.enter(context, cursor, strict=strict)
         passed = _through_gate(batch, cursor)
-        if not kin.alone:
-            batch.waits = passed.waits = kin.waits(passed.adapted, passed.gone, batch.revision)
+        if not locks.are_alone:
+            batch.waits = passed.waits = locks.waits(passed.adapted, passed.deleted, batch.revision)
         ready = passed.ready()
         plan = plan_of(ready)
         applied = context.ledger.apply(cursor, plan, batch.revision)
-        put_back = _put_back(ready, cursor, kin.tables)
-        ready = replace(ready, aside=ready.aside.union(put_back))
-        operations = _write_rows(ready, cursor, plan, applied, kin.tables, put_back)
+        put_back = _put_back(ready, cursor, locks.tables)
+        ready = replace(ready, skipped=ready.skipped.union(put_back))
+        operations = _write_rows(ready, cursor, plan, applied, locks.tables, put_back)
         texts = context.origin.key.texts(plan)
         settle_due(ready, cursor, plan, applied, outcome)
         if batch.order.undo:
-            plan = batch.order.undo(kin, batch.revision, plan, applied)
+            plan = batch.order.undo(locks, batch.revision, plan, applied)
         if context.entity.version_column:
             record_versions(ready, cursor, context.entity.version_column, applied)
         n = applied.column("n").combine_chunks()
         action = plan.column("action").combine_chunks().take(n)
         writes = pc.equal(action, WRITE)
-        if not kin.alone:
+        if not locks.are_alone:
             written = texts.take(n.filter(pc.or_(writes, pc.equal(action, UNDO)))).to_pylist()
             parking.release_waiting(cursor, context.entity.name, written, batch.revision)
         held = plan.column("held").combine_chunks().take(n)
@@ -157,16 +157,16 @@ def _through_gate(batch: Batch, cursor: Cursor) -> Batch:
     passed = pc.is_in(
         origin.root.texts(keys.select(list(origin.root.columns))), value_set=origin.root.texts(roots)
     ).to_pylist()
-    late = [text for text, is_in in zip(texts, passed, strict=True) if not is_in]
+    superseded = [text for text, is_in in zip(texts, passed, strict=True) if not is_in]
     others = gate.others(cursor, roots, [*texts, *batch.left_out])
-    gone = others.column(DIGEST).combine_chunks().is_valid()
+    deleted = others.column(DIGEST).combine_chunks().is_valid()
     if batch.order.sends_all:
-        gone = pa.repeat(True, others.num_rows)
+        deleted = pa.repeat(True, others.num_rows)
     # the table may refuse to let them go: whoever looks for the rows at fault must know of them
-    batch.vanished = tuple(origin.key.texts(others.filter(gone)).to_pylist())
-    batch = replace(batch.without(late) if late else batch, late=late, roots=roots)
-    batch.gone = pa.concat_tables([batch.gone, others.filter(gone).select(batch.gone.column_names)])
-    batch.unchanged = pa.concat_tables([batch.unchanged, others.filter(pc.invert(gone))])
+    batch.vanished = tuple(origin.key.texts(others.filter(deleted)).to_pylist())
+    batch = replace(batch.without(superseded) if superseded else batch, superseded=superseded, roots=roots)
+    batch.deleted = pa.concat_tables([batch.deleted, others.filter(deleted).select(batch.deleted.column_names)])
+    batch.unchanged = pa.concat_tables([batch.unchanged, others.filter(pc.invert(deleted))])
     return batch
 
 
@@ -175,25 +175,25 @@ def _write_rows(
     cursor: Cursor,
     plan: pa.Table,
     applied: pa.Table,
-    tables: list[StandingTable],
+    tables: list[TargetTable],
     put_back: list[str],
 ) -> Operations:
     """What the ledger has let through: rows, what they say of files, and documents, which are owed."""
     context, key = batch.context, batch.context.origin.key
     operations = operations_of(batch, plan, applied)
-    aside = pa.array(put_back, pa.string())
+    skipped = pa.array(put_back, pa.string())
     if put_back:
-        operations = operations.filter(pc.invert(pc.is_in(operations.ids, value_set=aside)))
+        operations = operations.filter(pc.invert(pc.is_in(operations.ids, value_set=skipped)))
     if context.entity.compensates:
         before.keep(cursor, context.entity.name, tables, key, batch.revision, operations.ids)
     rows = context.entity.table.rows(batch.adapted.table)
     rows = rows.append_column(STAGED_NUMBER, pa.array(range(rows.num_rows), pa.int32()))
     for table in tables:
-        mask, unfit = wanted(batch, table)
-        if table.beside:
-            mask = pc.and_(mask, pc.invert(pc.is_in(batch.texts(batch.adapted.legacy), value_set=aside)))
-        steps = () if table.beside else _steps(batch)
-        held = table.write(cursor, context.entity.name, key, kept(rows, mask), unfit, steps)
+        mask, rejected_by_shadow = wanted(batch, table)
+        if table.is_shadow:
+            mask = pc.and_(mask, pc.invert(pc.is_in(batch.texts(batch.adapted.legacy), value_set=skipped)))
+        steps = () if table.is_shadow else _steps(batch)
+        held = table.write(cursor, context.entity.name, key, kept(rows, mask), rejected_by_shadow, steps)
         if held and not batch.is_trial:
             texts = batch.texts(batch.adapted.legacy)
             raise CollisionError({texts[number].as_py(): holder for number, holder in held}, batch)
@@ -214,14 +214,14 @@ def _steps(batch: Batch) -> list[Step]:
     ]
 
 
-def _put_back(batch: Batch, cursor: Cursor, tables: list[StandingTable]) -> list[str]:
+def _put_back(batch: Batch, cursor: Cursor, tables: list[TargetTable]) -> list[str]:
     """Which of the adapted rows (key texts) are as they were before, and are not written now.
 
     Asked under the ledger's locks: may be since they were looked at. Neither a document goes without its row, nor a
     row into a table beside without the live one's.
     """
     documents = batch.order.documents and batch.context.entity.compensates
-    if not (documents or any(table.beside for table in tables)):
+    if not (documents or any(table.is_shadow for table in tables)):
         return []
-    unwritten = batch.texts(batch.adapted.legacy).filter(pc.invert(batch.forced))
+    unwritten = batch.texts(batch.adapted.legacy).filter(pc.invert(batch.rows_to_write))
     return parking.among_undone(cursor, batch.context.entity.name, unwritten.to_pylist())

@@ -7,8 +7,8 @@ import threading
 from collections.abc import Callable, Iterable, Mapping
 
 from sync_pipeline import due
+from sync_pipeline.background import in_background
 from sync_pipeline.batch.order import Outcome
-from sync_pipeline.beside import beside
 from sync_pipeline.cli.progress import bars
 from sync_pipeline.drain import Drained, drain
 from sync_pipeline.entity import Entity
@@ -88,7 +88,7 @@ def drained(stores: Stores, entities: list[Entity], totals: Totals, seconds: flo
     if stopped:
         raise _stopped(stopped)
     follower = Follower(entities, stores, totals.add)
-    with beside(follower.run, "follower"):
+    with in_background(follower.run, "follower"):
         found = drain(contexts, seconds, interrupted, follower.failures)
     if follower.failures:
         raise _stopped(follower.failures)

@@ -38,7 +38,7 @@ def table(
 ) -> None:
     """Fill the table NAME_next beside the live one, compare it, swap both. Cut off, it goes on. Exit 1: not swapped."""
     with opened(name, everything=False) as (stores, entities), bars() as shown:
-        context = EntityContext.open(entities[0], stores, beside=True)
+        context = EntityContext.open(entities[0], stores, shadow=True)
         found = [rebuild_table(context, _told(context, shown, HELD_ROW), like=like)]
     _end(found, output)
 

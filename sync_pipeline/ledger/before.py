@@ -17,7 +17,7 @@ from sync_pipeline.columns import array_literal
 from sync_pipeline.errors import CompensationError
 from sync_pipeline.keys import Key
 from sync_pipeline.ledger.ledger import HELD_DOCUMENT, WRITE
-from sync_pipeline.sinks.relational import StandingTable, image_of
+from sync_pipeline.sinks.relational import TargetTable, image_of
 from sync_pipeline.sql import Cursor, bind, named, quote
 
 
@@ -38,9 +38,7 @@ class Image:
         return version == (self.written if self.held & HELD_DOCUMENT else None)
 
 
-def keep(
-    cursor: Cursor, entity: str, tables: Sequence[StandingTable], key: Key, revision: int, texts: pa.Array
-) -> None:
+def keep(cursor: Cursor, entity: str, tables: Sequence[TargetTable], key: Key, revision: int, texts: pa.Array) -> None:
     """Keep what a plan is to write, of keys (texts) whose documents are to be sent; under the ledger's locks.
 
     `tables` are those that rows are written to, the live one first: an image has what columns only the other one has.
@@ -50,11 +48,11 @@ def keep(
     plan, applied = (f"pg_temp.{quote(f'{part}_{entity}')}" for part in ("plan", "applied"))
     text, of = key.text_expression("p"), bind(cursor, entity)
     aliases = [f"t{n}" for n in range(len(tables))]
-    live, *beside = (
+    live, *shadow = (
         (f"{table.quoted} {alias}", key.named(table.key).joins(alias, key, "p"))
         for table, alias in zip(tables, aliases, strict=True)
     )
-    others = "".join(f" LEFT JOIN {relation} ON {same}" for relation, same in beside)
+    others = "".join(f" LEFT JOIN {relation} ON {same}" for relation, same in shadow)
     # looked up one by one: the planner would read whole tables for a temporary one that it knows nothing of
     cursor.defer(
         "INSERT INTO sync.before (entity, key, revision, written, held, image, files)"
@@ -100,7 +98,7 @@ def whole(kept: Sequence[Image], version: int | None) -> Image:
     return next((image for image in reversed(kept) if image.shows(version)), kept[0])
 
 
-def put_back(cursor: Cursor, entity: str, tables: Sequence[StandingTable], key: Key, chosen: Sequence[Image]) -> None:
+def put_back(cursor: Cursor, entity: str, tables: Sequence[TargetTable], key: Key, chosen: Sequence[Image]) -> None:
     """Rows and references as the images have them. Raises what the database says where it does not take them.
 
     What only a table beside the live one does not take is taken out of it: a rebuild finds it missing, and says so.
@@ -111,10 +109,10 @@ def put_back(cursor: Cursor, entity: str, tables: Sequence[StandingTable], key: 
     images = f"sync.before b WHERE {chosen_ones} AND b.image IS NOT NULL"
     absent = key.parse(image.key for image in chosen if not image.there)
     for table in tables:
-        _remove(cursor, table, key, key.parse(keys) if table.beside else absent)
-        with _optional(cursor) if table.beside else nullcontext():
+        _remove(cursor, table, key, key.parse(keys) if table.is_shadow else absent)
+        with _optional(cursor) if table.is_shadow else nullcontext():
             written = table.put_back(cursor, images)
-            if not table.beside and table.outer_key and written < sum(image.there for image in chosen):
+            if not table.is_shadow and table.outer_key and written < sum(image.there for image in chosen):
                 raise CompensationError("another row holds the id of a row that is to be put back: it has moved")
     cursor.execute("DELETE FROM sync.media_ref WHERE entity = %s AND key = ANY(%s)", (entity, keys))
     cursor.execute(
@@ -123,7 +121,7 @@ def put_back(cursor: Cursor, entity: str, tables: Sequence[StandingTable], key: 
     )
 
 
-def _remove(cursor: Cursor, table: StandingTable, key: Key, keys: pa.Table) -> None:
+def _remove(cursor: Cursor, table: TargetTable, key: Key, keys: pa.Table) -> None:
     cursor.execute(f"DELETE FROM {table.quoted} t WHERE {key.named(table.key).is_in(cursor, 't', keys)}")
 
 

@@ -10,7 +10,7 @@ from psycopg2.extras import Json
 from sync_pipeline.errors import LeaseLostError
 from sync_pipeline.faults import guarded
 from sync_pipeline.sessions import Purpose
-from sync_pipeline.sources.source import Standing, State
+from sync_pipeline.sources.source import SourcePosition, State
 from sync_pipeline.sql import Cursor
 from sync_pipeline.stores import Stores
 
@@ -67,7 +67,7 @@ class Lease:
                 (self.entity, self.epoch),
             )
 
-    def move(self, cursor: Cursor, standing: Standing) -> None:
+    def move(self, cursor: Cursor, position: SourcePosition) -> None:
         """Move the cursor in the caller's transaction, which ends with LeaseLostError where another one follows."""
         through = "coalesce(%s, applied_through)" if guarded(108) else "greatest(applied_through, %s)"
         cursor.defer(
@@ -79,13 +79,13 @@ class Lease:
             " WHERE entity = %s AND epoch = %s RETURNING true)"
             " SELECT sync.must_hold(EXISTS (SELECT FROM moved), %s)",
             (
-                Json(standing.state),
-                standing.through,
-                standing.since,
-                standing.holder,
-                standing.blind,
-                standing.gap_at,
-                standing.gap_at,
+                Json(position.state),
+                position.through,
+                position.since,
+                position.holder,
+                position.blind,
+                position.gap_at,
+                position.gap_at,
                 LEASE_SECONDS,
                 self.entity,
                 self.epoch,
@@ -94,22 +94,22 @@ class Lease:
         )
 
 
-def open_at(stores: Stores, entity: str, source: str, standing: Standing) -> None:
+def open_at(stores: Stores, entity: str, source: str, position: SourcePosition) -> None:
     """Set where a source begins, unless somebody has meanwhile: theirs, too, is older than whatever we read next."""
     with stores.target() as cursor:
         cursor.execute(
             "UPDATE sync.cursor SET source = %s, state = %s WHERE entity = %s AND state IS NULL",
-            (source, Json(standing.state), entity),
+            (source, Json(position.state), entity),
         )
 
 
-def reopen_at(stores: Stores, entity: str, source: str, standing: Standing, gap_at: dt.datetime) -> None:
+def reopen_at(stores: Stores, entity: str, source: str, position: SourcePosition, gap_at: dt.datetime) -> None:
     """Go on from a source's beginning; what was committed before `gap_at` may be missing until a sweep has looked."""
     with stores.target() as cursor:
         cursor.execute(
             "UPDATE sync.cursor SET source = %s, state = %s, gap_at = %s,"
             " sweep_wanted = greatest(sweep_wanted, %s) WHERE entity = %s",
-            (source, Json(standing.state), gap_at, gap_at, entity),
+            (source, Json(position.state), gap_at, gap_at, entity),
         )
 
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from sync_pipeline.ledger.standing import STANDING, relations_of, standing_of
-from sync_pipeline.sinks.relational import RelationalTable, StandingTable
+from sync_pipeline.ledger.target_tables import TARGET_TABLES, relations_of, target_tables_of
+from sync_pipeline.sinks.relational import RelationalTable, TargetTable
 from sync_pipeline.sql import Cursor
 
 _LOCKS = 0x53594E52
@@ -24,7 +24,7 @@ class Dependent:
 
 def enter(
     cursor: Cursor, entity: str, table: RelationalTable, parents: Iterable[str], *, exclusive: bool
-) -> tuple[list[Dependent], list[StandingTable]]:
+) -> tuple[list[Dependent], list[TargetTable]]:
     """Lock an entity and its parents until the transaction ends.
 
     Gives who refers to it and the tables that its rows are written to, both as seen under the locks. Raises
@@ -34,12 +34,12 @@ def enter(
         f"{_locking(exclusive)}; SELECT entity, relation, key, columns FROM ("
         " SELECT 0 AS n, entity, relation, key, columns FROM sync.reference"
         " WHERE parent = %(entity)s AND to_regclass(relation) IS NOT NULL"
-        f" UNION ALL SELECT n, NULL, NULL, columns, types FROM {STANDING}) found ORDER BY n, entity",
+        f" UNION ALL SELECT n, NULL, NULL, columns, types FROM {TARGET_TABLES}) found ORDER BY n, entity",
         {"locked": sorted({entity, *parents}), "entity": entity, "relations": relations_of(table)},
     )
     found = cursor.fetchall()
     dependents = [Dependent(*row) for row in found if row[0] is not None]
-    return dependents, standing_of(table, [(columns, types) for name, _, columns, types in found if name is None])
+    return dependents, target_tables_of(table, [(columns, types) for name, _, columns, types in found if name is None])
 
 
 def still(cursor: Cursor, *entities: str) -> None:

@@ -81,7 +81,7 @@ def rebuild_index(context: EntityContext, report: Report = silent) -> Rebuilt:
 def rebuild_table(context: EntityContext, report: Report = silent, *, like: bool = False) -> Rebuilt:
     """The same of the table `NAME_next`, which is there, or made `like` the live one.
 
-    The context may have been opened `beside`. Raises as rebuild_index does.
+    The context may have been opened with `shadow`. Raises as rebuild_index does.
     """
     return _rebuild(context, table.NewTable(context, like), report)
 

@@ -19,13 +19,13 @@ from sync_pipeline.files import name_known
 from sync_pipeline.keys import Key
 from sync_pipeline.ledger.ledger import HELD_ROW
 from sync_pipeline.ledger.rebuilds import Rebuild
-from sync_pipeline.ledger.standing import standing
+from sync_pipeline.ledger.target_tables import target_tables
 from sync_pipeline.pipeline import sync_keys
 from sync_pipeline.rebuild.fill import CAUSE
 from sync_pipeline.rebuild.report import COMPARED, ENOUGH, Compared, Report
 from sync_pipeline.reconcile.verdict import Finding
 from sync_pipeline.sinks.definitions import uncut
-from sync_pipeline.sinks.relational import StandingTable
+from sync_pipeline.sinks.relational import TargetTable
 from sync_pipeline.sql import Cursor, bind, quote
 
 # from PostgreSQL 16 on a value can be asked for whether it fits another type
@@ -61,7 +61,7 @@ def compare(context: EntityContext, rebuild: Rebuild, report: Report) -> Compare
             break
         there = context.origin.by_keys(context.origin.key.parse(doubt.key for doubt in lacking if not doubt.kept)).table
         # what a later batch found unchanged, and so sent nowhere; and rows of an older version of the file
-        sync_keys(context, there.select(list(context.origin.key.columns)), Order(beside=True, cause=CAUSE))
+        sync_keys(context, there.select(list(context.origin.key.columns)), Order(shadow=True, cause=CAUSE))
         gone = {doubt.key for doubt in lacking if doubt.kind == "missing"} - set(
             context.origin.key.texts(there).to_pylist()
         )
@@ -77,7 +77,7 @@ def doubts(cursor: Cursor, context: EntityContext, rebuild: Rebuild, *, values: 
 
     Not more than ENOUGH.
     """
-    own, live, coming = context.origin.key, *standing(cursor, context.entity.name, context.entity.table)
+    own, live, coming = context.origin.key, *target_tables(cursor, context.entity.name, context.entity.table)
     target = own.named(live.key)
     first, text = f"{{}}.{quote(target.columns[0])}", target.text_expression("k")
     keys = ", ".join(f"coalesce(l.{quote(o)}, n.{quote(t)}) AS {quote(t)}" for o, t in _pairs(own, target))
@@ -103,7 +103,7 @@ def _pairs(own: Key, target: Key) -> list[tuple[str, str]]:
     return list(zip(own.columns, target.columns, strict=True))
 
 
-def _differences(cursor: Cursor, live: StandingTable, coming: StandingTable) -> list[str]:
+def _differences(cursor: Cursor, live: TargetTable, coming: TargetTable) -> list[str]:
     """Conditions: a column that both tables have does not hold the same.
 
     Where its type has changed, either value is read as the other's type: one of the two may have been cut to fit.
@@ -133,7 +133,7 @@ def _carry_over(context: EntityContext, texts: list[str], compared: Compared) ->
     """Take over rows as the live table has them; gives why those that it cannot take were left."""
     refused: dict[str, str] = {}
     with context.stores.target() as cursor:
-        live, coming = standing(cursor, context.entity.name, context.entity.table)
+        live, coming = target_tables(cursor, context.entity.name, context.entity.table)
         keys, own = context.origin.key.parse(texts), context.origin.key
         # nobody writes or deletes them meanwhile
         these, order = own.is_in(cursor, "l", keys), own.plain("l")
@@ -148,7 +148,7 @@ def _carry_over(context: EntityContext, texts: list[str], compared: Compared) ->
     return refused
 
 
-def _copy(cursor: Cursor, context: EntityContext, live: StandingTable, coming: StandingTable, keys: pa.Table) -> int:
+def _copy(cursor: Cursor, context: EntityContext, live: TargetTable, coming: TargetTable, keys: pa.Table) -> int:
     """A row, as long as the ledger holds it; its values are read as the new types."""
     own = context.origin.key
     target = own.named(live.key)
@@ -176,7 +176,7 @@ def _refused(context: EntityContext, texts: list[str]) -> dict[str, str]:
     if context.entity.media:
         adapted = name_known(context.entity.media, context.stores, context.entity.name, key, adapted)
     with context.stores.target() as cursor:
-        coming = standing(cursor, context.entity.name, context.entity.table)[1]
+        coming = target_tables(cursor, context.entity.name, context.entity.table)[1]
     names = key.texts(adapted.legacy)
     found = coming.try_rows(context.stores, coming.rows(adapted.table)).refused
     return {names[row].as_py(): f"{type(e).__name__}: {str(e).strip().splitlines()[0]}" for row, e in found}

@@ -93,7 +93,7 @@ class NewTable:
 
     def order(self) -> Order:
         """Rows that have not changed go to the new table alone."""
-        return Order(beside=True)
+        return Order(shadow=True)
 
     def compare(self, rebuild: Rebuild, report: Report) -> Compared:
         """All rows with the ledger and the live table."""

@@ -16,10 +16,10 @@ from sync_pipeline.adapt import Adapted
 from sync_pipeline.entity_context import EntityContext
 from sync_pipeline.equality import comparable
 from sync_pipeline.keys import Key
-from sync_pipeline.ledger.standing import standing
+from sync_pipeline.ledger.target_tables import target_tables
 from sync_pipeline.origin import DIGEST
 from sync_pipeline.reconcile.verdict import Difference, Finding
-from sync_pipeline.sinks.relational import StandingTable
+from sync_pipeline.sinks.relational import TargetTable
 from sync_pipeline.sql import Cursor, copy_in, literal, quote
 from sync_pipeline.stores import first_line
 
@@ -32,7 +32,7 @@ def compare_rows(context: EntityContext, expected: Adapted, within: Within) -> l
     target = key.named(table.key)
     wanted = pc.not_equal(pc.bit_wise_and(expected.held, pa.scalar(1, pa.int16())), 0)
     with context.stores.target() as cursor:
-        table = standing(cursor, context.entity.name, table)[0]
+        table = target_tables(cursor, context.entity.name, table)[0]
         rows = table.rows(expected.table).append_column(DIGEST, expected.legacy.column(DIGEST)).filter(wanted)
         stage = f"check_{context.entity.name}"
         shape = table.shape(f", NULL::bigint AS {DIGEST}")
@@ -63,7 +63,7 @@ def _lay_out(cursor: Cursor, stage: str, columns: str, rows: pa.Table, first: in
     return {}
 
 
-def _query(context: EntityContext, table: StandingTable, stage: str, within: str, target: Key) -> str:
+def _query(context: EntityContext, table: TargetTable, stage: str, within: str, target: Key) -> str:
     compared = {name: table.types[name] for name in table.columns}
     differs = " OR ".join(f"{_value('s', c, k)} IS DISTINCT FROM {_value('t', c, k)}" for c, k in compared.items())
     each = ", ".join(

@@ -35,7 +35,7 @@ _OWN_NAMES = frozenset({"_digest", "_elsewise"})
 _OWN_PREFIX = "_sync_"
 
 # the entity's key, and keys of rows that are deleted
-Gone = tuple[Key, pa.Table]
+Deleted = tuple[Key, pa.Table]
 
 
 @dataclass(frozen=True, init=False)
@@ -155,26 +155,26 @@ class RelationalTable:
         """First load: plain COPY. Raises UniqueViolation where the table has a key already."""
         copy_in(cursor, self.quoted, self._list(), rows)
 
-    def try_rows(self, stores: Stores, rows: pa.Table, gone: Gone | None = None) -> Trial:
-        """Try rows for real once those of the keys `gone` are deleted, and roll back.
+    def try_rows(self, stores: Stores, rows: pa.Table, deleted: Deleted | None = None) -> Trial:
+        """Try rows for real once the keys `deleted` have no rows any more, and roll back.
 
         Where the table takes them all, constraints that are deferred to a transaction's end are checked with each.
         Raises what is no row's fault, and what is the store's.
         """
-        trial = self._tried(stores, rows, gone, "BEGIN")
+        trial = self._tried(stores, rows, deleted, "BEGIN")
         if trial.refused or len(trial.steps) > 1 or any(step.displace for step in trial.steps):
             return trial
-        return self._tried(stores, rows, gone, "BEGIN; SET CONSTRAINTS ALL IMMEDIATE")
+        return self._tried(stores, rows, deleted, "BEGIN; SET CONSTRAINTS ALL IMMEDIATE")
 
-    def _tried(self, stores: Stores, rows: pa.Table, gone: Gone | None, begin: str) -> Trial:
+    def _tried(self, stores: Stores, rows: pa.Table, deleted: Deleted | None, begin: str) -> Trial:
         with stores.target_at_once() as cursor:
             cursor.execute(begin)
             try:
                 cursor.execute(f"CREATE TEMP TABLE probe ON COMMIT DROP AS {self.shape()}")
                 delete = partial(self._displace_probe, cursor) if self.can_displace(cursor) else None
                 trial = Trial(cursor, rows, partial(self._write_probe, cursor), delete)
-                if gone:
-                    self._delete_gone(cursor, *gone)
+                if deleted:
+                    self._delete_rows(cursor, *deleted)
                 trial.run()
             finally:
                 cursor.roll_back()
@@ -195,13 +195,13 @@ class RelationalTable:
         joined = " AND ".join(f"t.{quote(name)} = s.{quote(name)}" for name in self.key)
         return f"DELETE FROM {self.quoted} t USING {source} WHERE {joined}"
 
-    def _delete_gone(self, cursor: Cursor, key: Key, gone: pa.Table) -> None:
+    def _delete_rows(self, cursor: Cursor, key: Key, deleted: pa.Table) -> None:
         """What goes in the same batch makes way; where it cannot go, that is found elsewhere."""
-        if not gone.num_rows:
+        if not deleted.num_rows:
             return
         cursor.execute("SAVEPOINT gone")
         try:
-            cursor.execute(f"DELETE FROM {self.quoted} t WHERE {key.named(self.key).is_in(cursor, 't', gone)}")
+            cursor.execute(f"DELETE FROM {self.quoted} t WHERE {key.named(self.key).is_in(cursor, 't', deleted)}")
         except psycopg2.Error as error:
             if sqlstate.is_of_store(error):
                 raise
@@ -256,20 +256,22 @@ class RelationalTable:
 
 
 @dataclass(frozen=True)
-class StandingTable(RelationalTable):
+class TargetTable(RelationalTable):
     """A table as it stands now, which a swap or ALTER TABLE may change at any time: the declared columns that it has.
 
-    `types` are those of all its columns. `beside` is one that is filled beside the live one.
+    `types` are those of all its columns. `is_shadow`: a rebuild fills it and readers do not see it yet.
     """
 
     types: Mapping[str, str] = field(default_factory=dict)
-    beside: bool = False
+    is_shadow: bool = False
 
     @classmethod
-    def of(cls, table: RelationalTable, types: Mapping[str, str], *, beside: bool = False) -> StandingTable:
+    def of(cls, table: RelationalTable, types: Mapping[str, str], *, is_shadow: bool = False) -> TargetTable:
         """A declared table with the columns and types that the database has of it now."""
         there = {name: kind for name, kind in table.columns.items() if name in types}
-        return cls(table.name, table.key, there, table.where, primary_key=table.primary_key, types=types, beside=beside)
+        return cls(
+            table.name, table.key, there, table.where, primary_key=table.primary_key, types=types, is_shadow=is_shadow
+        )
 
     @property
     def form(self) -> str:
@@ -282,14 +284,14 @@ class StandingTable(RelationalTable):
         entity: str,
         key: Key,
         rows: pa.Table,
-        unfit: Sequence[int] = (),
+        rejected: Sequence[int] = (),
         steps: Sequence[Step] = (),
     ) -> list[tuple[int, str]]:
         """Write staged rows (with `n` of the plan as `_sync_n`), and delete what the plan no longer wants.
 
         They are written in one statement, or in `steps` (by `n`). Only what the ledger let through
         (`pg_temp.applied_ENTITY`) is touched; beside the live table rows that have not changed are written as well, and
-        those that it does not take (`unfit`, by `n`) are deleted.
+        those that it does not take (`rejected`, by `n`) are deleted.
 
         Returns the rows (`n`) that were not written, because the row of another key holds their `primary_key`, each
         with that key's text. Those rows stay locked until the transaction ends.
@@ -305,14 +307,14 @@ class StandingTable(RelationalTable):
         stage(
             cursor, f"pg_temp.{staged}", f"{self._list()}, {STAGED_NUMBER}", rows.select([*self.columns, STAGED_NUMBER])
         )
-        gone = f"(p.held & 1 = 0{''.join(f' OR p.n = {each}' for each in unfit)})"
-        changed = "true" if self.beside else "p.action = 1"
+        deleted = f"(p.held & 1 = 0{''.join(f' OR p.n = {each}' for each in rejected)})"
+        changed = "true" if self.is_shadow else "p.action = 1"
         applied_rows = (
             f"(SELECT s.* FROM pg_temp.{staged} s JOIN {applied} a ON a.n = s.{STAGED_NUMBER}"
             f" JOIN {plan} p ON p.n = a.n WHERE {changed})"
         )
         planned = f"{plan} p JOIN {applied} a USING (n)"
-        is_gone = f"{target.joins('t', key, 'p')} AND p.action = 1 AND {gone}"
+        is_gone = f"{target.joins('t', key, 'p')} AND p.action = 1 AND {deleted}"
         is_free, stays = "false", "true"
         if self.outer_key:
             self._lock(cursor, key, planned)
@@ -367,7 +369,7 @@ class StandingTable(RelationalTable):
         return int(cursor.rowcount)
 
 
-def image_of(tables: Sequence[StandingTable], aliases: Sequence[str]) -> str:
+def image_of(tables: Sequence[TargetTable], aliases: Sequence[str]) -> str:
     """SQL of a row's image: columns' text forms by name, from which each type reads back the same value.
 
     Of a column that several tables have, it is the first one's.

@@ -32,7 +32,16 @@ from sync_pipeline.sources.outbox_claim import show_reader
 from sync_pipeline.sources.outbox_columns import as_text
 from sync_pipeline.sources.outbox_watch import Watch
 from sync_pipeline.sources.roots import Tracked, pages, track_all
-from sync_pipeline.sources.source import Page, Source, Standing, State, Subject, Told, mark_last, numbered
+from sync_pipeline.sources.source import (
+    EventVersions,
+    Page,
+    Source,
+    SourcePosition,
+    State,
+    Subject,
+    mark_last,
+    numbered,
+)
 from sync_pipeline.sources.table import Table
 from sync_pipeline.sql import bind, copy_out
 from sync_pipeline.stores import first_line
@@ -142,10 +151,10 @@ class OutboxSource(Source):
     _announced: bool = False  # the last events that came were notified of
     _silent: bool = False  # the last wait ended without a notice
 
-    def begin(self) -> Standing:
+    def begin(self) -> SourcePosition:
         """Events are pending from the moment on that they are written."""
         self.watch.look()
-        return Standing(self._state)
+        return SourcePosition(self._state)
 
     def pull(self, rows: int) -> Iterator[Page]:
         """Roots that pending events name; an event that names nothing is told so, and in the way of no other.
@@ -197,16 +206,16 @@ class OutboxSource(Source):
             events = self._pending(position, rows)
         return position, True
 
-    def standing(self) -> Standing:
+    def position(self) -> SourcePosition:
         """All that was committed before the last whole look is pulled."""
         gaps = [at for at in (self._emptied_at, self.watch.gap_at) if at]
-        return Standing(self._state, self._through, blind=self.watch.blind, gap_at=max(gaps, default=None))
+        return SourcePosition(self._state, self._through, blind=self.watch.blind, gap_at=max(gaps, default=None))
 
-    def acknowledge(self, page: Page) -> None:
+    def acknowledge_page(self, page: Page) -> None:
         """Acknowledge the events that are reported with a page."""
         self._write_processed([] if page.events is None else page.events.to_pylist())
 
-    def keep(self) -> None:
+    def acknowledge(self) -> None:
         """Acknowledge the events that no page reports, and remove those that were acknowledged long ago."""
         locked, self._locked = sorted(self._locked), set()
         self._write_processed([*pa.concat_arrays(self._pulled).to_pylist(), *locked] if self._pulled else locked)
@@ -342,25 +351,27 @@ class OutboxSource(Source):
         named = events.filter(pc.invert(refused))
         self._pulled.append(named.column("id").combine_chunks())
         position = numbered("events", named.column("id").to_pylist())
-        told = self._told(named) if self.outbox.version and not tracked[0].table.join else {}
+        event_versions = self._event_versions(named) if self.outbox.version and not tracked[0].table.join else {}
         found = self._pages(tracked, [text for text in texts if text not in wrong], rows)
         for page, is_last in mark_last(found):
-            own = self.subject.key.texts(page.keys).to_pylist() if told else []
+            own = self.subject.key.texts(page.keys).to_pylist() if event_versions else []
             events = None
             if is_last:
                 events, self._pulled = pa.concat_arrays(self._pulled), []
-            yield replace(page, told={text: told[text] for text in own}, position=position, events=events)
+            yield replace(
+                page, event_versions={text: event_versions[text] for text in own}, position=position, events=events
+            )
 
     def _pages(self, tracked: list[Tracked], texts: list[str], rows: int) -> Iterator[Page]:
         for each in tracked:
             yield from pages(self.subject, each, texts, rows)
 
-    def _told(self, named: pa.Table) -> dict[str, Told]:
+    def _event_versions(self, named: pa.Table) -> dict[str, EventVersions]:
         """By root, what its events tell, one after the other."""
         texts = self.subject.key.texts(self.subject.key.parse(named.column("aggregate_id").to_pylist())).to_pylist()
-        found: dict[str, Told] = {}
+        found: dict[str, EventVersions] = {}
         for text, version in zip(texts, named.column("version").to_pylist(), strict=True):
-            found[text] = found.get(text, Told()).then(version)
+            found[text] = found.get(text, EventVersions()).then(version)
         return found
 
     def _refused(self, tracked: Tracked, texts: list[str]) -> dict[str, str]:

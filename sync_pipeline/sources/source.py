@@ -34,7 +34,7 @@ class Subject:
 
 
 @dataclass(frozen=True)
-class Standing:
+class SourcePosition:
     """Where a source stands once all pages that it has given are applied."""
 
     state: State = field(default_factory=dict)  # opaque outside the source
@@ -47,18 +47,18 @@ class Standing:
 
 
 @dataclass(frozen=True)
-class Told:
+class EventVersions:
     """What the events of one root tell of its version."""
 
     version: int | None = None  # the highest
     plain: bool = False  # one tells none: the row is applied as it stands, whatever others wait for
     ends_plain: bool = False  # the last one tells none: a row that is not there has been deleted
 
-    def then(self, version: int | None) -> Told:
+    def then(self, version: int | None) -> EventVersions:
         """With one more event."""
         if version is None:
-            return Told(self.version, True, True)
-        return Told(max(version, self.version or version), self.plain)
+            return EventVersions(self.version, True, True)
+        return EventVersions(max(version, self.version or version), self.plain)
 
     def is_ahead(self, there: bool, shown: int | None) -> bool:
         """Whether the row is yet to come; one that bears no version says nothing against being the one."""
@@ -73,7 +73,7 @@ class Page:
 
     keys: pa.Table
     fanout: bool = False
-    told: Mapping[str, Told] = field(default_factory=dict)  # by key, as text; where events may tell versions
+    event_versions: Mapping[str, EventVersions] = field(default_factory=dict)  # by key, as text
     position: str = ""  # what of the monolith it tells of, for people: transactions, events, an instant
     events: pa.Array | None = None  # ids of events that are reported with this page, where each is acknowledged
 
@@ -98,25 +98,25 @@ class Source(ABC):
     """An open source; all methods raise UnreachableError."""
 
     @abstractmethod
-    def begin(self) -> Standing:
+    def begin(self) -> SourcePosition:
         """Where it stands before anything was read: whatever is committed from now on will be reported."""
 
     @abstractmethod
     def pull(self, rows: int) -> Iterator[Page]:
-        """What has changed since the last `keep`, in pages of about so many keys."""
+        """What has changed since the last `acknowledge`, in pages of about so many keys."""
 
     @abstractmethod
-    def standing(self) -> Standing:
+    def position(self) -> SourcePosition:
         """Where it stands when all pages that `pull` has given so far are applied.
 
         Asked between two pages it names a position from which another process goes on, so that a poll of any size ends.
         """
 
     @abstractmethod
-    def keep(self) -> None:
+    def acknowledge(self) -> None:
         """All pages are applied or due, and that is committed: they need not be reported again."""
 
-    def acknowledge(self, page: Page) -> None:  # noqa: B027 (most acknowledge a whole poll)
+    def acknowledge_page(self, page: Page) -> None:  # noqa: B027 (most acknowledge a whole poll)
         """The page is applied or due, and that is committed, while others of its poll are not."""
 
     def wait(self, halt: threading.Event, seconds: float) -> None:

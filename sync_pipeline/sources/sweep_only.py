@@ -6,7 +6,7 @@ import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-from sync_pipeline.sources.source import Page, Source, Standing, State, Subject
+from sync_pipeline.sources.source import Page, Source, SourcePosition, State, Subject
 
 _PAUSE_SECONDS = 1.0
 
@@ -28,22 +28,22 @@ class SweepSource(Source):
 
     subject: Subject
 
-    def begin(self) -> Standing:
+    def begin(self) -> SourcePosition:
         """There is nothing to begin."""
-        return Standing()
+        return SourcePosition()
 
     def pull(self, rows: int) -> Iterator[Page]:
         """Nothing."""
         return iter(())
 
-    def standing(self) -> Standing:
+    def position(self) -> SourcePosition:
         """As far as the last sweep saw."""
         with self.subject.stores.target() as cursor:
             cursor.execute("SELECT compared_from FROM sync.cursor WHERE entity = %s", (self.subject.entity,))
             (compared_from,) = cursor.fetchone()
-        return Standing(through=compared_from)
+        return SourcePosition(through=compared_from)
 
-    def keep(self) -> None:
+    def acknowledge(self) -> None:
         """There is nothing to keep."""
 
     def wait(self, halt: threading.Event, seconds: float) -> None:

@@ -29,7 +29,7 @@ from sync_pipeline.sources.publication_watch import DEFINITION, Look
 from sync_pipeline.sources.replica_identity import Member
 from sync_pipeline.sources.roots import Tracked, pages, track_all
 from sync_pipeline.sources.slots import FAILOVER_SINCE, create_slot, make_failover, slot_name
-from sync_pipeline.sources.source import Page, Source, Standing, State, Subject, mark_last, numbered
+from sync_pipeline.sources.source import Page, Source, SourcePosition, State, Subject, mark_last, numbered
 from sync_pipeline.sources.wal_keys import Changed, KeyReader
 from sync_pipeline.sources.wal_position import Log, check_position, read_log
 from sync_pipeline.sql import bind
@@ -115,7 +115,7 @@ class WalSource(Source):
         self._holds = False  # a pull has read messages
         self._lost: UnreachableError | None = None
 
-    def begin(self) -> Standing:
+    def begin(self) -> SourcePosition:
         """Make the slot, unless it is there: what commits after its consistent point is in it.
 
         Raises DeclarationError, before a slot is made, where the publication would not tell of all changes.
@@ -136,7 +136,7 @@ class WalSource(Source):
             if not found.has_failover and not found.reader:
                 self._make_failover(replication)
             self._log, self._look = read_log(replication), look
-            return Standing(self._state())
+            return SourcePosition(self._state())
 
     def resume(self, state: State) -> None:
         """Check that the slot still holds what comes after our position. Raises GapError, DeclarationError."""
@@ -164,8 +164,8 @@ class WalSource(Source):
     def pull(self, rows: int) -> Iterator[Page]:
         """Keys of whole transactions, one or many; those of a long one in several pages.
 
-        A log that was open and is lost before it told anything is an idle one, and `keep` raises: a server that goes
-        down asks how far we are, and the driver answers with all that was read; so that must be noted.
+        A log that was open and is lost before it told anything is an idle one, and `acknowledge` raises: a server that
+        goes down asks how far we are, and the driver answers with all that was read; so that must be noted.
         """
         follows, self._holds, self._doubted = self._cursor is not None, False, False
         try:
@@ -197,14 +197,14 @@ class WalSource(Source):
                     yield from self._pages_of(changed, xids, rows, [*part])
                     changed = {}
             if not guarded(8):
-                self.keep()
+                self.acknowledge()
             yield from self._pages_of(changed, xids, rows, None)
             self._given = (self._end, None)
             self._reach_mark()
 
-    def standing(self) -> Standing:
+    def position(self) -> SourcePosition:
         """How far the pages reach that were given, and until when that covers all commits."""
-        return Standing(self._state(), self._through, gap_at=self._gap_at, last=self._lost is not None)
+        return SourcePosition(self._state(), self._through, gap_at=self._gap_at, last=self._lost is not None)
 
     def _state(self) -> State:
         assert self._log is not None
@@ -219,7 +219,7 @@ class WalSource(Source):
             **(self._look.state() if self._look else {}),
         }
 
-    def keep(self) -> None:
+    def acknowledge(self) -> None:
         """Tell the server what it may forget; now and then ask how far it has come, for an idle log moves on too."""
         if self._lost:
             raise self._lost

@@ -15,7 +15,7 @@ import pyarrow.compute as pc
 from sync_pipeline.errors import DeclarationError
 from sync_pipeline.faults import guarded
 from sync_pipeline.sources.future import AHEAD, FutureStamps
-from sync_pipeline.sources.source import Page, Source, Standing, State, Subject
+from sync_pipeline.sources.source import Page, Source, SourcePosition, State, Subject
 from sync_pipeline.sources.spans import Span, instant, without_covered
 from sync_pipeline.sources.stamped_rows import ROW_VERSION, STAMP, StampedRows, pages
 from sync_pipeline.sources.stamps import Stamp, stamps_of
@@ -91,7 +91,7 @@ class WatermarkSource(Source):
     _recent: dict[int, pa.Array] = field(default_factory=dict)
     _next: dict[int, list[pa.Array]] = field(default_factory=dict)
 
-    def begin(self) -> Standing:
+    def begin(self) -> SourcePosition:
         """The window of now: rows that are visible already are history's.
 
         Where numbers are drawn, transactions that are open now are waited for a while: later, the end of each would
@@ -103,7 +103,7 @@ class WatermarkSource(Source):
             while window.unmarked and time.monotonic() < limit:
                 time.sleep(_LOOK_SECONDS)  # PostgreSQL has no event for the end of another session's transaction
                 window, _ = self._look(cursor, window)
-        return self._standing(window)
+        return self._position(window)
 
     def pull(self, rows: int) -> Iterator[Page]:
         """Rows above the bound of the window, then those that earlier polls have left; each for a while.
@@ -125,12 +125,12 @@ class WatermarkSource(Source):
         for reading in self._readings:
             reading.is_head = False
 
-    def standing(self) -> Standing:
+    def position(self) -> SourcePosition:
         """As the last look saw it, with what is left of the spans behind the pages given so far."""
         assert self._seen is not None
-        return self._standing(self._seen)
+        return self._position(self._seen)
 
-    def keep(self) -> None:
+    def acknowledge(self) -> None:
         """The next poll goes on from this one's window."""
         self.window = self._seen
         self._recent = {n: pa.concat_arrays(parts).slice(0, _MOST_VERSIONS) for n, parts in self._next.items()}
@@ -225,7 +225,7 @@ class WatermarkSource(Source):
             return self.window.seen
         return bound if bound.at == BEGINNING.at else replace(bound, at=bound.at - self._margin)
 
-    def _standing(self, window: Window) -> Standing:
+    def _position(self, window: Window) -> SourcePosition:
         hides = f"{window.hidden} sessions hide their transactions: the sweep is required" if window.hidden else None
         oldest = min((mark.at for mark in window.holders.values()), default=None)
         spans = [reading.span for reading in self._readings if not reading.is_done]
@@ -235,7 +235,7 @@ class WatermarkSource(Source):
         if ahead := self.future.as_state():
             state["future"] = ahead
         through = min([window.low - self._margin, *self.future.floors(), *(span.floor for span in spans)])
-        return Standing(state, through if through > BEGINNING.at else None, oldest, window.oldest, hides)
+        return SourcePosition(state, through if through > BEGINNING.at else None, oldest, window.oldest, hides)
 
     def _unseen(self, reading: _Reading, page: pa.Table) -> pa.Table:
         """Keys of row versions that neither the poll before nor another stamp of the table has shown.

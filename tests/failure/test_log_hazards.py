@@ -264,7 +264,7 @@ def test_a_server_that_is_shut_down_and_started_leaves_no_gap(world, context, as
 def read_ahead(source, world):
     """Whether more is read than is noted."""
     ((noted,),) = world.target("SELECT (state ->> 'lsn')::bigint FROM sync.cursor WHERE entity = 'note'")
-    return source.standing().state["lsn"] > noted
+    return source.position().state["lsn"] > noted
 
 
 @pytest.mark.hazard(14)

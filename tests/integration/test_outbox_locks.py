@@ -56,8 +56,8 @@ def polled(source):
     keys = []
     for page in source.pull(10):
         keys += page.keys.column("id").to_pylist()
-        source.acknowledge(page)
-    source.keep()
+        source.acknowledge_page(page)
+    source.acknowledge()
     return sorted(keys)
 
 
@@ -89,7 +89,7 @@ def test_a_locked_event_is_given_once_and_acknowledged_when_it_is_free(world, so
     locked.rollback()
     assert polled(source) == []
     assert world.legacy(PENDING) == []
-    assert source.standing().blind is None  # nobody else has acknowledged it
+    assert source.position().blind is None  # nobody else has acknowledged it
 
 
 def test_an_event_that_is_removed_by_the_transaction_that_locked_it_is_noticed(world, source, locked):
@@ -97,7 +97,7 @@ def test_an_event_that_is_removed_by_the_transaction_that_locked_it_is_noticed(w
     locked.cursor().execute("DELETE FROM outbox WHERE aggregate_id = '1'")
     locked.commit()
     assert polled(source) == []
-    assert "another reader" in source.standing().blind
+    assert "another reader" in source.position().blind
 
 
 def test_a_locked_event_that_names_nothing_holds_up_none(world, source, locked):

@@ -124,8 +124,8 @@ def keys(source):
     found = []
     for page in source.pull(100):
         found += page.keys.column(0).to_pylist()
-        source.acknowledge(page)
-    source.keep()
+        source.acknowledge_page(page)
+    source.acknowledge()
     return sorted(found)
 
 
@@ -214,13 +214,13 @@ def test_events_that_another_reader_acknowledges_are_noticed_and_swept(world, mo
         world.legacy("INSERT INTO mail (aggregate_type, aggregate_id) VALUES ('note', 1), ('note', 2)")
         (page,) = source.pull(100)
         world.legacy("UPDATE mail SET processed_at = now() WHERE aggregate_id = 2")
-        source.acknowledge(page)
-        source.keep()
-        assert source.standing().blind.startswith("1 events of public.mail were acknowledged or removed by another")
+        source.acknowledge_page(page)
+        source.acknowledge()
+        assert source.position().blind.startswith("1 events of public.mail were acknowledged or removed by another")
         monkeypatch.setattr(source.watch, "_look_at", 0.0)
         keys(source)
-        assert source.standing().blind is None
-        assert source.standing().gap_at is not None
+        assert source.position().blind is None
+        assert source.position().gap_at is not None
 
 
 @pytest.mark.hazard(65)
@@ -470,8 +470,8 @@ from sync_pipeline.settings import Settings
 from sync_pipeline.stores import Stores
 source = NOTE.capture.open(subject_of(EntityContext.open(NOTE, Stores(Settings.from_env()))), None)
 for page in source.pull(100):
-    source.acknowledge(page)
-source.keep()
+    source.acknowledge_page(page)
+source.acknowledge()
 """
 
 

@@ -120,7 +120,7 @@ def test_a_new_form_is_served_after_a_rebuild(world, context):
     entity = note(context.entity.name, columns, version=2)
     with pytest.raises(DeclarationError, match="has no column 'label'"):
         EntityContext.open(entity, world.stores)
-    changed = EntityContext.open(entity, world.stores, beside=True)
+    changed = EntityContext.open(entity, world.stores, shadow=True)
 
     def edit():
         world.legacy("UPDATE note SET title = 'edited' WHERE id IN (1, 59); DELETE FROM note WHERE id IN (2, 58)")
@@ -183,7 +183,7 @@ def test_batches_on_their_way_and_first_loads_write_both(world, context):
         begun = story.NewTable(context, like=True).begin()
     assert rows(world, f"{name}_next") == {1: ("on the way",)}
     assert begun.state == "filling"
-    with stalled(context, 30, Order(beside=True)):
+    with stalled(context, 30, Order(shadow=True)):
         sync(context, 30, acknowledge=True)
     assert 30 not in rows(world, f"{name}_next")
     made = rebuild_table(context, Once(meanwhile))
@@ -203,12 +203,12 @@ def test_begin_and_swap_wait_for_batches_on_their_way(world, context):
             worker.start()
             wait_for(lambda: world.target("SELECT 1 FROM pg_stat_activity WHERE wait_event = 'advisory'"))
 
-        sync(context, *range(1, 61), beside=True, commit=hold)
+        sync(context, *range(1, 61), shadow=True, commit=hold)
         worker.join()
 
     during_a_batch(coming.begin)
     assert rows(world, f"{table_of(context)}_next") == {}
-    sync(context, *range(1, 61), beside=True)
+    sync(context, *range(1, 61), shadow=True)
     during_a_batch(lambda: coming.swap(done[0]))
     assert done[1:] == [[]]
     assert rebuild_table(context).findings == []
@@ -258,7 +258,7 @@ def test_a_row_that_cannot_be_carried_over_keeps_the_swap_back(world, context, c
     successor(world, context, "id bigint PRIMARY KEY, title text, size numeric(10,2), tag text, label text NOT NULL")
     world.legacy("DELETE FROM note WHERE id = 2")
     entity = note(context.entity.name, {**COLUMNS, "label": "text not null"}, version=2)
-    made = rebuild_table(EntityContext.open(entity, world.stores, beside=True))
+    made = rebuild_table(EntityContext.open(entity, world.stores, shadow=True))
     assert [(f.key, f.kind) for f in made.findings] == [("2", "missing")]
     assert 'null value in column "label"' in made.findings[0].detail
     assert made.former == name
@@ -302,7 +302,7 @@ def test_a_batch_meets_the_swap_between_two_tries(world, context, monkeypatch):
     successor(world, context, "id bigint PRIMARY KEY, title varchar(9), size numeric(10,2), tag text")
     coming, without_faults, swapped = story.NewTable(context), write.without_faults, []
     rebuild = coming.begin()
-    sync(context, *range(1, 61), beside=True)
+    sync(context, *range(1, 61), shadow=True)
 
     def overtaken(*asked):
         found = without_faults(*asked)
@@ -413,7 +413,7 @@ def test_a_declared_column_that_is_missing_passes_only_while_a_table_is_filled(w
     columns = {**COLUMNS, "label": "text"}
     entity = note(context.entity.name, columns, version=2)
     successor(world, context, "id bigint PRIMARY KEY, title text, size numeric(10,2), tag text, label text")
-    story.NewTable(EntityContext.open(entity, world.stores, beside=True)).begin()
+    story.NewTable(EntityContext.open(entity, world.stores, shadow=True)).begin()
     open_one = EntityContext.open(entity, world.stores)
     sync(open_one, 1)
     assert agreed(open_one)
@@ -430,7 +430,7 @@ def test_rows_of_an_older_version_of_the_file_are_written_again(world, context):
     """A follower that was not deployed yet has written them."""
     successor(world, context, "id bigint PRIMARY KEY, title text, size numeric(10,2), tag text, label text")
     entity = note(context.entity.name, {**COLUMNS, "label": "text"}, version=2)
-    changed = EntityContext.open(entity, world.stores, beside=True)
+    changed = EntityContext.open(entity, world.stores, shadow=True)
 
     def edit():
         world.legacy("INSERT INTO note VALUES (61, 'by the old one', 1, 'tag 61')")
@@ -475,7 +475,7 @@ def test_tables_that_refer_to_it_go_over_and_parents_still_come_first(world):
         references=(Reference("also", "series"),),
     )
     with pytest.raises(DeclarationError, match="'also', which refers to other rows: add it first"):
-        EntityContext.open(replace(episode.entity, sinks=(refers_twice,)), world.stores, beside=True)
+        EntityContext.open(replace(episode.entity, sinks=(refers_twice,)), world.stores, shadow=True)
     for context in (series, episode):
         assert rebuild_table(context, like=True).findings == []
         refers = "SELECT conrelid::regclass::text, confrelid::regclass::text, convalidated FROM pg_constraint"

@@ -10,8 +10,8 @@ import psycopg2
 import pytest
 
 from sync_pipeline import replica as waiting
+from sync_pipeline.background import in_background
 from sync_pipeline.batch.order import Order
-from sync_pipeline.beside import beside
 from sync_pipeline.capture import open_cursor
 from sync_pipeline.entity_context import EntityContext
 from sync_pipeline.errors import SettingError, UnreachableError
@@ -160,7 +160,7 @@ def read_while(world, act):
     with world.stores.legacy_rows() as cursor:
         cursor.execute("BEGIN ISOLATION LEVEL REPEATABLE READ")
         cursor.execute("SELECT count(*) FROM content")
-        with beside(lambda _: act(), "writer"):
+        with in_background(lambda _: act(), "writer"):
             cursor.execute("SELECT count(*), pg_sleep(20) FROM content")
 
 

@@ -12,7 +12,7 @@ from sync_pipeline import stores as module
 from sync_pipeline.errors import LeaseLostError, UnreachableError
 from sync_pipeline.ledger.cursor import Lease
 from sync_pipeline.ledger.ledger import migrate
-from sync_pipeline.sources.source import Standing
+from sync_pipeline.sources.source import SourcePosition
 from sync_pipeline.sql import copy_in, copy_out, stage
 
 NUMBERS = pa.table({"n": pa.array([1, 2], pa.int64())})
@@ -141,7 +141,7 @@ def test_whoever_lost_the_lease_moves_nothing(stores):
     def work_under(lease, at):
         with stores.target() as cursor:
             cursor.execute("INSERT INTO try.t VALUES (%s)", (at,))
-            lease.move(cursor, Standing({"at": at}))
+            lease.move(cursor, SourcePosition({"at": at}))
 
     with pytest.raises(LeaseLostError, match="entity film: another worker follows it now"):
         work_under(lost, 1)

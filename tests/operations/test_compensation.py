@@ -633,10 +633,10 @@ def test_while_a_table_is_filled_beside_rows_are_put_back_in_both(world, context
     def act():
         assert [in_both(world, each) for each in (key, late, new)] == [("first", None), *2 * [("refused", "refused")]]
         work(world, context)
-        sync(context, late, new, beside=True)
+        sync(context, late, new, shadow=True)
         with monkeypatch.context() as patch:  # put back between the look at it and the locks
             patch.setattr(prepare, "_put_back", lambda *_: pa.array([], pa.string()))
-            sync(context, late, new, beside=True)
+            sync(context, late, new, shadow=True)
         assert [in_both(world, each) for each in (late, new)] == [("first", "first"), (None, None)]
 
     made = rebuild_table(context, when_filled(act), like=True)
@@ -691,7 +691,7 @@ def test_columns_that_only_the_new_table_has_are_put_back_there(world, context, 
         sinks=tuple(labelled if sink is table else sink for sink in context.entity.sinks),
     )
     world.target(f"{NEXT} ADD label text NOT NULL")
-    changed = EntityContext.open(entity, world.stores, beside=True)
+    changed = EntityContext.open(entity, world.stores, shadow=True)
 
     def act():
         refuse(world, changed, key)

@@ -9,8 +9,8 @@ from dataclasses import replace
 import pytest
 
 from sync_pipeline import due, live, outgoing, pipeline
+from sync_pipeline.background import in_background
 from sync_pipeline.batch.order import Order
-from sync_pipeline.beside import beside
 from sync_pipeline.capture import open_cursor, resumed
 from sync_pipeline.entity_context import EntityContext
 from sync_pipeline.errors import DeclarationError
@@ -400,7 +400,7 @@ def test_a_document_that_nobody_foresaw_parks_one_and_the_entity_goes_on(world, 
     break_documents(monkeypatch)
     edit(world)
     sent = Outgoing(plain, lambda *_: None)
-    with beside(sent.run, "documents"):
+    with in_background(sent.run, "documents"):
         sync(plain, hand_over=sent.take)
     ((key, step, error, message),) = world.target(LETTERS)
     assert (key, step, error) == (7, "document", "ZeroDivisionError")
@@ -421,7 +421,7 @@ def test_an_error_in_sending_leaves_documents_due_and_sends_the_next(world, plai
     monkeypatch.setattr(outgoing, "send", send)
     sent = Outgoing(plain, lambda *_: None)
     edit(world, 1)
-    with beside(sent.run, "documents"):
+    with in_background(sent.run, "documents"):
         sync(plain, 1, hand_over=sent.take)
         assert failed.wait(10)
         edit(world, 2)

@@ -12,7 +12,7 @@ import pytest
 
 from sync_pipeline import live, rewritten_files
 from sync_pipeline import sweep as sweeping
-from sync_pipeline.beside import beside
+from sync_pipeline.background import in_background
 from sync_pipeline.entity_context import EntityContext
 from sync_pipeline.entity_files import load_entities
 from sync_pipeline.errors import BrakeError, LeaseLostError
@@ -195,7 +195,7 @@ def test_a_follower_that_is_replaced_every_few_pages_sweeps_all_the_same(filled,
             break
         stop.clear()
         follower = Follower([context.entity], context.stores, name="of this run")
-        with beside(partial(_run, follower, stop), "follower"):
+        with in_background(partial(_run, follower, stop), "follower"):
             wait_for(lambda: stop.is_set() or not sweep_is_due(context))
             stop.set()
     assert not sweep_is_due(context)

@@ -8,7 +8,7 @@ import pyarrow as pa
 import pytest
 
 from sync_pipeline import outgoing
-from sync_pipeline.beside import beside
+from sync_pipeline.background import in_background
 from sync_pipeline.documents import Operations
 from sync_pipeline.errors import DeclarationError
 from sync_pipeline.sinks.search_index import SearchIndex
@@ -70,7 +70,7 @@ def test_what_gathers_during_a_request_is_the_next_one(context, monkeypatch):
     monkeypatch.setattr(outgoing, "send", send)
     reported = []
     queue = outgoing.Outgoing(context, lambda _, outcome: reported.append(outcome.documents))
-    with beside(queue.run, "documents"):
+    with in_background(queue.run, "documents"):
         queue.take(operations((1, 1, "a"), owed=1))
         assert under_way.wait(10)
         queue.take(operations((2, 2, "b"), owed=2))
@@ -100,7 +100,7 @@ def test_a_wrong_declaration_stops_the_polls(context, monkeypatch):
     monkeypatch.setattr(outgoing, "send", send)
     queue = outgoing.Outgoing(context, lambda *_: None)
     queue.take(operations((1, 1, "a"), owed=1))
-    with beside(queue.run, "documents"):
+    with in_background(queue.run, "documents"):
         pass
     with pytest.raises(DeclarationError, match="a fault"):
         queue.take(operations((2, 2, "b"), owed=2))
@@ -120,7 +120,7 @@ def test_what_nobody_foresaw_leaves_its_documents_due_and_the_next_are_sent(cont
     monkeypatch.setattr(outgoing, "_PACE_SECONDS", 0)
     monkeypatch.setattr(outgoing.due, "let_go", lambda _, ids: let_go.extend(ids))
     queue = outgoing.Outgoing(context, lambda *_: None)
-    with beside(queue.run, "documents"):
+    with in_background(queue.run, "documents"):
         queue.take(operations((1, 1, "a"), owed=1))
         wait_for(lambda: let_go == [1])
         queue.take(operations((2, 2, "b"), owed=2))

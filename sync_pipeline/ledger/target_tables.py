@@ -5,21 +5,21 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from sync_pipeline.errors import DeclarationError
-from sync_pipeline.sinks.relational import RelationalTable, StandingTable
+from sync_pipeline.sinks.relational import RelationalTable, TargetTable
 from sync_pipeline.sql import Cursor
 
 # n, columns and their types, the live table first
-STANDING = "sync.standing(%(entity)s, %(relations)s::text[])"
+TARGET_TABLES = "sync.standing(%(entity)s, %(relations)s::text[])"
 _REMEDY = "migrate the table, or rebuild it (sync-pipeline rebuild table), then sync again"
 _Columns = tuple[Sequence[str], Sequence[str]]
 
 
-def standing(cursor: Cursor, entity: str, table: RelationalTable, *, beside: bool = False) -> list[StandingTable]:
+def target_tables(cursor: Cursor, entity: str, table: RelationalTable, *, shadow: bool = False) -> list[TargetTable]:
     """The live table; after it the one that is filled beside it, if there is one. Raises as standing_of does."""
     cursor.execute(
-        f"SELECT columns, types FROM {STANDING} ORDER BY n", {"relations": relations_of(table), "entity": entity}
+        f"SELECT columns, types FROM {TARGET_TABLES} ORDER BY n", {"relations": relations_of(table), "entity": entity}
     )
-    return standing_of(table, cursor.fetchall(), beside=beside)
+    return target_tables_of(table, cursor.fetchall(), shadow=shadow)
 
 
 def relations_of(table: RelationalTable) -> list[str]:
@@ -27,15 +27,15 @@ def relations_of(table: RelationalTable) -> list[str]:
     return [table.quoted, table.successor.quoted]
 
 
-def standing_of(table: RelationalTable, found: Sequence[_Columns], *, beside: bool = False) -> list[StandingTable]:
+def target_tables_of(table: RelationalTable, found: Sequence[_Columns], *, shadow: bool = False) -> list[TargetTable]:
     """Tables from what `STANDING` has found of them.
 
     Raises DeclarationError for a declared column that the live table does not have, where no other one is filled, nor
-    is to be (`beside`). Columns that refer to other entities' rows must be there in any case: who deletes those looks.
+    is to be (`shadow`). Columns that refer to other entities' rows must be there in any case: who deletes those looks.
     """
     declared = zip((table, table.successor), found, strict=False)
     made = [
-        StandingTable.of(each, dict(zip(*columns, strict=True)), beside=n > 0)
+        TargetTable.of(each, dict(zip(*columns, strict=True)), is_shadow=n > 0)
         for n, (each, columns) in enumerate(declared)
     ]
     if not made:
@@ -44,6 +44,6 @@ def standing_of(table: RelationalTable, found: Sequence[_Columns], *, beside: bo
     referring = [name for reference in table.references for name in reference.columns if name in missing]
     if referring:
         raise DeclarationError(f"{table.name} has no column {referring[0]!r}, which refers to other rows: add it first")
-    if missing and len(made) == 1 and not beside:
+    if missing and len(made) == 1 and not shadow:
         raise DeclarationError(f"{table.name} has no column {missing[0]!r}: {_REMEDY}")
     return made

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 
 
 @contextmanager
-def beside(act: Callable[[threading.Event], None], name: str) -> Iterator[None]:
+def in_background(act: Callable[[threading.Event], None], name: str) -> Iterator[None]:
     """Run `act` until the block ends: then the event that it was given is set, and its return is awaited."""
     stop = threading.Event()
     thread = threading.Thread(target=act, args=(stop,), name=name, daemon=True)
