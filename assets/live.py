@@ -150,8 +150,8 @@ class Watch:
         ids = [record.dagster_run.run_id for record in ours]
         later = ours[: ids.index(run.run_id)] if run.run_id in ids else []
         # one that is queued may wait for this run's place
-        coming = [record.dagster_run for record in later if record.dagster_run.status != dg.DagsterRunStatus.QUEUED]
-        return bool(coming) and not any(run.run_id in workers.sightings for run in coming)
+        pending = [record.dagster_run for record in later if record.dagster_run.status != dg.DagsterRunStatus.QUEUED]
+        return bool(pending) and not any(run.run_id in workers.sightings for run in pending)
 
     def until_caught_up(self) -> None:
         """Until everything that is committed now has arrived, in all entities that can be followed.

@@ -100,7 +100,7 @@ class Operations:
 def send(
     context: EntityContext,
     operations: Operations,
-    coming: Callable[[], set[str]] = set,
+    pending: Callable[[], set[str]] = set,
     shown: Operations | None = None,
 ) -> tuple[int, int]:
     """Send and close; gives (sent, left owed). What is not taken stays due, nothing is raised for it.
@@ -149,7 +149,7 @@ def send(
         cursor.defer("SET LOCAL synchronous_commit = off")
         refused = _refused(context, cursor, shown, result)  # locks first, as a batch does
         age = due.age_of(cursor, operations.owed) if missed or result.retriable else None
-        _close(context, cursor, operations, coming)
+        _close(context, cursor, operations, pending)
         if missed and under_way(cursor, context.entity.name):
             _again(context, cursor, missed, age, [])
         _again(context, cursor, [shown.ids[n].as_py() for n in result.retriable], age, result.faults)
@@ -252,7 +252,7 @@ def _refused(context: EntityContext, cursor: Cursor, operations: Operations, res
     return [reject for reject in rejects if reject.key not in later]
 
 
-def _close(context: EntityContext, cursor: Cursor, operations: Operations, coming: Callable[[], set[str]]) -> None:
+def _close(context: EntityContext, cursor: Cursor, operations: Operations, pending: Callable[[], set[str]]) -> None:
     name = context.entity.name
     if operations.has_shadow:
         due.close(cursor, operations.owed)
@@ -263,7 +263,7 @@ def _close(context: EntityContext, cursor: Cursor, operations: Operations, comin
         context.ledger.later_than(cursor, operations.keys, operations.versions)
     ).to_pylist()
     later = later if guarded(24) else []
-    due.owe(cursor, name, "documents", sorted(set(later) - coming()) if later else [], 0)
+    due.owe(cursor, name, "documents", sorted(set(later) - pending()) if later else [], 0)
 
 
 def _settle(

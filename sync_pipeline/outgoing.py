@@ -72,13 +72,13 @@ class Outgoing:
             batches, self._gathered = self._gathered, []
             return batches
 
-    def _coming(self) -> set[str]:
+    def _pending(self) -> set[str]:
         with self._changed:
             return {key for batch in self._gathered for key in batch.ids.to_pylist()}
 
     def _send(self, operations: Operations) -> None:
         try:
-            sent, owed = send(self._context, operations, self._coming)
+            sent, owed = send(self._context, operations, self._pending)
         except UnreachableError as error:  # they stay due
             log.warning("store unreachable", extra={"entity": self._context.entity.name, "error": str(error)})
             return

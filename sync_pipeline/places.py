@@ -60,7 +60,7 @@ def conflicts(entities: Iterable[Entity]) -> Iterator[tuple[str, str, str]]:
 def places_of(entity: Entity) -> Iterator[Place]:
     """The places that an entity's file names, those of a rebuild included."""
     table = entity.table
-    for each in (table, table.successor, table.former):
+    for each in (table, table.shadow, table.former):
         yield Place("table", each.name, f"table {each.name}")
     if entity.index:
         for alias in (entity.index.alias, entity.index.next_alias):

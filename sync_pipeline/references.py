@@ -62,11 +62,11 @@ class ReferenceLocks:
         columns = list(self.context.origin.key.columns)
         wanted = adapted.legacy.select(columns)
         has_row = pc.not_equal(pc.bit_wise_and(adapted.held, pa.scalar(HELD_ROW, pa.int16())), 0)
-        coming = wanted.filter(has_row)
+        arriving = wanted.filter(has_row)
         leaving = pa.concat_tables([deleted, wanted.filter(pc.invert(has_row))])
         if self._refers_to_itself:
-            coming, leaving = (self._not_overtaken(keys, revision) for keys in (coming, leaving))
-        found = self._orphans(adapted, coming, leaving)
+            arriving, leaving = (self._not_overtaken(keys, revision) for keys in (arriving, leaving))
+        found = self._orphans(adapted, arriving, leaving)
         goes = bool(self.dependents and leaving.num_rows)
         if (found or goes) and not self.strict and guarded(22):
             raise StricterError
@@ -108,12 +108,12 @@ class ReferenceLocks:
         )
         return _without(key, keys, [text for (text,) in self.cursor.fetchall()])
 
-    def _orphans(self, adapted: Adapted, coming: pa.Table, leaving: pa.Table) -> dict[str, Wait]:
+    def _orphans(self, adapted: Adapted, arriving: pa.Table, leaving: pa.Table) -> dict[str, Wait]:
         """Rows whose parent is not in the new side, and does not come in this batch, or goes in it."""
         found: dict[str, Wait] = {}
         references, key = self.context.entity.table.references, self.context.origin.key
         rows = adapted.take(pc.indices_nonzero(adapted.held)) if references else adapted.take(pa.array([], pa.int64()))
-        come, go = (set(key.texts(keys).to_pylist()) for keys in (coming, leaving))
+        come, go = (set(key.texts(keys).to_pylist()) for keys in (arriving, leaving))
         while True:
             now: dict[str, Wait] = {}
             for reference in references:

@@ -24,7 +24,7 @@ def target_tables(cursor: Cursor, entity: str, table: RelationalTable, *, shadow
 
 def relations_of(table: RelationalTable) -> list[str]:
     """The names, quoted, that they have or would have."""
-    return [table.quoted, table.successor.quoted]
+    return [table.quoted, table.shadow.quoted]
 
 
 def target_tables_of(table: RelationalTable, found: Sequence[_Columns], *, shadow: bool = False) -> list[TargetTable]:
@@ -33,7 +33,7 @@ def target_tables_of(table: RelationalTable, found: Sequence[_Columns], *, shado
     Raises DeclarationError for a declared column that the live table does not have, where no other one is filled, nor
     is to be (`shadow`). Columns that refer to other entities' rows must be there in any case: who deletes those looks.
     """
-    declared = zip((table, table.successor), found, strict=False)
+    declared = zip((table, table.shadow), found, strict=False)
     made = [
         TargetTable.of(each, dict(zip(*columns, strict=True)), is_shadow=n > 0)
         for n, (each, columns) in enumerate(declared)

@@ -26,8 +26,8 @@ from sync_pipeline.live import work
 from sync_pipeline.rebuild.documents import compare, doubts, owed_documents
 from sync_pipeline.rebuild.report import Compared, Report
 from sync_pipeline.reconcile.verdict import Finding
+from sync_pipeline.sinks.alias_swap import AliasSwap, behind, next_name, remove
 from sync_pipeline.sinks.search_index import SearchIndex
-from sync_pipeline.sinks.successor import Successor, behind, next_name, remove
 from sync_pipeline.sql import Cursor
 from sync_pipeline.stores import Stores
 
@@ -67,20 +67,20 @@ class NewIndex:
                 f" sync-pipeline rebuild abandon {name}"
             )
         rebuild.must_declare(self._declared)
-        successor = _successor(self.context.entity, rebuild)
+        alias_swap = _alias_swap(self.context.entity, rebuild)
         if rebuild.state == "making":
-            successor.make(stores.search)
+            alias_swap.make(stores.search)
             crash_point("rebuild.made")
             with stores.target() as cursor:
                 rebuild.enter(cursor, "filling")
         if not self.is_swapped(rebuild):
-            successor.let_go(stores.search)
+            alias_swap.let_go(stores.search)
             with stores.target() as cursor:
                 due.unclaim(cursor, name)
 
     def is_swapped(self, rebuild: Rebuild) -> bool:
         """Whether it was cut off between the swap and the ledger."""
-        return _successor(self.context.entity, rebuild).follows(self.context.stores.search)
+        return _alias_swap(self.context.entity, rebuild).follows(self.context.stores.search)
 
     def order(self) -> Order:
         """Documents of unchanged rows go to the new index alone, but for those that the former one has refused."""
@@ -106,14 +106,14 @@ class NewIndex:
         sent again, and reach the new one.
         """
         context, client = self.context, self.context.stores.search
-        successor = _successor(context.entity, rebuild)
+        alias_swap = _alias_swap(context.entity, rebuild)
         for _ in range(_TRIES):
             try:
-                with successor.standstill(client):
+                with alias_swap.standstill(client):
                     crash_point("rebuild.standstill")
                     if doubts(context, rebuild, owed_documents(context)) or _half_undone(context):
                         raise _BehindError
-                    successor.swap(client)
+                    alias_swap.swap(client)
                     return []
             except _BehindError:
                 if not work(context, lambda *_: None):
@@ -147,9 +147,9 @@ def check_abandon(stores: Stores, entity: Entity, rebuild: Rebuild) -> None:
 
 def remove_new(stores: Stores, _: Entity, rebuild: Rebuild) -> None:
     """Nobody writes it any more."""
-    successor = _left(rebuild)
-    successor.let_go(stores.search)
-    successor.remove(stores.search)
+    alias_swap = _left(rebuild)
+    alias_swap.let_go(stores.search)
+    alias_swap.remove(stores.search)
 
 
 def remove_former(stores: Stores, _: Entity, rebuild: Rebuild) -> None:
@@ -157,10 +157,10 @@ def remove_former(stores: Stores, _: Entity, rebuild: Rebuild) -> None:
     remove(stores.search, _left(rebuild).sink, rebuild.former)
 
 
-def _left(rebuild: Rebuild) -> Successor:
+def _left(rebuild: Rebuild) -> AliasSwap:
     """By the alias that it was made for: the entity's file may name another one by now, or none."""
     alias = rebuild.name.rpartition("-")[0]
-    return Successor(SearchIndex(alias, fields={}), rebuild.name, rebuild.former)
+    return AliasSwap(SearchIndex(alias, fields={}), rebuild.name, rebuild.former)
 
 
 def index_of(entity: Entity) -> SearchIndex:
@@ -170,8 +170,8 @@ def index_of(entity: Entity) -> SearchIndex:
     return entity.index
 
 
-def _successor(entity: Entity, rebuild: Rebuild) -> Successor:
-    return Successor(index_of(entity), rebuild.name, rebuild.former)
+def _alias_swap(entity: Entity, rebuild: Rebuild) -> AliasSwap:
+    return AliasSwap(index_of(entity), rebuild.name, rebuild.former)
 
 
 def _former(stores: Stores, index: SearchIndex) -> str:

@@ -40,7 +40,7 @@ class Rebuilt:
     findings: list[Finding] = field(default_factory=list)
 
 
-class Coming(Protocol):
+class RebuildTarget(Protocol):
     """What is filled beside what readers use."""
 
     @property
@@ -86,42 +86,42 @@ def rebuild_table(context: EntityContext, report: Report = silent, *, like: bool
     return _rebuild(context, table.NewTable(context, like), report)
 
 
-def _rebuild(context: EntityContext, coming: Coming, report: Report) -> Rebuilt:
+def _rebuild(context: EntityContext, target: RebuildTarget, report: Report) -> Rebuilt:
     with alone(context.stores, context.entity.name):
         open_cursor(context)
-        rebuild = _begun(context, coming)
+        rebuild = _begun(context, target)
         compared = Compared()
-        if not coming.is_swapped(rebuild):
-            fill(context, rebuild, coming.order, report)
+        if not target.is_swapped(rebuild):
+            fill(context, rebuild, target.order, report)
             crash_point("rebuild.filled")
-            compared = coming.compare(rebuild, report)
+            compared = target.compare(rebuild, report)
             if not compared.findings:
-                compared.findings = coming.swap(rebuild)
+                compared.findings = target.swap(rebuild)
                 crash_point("rebuild.swapped")
         made = Rebuilt(context.entity.name, rebuild.kind, rebuild.name, rebuild.former, rebuild.rows, **vars(compared))
         if not made.findings:
             with context.stores.target() as cursor:
-                coming.finish(cursor, rebuild)
+                target.finish(cursor, rebuild)
                 rebuild.enter(cursor, "done")
         return made
 
 
-def _begun(context: EntityContext, coming: Coming) -> Rebuild:
+def _begun(context: EntityContext, target: RebuildTarget) -> Rebuild:
     """The one that was cut off, or a new one."""
     with context.stores.target() as cursor:
         rebuild = rebuilds.under_way(cursor, context.entity.name)
     if rebuild and rebuild.state == "removing":
         _remove(context.stores, context.entity, rebuild)
         rebuild = None
-    if rebuild and rebuild.kind != coming.kind:
+    if rebuild and rebuild.kind != target.kind:
         raise SettingError(
             f"entity {context.entity.name}: the rebuild of {rebuild.name} comes first: sync-pipeline rebuild"
             f" {rebuild.kind} goes on with it, rebuild abandon gives it up"
         )
     if rebuild is None:
-        rebuild = coming.begin()
+        rebuild = target.begin()
         crash_point("rebuild.begun")
-    coming.go_on(rebuild)
+    target.go_on(rebuild)
     return rebuild
 
 

@@ -48,7 +48,7 @@ def compare(context: EntityContext, rebuild: Rebuild, report: Report) -> Compare
     """Compare all rows. What the fill has not made is carried over, or synced again; what is then left is found."""
     compared = Compared()
     with context.stores.target() as cursor:
-        cursor.execute(f"ANALYZE {context.entity.table.successor.quoted}")  # readers shall not meet it unknown
+        cursor.execute(f"ANALYZE {context.entity.table.shadow.quoted}")  # readers shall not meet it unknown
         compared.compared = context.ledger.count(cursor, HELD_ROW)
     report(COMPARED, compared.compared)
     refused: dict[str, str] = {}
@@ -77,19 +77,19 @@ def doubts(cursor: Cursor, context: EntityContext, rebuild: Rebuild, *, values: 
 
     Not more than ENOUGH.
     """
-    own, live, coming = context.origin.key, *target_tables(cursor, context.entity.name, context.entity.table)
+    own, live, shadow = context.origin.key, *target_tables(cursor, context.entity.name, context.entity.table)
     target = own.named(live.key)
     first, text = f"{{}}.{quote(target.columns[0])}", target.text_expression("k")
     keys = ", ".join(f"coalesce(l.{quote(o)}, n.{quote(t)}) AS {quote(t)}" for o, t in _pairs(own, target))
     parked = bind(cursor, list(ASIDE))
-    differs = " OR ".join(_differences(cursor, live, coming)) if values else "false"
+    differs = " OR ".join(_differences(cursor, live, shadow)) if values else "false"
     cursor.execute(
         f"SELECT {text}, kind, kept FROM (SELECT {keys}, l.seen, CASE WHEN l.seen IS NULL THEN 'extra'"
         f" WHEN {first.format('n')} IS NULL THEN 'missing'"
         f" WHEN {first.format('t')} IS NOT NULL AND ({differs}) THEN 'corrupt'"
         f" WHEN l.basis <> {context.ledger.basis} THEN 'stale' END AS kind"
         f" FROM (SELECT * FROM {context.ledger.table} WHERE held & {HELD_ROW} <> 0) l"
-        f" FULL JOIN {coming.quoted} n ON {own.joins('l', target, 'n')}"
+        f" FULL JOIN {shadow.quoted} n ON {own.joins('l', target, 'n')}"
         f" LEFT JOIN {live.quoted} t ON {target.joins('t', target, 'n')}) k, LATERAL (SELECT coalesce("
         f"seen < {rebuild.revision} OR EXISTS (SELECT FROM sync.due d"
         f" WHERE d.entity = {bind(cursor, context.entity.name)}"
@@ -103,16 +103,16 @@ def _pairs(own: Key, target: Key) -> list[tuple[str, str]]:
     return list(zip(own.columns, target.columns, strict=True))
 
 
-def _differences(cursor: Cursor, live: TargetTable, coming: TargetTable) -> list[str]:
+def _differences(cursor: Cursor, live: TargetTable, shadow: TargetTable) -> list[str]:
     """Conditions: a column that both tables have does not hold the same.
 
     Where its type has changed, either value is read as the other's type: one of the two may have been cut to fit.
     """
     asks = cursor.connection.server_version >= _ASKS_TYPES
     found = []
-    for column in (name for name in live.columns if name in coming.columns and name not in live.key):
+    for column in (name for name in live.columns if name in shadow.columns and name not in live.key):
         new, old = f"n.{quote(column)}", f"t.{quote(column)}"
-        to, of = coming.types[column], live.types[column]
+        to, of = shadow.types[column], live.types[column]
         if to == of:
             found.append(f"{comparable(new, to)} IS DISTINCT FROM {comparable(old, of)}")
             continue
@@ -133,7 +133,7 @@ def _carry_over(context: EntityContext, texts: list[str], compared: Compared) ->
     """Take over rows as the live table has them; gives why those that it cannot take were left."""
     refused: dict[str, str] = {}
     with context.stores.target() as cursor:
-        live, coming = target_tables(cursor, context.entity.name, context.entity.table)
+        live, shadow = target_tables(cursor, context.entity.name, context.entity.table)
         keys, own = context.origin.key.parse(texts), context.origin.key
         # nobody writes or deletes them meanwhile
         these, order = own.is_in(cursor, "l", keys), own.plain("l")
@@ -141,26 +141,26 @@ def _carry_over(context: EntityContext, texts: list[str], compared: Compared) ->
         for row, text in enumerate(texts):
             cursor.execute("SAVEPOINT row")
             try:
-                compared.carried_over += _copy(cursor, context, live, coming, keys.slice(row, 1))
+                compared.carried_over += _copy(cursor, context, live, shadow, keys.slice(row, 1))
             except (psycopg2.DataError, psycopg2.IntegrityError, psycopg2.ProgrammingError) as error:
                 cursor.execute("ROLLBACK TO SAVEPOINT row")
                 refused[text] = f"{type(error).__name__}: {str(error).strip().splitlines()[0]}"
     return refused
 
 
-def _copy(cursor: Cursor, context: EntityContext, live: TargetTable, coming: TargetTable, keys: pa.Table) -> int:
+def _copy(cursor: Cursor, context: EntityContext, live: TargetTable, shadow: TargetTable, keys: pa.Table) -> int:
     """A row, as long as the ledger holds it; its values are read as the new types."""
     own = context.origin.key
     target = own.named(live.key)
-    shared = [name for name in live.columns if name in coming.columns]
+    shared = [name for name in live.columns if name in shadow.columns]
     values = [
         f"t.{quote(name)}"
-        if coming.types[name] == live.types[name]
-        else f"t.{quote(name)}::text::{uncut(coming.types[name])}"
+        if shadow.types[name] == live.types[name]
+        else f"t.{quote(name)}::text::{uncut(shadow.types[name])}"
         for name in shared
     ]
     cursor.execute(
-        f"INSERT INTO {coming.quoted} ({', '.join(map(quote, shared))}) SELECT {', '.join(values)}"
+        f"INSERT INTO {shadow.quoted} ({', '.join(map(quote, shared))}) SELECT {', '.join(values)}"
         f" FROM {live.quoted} t JOIN {context.ledger.table} l ON {target.joins('t', own, 'l')}"
         f" WHERE l.held & {HELD_ROW} <> 0 AND {own.is_in(cursor, 'l', keys)} ON CONFLICT DO NOTHING"
     )
@@ -176,7 +176,7 @@ def _refused(context: EntityContext, texts: list[str]) -> dict[str, str]:
     if context.entity.media:
         adapted = name_known(context.entity.media, context.stores, context.entity.name, key, adapted)
     with context.stores.target() as cursor:
-        coming = target_tables(cursor, context.entity.name, context.entity.table)[1]
+        shadow = target_tables(cursor, context.entity.name, context.entity.table)[1]
     names = key.texts(adapted.legacy)
-    found = coming.try_rows(context.stores, coming.rows(adapted.table)).refused
+    found = shadow.try_rows(context.stores, shadow.rows(adapted.table)).refused
     return {names[row].as_py(): f"{type(e).__name__}: {str(e).strip().splitlines()[0]}" for row, e in found}

@@ -22,12 +22,12 @@ from sync_pipeline.errors import SettingError, UnreachableError
 from sync_pipeline.faults import crash_point
 from sync_pipeline.ledger.rebuilds import Rebuild
 from sync_pipeline.ledger.references import still
-from sync_pipeline.preflight.successor import foreign_keys, obstacles
+from sync_pipeline.preflight.shadow_table import foreign_keys, obstacles
 from sync_pipeline.rebuild.report import Compared, Report
 from sync_pipeline.rebuild.rows import compare, doubts
 from sync_pipeline.reconcile.verdict import Finding
-from sync_pipeline.sinks.exchange import Exchange
 from sync_pipeline.sinks.relational import RelationalTable
+from sync_pipeline.sinks.table_swap import TableSwap
 from sync_pipeline.sql import Cursor, quote
 from sync_pipeline.stores import Stores
 
@@ -59,7 +59,7 @@ class NewTable:
     def begin(self) -> Rebuild:
         """Looked at, the swap rehearsed, and known to every batch: all of it at once, or nothing."""
         table, name = self.context.entity.table, self.context.entity.name
-        rebuild = Rebuild(name, self.kind, table.successor.name, table.name, {**self._declared, "like": self.like})
+        rebuild = Rebuild(name, self.kind, table.shadow.name, table.name, {**self._declared, "like": self.like})
         for _ in _tries():
             with _patient(self.context.stores) as cursor:
                 still(cursor, name)
@@ -83,7 +83,7 @@ class NewTable:
         if self.is_swapped(rebuild):
             return
         with self.context.stores.target() as cursor:
-            cursor.execute("SELECT to_regclass(%s) IS NULL", (self.context.entity.table.successor.quoted,))
+            cursor.execute("SELECT to_regclass(%s) IS NULL", (self.context.entity.table.shadow.quoted,))
             if cursor.fetchone()[0]:
                 raise SettingError(f"{rebuild.name} is gone: sync-pipeline rebuild abandon {self.context.entity.name}")
 
@@ -108,18 +108,18 @@ class NewTable:
                 found = doubts(cursor, self.context, rebuild, values=False)
                 if found:
                     return [Finding("relational", doubt.kind, doubt.key) for doubt in found]
-                exchange = Exchange(cursor, self.context.entity.table)
-                exchange.lock()
-                exchange.swap()
-                self._note(cursor, rebuild, exchange)
+                table_swap = TableSwap(cursor, self.context.entity.table)
+                table_swap.lock()
+                table_swap.swap()
+                self._note(cursor, rebuild, table_swap)
                 crash_point("rebuild.standstill")
                 return []
         raise UnreachableError(f"SYNC_TARGET_DB: {rebuild.former} is read by long transactions; try again later")
 
-    def _note(self, cursor: Cursor, rebuild: Rebuild, exchange: Exchange) -> None:
-        rebuild.note(cursor, "to_validate", exchange.to_validate)
+    def _note(self, cursor: Cursor, rebuild: Rebuild, table_swap: TableSwap) -> None:
+        rebuild.note(cursor, "to_validate", table_swap.to_validate)
         rebuild.enter(cursor, _SWAPPED)
-        rebuild.rename(cursor, exchange.table.name, exchange.table.former.name)
+        rebuild.rename(cursor, table_swap.table.name, table_swap.table.former.name)
 
     def finish(self, cursor: Cursor, rebuild: Rebuild) -> None:
         """Foreign keys are looked at; what the former table refused, the new one may take."""
@@ -176,10 +176,10 @@ def _quoted(name: str) -> str:
 
 def _make_like(cursor: Cursor, table: RelationalTable) -> None:
     """With its foreign keys, which LIKE leaves out."""
-    cursor.execute("SELECT to_regclass(%s) IS NOT NULL", (table.successor.quoted,))
+    cursor.execute("SELECT to_regclass(%s) IS NOT NULL", (table.shadow.quoted,))
     if cursor.fetchone()[0]:
-        raise SettingError(f"{table.successor.name} is there already: leave out --like, or drop it")
-    cursor.execute(f"CREATE TABLE {table.successor.quoted} (LIKE {table.quoted} INCLUDING ALL)")
+        raise SettingError(f"{table.shadow.name} is there already: leave out --like, or drop it")
+    cursor.execute(f"CREATE TABLE {table.shadow.quoted} (LIKE {table.quoted} INCLUDING ALL)")
     for statement in foreign_keys(cursor, table):
         cursor.execute(statement)
 
@@ -187,9 +187,9 @@ def _make_like(cursor: Cursor, table: RelationalTable) -> None:
 def _rehearse(cursor: Cursor, table: RelationalTable) -> None:
     """The swap as it is to be, and back: what would keep it back at the end shows before the beginning."""
     cursor.execute("SAVEPOINT rehearsal")
-    exchange = Exchange(cursor, table)
-    exchange.lock()
-    exchange.swap()
+    table_swap = TableSwap(cursor, table)
+    table_swap.lock()
+    table_swap.swap()
     cursor.execute("ROLLBACK TO SAVEPOINT rehearsal")
 
 

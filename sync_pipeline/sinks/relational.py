@@ -138,7 +138,7 @@ class RelationalTable:
         return tuple(name for name in self.key if name not in self.identity)
 
     @property
-    def successor(self) -> RelationalTable:
+    def shadow(self) -> RelationalTable:
         """The table that is filled beside this one, in a rebuild."""
         return replace(self, name=f"{self.name}_next")
 

@@ -16,8 +16,8 @@ from sync_pipeline.preflight.preflight import preflight
 from sync_pipeline.rebuild import index as story
 from sync_pipeline.rebuild.rebuild import abandon, clear, rebuild_index
 from sync_pipeline.rebuild.report import COMPARED
+from sync_pipeline.sinks.alias_swap import AliasSwap
 from sync_pipeline.sinks.search_index import SearchIndex
-from sync_pipeline.sinks.successor import Successor
 from sync_pipeline.status import status_of
 from tests.rebuilt import Once
 from tests.stalled import stalled
@@ -346,7 +346,7 @@ def test_what_readers_have_seen_shows_after_the_swap(world, context, keys, monke
 
 
 def test_the_former_index_stands_still_in_the_swap(world, context, keys, monkeypatch):
-    swap = Successor.swap
+    swap = AliasSwap.swap
 
     def meanwhile(successor, client):
         before = found(world, successor.former, keys[0])
@@ -355,7 +355,7 @@ def test_the_former_index_stands_still_in_the_swap(world, context, keys, monkeyp
         assert found(world, successor.former, keys[0]) == before
         swap(successor, client)
 
-    monkeypatch.setattr(Successor, "swap", meanwhile)
+    monkeypatch.setattr(AliasSwap, "swap", meanwhile)
     assert rebuild_index(context).findings == []
     world.hurry()
     work_off(context)

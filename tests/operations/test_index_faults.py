@@ -21,7 +21,7 @@ from sync_pipeline.preflight.search import look_at_search
 from sync_pipeline.reconcile.reconcile import reconcile
 from sync_pipeline.repair import repair
 from sync_pipeline.sinks import search_index
-from sync_pipeline.sinks.successor import Successor
+from sync_pipeline.sinks.alias_swap import AliasSwap
 from sync_pipeline.status import status_of
 from tests import clips
 from tests.chaos.interposer import Answer
@@ -482,7 +482,7 @@ def test_a_rebuild_names_a_template_that_makes_data_streams(world, plain):
     template = {"index_patterns": ["clip-0*"], "data_stream": {}, "priority": 500}
     world.document("PUT", "_index_template/media-streams", template)
     try:
-        successor = Successor(plain.entity.index, "clip-000002", INDEX)
+        successor = AliasSwap(plain.entity.index, "clip-000002", INDEX)
         with pytest.raises(DeclarationError, match=r"clip-000002 cannot be made: template media-streams .*: narrow"):
             successor.make(world.stores.search)
     finally:

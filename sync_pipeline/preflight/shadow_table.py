@@ -25,7 +25,7 @@ _UNIQUE = """
         AND indisvalid AND indexprs IS NULL AND (SELECT array_agg(attname::text ORDER BY attname) FROM pg_attribute a
             WHERE attrelid = indrelid AND attnum = ANY (indkey[:indnkeyatts - 1]::int2[])) = %(key)s) AS there
 """
-# what the live table has and its successor has not: by what it is called, and what to do
+# what the live table has and its shadow table lacks: by what it is called, and what to do
 _LACKING = """
     SELECT 'trigger ' || tgname AS what, 'make it there, or drop it here' AS remedy FROM pg_trigger t
     WHERE tgrelid = %(live)s::regclass AND NOT tgisinternal AND NOT EXISTS
@@ -74,60 +74,60 @@ _BOUND = """
 
 
 def obstacles(cursor: Cursor, table: RelationalTable) -> Iterator[str]:
-    """What is in the way of the successor of a table, each with what to do about it. Changes nothing."""
+    """Yields what keeps the shadow table from taking the place of a table, each with its remedy. Changes nothing."""
     if len(table.former.name.partition(".")[2]) > _LONGEST:
         yield f"{table.former.name} would be too long a name"
         return
     cursor.execute("SET LOCAL search_path = pg_catalog")
-    relations = {"live": table.quoted, "next": table.successor.quoted}
-    (live,), coming = (named(cursor, _STANDING, {"relation": relation}) for relation in relations.values())
-    if not coming:
-        yield f"{table.successor.name} is not there: make it by a migration of yours, or say --like"
+    relations = {"live": table.quoted, "next": table.shadow.quoted}
+    (live,), shadow = (named(cursor, _STANDING, {"relation": relation}) for relation in relations.values())
+    if not shadow:
+        yield f"{table.shadow.name} is not there: make it by a migration of yours, or say --like"
         return
-    foreign = list(_standing(table, live, coming[0]))
+    foreign = list(_standing(table, live, shadow[0]))
     if foreign:
         yield from foreign
         return
     yield from _columns(cursor, table)
-    cursor.execute(f"SELECT EXISTS (SELECT FROM {table.successor.quoted})")
+    cursor.execute(f"SELECT EXISTS (SELECT FROM {table.shadow.quoted})")
     if cursor.fetchone()[0]:
-        yield f"{table.successor.name} holds rows: TRUNCATE {table.successor.quoted};"
+        yield f"{table.shadow.name} holds rows: TRUNCATE {table.shadow.quoted};"
     cursor.execute("SELECT to_regclass(%s)", (table.former.quoted,))
     if cursor.fetchone()[0]:
         yield f"{table.former.name} is there from the rebuild before: sync-pipeline rebuild clear"
     for row in [*named(cursor, _LACKING, relations), *named(cursor, _FOREIGN_KEYS, relations)]:
-        yield f"{table.successor.name} lacks {row['what']} of {table.name}: {row['remedy']}"
+        yield f"{table.shadow.name} lacks {row['what']} of {table.name}: {row['remedy']}"
     for row in named(cursor, _BOUND, relations):
         yield f"{row['what']} would stay with the former table: {row['remedy']}"
 
 
 def foreign_keys(cursor: Cursor, table: RelationalTable) -> list[str]:
-    """Statements that give the successor those foreign keys of the live table that it has not."""
+    """Statements that give the shadow table the foreign keys of the live table that it lacks."""
     cursor.execute("SET LOCAL search_path = pg_catalog")
-    relations = {"live": table.quoted, "next": table.successor.quoted}
+    relations = {"live": table.quoted, "next": table.shadow.quoted}
     return [str(row["remedy"]) for row in named(cursor, _FOREIGN_KEYS, relations)]
 
 
-def _standing(table: RelationalTable, live: dict[str, object], coming: dict[str, object]) -> Iterator[str]:
-    for name, found in ((table.name, live), (table.successor.name, coming)):
+def _standing(table: RelationalTable, live: dict[str, object], shadow: dict[str, object]) -> Iterator[str]:
+    for name, found in ((table.name, live), (table.shadow.name, shadow)):
         if not found["ours"]:
             yield f"{name} belongs to {found['owner']}, who alone renames it: GRANT {found['owner']} TO {live['us']};"
         if not found["on_its_own"]:
             yield f"{name} is a part of another table, or has children: only a table of its own can be swapped"
-    if live["owner"] != coming["owner"]:
+    if live["owner"] != shadow["owner"]:
         yield (
-            f"{table.successor.name} belongs to {coming['owner']}:"
-            f" ALTER TABLE {table.successor.quoted} OWNER TO {live['owner']};"
+            f"{table.shadow.name} belongs to {shadow['owner']}:"
+            f" ALTER TABLE {table.shadow.quoted} OWNER TO {live['owner']};"
         )
     for what in ("security", "identity", "relpersistence"):
-        if live[what] != coming[what]:
+        if live[what] != shadow[what]:
             said = {"security": "row security", "identity": "replica identity", "relpersistence": "UNLOGGED"}[what]
-            yield f"{table.successor.name} differs from {table.name} in {said}: ALTER TABLE one of them"
+            yield f"{table.shadow.name} differs from {table.name} in {said}: ALTER TABLE one of them"
 
 
 def _columns(cursor: Cursor, table: RelationalTable) -> Iterator[str]:
     columns = {}
-    for each in (table, table.successor):
+    for each in (table, table.shadow):
         found = {row["attname"]: row for row in named(cursor, _COLUMNS, {"relation": each.quoted})}
         for name, column in found.items():
             if column["required"] and name not in table.columns:
@@ -136,16 +136,16 @@ def _columns(cursor: Cursor, table: RelationalTable) -> Iterator[str]:
                     f" ALTER TABLE {each.quoted} ALTER COLUMN {quote(name)} DROP NOT NULL;"
                 )
         columns[each.name] = found
-    live, coming = columns.values()
+    live, shadow = columns.values()
     for name in table.columns:
-        if name not in coming:
-            yield f"{table.successor.name} has no column {name}, which is declared: add it there"
-    for name in live.keys() & coming.keys() - table.columns.keys():
-        if not coming[name]["generated"]:
+        if name not in shadow:
+            yield f"{table.shadow.name} has no column {name}, which is declared: add it there"
+    for name in live.keys() & shadow.keys() - table.columns.keys():
+        if not shadow[name]["generated"]:
             yield f"{table.name}.{name} is not declared: its values would not go over; declare it, or drop it from one"
-    values = {"relation": table.successor.quoted, "key": sorted(table.identity)}
+    values = {"relation": table.shadow.quoted, "key": sorted(table.identity)}
     if not named(cursor, _UNIQUE, values)[0]["there"]:
         yield (
-            f"{table.successor.name} has no unique index on its key ({', '.join(table.identity)}):"
-            f" ALTER TABLE {table.successor.quoted} ADD PRIMARY KEY ({', '.join(map(quote, table.identity))});"
+            f"{table.shadow.name} has no unique index on its key ({', '.join(table.identity)}):"
+            f" ALTER TABLE {table.shadow.quoted} ADD PRIMARY KEY ({', '.join(map(quote, table.identity))});"
         )

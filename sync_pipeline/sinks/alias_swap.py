@@ -1,4 +1,4 @@
-"""The successor of an index: made beside it, and put behind its aliases in one step."""
+"""Swaps a new index for the one behind an alias: makes the new one, and moves all aliases to it in one step."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ _ALIAS_FIELDS = ("filter", "index_routing", "search_routing", "is_write_index", 
 
 
 @dataclass(frozen=True)
-class Successor:
-    """An index that is to follow another one behind a sink's alias."""
+class AliasSwap:
+    """A new index, and the one behind the alias of a sink, whose place it takes."""
 
     sink: SearchIndex
     name: str

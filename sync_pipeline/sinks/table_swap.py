@@ -67,8 +67,8 @@ _INDICES = """
 
 
 @dataclass
-class Exchange:
-    """The live table, and its successor. Everything is done in the caller's transaction."""
+class TableSwap:
+    """The live table, and the shadow table that takes its place. Everything is done in the caller's transaction."""
 
     cursor: Cursor
     table: RelationalTable
@@ -83,7 +83,7 @@ class Exchange:
         views = [view for view, *_ in self.cursor.fetchall()]
         self._look(_REFERRING)
         referring = sorted({relation for relation, *_ in self.cursor.fetchall()})
-        tables = [*views, *referring, self.table.quoted, self.table.successor.quoted]
+        tables = [*views, *referring, self.table.quoted, self.table.shadow.quoted]
         self.cursor.execute(f"SET LOCAL lock_timeout = '{_PATIENCE}'")
         for table in tables:
             self.cursor.execute(f"LOCK TABLE {table} IN ACCESS EXCLUSIVE MODE")
@@ -115,20 +115,20 @@ class Exchange:
 
     def _look(self, query: str) -> None:
         self.cursor.execute("SET LOCAL search_path = pg_catalog")  # or names would be written short
-        self.cursor.execute(query, {"live": self.table.quoted, "next": self.table.successor.quoted})
+        self.cursor.execute(query, {"live": self.table.quoted, "next": self.table.shadow.quoted})
 
     def _rename(self) -> None:
-        (_, live), (_, coming), (_, former) = (
-            table.name.split(".") for table in (self.table, self.table.successor, self.table.former)
+        (_, live), (_, shadow), (_, former) = (
+            table.name.split(".") for table in (self.table, self.table.shadow, self.table.former)
         )
-        for table, replaced in ((self.table, None), (self.table.successor, coming)):
+        for table, replaced in ((self.table, None), (self.table.shadow, shadow)):
             self.cursor.execute(_INDICES, (table.quoted,))
             for index, name in self.cursor.fetchall():
                 new = name.replace(replaced, live, 1) if replaced else f"{name}_former"
                 if new != name:
                     self._try(f"ALTER INDEX {index} RENAME TO {quote(new)}", f"index {index}")
         self._try(f"ALTER TABLE {self.table.quoted} RENAME TO {quote(former)}", self.table.name)
-        self._try(f"ALTER TABLE {self.table.successor.quoted} RENAME TO {quote(live)}", self.table.successor.name)
+        self._try(f"ALTER TABLE {self.table.shadow.quoted} RENAME TO {quote(live)}", self.table.shadow.name)
 
     def _refer(self, relation: str, name: str, definition: str, validated: bool) -> None:
         """Foreign keys hold from now on; that they held before is looked at later, without keeping anybody waiting."""
@@ -146,7 +146,7 @@ class Exchange:
             raise
         except psycopg2.Error as error:
             said = str(error).strip().splitlines()[0]
-            raise SettingError(f"{what} cannot go over to {self.table.successor.name}: {said}") from error
+            raise SettingError(f"{what} cannot go over to {self.table.shadow.name}: {said}") from error
 
 
 def _later(definition: str) -> str:
