@@ -16,8 +16,8 @@ from assets.live import live_asset
 from assets.resources import Engine
 from assets.source import CODE_URL, linked
 from checks.entity_files import entity_files_asset, entity_files_check, entity_files_result
+from checks.health import health_check
 from checks.reconciliation import reconciliation_check
-from checks.standing import standing_check
 from sync_pipeline.entity_files import read_entity_files
 
 log = logging.getLogger(__name__)
@@ -36,7 +36,7 @@ def definitions() -> dg.Definitions:
     live = live_asset(entities).map_asset_specs(link)
     histories = [history_asset(entity).map_asset_specs(link) for entity in entities.values()]
     comparisons = [reconciliation_check(entity, sink_keys(entity)) for entity in entities.values()]
-    looks = [standing_check(entity, sink_keys(entity)["relational"]) for entity in entities.values()]
+    looks = [health_check(entity, sink_keys(entity)["relational"]) for entity in entities.values()]
     return dg.Definitions.merge(
         dg.Definitions(
             assets=[*legacy_specs(entities.values()), entity_files_asset(package), live, *histories],

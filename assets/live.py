@@ -143,7 +143,9 @@ class Watch:
             return False  # not the sensor's: started by hand, it ends when it was to end
         try:
             workers = read_workers(self.stores)
-            ours = Deployment(location_of(run), workers.ledger).kept_runs(self.context.instance, workers.sightings)
+            ours = Deployment(location_of(run), workers.ledger).kept_runs(
+                self.context.instance, workers.last_heartbeats
+            )
         except Exception as error:
             self.context.log.warning(f"a successor could not be looked for: {error}")
             return False
@@ -151,7 +153,7 @@ class Watch:
         later = ours[: ids.index(run.run_id)] if run.run_id in ids else []
         # one that is queued may wait for this run's place
         pending = [record.dagster_run for record in later if record.dagster_run.status != dg.DagsterRunStatus.QUEUED]
-        return bool(pending) and not any(run.run_id in workers.sightings for run in pending)
+        return bool(pending) and not any(run.run_id in workers.last_heartbeats for run in pending)
 
     def until_caught_up(self) -> None:
         """Until everything that is committed now has arrived, in all entities that can be followed.

@@ -13,7 +13,7 @@ import dagster as dg
 
 from assets.deployment import Deployment, location_of_sensor
 from assets.silence import Silence
-from sync_pipeline.heartbeat import Sighting, Workers, free_leases, leave, read_workers
+from sync_pipeline.heartbeat import LastHeartbeat, Workers, free_leases, leave, read_workers
 from sync_pipeline.stores import Stores
 
 # several beats are missing
@@ -21,7 +21,7 @@ SILENT_SECONDS = 20.0
 # from a run's start to its first beat
 START_SECONDS = 60.0
 _ASK_SECONDS = 5.0
-_NEVER = Sighting(host="", pid=0)
+_NEVER = LastHeartbeat(host="", pid=0)
 _UNSEEN = "never seen"
 
 
@@ -41,9 +41,9 @@ def fail_lost(context: dg.SensorEvaluationContext, stores: Stores) -> Ours:
     """
     workers = read_workers(stores)
     deployment = Deployment(location_of_sensor(context), workers.ledger)
-    kept = deployment.kept_runs(context.instance, workers.sightings)
+    kept = deployment.kept_runs(context.instance, workers.last_heartbeats)
     silence = Silence.from_cursor(context.cursor).look(_marks(workers, kept), monotonic())
-    lost = [name for name in silence.marks if _is_lost(name, workers.sightings.get(name), silence.seconds[name])]
+    lost = [name for name in silence.marks if _is_lost(name, workers.last_heartbeats.get(name), silence.seconds[name])]
     failed = {name for name in lost if _fail_ours(context.instance, stores, deployment, workers, name)}
     context.update_cursor(silence.to_cursor())
     return Ours(deployment, workers, [record for record in kept if record.dagster_run.run_id not in failed])
@@ -52,7 +52,7 @@ def fail_lost(context: dg.SensorEvaluationContext, stores: Stores) -> Ours:
 def _marks(workers: Workers, kept: list[dg.RunRecord]) -> dict[str, str]:
     """What tells one beat of a worker from the next, for all who beat or should."""
     started = [record.dagster_run.run_id for record in kept if _has_started(record)]
-    return {**dict.fromkeys(started, _UNSEEN), **{name: seen.mark for name, seen in workers.sightings.items()}}
+    return {**dict.fromkeys(started, _UNSEEN), **{name: seen.mark for name, seen in workers.last_heartbeats.items()}}
 
 
 def _has_started(record: dg.RunRecord) -> bool:
@@ -60,7 +60,7 @@ def _has_started(record: dg.RunRecord) -> bool:
     return record.dagster_run.status == dg.DagsterRunStatus.STARTED and record.start_time is not None
 
 
-def _is_lost(name: str, seen: Sighting | None, silent_seconds: float) -> bool:
+def _is_lost(name: str, seen: LastHeartbeat | None, silent_seconds: float) -> bool:
     if seen is None:
         return silent_seconds >= START_SECONDS
     return seen.is_gone or silent_seconds >= SILENT_SECONDS
@@ -71,16 +71,16 @@ def _fail_ours(
 ) -> bool:
     """Fail a lost run and free its leases, if it is ours; False where it is another's, or no run of this Dagster."""
     run = instance.get_run_by_id(name)
-    if run is None or not deployment.owns(run, workers.sightings):
+    if run is None or not deployment.owns(run, workers.last_heartbeats):
         return False
     if not run.is_finished:
-        _fail(instance, run, workers.sightings.get(name, _NEVER))
+        _fail(instance, run, workers.last_heartbeats.get(name, _NEVER))
     free_leases(stores, name)
     leave(stores, name)
     return True
 
 
-def _fail(instance: dg.DagsterInstance, run: dg.DagsterRun, seen: Sighting) -> None:
+def _fail(instance: dg.DagsterInstance, run: dg.DagsterRun, seen: LastHeartbeat) -> None:
     """End its process if it is still there, and call the run failed."""
     if not seen.kill():
         _terminate(instance, run)

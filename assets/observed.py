@@ -11,11 +11,11 @@ import datetime as dt
 import dagster as dg
 
 from assets.lineage import sink_keys
-from checks.letters import letters_page
+from checks.dead_letter_pages import dead_letter_page
 from sync_pipeline import dead_letters
 from sync_pipeline.due import DEAD_LETTERS
 from sync_pipeline.entity import Entity
-from sync_pipeline.holdings import holdings
+from sync_pipeline.sink_sizes import sink_sizes
 from sync_pipeline.status import status_of
 from sync_pipeline.stores import Stores
 
@@ -24,7 +24,7 @@ Figures = dict[str, float | int | dg.MarkdownMetadataValue]
 
 def observed(stores: Stores, entity: Entity) -> dict[dg.AssetKey, Figures]:
     """By sink, figures as they are now. Raises UnreachableError."""
-    standing, held, letters = _standing(stores, entity), holdings(stores, entity), _letters(stores, entity)
+    standing, held, letters = _standing(stores, entity), sink_sizes(stores, entity), _letters(stores, entity)
     found: dict[dg.AssetKey, Figures] = {key: dict(standing) for key in sink_keys(entity).values()}
     for sink, holding in held.items():
         found[sink_keys(entity)[sink]] |= {"dagster/row_count": holding.rows, "dagster/size_bytes": holding.size}
@@ -37,8 +37,8 @@ def _letters(stores: Stores, entity: Entity) -> Figures:
     if not status_of(stores, entity):
         return {}
     with stores.target() as cursor:
-        causes = dead_letters.overview(cursor, dead_letters.Which(entity.name), 0)["causes"]
-    return {"dead letters": dg.MetadataValue.md(letters_page(entity.name, causes))} if causes else {}
+        causes = dead_letters.overview(cursor, dead_letters.DeadLetterFilter(entity.name), 0)["causes"]
+    return {"dead letters": dg.MetadataValue.md(dead_letter_page(entity.name, causes))} if causes else {}
 
 
 def _standing(stores: Stores, entity: Entity) -> Figures:

@@ -10,7 +10,7 @@ import dagster as dg
 from assets.lineage import sink_keys
 from assets.lost_runs import START_SECONDS, Ours, fail_lost
 from assets.resources import Engine
-from checks.standing import FRESHNESS, standing
+from checks.health import FRESHNESS, health_results
 from sync_pipeline.entity import Entity
 from sync_pipeline.errors import SyncError
 
@@ -77,14 +77,14 @@ def _seconds_left(record: dg.RunRecord, ours: Ours) -> float:
     window = WINDOW_MINUTES * 60
     if record.dagster_run.status != dg.DagsterRunStatus.STARTED:
         return window
-    seen = ours.workers.sightings.get(record.dagster_run.run_id)
+    seen = ours.workers.last_heartbeats.get(record.dagster_run.run_id)
     if seen and seen.worked_seconds is None:  # of a version that does not tell
         return window - _age(record)
     return window - (seen.worked_seconds or 0.0 if seen else 0.0)
 
 
 def _hangs(record: dg.RunRecord, ours: Ours) -> bool:
-    seen = ours.workers.sightings.get(record.dagster_run.run_id)
+    seen = ours.workers.last_heartbeats.get(record.dagster_run.run_id)
     return bool(seen and seen.hanging)
 
 
@@ -129,7 +129,7 @@ def _evaluations(engine: Engine, entities: Mapping[str, Entity]) -> Iterator[dg.
         key = sink_keys(entity)["relational"]
         try:
             with engine.stores() as stores:
-                results = list(standing(stores, entity, key))
+                results = list(health_results(stores, entity, key))
         except SyncError as error:
             results = [_not_looked_at(key, error)]
         for result in results:

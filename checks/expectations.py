@@ -15,8 +15,8 @@ import dagster as dg
 
 from checks.data_docs import DataDocs
 from checks.expect import ERROR, WARNING, HasType, Severity
-from checks.opening import OpensStores
 from checks.report import Report, Result
+from checks.stores_resource import OpensStores
 from checks.suite import NEW, Side
 from sync_pipeline.errors import SettingError, UnreachableError
 from sync_pipeline.stores import Stores

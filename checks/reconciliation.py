@@ -6,7 +6,7 @@ from typing import cast
 
 import dagster as dg
 
-from checks.opening import OpensStores
+from checks.stores_resource import OpensStores
 from sync_pipeline.entity import Entity
 from sync_pipeline.entity_context import EntityContext
 from sync_pipeline.errors import SyncError
@@ -46,11 +46,11 @@ def reconciliation_check(entity: Entity, keys: Mapping[str, dg.AssetKey]) -> dg.
         with engine.stores(context.run.run_id) as stores:
             entity_context = EntityContext.open(entity, stores)
             verdict = reconcile(entity_context)
-            lie = _lie(entity_context, verdict)
+            parts_at_fault = _locate(entity_context, verdict)
             tolerated = stores.settings.drift_warning_rows
         for sink, key in keys.items():
             result = _result(key, sink, verdict, tolerated)
-            yield result._replace(metadata={**(result.metadata or {}), "verdicts": _verdicts(lie, sink)})
+            yield result._replace(metadata={**(result.metadata or {}), "verdicts": _verdicts(parts_at_fault, sink)})
 
     return compare
 
@@ -86,7 +86,7 @@ def _samples(found: list[Finding]) -> dict[str, dg.TableMetadataValue]:
     return {"samples": dg.MetadataValue.table(records)}
 
 
-def _lie(context: EntityContext, verdict: Verdict) -> list[Part]:
+def _locate(context: EntityContext, verdict: Verdict) -> list[Part]:
     """Where mismatches lie; nothing when that could not be looked at, for the verdict must be told all the same."""
     try:
         return parts(context, verdict.findings)
@@ -94,10 +94,10 @@ def _lie(context: EntityContext, verdict: Verdict) -> list[Part]:
         return []
 
 
-def _verdicts(lie: list[Part], sink: str) -> dg.TableMetadataValue:
+def _verdicts(parts_at_fault: list[Part], sink: str) -> dg.TableMetadataValue:
     """A verdict for the live delta, and for each partition of the history; neighbours that are clean share a line."""
-    stretches = [lie[:1]] if lie else []
-    for drifts, found in groupby(lie[1:], lambda part: part.wrong[sink] > 0):
+    stretches = [parts_at_fault[:1]] if parts_at_fault else []
+    for drifts, found in groupby(parts_at_fault[1:], lambda part: part.wrong[sink] > 0):
         together = list(found)
         stretches += [[part] for part in together] if drifts else [together]
     return dg.MetadataValue.table([_verdict(stretch, sink) for stretch in stretches], _VERDICTS)

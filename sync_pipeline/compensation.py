@@ -22,8 +22,8 @@ from sync_pipeline.entity_context import EntityContext
 from sync_pipeline.errors import CompensationError, UnreachableError
 from sync_pipeline.faults import crash_point
 from sync_pipeline.keys import Key
-from sync_pipeline.ledger import before
-from sync_pipeline.ledger.before import Image
+from sync_pipeline.ledger import before_images
+from sync_pipeline.ledger.before_images import Image
 from sync_pipeline.ledger.ledger import KEEP, UNDO, WRITE
 from sync_pipeline.ledger.rebuilds import under_way
 from sync_pipeline.pipeline import sync_keys
@@ -104,55 +104,55 @@ class _Compensation:
     def _undo(self, locks: ReferenceLocks, revision: int, plan: pa.Table, applied: pa.Table) -> pa.Table:
         """In the rows' transaction: put back what is still as it was refused."""
         cursor, name = locks.cursor, self.context.entity.name
-        standing = _standing(self.context.origin.key, plan, applied)
-        kept = before.images(cursor, name, self.record.keys)
+        entries = _ledger_entries(self.context.origin.key, plan, applied)
+        kept = before_images.images(cursor, name, self.record.keys)
         refused = parking.among_refused(cursor, name, self.record.keys)
         self.former, self.over = {}, []
         self.has_shadow = _has_shadow_index(cursor, name)
-        found = (self._chosen(text, kept[text], standing.get(text), text in refused) for text in kept)
+        found = (self._chosen(text, kept[text], entries.get(text), text in refused) for text in kept)
         chosen = [image for image in found if image]
         if chosen:
-            self._put_back(locks, revision, chosen, {image.key for image in chosen if len(kept[image.key]) > 1})
+            self._revert(locks, revision, chosen, {image.key for image in chosen if len(kept[image.key]) > 1})
         over = pa.array(self.over, pa.string())
-        before.forget(cursor, name, over, pa.repeat(pa.scalar(revision, pa.int64()), len(over)))
+        before_images.forget(cursor, name, over, pa.repeat(pa.scalar(revision, pa.int64()), len(over)))
         # a later batch has looked at them: again, under a higher revision
-        due.owe(cursor, name, "compensation", sorted(kept.keys() - standing.keys()), 0)
+        due.owe(cursor, name, "compensation", sorted(kept.keys() - entries.keys()), 0)
         if not self.former:
             due.close(cursor, [self.record.id])
-        return _with_undone(plan, {standing[image.key].n: image.held for image in chosen})
+        return _with_undone(plan, {entries[image.key].n: image.held for image in chosen})
 
-    def _chosen(self, text: str, kept: list[Image], standing: _Standing | None, is_refused: bool) -> Image | None:
+    def _chosen(self, text: str, kept: list[Image], entries: _LedgerEntry | None, is_refused: bool) -> Image | None:
         """What a key is to be put back to, if it is."""
         last, seen = kept[-1], self.seen.get(text)
-        if standing is None or standing.action == WRITE:
+        if entries is None or entries.action == WRITE:
             return None
-        if last.restored == standing.written:  # whoever has put it back was killed before its document was sent
-            self.former[text] = (standing.written, last.document)
+        if last.restored == entries.written:  # whoever has put it back was killed before its document was sent
+            self.former[text] = (entries.written, last.document)
             return None
         version = seen.version if seen else None
-        if last.revision < standing.written or version == standing.written:
+        if last.revision < entries.written or version == entries.written:
             self.over.append(text)  # written since without a document; or another index behind the alias has taken it
             return None
-        if standing.overtaken:
+        if entries.overtaken:
             return None
-        if standing.action != KEEP:
+        if entries.action != KEEP:
             raise CompensationError(f"{text} has changed, and is refused before its row could be written")
         if not is_refused:
             return None  # written since, and its document is still to be sent
-        return before.whole(kept, version)
+        return before_images.last_whole(kept, version)
 
-    def _put_back(self, locks: ReferenceLocks, revision: int, chosen: list[Image], late: set[str]) -> None:
+    def _revert(self, locks: ReferenceLocks, revision: int, chosen: list[Image], late: set[str]) -> None:
         """Rows, references, ledger and letters; `late` are keys of which older documents may be on their way."""
         context, cursor, name = self.context, locks.cursor, self.context.entity.name
         key, texts = context.origin.key, [image.key for image in chosen]
-        before.put_back(cursor, name, locks.tables, key, chosen)
+        before_images.revert(cursor, name, locks.tables, key, chosen)
         if not locks.are_alone and (why := locks.broken(key.parse(texts))):
             raise CompensationError(why)
         context.ledger.undo(cursor, {image.key: image.held for image in chosen}, revision)
         parking.undone(cursor, name, texts, revision)
         documents = {text: self.seen[text].body if text in self.seen else None for text in texts}
         sent = set(texts) if self.has_shadow else late
-        before.restored(cursor, name, [image for image in chosen if image.key in sent], revision, documents)
+        before_images.note_reverted(cursor, name, [image for image in chosen if image.key in sent], revision, documents)
         self.over += [text for text in texts if text not in sent]
         self.former |= {text: (revision, documents[text]) for text in sent}
 
@@ -171,12 +171,12 @@ class _Compensation:
                     raise UnreachableError("SYNC_SEARCH_URL: the cluster is busy")
         crash_point("compensation.sent")
         with self.context.stores.target() as cursor:
-            before.forget(cursor, name, ids, versions)
+            before_images.forget(cursor, name, ids, versions)
             due.close(cursor, [self.record.id])
 
 
 @dataclass(frozen=True)
-class _Standing:
+class _LedgerEntry:
     """How the ledger left a key: its number and action in the plan, and who wrote it last."""
 
     n: int
@@ -185,13 +185,13 @@ class _Standing:
     overtaken: bool
 
 
-def _standing(key: Key, plan: pa.Table, applied: pa.Table) -> dict[str, _Standing]:
+def _ledger_entries(key: Key, plan: pa.Table, applied: pa.Table) -> dict[str, _LedgerEntry]:
     """Of the keys (texts) that the ledger has let through."""
     n = applied.column("n").combine_chunks()
     through = plan.take(n)
     columns = (n, through.column("action"), applied.column("written"), applied.column("overtaken"))
     values = zip(*(column.to_pylist() for column in columns), strict=True)
-    return {text: _Standing(*row) for text, row in zip(key.texts(through).to_pylist(), values, strict=True)}
+    return {text: _LedgerEntry(*row) for text, row in zip(key.texts(through).to_pylist(), values, strict=True)}
 
 
 def _with_undone(plan: pa.Table, held: dict[int, int]) -> pa.Table:

@@ -35,7 +35,7 @@ _STATE = f"CASE reason WHEN '{DISCARDED}' THEN '{DISCARDED}' ELSE '{PARKED}' END
 
 
 @dataclass(frozen=True)
-class Which:
+class DeadLetterFilter:
     """Which dead letters are meant: those that fulfil all that is said."""
 
     entity: str
@@ -60,18 +60,18 @@ class Which:
         return {**vars(self), "reasons": list(self.reasons), "keys": list(self.keys)}
 
 
-def overview(cursor: Cursor, which: Which, limit: int) -> dict[str, Any]:
+def overview(cursor: Cursor, chosen: DeadLetterFilter, limit: int) -> dict[str, Any]:
     """How many are `parked` and `discarded`, their `causes` with examples, and `letters`, the oldest first."""
-    values = {**which.values, "limit": limit}
+    values = {**chosen.values, "limit": limit}
     causes = named(
         cursor,
         f"SELECT {_STATE} AS state, step, error, count(*) AS letters, max(attempts) AS attempts, min(first_at)"
         f" AS first_at, max(last_at) AS last_at, {next_at('min(not_before)')} AS next_at, min(message) AS message,"
-        f" (array_agg(key ORDER BY first_at, id))[:{_EXAMPLES}] AS keys FROM sync.due WHERE {which.where}"
+        f" (array_agg(key ORDER BY first_at, id))[:{_EXAMPLES}] AS keys FROM sync.due WHERE {chosen.where}"
         " GROUP BY 1, 2, 3 ORDER BY 1 DESC, 4 DESC, 2, 3",
         values,
     )
-    letters = named(cursor, f"{_SELECT} WHERE {which.where} ORDER BY first_at, id LIMIT %(limit)s", values)
+    letters = named(cursor, f"{_SELECT} WHERE {chosen.where} ORDER BY first_at, id LIMIT %(limit)s", values)
     counts = {state: sum(c["letters"] for c in causes if c["state"] == state) for state in (PARKED, DISCARDED)}
     return {**counts, "causes": causes, "letters": letters}
 
@@ -95,8 +95,8 @@ def counts(cursor: Cursor, entities: Iterable[str]) -> dict[str, int]:
 
 def letter(cursor: Cursor, entity: str, key: str) -> dict[str, Any] | None:
     """One dead letter; a row that is parked anew after an older state was discarded is parked."""
-    which = Which(entity, [key])
-    found = named(cursor, f"{_SELECT} WHERE {which.where} ORDER BY reason = '{DISCARDED}'", which.values)
+    chosen = DeadLetterFilter(entity, [key])
+    found = named(cursor, f"{_SELECT} WHERE {chosen.where} ORDER BY reason = '{DISCARDED}'", chosen.values)
     return found[0] if found else None
 
 
@@ -126,10 +126,10 @@ def remedy(found: Mapping[str, Any]) -> str:
     return AWAITED if found["error"] == "ParentMissing" else REMEDIES.get(found["step"], "mend the row in the monolith")
 
 
-def replay(context: EntityContext, which: Which) -> list[str]:
+def replay(context: EntityContext, chosen: DeadLetterFilter) -> list[str]:
     """Make them due at once, with all their retries before them; the keys. Discarded ones are letters again."""
     with context.stores.target() as cursor:
-        keys = _locked(context, cursor, which)
+        keys = _locked(context, cursor, chosen)
         _take_back(context, cursor, keys)
         cursor.execute(
             f"UPDATE sync.due SET not_before = now(), claimed_until = NULL, attempts = 0, priority = {ASKED}"
@@ -168,14 +168,14 @@ def to_be_tried(cursor: Cursor, entity: str, keys: Sequence[str]) -> int:
     return int(cursor.fetchone()[0])
 
 
-def discard(context: EntityContext, which: Which, by: str, why: str) -> list[str]:
+def discard(context: EntityContext, chosen: DeadLetterFilter, by: str, why: str) -> list[str]:
     """Set parked ones aside for good, until their legacy rows change; the keys.
 
     Left as they are: letters of which it is not known what row was refused. A replay makes that known.
     """
     with context.stores.target() as cursor:
-        _locked(context, cursor, which)
-        steps = _refused_rows(cursor, which)
+        _locked(context, cursor, chosen)
+        steps = _refused_rows(cursor, chosen)
         refused = [key for key, step in steps.items() if step != "document"]  # the row of a document is applied
         _set_digests(context, cursor, refused, "rejected", "d.digest")
         values = {"entity": context.entity.name, "keys": list(steps), "by": by, "why": why, "reason": DISCARDED}
@@ -192,26 +192,26 @@ def discard(context: EntityContext, which: Which, by: str, why: str) -> list[str
     return sorted(steps)
 
 
-def _refused_rows(cursor: Cursor, which: Which) -> dict[str, str]:
+def _refused_rows(cursor: Cursor, chosen: DeadLetterFilter) -> dict[str, str]:
     """By key, the step that refused it; only where it is known which row that was."""
     cursor.execute(
-        f"SELECT key, step FROM sync.due WHERE {which.where} AND reason = 'rejected'"
+        f"SELECT key, step FROM sync.due WHERE {chosen.where} AND reason = 'rejected'"
         " AND (digest IS NOT NULL OR step = 'document')",
-        which.values,
+        chosen.values,
     )
     return dict(cursor.fetchall())
 
 
-def _locked(context: EntityContext, cursor: Cursor, which: Which) -> list[str]:
+def _locked(context: EntityContext, cursor: Cursor, chosen: DeadLetterFilter) -> list[str]:
     """The keys that are meant, still so once nobody else writes them: a batch locks the ledger first, too."""
-    query = f"SELECT DISTINCT key FROM sync.due WHERE {which.where} ORDER BY key"
-    cursor.execute(query, which.values)
+    query = f"SELECT DISTINCT key FROM sync.due WHERE {chosen.where} ORDER BY key"
+    cursor.execute(query, chosen.values)
     keys, key = context.origin.key.parse(text for (text,) in cursor.fetchall()), context.origin.key
     cursor.execute(
         f"SELECT FROM {context.ledger.table} l WHERE {key.is_in(cursor, 'l', keys)}"
         f" ORDER BY {key.plain('l')} FOR UPDATE"
     )
-    cursor.execute(query, which.values)
+    cursor.execute(query, chosen.values)
     still = {text for (text,) in cursor.fetchall()}
     return [text for text in key.texts(keys).to_pylist() if text in still]
 

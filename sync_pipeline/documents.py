@@ -13,7 +13,7 @@ from sync_pipeline import due, parking
 from sync_pipeline.entity_context import EntityContext
 from sync_pipeline.errors import IndexFaultError, UnreachableError
 from sync_pipeline.faults import crash_point, guarded
-from sync_pipeline.ledger import before
+from sync_pipeline.ledger import before_images
 from sync_pipeline.ledger.ledger import raise_revision
 from sync_pipeline.ledger.rebuilds import under_way
 from sync_pipeline.origin import Reject
@@ -283,7 +283,7 @@ def _settle(
         due.owe(cursor, name, "compensation", [reject.key for reject in rejects], 0)
         refused = {*result.conflicts, *result.retriable, *result.rejected}
         taken = pa.array([n for n in range(len(operations.ids)) if n not in refused], pa.int64())
-        before.forget(cursor, name, operations.ids.take(taken), operations.versions.take(taken))
+        before_images.forget(cursor, name, operations.ids.take(taken), operations.versions.take(taken))
 
 
 def _again(

@@ -262,7 +262,7 @@ def postpone(cursor: Cursor, ids: Sequence[int], error: Exception) -> None:
 
 
 @dataclass(frozen=True)
-class Choice:
+class QueueFilter:
     """Which of what is owed is asked for; dead letters are a thing of their own."""
 
     entity: str
@@ -283,25 +283,25 @@ class Choice:
         return {**vars(self), "dead": list(DEAD_LETTERS)}
 
 
-def replay(cursor: Cursor, choice: Choice) -> int:
+def replay(cursor: Cursor, chosen: QueueFilter) -> int:
     """Make what waits due at once, with all its retries before it; the number of records."""
     cursor.execute(
-        f"UPDATE sync.due SET not_before = now(), claimed_until = NULL, attempts = 0 WHERE {choice.where}",
-        choice.values,
+        f"UPDATE sync.due SET not_before = now(), claimed_until = NULL, attempts = 0 WHERE {chosen.where}",
+        chosen.values,
     )
     return int(cursor.rowcount)
 
 
-def overview(cursor: Cursor, choice: Choice, limit: int) -> dict[str, object]:
+def overview(cursor: Cursor, chosen: QueueFilter, limit: int) -> dict[str, object]:
     """`total` records, `causes` (records alike, with an example), and the first `records`, most urgent first."""
-    values = {**choice.values, "limit": limit}
-    cursor.execute(f"SELECT count(*) FROM sync.due WHERE {choice.where}", values)
+    values = {**chosen.values, "limit": limit}
+    cursor.execute(f"SELECT count(*) FROM sync.due WHERE {chosen.where}", values)
     total = int(cursor.fetchone()[0])
     causes = named(
         cursor,
         "SELECT reason, step, error, sum(coalesce(cardinality(keys), 1))::bigint AS keys, max(attempts) AS attempts,"
         f" min(first_at) AS first_at, {next_at('min(not_before)')} AS next_at, min(message) AS message"
-        f" FROM sync.due WHERE {choice.where} GROUP BY reason, step, error ORDER BY keys DESC, 1, 2, 3",
+        f" FROM sync.due WHERE {chosen.where} GROUP BY reason, step, error ORDER BY keys DESC, 1, 2, 3",
         values,
     )
     records = named(
@@ -309,7 +309,7 @@ def overview(cursor: Cursor, choice: Choice, limit: int) -> dict[str, object]:
         "SELECT reason, coalesce(key, CASE WHEN cardinality(keys) = 1 THEN keys[1] ELSE cardinality(keys) || ' keys'"
         " END) AS key, step, error, message, attempts, first_at, last_at,"
         f" {next_at('not_before')} AS next_at"
-        f" FROM sync.due WHERE {choice.where} ORDER BY priority, not_before, id LIMIT %(limit)s",
+        f" FROM sync.due WHERE {chosen.where} ORDER BY priority, not_before, id LIMIT %(limit)s",
         values,
     )
     return {"total": total, "causes": causes, "records": records}

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from sync_pipeline.entity import Entity
 from sync_pipeline.errors import DeclarationError, UnreachableError
-from sync_pipeline.ledger.before import forget_all
+from sync_pipeline.ledger.before_images import forget_all
 from sync_pipeline.ledger.gate import Gate
 from sync_pipeline.ledger.ledger import Ledger, migrate
 from sync_pipeline.ledger.references import register

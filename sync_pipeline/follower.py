@@ -23,6 +23,7 @@ from sync_pipeline import due
 from sync_pipeline.background import in_background
 from sync_pipeline.batch.order import Outcome, Report
 from sync_pipeline.capture import open_cursor, resumed
+from sync_pipeline.document_sender import DocumentSender
 from sync_pipeline.entity import Entity
 from sync_pipeline.entity_context import EntityContext
 from sync_pipeline.errors import BrakeError, LeaseLostError, SyncError, UnreachableError
@@ -31,7 +32,6 @@ from sync_pipeline.heartbeat import BEAT_SECONDS, beat, free_leases_of_the_gone,
 from sync_pipeline.ledger.cursor import Lease
 from sync_pipeline.ledger.ledger import migrate
 from sync_pipeline.live import poll, work
-from sync_pipeline.outgoing import Outgoing
 from sync_pipeline.pace import Pace
 from sync_pipeline.recover import recover
 from sync_pipeline.stores import Stores, first_line
@@ -179,11 +179,11 @@ class Follower:
     def _poll_under(self, context: EntityContext, lease: Lease, halt: threading.Event) -> None:
         entity = context.entity.name
         kept, pace = 0.0, self._pace(context)
-        outgoing = Outgoing(context, self.report)
-        with closing(resumed(context)) as source, in_background(outgoing.run, "documents"):
+        sender = DocumentSender(context, self.report)
+        with closing(resumed(context)) as source, in_background(sender.run, "documents"):
             while not halt.is_set():
                 idle_write = time.monotonic() - kept >= _IDLE_WRITE_SECONDS
-                came = poll(context, lease, source, self._moving, keep_idle=idle_write, outgoing=outgoing, halt=halt)
+                came = poll(context, lease, source, self._moving, keep_idle=idle_write, sender=sender, halt=halt)
                 pace.note(came)
                 self._moved[entity] = time.monotonic()
                 kept = self._moved[entity] if idle_write else kept

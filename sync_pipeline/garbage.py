@@ -25,7 +25,7 @@ from botocore.exceptions import BotoCoreError, ClientError
 
 from sync_pipeline.errors import SyncError, UnreachableError
 from sync_pipeline.heartbeat import quietly
-from sync_pipeline.ledger.days import make_ahead
+from sync_pipeline.ledger.log_partitions import make_ahead
 from sync_pipeline.stores import Stores
 
 log = logging.getLogger(__name__)

@@ -71,7 +71,7 @@ def leave(stores: Stores, name: str) -> None:
 
 
 @dataclass(frozen=True)
-class Sighting:
+class LastHeartbeat:
     """The last heartbeat of a worker.
 
     `started_ticks` and `worked_seconds` are None for a worker of a version that did not record them.
@@ -120,7 +120,7 @@ class Workers:
     """The ledger's id, or None before there is one, and the last heartbeat of each worker, by its name."""
 
     ledger: str | None
-    sightings: dict[str, Sighting]
+    last_heartbeats: dict[str, LastHeartbeat]
 
 
 def read_workers(stores: Stores) -> Workers:
@@ -140,12 +140,12 @@ def read_workers(stores: Stores) -> Workers:
         )
         found = cursor.fetchall()
     ledger = found[0][0] if found else None
-    return Workers(ledger, {row["name"]: _sighting(row) for _, row in found if row})
+    return Workers(ledger, {row["name"]: _last_heartbeat(row) for _, row in found if row})
 
 
-def sightings(stores: Stores) -> dict[str, Sighting]:
+def last_heartbeats(stores: Stores) -> dict[str, LastHeartbeat]:
     """All workers that have not taken their leave, by name. Raises UnreachableError."""
-    return read_workers(stores).sightings
+    return read_workers(stores).last_heartbeats
 
 
 def free_leases(stores: Stores, name: str) -> None:
@@ -164,7 +164,7 @@ def free_leases(stores: Stores, name: str) -> None:
 
 def free_leases_of_the_gone(stores: Stores) -> None:
     """Leases of followers of this machine that were killed need not run out. Raises UnreachableError."""
-    for name, seen in sightings(stores).items():
+    for name, seen in last_heartbeats(stores).items():
         if seen.is_gone:
             free_leases(stores, name)
 
@@ -200,8 +200,8 @@ def started_ticks(pid: int) -> int | None:
     return None if fields[0] in {"Z", "X"} else int(fields[19])
 
 
-def _sighting(row: dict[str, Any]) -> Sighting:
-    return Sighting(
+def _last_heartbeat(row: dict[str, Any]) -> LastHeartbeat:
+    return LastHeartbeat(
         row["host"],
         row["pid"],
         row.get("started_ticks"),

@@ -17,6 +17,7 @@ from sync_pipeline import due, versions
 from sync_pipeline.batch.order import Order, Outcome, Report
 from sync_pipeline.breaker import Breaker
 from sync_pipeline.compensation import compensate
+from sync_pipeline.document_sender import DocumentSender
 from sync_pipeline.entity_context import EntityContext
 from sync_pipeline.errors import UnreachableError
 from sync_pipeline.faults import crash_point, guarded
@@ -24,7 +25,6 @@ from sync_pipeline.isolation import TRIES, isolate, put_off
 from sync_pipeline.ledger.cursor import Lease
 from sync_pipeline.ledger.ledger import next_revision
 from sync_pipeline.ledger.servers import is_recovering
-from sync_pipeline.outgoing import Outgoing
 from sync_pipeline.pipeline import sync_keys, sync_roots
 from sync_pipeline.sources.source import EventVersions, Page, Source, SourcePosition
 from sync_pipeline.sql import Cursor
@@ -50,13 +50,13 @@ def poll(
     report: Report,
     *,
     keep_idle: bool,
-    outgoing: Outgoing | None = None,
+    sender: DocumentSender | None = None,
     halt: threading.Event | None = None,
 ) -> bool:
     """One look at the monolith: everything it shows is applied, or due, before the cursor moves past it.
 
     The cursor moves with each page. Once `halt` is set the poll ends with the page it is at, and another process goes
-    on behind that. Documents are sent by `outgoing`, or before the next page. Returns whether there was a page.
+    on behind that. Documents are sent by `sender`, or before the next page. Returns whether there was a page.
     """
     is_halted = halt.is_set if halt else bool
     crash_point("claim.before")
@@ -76,7 +76,7 @@ def poll(
         following = None if is_halted() else next(pages, None)
         ends = following is None and not is_halted()
         position = source.position() if ends else position
-        _apply_page(context, page, partial(_move, lease, position), report, outgoing)
+        _apply_page(context, page, partial(_move, lease, position), report, sender)
         source.acknowledge_page(page)
         if not ends and is_halted():
             return True
@@ -90,13 +90,13 @@ def _apply_page(
     page: Page,
     move: Callable[[Cursor, Outcome], None],
     report: Report,
-    outgoing: Outgoing | None,
+    sender: DocumentSender | None,
 ) -> None:
     if page.fanout and page.keys.num_rows > _FEW:
         _put_behind(context, page.keys, move)
         report(context.entity.name, Outcome())
         return
-    hand_over = outgoing.take if outgoing else None
+    hand_over = sender.take if sender else None
     order = Order(acknowledge=True, wait=True, commit=move, hand_over=hand_over, cause=POLL, position=page.position)
     _apply_or_owe(context, page, order, report)
 

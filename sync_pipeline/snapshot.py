@@ -18,9 +18,9 @@ from sync_pipeline.entity_context import EntityContext
 from sync_pipeline.errors import LogError
 from sync_pipeline.keys import Key
 from sync_pipeline.ledger import bases, upkeep
-from sync_pipeline.ledger.days import days_before, drop
 from sync_pipeline.ledger.ledger import DOUBT, HELD_ROW, UNDO, WITHDRAW, WRITE, key_of, table_of
 from sync_pipeline.ledger.log import BODY, TAKEN_FOR_APPLIED, pack, unpack
+from sync_pipeline.ledger.log_partitions import days_before, drop
 from sync_pipeline.sql import Cursor, copy_in, copy_out, named
 from sync_pipeline.stores import Stores
 

@@ -11,7 +11,7 @@ from dagster._core.remote_origin import GrpcServerCodeLocationOrigin, RemoteJobO
 
 from assets import lost_runs
 from assets.sensors import keep_live
-from sync_pipeline.heartbeat import Sighting, Workers
+from sync_pipeline.heartbeat import LastHeartbeat, Workers
 
 REPOSITORY = "__repository__"
 
@@ -42,14 +42,14 @@ class FakeLedger:
 
     id: str
     stamp: str = "2026-01-01T12:00:00+00:00"
-    sightings: dict = field(default_factory=dict)
+    last_heartbeats: dict = field(default_factory=dict)
     reads: int = 0
     freed: list = field(default_factory=list)
 
     def beat(self, run_id, worked=0.0, **more):
-        before = self.sightings.get(run_id)
+        before = self.last_heartbeats.get(run_id)
         beats = before.beats + 1 if before else 1
-        self.sightings[run_id] = Sighting("elsewhere", 1, 1, beats, self.stamp, worked, **more)
+        self.last_heartbeats[run_id] = LastHeartbeat("elsewhere", 1, 1, beats, self.stamp, worked, **more)
 
 
 @dataclass
@@ -120,10 +120,10 @@ def patch_ledgers(patch, clock):
 
     def read_workers(ledger):
         ledger.reads += 1
-        return Workers(ledger.id, dict(ledger.sightings))
+        return Workers(ledger.id, dict(ledger.last_heartbeats))
 
     patch.setattr(lost_runs, "read_workers", read_workers)
     patch.setattr(lost_runs, "free_leases", lambda ledger, name: ledger.freed.append(name))
-    patch.setattr(lost_runs, "leave", lambda ledger, name: ledger.sightings.pop(name, None))
+    patch.setattr(lost_runs, "leave", lambda ledger, name: ledger.last_heartbeats.pop(name, None))
     patch.setattr(lost_runs, "monotonic", clock)
     patch.setattr(lost_runs, "_ASK_SECONDS", 0.01)

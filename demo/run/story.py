@@ -23,7 +23,7 @@ from sync_pipeline.entity import Entity
 from sync_pipeline.entity_context import EntityContext
 from sync_pipeline.entity_files import load_entities
 from sync_pipeline.errors import UnreachableError
-from sync_pipeline.heartbeat import sightings
+from sync_pipeline.heartbeat import last_heartbeats
 from sync_pipeline.live import caught_up, mark
 from sync_pipeline.ownership import MARK_OBJECT
 from sync_pipeline.stores import Stores
@@ -177,7 +177,7 @@ def _is_followed(stores: Stores) -> bool:
             if not cursor.fetchone()[0]:
                 return False
             cursor.execute("SELECT count(*) > 0 AND bool_and(applied_through IS NOT NULL) FROM sync.cursor")
-            return bool(cursor.fetchone()[0]) and bool(sightings(stores))
+            return bool(cursor.fetchone()[0]) and bool(last_heartbeats(stores))
     except UnreachableError:
         return False
 

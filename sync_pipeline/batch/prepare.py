@@ -26,16 +26,16 @@ def prepare(context: EntityContext, revision: int, keys: pa.Table, rows: Rows, o
         prior = context.ledger.prior(cursor, keys)
     texts = key.texts(rows.table)
     same, deleted, absent = _compare(context, keys, rows, texts, prior)
-    changed, put_back = pc.invert(same), _put_back(context, keys, order)
-    if order.again and len(put_back):
-        changed = pc.or_(changed, pc.is_in(texts, value_set=put_back))
-        put_back = put_back.slice(0, 0)
+    changed, reverted = pc.invert(same), _reverted(context, keys, order)
+    if order.again and len(reverted):
+        changed = pc.or_(changed, pc.is_in(texts, value_set=reverted))
+        reverted = reverted.slice(0, 0)
     chosen = pc.or_(changed, pa.scalar(order.of_all))
-    if len(put_back):
+    if len(reverted):
         # only their documents are wanted, or their rows beside: what the live table has would not go with them
-        others = pc.invert(pc.is_in(texts, value_set=put_back))
+        others = pc.invert(pc.is_in(texts, value_set=reverted))
         chosen = pc.and_(chosen, pc.or_(changed, others))
-        absent = absent.filter(pc.invert(pc.is_in(key.texts(absent), value_set=put_back)))
+        absent = absent.filter(pc.invert(pc.is_in(key.texts(absent), value_set=reverted)))
     adapted, rejects = adapt(context.entity, key, kept(rows.table, chosen))
     check_share(context, [*rows.rejects, *rejects], rows.count)
     placed = Placed(adapted)
@@ -75,12 +75,12 @@ def prepare(context: EntityContext, revision: int, keys: pa.Table, rows: Rows, o
         written.take(left),
         rejects,
         fresh and not context.entity.compensates,  # which keeps what was there before
-        skipped=frozenset([*key.texts(discarded).to_pylist(), *put_back.to_pylist()]),
+        skipped=frozenset([*key.texts(discarded).to_pylist(), *reverted.to_pylist()]),
         without_document=without_document,
     )
 
 
-def _put_back(context: EntityContext, keys: pa.Table, order: Order) -> pa.Array:
+def _reverted(context: EntityContext, keys: pa.Table, order: Order) -> pa.Array:
     """Keys (texts) of rows that were put back since their documents were refused; asked where these are wanted,
     or their rows for another table.
     """

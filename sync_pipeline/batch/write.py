@@ -20,7 +20,7 @@ from sync_pipeline.columns import kept
 from sync_pipeline.documents import Operations
 from sync_pipeline.errors import UnreachableError
 from sync_pipeline.faults import crash_point, guarded
-from sync_pipeline.ledger import before, media
+from sync_pipeline.ledger import before_images, media
 from sync_pipeline.ledger.ledger import UNDO, WRITE
 from sync_pipeline.ledger.log import BODY
 from sync_pipeline.origin import DIGEST
@@ -104,9 +104,9 @@ def _write_under(batch: Batch, outcome: Outcome, *, strict: bool) -> Operations:
         ready = passed.ready()
         plan = plan_of(ready)
         applied = context.ledger.apply(cursor, plan, batch.revision)
-        put_back = _put_back(ready, cursor, locks.tables)
-        ready = replace(ready, skipped=ready.skipped.union(put_back))
-        operations = _write_rows(ready, cursor, plan, applied, locks.tables, put_back)
+        reverted = _reverted(ready, cursor, locks.tables)
+        ready = replace(ready, skipped=ready.skipped.union(reverted))
+        operations = _write_rows(ready, cursor, plan, applied, locks.tables, reverted)
         texts = context.origin.key.texts(plan)
         settle_due(ready, cursor, plan, applied, outcome)
         if batch.order.undo:
@@ -176,16 +176,16 @@ def _write_rows(
     plan: pa.Table,
     applied: pa.Table,
     tables: list[TargetTable],
-    put_back: list[str],
+    reverted: list[str],
 ) -> Operations:
     """What the ledger has let through: rows, what they say of files, and documents, which are owed."""
     context, key = batch.context, batch.context.origin.key
     operations = operations_of(batch, plan, applied)
-    skipped = pa.array(put_back, pa.string())
-    if put_back:
+    skipped = pa.array(reverted, pa.string())
+    if reverted:
         operations = operations.filter(pc.invert(pc.is_in(operations.ids, value_set=skipped)))
     if context.entity.compensates:
-        before.keep(cursor, context.entity.name, tables, key, batch.revision, operations.ids)
+        before_images.save(cursor, context.entity.name, tables, key, batch.revision, operations.ids)
     rows = context.entity.table.rows(batch.adapted.table)
     rows = rows.append_column(STAGED_NUMBER, pa.array(range(rows.num_rows), pa.int32()))
     for table in tables:
@@ -214,7 +214,7 @@ def _steps(batch: Batch) -> list[Step]:
     ]
 
 
-def _put_back(batch: Batch, cursor: Cursor, tables: list[TargetTable]) -> list[str]:
+def _reverted(batch: Batch, cursor: Cursor, tables: list[TargetTable]) -> list[str]:
     """Which of the adapted rows (key texts) are as they were before, and are not written now.
 
     Asked under the ledger's locks: may be since they were looked at. Neither a document goes without its row, nor a

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Annotated, ClassVar
 import typer
 
 from sync_pipeline import logs
+from sync_pipeline.cli.common import All, AnyName, Format, Name, Output, opened, parsed, partitions, show
 from sync_pipeline.cli.lazy import LazyGroup, Member
-from sync_pipeline.cli.opening import All, AnyName, Format, Name, Output, opened, parsed, partitions, show
 from sync_pipeline.errors import SettingError, UnreachableError
 
 # What only one command needs is imported by that command, so that help and short reports do not wait for it.

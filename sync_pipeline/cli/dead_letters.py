@@ -14,8 +14,8 @@ import typer
 
 from sync_pipeline import dead_letters, live
 from sync_pipeline.cli import tables
-from sync_pipeline.cli.opening import All, AnyName, Format, Output, opened, show, spelled
-from sync_pipeline.dead_letters import Which
+from sync_pipeline.cli.common import All, AnyName, Format, Output, opened, show, spelled
+from sync_pipeline.dead_letters import DeadLetterFilter
 from sync_pipeline.due import DEAD_LETTERS, DISCARDED
 from sync_pipeline.entity_context import EntityContext
 from sync_pipeline.errors import SettingError
@@ -53,15 +53,16 @@ def listing(
     seconds = _seconds(older)
     with opened(name, everything or not name) as (stores, entities):
         report = {
-            e.name: _overview(stores, Which(e.name, key or (), step, error, seconds, reasons), limit) for e in entities
+            e.name: _overview(stores, DeadLetterFilter(e.name, key or (), step, error, seconds, reasons), limit)
+            for e in entities
         }
     show(report, output, partial(_listed, report))
 
 
-def _overview(stores: Stores, which: Which, limit: int) -> dict[str, Any]:
+def _overview(stores: Stores, chosen: DeadLetterFilter, limit: int) -> dict[str, Any]:
     migrate(stores)
     with stores.target() as cursor:
-        return dead_letters.overview(cursor, which, limit)
+        return dead_letters.overview(cursor, chosen, limit)
 
 
 def _listed(report: Mapping[str, Mapping[str, Any]]) -> None:
@@ -155,8 +156,8 @@ def replay(
     with opened(name, everything) as (stores, entities):
         for entity in entities:
             context = EntityContext.open(entity, stores)
-            which = Which(entity.name, spelled(context, key), step, error, seconds, reasons)
-            report[entity.name] = _replayed(context, dead_letters.replay(context, which))
+            chosen = DeadLetterFilter(entity.name, spelled(context, key), step, error, seconds, reasons)
+            report[entity.name] = _replayed(context, dead_letters.replay(context, chosen))
     heads = ("entity", "replayed", "through", "parked again")
     show(report, output, lambda: tables.table(heads, [(n, *row.values()) for n, row in report.items()]))
 
@@ -172,7 +173,11 @@ def _replayed(context: EntityContext, keys: list[str]) -> dict[str, int]:
         if not live.work(context, lambda *_: None):
             time.sleep(_LOOK_SECONDS)  # another process works on the rest, and only the table shows its progress
     with context.stores.target() as cursor:
-        found = dead_letters.overview(cursor, Which(context.entity.name, keys), 0) if keys else {dead_letters.PARKED: 0}
+        found = (
+            dead_letters.overview(cursor, DeadLetterFilter(context.entity.name, keys), 0)
+            if keys
+            else {dead_letters.PARKED: 0}
+        )
     return {
         "replayed": len(keys),
         "through": len(keys) - found[dead_letters.PARKED],
@@ -204,10 +209,10 @@ def discard(
     seconds = _seconds(older)
     with opened(name, everything=False) as (stores, entities):
         context = EntityContext.open(entities[0], stores)
-        which = Which(name, spelled(context, key), step, error, seconds, ("rejected",))
-        keys = dead_letters.discard(context, which, by or _who(), why.strip())
+        chosen = DeadLetterFilter(name, spelled(context, key), step, error, seconds, ("rejected",))
+        keys = dead_letters.discard(context, chosen, by or _who(), why.strip())
         with stores.target() as cursor:
-            left = dead_letters.overview(cursor, which, 0)[dead_letters.PARKED]
+            left = dead_letters.overview(cursor, chosen, 0)[dead_letters.PARKED]
     report = {name: {"discarded": len(keys), "left": left}}
     show(report, output, partial(_discarded, name, keys, left))
 

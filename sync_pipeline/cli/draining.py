@@ -9,8 +9,8 @@ from typing import Annotated, Any
 import typer
 
 from sync_pipeline import due
+from sync_pipeline.cli.common import All, Format, Name, Output, opened, show
 from sync_pipeline.cli.following import Totals, drained
-from sync_pipeline.cli.opening import All, Format, Name, Output, opened, show
 from sync_pipeline.cli.tables import say, table
 from sync_pipeline.drain import Drained
 from sync_pipeline.fence import Holder

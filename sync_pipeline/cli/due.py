@@ -10,7 +10,7 @@ import typer
 from sync_pipeline import due as owed
 from sync_pipeline import live
 from sync_pipeline.cli import tables
-from sync_pipeline.cli.opening import All, AnyName, Format, Output, opened, parsed, show
+from sync_pipeline.cli.common import All, AnyName, Format, Output, opened, parsed, show
 from sync_pipeline.entity_context import EntityContext
 from sync_pipeline.errors import SettingError
 from sync_pipeline.ledger.ledger import migrate
@@ -39,7 +39,7 @@ def listing(
     with opened(name, everything or not name) as (stores, entities):
         migrate(stores)
         with stores.target() as cursor:
-            report = {e.name: owed.overview(cursor, owed.Choice(e.name, reason, key), limit) for e in entities}
+            report = {e.name: owed.overview(cursor, owed.QueueFilter(e.name, reason, key), limit) for e in entities}
     show(report, output, partial(tables.owed, report))
 
 
@@ -53,7 +53,7 @@ def replay(name: AnyName = None, everything: All = False, key: Key = None, outpu
             if key and name:
                 parsed(context, [key])
             with stores.target() as cursor:
-                report[entity.name] = owed.replay(cursor, owed.Choice(entity.name, key=key))
+                report[entity.name] = owed.replay(cursor, owed.QueueFilter(entity.name, key=key))
             while live.work(context, lambda *_: None):
                 pass
     show(report, output, lambda: tables.table(("entity", "records replayed"), report.items()))

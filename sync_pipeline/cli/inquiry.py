@@ -7,12 +7,12 @@ from typing import Annotated
 import typer
 
 from sync_pipeline.cli import tables
-from sync_pipeline.cli.opening import Format, Output, opened, show, spelled
+from sync_pipeline.cli.common import Format, Output, opened, show, spelled
 from sync_pipeline.entity_context import EntityContext
-from sync_pipeline.inquiry.history import Happening, Story
-from sync_pipeline.inquiry.history import history as tell
-from sync_pipeline.inquiry.why import Answer, explain
-from sync_pipeline.inquiry.why import why as ask
+from sync_pipeline.explain.history import Happening, Story
+from sync_pipeline.explain.history import history as tell
+from sync_pipeline.explain.why import Answer, explain
+from sync_pipeline.explain.why import why as ask
 
 Name = Annotated[str, typer.Argument(help="The entity.")]
 Key = Annotated[str, typer.Argument(help="The key.")]

@@ -10,7 +10,7 @@ import typer
 
 from sync_pipeline import ownership, snapshot
 from sync_pipeline.cli import tables
-from sync_pipeline.cli.opening import All, AnyName, Format, Name, Output, opened, show
+from sync_pipeline.cli.common import All, AnyName, Format, Name, Output, opened, show
 from sync_pipeline.entity_context import EntityContext
 from sync_pipeline.ledger.ledger import migrate
 

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from sync_pipeline.cli import tables
-from sync_pipeline.cli.opening import All, Format, Name, Output, opened, show
+from sync_pipeline.cli.common import All, Format, Name, Output, opened, show
 from sync_pipeline.cli.progress import Bars, bars
 from sync_pipeline.entity_context import EntityContext
 from sync_pipeline.ledger.ledger import HELD_DOCUMENT, HELD_ROW, migrate

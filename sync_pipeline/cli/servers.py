@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from sync_pipeline.cli import tables
-from sync_pipeline.cli.opening import Format, Output, opened, show
+from sync_pipeline.cli.common import Format, Output, opened, show
 from sync_pipeline.ledger.ledger import migrate
 from sync_pipeline.ledger.servers import Change, Side, change_of, read_server, recorded
 from sync_pipeline.stores import Stores

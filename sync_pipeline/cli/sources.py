@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from sync_pipeline.cli.opening import All, Name, opened
+from sync_pipeline.cli.common import All, Name, opened
 from sync_pipeline.entity import Entity
 from sync_pipeline.entity_files import load_entities
 from sync_pipeline.errors import SettingError

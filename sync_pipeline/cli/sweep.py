@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from sync_pipeline.cli import tables
-from sync_pipeline.cli.opening import Format, Output, opened, show
+from sync_pipeline.cli.common import Format, Output, opened, show
 from sync_pipeline.errors import SettingError
 from sync_pipeline.ledger import sweeps
 from sync_pipeline.ledger.ledger import migrate

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from sync_pipeline.cli.opening import All, Format, Name, Output, opened, show
+from sync_pipeline.cli.common import All, Format, Name, Output, opened, show
 from sync_pipeline.cli.tables import say
 from sync_pipeline.ledger.ledger import migrate
 from sync_pipeline.visibility import accept_visibility, changes_of

@@ -18,7 +18,7 @@ from sync_pipeline.errors import DeclarationError
 from sync_pipeline.faults import guarded
 from sync_pipeline.keys import Key
 from sync_pipeline.ledger import bases
-from sync_pipeline.ledger.days import keep_ahead
+from sync_pipeline.ledger.log_partitions import keep_ahead
 from sync_pipeline.ledger.release import migrations, refuse_if_former
 from sync_pipeline.origin import DIGEST
 from sync_pipeline.sql import Cursor, copy_in, copy_out, ensure_schema, quote, stage

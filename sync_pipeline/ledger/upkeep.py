@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from sync_pipeline.ledger.days import days_before
+from sync_pipeline.ledger.log_partitions import days_before
 from sync_pipeline.sql import Cursor
 
 # retention runs every six hours (docs/deploy.md), or once a day without Dagster

@@ -82,11 +82,11 @@ def doubts(context: EntityContext, rebuild: Rebuild, texts: list[str]) -> list[D
     """Which documents of these keys (texts) keep the new index from taking the former one's place."""
     found: list[Doubt] = []
     for first in range(0, len(texts), _PAGE):
-        standing = _standing(context, texts[first : first + _PAGE])
+        entries = _ledger_entries(context, texts[first : first + _PAGE])
         # the new index is written first, and so read last
-        former = _versions(context, rebuild.former, [text for text, (_, _, owed) in standing.items() if owed])
-        new = _versions(context, rebuild.name, list(standing))
-        for text, (written, held, owed) in standing.items():
+        former = _versions(context, rebuild.former, [text for text, (_, _, owed) in entries.items() if owed])
+        new = _versions(context, rebuild.name, list(entries))
+        for text, (written, held, owed) in entries.items():
             if kind := _kind(written, new.get(text), former.get(text), held=held, owed=owed):
                 found.append(Doubt(text, kind, owed))
     return found
@@ -136,10 +136,10 @@ def _wanted(context: EntityContext) -> Iterator[list[str]]:
 
 def _unwanted(context: EntityContext, texts: list[str]) -> list[str]:
     """Those that have no document, by the ledger."""
-    return [text for text, (_, held, _) in _standing(context, texts).items() if not held]
+    return [text for text, (_, held, _) in _ledger_entries(context, texts).items() if not held]
 
 
-def _standing(context: EntityContext, texts: list[str]) -> dict[str, tuple[int, bool, bool]]:
+def _ledger_entries(context: EntityContext, texts: list[str]) -> dict[str, tuple[int, bool, bool]]:
     """(revision that wrote it, whether it has a document, whether that is owed) of each key, in one snapshot."""
     key = context.origin.key
     with context.stores.target() as cursor:

@@ -20,7 +20,7 @@ from sync_pipeline.entity import Entity
 from sync_pipeline.entity_context import EntityContext
 from sync_pipeline.errors import SettingError, UnreachableError
 from sync_pipeline.faults import crash_point
-from sync_pipeline.ledger import before
+from sync_pipeline.ledger import before_images
 from sync_pipeline.ledger.rebuilds import Rebuild
 from sync_pipeline.live import work
 from sync_pipeline.rebuild.documents import compare, doubts, owed_documents
@@ -134,7 +134,7 @@ class NewIndex:
 def _half_undone(context: EntityContext) -> bool:
     """Whether rows were put back whose former documents are still to be sent."""
     with context.stores.target() as cursor:
-        return before.any_restored(cursor, context.entity.name)
+        return before_images.any_reverted(cursor, context.entity.name)
 
 
 def check_abandon(stores: Stores, entity: Entity, rebuild: Rebuild) -> None:

@@ -357,7 +357,7 @@ class TargetTable(RelationalTable):
                 yield self._displace(f"{rows} s")
             yield self._upsert(f"{rows} s", is_free)
 
-    def put_back(self, cursor: Cursor, images: str) -> int:
+    def revert(self, cursor: Cursor, images: str) -> int:
         """Write rows as their images have them, as far as it has the columns; `images` is SQL after FROM, with `image`.
 
         Returns how many were written. Raises DataError where a value does not fit its type.

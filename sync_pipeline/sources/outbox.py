@@ -26,12 +26,12 @@ import pyarrow.compute as pc
 from sync_pipeline.errors import GapError, SettingError
 from sync_pipeline.faults import guarded
 from sync_pipeline.sessions import Purpose
-from sync_pipeline.sources.looks import Looks
 from sync_pipeline.sources.outbox_catalogue import Events, channel
 from sync_pipeline.sources.outbox_claim import show_reader
 from sync_pipeline.sources.outbox_columns import as_text
 from sync_pipeline.sources.outbox_watch import Watch
 from sync_pipeline.sources.roots import Tracked, pages, track_all
+from sync_pipeline.sources.scans import Scans
 from sync_pipeline.sources.source import (
     EventVersions,
     Page,
@@ -138,7 +138,7 @@ class OutboxSource(Source):
     outbox: Outbox
     watch: Watch
     _pulled: list[pa.Array] = field(default_factory=list)
-    _looks: Looks = field(default_factory=Looks)
+    _scans: Scans = field(default_factory=Scans)
     _through: dt.datetime | None = None
     _emptied_at: dt.datetime | None = None
     _clean_at: float = 0.0
@@ -147,7 +147,7 @@ class OutboxSource(Source):
     _locked: set[int] = field(default_factory=set)  # applied events that transactions of the monolith have locked
     _warn_at: float = 0.0
     _backlog: tuple[int, int] | None = None  # ids: events up to the first are given, and those up to the second are old
-    _ear: Any = None
+    _listener: Any = None
     _announced: bool = False  # the last events that came were notified of
     _silent: bool = False  # the last wait ended without a notice
 
@@ -167,7 +167,7 @@ class OutboxSource(Source):
         now = self.subject.stores.legacy_now()
         whole, position, newest = False, 0, 0
         if self._backlog is None:
-            whole, position = self._looks.begin()
+            whole, position = self._scans.begin()
             events = self._first(whole, position, rows)
             newest = yield from self._give_newest(events, rows)
         else:
@@ -194,7 +194,7 @@ class OutboxSource(Source):
         limit = time.monotonic() + _TURN_SECONDS
         while events.num_rows:
             position = events.column("id")[events.num_rows - 1].as_py()
-            self._looks.reached(position)
+            self._scans.reached(position)
             self._announced = self._announced and not self._silent
             for kind in pc.unique(events.column("aggregate_type")).to_pylist():
                 named = events.filter(pc.equal(events.column("aggregate_type"), kind))
@@ -254,11 +254,11 @@ class OutboxSource(Source):
         limit = time.monotonic() + (max(seconds, _LISTENED_SECONDS) if self._announced else seconds)
         self._silent = True
         try:
-            ear = self._listening()
+            listener = self._listening()
             while not halt.is_set() and (left := limit - time.monotonic()) > 0:
-                if select.select([ear], [], [], min(left, 0.1))[0]:
-                    ear.poll()
-                    ear.notifies.clear()
+                if select.select([listener], [], [], min(left, 0.1))[0]:
+                    listener.poll()
+                    listener.notifies.clear()
                     self._announced, self._silent = True, False
                     return
         except (psycopg2.Error, OSError, ValueError):
@@ -267,16 +267,16 @@ class OutboxSource(Source):
 
     def close(self) -> None:
         """Listen no more."""
-        if self._ear:
+        if self._listener:
             with suppress(psycopg2.Error):
-                self._ear.close()
-        self._ear = None
+                self._listener.close()
+        self._listener = None
 
     def _first(self, whole: bool, position: int, rows: int) -> pa.Table:
         began = time.monotonic()
         events = self._pending(position, rows)
         if whole:
-            self._looks.took(time.monotonic() - began)
+            self._scans.took(time.monotonic() - began)
         return events
 
     def _pending(self, position: int, rows: int, *, descending: bool = False) -> pa.Table:
@@ -416,11 +416,11 @@ class OutboxSource(Source):
         return int(removed)
 
     def _listening(self) -> Any:
-        if self._ear is None:
-            self._ear = self.subject.stores.legacy_session()
-            self._ear.autocommit = True
-            with self._ear.cursor() as cursor:
+        if self._listener is None:
+            self._listener = self.subject.stores.legacy_session()
+            self._listener.autocommit = True
+            with self._listener.cursor() as cursor:
                 cursor.execute(f"LISTEN {channel(self.outbox.table)}")
                 events = self.outbox.events(self.subject)
                 show_reader(cursor, self._table, events.aggregate, self.subject.stores.ledger_id())
-        return self._ear
+        return self._listener

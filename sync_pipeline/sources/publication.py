@@ -466,10 +466,10 @@ def _released(cursor: Cursor, publication: str, tables: Iterable[int], freed: di
         member = members.get(oid)
         if member and member.is_full:
             remaining = [p for p in publishers.get(oid, ()) if p.name != publication]
-            yield from _put_back(cursor, member, was, remaining)
+            yield from _restore_identity(cursor, member, was, remaining)
 
 
-def _put_back(cursor: Cursor, member: Member, was: str, publishers: list[Publisher]) -> Iterator[Step]:
+def _restore_identity(cursor: Cursor, member: Member, was: str, publishers: list[Publisher]) -> Iterator[Step]:
     """Give a table the identity it had, unless a publication of somebody else's has come to need the present one."""
     letter, _, index = was.partition(":")
     former = member.identified(letter)

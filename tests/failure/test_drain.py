@@ -15,7 +15,7 @@ import pytest
 
 from sync_pipeline import fence
 from sync_pipeline.capture import open_cursor
-from sync_pipeline.cli import running
+from sync_pipeline.cli import entry
 from sync_pipeline.drain import drain
 from sync_pipeline.entity_context import EntityContext
 from sync_pipeline.errors import StoppedError
@@ -216,7 +216,7 @@ def test_a_history_that_is_not_in_is_refused(world, contexts):
 def run(monkeypatch, capsys, *words):
     monkeypatch.setattr(sys, "argv", ["sync-pipeline", "drain", "text", *words])
     with pytest.raises(SystemExit) as ended:
-        running.main()
+        entry.main()
     return ended.value.code, capsys.readouterr().out
 
 

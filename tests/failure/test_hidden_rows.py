@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from sync_pipeline.cli import running
+from sync_pipeline.cli import entry
 from sync_pipeline.entity import LegacyQuery
 from sync_pipeline.entity_context import EntityContext
 from sync_pipeline.entity_files import EntityFiles
@@ -279,5 +279,5 @@ def subject(context):
 def command(monkeypatch, *words):
     monkeypatch.setattr(sys, "argv", ["sync-pipeline", *words])
     with pytest.raises(SystemExit) as ended:
-        running.main()
+        entry.main()
     return ended.value.code

@@ -7,7 +7,7 @@ import pytest
 
 from sync_pipeline import dead_letters, due, live
 from sync_pipeline.batch.order import Order
-from sync_pipeline.dead_letters import Which
+from sync_pipeline.dead_letters import DeadLetterFilter
 from sync_pipeline.ledger.ledger import next_revision, raise_revision
 from sync_pipeline.pipeline import sync_keys
 from tests.stalled import stalled
@@ -140,7 +140,7 @@ def test_a_document_that_the_index_refuses_is_parked_until_a_replay(world, conte
     finally:
         back = [{"add": {"index": "text-000001", "alias": "text"}}, {"remove_index": {"index": "text-refuses"}}]
         world.document("POST", "_aliases", {"actions": back})
-    dead_letters.replay(context, Which("text"))
+    dead_letters.replay(context, DeadLetterFilter("text"))
 
 
 def test_a_document_that_the_cluster_puts_off_stays_as_old_as_it_is(world, context, key):

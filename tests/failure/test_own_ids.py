@@ -12,7 +12,7 @@ from sync_pipeline.backfill import backfill
 from sync_pipeline.batch.order import Order
 from sync_pipeline.entity_context import EntityContext
 from sync_pipeline.errors import DeclarationError
-from sync_pipeline.inquiry.why import why
+from sync_pipeline.explain.why import why
 from sync_pipeline.page_size import PageSize
 from sync_pipeline.pipeline import sync_keys
 from sync_pipeline.preflight.target import look_at_target

@@ -71,7 +71,7 @@ def test_a_step_of_the_servers_clock_makes_no_living_follower_look_gone(world, c
     heartbeat.beat(context.stores, "other")
     shifted = "UPDATE sync.heartbeat SET started_at = started_at - %s::interval, seen_at = seen_at - %s::interval"
     world.target(shifted, [step, step])
-    assert not heartbeat.sightings(context.stores)["other"].is_gone
+    assert not heartbeat.last_heartbeats(context.stores)["other"].is_gone
     heartbeat.free_leases_of_the_gone(context.stores)
     assert world.target(OWNER) == [("other",)]
 
@@ -96,8 +96,8 @@ def test_a_lease_that_ran_out_early_is_taken_and_its_holder_refused(world, conte
 
 @pytest.mark.parametrize("ticks", [None, 0], ids=["of an older version", "with another start"])
 def test_no_process_is_killed_that_may_be_another(ticks):
-    sighting = heartbeat.Sighting(heartbeat.here(), os.getpid(), ticks)
-    assert sighting.kill() == (ticks is not None)  # or this test would not go on
+    last_heartbeat = heartbeat.LastHeartbeat(heartbeat.here(), os.getpid(), ticks)
+    assert last_heartbeat.kill() == (ticks is not None)  # or this test would not go on
 
 
 def test_a_lease_of_another_container_is_left_alone(world, context, dead, monkeypatch):

@@ -11,8 +11,8 @@ from assets.entities.text import entity
 from assets.resources import Engine
 from assets.sensors import WINDOW_MINUTES
 from sync_pipeline.heartbeat import beat, leave, read_workers
-from sync_pipeline.holdings import holdings
 from sync_pipeline.ledger.ledger import migrate
+from sync_pipeline.sink_sizes import sink_sizes
 from tests.world import wait_for
 
 
@@ -90,10 +90,10 @@ def test_pages_show_what_sinks_hold(filled, world, instance, monkeypatch):
         count(stores, f"SELECT count(*) {files}"),
         count(stores, f"SELECT coalesce(sum(size), 0) {files}"),
     )
-    monkeypatch.setattr("sync_pipeline.holdings._COUNTED_ROWS", 5)  # many rows are estimated
+    monkeypatch.setattr("sync_pipeline.sink_sizes._COUNTED_ROWS", 5)  # many rows are estimated
     with stores.target() as cursor:
         cursor.execute("ANALYZE catalog.text")
-    assert rows / 2 < holdings(stores, entity)["relational"].rows < rows * 2
+    assert rows / 2 < sink_sizes(stores, entity)["relational"].rows < rows * 2
 
 
 def told(instance, *path):
@@ -354,7 +354,7 @@ def test_a_ledger_of_an_older_version_is_read_all_the_same(world):
         cursor.execute("DROP TABLE sync.ledger_identity")
         cursor.execute("DELETE FROM sync.migration WHERE name LIKE '%worker_process%' OR name LIKE '%identity%'")
     found = read_workers(stores)
-    assert (found.ledger, found.sightings["old"].worked_seconds) == (None, None)
+    assert (found.ledger, found.last_heartbeats["old"].worked_seconds) == (None, None)
     migrate(stores)
     assert read_workers(stores).ledger
     leave(stores, "old")

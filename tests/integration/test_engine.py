@@ -19,7 +19,7 @@ from sync_pipeline.entity import LegacyQuery
 from sync_pipeline.entity_context import EntityContext
 from sync_pipeline.entity_files import load_entities
 from sync_pipeline.follower import Follower
-from sync_pipeline.heartbeat import sightings, started_ticks
+from sync_pipeline.heartbeat import last_heartbeats, started_ticks
 from sync_pipeline.pipeline import sync_keys
 from sync_pipeline.reconcile.reconcile import reconcile
 from sync_pipeline.repair import repair
@@ -157,14 +157,14 @@ def test_what_stops_one_entity_does_not_stop_the_others(world, contexts):
     context = next(context for context in contexts if context.entity is video)
     since = live.mark([context])
     wait_for(lambda: live.caught_up(context, since) and follower.failures)
-    seen = sightings(stores)["a follower"]
+    seen = last_heartbeats(stores)["a follower"]
     assert (seen.pid, seen.started_ticks, seen.is_gone) == (os.getpid(), started_ticks(os.getpid()), False)
-    wait_for(lambda: sightings(stores)["a follower"].beats > seen.beats)
+    wait_for(lambda: last_heartbeats(stores)["a follower"].beats > seen.beats)
     stop.set()
     running.join()
     assert list(follower.failures) == ["text"]
     assert "no_such_column" in str(follower.failures["text"])
-    assert sightings(stores) == {}
+    assert last_heartbeats(stores) == {}
 
 
 def test_the_sweep_leaves_history_to_the_backfill(world, contexts):

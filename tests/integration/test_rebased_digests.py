@@ -24,9 +24,9 @@ from sync_pipeline.drain import drain
 from sync_pipeline.entity import Entity, LegacyQuery
 from sync_pipeline.entity_context import EntityContext
 from sync_pipeline.errors import StoppedError, UnreachableError
+from sync_pipeline.explain.why import why
 from sync_pipeline.faults import REBASE_CRASH_POINTS
 from sync_pipeline.heartbeat import free_leases
-from sync_pipeline.inquiry.why import why
 from sync_pipeline.ledger.ledger import migrate
 from sync_pipeline.live import work
 from sync_pipeline.partitions import KeyRanges

@@ -18,7 +18,7 @@ import pytest
 from sync_pipeline import due, servers
 from sync_pipeline import sweep as sweeping
 from sync_pipeline.batch.order import Order
-from sync_pipeline.cli import running
+from sync_pipeline.cli import entry
 from sync_pipeline.drain import drain
 from sync_pipeline.entity_context import EntityContext
 from sync_pipeline.errors import OtherServerError, UnreachableError
@@ -106,7 +106,7 @@ def test_without_its_guard_another_server_is_read(world, context, monkeypatch):
 def command(monkeypatch, capsys, *words):
     monkeypatch.setattr(sys, "argv", ["sync-pipeline", *words])
     with pytest.raises(SystemExit) as ended:
-        running.main()
+        entry.main()
     return ended.value.code, capsys.readouterr().out
 
 

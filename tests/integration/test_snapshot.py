@@ -7,11 +7,11 @@ import pytest
 
 from sync_pipeline import dead_letters, live, snapshot
 from sync_pipeline.batch.order import Order
-from sync_pipeline.dead_letters import Which
+from sync_pipeline.dead_letters import DeadLetterFilter
 from sync_pipeline.entity_context import EntityContext
 from sync_pipeline.errors import LogError
-from sync_pipeline.inquiry.history import history
-from sync_pipeline.ledger.days import TABLES
+from sync_pipeline.explain.history import history
+from sync_pipeline.ledger.log_partitions import TABLES
 from sync_pipeline.pipeline import sync_keys
 from sync_pipeline.stores import Stores
 from tests.parted import MONOLITH, TITLE
@@ -66,8 +66,8 @@ def scenes(world, context):
     world.legacy("UPDATE content SET status = 'draft' WHERE id = %s", (private,))
     sync(context, *keys[:10], 999_999)
     sync(context, *keys[:10])
-    dead_letters.discard(context, Which("text", [discarded, undone]), "me", "a test")
-    dead_letters.replay(context, Which("text", [undone]))
+    dead_letters.discard(context, DeadLetterFilter("text", [discarded, undone]), "me", "a test")
+    dead_letters.replay(context, DeadLetterFilter("text", [undone]))
     sync(context, forced, force=True)
     while live.work(context, lambda *_: None):
         pass

@@ -15,7 +15,7 @@ from sync_pipeline.entity_context import EntityContext
 from sync_pipeline.ledger.cursor import Lease
 from sync_pipeline.partitions import KeyRanges
 from sync_pipeline.sinks.relational import RelationalTable
-from sync_pipeline.sources import looks, watermark
+from sync_pipeline.sources import scans, watermark
 from sync_pipeline.sources.outbox import Outbox
 from sync_pipeline.sources.table import Table
 from sync_pipeline.sources.watermark import Watermark
@@ -228,9 +228,9 @@ def test_a_poll_removes_more_events_than_it_acknowledges(world, noted):
 def test_while_a_transaction_is_open_looks_begin_where_the_last_ones_ended(world, noted, monkeypatch):
     """And an event that commits below that comes with the next whole look; until then nobody is told that it came."""
     now = iter([0.0, 0.0, 20.0, 40.0, 1e12, 1e12])
-    monkeypatch.setattr(looks, "time", SimpleNamespace(monotonic=lambda: next(now)))
-    monkeypatch.setattr(looks, "_CHEAP_SECONDS", 0.0)
-    monkeypatch.setattr(looks, "_PART", 1e-9)
+    monkeypatch.setattr(scans, "time", SimpleNamespace(monotonic=lambda: next(now)))
+    monkeypatch.setattr(scans, "_CHEAP_SECONDS", 0.0)
+    monkeypatch.setattr(scans, "_PART", 1e-9)
     through = "SELECT applied_through FROM sync.cursor"
     with writer(world) as late, polling(noted) as poll:
         late.cursor().execute(WRITE, (1, "late"))

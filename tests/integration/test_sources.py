@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 
 from sync_pipeline.entity_context import EntityContext
-from sync_pipeline.inquiry.history import history
+from sync_pipeline.explain.history import history
 from sync_pipeline.sweep import sweep
 from tests.caught._tables import TABLES
 from tests.claims import (

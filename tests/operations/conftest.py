@@ -4,7 +4,7 @@ import sys
 
 import pytest
 
-from sync_pipeline.cli import running
+from sync_pipeline.cli import entry
 from tests.world import opened
 
 
@@ -21,7 +21,7 @@ def command(world, monkeypatch, capsys):
     def run(*words):
         monkeypatch.setattr(sys, "argv", ["sync-pipeline", *words])
         with pytest.raises(SystemExit) as ended:
-            running.main()
+            entry.main()
         printed = capsys.readouterr()
         return ended.value.code, printed.out, printed.err
 

@@ -12,17 +12,17 @@ import psycopg2
 import pyarrow as pa
 import pytest
 
-from checks.standing import DEAD_LETTERS, standing
+from checks.health import DEAD_LETTERS, health_results
 from sync_pipeline import dead_letters, due, live, snapshot
 from sync_pipeline.batch import prepare
 from sync_pipeline.batch.order import Order
-from sync_pipeline.dead_letters import Which
+from sync_pipeline.dead_letters import DeadLetterFilter
 from sync_pipeline.documents import send
 from sync_pipeline.entity_context import EntityContext
 from sync_pipeline.errors import SettingError
+from sync_pipeline.explain.history import history
+from sync_pipeline.explain.why import why
 from sync_pipeline.garbage import collect
-from sync_pipeline.inquiry.history import history
-from sync_pipeline.inquiry.why import why
 from sync_pipeline.ledger.states import State
 from sync_pipeline.pipeline import sync_keys, sync_roots
 from sync_pipeline.rebuild.rebuild import abandon, clear, rebuild_table
@@ -329,7 +329,7 @@ def test_a_refusal_that_is_told_again_after_its_row_is_put_back_is_no_news(world
     work(world, context)
     assert letters(world) == [letter(key)]
     with taking_all(world, "note"):
-        dead_letters.replay(context, Which("note", [str(key)]))
+        dead_letters.replay(context, DeadLetterFilter("note", [str(key)]))
         work(world, context)
         assert held(world, context, key) == ("refused", "refused", 0)
     put(world, key, "mended", "2")
@@ -340,7 +340,7 @@ def test_who_wants_its_document_and_looked_before_it_was_put_back_leaves_it_alon
     refuse(world, context, key)
     work(world, context)
     with monkeypatch.context() as patch:  # put back between the look at it and the locks
-        patch.setattr(prepare, "_put_back", lambda *_: pa.array([], pa.string()))
+        patch.setattr(prepare, "_reverted", lambda *_: pa.array([], pa.string()))
         with taking_all(world, "note"):
             sync(context, key, documents=True)
             assert held(world, context, key) == ("first", None, 1)
@@ -385,7 +385,7 @@ def test_one_that_others_rely_on_by_now_is_due_and_told_until_it_can_be_undone(w
     assert "CompensationFailed" in command("dead-letters", "list", "note")[1]
     assert "CompensationError" in command("due", "list", "note")[1]
     asset = dg.AssetKey(["catalog", "note"])
-    found = next(f for f in standing(world.stores, context.entity, asset) if f.check_name == DEAD_LETTERS)
+    found = next(f for f in health_results(world.stores, context.entity, asset) if f.check_name == DEAD_LETTERS)
     assert (found.passed, found.severity) == (False, dg.AssetCheckSeverity.ERROR)
     assert "1 rows could not be put back" in found.description
 
@@ -460,7 +460,7 @@ def test_one_that_another_index_has_taken_meanwhile_is_whole(world, context, key
         world.document("PUT", f"note/_doc/{key}?version={written}&version_type=external", document)
         work(world, context)
         assert held(world, context, key) == ("refused", "refused", 0)
-        dead_letters.replay(context, Which("note", [str(key)]))
+        dead_letters.replay(context, DeadLetterFilter("note", [str(key)]))
         work(world, context)
         assert letters(world) == []
     put(world, key, "mended", "2")
@@ -481,7 +481,7 @@ def test_a_repair_tries_it_again_and_it_is_put_back_again(world, context, key, c
 def test_a_discarded_one_stays_as_it_was_before(world, context, key, command):
     refuse(world, context, key)
     work(world, context)
-    dead_letters.discard(context, Which("note", [str(key)], reasons=("rejected",)), "ann", "nobody needs it")
+    dead_letters.discard(context, DeadLetterFilter("note", [str(key)], reasons=("rejected",)), "ann", "nobody needs it")
     sync(context, key)
     sync(context, key, documents=True)
     sweep(context)
@@ -635,7 +635,7 @@ def test_while_a_table_is_filled_beside_rows_are_put_back_in_both(world, context
         work(world, context)
         sync(context, late, new, shadow=True)
         with monkeypatch.context() as patch:  # put back between the look at it and the locks
-            patch.setattr(prepare, "_put_back", lambda *_: pa.array([], pa.string()))
+            patch.setattr(prepare, "_reverted", lambda *_: pa.array([], pa.string()))
             sync(context, late, new, shadow=True)
         assert [in_both(world, each) for each in (late, new)] == [("first", "first"), (None, None)]
 

@@ -8,11 +8,11 @@ import dagster as dg
 import pytest
 
 from assets.observed import observed
-from checks.standing import DEAD_LETTERS, standing
+from checks.health import DEAD_LETTERS, health_results
 from sync_pipeline import dead_letters, due, live, parking, refused_rows
 from sync_pipeline.backfill import backfill
 from sync_pipeline.batch.order import Order
-from sync_pipeline.dead_letters import Which
+from sync_pipeline.dead_letters import DeadLetterFilter
 from sync_pipeline.entity_context import EntityContext
 from sync_pipeline.ledger.ledger import Ledger
 from sync_pipeline.pipeline import sync_keys
@@ -58,7 +58,9 @@ def sync(context, *keys, **order):
 
 
 def discard(context, *keys):
-    return dead_letters.discard(context, Which("text", keys, reasons=("rejected",)), "me@here", "a test of ours")
+    return dead_letters.discard(
+        context, DeadLetterFilter("text", keys, reasons=("rejected",)), "me@here", "a test of ours"
+    )
 
 
 @contextmanager
@@ -162,7 +164,7 @@ def test_a_discarded_one_is_not_tried_until_its_row_changes(world, context, keys
         sync(mended, keys[0])  # an event, of a change that concerns us not
         assert sweep(mended).changed == 2
         assert not live.work(mended, lambda *_: None)  # they are as they were refused, by the same version
-        dead_letters.replay(mended, Which("text", keys[1:], reasons=("rejected",)))
+        dead_letters.replay(mended, DeadLetterFilter("text", keys[1:], reasons=("rejected",)))
         while live.work(mended, lambda *_: None):
             pass
         for partition in context.entity.partitions.names()[-2:]:
@@ -229,7 +231,7 @@ def test_a_replay_takes_a_discard_back(world, context, keys, command, word):
     assert world.target(LETTERS) == sorted((key, "rejected") for key in keys)
     discard(context, *keys)
     with taking_all(context) as mended:
-        dead_letters.replay(mended, Which("text", reasons=("discarded",)))
+        dead_letters.replay(mended, DeadLetterFilter("text", reasons=("discarded",)))
         while live.work(mended, lambda *_: None):
             pass
     assert world.target(LETTERS) == []
@@ -343,7 +345,7 @@ def test_they_show_in_dagster(world, context, keys):
 
     def look():
         return next(
-            found for found in standing(world.stores, context.entity, table) if found.check_name == DEAD_LETTERS
+            found for found in health_results(world.stores, context.entity, table) if found.check_name == DEAD_LETTERS
         )
 
     found = look()
@@ -499,7 +501,7 @@ def test_what_looks_for_some_of_many_letters_reads_past_no_others(world, context
 @pytest.mark.hazard(85)
 def test_whoever_asks_for_one_does_not_wait_for_all_others(world, context, keys):
     world.target("UPDATE sync.due SET not_before = now() - interval '1 h'")
-    dead_letters.replay(context, Which("text", keys[2:]))
+    dead_letters.replay(context, DeadLetterFilter("text", keys[2:]))
     with context.stores.target() as cursor:
         (asked,) = due.claim(cursor, "text")
         assert asked.keys == [keys[2]]

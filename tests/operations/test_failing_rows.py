@@ -7,11 +7,11 @@ import pytest
 from sync_pipeline import dead_letters
 from sync_pipeline.backfill import backfill
 from sync_pipeline.batch.order import Order
-from sync_pipeline.dead_letters import Which
+from sync_pipeline.dead_letters import DeadLetterFilter
 from sync_pipeline.entity_context import EntityContext
 from sync_pipeline.entity_files import load_entities
 from sync_pipeline.errors import LegacySchemaError
-from sync_pipeline.inquiry.why import why
+from sync_pipeline.explain.why import why
 from sync_pipeline.pipeline import sync_keys
 from sync_pipeline.reconcile.reconcile import reconcile
 from sync_pipeline.stores import Stores
@@ -117,7 +117,7 @@ def test_discarded_ones_stay_so_until_the_query_takes_them(filled, broken):
     context, bad, fault = broken
     backfill(context, "2024-05")
     texts = sorted(map(str, bad))
-    assert dead_letters.discard(context, Which("text", reasons=("rejected",)), "me", "a test") == texts
+    assert dead_letters.discard(context, DeadLetterFilter("text", reasons=("rejected",)), "me", "a test") == texts
     sync_keys(context, context.origin.key.parse(texts[:3]), Order(acknowledge=True))
     filled.target("UPDATE sync.cursor SET filled_at = now()")
     assert sweep(context).changed == 0

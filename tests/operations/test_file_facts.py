@@ -8,7 +8,7 @@ import pytest
 from sync_pipeline import live
 from sync_pipeline.batch.order import Order
 from sync_pipeline.entity_context import EntityContext
-from sync_pipeline.inquiry.why import why
+from sync_pipeline.explain.why import why
 from sync_pipeline.pipeline import sync_keys
 from sync_pipeline.reconcile.reconcile import reconcile
 from sync_pipeline.repair import repair

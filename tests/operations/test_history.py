@@ -6,9 +6,9 @@ import pytest
 
 from sync_pipeline import dead_letters
 from sync_pipeline.batch.order import Order
-from sync_pipeline.dead_letters import Which
+from sync_pipeline.dead_letters import DeadLetterFilter
 from sync_pipeline.entity_context import EntityContext
-from sync_pipeline.inquiry.history import history
+from sync_pipeline.explain.history import history
 from sync_pipeline.pipeline import sync_keys
 from sync_pipeline.sinks.search_index import SearchIndex
 from tests.kin import EPISODE, MONOLITH, SERIES
@@ -68,7 +68,7 @@ def test_one_that_failed_was_mended_and_replayed(world, context, keys, command):
     world.legacy(SPOIL, (key,))
     for _ in range(3):  # the same fault again is no news
         sync(context, key)
-    dead_letters.discard(context, Which("text", [key]), "ann", "a test row")
+    dead_letters.discard(context, DeadLetterFilter("text", [key]), "ann", "a test row")
     command("dead-letters", "replay", "text", "--key", key)
     world.legacy("UPDATE content SET attrs = '{}' WHERE id = %s", (key,))
     command("dead-letters", "replay", "text", "--key", key)

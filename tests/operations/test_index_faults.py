@@ -8,14 +8,14 @@ from dataclasses import replace
 
 import pytest
 
-from sync_pipeline import due, live, outgoing, pipeline
+from sync_pipeline import document_sender, due, live, pipeline
 from sync_pipeline.background import in_background
 from sync_pipeline.batch.order import Order
 from sync_pipeline.capture import open_cursor, resumed
+from sync_pipeline.document_sender import DocumentSender
 from sync_pipeline.entity_context import EntityContext
 from sync_pipeline.errors import DeclarationError
 from sync_pipeline.ledger.cursor import Lease
-from sync_pipeline.outgoing import Outgoing
 from sync_pipeline.pipeline import sync_keys
 from sync_pipeline.preflight.search import look_at_search
 from sync_pipeline.reconcile.reconcile import reconcile
@@ -399,7 +399,7 @@ def bring_by_poll(world, context):
 def test_a_document_that_nobody_foresaw_parks_one_and_the_entity_goes_on(world, plain, monkeypatch):
     break_documents(monkeypatch)
     edit(world)
-    sent = Outgoing(plain, lambda *_: None)
+    sent = DocumentSender(plain, lambda *_: None)
     with in_background(sent.run, "documents"):
         sync(plain, hand_over=sent.take)
     ((key, step, error, message),) = world.target(LETTERS)
@@ -410,7 +410,7 @@ def test_a_document_that_nobody_foresaw_parks_one_and_the_entity_goes_on(world, 
 
 @pytest.mark.hazard(95)
 def test_an_error_in_sending_leaves_documents_due_and_sends_the_next(world, plain, monkeypatch):
-    real, failed = outgoing.send, threading.Event()
+    real, failed = document_sender.send, threading.Event()
 
     def send(*arguments):
         if not failed.is_set():
@@ -418,8 +418,8 @@ def test_an_error_in_sending_leaves_documents_due_and_sends_the_next(world, plai
             raise ZeroDivisionError("once")
         return real(*arguments)
 
-    monkeypatch.setattr(outgoing, "send", send)
-    sent = Outgoing(plain, lambda *_: None)
+    monkeypatch.setattr(document_sender, "send", send)
+    sent = DocumentSender(plain, lambda *_: None)
     edit(world, 1)
     with in_background(sent.run, "documents"):
         sync(plain, 1, hand_over=sent.take)

@@ -6,7 +6,7 @@ import pytest
 
 from sync_pipeline import dead_letters, live
 from sync_pipeline.batch.order import Order
-from sync_pipeline.dead_letters import Which
+from sync_pipeline.dead_letters import DeadLetterFilter
 from sync_pipeline.entity_context import EntityContext
 from sync_pipeline.entity_files import load_entities
 from sync_pipeline.pipeline import sync_keys
@@ -102,6 +102,6 @@ def test_a_row_that_came_to_nothing_is_no_longer_parked_once_it_is_swept(world, 
 def test_a_replay_of_what_still_fails_keeps_it_parked(world, context, key):
     for _ in range(RETRIES + 1):
         sync(context, key)
-    assert dead_letters.replay(context, Which("text")) == [key]
+    assert dead_letters.replay(context, DeadLetterFilter("text")) == [key]
     assert live.work(context, lambda *_: None)
     assert world.target(OWED) == [("MediaMissing", 1, pytest.approx(2))]

@@ -8,9 +8,9 @@ import pytest
 
 from sync_pipeline import dead_letters
 from sync_pipeline.batch.order import Order
-from sync_pipeline.dead_letters import Which
+from sync_pipeline.dead_letters import DeadLetterFilter
 from sync_pipeline.entity_context import EntityContext
-from sync_pipeline.inquiry.why import why
+from sync_pipeline.explain.why import why
 from sync_pipeline.pipeline import sync_keys
 from tests.kin import EPISODE, MONOLITH, SERIES
 
@@ -70,7 +70,7 @@ def test_one_that_failed_was_mended_and_replayed(world, context, key, command):
 def test_one_that_was_discarded_says_who_and_why(world, context, key):
     world.legacy(SPOIL, (key,))
     sync(context, key)
-    dead_letters.discard(context, Which("text", [key], reasons=("rejected",)), "ann", "a test row")
+    dead_letters.discard(context, DeadLetterFilter("text", [key], reasons=("rejected",)), "ann", "a test row")
     told = asked(context, key)
     assert (told["word"], told["state"]) == ("discarded", "discarded")
     assert "was discarded by ann on" in told["verdict"]

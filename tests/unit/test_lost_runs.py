@@ -52,7 +52,7 @@ def ticks(clock, seconds, *locations, beating=(), hanging=()):
     while clock.now < end:
         clock.now += TICK
         for location, run in beating:
-            before = location.ledger.sightings[run].worked_seconds
+            before = location.ledger.last_heartbeats[run].worked_seconds
             location.ledger.beat(run, before + TICK, hanging=tuple(hanging))
         for location in locations:
             location.tick()

@@ -86,7 +86,7 @@ def test_a_run_follows_until_its_successor_beats(monkeypatch):
         ours = here.run(tags, status=dg.DagsterRunStatus.STARTED)
         here.ledger.beat(ours)
         there.run({**KEPT, LEDGER_TAG: "bbbbbbbb"})
-        monkeypatch.setattr(live, "read_workers", lambda ledger: Workers(ledger.id, dict(ledger.sightings)))
+        monkeypatch.setattr(live, "read_workers", lambda ledger: Workers(ledger.id, dict(ledger.last_heartbeats)))
 
         def awaits(end=0.0):
             watch = live.Watch(Recorder(here, ours), here.ledger, SimpleNamespace(), live.Moved())

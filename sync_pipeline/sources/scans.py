@@ -18,7 +18,7 @@ _BACK_SECONDS = 5.0
 
 
 @dataclass
-class Looks:
+class Scans:
     """Whether the next look is a whole one, and after which id it begins if it is not.
 
     What commits later than a look reaches back waits for the next whole one; what is known as reported counts those

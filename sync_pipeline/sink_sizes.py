@@ -18,14 +18,14 @@ _OBJECTS = "sync.media WHERE NOT deleting AND target_key >= %s AND target_key < 
 
 
 @dataclass(frozen=True)
-class Holding:
+class SinkSize:
     """Rows, documents or files, and the bytes they take up."""
 
     rows: int
     size: int
 
 
-def holdings(stores: Stores, entity: Entity) -> dict[str, Holding]:
+def sink_sizes(stores: Stores, entity: Entity) -> dict[str, SinkSize]:
     """What each sink holds, by its name in a verdict; what is not made yet is absent. Raises UnreachableError."""
     with stores.target() as cursor:
         found = {"relational": _of_table(cursor, entity.table)}
@@ -36,13 +36,13 @@ def holdings(stores: Stores, entity: Entity) -> dict[str, Holding]:
     return {sink: holding for sink, holding in found.items() if holding}
 
 
-def _of_table(cursor: Cursor, table: RelationalTable) -> Holding | None:
+def _of_table(cursor: Cursor, table: RelationalTable) -> SinkSize | None:
     cursor.execute("SELECT pg_total_relation_size(to_regclass(%s))", (table.quoted,))
     size = cursor.fetchone()[0]
-    return None if size is None else Holding(_rows(cursor, table.quoted), size)
+    return None if size is None else SinkSize(_rows(cursor, table.quoted), size)
 
 
-def _of_media(cursor: Cursor, media: MediaBucket) -> Holding | None:
+def _of_media(cursor: Cursor, media: MediaBucket) -> SinkSize | None:
     """Files by the ledger. Keys are hashes, so that the first of them are as good a sample of sizes as any."""
     cursor.execute("SELECT to_regclass('sync.media') IS NOT NULL")
     if not cursor.fetchone()[0]:
@@ -53,16 +53,16 @@ def _of_media(cursor: Cursor, media: MediaBucket) -> Holding | None:
         "SELECT coalesce(avg(size), 0) FROM"
         f" (SELECT size FROM {within} ORDER BY target_key LIMIT {_COUNTED_ROWS}) sample"
     )
-    return Holding(files, round(files * cursor.fetchone()[0]))
+    return SinkSize(files, round(files * cursor.fetchone()[0]))
 
 
-def _of_index(stores: Stores, index: SearchIndex) -> Holding | None:
+def _of_index(stores: Stores, index: SearchIndex) -> SinkSize | None:
     with reaching():
         if not stores.search.indices.exists_alias(name=index.alias):
             return None
         count = stores.search.count(index=index.alias)["count"]
         stats = stores.search.indices.stats(index=index.alias, metric="store")
-    return Holding(count, stats["_all"]["primaries"]["store"]["size_in_bytes"])
+    return SinkSize(count, stats["_all"]["primaries"]["store"]["size_in_bytes"])
 
 
 def _rows(cursor: Cursor, source: str) -> int:

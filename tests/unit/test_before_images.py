@@ -5,7 +5,7 @@ import dataclasses
 import pytest
 
 from sync_pipeline.errors import DeclarationError
-from sync_pipeline.ledger.before import Image, whole
+from sync_pipeline.ledger.before_images import Image, last_whole
 from sync_pipeline.sinks.search_index import SearchIndex
 from tests.refusing.note import entity
 
@@ -40,4 +40,4 @@ def image(revision, written, held=ROW | DOCUMENT):
     ],
 )
 def test_a_row_goes_back_to_what_readers_last_saw_whole(kept, version, revision):
-    assert whole(kept, version).revision == revision
+    assert last_whole(kept, version).revision == revision

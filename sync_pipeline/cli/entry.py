@@ -12,7 +12,7 @@ from typing import Any, TextIO, cast
 import typer
 
 from sync_pipeline.cli.commands import app
-from sync_pipeline.cli.opening import unused_files
+from sync_pipeline.cli.common import unused_files
 from sync_pipeline.errors import SyncError
 
 FAILED, INTERRUPTED = 2, 130

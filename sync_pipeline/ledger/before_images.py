@@ -38,7 +38,7 @@ class Image:
         return version == (self.written if self.held & HELD_DOCUMENT else None)
 
 
-def keep(cursor: Cursor, entity: str, tables: Sequence[TargetTable], key: Key, revision: int, texts: pa.Array) -> None:
+def save(cursor: Cursor, entity: str, tables: Sequence[TargetTable], key: Key, revision: int, texts: pa.Array) -> None:
     """Keep what a plan is to write, of keys (texts) whose documents are to be sent; under the ledger's locks.
 
     `tables` are those that rows are written to, the live one first: an image has what columns only the other one has.
@@ -93,12 +93,12 @@ def images(cursor: Cursor, entity: str, keys: Sequence[str]) -> dict[str, list[I
     return by_key
 
 
-def whole(kept: Sequence[Image], version: int | None) -> Image:
+def last_whole(kept: Sequence[Image], version: int | None) -> Image:
     """The image that goes with the document which readers see; else the oldest: none of the later ones was whole."""
     return next((image for image in reversed(kept) if image.shows(version)), kept[0])
 
 
-def put_back(cursor: Cursor, entity: str, tables: Sequence[TargetTable], key: Key, chosen: Sequence[Image]) -> None:
+def revert(cursor: Cursor, entity: str, tables: Sequence[TargetTable], key: Key, chosen: Sequence[Image]) -> None:
     """Rows and references as the images have them. Raises what the database says where it does not take them.
 
     What only a table beside the live one does not take is taken out of it: a rebuild finds it missing, and says so.
@@ -111,7 +111,7 @@ def put_back(cursor: Cursor, entity: str, tables: Sequence[TargetTable], key: Ke
     for table in tables:
         _remove(cursor, table, key, key.parse(keys) if table.is_shadow else absent)
         with _optional(cursor) if table.is_shadow else nullcontext():
-            written = table.put_back(cursor, images)
+            written = table.revert(cursor, images)
             if not table.is_shadow and table.outer_key and written < sum(image.there for image in chosen):
                 raise CompensationError("another row holds the id of a row that is to be put back: it has moved")
     cursor.execute("DELETE FROM sync.media_ref WHERE entity = %s AND key = ANY(%s)", (entity, keys))
@@ -135,7 +135,7 @@ def _optional(cursor: Cursor) -> Iterator[None]:
         cursor.execute("ROLLBACK TO SAVEPOINT beside")
 
 
-def restored(
+def note_reverted(
     cursor: Cursor, entity: str, chosen: Sequence[Image], revision: int, documents: Mapping[str, str | None]
 ) -> None:
     """These were put back by a revision, under which their documents are to be sent; others have no use any more."""
@@ -152,7 +152,7 @@ def restored(
     )
 
 
-def any_restored(cursor: Cursor, entity: str) -> bool:
+def any_reverted(cursor: Cursor, entity: str) -> bool:
     """Whether a former document is still to be sent."""
     cursor.execute("SELECT EXISTS (SELECT FROM sync.before WHERE entity = %s AND restored IS NOT NULL)", (entity,))
     return bool(cursor.fetchone()[0])

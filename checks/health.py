@@ -5,8 +5,8 @@ from typing import Any, cast
 
 import dagster as dg
 
-from checks.letters import letters_page
-from checks.opening import OpensStores
+from checks.dead_letter_pages import dead_letter_page
+from checks.stores_resource import OpensStores
 from sync_pipeline import dead_letters, due
 from sync_pipeline.entity import Entity
 from sync_pipeline.parking import NOT_UNDONE
@@ -18,7 +18,7 @@ _CAUSES = 50
 _COLUMNS = ("reason", "step", "error", "keys", "attempts", "first_at", "next_at", "message")
 
 
-def standing_check(entity: Entity, key: dg.AssetKey) -> dg.AssetChecksDefinition:
+def health_check(entity: Entity, key: dg.AssetKey) -> dg.AssetChecksDefinition:
     """Three checks on the asset of the entity's table."""
     specs = [
         dg.AssetCheckSpec(FRESHNESS, asset=key, description="How far the new side is behind the monolith."),
@@ -26,23 +26,23 @@ def standing_check(entity: Entity, key: dg.AssetKey) -> dg.AssetChecksDefinition
         dg.AssetCheckSpec(DEAD_LETTERS, asset=key, description="Rows that were refused: why, and what to do."),
     ]
 
-    @dg.multi_asset_check(specs=specs, name=f"standing_{entity.name}", required_resource_keys={"engine"})
+    @dg.multi_asset_check(specs=specs, name=f"health_{entity.name}", required_resource_keys={"engine"})
     def look(context: dg.AssetCheckExecutionContext) -> Iterator[dg.AssetCheckResult]:
         with cast(OpensStores, context.resources.engine).stores() as stores:
-            yield from standing(stores, entity, key)
+            yield from health_results(stores, entity, key)
 
     return look
 
 
-def standing(stores: Stores, entity: Entity, key: dg.AssetKey) -> Iterator[dg.AssetCheckResult]:
+def health_results(stores: Stores, entity: Entity, key: dg.AssetKey) -> Iterator[dg.AssetCheckResult]:
     """All results, from the ledger as it is now. Raises UnreachableError."""
     status = status_of(stores, entity)
     yield _freshness(status, stores.settings.lag_limit_seconds, key)
     if status:
         with stores.target() as cursor:
             overdue = due.keys_overdue(cursor, entity.name, stores.settings.due_limit_seconds)
-            causes = due.overview(cursor, due.Choice(entity.name), 0)["causes"]
-            letters = dead_letters.overview(cursor, dead_letters.Which(entity.name), 0)
+            causes = due.overview(cursor, due.QueueFilter(entity.name), 0)["causes"]
+            letters = dead_letters.overview(cursor, dead_letters.DeadLetterFilter(entity.name), 0)
     else:
         overdue, causes, letters = 0, [], {dead_letters.PARKED: 0, due.DISCARDED: 0, "causes": []}
     yield _due(status.get("due", {}), overdue, cast(list[dict[str, Any]], causes), key)
@@ -88,7 +88,7 @@ def _dead_letters(entity: str, found: dict[str, Any], key: dg.AssetKey) -> dg.As
     severity = dg.AssetCheckSeverity.ERROR if torn else dg.AssetCheckSeverity.WARN
     metadata: dict[str, Any] = {"parked": parked, "discarded": discarded}
     if found["causes"]:
-        metadata["causes"] = dg.MetadataValue.md(letters_page(entity, found["causes"]))
+        metadata["causes"] = dg.MetadataValue.md(dead_letter_page(entity, found["causes"]))
     return _result(DEAD_LETTERS, key, severity if parked or torn else None, said, metadata)
 
 

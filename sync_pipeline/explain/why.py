@@ -9,7 +9,7 @@ from typing import Any
 
 from sync_pipeline import dead_letters
 from sync_pipeline.entity_context import EntityContext
-from sync_pipeline.inquiry.facts import Facts, facts_of, wants
+from sync_pipeline.explain.facts import Facts, facts_of, wants
 
 _OWED = {
     "documents": "its document is owed: the cluster has not taken it yet",
@@ -95,7 +95,7 @@ def _set_aside(facts: Facts) -> _Cause | None:
         said = f"is parked at step {letter['step']} since {_instant(letter['first_at'])} ({tries})"
         return _Cause(
             "parked",
-            f"{said}: {letter['error']}: {letter['message']}{_put_back(facts)}",
+            f"{said}: {letter['error']}: {letter['message']}{_reverted(facts)}",
             f"{dead_letters.remedy(letter)}; then sync-pipeline dead-letters replay {name}",
         )
     if waiting := facts.owing("parent", "children"):
@@ -108,7 +108,7 @@ def _set_aside(facts: Facts) -> _Cause | None:
         undo = f"sync-pipeline dead-letters replay {name}"
         if facts.changed and discarded["step"] != "document":
             return None
-        said += f": {discarded['discarded_why']}{_put_back(facts)}"
+        said += f": {discarded['discarded_why']}{_reverted(facts)}"
         return _Cause("discarded", said, f"{undo} takes it back")
     return None
 
@@ -248,7 +248,7 @@ def _of_document(facts: Facts) -> bool:
     return _step(facts) == "document" and not facts.undone
 
 
-def _put_back(facts: Facts) -> str:
+def _reverted(facts: Facts) -> str:
     return "; so row, files and document were put back as they were before" if facts.undone else ""
 
 

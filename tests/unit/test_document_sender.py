@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import pyarrow as pa
 import pytest
 
-from sync_pipeline import outgoing
+from sync_pipeline import document_sender
 from sync_pipeline.background import in_background
 from sync_pipeline.documents import Operations
 from sync_pipeline.errors import DeclarationError
@@ -67,9 +67,9 @@ def test_what_gathers_during_a_request_is_the_next_one(context, monkeypatch):
         follows.append(coming())
         return len(batch.ids), 0
 
-    monkeypatch.setattr(outgoing, "send", send)
+    monkeypatch.setattr(document_sender, "send", send)
     reported = []
-    queue = outgoing.Outgoing(context, lambda _, outcome: reported.append(outcome.documents))
+    queue = document_sender.DocumentSender(context, lambda _, outcome: reported.append(outcome.documents))
     with in_background(queue.run, "documents"):
         queue.take(operations((1, 1, "a"), owed=1))
         assert under_way.wait(10)
@@ -83,9 +83,9 @@ def test_what_gathers_during_a_request_is_the_next_one(context, monkeypatch):
 
 def test_what_does_not_fit_is_left_to_others(context, monkeypatch):
     let_go = []
-    monkeypatch.setattr(outgoing, "_MOST_DOCUMENTS", 2)
-    monkeypatch.setattr(outgoing.due, "let_go", lambda _, ids: let_go.extend(ids))
-    queue = outgoing.Outgoing(context, lambda *_: None)
+    monkeypatch.setattr(document_sender, "_MOST_DOCUMENTS", 2)
+    monkeypatch.setattr(document_sender.due, "let_go", lambda _, ids: let_go.extend(ids))
+    queue = document_sender.DocumentSender(context, lambda *_: None)
     queue.take(operations((1, 1, "a"), (2, 1, "b"), owed=1))
     queue.take(operations((3, 2, "c"), owed=2))
     assert let_go == [2]
@@ -97,8 +97,8 @@ def test_a_wrong_declaration_stops_the_polls(context, monkeypatch):
     def send(*_):
         raise DeclarationError("a fault")
 
-    monkeypatch.setattr(outgoing, "send", send)
-    queue = outgoing.Outgoing(context, lambda *_: None)
+    monkeypatch.setattr(document_sender, "send", send)
+    queue = document_sender.DocumentSender(context, lambda *_: None)
     queue.take(operations((1, 1, "a"), owed=1))
     with in_background(queue.run, "documents"):
         pass
@@ -116,10 +116,10 @@ def test_what_nobody_foresaw_leaves_its_documents_due_and_the_next_are_sent(cont
         sent.append(batch.owed)
         return len(batch.ids), 0
 
-    monkeypatch.setattr(outgoing, "send", send)
-    monkeypatch.setattr(outgoing, "_PACE_SECONDS", 0)
-    monkeypatch.setattr(outgoing.due, "let_go", lambda _, ids: let_go.extend(ids))
-    queue = outgoing.Outgoing(context, lambda *_: None)
+    monkeypatch.setattr(document_sender, "send", send)
+    monkeypatch.setattr(document_sender, "_PACE_SECONDS", 0)
+    monkeypatch.setattr(document_sender.due, "let_go", lambda _, ids: let_go.extend(ids))
+    queue = document_sender.DocumentSender(context, lambda *_: None)
     with in_background(queue.run, "documents"):
         queue.take(operations((1, 1, "a"), owed=1))
         wait_for(lambda: let_go == [1])

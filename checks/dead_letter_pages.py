@@ -11,7 +11,7 @@ from sync_pipeline.dead_letters import PARKED, remedy
 _CAUSES, _LONGEST = 20, 160
 
 
-def letters_page(entity: str, causes: Iterable[Mapping[str, Any]]) -> str:
+def dead_letter_page(entity: str, causes: Iterable[Mapping[str, Any]]) -> str:
     """Markdown of an entity's causes, as `dead_letters.overview` gives them, the most frequent first."""
     causes = list(causes)
     shown = causes[:_CAUSES]

@@ -21,7 +21,7 @@ _MOST_BYTES = 64 << 20
 _PACE_SECONDS = 0.5
 
 
-class Outgoing:
+class DocumentSender:
     """Batches whose rows are committed and whose documents are due, claimed by this process.
 
     Requests keep a pace; all that gather meanwhile go in the next: a slow cluster gets fewer and larger ones.
