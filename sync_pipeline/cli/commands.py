@@ -60,9 +60,9 @@ class _Commands(LazyGroup):
             "sync_pipeline.cli.visibility:visibility",
             "Show which views, policies and memberships have changed since they were accepted. Exit 1 while any has.",
         ),
-        "why": Member("sync_pipeline.cli.inquiry:why", "Why an object is, or is not, in each sink."),
+        "why": Member("sync_pipeline.cli.explain:why", "Why an object is, or is not, in each sink."),
         "history": Member(
-            "sync_pipeline.cli.inquiry:history",
+            "sync_pipeline.cli.explain:history",
             "The story of an object: what batches did with it, and what was exceptional.",
         ),
     }
