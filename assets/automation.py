@@ -19,7 +19,7 @@ def automation(
     entities: dict[str, Entity],
     sinks: dg.AssetSelection,
     comparisons: Iterable[dg.AssetChecksDefinition],
-    look_at_files: Callable[[], dg.AssetCheckResult],
+    check_files: Callable[[], dg.AssetCheckResult],
 ) -> dg.Definitions:
     """Jobs over the entities, the sensors, and schedules that are switched on in the UI."""
     sync = dg.define_asset_job(
@@ -38,7 +38,7 @@ def automation(
     retention = retention_job(FREQUENT)
     return dg.Definitions(
         jobs=[sync, reconcile, *by_name.values(), retention],
-        sensors=[keep_live(SYNC), watch_standing(entities.values(), look_at_files)],
+        sensors=[keep_live(SYNC), watch_standing(entities.values(), check_files)],
         schedules=[
             schedule("nightly_reconcile", reconcile, "SYNC_RECONCILE_CRON", "0 3 * * *", "All is compared each night."),
             schedule("frequent_sweep", by_name["sweep"], "SYNC_SWEEP_CRON", "*/30 * * * *", "What no source reports."),

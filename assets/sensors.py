@@ -99,7 +99,7 @@ def _age(record: dg.RunRecord) -> float:
 
 
 def watch_standing(
-    entities: Iterable[Entity], look_at_files: Callable[[], dg.AssetCheckResult] | None = None
+    entities: Iterable[Entity], check_files: Callable[[], dg.AssetCheckResult] | None = None
 ) -> dg.SensorDefinition:
     """Evaluates the checks of where the live delta stands and of the entity files, without a run."""
     watched = {entity.name: entity for entity in entities}
@@ -115,7 +115,7 @@ def watch_standing(
         now = dt.datetime.now(dt.UTC).timestamp()
         events = [
             evaluation
-            for evaluation in [*_evaluations(engine, watched), *_files(look_at_files)]
+            for evaluation in [*_evaluations(engine, watched), *_files(check_files)]
             if _is_news(told.get(_name(evaluation)), evaluation, now, _materialized(context, evaluation))
         ]
         told.update({_name(evaluation): [_gist(evaluation), now] for evaluation in events})

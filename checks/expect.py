@@ -228,13 +228,13 @@ class RefersTo(Expectation):
 class Holds(Expectation):
     """A condition in SQL over the columns of a row, which is called `t`; where it is NULL, it holds."""
 
-    said: str
+    message: str
     condition: str
     show: tuple[str, ...] = ()  # columns for the samples, beside the key
 
     @property
     def statement(self) -> str:
-        return self.said
+        return self.message
 
     @property
     def about(self) -> str:
@@ -248,13 +248,13 @@ class Holds(Expectation):
 class Known(Expectation):
     """Any expectation that Great Expectations knows, by the name of its class, with its own arguments."""
 
-    said: str
+    message: str
     name: str
     arguments: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def statement(self) -> str:
-        return self.said
+        return self.message
 
     @property
     def about(self) -> str:

@@ -117,7 +117,7 @@ def _result(key: dg.AssetCheckKey, report: Report, docs: DataDocs, error_share: 
         asset_key=key.asset_key,
         check_name=key.name,
         severity=_SEVERITIES[severity or ERROR],
-        description=_said(report),
+        description=_message(report),
         metadata={
             "Data Docs": dg.MetadataValue.url(docs.address(report.page)),
             "rows": report.rows,
@@ -139,7 +139,7 @@ def _unseen(key: dg.AssetCheckKey, seen: _Seen) -> dg.AssetCheckResult:
     )
 
 
-def _said(report: Report) -> str:
+def _message(report: Report) -> str:
     if not report.broken:
         return f"All {len(report.results)} expectations hold; {report.rows:,} rows looked at"
     named = [f"{result.expectation.words} ({result.observed})" for result in report.broken[:_NAMED]]
@@ -168,9 +168,9 @@ def _record(result: Result, error_share: float) -> dg.TableRecord:
 
 def _about(side: Side) -> str:
     rows = f"rows of `{side.table}`" if side.side == NEW else f"the legacy rows that {side.entity}'s adapter relies on"
-    said = [f"{one.words}{_mark(one.weight)}" for one in side.expectations if not isinstance(one, HasType)]
-    typed = ["columns are of the types they are declared with"] * (len(said) < len(side.expectations))
-    return "\n- ".join((f"What is expected of {rows}:", *typed, *said))
+    message = [f"{one.words}{_mark(one.weight)}" for one in side.expectations if not isinstance(one, HasType)]
+    typed = ["columns are of the types they are declared with"] * (len(message) < len(side.expectations))
+    return "\n- ".join((f"What is expected of {rows}:", *typed, *message))
 
 
 def _mark(weight: Severity) -> str:

@@ -54,16 +54,16 @@ def _freshness(status: dict[str, Any], limit: float, key: dg.AssetKey) -> dg.Ass
     if behind is None:
         return _result(FRESHNESS, key, dg.AssetCheckSeverity.WARN, "never followed: switch the sensor keep_live on", {})
     alerts = status["alerts"]
-    said = f"{behind:.1f} s behind"
+    message = f"{behind:.1f} s behind"
     severity = None
     if behind > limit:
-        severity, said = dg.AssetCheckSeverity.ERROR, f"{said}, more than {limit:g} s; followed by {_who(status)}"
+        severity, message = dg.AssetCheckSeverity.ERROR, f"{message}, more than {limit:g} s; followed by {_who(status)}"
     elif alerts:
-        severity, said = dg.AssetCheckSeverity.WARN, f"{said}; {len(alerts)} alerts"
+        severity, message = dg.AssetCheckSeverity.WARN, f"{message}; {len(alerts)} alerts"
     metadata: dict[str, Any] = {"seconds behind": round(behind, 2)}
     if alerts:
         metadata["alerts"] = dg.MetadataValue.md("\n".join(f"- {alert}" for alert in alerts))
-    return _result(FRESHNESS, key, severity, said, metadata)
+    return _result(FRESHNESS, key, severity, message, metadata)
 
 
 def _who(status: dict[str, Any]) -> str:
@@ -73,23 +73,23 @@ def _who(status: dict[str, Any]) -> str:
 def _due(owed: dict[str, int], overdue: int, causes: list[dict[str, Any]], key: dg.AssetKey) -> dg.AssetCheckResult:
     waiting = sum(int(keys) for reason, keys in owed.items() if reason not in due.DEAD_LETTERS)
     severity = dg.AssetCheckSeverity.ERROR if overdue else None
-    said = f"{waiting} keys wait, {overdue} of them for too long"
+    message = f"{waiting} keys wait, {overdue} of them for too long"
     metadata: dict[str, Any] = {"waiting": waiting, "overdue": overdue}
     if causes:
         metadata["causes"] = dg.MetadataValue.table([dg.TableRecord(_cells(cause)) for cause in causes[:_CAUSES]])
-    return _result(DUE, key, severity, said, metadata)
+    return _result(DUE, key, severity, message, metadata)
 
 
 def _dead_letters(entity: str, found: dict[str, Any], key: dg.AssetKey) -> dg.AssetCheckResult:
     parked, discarded = found[dead_letters.PARKED], found[due.DISCARDED]
     torn = sum(cause["letters"] for cause in found["causes"] if cause["error"] == NOT_UNDONE)
-    said = f"{parked} rows are parked" + (f", {discarded} are discarded" if discarded else "")
-    said += f"; {torn} rows could not be put back" if torn else ""
+    message = f"{parked} rows are parked" + (f", {discarded} are discarded" if discarded else "")
+    message += f"; {torn} rows could not be put back" if torn else ""
     severity = dg.AssetCheckSeverity.ERROR if torn else dg.AssetCheckSeverity.WARN
     metadata: dict[str, Any] = {"parked": parked, "discarded": discarded}
     if found["causes"]:
         metadata["causes"] = dg.MetadataValue.md(dead_letter_page(entity, found["causes"]))
-    return _result(DEAD_LETTERS, key, severity if parked or torn else None, said, metadata)
+    return _result(DEAD_LETTERS, key, severity if parked or torn else None, message, metadata)
 
 
 def _cells(cause: dict[str, Any]) -> dict[str, str | int]:
@@ -97,7 +97,7 @@ def _cells(cause: dict[str, Any]) -> dict[str, str | int]:
 
 
 def _result(
-    name: str, key: dg.AssetKey, severity: dg.AssetCheckSeverity | None, said: str, metadata: dict[str, Any]
+    name: str, key: dg.AssetKey, severity: dg.AssetCheckSeverity | None, message: str, metadata: dict[str, Any]
 ) -> dg.AssetCheckResult:
     """`severity` is None when all is well."""
     return dg.AssetCheckResult(
@@ -105,6 +105,6 @@ def _result(
         asset_key=key,
         check_name=name,
         severity=severity or dg.AssetCheckSeverity.ERROR,
-        description=said,
+        description=message,
         metadata=metadata,
     )

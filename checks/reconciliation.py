@@ -61,13 +61,13 @@ def _result(key: dg.AssetKey, sink: str, verdict: Verdict, tolerated: int) -> dg
     overdue = verdict.overdue if counts["pending"] else 0
     known = KNOWN - {"pending"} if overdue else KNOWN
     wrong = {kind: count for kind, count in counts.items() if count and kind not in known}
-    said = ", ".join(f"{count} {kind}" for kind, count in wrong.items()) or "no mismatch"
+    message = ", ".join(f"{count} {kind}" for kind, count in wrong.items()) or "no mismatch"
     return dg.AssetCheckResult(
         passed=not wrong,
         asset_key=key,
         check_name=NAME,
         severity=_severity(wrong, tolerated),
-        description=f"{said}; {verdict.compared:,} legacy rows compared",
+        description=f"{message}; {verdict.compared:,} legacy rows compared",
         metadata={"compared": verdict.compared, **counts, **_samples(found)},
     )
 

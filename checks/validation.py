@@ -193,17 +193,17 @@ def _files(folder: Path) -> dict[str, str]:
 def _expectation(side: Side, n: int) -> Any:
     declared = side.expectations[n]
     call = declared.call(side.rows)
-    said = {"description": declared.words, "severity": _SEVERITIES[declared.weight], "meta": {_NUMBER: n}}
+    message = {"description": declared.words, "severity": _SEVERITIES[declared.weight], "meta": {_NUMBER: n}}
     if isinstance(call, Query):
         # braces are placeholders to Great Expectations
         query = _literal(call.sql.replace("{", "{{").replace("}", "}}"))
         return UnexpectedRows(
-            unexpected_rows_query=f"{_WHOLE} * FROM ({query}) unexpected", mostly=declared.mostly, **said
+            unexpected_rows_query=f"{_WHOLE} * FROM ({query}) unexpected", mostly=declared.mostly, **message
         )
     kind = getattr(gxe, call.name, None)
     if kind is None:
         raise DeclarationError(f"suite of {side.entity}: Great Expectations knows no {call.name}")
-    return kind(**call.arguments, **said)
+    return kind(**call.arguments, **message)
 
 
 def _literal(sql: str) -> str:

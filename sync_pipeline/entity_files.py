@@ -155,6 +155,6 @@ def _drop_refused_references(found: EntityFiles) -> None:
     """Set aside entities that refer to one whose rows cannot be referred to."""
     for name, entity in list(found.entities.items()):
         parents = [found.entities[r.entity] for r in entity.table.references if r.entity in found.entities]
-        if refusal := next((said for parent in parents if (said := parent.refuse_reference_from(name))), ""):
+        if refusal := next((message for parent in parents if (message := parent.refuse_reference_from(name))), ""):
             del found.entities[name]
             found.broken[found.modules.pop(name)] = refusal

@@ -93,7 +93,7 @@ class Held:
 
     def __init__(self, stores: Stores) -> None:
         self.stores = stores
-        self._sessions, self._prepared = self._look()
+        self._sessions, self._prepared = self._read_holders()
 
     @property
     def open(self) -> list[Holder]:
@@ -102,14 +102,14 @@ class Held:
 
     def have_ended(self) -> bool:
         """Look again. One that has ended may have been prepared: then all that are prepared now are waited for."""
-        sessions, prepared = self._look()
+        sessions, prepared = self._read_holders()
         left = {name: holder for name, holder in sessions.items() if name in self._sessions}
         if len(left) == len(self._sessions):
             prepared = {name: holder for name, holder in prepared.items() if name in self._prepared}
         self._sessions, self._prepared = left, prepared
         return not self.open
 
-    def _look(self) -> tuple[dict[str, Holder], dict[str, Holder]]:
+    def _read_holders(self) -> tuple[dict[str, Holder], dict[str, Holder]]:
         """Sessions before prepared transactions: one that is prepared in between shows in both."""
         with self.stores.legacy() as cursor:
             return _holders(cursor, _SESSIONS), _holders(cursor, _PREPARED)

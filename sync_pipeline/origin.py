@@ -205,10 +205,10 @@ class Origin:
         except _ROW_FAULTS as error:
             if named.num_rows == 1:
                 keys = self._keys(lambda cursor: f"WHERE {kind.is_in(cursor, 'q', named)}", self.key)
-                said = type(error).__name__, first_line(error)
+                reason = type(error).__name__, first_line(error)
                 return Rows(
                     self.schema.empty_table(),
-                    tuple(Reject(text, "read", *said, _NO_DIGEST) for text in self.key.texts(keys).to_pylist()),
+                    tuple(Reject(text, "read", *reason, _NO_DIGEST) for text in self.key.texts(keys).to_pylist()),
                 )
         half = named.num_rows // 2
         first, second = self._named(kind, named.slice(0, half), most), self._named(kind, named.slice(half), most)

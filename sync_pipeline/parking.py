@@ -43,7 +43,7 @@ class Wait:
     digest: int | None = None  # of the row that waits
 
     @property
-    def said(self) -> str:
+    def message(self) -> str:
         """Why it waits."""
         if self.reason == "parent":
             return f"refers to {self.entity} {self.awaited}, which is not in the new side"
@@ -142,7 +142,7 @@ def wait(cursor: Cursor, entity: str, waits: Sequence[Wait], revision: int, limi
 
     Even then it is released when its parent lands.
     """
-    values = [(w.key, w.reason, w.entity, w.awaited, w.said, w.digest) for w in sorted(waits, key=lambda w: w.key)]
+    values = [(w.key, w.reason, w.entity, w.awaited, w.message, w.digest) for w in sorted(waits, key=lambda w: w.key)]
     if not values:
         return
     keys = [key for key, *_ in values]
@@ -248,8 +248,8 @@ def undone(cursor: Cursor, entity: str, keys: Sequence[str], revision: int) -> N
         " WHERE entity = %s AND reason = ANY(%s) AND step = 'document' AND key = ANY(%s)",
         (entity, [*DEAD_LETTERS], list(keys)),
     )
-    said = "row, files and document are as they were before"
-    tell(cursor, entity, "compensated", [(key, "document", said) for key in keys], revision)
+    message = "row, files and document are as they were before"
+    tell(cursor, entity, "compensated", [(key, "document", message) for key in keys], revision)
 
 
 def not_undone(cursor: Cursor, entity: str, key: str, why: str) -> None:

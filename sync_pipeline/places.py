@@ -31,7 +31,7 @@ class Place:
 
     kind: str
     name: str
-    said: str
+    description: str
     shared: bool = False
 
     def overlaps(self, other: Place) -> bool:
@@ -69,8 +69,8 @@ def places_of(entity: Entity) -> Iterator[Place]:
         yield Place("prefix", entity.media.prefix, f"prefix {entity.media.prefix}/", entity.media.shared)
     if isinstance(entity.capture, Outbox):
         aggregate = entity.capture.aggregate or entity.name
-        said = f"events {aggregate!r} of outbox {entity.capture.table}"
-        yield Place("outbox", f"{_outbox(entity.capture.table)} {aggregate}", said)
+        description = f"events {aggregate!r} of outbox {entity.capture.table}"
+        yield Place("outbox", f"{_outbox(entity.capture.table)} {aggregate}", description)
 
 
 def _outbox(name: str) -> str:
@@ -87,7 +87,7 @@ def _refusal(first: str, one: Place, second: str, other: Place) -> str:
         "prefix": "give one of them another prefix, or say MediaBucket(…, shared=True) in both: then one copy of a"
         " file serves both",
     }[one.kind]
-    if one.said == other.said:
-        return f"entities {first} and {second} both name {one.said}: {remedy}"
+    if one.description == other.description:
+        return f"entities {first} and {second} both name {one.description}: {remedy}"
     how = "which are the same" if one.name == other.name else "one of which lies in the other"
-    return f"entity {first} names {one.said} and entity {second} names {other.said}, {how}: {remedy}"
+    return f"entity {first} names {one.description} and entity {second} names {other.description}, {how}: {remedy}"

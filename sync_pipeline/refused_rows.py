@@ -60,7 +60,7 @@ class RefusedPage:
             cursor.execute(_WAKE_REPEATING, (self.entity, _A_SWEEP))
 
 
-def look_at_refused(context: EntityContext, after: int) -> RefusedPage:
+def read_refused_page(context: EntityContext, after: int) -> RefusedPage:
     """Compare the next dead letters with their legacy rows. Raises UnreachableError, LegacySchemaError."""
     values = {"entity": context.entity.name, "after": after, "limit": _PAGE, "basis": context.ledger.basis}
     with context.stores.target() as cursor:

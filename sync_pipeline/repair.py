@@ -113,11 +113,11 @@ def as_report(steps: list[Step]) -> dict[str, Any]:
 
 
 def _step(context: EntityContext, finding: Finding, left: Mapping[tuple[str, str], str]) -> Step:
-    said = f"{finding.kind}: {finding.said}" if finding.said else finding.kind
+    message = f"{finding.kind}: {finding.message}" if finding.message else finding.kind
     action = Action.DELETE if finding.kind == "extra" else Action.COPY if finding.sink == "media" else Action.WRITE
     if finding.kind in KNOWN or (finding.sink == "relational" and not context.origin.key.is_text(finding.key)):
         action = Action.LEAVE  # a row that cannot be named cannot be written either
-    step = Step(_place(context, finding.sink), finding.key, action, said, finding.sink, finding.kind)
+    step = Step(_place(context, finding.sink), finding.key, action, message, finding.sink, finding.kind)
     return _left(context, step, left) if (finding.sink, finding.key) in left else step
 
 

@@ -287,34 +287,34 @@ def expired(error: psycopg2.Error, profile: Profile, settings: Settings, purpose
     """What to raise where a limit of ours ended a statement; None for any other error."""
     if not is_expired(error):
         return None
-    said = str(error).strip().splitlines()[0]
+    message = str(error).strip().splitlines()[0]
     if error.pgcode == "55P03" and profile.lock_setting:
         seconds = f"{settings.lock_timeout_seconds:g}"
         return UnreachableError(
-            f"{profile.setting}: {said}: {purpose} waits for a lock of another session for {seconds} s at most"
+            f"{profile.setting}: {message}: {purpose} waits for a lock of another session for {seconds} s at most"
             f" ({profile.lock_setting}); it is tried again"
         )
     if error.pgcode == "55P03":
         return UnreachableError(
-            f"{profile.setting}: {said}: {purpose} waits for a lock for {_TARGET_LOCK_SECONDS} s at most;"
+            f"{profile.setting}: {message}: {purpose} waits for a lock for {_TARGET_LOCK_SECONDS} s at most;"
             " it is tried again"
         )
     limit = _LIMITS.get(purpose)
     if limit is None:
-        return UnreachableError(f"{profile.setting}: {said}; it is tried again")
+        return UnreachableError(f"{profile.setting}: {message}; it is tried again")
     return UnreachableError(
-        f"{profile.setting}: {said}: {purpose} may take {getattr(settings, limit[1]):g} s ({limit[0]});"
+        f"{profile.setting}: {message}: {purpose} may take {getattr(settings, limit[1]):g} s ({limit[0]});"
         " it is tried again"
     )
 
 
 def refusal(error: psycopg2.Error) -> str:
     """What the monolith refuses our role, and the remedy where it would have hidden rows without a word."""
-    said = str(error).strip().splitlines()[0]
-    if "row-level security" not in said:
-        return said
+    message = str(error).strip().splitlines()[0]
+    if "row-level security" not in message:
+        return message
     return (
-        f"{said}: what a policy hides would look like deleted rows. ALTER ROLE … BYPASSRLS for our role, or, where"
+        f"{message}: what a policy hides would look like deleted rows. ALTER ROLE … BYPASSRLS for our role, or, where"
         ' its policies show all that is meant to move, say so: Table(…, policies="complete")'
     )
 
@@ -349,10 +349,10 @@ def _dropped(profile: Profile, name: str, wanted: str, found: str) -> str:
 
 
 def _unsupported(profile: Profile, error: psycopg2.Error) -> str:
-    said = str(error).strip().splitlines()[0]
+    message = str(error).strip().splitlines()[0]
     return (
-        f"{profile.setting}: {said}: a connection pooler between here and the database does not pass it on. Connect to"
-        " the database itself, which reading the log (source wal) needs in any case"
+        f"{profile.setting}: {message}: a connection pooler between here and the database does not pass it on. Connect"
+        " to the database itself, which reading the log (source wal) needs in any case"
     )
 
 

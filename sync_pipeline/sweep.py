@@ -32,7 +32,7 @@ from sync_pipeline.ledger import bases, sweeps
 from sync_pipeline.ledger.ledger import next_revision
 from sync_pipeline.ledger.sweeps import Swept, Walk
 from sync_pipeline.origin import DIGEST
-from sync_pipeline.refused_rows import look_at_refused
+from sync_pipeline.refused_rows import read_refused_page
 from sync_pipeline.rewritten_files import compare_listing
 from sync_pipeline.sql import Cursor, copy_out
 from sync_pipeline.visibility import check_visibility
@@ -272,7 +272,7 @@ def _compare_files(context: EntityContext, walk: Walk, _: threading.Event) -> No
 def _look_at_refused(context: EntityContext, walk: Walk, _: threading.Event) -> None:
     """The next dead letters whose rows may no longer be what was refused."""
     after = int(walk.position[0]) if walk.position else 0
-    page = look_at_refused(context, after)
+    page = read_refused_page(context, after)
     with context.stores.target() as cursor:
         page.wake(cursor)
         walk.position = [str(page.last)] if page.last is not None else None

@@ -87,8 +87,8 @@ def _listed(report: Mapping[str, Mapping[str, Any]]) -> None:
 
 def _line(letter: Mapping[str, Any]) -> tuple[object, ...]:
     if letter["state"] == DISCARDED:
-        said = f"{letter['discarded_why']} ({letter['discarded_by']}, {letter['discarded_at']:%Y-%m-%d})"
-        return letter["entity"], letter["key"], letter["state"], "when its row changes", said
+        message = f"{letter['discarded_why']} ({letter['discarded_by']}, {letter['discarded_at']:%Y-%m-%d})"
+        return letter["entity"], letter["key"], letter["state"], "when its row changes", message
     return letter["entity"], letter["key"], letter["state"], letter["next_at"] or "on replay", letter["message"]
 
 

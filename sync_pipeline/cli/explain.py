@@ -31,8 +31,8 @@ def why(name: Name, key: Key, output: Format = Output.TEXT) -> None:
 
 def _told(answer: Answer) -> None:
     tables.say(answer.verdict)
-    for sink, said in answer.sinks.items():
-        tables.say(f"  {_SINKS[sink]}: {said}")
+    for sink, message in answer.sinks.items():
+        tables.say(f"  {_SINKS[sink]}: {message}")
     tables.say(f"  state: {answer.facts.state}")
     if answer.to_do:
         tables.say(f"To do: {answer.to_do}")

@@ -22,7 +22,7 @@ _HEADS = ("side", "database", "system", "timeline", "recorded", "since")
 def listed(output: Format = Output.TEXT) -> None:
     """Compare the servers that the settings lead to with what the ledger has recorded. Exit 1 where one differs."""
     with opened(None, everything=True) as (stores, _):
-        found = _look(stores)
+        found = _read_servers(stores)
     show(found, output, partial(_print, found))
     raise typer.Exit(1 if any(side["change"] == Change.OTHER for side in found.values()) else 0)
 
@@ -42,7 +42,7 @@ def accept(
         stores.servers.accepts_all = True
         migrate(stores)
         accepted = {each.value: _accept(stores, each, again) for each in wanted}
-        found = _look(stores)
+        found = _read_servers(stores)
     show({"accepted": accepted, "servers": found}, output, partial(_print, found))
 
 
@@ -52,7 +52,7 @@ def _accept(stores: Stores, side: Side, again: bool) -> bool:
     return stores.servers.accept(side, server, again=again)
 
 
-def _look(stores: Stores) -> dict[str, Any]:
+def _read_servers(stores: Stores) -> dict[str, Any]:
     """Each side's server, as it is and as it is recorded."""
     stores.servers.accepts_all = True
     found: dict[str, Any] = {}

@@ -90,7 +90,7 @@ def verdicts(found: Sequence[Verdict], word: str) -> None:
     table(("entity", "sink", "rows compared", *KINDS), rows, left=2)
     samples = [(verdict.entity, f) for verdict in found for f in sorted(verdict.findings)]
     if samples:
-        lines = [(entity, f.sink, f.kind, f.key, f.said) for entity, f in samples[:_SAMPLES]]
+        lines = [(entity, f.sink, f.kind, f.key, f.message) for entity, f in samples[:_SAMPLES]]
         table(("entity", "sink", "kind", "key", "how"), lines, left=5)
         if len(samples) > _SAMPLES:
             say(f"… and {len(samples) - _SAMPLES:,} more; --format json gives up to 100 an entity.")

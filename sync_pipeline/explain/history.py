@@ -100,8 +100,8 @@ def _became(row: dict[str, Any]) -> str:
 
 def _of_event(event: dict[str, Any]) -> Happening:
     step = f" at step {event['step']}" if event["step"] else ""
-    said = f": {event['said']}" if event["said"] else ""
-    return Happening(event["at"], f"{event['kind']}{step}{said}", event["revision"] or None)
+    message = f": {event['said']}" if event["said"] else ""
+    return Happening(event["at"], f"{event['kind']}{step}{message}", event["revision"] or None)
 
 
 def _of_file(file: dict[str, Any]) -> Happening:

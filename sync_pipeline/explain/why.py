@@ -61,7 +61,7 @@ class _Cause:
     """Why an object stands where it stands."""
 
     word: str
-    said: str
+    message: str
     to_do: str = ""
 
 
@@ -78,7 +78,7 @@ def explain(context: EntityContext, facts: Facts) -> Answer:
         sinks["search"] = _of_index(context, facts, cause)
     if context.entity.media:
         sinks["media"] = _of_files(facts, cause)
-    return Answer(facts, cause.word, f"{facts.entity} {facts.key} {cause.said}.", sinks, cause.to_do)
+    return Answer(facts, cause.word, f"{facts.entity} {facts.key} {cause.message}.", sinks, cause.to_do)
 
 
 def _cause(context: EntityContext, facts: Facts) -> _Cause:
@@ -92,10 +92,10 @@ def _set_aside(facts: Facts) -> _Cause | None:
     letter, name = facts.owing("rejected"), f"{facts.entity} --key {facts.key}"
     if letter:
         tries = f"{letter['attempts']:,} attempts" if letter["attempts"] != 1 else "1 attempt"
-        said = f"is parked at step {letter['step']} since {_instant(letter['first_at'])} ({tries})"
+        message = f"is parked at step {letter['step']} since {_instant(letter['first_at'])} ({tries})"
         return _Cause(
             "parked",
-            f"{said}: {letter['error']}: {letter['message']}{_reverted(facts)}",
+            f"{message}: {letter['error']}: {letter['message']}{_reverted(facts)}",
             f"{dead_letters.remedy(letter)}; then sync-pipeline dead-letters replay {name}",
         )
     if waiting := facts.owing("parent", "children"):
@@ -104,12 +104,12 @@ def _set_aside(facts: Facts) -> _Cause | None:
             "waits", f"waits since {_instant(waiting['first_at'])}: {waiting['message']}", f"sync-pipeline why {who}"
         )
     if discarded := facts.owing("discarded"):
-        said = f"was discarded by {discarded['discarded_by']} on {_instant(discarded['discarded_at'])}"
+        message = f"was discarded by {discarded['discarded_by']} on {_instant(discarded['discarded_at'])}"
         undo = f"sync-pipeline dead-letters replay {name}"
         if facts.changed and discarded["step"] != "document":
             return None
-        said += f": {discarded['discarded_why']}{_reverted(facts)}"
-        return _Cause("discarded", said, f"{undo} takes it back")
+        message += f": {discarded['discarded_why']}{_reverted(facts)}"
+        return _Cause("discarded", message, f"{undo} takes it back")
     return None
 
 
@@ -117,10 +117,10 @@ def _owed(facts: Facts) -> _Cause | None:
     found = facts.owing(*_OWED)
     if not found:
         return None
-    said = f"is owed since {_instant(found['first_at'])}: {_OWED[found['reason']]}"
+    message = f"is owed since {_instant(found['first_at'])}: {_OWED[found['reason']]}"
     if found["error"]:
-        said += f" ({found['error']}: {found['message']}; next try {_instant(found['next_at'])})"
-    return _Cause("owed", said, _nobody(facts))
+        message += f" ({found['error']}: {found['message']}; next try {_instant(found['next_at'])})"
+    return _Cause("owed", message, _nobody(facts))
 
 
 def _gone(context: EntityContext, facts: Facts) -> _Cause:
@@ -131,10 +131,10 @@ def _gone(context: EntityContext, facts: Facts) -> _Cause:
             return _Cause("drift", "is not in the monolith, and we never wrote it: somebody else did", _repair(facts))
         return _Cause("never existed", "never existed, as far as we know: it is in neither side, nor in the ledger")
     if entry.digest is None:
-        said = f"is gone from the monolith; {_revision(facts)} deleted it"
+        message = f"is gone from the monolith; {_revision(facts)} deleted it"
         if facts.row or facts.document is not None:
-            return _Cause("drift", f"{said}, and somebody has put it back", _repair(facts))
-        return _Cause("gone", said)
+            return _Cause("drift", f"{message}, and somebody has put it back", _repair(facts))
+        return _Cause("gone", message)
     return _Cause(
         "on its way", f"is gone from the monolith, which nobody has noticed yet: {_position(facts)}", _nobody(facts)
     )
@@ -146,11 +146,11 @@ def _there(context: EntityContext, facts: Facts) -> _Cause:
         late = "its history is not all in" if facts.cursor["filled_at"] is None else _position(facts)
         return _Cause("on its way", f"is in the monolith, and nobody has looked at it yet: {late}", _nobody(facts))
     if entry.bears_former_digest:
-        said = f"bears a former digest since {_revision(facts)}: the next sweep compares it with the new side"
-        return _Cause("outdated", said, _nobody(facts))
+        message = f"bears a former digest since {_revision(facts)}: the next sweep compares it with the new side"
+        return _Cause("outdated", message, _nobody(facts))
     if facts.changed:
-        said = f"has changed in the monolith since {_revision(facts)}: {_position(facts)}"
-        return _Cause("on its way", said, _nobody(facts))
+        message = f"has changed in the monolith since {_revision(facts)}: {_position(facts)}"
+        return _Cause("on its way", message, _nobody(facts))
     if not entry.current:
         to_do = f"sync-pipeline backfill {facts.entity}"
         return _Cause("outdated", "was written by an older version of the entity", to_do)
@@ -195,7 +195,9 @@ def _of_table(context: EntityContext, facts: Facts, cause: _Cause) -> str:
     behind = (
         cause.word in _BEHIND and not (cause.word == "owed" and facts.owing("documents")) and not _of_document(facts)
     )
-    return f"in {name}, {written or 'though we never wrote it'}" + (f", and behind: it {cause.said}" if behind else "")
+    return f"in {name}, {written or 'though we never wrote it'}" + (
+        f", and behind: it {cause.message}" if behind else ""
+    )
 
 
 def _of_index(context: EntityContext, facts: Facts, cause: _Cause) -> str:
@@ -206,13 +208,15 @@ def _of_index(context: EntityContext, facts: Facts, cause: _Cause) -> str:
     if facts.document is None:
         return f"not in {index.alias}: {_absence(facts, cause, index.where, 'search')}"
     behind = cause.word in _BEHIND
-    return f"in {index.alias}, of revision {facts.document}" + (f", and behind: it {cause.said}" if behind else "")
+    return f"in {index.alias}, of revision {facts.document}" + (f", and behind: it {cause.message}" if behind else "")
 
 
 def _of_files(facts: Facts, cause: _Cause) -> str:
     if "media" in facts.unknown:
         return f"unknown: {facts.unknown['media']}"
-    behind = f"; it {cause.said}" if cause.word in _BEHIND and (facts.owing("media") or _step(facts) == "media") else ""
+    behind = (
+        f"; it {cause.message}" if cause.word in _BEHIND and (facts.owing("media") or _step(facts) == "media") else ""
+    )
     if not facts.files:
         return f"names no file on the new side{behind}"
     lost = [file["target_key"] for file in facts.files if not file["there"]]
@@ -225,7 +229,7 @@ def _absence(facts: Facts, cause: _Cause, where: str | None, sink: str) -> str:
     """Why a sink holds nothing."""
     if facts.legacy.held is not None and not wants(facts, sink) and cause.word not in {"on its way", "parked"}:
         return _filter(where) if where else "it has no row"
-    return f"it {cause.said}"
+    return f"it {cause.message}"
 
 
 def _filter(where: str | None) -> str:

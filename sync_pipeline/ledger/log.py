@@ -75,7 +75,7 @@ def tell(
     cursor: Cursor, entity: str, kind: str, about: Iterable[tuple[str, str | None, str | None]], revision: int
 ) -> None:
     """Write down what is exceptional of objects: (key, step, what is to be said of it)."""
-    rows = [(entity, key, kind, step, said, revision) for key, step, said in about]
+    rows = [(entity, key, kind, step, message, revision) for key, step, message in about]
     if rows:
         listed = ", ".join(["%s"] * len(rows))
         cursor.defer(f"INSERT INTO sync.event (entity, key, kind, step, said, revision) VALUES {listed}", rows)

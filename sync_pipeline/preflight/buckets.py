@@ -19,7 +19,7 @@ _NO_BUCKET = {"NoSuchBucket", "404", "NotFound"}
 _DENIED = {"AccessDenied", "403", "Forbidden", "InvalidAccessKeyId", "SignatureDoesNotMatch"}
 
 
-def look_at_legacy_bucket(stores: Stores) -> Iterator[Notice]:
+def check_legacy_bucket(stores: Stores) -> Iterator[Notice]:
     """Lists, and reads the first byte of what is listed first; writes nothing."""
     client, bucket = stores.legacy_s3, stores.settings.legacy_bucket.name
     keys: list[str] = []
@@ -35,7 +35,7 @@ def look_at_legacy_bucket(stores: Stores) -> Iterator[Notice]:
     yield Notice("ok", LEGACY, f"a file goes over with its headers, metadata and tags, and without {_NOT_CARRIED}")
 
 
-def look_at_target_bucket(stores: Stores) -> Iterator[Notice]:
+def check_target_bucket(stores: Stores) -> Iterator[Notice]:
     """Lists, writes an object of its own and deletes it again."""
     client, bucket = stores.target_s3, stores.settings.target_bucket.name
     key = f"{CHECKS_PREFIX}/{uuid.uuid4().hex}"

@@ -12,7 +12,7 @@ from sync_pipeline.stores import Stores
 ABOUT = "clocks"
 
 
-def look_at_clocks(stores: Stores) -> Iterator[Notice]:
+def check_clocks(stores: Stores) -> Iterator[Notice]:
     """How far the servers' clocks are from ours. Raises UnreachableError."""
     with stores.legacy() as cursor:
         legacy = _ahead(cursor)

@@ -16,10 +16,10 @@ from sync_pipeline.errors import AccessError, DeclarationError, LegacySchemaErro
 from sync_pipeline.origin import Origin
 from sync_pipeline.partitions import Monthly
 from sync_pipeline.preflight import sources
-from sync_pipeline.preflight.key_order import look_at_key_order
+from sync_pipeline.preflight.key_order import check_key_order
 from sync_pipeline.preflight.notice import Notice
-from sync_pipeline.preflight.relations import look_at_capture, shape_faults
-from sync_pipeline.preflight.repeated_keys import look_at_repeated_keys
+from sync_pipeline.preflight.relations import check_capture, shape_faults
+from sync_pipeline.preflight.repeated_keys import check_repeated_keys
 from sync_pipeline.sources.roots import roots_of
 from sync_pipeline.sources.source import Subject
 from sync_pipeline.sources.table import Table
@@ -34,7 +34,7 @@ _NULLABLE = """
 """
 
 
-def look_at_entity(stores: Stores, entity: Entity) -> Iterator[Notice]:
+def check_entity(stores: Stores, entity: Entity) -> Iterator[Notice]:
     """Runs its queries without rows, and its adapter on none. Raises UnreachableError."""
     about = f"entity {entity.name}"
     try:
@@ -47,13 +47,13 @@ def look_at_entity(stores: Stores, entity: Entity) -> Iterator[Notice]:
     if not faults:
         yield Notice("ok", about, "query, adapter and sinks agree on columns")
         with origin.stores.legacy() as cursor:
-            yield from look_at_capture(cursor, about, entity)
+            yield from check_capture(cursor, about, entity)
         for level, what, remedy in sources.remarks(_subject(stores, entity, origin), entity.capture):
             yield Notice(level, about, what, remedy)
         with origin.stores.legacy() as cursor:
-            yield from look_at_key_order(cursor, about, origin)
+            yield from check_key_order(cursor, about, origin)
             yield from _nullable(cursor, about, origin)
-        yield from look_at_repeated_keys(about, origin, entity)
+        yield from check_repeated_keys(about, origin, entity)
 
 
 def _nullable(cursor: Cursor, about: str, origin: Origin) -> Iterator[Notice]:
@@ -69,7 +69,7 @@ def _nullable(cursor: Cursor, about: str, origin: Origin) -> Iterator[Notice]:
             yield Notice("warning", about, what, f"{found[0]} or add {column.name} IS NOT NULL to the entity's query")
 
 
-def look_at_entity_files(stores: Stores, *, whole: bool) -> Iterator[Notice]:
+def check_entity_files(stores: Stores, *, whole: bool) -> Iterator[Notice]:
     """Name each file of SYNC_ENTITIES that declares no entity: an error where all entities are looked at."""
     try:
         files = read_entity_files(stores.settings.entities)

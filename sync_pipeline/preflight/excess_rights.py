@@ -46,7 +46,7 @@ class _Right:
     kinds: tuple[str, ...]
 
 
-def look_at_excess_rights(cursor: Cursor, about: str, role: str, acknowledged: Collection[str]) -> Iterator[Notice]:
+def check_excess_rights(cursor: Cursor, about: str, role: str, acknowledged: Collection[str]) -> Iterator[Notice]:
     """Name what our role may write; `acknowledged` are outboxes, in which it must UPDATE and DELETE."""
     cursor.execute(_TABLES)
     found = [_Right(grantee, name, tuple(kinds)) for grantee, name, kinds in cursor.fetchall()]

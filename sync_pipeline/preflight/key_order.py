@@ -29,7 +29,7 @@ _TABLE = """
 """
 
 
-def look_at_key_order(cursor: Cursor, about: str, origin: Origin) -> Iterator[Notice]:
+def check_key_order(cursor: Cursor, about: str, origin: Origin) -> Iterator[Notice]:
     """Yields a notice where pages of the entity's query sort its rows, and how many those are."""
     rows = estimate(cursor, origin)
     if rows < WARNING_ROWS:

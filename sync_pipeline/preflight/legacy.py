@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator
 import psycopg2
 
 from sync_pipeline.entity import Entity
-from sync_pipeline.preflight.excess_rights import look_at_excess_rights
+from sync_pipeline.preflight.excess_rights import check_excess_rights
 from sync_pipeline.preflight.notice import Notice
 from sync_pipeline.preflight.outboxes import outboxes
 from sync_pipeline.sources.stamps import INTEGERS, UNZONED, sequence_faults
@@ -40,7 +40,7 @@ _COLUMN = """
 """
 
 
-def look_at_legacy(stores: Stores, entities: Iterable[Entity]) -> Iterator[Notice]:
+def check_legacy(stores: Stores, entities: Iterable[Entity]) -> Iterator[Notice]:
     """Role, server and watermark tables. Raises UnreachableError."""
     entities = list(entities)
     with stores.legacy() as cursor:
@@ -97,7 +97,7 @@ def _rights(cursor: Cursor, role: str, superuser: bool, acknowledged: set[str]) 
             " GRANT SELECT ON ALL TABLES IN SCHEMA public TO sync_reader;",
         )
         return
-    yield from look_at_excess_rights(cursor, ABOUT, role, acknowledged)
+    yield from check_excess_rights(cursor, ABOUT, role, acknowledged)
 
 
 def _prepared(cursor: Cursor, allowed: int, alert_seconds: float) -> Iterator[Notice]:

@@ -22,27 +22,29 @@ class Notice:
     remedy: str = ""
 
 
-Look = Callable[[], Iterator[Notice]]
+Check = Callable[[], Iterator[Notice]]
 
 
 @dataclass(frozen=True)
-class Looked:
-    """What a look gave; `reached` is false when its store did not answer, and whatever needs it is in vain."""
+class CheckResult:
+    """The notices of a check. Where `reached` is false its store did not answer: checks that need it are left out."""
 
     notices: list[Notice]
     reached: bool = True
 
 
-def look(about: str, at: Look) -> Looked:
-    """All that a look yields; what it stumbles over is a notice too, so that the other looks go on."""
+def run_check(about: str, at: Check) -> CheckResult:
+    """Runs a check; an error that ends it is a notice too, so that the other checks go on."""
     notices: list[Notice] = []
     try:
         notices.extend(at())
     except UnreachableError as error:
-        return Looked([*notices, Notice("error", about, str(error), "start it, or mend the setting")], reached=False)
+        return CheckResult(
+            [*notices, Notice("error", about, str(error), "start it, or mend the setting")], reached=False
+        )
     except (SyncError, psycopg2.Error) as error:
         notices.append(Notice("error", about, str(error).strip()))
-    return Looked(notices)
+    return CheckResult(notices)
 
 
 def worst(notices: list[Notice]) -> str:

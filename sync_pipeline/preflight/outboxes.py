@@ -104,7 +104,7 @@ def remarks(subject: Subject, outbox: Outbox) -> Iterator[tuple[str, str, str]]:
         yield "ok", f"{outbox.table} is polled: no trigger notifies", ""
 
 
-def look_at_outboxes(stores: Stores, entities: list[Entity]) -> Iterator[Notice]:
+def check_outboxes(stores: Stores, entities: list[Entity]) -> Iterator[Notice]:
     """Look for triggers that fill an outbox for an entity of ours that does not read it. Raises UnreachableError."""
     files = read_entity_files(stores.settings.entities)
     known = {**files.entities, **{entity.name: entity for entity in entities}}

@@ -22,7 +22,7 @@ ABOUT = "ownership"
 _NO_SECURITY = {400, 404, 405, 500}
 
 
-def look_at_ownership(stores: Stores, entities: Iterable[Entity]) -> Iterator[Notice]:
+def check_ownership(stores: Stores, entities: Iterable[Entity]) -> Iterator[Notice]:
     """Compare each mark with our ledger's id; writes none. Raises UnreachableError when the ledger does not answer."""
     ours, opened = _ledger(stores)
     entities = list(entities)

@@ -16,10 +16,10 @@ from sync_pipeline.preflight import (
     search,
     target,
 )
-from sync_pipeline.preflight.declarations import look_at_entity, look_at_entity_files
-from sync_pipeline.preflight.notice import Notice, look, worst
-from sync_pipeline.preflight.relations import look_at_grants
-from sync_pipeline.preflight.visibility import look_at_visibility
+from sync_pipeline.preflight.declarations import check_entity, check_entity_files
+from sync_pipeline.preflight.notice import Notice, run_check, worst
+from sync_pipeline.preflight.relations import check_grants
+from sync_pipeline.preflight.visibility import check_declared_visibility
 from sync_pipeline.stores import Stores
 
 
@@ -28,30 +28,30 @@ def preflight(stores: Stores, entities: list[Entity], *, whole: bool = True) -> 
 
     Changes nothing but a file of its own, which it removes again.
     """
-    files = look("entity files", partial(look_at_entity_files, stores, whole=whole))
+    files = run_check("entity files", partial(check_entity_files, stores, whole=whole))
     databases = [
-        look(legacy.ABOUT, partial(legacy.look_at_legacy, stores, entities)),
-        look(target.ABOUT, partial(target.look_at_target, stores, entities)),
+        run_check(legacy.ABOUT, partial(legacy.check_legacy, stores, entities)),
+        run_check(target.ABOUT, partial(target.check_target, stores, entities)),
     ]
     sound: list[Entity] = []
     others = [
-        look(replica.ABOUT, partial(replica.look_at_replica, stores, entities)),
-        look(search.ABOUT, partial(search.look_at_search, stores, entities)),
-        look(buckets.LEGACY, partial(buckets.look_at_legacy_bucket, stores)),
-        look(buckets.TARGET, partial(buckets.look_at_target_bucket, stores)),
+        run_check(replica.ABOUT, partial(replica.check_replica, stores, entities)),
+        run_check(search.ABOUT, partial(search.check_search, stores, entities)),
+        run_check(buckets.LEGACY, partial(buckets.check_legacy_bucket, stores)),
+        run_check(buckets.TARGET, partial(buckets.check_target_bucket, stores)),
     ]
     if databases[0].reached:
-        others.append(look(outboxes.ABOUT, partial(outboxes.look_at_outboxes, stores, entities)))
-        others.append(look(legacy.ABOUT, partial(look_at_grants, stores, entities)))
-        of_entities = {e.name: look(f"entity {e.name}", partial(look_at_entity, stores, e)) for e in entities}
+        others.append(run_check(outboxes.ABOUT, partial(outboxes.check_outboxes, stores, entities)))
+        others.append(run_check(legacy.ABOUT, partial(check_grants, stores, entities)))
+        of_entities = {e.name: run_check(f"entity {e.name}", partial(check_entity, stores, e)) for e in entities}
         others += of_entities.values()
         sound = [e for e in entities if worst(of_entities[e.name].notices) != "error"]
-        others.append(look(publications.ABOUT, partial(publications.look_at_publications, stores, entities)))
+        others.append(run_check(publications.ABOUT, partial(publications.check_publications, stores, entities)))
     if databases[1].reached:
-        others.append(look(ownership.ABOUT, partial(ownership.look_at_ownership, stores, entities)))
+        others.append(run_check(ownership.ABOUT, partial(ownership.check_ownership, stores, entities)))
     if all(database.reached for database in databases):
-        others += [look(f"entity {e.name}", partial(look_at_visibility, stores, e)) for e in sound]
-        others.append(look(clocks.ABOUT, partial(clocks.look_at_clocks, stores)))
+        others += [run_check(f"entity {e.name}", partial(check_declared_visibility, stores, e)) for e in sound]
+        others.append(run_check(clocks.ABOUT, partial(clocks.check_clocks, stores)))
     return _once([notice for done in [files, *databases, *others] for notice in done.notices])
 
 

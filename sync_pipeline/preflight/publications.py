@@ -25,7 +25,7 @@ from sync_pipeline.stores import Stores
 ABOUT = "publications"
 
 
-def look_at_publications(stores: Stores, entities: Iterable[Entity]) -> Iterator[Notice]:
+def check_publications(stores: Stores, entities: Iterable[Entity]) -> Iterator[Notice]:
     """Publications and slots of ours; nothing where there are none. Raises UnreachableError, DeclarationError."""
     files = read_entity_files(stores.settings.entities)
     names = {*files.entities, *(entity.name for entity in entities)}

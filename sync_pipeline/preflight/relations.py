@@ -74,7 +74,7 @@ def statements_of(entity: Entity) -> list[str]:
     return [f"SELECT * FROM ({entity.origin.sql}) q", *(f"SELECT FROM {t.name} {t.join}" for t in entity.tables)]
 
 
-def look_at_grants(stores: Stores, entities: Iterable[Entity]) -> Iterator[Notice]:
+def check_grants(stores: Stores, entities: Iterable[Entity]) -> Iterator[Notice]:
     """Name all that our role may not read, with one statement that grants it. Raises UnreachableError."""
     schemas: set[str] = set()
     tables: dict[str, str] = {}
@@ -95,7 +95,7 @@ def look_at_grants(stores: Stores, entities: Iterable[Entity]) -> Iterator[Notic
     yield Notice("error", ABOUT, f"{role} may not read {', '.join(names)}", " ".join(grants))
 
 
-def look_at_capture(cursor: Cursor, about: str, entity: Entity) -> Iterator[Notice]:
+def check_capture(cursor: Cursor, about: str, entity: Entity) -> Iterator[Notice]:
     """Say of each table that the entity's query reads how its changes are caught. Raises DeclarationError."""
     declared = {_oid(cursor, table): table for table in reversed(entity.tables)}
     found = _read(cursor, statements_of(entity)[0])

@@ -16,7 +16,7 @@ from sync_pipeline.sessions import Purpose
 _SHOWN = 3
 
 
-def look_at_repeated_keys(about: str, origin: Origin, entity: Entity) -> Iterator[Notice]:
+def check_repeated_keys(about: str, origin: Origin, entity: Entity) -> Iterator[Notice]:
     """Name keys that the query gives more than once; a query of many rows is not read whole for that.
 
     Raises UnreachableError.

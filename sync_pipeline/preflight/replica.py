@@ -18,7 +18,7 @@ _STATE = """
 """
 
 
-def look_at_replica(stores: Stores, entities: Iterable[Entity]) -> Iterator[Notice]:
+def check_replica(stores: Stores, entities: Iterable[Entity]) -> Iterator[Notice]:
     """Nothing, where rows are read from the primary. Raises UnreachableError."""
     if not stores.settings.legacy_replica_db:
         return

@@ -18,7 +18,7 @@ ABOUT = "search"
 _MAJOR = "9"
 
 
-def look_at_search(stores: Stores, entities: Iterable[Entity]) -> Iterator[Notice]:
+def check_search(stores: Stores, entities: Iterable[Entity]) -> Iterator[Notice]:
     """Cluster, versions and aliases. Raises UnreachableError."""
     try:
         with reaching():

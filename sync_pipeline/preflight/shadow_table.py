@@ -121,8 +121,8 @@ def _standing(table: RelationalTable, live: dict[str, object], shadow: dict[str,
         )
     for what in ("security", "identity", "relpersistence"):
         if live[what] != shadow[what]:
-            said = {"security": "row security", "identity": "replica identity", "relpersistence": "UNLOGGED"}[what]
-            yield f"{table.shadow.name} differs from {table.name} in {said}: ALTER TABLE one of them"
+            setting = {"security": "row security", "identity": "replica identity", "relpersistence": "UNLOGGED"}[what]
+            yield f"{table.shadow.name} differs from {table.name} in {setting}: ALTER TABLE one of them"
 
 
 def _columns(cursor: Cursor, table: RelationalTable) -> Iterator[str]:

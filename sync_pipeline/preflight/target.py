@@ -38,7 +38,7 @@ _ORDERED = """
 """
 
 
-def look_at_target(stores: Stores, entities: Iterable[Entity]) -> Iterator[Notice]:
+def check_target(stores: Stores, entities: Iterable[Entity]) -> Iterator[Notice]:
     """Role, the ledger's schema and the declared tables. Changes nothing. Raises UnreachableError."""
     with stores.target() as cursor:
         cursor.execute(_ROLE)

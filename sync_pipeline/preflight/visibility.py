@@ -13,7 +13,7 @@ from sync_pipeline.stores import Stores
 from sync_pipeline.visibility import changes_of
 
 
-def look_at_visibility(stores: Stores, entity: Entity) -> Iterator[Notice]:
+def check_declared_visibility(stores: Stores, entity: Entity) -> Iterator[Notice]:
     """Name each change. Says nothing of a query that fails, which has a notice already. Raises UnreachableError."""
     about, remedy = f"entity {entity.name}", f"sync-pipeline visibility {entity.name} --accept"
     try:

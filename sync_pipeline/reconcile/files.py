@@ -78,8 +78,8 @@ def compare_files(context: EntityContext, sink: MediaBucket) -> list[Finding]:
     found += [Finding("media", "stale", name, _COME) for name in come]
     there = [named[key] for key in sorted(named.keys() & listed.keys())]
     with ThreadPoolExecutor(context.stores.settings.media_workers, "compare") as pool:
-        looks = pool.map(lambda copy: _look(context.stores, copy, listed[copy.key]), there)
-        return found + [finding for finding in looks if finding]
+        compared = pool.map(lambda copy: _compare_copy(context.stores, copy, listed[copy.key]), there)
+        return found + [finding for finding in compared if finding]
 
 
 def known_files(context: EntityContext, findings: list[Finding], known: Mapping[str, str]) -> list[Finding]:
@@ -99,7 +99,7 @@ def rows_naming(context: EntityContext, objects: list[str]) -> dict[str, set[str
     return found
 
 
-def _look(stores: Stores, copy: _Copy, listed: tuple[int, str]) -> Finding | None:
+def _compare_copy(stores: Stores, copy: _Copy, listed: tuple[int, str]) -> Finding | None:
     source = _head(stores.legacy_s3, stores.settings.legacy_bucket.name, copy.source_key)
     if source and etag_of(source) != copy.source_etag.removeprefix("W/"):
         return Finding("media", "stale", copy.key, f"{copy.source_key} has been overwritten since")

@@ -37,7 +37,7 @@ class Finding:
     differs: tuple[Difference, ...] = ()
 
     @property
-    def said(self) -> str:
+    def message(self) -> str:
         """How it differs, in a line."""
         return self.detail or "; ".join(f"{d.column}: {d.wanted} wanted, {d.found} found" for d in self.differs)
 

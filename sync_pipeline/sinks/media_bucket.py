@@ -111,21 +111,23 @@ class MediaBucket:
     def facts(self) -> list[tuple[str, str, str]]:
         """Columns that are filled from files: (column of the files, `size` or `sha256`, column that is filled)."""
         named = {"size": self.size, "sha256": self.sha256}
-        return [(files, fact, name) for fact, said in named.items() for files, name in self._by_column(said).items()]
+        return [
+            (files, fact, name) for fact, declared in named.items() for files, name in self._by_column(declared).items()
+        ]
 
-    def _by_column(self, said: str | Mapping[str, str]) -> Mapping[str, str]:
-        return dict.fromkeys(self.columns, said) if said and isinstance(said, str) else said or {}
+    def _by_column(self, declared: str | Mapping[str, str]) -> Mapping[str, str]:
+        return dict.fromkeys(self.columns, declared) if declared and isinstance(declared, str) else declared or {}
 
     def __post_init__(self) -> None:
         self._check_prefix()
         for name in ("size", "sha256"):
-            said = getattr(self, name)
-            if isinstance(said, str) and said and len(self.columns) > 1:
-                example = f"{{{self.columns[0]!r}: {said!r}}}"
+            declared = getattr(self, name)
+            if isinstance(declared, str) and declared and len(self.columns) > 1:
+                example = f"{{{self.columns[0]!r}: {declared!r}}}"
                 raise DeclarationError(
-                    f"MediaBucket({name}={said!r}) has several columns of files: say which, {name}={example}"
+                    f"MediaBucket({name}={declared!r}) has several columns of files: say which, {name}={example}"
                 )
-            unknown = {*self._by_column(said)} - {*self.columns}
+            unknown = {*self._by_column(declared)} - {*self.columns}
             if unknown:
                 raise DeclarationError(f"MediaBucket({name}=…) names {min(unknown)!r}, which is none of its columns")
 

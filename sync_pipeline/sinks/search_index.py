@@ -475,8 +475,8 @@ def _blame(n: int, outcome: Mapping[str, Any], result: BulkResult) -> None:
     if fault is Fault.INDEX or (not guarded(98) and outcome["status"] != _BAD):
         # no alias yet while the cluster starts, closed, blocked by a full disk, too busy
         result.retriable.append(n)
-        if (said := ": ".join(why)) not in result.faults:
-            result.faults.append(said)
+        if (message := ": ".join(why)) not in result.faults:
+            result.faults.append(message)
     elif fault is Fault.DOCUMENT:
         result.rejected[n] = why
     else:

@@ -79,9 +79,9 @@ class TableSwap:
 
         Raises psycopg2.errors.LockNotAvailable where somebody reads it for longer than a moment.
         """
-        self._look(_DEPENDING_VIEWS)
+        self._query(_DEPENDING_VIEWS)
         views = [view for view, *_ in self.cursor.fetchall()]
-        self._look(_REFERRING)
+        self._query(_REFERRING)
         referring = sorted({relation for relation, *_ in self.cursor.fetchall()})
         tables = [*views, *referring, self.table.quoted, self.table.shadow.quoted]
         self.cursor.execute(f"SET LOCAL lock_timeout = '{_PATIENCE}'")
@@ -90,14 +90,14 @@ class TableSwap:
 
     def swap(self) -> None:
         """Under the locks. Raises SettingError naming what cannot go over."""
-        self._look(_DEPENDING_VIEWS)
+        self._query(_DEPENDING_VIEWS)
         views = self.cursor.fetchall()
-        self._look(_REFERRING)
+        self._query(_REFERRING)
         referring = self.cursor.fetchall()
-        self._look(_OWN_REFERENCES)
+        self._query(_OWN_REFERENCES)
         own = self.cursor.fetchall()
         for statements in (_RIGHTS, _COMMENTS):
-            self._look(statements)
+            self._query(statements)
             for (statement,) in self.cursor.fetchall():
                 self._try(statement, "rights and comments")
         self._rename()
@@ -113,7 +113,7 @@ class TableSwap:
                 made_with = f" WITH ({options})" if options else ""
                 self._try(f"CREATE OR REPLACE VIEW {view}{made_with} AS {definition}", f"view {view}")
 
-    def _look(self, query: str) -> None:
+    def _query(self, query: str) -> None:
         self.cursor.execute("SET LOCAL search_path = pg_catalog")  # or names would be written short
         self.cursor.execute(query, {"live": self.table.quoted, "next": self.table.shadow.quoted})
 
@@ -145,8 +145,8 @@ class TableSwap:
         except psycopg2.OperationalError:
             raise
         except psycopg2.Error as error:
-            said = str(error).strip().splitlines()[0]
-            raise SettingError(f"{what} cannot go over to {self.table.shadow.name}: {said}") from error
+            message = str(error).strip().splitlines()[0]
+            raise SettingError(f"{what} cannot go over to {self.table.shadow.name}: {message}") from error
 
 
 def _later(definition: str) -> str:

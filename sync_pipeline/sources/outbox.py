@@ -153,7 +153,7 @@ class OutboxSource(Source):
 
     def begin(self) -> SourcePosition:
         """Events are pending from the moment on that they are written."""
-        self.watch.look()
+        self.watch.check()
         return SourcePosition(self._state)
 
     def pull(self, rows: int) -> Iterator[Page]:
@@ -309,7 +309,7 @@ class OutboxSource(Source):
 
     def _examine(self) -> None:
         """Compare with what was, once a minute, and show that this ledger acknowledges the events."""
-        self.watch.look()
+        self.watch.check()
         with suppress(psycopg2.Error, OSError):  # without such a session, polls are no closer than they are set
             self._listening()
 

@@ -82,7 +82,7 @@ def install(subject: Subject, outbox: Outbox, notify: bool = False, *, take_over
         UnreachableError: the monolith or the ledger does not answer.
     """
     with subject.stores.legacy() as cursor:
-        place = _look(cursor, subject, outbox)
+        place = _read_place(cursor, subject, outbox)
         if not take_over:
             refuse_rivals(subject, place.events, place.located, place.functions, place.ledger)
         _refuse_columns(subject, place)
@@ -110,7 +110,7 @@ def uninstall(subject: Subject, outbox: Outbox, *, take_over: bool = False) -> l
     Raises SettingError for triggers of another ledger, unless they are to be taken over; UnreachableError.
     """
     with subject.stores.legacy() as cursor:
-        place = _look(cursor, subject, outbox)
+        place = _read_place(cursor, subject, outbox)
         if not take_over:
             refuse_rivals(subject, place.events, place.located, place.functions, place.ledger)
         gone = _own(subject, place)
@@ -145,7 +145,7 @@ def notifying(cursor: Cursor, subject: Subject, outbox: Outbox) -> tuple[list[st
     return sorted(waking), sorted(waking) if prepares else []
 
 
-def _look(cursor: Cursor, subject: Subject, outbox: Outbox) -> _Place:
+def _read_place(cursor: Cursor, subject: Subject, outbox: Outbox) -> _Place:
     located, there = locate_outbox(cursor, outbox.table)
     cursor.execute("SELECT quote_ident(current_user)")
     (role,) = cursor.fetchone()

@@ -63,7 +63,7 @@ class Watch:
     _look_at: float = 0.0
     _shared: bool = False
 
-    def look(self) -> None:
+    def check(self) -> None:
         """Compare, when a minute is over. Raises SettingError for an outbox that cannot be read, or is another's."""
         if time.monotonic() < self._look_at:
             return

@@ -27,7 +27,7 @@ DEFINITION = """
 
 
 @dataclass(frozen=True)
-class Look:
+class PublicationSnapshot:
     """One look at the catalogue. `definition` is empty where there is no publication."""
 
     definition: str
@@ -40,7 +40,7 @@ class Look:
         return {member.oid: member for member in self.members}
 
     @classmethod
-    def take(cls, cursor: Cursor, publication: str, tracked: Iterable[Tracked]) -> Look:
+    def take(cls, cursor: Cursor, publication: str, tracked: Iterable[Tracked]) -> PublicationSnapshot:
         """Look now. The publication comes first, so that what changes between the two shows the next time."""
         cursor.execute(DEFINITION, (publication,))
         definition, ledger = cursor.fetchone() or ("", None)
@@ -65,7 +65,9 @@ class Look:
         )
         return hashlib.md5("\n".join(seen).encode(), usedforsecurity=False).hexdigest()
 
-    def changed_members(self, before: Look) -> list[str]:
+    def changed_members(self, before: PublicationSnapshot) -> list[str]:
         """Names of tables that are new, gone or no longer what they were."""
-        old, new = ({(m.oid, m.before, m.columns, m.file): m.name for m in look.members} for look in (before, self))
+        old, new = (
+            {(m.oid, m.before, m.columns, m.file): m.name for m in snapshot.members} for snapshot in (before, self)
+        )
         return sorted({old.get(key) or new[key] for key in old.keys() ^ new.keys()})

@@ -25,7 +25,7 @@ from sync_pipeline.replica import written_end
 from sync_pipeline.sessions import Purpose
 from sync_pipeline.sources import publication
 from sync_pipeline.sources.pgoutput import Begin, Change, Commit, Relation, Truncate, parse
-from sync_pipeline.sources.publication_watch import DEFINITION, Look
+from sync_pipeline.sources.publication_watch import DEFINITION, PublicationSnapshot
 from sync_pipeline.sources.replica_identity import Member
 from sync_pipeline.sources.roots import Tracked, pages, track_all
 from sync_pipeline.sources.slots import FAILOVER_SINCE, create_slot, make_failover, slot_name
@@ -109,7 +109,7 @@ class WalSource(Source):
         self._tracked: list[Tracked] = []
         self._keys: KeyReader | None = None
         self._log: Log | None = None
-        self._look: Look | None = None
+        self._snapshot: PublicationSnapshot | None = None
         self._gap_at: dt.datetime | None = None
         self._doubted = False
         self._holds = False  # a pull has read messages
@@ -121,7 +121,7 @@ class WalSource(Source):
         Raises DeclarationError, before a slot is made, where the publication would not tell of all changes.
         """
         self._refuse_faults()
-        look = self._looked()
+        snapshot = self._read_snapshot()
         with self._connected() as replication:
             found = self._slot_now()
             if found is not None and found.status == "lost":
@@ -135,12 +135,12 @@ class WalSource(Source):
             self._given = (self._end, None)
             if not found.has_failover and not found.reader:
                 self._make_failover(replication)
-            self._log, self._look = read_log(replication), look
+            self._log, self._snapshot = read_log(replication), snapshot
             return SourcePosition(self._state())
 
     def resume(self, state: State) -> None:
         """Check that the slot still holds what comes after our position. Raises GapError, DeclarationError."""
-        look = self._looked()
+        snapshot = self._read_snapshot()
         self._refuse_faults()
         with self._connected() as replication:
             with self.subject.stores.legacy() as cursor:
@@ -157,9 +157,9 @@ class WalSource(Source):
                 raise GapError(f"slot {self._slot} was moved on by somebody else")
             if not found.has_failover:
                 self._make_failover(replication)
-        if changed := look.differs(_watched_of(state)):
+        if changed := snapshot.differs(_watched_of(state)):
             raise GapError(f"slot {self._slot}: {changed}")
-        self._look, self._watched = look, time.monotonic()
+        self._snapshot, self._watched = snapshot, time.monotonic()
 
     def pull(self, rows: int) -> Iterator[Page]:
         """Keys of whole transactions, one or many; those of a long one in several pages.
@@ -216,7 +216,7 @@ class WalSource(Source):
             "timeline": self._log.timeline,
             "retained_bytes": self._retained,
             **({"part": part} if part else {}),
-            **(self._look.state() if self._look else {}),
+            **(self._snapshot.state() if self._snapshot else {}),
         }
 
     def acknowledge(self) -> None:
@@ -249,7 +249,7 @@ class WalSource(Source):
             return
         with self.subject.stores.legacy() as cursor:
             self._tracked = track_all(cursor, self.subject)
-        if self._look is None or time.monotonic() - self._watched > _MARK_SECONDS:
+        if self._snapshot is None or time.monotonic() - self._watched > _MARK_SECONDS:
             self._watch()
         connection = self._connect()
         replication = connection.cursor()
@@ -281,25 +281,25 @@ class WalSource(Source):
         return found
 
     def _known(self, oid: int) -> Member | None:
-        return self._look.by_oid.get(oid) if self._look else None
+        return self._snapshot.by_oid.get(oid) if self._snapshot else None
 
-    def _looked(self) -> Look:
+    def _read_snapshot(self) -> PublicationSnapshot:
         """Look at the publication and the tables. Raises SettingError where the publication is another ledger's."""
         with self.subject.stores.legacy() as cursor:
-            look = Look.take(cursor, self._slot, self._tracked or track_all(cursor, self.subject))
+            snapshot = PublicationSnapshot.take(cursor, self._slot, self._tracked or track_all(cursor, self.subject))
         ledger = self.subject.stores.ledger_id()
-        if look.ledger not in {None, ledger}:
-            raise SettingError(publication.other_ledger(self._slot, look.ledger, ledger))
-        return look
+        if snapshot.ledger not in {None, ledger}:
+            raise SettingError(publication.other_ledger(self._slot, snapshot.ledger, ledger))
+        return snapshot
 
     def _watch(self) -> None:
         """Compare with the last look. What has changed is swept; DeclarationError where it would lose changes."""
         self._watched = time.monotonic()
-        before, look = self._look, self._looked()
-        if before and (changed := look.differs(_watched_of(before.state()))):
-            names = ", ".join(look.changed_members(before)[:5])
+        before, snapshot = self._snapshot, self._read_snapshot()
+        if before and (changed := snapshot.differs(_watched_of(before.state()))):
+            names = ", ".join(snapshot.changed_members(before)[:5])
             self._note_gap(f"{changed}: {names}" if names else changed)
-        self._look = look
+        self._snapshot = snapshot
 
     def _doubt(self, what: str) -> None:
         """The log lacks something. Once a poll is enough, because a sweep finds all of it."""
@@ -412,8 +412,8 @@ class WalSource(Source):
 
     def _watch_when_due(self, definition: str, ledger: str | None) -> None:
         """Look at all of it when the publication is another than at the last look, and now and then."""
-        assert self._look is not None
-        is_another = guarded(57) and (definition, ledger) != (self._look.definition, self._look.ledger)
+        assert self._snapshot is not None
+        is_another = guarded(57) and (definition, ledger) != (self._snapshot.definition, self._snapshot.ledger)
         is_time = guarded(56) and time.monotonic() - self._watched >= WATCH_SECONDS
         if is_another or is_time:
             self._watch()

@@ -20,7 +20,7 @@ from sync_pipeline.sources.spans import Span, instant, without_covered
 from sync_pipeline.sources.stamped_rows import ROW_VERSION, STAMP, StampedRows, pages
 from sync_pipeline.sources.stamps import Stamp, stamps_of
 from sync_pipeline.sources.table import Table
-from sync_pipeline.sources.window import BEGINNING, Mark, Window, earliest, look
+from sync_pipeline.sources.window import BEGINNING, Mark, Window, earliest, observe
 from sync_pipeline.sql import Cursor
 
 _NEVER = 2**63 - 1
@@ -99,10 +99,10 @@ class WatermarkSource(Source):
         """
         limit = time.monotonic() + _BEGIN_SECONDS
         with self.subject.stores.legacy() as cursor:
-            window, _ = self._look(cursor, None)
+            window, _ = self._observe(cursor, None)
             while window.unmarked and time.monotonic() < limit:
                 time.sleep(_LOOK_SECONDS)  # PostgreSQL has no event for the end of another session's transaction
-                window, _ = self._look(cursor, window)
+                window, _ = self._observe(cursor, window)
         return self._position(window)
 
     def pull(self, rows: int) -> Iterator[Page]:
@@ -156,7 +156,7 @@ class WatermarkSource(Source):
         before, self._next = self.window, {}
         floor = max(BEGINNING.at, before.low - self._margin) if before else BEGINNING.at
         with self.subject.stores.legacy() as cursor:
-            self._seen, bound = self._look(cursor, self.window)
+            self._seen, bound = self._observe(cursor, self.window)
             heads, bound = [], self._bound(bound)
             for n, stamp in self._stamps:
                 cap = self.future.cap(cursor, stamp, self._seen.seen.at, rows)
@@ -214,10 +214,10 @@ class WatermarkSource(Source):
         self._readings.append(_Reading(head.table, head.stamp, above))
         head.restart(replace(head.span, cap=cap, position=None))
 
-    def _look(self, cursor: Cursor, before: Window | None) -> tuple[Window, Mark]:
+    def _observe(self, cursor: Cursor, before: Window | None) -> tuple[Window, Mark]:
         lookback = dt.timedelta(seconds=self.subject.stores.settings.blind_lookback_seconds)
         sequences = sorted({stamp.sequence for _, stamp in self._stamps if stamp.sequence})
-        return look(cursor, before, lookback, sequences, self._margin)
+        return observe(cursor, before, lookback, sequences, self._margin)
 
     def _bound(self, bound: Mark) -> Mark:
         """From where to read."""

@@ -151,7 +151,7 @@ class Window:
         return cls(seen, holders, hidden=state.get("hidden", 0), trail=(seen,), read=read)
 
 
-def look(
+def observe(
     cursor: Cursor,
     before: Window | None,
     lookback: dt.timedelta,

@@ -2,7 +2,7 @@
 
 import pytest
 
-from sync_pipeline.preflight.declarations import look_at_entity
+from sync_pipeline.preflight.declarations import check_entity
 from sync_pipeline.sweep_requests import ask_for_sweep
 from tests.awkward.ground import awkward_world, behind, differences, followed, installed
 from tests.awkward.writers import Writers
@@ -23,7 +23,7 @@ def world(fleet, request):
         before = catalogue(world)
         with installed(world):
             faults = [
-                notice for context in world.contexts.values() for notice in look_at_entity(world.stores, context.entity)
+                notice for context in world.contexts.values() for notice in check_entity(world.stores, context.entity)
             ]
             assert [fault for fault in faults if fault.level != "ok"] == []
             world.backfill()

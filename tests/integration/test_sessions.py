@@ -22,7 +22,7 @@ from sync_pipeline.sessions import (
     prepare,
     target_profile,
 )
-from sync_pipeline.sources.window import look
+from sync_pipeline.sources.window import observe
 from sync_pipeline.stores import Stores
 from sync_pipeline.takeover import end_lost_sessions
 from tests.pooler import pooled
@@ -226,7 +226,7 @@ def in_transaction(url, name):
 def named_holders(stores):
     """Whom the window and the fence count as others, by pid."""
     with stores.legacy() as cursor:
-        window, _ = look(cursor, None, LOOKBACK)
+        window, _ = observe(cursor, None, LOOKBACK)
     by_window = {int(name.partition("@")[0]): window.who[name] for name in window.holders}
     by_fence = {int(holder.who.removeprefix("pid ")): holder for holder in Held(stores).open}
     assert by_window.keys() == by_fence.keys()

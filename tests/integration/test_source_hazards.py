@@ -116,7 +116,7 @@ def writer(world):
 @pytest.mark.hazard(2)
 def test_what_commits_between_the_look_at_sessions_and_the_read_is_not_lost(world, stamped, monkeypatch):
     """Whichever of both comes first, the transaction ends in between: seen as open, or read, or both."""
-    look, read, began = watermark.look, watermark.pages, []
+    look, read, began = watermark.observe, watermark.pages, []
 
     def between(act):
         def acted(*arguments):
@@ -134,7 +134,7 @@ def test_what_commits_between_the_look_at_sessions_and_the_read_is_not_lost(worl
         poll()
         late.cursor().execute(WRITE, (1, "in between"))
         with monkeypatch.context() as patch:
-            patch.setattr(watermark, "look", between(look))
+            patch.setattr(watermark, "observe", between(look))
             patch.setattr(watermark, "pages", between(read_at_once))
             poll()
         assert len(began) == 2

@@ -15,7 +15,7 @@ from sync_pipeline.errors import DeclarationError
 from sync_pipeline.partitions import KeyRanges
 from sync_pipeline.pipeline import sync_keys
 from sync_pipeline.preflight.preflight import preflight
-from sync_pipeline.preflight.relations import look_at_capture
+from sync_pipeline.preflight.relations import check_capture
 from sync_pipeline.reconcile.reconcile import reconcile
 from sync_pipeline.sinks.relational import RelationalTable
 from sync_pipeline.sources.sweep_only import SweepOnly
@@ -387,7 +387,7 @@ def test_a_foreign_table_is_told_with_what_its_stamps_miss(fresh_world, capture,
     )
     shape = Shape("", "SELECT id, title FROM distant", (Table("distant", key=("id",), stamp=stamp),), "")
     with fresh_world.stores.legacy() as cursor:
-        found = list(look_at_capture(cursor, "entity", entity_of(shape, "foreign_shape", capture)))
+        found = list(check_capture(cursor, "entity", entity_of(shape, "foreign_shape", capture)))
     assert [notice.what for notice in found] == [caught]
 
 
@@ -406,5 +406,5 @@ def test_a_declared_view_stands_for_the_tables_below_it(fresh_world):
         (by_table, [f"base: {told}", "tags: by the sweep only (no Table of the entity names it)"]),
     ):
         with fresh_world.stores.legacy() as cursor:
-            found = list(look_at_capture(cursor, "entity", entity_of(shape)))
+            found = list(check_capture(cursor, "entity", entity_of(shape)))
         assert [notice.what for notice in found] == expected

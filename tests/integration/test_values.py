@@ -16,8 +16,8 @@ from sync_pipeline.entity_context import EntityContext
 from sync_pipeline.errors import DeclarationError, LegacySchemaError
 from sync_pipeline.partitions import KeyRanges
 from sync_pipeline.pipeline import sync_keys
-from sync_pipeline.preflight.declarations import look_at_entity
-from sync_pipeline.preflight.target import look_at_target
+from sync_pipeline.preflight.declarations import check_entity
+from sync_pipeline.preflight.target import check_target
 from sync_pipeline.reconcile.reconcile import reconcile
 from sync_pipeline.settings import Settings
 from sync_pipeline.sinks.relational import RelationalTable
@@ -190,11 +190,11 @@ def test_a_row_without_a_key_is_counted_and_the_others_go_on(world, ranges):
     assert [(finding.key, finding.detail.split(":")[0]) for finding in verdict.findings] == [
         ("NULL", "1 rows of the monolith have a NULL in their key (code) and cannot be named")
     ]
-    notices = [notice for notice in look_at_entity(world.stores, context.entity) if "may hold NULL" in notice.what]
+    notices = [notice for notice in check_entity(world.stores, context.entity) if "may hold NULL" in notice.what]
     assert [notice.remedy.split(";")[0] for notice in notices] == [f"ALTER TABLE {name} ALTER COLUMN code SET NOT NULL"]
     guarded = entity_of(name, context.entity.table.columns, key=("code",),
                         sql=f"SELECT * FROM {name} WHERE code IS NOT NULL")  # fmt: skip
-    assert not [notice for notice in look_at_entity(world.stores, guarded) if "may hold NULL" in notice.what]
+    assert not [notice for notice in check_entity(world.stores, guarded) if "may hold NULL" in notice.what]
 
 
 @pytest.mark.hazard(126)
@@ -222,7 +222,7 @@ def test_columns_bear_any_name_and_keys_that_the_ledger_uses_are_refused(world):
 @pytest.mark.hazard(122)
 def test_check_names_a_key_type_that_can_be_no_primary_key(world):
     entity = entity_of("unkeyed", {"id": "json"})
-    found = [notice.what for notice in look_at_target(world.stores, [entity]) if notice.level == "error"]
+    found = [notice.what for notice in check_target(world.stores, [entity]) if notice.level == "error"]
     assert found == [
         "catalog.unkeyed cannot be made as declared: data type json has no default operator class for access method"
         ' "btree"'

@@ -92,7 +92,7 @@ def test_an_overwritten_file_has_another_size(world):
 def test_a_wrong_size_is_corrupt_and_mended(world):
     context = synced(world, described("wrong"), "p/a.jpg")
     world.target("UPDATE catalog.wrong SET file_bytes = 4")
-    assert [f.said for f in reconcile(context).findings] == ["file_bytes: 3 wanted, 4 found"]
+    assert [f.message for f in reconcile(context).findings] == ["file_bytes: 3 wanted, 4 found"]
     repair(context, reconcile(context).findings)
     assert facts(world, "wrong") == [(3, sha256(b"one"))]
 

@@ -17,7 +17,7 @@ from sync_pipeline.entity_context import EntityContext
 from sync_pipeline.errors import DeclarationError
 from sync_pipeline.ledger.cursor import Lease
 from sync_pipeline.pipeline import sync_keys
-from sync_pipeline.preflight.search import look_at_search
+from sync_pipeline.preflight.search import check_search
 from sync_pipeline.reconcile.reconcile import reconcile
 from sync_pipeline.repair import repair
 from sync_pipeline.sinks import search_index
@@ -117,7 +117,7 @@ def test_what_is_wrong_with_the_index_is_owed_told_and_heals(world, context, sta
         assert told in " ".join(message for *_, message in world.target(OWED))
         assert any(told in alert for alert in status_of(world.stores, context.entity)["alerts"])
         assert world.target("SELECT count(*) FROM catalog.clip WHERE title LIKE '%%v2'") == [(12,)]
-        problems = [n for n in look_at_search(world.stores, [context.entity]) if n.level == "error"]
+        problems = [n for n in check_search(world.stores, [context.entity]) if n.level == "error"]
         assert problems
         assert not world.stores.search_breaker.is_open
     finally:
@@ -472,7 +472,7 @@ def test_check_names_a_template_that_makes_data_streams(world):
         index = search_index.SearchIndex("dotty", fields=clips.FIELDS)
         entity = clips.clip(media=False)
         object.__setattr__(entity, "sinks", (entity.table, index))
-        notices = [n for n in look_at_search(world.stores, [entity]) if n.level == "error"]
+        notices = [n for n in check_search(world.stores, [entity]) if n.level == "error"]
         assert "media-streams" in str(notices)
     finally:
         world.document("DELETE", "_index_template/media-streams")

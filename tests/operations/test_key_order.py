@@ -10,7 +10,7 @@ from sync_pipeline.entity import Entity, LegacyQuery
 from sync_pipeline.origin import Origin
 from sync_pipeline.partitions import KeyRanges
 from sync_pipeline.preflight import key_order
-from sync_pipeline.preflight.key_order import look_at_key_order
+from sync_pipeline.preflight.key_order import check_key_order
 from sync_pipeline.sinks.relational import RelationalTable
 from sync_pipeline.sources.table import Table
 
@@ -85,7 +85,7 @@ def opened(world, query):
 
 def notices(world, query):
     with world.stores.legacy() as cursor:
-        return list(look_at_key_order(cursor, "entity tale", opened(world, query)))
+        return list(check_key_order(cursor, "entity tale", opened(world, query)))
 
 
 @pytest.mark.hazard(90)

@@ -150,8 +150,8 @@ def test_a_drain_within_the_rest_period_finds_what_was_overwritten(filled, conte
 
 def at_the_end(monkeypatch, act):
     """Do something when the walk under way has decided on its listing, and has not ended."""
-    refused = sweeping.look_at_refused
-    monkeypatch.setattr(sweeping, "look_at_refused", lambda *page: act() or refused(*page))
+    refused = sweeping.read_refused_page
+    monkeypatch.setattr(sweeping, "read_refused_page", lambda *page: act() or refused(*page))
 
 
 @pytest.mark.hazard(140)

@@ -10,7 +10,7 @@ from sync_pipeline.batch.order import Order
 from sync_pipeline.entity_context import EntityContext
 from sync_pipeline.errors import OwnershipError
 from sync_pipeline.pipeline import sync_keys
-from sync_pipeline.preflight.ownership import look_at_ownership
+from sync_pipeline.preflight.ownership import check_ownership
 from sync_pipeline.reconcile.reconcile import reconcile
 from sync_pipeline.repair import Action, carry_out, plan, plan_keys, repair
 from tests import clips
@@ -130,12 +130,12 @@ def test_once_it_is_taken_over_all_of_it_is_the_entity_s(world, populated, comma
     code, printed, _ = command("repair", "clip")
     assert (code, foreign_things(world)) == (0, WHOLE)
     assert "4 left alone" in printed
-    warned = [n.what for n in look_at_ownership(world.stores, [populated]) if n.level == "warning"]
+    warned = [n.what for n in check_ownership(world.stores, [populated]) if n.level == "warning"]
     assert [what.partition(" held")[0] for what in warned] == ["alias clip", "prefix clip/", "table catalog.clip"]
     code, printed, _ = command("ledger", "take-over", "clip")
     assert code == 0
     assert all(place in printed for place in ("table catalog.clip", "alias clip", "prefix clip/", "not its own alone"))
-    assert [n for n in look_at_ownership(world.stores, [populated]) if n.level == "warning"] == []
+    assert [n for n in check_ownership(world.stores, [populated]) if n.level == "warning"] == []
     assert command("repair", "clip")[0] == 0
     assert foreign_things(world) == ([], [], False)
     assert found(context) == []

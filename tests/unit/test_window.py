@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 
 from sync_pipeline.clock import Reading
-from sync_pipeline.sources.window import BEGINNING, Mark, Window, advance, look
+from sync_pipeline.sources.window import BEGINNING, Mark, Window, advance, observe
 
 NOON = dt.datetime(2026, 1, 1, 12, tzinfo=dt.UTC)
 LOOKBACK = dt.timedelta(minutes=15)
@@ -273,10 +273,10 @@ def test_a_look_measures_the_time_since_the_look_before(monkeypatch, persisted):
     """A minute passes here, and the monolith's clock is set back by half an hour meanwhile."""
     up = [1_000.0]
     monkeypatch.setattr(Reading, "now", classmethod(lambda cls: cls("this boot", up[0], 0.0)))
-    window, _ = look(Monolith(0), None, LOOKBACK)
+    window, _ = observe(Monolith(0), None, LOOKBACK)
     window = Window.from_state(window.as_state()) if persisted else window
     up[0] += 60
-    _, bound = look(Monolith(60 - 1_800), window, LOOKBACK)
+    _, bound = observe(Monolith(60 - 1_800), window, LOOKBACK)
     assert bound.at == at(-1_800)
-    _, bound = look(Monolith(60), window, LOOKBACK)
+    _, bound = observe(Monolith(60), window, LOOKBACK)
     assert bound.at == at(0)
