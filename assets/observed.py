@@ -13,8 +13,8 @@ import dagster as dg
 from assets.lineage import sink_keys
 from checks.dead_letter_pages import dead_letter_page
 from sync_pipeline import dead_letters
-from sync_pipeline.due import DEAD_LETTERS
 from sync_pipeline.entity import Entity
+from sync_pipeline.model.reasons import DEAD_LETTERS
 from sync_pipeline.sink_sizes import sink_sizes
 from sync_pipeline.status import status_of
 from sync_pipeline.stores import Stores

@@ -9,6 +9,8 @@ from checks.dead_letter_pages import dead_letter_page
 from checks.stores_resource import OpensStores
 from sync_pipeline import dead_letters, due
 from sync_pipeline.entity import Entity
+from sync_pipeline.model import reasons
+from sync_pipeline.model.reasons import Reason
 from sync_pipeline.parking import NOT_UNDONE
 from sync_pipeline.status import status_of
 from sync_pipeline.stores import Stores
@@ -44,7 +46,7 @@ def health_results(stores: Stores, entity: Entity, key: dg.AssetKey) -> Iterator
             causes = due.overview(cursor, due.QueueFilter(entity.name), 0)["causes"]
             letters = dead_letters.overview(cursor, dead_letters.DeadLetterFilter(entity.name), 0)
     else:
-        overdue, causes, letters = 0, [], {dead_letters.PARKED: 0, due.DISCARDED: 0, "causes": []}
+        overdue, causes, letters = 0, [], {dead_letters.PARKED: 0, Reason.DISCARDED: 0, "causes": []}
     yield _due(status.get("due", {}), overdue, cast(list[dict[str, Any]], causes), key)
     yield _dead_letters(entity.name, letters, key)
 
@@ -71,7 +73,7 @@ def _who(status: dict[str, Any]) -> str:
 
 
 def _due(owed: dict[str, int], overdue: int, causes: list[dict[str, Any]], key: dg.AssetKey) -> dg.AssetCheckResult:
-    waiting = sum(int(keys) for reason, keys in owed.items() if reason not in due.DEAD_LETTERS)
+    waiting = sum(int(keys) for reason, keys in owed.items() if reason not in reasons.DEAD_LETTERS)
     severity = dg.AssetCheckSeverity.ERROR if overdue else None
     message = f"{waiting} keys wait, {overdue} of them for too long"
     metadata: dict[str, Any] = {"waiting": waiting, "overdue": overdue}
@@ -81,7 +83,7 @@ def _due(owed: dict[str, int], overdue: int, causes: list[dict[str, Any]], key: 
 
 
 def _dead_letters(entity: str, found: dict[str, Any], key: dg.AssetKey) -> dg.AssetCheckResult:
-    parked, discarded = found[dead_letters.PARKED], found[due.DISCARDED]
+    parked, discarded = found[dead_letters.PARKED], found[Reason.DISCARDED]
     torn = sum(cause["letters"] for cause in found["causes"] if cause["error"] == NOT_UNDONE)
     message = f"{parked} rows are parked" + (f", {discarded} are discarded" if discarded else "")
     message += f"; {torn} rows could not be put back" if torn else ""

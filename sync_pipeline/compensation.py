@@ -26,6 +26,7 @@ from sync_pipeline.ledger import before_images
 from sync_pipeline.ledger.before_images import Image
 from sync_pipeline.ledger.ledger import KEEP, UNDO, WRITE
 from sync_pipeline.ledger.rebuilds import under_way
+from sync_pipeline.model.reasons import Reason
 from sync_pipeline.pipeline import sync_keys
 from sync_pipeline.references import ReferenceLocks
 from sync_pipeline.sinks.search_index import look_up
@@ -55,7 +56,7 @@ def _failed(context: EntityContext, record: due.Owed, error: Exception) -> None:
         if len(record.keys) > 1:
             due.close(cursor, [record.id])
             for text in record.keys:
-                due.owe(cursor, name, "compensation", [text], 0)
+                due.owe(cursor, name, Reason.COMPENSATION, [text], 0)
             return
         (text,) = record.keys
         due.postpone(cursor, [record.id], error)
@@ -116,7 +117,7 @@ class _Compensation:
         over = pa.array(self.over, pa.string())
         before_images.forget(cursor, name, over, pa.repeat(pa.scalar(revision, pa.int64()), len(over)))
         # a later batch has looked at them: again, under a higher revision
-        due.owe(cursor, name, "compensation", sorted(kept.keys() - entries.keys()), 0)
+        due.owe(cursor, name, Reason.COMPENSATION, sorted(kept.keys() - entries.keys()), 0)
         if not self.former:
             due.close(cursor, [self.record.id])
         return _with_undone(plan, {entries[image.key].n: image.held for image in chosen})

@@ -11,9 +11,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sync_pipeline.due import ASKED, DEAD_LETTERS, DISCARDED, next_at
+from sync_pipeline.due import ASKED, next_at
 from sync_pipeline.entity_context import EntityContext
 from sync_pipeline.ledger.log import TAKEN_FOR_APPLIED, tell
+from sync_pipeline.model.reasons import DEAD_LETTERS, Reason
 from sync_pipeline.origin import DIGEST
 from sync_pipeline.parking import NOT_UNDONE
 from sync_pipeline.sql import Cursor, named
@@ -31,7 +32,7 @@ REMEDIES = {
 HELD_FAST = "mend what keeps the former row from coming back (a constraint, a right, a row that refers to it)"
 AWAITED = "bring the row that it refers to: see why that one is not there"
 _EXAMPLES, _LONGEST = 3, 200
-_STATE = f"CASE reason WHEN '{DISCARDED}' THEN '{DISCARDED}' ELSE '{PARKED}' END"
+_STATE = f"CASE reason WHEN '{Reason.DISCARDED}' THEN '{Reason.DISCARDED}' ELSE '{PARKED}' END"
 
 
 @dataclass(frozen=True)
@@ -72,7 +73,7 @@ def overview(cursor: Cursor, chosen: DeadLetterFilter, limit: int) -> dict[str, 
         values,
     )
     letters = named(cursor, f"{_SELECT} WHERE {chosen.where} ORDER BY first_at, id LIMIT %(limit)s", values)
-    counts = {state: sum(c["letters"] for c in causes if c["state"] == state) for state in (PARKED, DISCARDED)}
+    counts = {state: sum(c["letters"] for c in causes if c["state"] == state) for state in (PARKED, Reason.DISCARDED)}
     return {**counts, "causes": causes, "letters": letters}
 
 
@@ -96,7 +97,7 @@ def counts(cursor: Cursor, entities: Iterable[str]) -> dict[str, int]:
 def letter(cursor: Cursor, entity: str, key: str) -> dict[str, Any] | None:
     """One dead letter; a row that is parked anew after an older state was discarded is parked."""
     chosen = DeadLetterFilter(entity, [key])
-    found = named(cursor, f"{_SELECT} WHERE {chosen.where} ORDER BY reason = '{DISCARDED}'", chosen.values)
+    found = named(cursor, f"{_SELECT} WHERE {chosen.where} ORDER BY reason = '{Reason.DISCARDED}'", chosen.values)
     return found[0] if found else None
 
 
@@ -142,9 +143,9 @@ def replay(context: EntityContext, chosen: DeadLetterFilter) -> list[str]:
 
 def _take_back(context: EntityContext, cursor: Cursor, keys: Sequence[str]) -> None:
     """Those that were discarded are parked again, and the ledger takes their rows for applied no longer."""
-    values = {"entity": context.entity.name, "keys": list(keys), "reason": DISCARDED}
+    values = {"entity": context.entity.name, "keys": list(keys), "reason": Reason.DISCARDED}
     mine = "entity = %(entity)s AND reason = %(reason)s AND key = ANY(%(keys)s)"
-    _set_digests(context, cursor, keys, DISCARDED, "CASE WHEN l.held = 0 THEN NULL ELSE 0 END")
+    _set_digests(context, cursor, keys, Reason.DISCARDED, "CASE WHEN l.held = 0 THEN NULL ELSE 0 END")
     cursor.execute(
         f"DELETE FROM sync.due d WHERE {mine} AND EXISTS"
         " (SELECT FROM sync.due r WHERE (r.entity, r.key, r.reason) = (d.entity, d.key, 'rejected'))",
@@ -177,8 +178,8 @@ def discard(context: EntityContext, chosen: DeadLetterFilter, by: str, why: str)
         _locked(context, cursor, chosen)
         steps = _refused_rows(cursor, chosen)
         refused = [key for key, step in steps.items() if step != "document"]  # the row of a document is applied
-        _set_digests(context, cursor, refused, "rejected", "d.digest")
-        values = {"entity": context.entity.name, "keys": list(steps), "by": by, "why": why, "reason": DISCARDED}
+        _set_digests(context, cursor, refused, Reason.REJECTED, "d.digest")
+        values = {"entity": context.entity.name, "keys": list(steps), "by": by, "why": why, "reason": Reason.DISCARDED}
         cursor.execute(
             "DELETE FROM sync.due WHERE entity = %(entity)s AND reason = %(reason)s AND key = ANY(%(keys)s)", values
         )
@@ -188,7 +189,13 @@ def discard(context: EntityContext, chosen: DeadLetterFilter, by: str, why: str)
             " WHERE entity = %(entity)s AND reason = 'rejected' AND key = ANY(%(keys)s)",
             values,
         )
-        tell(cursor, context.entity.name, DISCARDED, [(key, step, f"{by}: {why}") for key, step in steps.items()], 0)
+        tell(
+            cursor,
+            context.entity.name,
+            Reason.DISCARDED,
+            [(key, step, f"{by}: {why}") for key, step in steps.items()],
+            0,
+        )
     return sorted(steps)
 
 

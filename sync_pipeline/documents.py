@@ -16,6 +16,7 @@ from sync_pipeline.faults import crash_point, guarded
 from sync_pipeline.ledger import before_images
 from sync_pipeline.ledger.ledger import raise_revision
 from sync_pipeline.ledger.rebuilds import under_way
+from sync_pipeline.model.reasons import Reason
 from sync_pipeline.origin import Reject
 from sync_pipeline.sinks.search_index import BulkResult, SearchIndex, look_up, reaching
 from sync_pipeline.sql import Cursor
@@ -141,7 +142,7 @@ def send(
         with context.stores.target() as cursor:
             due.postpone(cursor, operations.owed, UnreachableError(str(error)))
             if isinstance(error, IndexFaultError):
-                due.owe(cursor, context.entity.name, "documents", error.suspects, 0)
+                due.owe(cursor, context.entity.name, Reason.DOCUMENTS, error.suspects, 0)
         return 0, total
     crash_point("close.before")
     with context.stores.target() as cursor:
@@ -263,7 +264,7 @@ def _close(context: EntityContext, cursor: Cursor, operations: Operations, pendi
         context.ledger.later_than(cursor, operations.keys, operations.versions)
     ).to_pylist()
     later = later if guarded(24) else []
-    due.owe(cursor, name, "documents", sorted(set(later) - pending()) if later else [], 0)
+    due.owe(cursor, name, Reason.DOCUMENTS, sorted(set(later) - pending()) if later else [], 0)
 
 
 def _settle(
@@ -277,10 +278,10 @@ def _settle(
     name = context.entity.name
     if len(operations.ids):
         operations.note(cursor, name, len(result.retriable) + len(result.rejected))
-    due.owe(cursor, name, "overtaken", foreign, 0)
+    due.owe(cursor, name, Reason.OVERTAKEN, foreign, 0)
     parking.park(cursor, name, rejects, 0, context.stores.settings.retry_limit)
     if context.entity.compensates:
-        due.owe(cursor, name, "compensation", [reject.key for reject in rejects], 0)
+        due.owe(cursor, name, Reason.COMPENSATION, [reject.key for reject in rejects], 0)
         refused = {*result.conflicts, *result.retriable, *result.rejected}
         taken = pa.array([n for n in range(len(operations.ids)) if n not in refused], pa.int64())
         before_images.forget(cursor, name, operations.ids.take(taken), operations.versions.take(taken))
@@ -291,7 +292,7 @@ def _again(
 ) -> None:
     """Owe documents that could not be taken now, and note why."""
     if texts:
-        owed = due.owe(cursor, context.entity.name, "documents", texts, 0)
+        owed = due.owe(cursor, context.entity.name, Reason.DOCUMENTS, texts, 0)
         due.as_old(cursor, owed, age)
         index = context.entity.index
         why = f"{index.alias if index else ''}: {'; '.join(faults)}" if faults else "the cluster is busy"

@@ -13,12 +13,12 @@ from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
-from sync_pipeline import due
 from sync_pipeline.entity_context import EntityContext
 from sync_pipeline.errors import StoppedError
 from sync_pipeline.fence import Fence, Held, Holder, horizon_of, put_fence, written_since
 from sync_pipeline.ledger.bases import count_former
 from sync_pipeline.live import caught_up, mark
+from sync_pipeline.model.reasons import PARKED
 from sync_pipeline.sql import named
 from sync_pipeline.status import status_of
 from sync_pipeline.stores import Stores
@@ -126,4 +126,4 @@ def _refuse(contexts: Iterable[EntityContext]) -> None:
 
 def _parked(stores: Stores, entities: Iterable[str]) -> list[dict[str, Any]]:
     with stores.target() as cursor:
-        return named(cursor, _PARKED, {"entities": [*entities], "parked": list(due.PARKED), "shown": _SHOWN})
+        return named(cursor, _PARKED, {"entities": [*entities], "parked": list(PARKED), "shown": _SHOWN})

@@ -8,28 +8,23 @@ from dataclasses import dataclass, replace
 import pyarrow as pa
 
 from sync_pipeline.columns import array_literal
+from sync_pipeline.model.reasons import DEAD_LETTERS, SET_ASIDE, Reason
 from sync_pipeline.sql import Cursor, named
 
 PRIORITY = {
-    "overtaken": 0,
-    "compensation": 0,
-    "documents": 1,
-    "media": 2,
-    "released": 3,
-    "moved": 3,
-    "future": 3,
-    "children": 4,
-    "parent": 5,
-    "fanout": 6,
-    "sweep": 7,
-    "recovered": 7,
+    Reason.OVERTAKEN: 0,
+    Reason.COMPENSATION: 0,
+    Reason.DOCUMENTS: 1,
+    Reason.MEDIA: 2,
+    Reason.RELEASED: 3,
+    Reason.MOVED: 3,
+    Reason.FUTURE: 3,
+    Reason.CHILDREN: 4,
+    Reason.PARENT: 5,
+    Reason.FANOUT: 6,
+    Reason.SWEEP: 7,
+    Reason.RECOVERED: 7,
 }
-# what is set aside until something else changes
-PARKED = ("rejected", "parent", "children")
-# what nobody owes any more, but knows of (dead_letters.py)
-DISCARDED = "discarded"
-ASIDE = (*PARKED, DISCARDED)
-DEAD_LETTERS = ("rejected", DISCARDED)
 CLAIM_SECONDS = 120
 # few enough that fresh work never waits long behind a record
 KEYS_A_RECORD = 500
@@ -83,7 +78,7 @@ class Owed:
     """A claimed record: keys (as text) that are owed, and why."""
 
     id: int
-    reason: str
+    reason: Reason
     keys: list[str]
     attempts: int
     age: float = 0.0  # seconds since it was first owed
@@ -98,7 +93,7 @@ class Owed:
 def owe(
     cursor: Cursor,
     entity: str,
-    reason: str,
+    reason: Reason,
     keys: Sequence[str],
     revision: int,
     *,
@@ -115,7 +110,7 @@ def owe(
 
 def owe_documents(cursor: Cursor, entity: str, keys: pa.Array, revision: int) -> tuple[list[int], bool]:
     """Record documents as owed, claimed by the caller; and whether an index is filled beside the alias."""
-    records = _owe(cursor, entity, "documents", keys, revision, claimed=True)
+    records = _owe(cursor, entity, Reason.DOCUMENTS, keys, revision, claimed=True)
     return [identity for identity, _ in records], any(has_shadow for _, has_shadow in records)
 
 
@@ -146,7 +141,7 @@ def as_old(cursor: Cursor, ids: Sequence[int], age: Age | None) -> None:
 def _owe(
     cursor: Cursor,
     entity: str,
-    reason: str,
+    reason: Reason,
     keys: pa.Array,
     revision: int,
     *,
@@ -167,7 +162,7 @@ def _owe(
     return records
 
 
-def gather(cursor: Cursor, entity: str, reason: str) -> None:
+def gather(cursor: Cursor, entity: str, reason: Reason) -> None:
     """Put many small records into few: while a store is away what is owed grows with its keys, not with the time."""
     values = {"entity": entity, "reason": reason}
     free = "entity = %(entity)s AND reason = %(reason)s AND (claimed_until IS NULL OR claimed_until < now())"
@@ -200,12 +195,12 @@ def claim(
         _CLAIM if set_aside else _CLAIM_WORK,
         {"entity": entity, "useless": list(useless), "limit": limit, "refused": _REFUSED_A_CLAIM},
     )
-    rows = [Owed(*row) for row in cursor.fetchall()]
-    refused = [row for row in rows if row.reason == "rejected"]
+    rows = [Owed(identity, Reason(reason), *rest) for identity, reason, *rest in cursor.fetchall()]
+    refused = [row for row in rows if row.reason == Reason.REJECTED]
     if len(refused) > 1:  # one batch, and one line in the log: what is still refused is parked again key by key
         keys = [key for row in refused for key in row.keys]
         first = replace(refused[0], keys=keys, others=tuple(row.id for row in refused[1:]))
-        rows = [*(row for row in rows if row.reason != "rejected"), first]
+        rows = [*(row for row in rows if row.reason != Reason.REJECTED), first]
     return rows
 
 
@@ -266,7 +261,7 @@ class QueueFilter:
     """Which of what is owed is asked for; dead letters are a thing of their own."""
 
     entity: str
-    reason: str | None = None
+    reason: Reason | None = None
     key: str | None = None
 
     @property
@@ -319,7 +314,7 @@ def keys_owed(cursor: Cursor, entity: str) -> int:
     """How many keys are owed, rows set aside left out."""
     cursor.execute(
         "SELECT coalesce(sum(coalesce(cardinality(keys), 1)), 0) FROM sync.due WHERE entity = %s AND reason <> ALL(%s)",
-        (entity, list(ASIDE)),
+        (entity, list(SET_ASIDE)),
     )
     return int(cursor.fetchone()[0])
 
@@ -329,7 +324,7 @@ def keys_overdue(cursor: Cursor, entity: str, seconds: float) -> int:
     cursor.execute(
         "SELECT coalesce(sum(coalesce(cardinality(keys), 1)), 0) FROM sync.due"
         " WHERE entity = %s AND reason <> ALL(%s) AND first_at < now() - %s * interval '1 s'",
-        (entity, [*DEAD_LETTERS, "parent"], seconds),
+        (entity, [*DEAD_LETTERS, Reason.PARENT], seconds),
     )
     return int(cursor.fetchone()[0])
 

@@ -10,6 +10,7 @@ from sync_pipeline.batch.order import Order
 from sync_pipeline.entity_context import EntityContext
 from sync_pipeline.errors import SharedFaultError, UnreachableError
 from sync_pipeline.faults import guarded
+from sync_pipeline.model.reasons import PARKED, Reason
 from sync_pipeline.origin import Reject
 from sync_pipeline.pipeline import sync_keys
 from sync_pipeline.unforeseen import describe, is_unforeseen
@@ -42,7 +43,7 @@ def isolate(context: EntityContext, record: due.Owed, error: Exception) -> None:
     """
     if not guarded(95):
         raise error
-    if len(record.keys) > 1 or record.reason == "fanout":
+    if len(record.keys) > 1 or record.reason == Reason.FANOUT:
         _take_apart(context, record)
         return
     _check_others(context, error, record.keys[0])
@@ -52,10 +53,10 @@ def isolate(context: EntityContext, record: due.Owed, error: Exception) -> None:
 def _take_apart(context: EntityContext, record: due.Owed) -> None:
     """Owe the record's keys in halves, to be done at once; roots as the rows that they have now."""
     keys, reason = record.keys, record.reason
-    if reason == "fanout" and len(keys) == 1:
+    if reason == Reason.FANOUT and len(keys) == 1:
         rows = context.origin.by_roots(context.origin.root.parse(keys))
         keys = [*context.origin.key.texts(rows.table).to_pylist(), *(reject.key for reject in rows.rejects)]
-        reason = "released"
+        reason = Reason.RELEASED
         if not context.origin.has_parts:
             keys = record.keys
     half = max(1, len(keys) // 2)
@@ -71,7 +72,7 @@ def _park(context: EntityContext, record: due.Owed, error: Exception) -> None:
     log.error("object parked", extra={"entity": name, "key": key, "error": describe(error)}, exc_info=error)
     reject = Reject(key, "batch", type(error).__name__, describe(error))
     with context.stores.target() as cursor:
-        if record.reason not in due.PARKED:
+        if record.reason not in PARKED:
             due.close(cursor, [record.id])
         parking.park(cursor, name, [reject], 0, context.stores.settings.retry_limit, context.ledger.basis)
 

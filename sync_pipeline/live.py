@@ -25,6 +25,7 @@ from sync_pipeline.isolation import TRIES, isolate, put_off
 from sync_pipeline.ledger.cursor import Lease
 from sync_pipeline.ledger.ledger import next_revision
 from sync_pipeline.ledger.servers import is_recovering
+from sync_pipeline.model.reasons import PARKED, Reason
 from sync_pipeline.pipeline import sync_keys, sync_roots
 from sync_pipeline.sources.source import EventVersions, Page, Source, SourcePosition
 from sync_pipeline.sql import Cursor
@@ -38,7 +39,7 @@ log = logging.getLogger(__name__)
 POLL = "poll"
 _PULL_ROWS = 5_000
 # written again though the row's digest is as it was: a document is another's, or a file has new bytes
-_FORCED = frozenset({"overtaken", "recovered", "media"})
+_FORCED = frozenset({Reason.OVERTAKEN, Reason.RECOVERED, Reason.MEDIA})
 # so many roots of a changed parent are applied at once
 _FEW = 500
 
@@ -128,7 +129,7 @@ def _apply(context: EntityContext, page: Page, order: Order) -> Outcome:
     def commit(cursor: Cursor, outcome: Outcome) -> None:
         versions.wait_no_more(cursor, name, expected.ended)
         versions.defer(cursor, name, expected)
-        for record in due.owe(cursor, name, "future", expected.future, 0):
+        for record in due.owe(cursor, name, Reason.FUTURE, expected.future, 0):
             due.later(cursor, record, versions.AGAIN_SECONDS)
         versions.count(cursor, name, deferred=len(expected.future), dropped=len(dropped))
         if order.commit:
@@ -141,7 +142,7 @@ def _put_behind(context: EntityContext, keys: pa.Table, move: Callable[[Cursor, 
     """Owe the roots of a changed parent: fresh edits go first."""
     revision = next_revision(context.stores)
     with context.stores.target() as cursor:
-        due.owe(cursor, context.entity.name, "fanout", context.origin.root.texts(keys).to_pylist(), revision)
+        due.owe(cursor, context.entity.name, Reason.FANOUT, context.origin.root.texts(keys).to_pylist(), revision)
         move(cursor, Outcome())
 
 
@@ -177,7 +178,7 @@ def _do(context: EntityContext, record: due.Owed, report: Report) -> None:
 
     Raises what is the entity's fault.
     """
-    if record.reason == "compensation":
+    if record.reason == Reason.COMPENSATION:
         compensate(context, record, report)
         return
     try:
@@ -197,8 +198,8 @@ def _do(context: EntityContext, record: due.Owed, report: Report) -> None:
 
 
 def _carry_out(context: EntityContext, record: due.Owed) -> Outcome:
-    order = _again(context, record) if record.reason == "future" else _order_of(record)
-    if record.reason == "fanout":
+    order = _again(context, record) if record.reason == Reason.FUTURE else _order_of(record)
+    if record.reason == Reason.FANOUT:
         return sync_roots(context, context.origin.root.parse(record.keys), order)
     return sync_keys(context, context.origin.key.parse(record.keys), order)
 
@@ -206,23 +207,23 @@ def _carry_out(context: EntityContext, record: due.Owed) -> Outcome:
 def _order_of(record: due.Owed) -> Order:
     return Order(
         # what it waited for may have become needless; a changed parent is an event, told once
-        acknowledge=record.reason in {"released", "moved", "fanout", *due.PARKED},
-        documents=record.reason in {"documents", "rejected"},  # it may be the document that was not taken
-        again=record.reason == "rejected",
+        acknowledge=record.reason in {Reason.RELEASED, Reason.MOVED, Reason.FANOUT, *PARKED},
+        documents=record.reason in {Reason.DOCUMENTS, Reason.REJECTED},  # it may be the document that was not taken
+        again=record.reason == Reason.REJECTED,
         force=record.reason in _FORCED,
         commit=partial(_closing, record),
         record=record.id,
         has_tries_left=record.attempts < TRIES,
-        after=record.id if record.reason == "documents" else None,
-        whole=record.reason == "moved",  # only a read of both roots tells which of them has the row
+        after=record.id if record.reason == Reason.DOCUMENTS else None,
+        whole=record.reason == Reason.MOVED,  # only a read of both roots tells which of them has the row
         cause=f"due: {record.reason}",
     )
 
 
-def _needs(context: EntityContext) -> dict[str, Breaker]:
+def _needs(context: EntityContext) -> dict[Reason, Breaker]:
     """What is owed to a store, and that store's breaker."""
     search = context.stores.search_breaker
-    return {"documents": search, "compensation": search, "media": context.stores.media_breaker}
+    return {Reason.DOCUMENTS: search, Reason.COMPENSATION: search, Reason.MEDIA: context.stores.media_breaker}
 
 
 def _again(context: EntityContext, record: due.Owed) -> Order:
@@ -249,7 +250,7 @@ def _again(context: EntityContext, record: due.Owed) -> Order:
 
 def _closing(record: due.Owed, cursor: Cursor, _: Outcome) -> None:
     """A parked row's record is released or parked anew by its batch: it is not closed under its fault."""
-    if record.reason not in due.PARKED:
+    if record.reason not in PARKED:
         due.close(cursor, [record.id])
 
 

@@ -9,8 +9,9 @@ import pyarrow as pa
 from psycopg2.extras import execute_values
 
 from sync_pipeline.columns import array_literal
-from sync_pipeline.due import AGAIN, ASIDE, ASKED, DEAD_LETTERS, DISCARDED, KEYS_A_RECORD, PARKED, PRIORITY
+from sync_pipeline.due import AGAIN, ASKED, KEYS_A_RECORD, PRIORITY
 from sync_pipeline.ledger.log import tell
+from sync_pipeline.model.reasons import DEAD_LETTERS, PARKED, SET_ASIDE, Reason
 from sync_pipeline.origin import Reject
 from sync_pipeline.sql import Cursor, bind
 
@@ -37,7 +38,7 @@ class Wait:
     """A row (key text) that waits for another one, of an entity: a child for its parent, or a parent for a child."""
 
     key: str
-    reason: str
+    reason: Reason
     entity: str
     awaited: str
     digest: int | None = None  # of the row that waits
@@ -45,7 +46,7 @@ class Wait:
     @property
     def message(self) -> str:
         """Why it waits."""
-        if self.reason == "parent":
+        if self.reason == Reason.PARENT:
             return f"refers to {self.entity} {self.awaited}, which is not in the new side"
         return f"gone from the monolith, but {self.entity} {self.awaited} still refers to it in the new side"
 
@@ -76,7 +77,7 @@ def park(
         " digest, basis, refused_by) SELECT r.* FROM (VALUES %s) r (entity, reason, key, revision, priority,"
         " not_before, attempts, step, error, message, digest, basis, refused_by)"
         " WHERE NOT EXISTS (SELECT FROM sync.due d WHERE"
-        f" (d.entity, d.key, d.reason) = (r.entity, r.key, '{DISCARDED}') AND d.digest = r.digest)"
+        f" (d.entity, d.key, d.reason) = (r.entity, r.key, '{Reason.DISCARDED}') AND d.digest = r.digest)"
         " ON CONFLICT (entity, key, reason) WHERE key IS NOT NULL DO UPDATE SET revision = excluded.revision,"
         " attempts = CASE WHEN due.message = excluded.message THEN due.attempts + 1 ELSE 1 END, step = excluded.step,"
         " error = excluded.error, message = excluded.message, digest = excluded.digest, last_at = now(),"
@@ -125,7 +126,7 @@ def discarded(cursor: Cursor, entity: str, rows: Sequence[tuple[str, int | None]
     cursor.execute(
         "SELECT d.key FROM unnest(%s::text[], %s::bigint[]) r (key, digest) JOIN sync.due d"
         " ON (d.entity, d.key, d.reason) = (%s, r.key, %s) AND d.digest = r.digest",
-        ([key for key, _ in rows], [digest for _, digest in rows], entity, DISCARDED),
+        ([key for key, _ in rows], [digest for _, digest in rows], entity, Reason.DISCARDED),
     )
     return [key for (key,) in cursor.fetchall()]
 
@@ -133,7 +134,8 @@ def discarded(cursor: Cursor, entity: str, rows: Sequence[tuple[str, int | None]
 def recall(cursor: Cursor, entity: str, keys: Sequence[str]) -> None:
     """Rows that were discarded, and that somebody has had tried all the same, are no longer."""
     cursor.execute(
-        "DELETE FROM sync.due WHERE entity = %s AND reason = %s AND key = ANY(%s)", (entity, DISCARDED, list(keys))
+        "DELETE FROM sync.due WHERE entity = %s AND reason = %s AND key = ANY(%s)",
+        (entity, Reason.DISCARDED, list(keys)),
     )
 
 
@@ -164,7 +166,7 @@ def wait(cursor: Cursor, entity: str, waits: Sequence[Wait], revision: int, limi
         " (w.entity, w.key, 'rejected')) ON CONFLICT (entity, key, reason) WHERE key IS NOT NULL DO UPDATE"
         " SET waits_for = excluded.waits_for, waits_key = excluded.waits_key, message = excluded.message,"
         " digest = excluded.digest",
-        [(entity, r, k, revision, PRIORITY[r], "row", "Waits", *rest) for k, r, *rest in values],
+        [(entity, r, k, revision, PRIORITY[Reason(r)], "row", "Waits", *rest) for k, r, *rest in values],
         template="(%s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s::bigint)",
         page_size=len(values),
     )
@@ -208,7 +210,7 @@ def release(cursor: Cursor, entity: str, keys: Sequence[str], revision: int, *, 
         " SELECT %(entity)s, key, 'went through', step, %(revision)s FROM gone",
         {
             "entity": entity,
-            "reasons": list(PARKED if unchanged else ASIDE),
+            "reasons": list(PARKED if unchanged else SET_ASIDE),
             "keys": list(keys),
             "revision": revision,
         },
@@ -219,10 +221,10 @@ def release_waiting(cursor: Cursor, entity: str, keys: Sequence[str], revision: 
     """Whatever waits for these rows is owed now. Only adds records: nobody's lock is waited for."""
     cursor.execute(
         "INSERT INTO sync.due (entity, reason, keys, revision, priority)"
-        f" SELECT entity, 'released', array_agg(key ORDER BY key), %s, {PRIORITY['released']} FROM (SELECT entity, key,"
+        " SELECT entity, %s, array_agg(key ORDER BY key), %s, %s FROM (SELECT entity, key,"
         f" (row_number() OVER (PARTITION BY entity ORDER BY key) - 1) / {KEYS_A_RECORD} AS part FROM sync.due"
         " WHERE waits_for = %s AND waits_key = ANY(%s)) w GROUP BY entity, part",
-        (revision, entity, list(keys)),
+        (Reason.RELEASED, revision, PRIORITY[Reason.RELEASED], entity, list(keys)),
     )
 
 

@@ -26,13 +26,13 @@ import pyarrow.compute as pc
 
 from sync_pipeline.adapt import adapt
 from sync_pipeline.digest import former_expressions
-from sync_pipeline.due import DISCARDED
 from sync_pipeline.entity_context import EntityContext
 from sync_pipeline.errors import UnreachableError
 from sync_pipeline.faults import crash_point, guarded
 from sync_pipeline.files import name_known
 from sync_pipeline.ledger.bases import FormerBasis, former_bases
 from sync_pipeline.ledger.ledger import BY_KEY
+from sync_pipeline.model.reasons import Reason
 from sync_pipeline.origin import DIGEST, Rows
 from sync_pipeline.page_size import PageTooLargeError
 from sync_pipeline.reconcile.documents import compare_documents
@@ -144,7 +144,7 @@ def _settle_by_digest(cursor: Cursor, context: EntityContext, former: FormerDige
 def _keep_discarded(cursor: Cursor, context: EntityContext, former: Sequence[FormerDigest]) -> None:
     """Keep rows discarded that a person has set aside, and that are the same still. Waits for no batch."""
     entity = bind(cursor, context.entity.name)
-    letters = f"sync.due d WHERE (d.entity, d.reason) = ({entity}, '{DISCARDED}')"
+    letters = f"sync.due d WHERE (d.entity, d.reason) = ({entity}, '{Reason.DISCARDED}')"
     cursor.execute(f"SELECT EXISTS (SELECT FROM {letters})")
     if not cursor.fetchone()[0]:
         return

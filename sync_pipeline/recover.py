@@ -22,6 +22,7 @@ from sync_pipeline import due
 from sync_pipeline.entity_context import EntityContext
 from sync_pipeline.errors import UnreachableError
 from sync_pipeline.ledger.ledger import HELD_DOCUMENT, raise_revision
+from sync_pipeline.model.reasons import Reason
 from sync_pipeline.origin import DIGEST
 from sync_pipeline.ownership import MARK_OBJECT
 from sync_pipeline.reconcile.documents import parsed
@@ -31,7 +32,7 @@ from sync_pipeline.stores import SEARCH_SECONDS
 
 log = logging.getLogger(__name__)
 
-REASON = "recovered"
+REASON = Reason.RECOVERED
 # a request that a worker had sent for a lost transaction has arrived by then, or never will
 SETTLE_SECONDS = 2.0 * SEARCH_SECONDS
 _HITS = 5_000
@@ -260,6 +261,6 @@ def _copy_again(cursor: Cursor, lost: list[str]) -> int:
     for entity, key in cursor.fetchall():
         naming.setdefault(entity, []).append(key)
     for entity, keys in sorted(naming.items()):
-        due.owe(cursor, entity, "media", sorted(keys), 0)
+        due.owe(cursor, entity, Reason.MEDIA, sorted(keys), 0)
     cursor.execute("DELETE FROM sync.media WHERE target_key = ANY(%s)", (lost,))
     return sum(map(len, naming.values()))

@@ -21,6 +21,7 @@ from sync_pipeline.faults import guarded
 from sync_pipeline.keys import Key
 from sync_pipeline.ledger.ledger import HELD_ROW, key_of, table_of
 from sync_pipeline.ledger.references import Dependent, enter
+from sync_pipeline.model.reasons import Reason
 from sync_pipeline.origin import DIGEST
 from sync_pipeline.parking import Wait
 from sync_pipeline.sinks.relational import Reference, TargetTable
@@ -124,7 +125,7 @@ class ReferenceLocks:
                 digests = rows.legacy.column(DIGEST).to_pylist()
                 waiting = zip(key.texts(rows.legacy).to_pylist(), named.to_pylist(), digests, strict=True)
                 now |= {
-                    text: Wait(text, "parent", reference.entity, parent, digest)
+                    text: Wait(text, Reason.PARENT, reference.entity, parent, digest)
                     for text, parent, digest in waiting
                     if parent is not None and parent not in there
                 }
@@ -168,7 +169,7 @@ class ReferenceLocks:
             f"SELECT {parent.text_expression('t')}, min({child.text_expression('t')}) FROM {dependent.relation} t"
             f" WHERE {parent.is_in(self.cursor, 't', leaving)} AND {stays} GROUP BY 1"
         )
-        return {text: Wait(text, "children", dependent.entity, child) for text, child in self.cursor.fetchall()}
+        return {text: Wait(text, Reason.CHILDREN, dependent.entity, child) for text, child in self.cursor.fetchall()}
 
 
 def _named(reference: Reference, table: pa.Table) -> pa.Array:

@@ -20,6 +20,7 @@ from sync_pipeline.entity_context import EntityContext
 from sync_pipeline.errors import UnreachableError
 from sync_pipeline.faults import guarded
 from sync_pipeline.ledger.sweeps import Walk
+from sync_pipeline.model.reasons import Reason
 from sync_pipeline.sinks.media_bucket import Source
 from sync_pipeline.sql import Cursor, copy_in, copy_out
 
@@ -46,7 +47,7 @@ class ListingPage:
         """Owe rows whose file is not the one that was copied; how many. In the caller's short transaction."""
         suspects = self._suspects(cursor, context.entity.name)
         keys = _not_known(cursor, context.entity.name, suspects, walk)
-        due.owe(cursor, context.entity.name, "media", keys, 0, walk=walk.number)
+        due.owe(cursor, context.entity.name, Reason.MEDIA, keys, 0, walk=walk.number)
         return len(keys)
 
     def confirmed(self, context: EntityContext) -> ListingPage:
@@ -141,10 +142,10 @@ def _not_known(cursor: Cursor, entity: str, suspects: pa.Table, walk: Walk) -> l
     cursor.execute(
         "SELECT id, key, reason FROM sync.due WHERE entity = %s AND key = ANY(%s::text[])"
         " AND (reason = %s OR undone_at IS NOT NULL OR reason = 'rejected' AND step = 'media')",
-        (entity, _array(keys), due.DISCARDED),
+        (entity, _array(keys), Reason.DISCARDED),
     )
     parked = cursor.fetchall()
-    due.wake(cursor, [n for n, key, reason in parked if reason == "rejected" and key not in missing])
+    due.wake(cursor, [n for n, key, reason in parked if reason == Reason.REJECTED and key not in missing])
     known = {key for _, key, _ in parked} | _owed(cursor, entity, keys, walk)
     return [key for key in keys if key not in known]
 

@@ -31,6 +31,7 @@ from sync_pipeline.heartbeat import BEAT_SECONDS, free_leases_of_the_gone, quiet
 from sync_pipeline.ledger import bases, sweeps
 from sync_pipeline.ledger.ledger import next_revision
 from sync_pipeline.ledger.sweeps import Swept, Walk
+from sync_pipeline.model.reasons import Reason
 from sync_pipeline.origin import DIGEST
 from sync_pipeline.refused_rows import read_refused_page
 from sync_pipeline.rewritten_files import compare_listing
@@ -247,11 +248,11 @@ def _queue(cursor: Cursor, context: EntityContext, walk: Walk, differing: pa.Tab
     gone, changed = texts.filter(away).to_pylist(), texts.filter(pc.invert(away)).to_pylist()
     digests = differing.column("found").filter(pc.invert(away)).to_pylist()
     same = parking.refused_as_they_are(cursor, name, changed, digests, context.ledger.basis)
-    due.owe(cursor, name, "sweep", [key for key in changed if key not in same], 0, walk=walk.number)
+    due.owe(cursor, name, Reason.SWEEP, [key for key in changed if key not in same], 0, walk=walk.number)
     if guarded(78):
         sweeps.stage_gone(cursor, name, gone)
     else:
-        due.owe(cursor, name, "sweep", gone, 0, walk=walk.number)
+        due.owe(cursor, name, Reason.SWEEP, gone, 0, walk=walk.number)
     walk.found.changed += len(changed)
     walk.found.gone += len(gone)
 

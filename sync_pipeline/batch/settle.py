@@ -12,6 +12,7 @@ from sync_pipeline.batch.order import Outcome
 from sync_pipeline.faults import crash_point, guarded
 from sync_pipeline.ledger.ledger import KEEP
 from sync_pipeline.ledger.log import BODY, Entry
+from sync_pipeline.model.reasons import Reason
 from sync_pipeline.origin import DIGEST
 from sync_pipeline.sql import Cursor
 
@@ -39,14 +40,14 @@ def settle_due(batch: Batch, cursor: Cursor, plan: pa.Table, applied: pa.Table, 
     retries, basis = batch.context.stores.settings.retry_limit, batch.context.ledger.basis
     parking.park(cursor, name, parked.values(), revision, retries, basis)
     _owe_files(batch, cursor, waiting)
-    due.owe(cursor, name, "overtaken", overtaken, revision)
+    due.owe(cursor, name, Reason.OVERTAKEN, overtaken, revision)
     for keys in batch.put_off:
-        due.owe(cursor, name, "released", keys, revision)
+        due.owe(cursor, name, Reason.RELEASED, keys, revision)
     _owe_moved(batch, cursor)
     if sent:
         # whoever has looked since may have found the row unchanged, and sent nothing
         refused = sorted({*texts.to_pylist(), *batch.superseded} - let_through)
-        due.owe(cursor, name, "overtaken" if batch.order.force else "documents", refused, revision)
+        due.owe(cursor, name, Reason.OVERTAKEN if batch.order.force else Reason.DOCUMENTS, refused, revision)
     outcome.parked, outcome.waiting = len(parked), len(waiting) + len(waits)
 
 
@@ -54,7 +55,7 @@ def _owe_moved(batch: Batch, cursor: Cursor) -> None:
     """Owe rows whose id another row holds, together with that one; what was owed for it already waits a moment."""
     age = due.age_of(cursor, [batch.order.record]) if batch.order.record and batch.moved else None
     for pairs in pairs_of(batch):
-        owed = due.owe(cursor, batch.context.entity.name, "moved", pairs, batch.revision)
+        owed = due.owe(cursor, batch.context.entity.name, Reason.MOVED, pairs, batch.revision)
         if batch.order.whole:
             due.as_old(cursor, owed, age)
             for identity in owed:
@@ -64,11 +65,11 @@ def _owe_moved(batch: Batch, cursor: Cursor) -> None:
 def _owe_files(batch: Batch, cursor: Cursor, waiting: list[str]) -> None:
     """Owe files that are to be copied; those that fail one by one wait on their own, as long as they have waited."""
     name, delayed = batch.context.entity.name, batch.placed.delayed
-    due.owe(cursor, name, "media", [text for text in waiting if text not in delayed], batch.revision)
+    due.owe(cursor, name, Reason.MEDIA, [text for text in waiting if text not in delayed], batch.revision)
     age = due.age_of(cursor, [batch.order.record]) if batch.order.record and delayed else None
     for text in waiting:
         if text in delayed:
-            owed = due.owe(cursor, name, "media", [text], batch.revision)
+            owed = due.owe(cursor, name, Reason.MEDIA, [text], batch.revision)
             due.as_old(cursor, owed, age)
             due.postpone(cursor, owed, delayed[text])
 

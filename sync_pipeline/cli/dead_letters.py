@@ -16,10 +16,10 @@ from sync_pipeline import dead_letters, live
 from sync_pipeline.cli import tables
 from sync_pipeline.cli.common import All, AnyName, Format, Output, opened, show, spelled
 from sync_pipeline.dead_letters import DeadLetterFilter
-from sync_pipeline.due import DEAD_LETTERS, DISCARDED
 from sync_pipeline.entity_context import EntityContext
 from sync_pipeline.errors import SettingError
 from sync_pipeline.ledger.ledger import migrate
+from sync_pipeline.model.reasons import DEAD_LETTERS, Reason
 from sync_pipeline.stores import Stores
 
 app = typer.Typer(no_args_is_help=True, help="Rows that were refused: by cause, one by one; tried again, or discarded.")
@@ -49,7 +49,7 @@ def listing(
     output: Format = Output.TEXT,
 ) -> None:
     """Dead letters by cause, with examples, and the oldest of them."""
-    reasons = (DISCARDED,) if discarded else DEAD_LETTERS
+    reasons = (Reason.DISCARDED,) if discarded else DEAD_LETTERS
     seconds = _seconds(older)
     with opened(name, everything or not name) as (stores, entities):
         report = {
@@ -86,7 +86,7 @@ def _listed(report: Mapping[str, Mapping[str, Any]]) -> None:
 
 
 def _line(letter: Mapping[str, Any]) -> tuple[object, ...]:
-    if letter["state"] == DISCARDED:
+    if letter["state"] == Reason.DISCARDED:
         message = f"{letter['discarded_why']} ({letter['discarded_by']}, {letter['discarded_at']:%Y-%m-%d})"
         return letter["entity"], letter["key"], letter["state"], "when its row changes", message
     return letter["entity"], letter["key"], letter["state"], letter["next_at"] or "on replay", letter["message"]
@@ -115,7 +115,7 @@ def _shown(found: Mapping[str, Any]) -> None:
     tables.say(
         f"Attempts: {found['attempts']:,}; {times}; next: {found['next_at'] or 'when its row changes, or on replay'}."
     )
-    if found["state"] == DISCARDED:
+    if found["state"] == Reason.DISCARDED:
         by, at = found["discarded_by"], f"{found['discarded_at']:%Y-%m-%d %H:%M:%S}"
         tables.say(f"Discarded by {by} at {at}: {found['discarded_why']}")
     if found["undone_at"]:
@@ -150,7 +150,7 @@ def replay(
     output: Format = Output.TEXT,
 ) -> None:
     """Try them again now. Discarded ones only where --key or --discarded asks for them."""
-    reasons = (DISCARDED,) if discarded else DEAD_LETTERS if key else ("rejected",)
+    reasons = (Reason.DISCARDED,) if discarded else DEAD_LETTERS if key else (Reason.REJECTED,)
     seconds = _seconds(older)
     report = {}
     with opened(name, everything) as (stores, entities):
@@ -209,7 +209,7 @@ def discard(
     seconds = _seconds(older)
     with opened(name, everything=False) as (stores, entities):
         context = EntityContext.open(entities[0], stores)
-        chosen = DeadLetterFilter(name, spelled(context, key), step, error, seconds, ("rejected",))
+        chosen = DeadLetterFilter(name, spelled(context, key), step, error, seconds, (Reason.REJECTED,))
         keys = dead_letters.discard(context, chosen, by or _who(), why.strip())
         with stores.target() as cursor:
             left = dead_letters.overview(cursor, chosen, 0)[dead_letters.PARKED]

@@ -8,12 +8,12 @@ from typing import Annotated, Any
 
 import typer
 
-from sync_pipeline import due
 from sync_pipeline.cli.common import All, Format, Name, Output, opened, show
 from sync_pipeline.cli.following import Totals, drained
 from sync_pipeline.cli.tables import say, table
 from sync_pipeline.drain import Drained
 from sync_pipeline.fence import Holder
+from sync_pipeline.model.reasons import PARKED, SET_ASIDE
 
 _EXIT = {"drained": 0, "parked": 1, "open fence": 1, "unknown": 2}
 _INTERRUPTED = 130
@@ -64,8 +64,8 @@ def _holder(holder: Holder, is_open: bool) -> tuple[object, ...]:
 
 
 def _entity(entity: str, standing: dict[str, Any]) -> tuple[object, ...]:
-    owed = {reason: count for reason, count in standing["due"].items() if reason not in due.ASIDE}
-    parked = sum(standing["due"].get(reason, 0) for reason in due.PARKED)
+    owed = {reason: count for reason, count in standing["due"].items() if reason not in SET_ASIDE}
+    parked = sum(standing["due"].get(reason, 0) for reason in PARKED)
     told = ", ".join(f"{reason} {count:,}" for reason, count in sorted(owed.items()))
     return (entity, standing["applied_through"], standing["swept_at"], told or 0, parked)
 

@@ -14,12 +14,13 @@ from sync_pipeline.cli.common import All, AnyName, Format, Output, opened, parse
 from sync_pipeline.entity_context import EntityContext
 from sync_pipeline.errors import SettingError
 from sync_pipeline.ledger.ledger import migrate
+from sync_pipeline.model.reasons import Reason
 
 app = typer.Typer(
     no_args_is_help=True, help="What is owed: documents, files, rows that wait for others, sweep findings."
 )
 
-Reason = Annotated[str | None, typer.Option(help=f"Only {', '.join(owed.PRIORITY)}.", show_default=False)]
+ReasonName = Annotated[str | None, typer.Option(help=f"Only {', '.join(owed.PRIORITY)}.", show_default=False)]
 Key = Annotated[str | None, typer.Option(help="Only this key.", show_default=False)]
 
 
@@ -27,7 +28,7 @@ Key = Annotated[str | None, typer.Option(help="Only this key.", show_default=Fal
 def listing(
     name: AnyName = None,
     everything: All = False,
-    reason: Reason = None,
+    reason: ReasonName = None,
     key: Key = None,
     limit: Annotated[int, typer.Option(min=0, help="Records shown of each entity.")] = 20,
     output: Format = Output.TEXT,
@@ -39,7 +40,8 @@ def listing(
     with opened(name, everything or not name) as (stores, entities):
         migrate(stores)
         with stores.target() as cursor:
-            report = {e.name: owed.overview(cursor, owed.QueueFilter(e.name, reason, key), limit) for e in entities}
+            chosen = {e.name: owed.QueueFilter(e.name, Reason(reason) if reason else None, key) for e in entities}
+            report = {name: owed.overview(cursor, each, limit) for name, each in chosen.items()}
     show(report, output, partial(tables.owed, report))
 
 

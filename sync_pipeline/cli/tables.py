@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from sync_pipeline.model.reasons import Reason
 from sync_pipeline.preflight.notice import Notice, worst
 from sync_pipeline.reconcile.verdict import KINDS, KNOWN, SINKS, Verdict
 
@@ -154,7 +155,7 @@ def statuses(report: Mapping[str, Mapping[str, Any]]) -> None:
             say(f"{entity}: {_sweep_line(sweep)}")
         if (listing := found.get("listing")) and listing["is_rarer"]:
             say(f"{entity}: {_listing_line(listing)}")
-        if discarded := found.get("due", {}).get("discarded"):
+        if discarded := found.get("due", {}).get(Reason.DISCARDED):
             say(f"{entity}: {discarded:,} rows are discarded: sync-pipeline dead-letters list {entity} --discarded")
         for alert in found.get("alerts", ()):
             say(f"{entity}: {alert}", "yellow")
@@ -206,8 +207,8 @@ def _status_row(entity: str, found: Mapping[str, Any]) -> tuple[object, ...]:
     if not found:
         return (entity, "never ran", *[""] * 8)
     due, fill = dict(found["due"]), found["backfill"]
-    parked = due.pop("rejected", 0)
-    due.pop("discarded", None)
+    parked = due.pop(Reason.REJECTED, 0)
+    due.pop(Reason.DISCARDED, None)
     return (
         entity,
         "yes" if found["followed"] else "no",

@@ -16,6 +16,7 @@ from sync_pipeline.files import are_copied
 from sync_pipeline.ledger.ledger import HELD_DOCUMENT, HELD_ROW
 from sync_pipeline.ledger.log import time_of
 from sync_pipeline.ledger.states import Signs, State, state_of
+from sync_pipeline.model.reasons import Reason
 from sync_pipeline.origin import DIGEST, Reject
 from sync_pipeline.sinks.media_faults import MISSING, code
 from sync_pipeline.sinks.search_index import look_up
@@ -89,7 +90,7 @@ class Facts:
     @property
     def undone(self) -> bool:
         """Whether its document was refused, and it was put back as it was before."""
-        letter = self.owing("rejected", "discarded")
+        letter = self.owing(Reason.REJECTED, Reason.DISCARDED)
         return bool(letter and letter["undone_at"])
 
     @property

@@ -10,17 +10,18 @@ from typing import Any
 from sync_pipeline import dead_letters
 from sync_pipeline.entity_context import EntityContext
 from sync_pipeline.explain.facts import Facts, facts_of, wants
+from sync_pipeline.model.reasons import Reason
 
 _OWED = {
-    "documents": "its document is owed: the cluster has not taken it yet",
-    "compensation": "its document is refused, and it is to be put back as it was before",
-    "media": "its files are still to be copied",
-    "overtaken": "it is to be written again, since a newer batch believed it unchanged",
-    "future": "an event told a version that its row does not show yet",
-    "released": "the row that it waited for has come, and it is next",
-    "moved": "another row holds its id in the table: both are to be read together",
-    "fanout": "a row that it is made of has changed, and it waits behind fresh edits",
-    "sweep": "the sweep found that it differs, and it waits behind fresh edits",
+    Reason.DOCUMENTS: "its document is owed: the cluster has not taken it yet",
+    Reason.COMPENSATION: "its document is refused, and it is to be put back as it was before",
+    Reason.MEDIA: "its files are still to be copied",
+    Reason.OVERTAKEN: "it is to be written again, since a newer batch believed it unchanged",
+    Reason.FUTURE: "an event told a version that its row does not show yet",
+    Reason.RELEASED: "the row that it waited for has come, and it is next",
+    Reason.MOVED: "another row holds its id in the table: both are to be read together",
+    Reason.FANOUT: "a row that it is made of has changed, and it waits behind fresh edits",
+    Reason.SWEEP: "the sweep found that it differs, and it waits behind fresh edits",
 }
 # what explains why a sink is behind
 _BEHIND = frozenset({"parked", "discarded", "waits", "owed", "on its way", "outdated"})
@@ -89,7 +90,7 @@ def _cause(context: EntityContext, facts: Facts) -> _Cause:
 
 def _set_aside(facts: Facts) -> _Cause | None:
     """A dead letter, or a row that waits for another one."""
-    letter, name = facts.owing("rejected"), f"{facts.entity} --key {facts.key}"
+    letter, name = facts.owing(Reason.REJECTED), f"{facts.entity} --key {facts.key}"
     if letter:
         tries = f"{letter['attempts']:,} attempts" if letter["attempts"] != 1 else "1 attempt"
         message = f"is parked at step {letter['step']} since {_instant(letter['first_at'])} ({tries})"
@@ -98,12 +99,12 @@ def _set_aside(facts: Facts) -> _Cause | None:
             f"{message}: {letter['error']}: {letter['message']}{_reverted(facts)}",
             f"{dead_letters.remedy(letter)}; then sync-pipeline dead-letters replay {name}",
         )
-    if waiting := facts.owing("parent", "children"):
+    if waiting := facts.owing(Reason.PARENT, Reason.CHILDREN):
         who = f"{waiting['waits_for']} {waiting['waits_key']}"
         return _Cause(
             "waits", f"waits since {_instant(waiting['first_at'])}: {waiting['message']}", f"sync-pipeline why {who}"
         )
-    if discarded := facts.owing("discarded"):
+    if discarded := facts.owing(Reason.DISCARDED):
         message = f"was discarded by {discarded['discarded_by']} on {_instant(discarded['discarded_at'])}"
         undo = f"sync-pipeline dead-letters replay {name}"
         if facts.changed and discarded["step"] != "document":
@@ -193,7 +194,9 @@ def _of_table(context: EntityContext, facts: Facts, cause: _Cause) -> str:
     if not facts.row:
         return f"not in {name}: {_absence(facts, cause, context.entity.table.where, 'relational')}"
     behind = (
-        cause.word in _BEHIND and not (cause.word == "owed" and facts.owing("documents")) and not _of_document(facts)
+        cause.word in _BEHIND
+        and not (cause.word == "owed" and facts.owing(Reason.DOCUMENTS))
+        and not _of_document(facts)
     )
     return f"in {name}, {written or 'though we never wrote it'}" + (
         f", and behind: it {cause.message}" if behind else ""
@@ -243,7 +246,7 @@ def _revision(facts: Facts) -> str:
 
 
 def _step(facts: Facts) -> str:
-    letter = facts.owing("rejected", "discarded")
+    letter = facts.owing(Reason.REJECTED, Reason.DISCARDED)
     return str(letter["step"]) if letter else ""
 
 

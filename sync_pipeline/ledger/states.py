@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import NamedTuple
 
+from sync_pipeline.model.reasons import Reason
+
 
 class State(StrEnum):
     """Where an object stands."""
@@ -84,14 +86,14 @@ class Signs:
 
 def state_of(signs: Signs) -> State:
     """The state that the signs tell."""
-    if "rejected" in signs.owed:
+    if Reason.REJECTED in signs.owed:
         return State.COMPENSATED if signs.undone else State.FAILED
     pending = State.COPIED if signs.copied else State.PENDING
-    if signs.owed - {"documents", "discarded"}:
+    if signs.owed - {Reason.DOCUMENTS, Reason.DISCARDED}:
         return pending
-    if "discarded" in signs.owed:
+    if Reason.DISCARDED in signs.owed:
         return State.DISCARDED
-    if "documents" in signs.owed:
+    if Reason.DOCUMENTS in signs.owed:
         return State.INDEXED if signs.document == signs.written else State.WRITTEN
     if signs.digest is None:
         return pending if signs.in_monolith else State.DELETED if signs.written else State.ABSENT

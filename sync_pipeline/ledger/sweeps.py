@@ -13,6 +13,7 @@ from sync_pipeline.due import KEYS_A_RECORD, PRIORITY
 from sync_pipeline.errors import LeaseLostError, SettingError
 from sync_pipeline.faults import guarded
 from sync_pipeline.ledger.cursor import LEASE_SECONDS
+from sync_pipeline.model.reasons import Reason
 from sync_pipeline.sql import Cursor, named
 from sync_pipeline.stores import Stores
 
@@ -193,8 +194,8 @@ def make_gone_due(cursor: Cursor, walk: Walk) -> None:
     """
     cursor.execute(
         "INSERT INTO sync.due (entity, reason, keys, revision, priority, walk)"
-        f" SELECT entity, 'sweep', keys, 0, {PRIORITY['sweep']}, %s FROM sync.sweep_gone WHERE entity = %s ORDER BY n",
-        (walk.number, walk.entity),
+        " SELECT entity, %s, keys, 0, %s, %s FROM sync.sweep_gone WHERE entity = %s ORDER BY n",
+        (Reason.SWEEP, PRIORITY[Reason.SWEEP], walk.number, walk.entity),
     )
     cursor.execute("DELETE FROM sync.sweep_gone WHERE entity = %s", (walk.entity,))
     cursor.execute(

@@ -19,6 +19,7 @@ from sync_pipeline import due
 from sync_pipeline.entity_context import EntityContext
 from sync_pipeline.ledger.rebuilds import Rebuild
 from sync_pipeline.live import work
+from sync_pipeline.model.reasons import Reason
 from sync_pipeline.rebuild.report import COMPARED, ENOUGH, Compared, Report
 from sync_pipeline.reconcile.documents import all_ids, parsed
 from sync_pipeline.reconcile.verdict import Finding
@@ -180,7 +181,7 @@ def _carry_over(context: EntityContext, rebuild: Rebuild, texts: list[str]) -> t
     result = index.write(context.stores.search, ids, versions, bodies, index.next_alias)
     with context.stores.target() as cursor:  # what was deleted meanwhile must not be back
         later = context.ledger.later_than(cursor, key.parse(ids.to_pylist()), versions)
-        due.owe(cursor, context.entity.name, "documents", key.texts(later).to_pylist(), 0)
+        due.owe(cursor, context.entity.name, Reason.DOCUMENTS, key.texts(later).to_pylist(), 0)
     taken = len(docs) - len(result.rejected) - len(result.retriable) - len(result.conflicts)
     return taken, {ids[n].as_py(): f"{kind}: {why}" for n, (kind, why) in result.rejected.items()}
 

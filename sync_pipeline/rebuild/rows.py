@@ -12,7 +12,6 @@ import pyarrow as pa
 
 from sync_pipeline.adapt import adapt
 from sync_pipeline.batch.order import Order
-from sync_pipeline.due import ASIDE
 from sync_pipeline.entity_context import EntityContext
 from sync_pipeline.equality import comparable
 from sync_pipeline.files import name_known
@@ -20,6 +19,7 @@ from sync_pipeline.keys import Key
 from sync_pipeline.ledger.ledger import HELD_ROW
 from sync_pipeline.ledger.rebuilds import Rebuild
 from sync_pipeline.ledger.target_tables import target_tables
+from sync_pipeline.model.reasons import SET_ASIDE
 from sync_pipeline.pipeline import sync_keys
 from sync_pipeline.rebuild.fill import CAUSE
 from sync_pipeline.rebuild.report import COMPARED, ENOUGH, Compared, Report
@@ -81,7 +81,7 @@ def doubts(cursor: Cursor, context: EntityContext, rebuild: Rebuild, *, values: 
     target = own.named(live.key)
     first, text = f"{{}}.{quote(target.columns[0])}", target.text_expression("k")
     keys = ", ".join(f"coalesce(l.{quote(o)}, n.{quote(t)}) AS {quote(t)}" for o, t in _pairs(own, target))
-    parked = bind(cursor, list(ASIDE))
+    parked = bind(cursor, list(SET_ASIDE))
     differs = " OR ".join(_differences(cursor, live, shadow)) if values else "false"
     cursor.execute(
         f"SELECT {text}, kind, kept FROM (SELECT {keys}, l.seen, CASE WHEN l.seen IS NULL THEN 'extra'"

@@ -8,7 +8,6 @@ from dataclasses import replace
 
 import pyarrow as pa
 
-from sync_pipeline import due
 from sync_pipeline.adapt import Adapted, adapt
 from sync_pipeline.entity_context import EntityContext
 from sync_pipeline.errors import SyncError
@@ -18,6 +17,7 @@ from sync_pipeline.keys import Key
 from sync_pipeline.ledger.backfills import unfilled
 from sync_pipeline.ledger.bases import count_former
 from sync_pipeline.ledger.servers import recovery_of
+from sync_pipeline.model.reasons import Reason
 from sync_pipeline.origin import Reject, Rows
 from sync_pipeline.reconcile.documents import compare_documents, extra_documents
 from sync_pipeline.reconcile.files import compare_files, known_files, rows_naming
@@ -198,7 +198,7 @@ def _owed(context: EntityContext, keys: list[str]) -> dict[str, bool]:
         cursor.execute(
             "SELECT k, bool_or(reason <> 'parent' AND first_at < now() - %s * interval '1 s') FROM sync.due d,"
             " unnest(coalesce(d.keys, ARRAY[d.key])) k WHERE d.entity = %s AND k = ANY(%s) AND reason <> %s GROUP BY k",
-            (context.stores.settings.due_limit_seconds, context.entity.name, [*keys, *roots], due.DISCARDED),
+            (context.stores.settings.due_limit_seconds, context.entity.name, [*keys, *roots], Reason.DISCARDED),
         )
         late = {key: bool(is_late) for key, is_late in cursor.fetchall()}
     owing = {key: {key, root.get(key, key)} & late.keys() for key in keys}
@@ -210,7 +210,7 @@ def _discarded(context: EntityContext, keys: list[str]) -> dict[str, str]:
     with context.stores.target() as cursor:
         cursor.execute(
             "SELECT key FROM sync.due WHERE entity = %s AND reason = %s AND key = ANY(%s)",
-            (context.entity.name, due.DISCARDED, keys),
+            (context.entity.name, Reason.DISCARDED, keys),
         )
         return {key: "discarded" for (key,) in cursor.fetchall()}
 

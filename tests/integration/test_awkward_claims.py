@@ -9,9 +9,9 @@ import pytest
 
 from sync_pipeline import live
 from sync_pipeline.capture import open_cursor, resumed
-from sync_pipeline.due import PARKED
 from sync_pipeline.entity_context import EntityContext
 from sync_pipeline.ledger.cursor import Lease
+from sync_pipeline.model.reasons import PARKED
 from sync_pipeline.sources import wal
 from sync_pipeline.sources.source import Source
 from sync_pipeline.sweep import sweep

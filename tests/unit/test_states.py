@@ -5,8 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from sync_pipeline.due import ASIDE, PRIORITY
+from sync_pipeline.due import PRIORITY
 from sync_pipeline.ledger.states import TRANSITIONS, Signs, State, state_of
+from sync_pipeline.model.reasons import SET_ASIDE
 
 PAGE = (Path(__file__).resolve().parents[2] / "docs" / "states.md").read_text(encoding="utf-8")
 
@@ -58,6 +59,6 @@ def test_a_state_is_read_from_signs(signs, state):
     assert state_of(signs) is state
 
 
-@pytest.mark.parametrize("reason", [*PRIORITY, *ASIDE])
+@pytest.mark.parametrize("reason", [*PRIORITY, *SET_ASIDE])
 def test_nothing_that_is_owed_counts_as_committed(reason):
     assert state_of(Signs(True, 5, 3, owed=owed(reason))) is not State.COMMITTED

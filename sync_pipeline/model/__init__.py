@@ -1,0 +1,1 @@
+"""Value types that every other module may use. They import nothing of the engine."""
