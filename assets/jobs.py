@@ -14,6 +14,7 @@ from sync_pipeline.batch.order import Outcome
 from sync_pipeline.entity import Entity
 from sync_pipeline.entity_context import EntityContext
 from sync_pipeline.entity_files import pick
+from sync_pipeline.model.findings import FindingKind
 from sync_pipeline.rebuild.rebuild import Rebuilt, abandon, clear, rebuild_index, rebuild_table
 from sync_pipeline.rebuild.report import Report
 from sync_pipeline.reconcile.reconcile import reconcile
@@ -180,7 +181,7 @@ def _planned(entity_context: EntityContext, keys: list[str]) -> tuple[list[Step]
     if keys:
         return plan_keys(entity_context, entity_context.origin.key.parse(keys)), 0
     findings = reconcile(entity_context).findings
-    return plan(entity_context, findings), sum(finding.kind == "unknown" for finding in findings)
+    return plan(entity_context, findings), sum(finding.kind == FindingKind.UNKNOWN for finding in findings)
 
 
 def _sum(outcomes: list[Outcome], name: str) -> int:

@@ -10,13 +10,14 @@ from checks.stores_resource import OpensStores
 from sync_pipeline.entity import Entity
 from sync_pipeline.entity_context import EntityContext
 from sync_pipeline.errors import SyncError
+from sync_pipeline.model.findings import KNOWN, FindingKind
 from sync_pipeline.reconcile.parts import Part, parts
 from sync_pipeline.reconcile.reconcile import reconcile
-from sync_pipeline.reconcile.verdict import KINDS, KNOWN, Finding, Verdict
+from sync_pipeline.reconcile.verdict import Finding, Verdict
 
 NAME = "reconciliation"
 _SAMPLES = 50
-_ALWAYS_ERRORS = {"missing", "corrupt", "unknown"}
+_ALWAYS_ERRORS = {FindingKind.MISSING, FindingKind.CORRUPT, FindingKind.UNKNOWN}
 _THINGS = {"relational": "row", "search": "document", "media": "file"}
 
 _VERDICTS = dg.TableSchema(
@@ -56,10 +57,10 @@ def reconciliation_check(entity: Entity, keys: Mapping[str, dg.AssetKey]) -> dg.
 
 
 def _result(key: dg.AssetKey, sink: str, verdict: Verdict, tolerated: int) -> dg.AssetCheckResult:
-    found = [finding for finding in verdict.findings if finding.sink == sink or finding.kind == "unknown"]
-    counts = {kind: sum(finding.kind == kind for finding in found) for kind in KINDS}
-    overdue = verdict.overdue if counts["pending"] else 0
-    known = KNOWN - {"pending"} if overdue else KNOWN
+    found = [finding for finding in verdict.findings if finding.sink == sink or finding.kind == FindingKind.UNKNOWN]
+    counts = {kind.value: sum(finding.kind == kind for finding in found) for kind in FindingKind}
+    overdue = verdict.overdue if counts[FindingKind.PENDING] else 0
+    known = KNOWN - {FindingKind.PENDING} if overdue else KNOWN
     wrong = {kind: count for kind, count in counts.items() if count and kind not in known}
     message = ", ".join(f"{count} {kind}" for kind, count in wrong.items()) or "no mismatch"
     return dg.AssetCheckResult(

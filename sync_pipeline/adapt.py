@@ -16,6 +16,7 @@ from sync_pipeline.errors import DeclarationError, RowRejectedError
 from sync_pipeline.fitting import Fitted, concatenate, fit
 from sync_pipeline.keys import Key
 from sync_pipeline.ledger.ledger import HELD_DOCUMENT, HELD_ROW
+from sync_pipeline.model.steps import BatchStep
 from sync_pipeline.origin import DIGEST, Reject
 from sync_pipeline.sinks.definitions import split_definition
 
@@ -119,7 +120,7 @@ class _Run:
     def _reject(self, part: _Given, error: str, message: str) -> None:
         """The one row of a part, which the adapter does not take."""
         text, digest = self.key.texts(part.legacy)[0].as_py(), part.legacy.column(DIGEST)[0].as_py()
-        self.rejects.append(Reject(text, "adapt", error, message, digest))
+        self.rejects.append(Reject(text, BatchStep.ADAPT, error, message, digest))
 
 
 def _alike(key: Key, legacy: pa.Table) -> Iterator[_Given]:

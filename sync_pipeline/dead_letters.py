@@ -15,6 +15,7 @@ from sync_pipeline.due import ASKED, next_at
 from sync_pipeline.entity_context import EntityContext
 from sync_pipeline.ledger.log import TAKEN_FOR_APPLIED, tell
 from sync_pipeline.model.reasons import DEAD_LETTERS, Reason
+from sync_pipeline.model.steps import BatchStep
 from sync_pipeline.origin import DIGEST
 from sync_pipeline.parking import NOT_UNDONE
 from sync_pipeline.sql import Cursor, named
@@ -22,12 +23,12 @@ from sync_pipeline.sql import Cursor, named
 PARKED = "parked"
 # what to do, by the step that refused
 REMEDIES = {
-    "read": "mend the row in the monolith, or cast the column in the entity's query",
-    "adapt": "mend the row in the monolith, or the adapter and raise the entity's version",
-    "media": "upload the file to the monolith's bucket",
-    "row": "mend the row in the monolith, or the new table and the entity's file",
-    "document": "mend the row in the monolith, or the index's mapping",
-    "batch": "an error that no code foresaw: report it with its message, and mend the row in the monolith",
+    BatchStep.READ: "mend the row in the monolith, or cast the column in the entity's query",
+    BatchStep.ADAPT: "mend the row in the monolith, or the adapter and raise the entity's version",
+    BatchStep.MEDIA: "upload the file to the monolith's bucket",
+    BatchStep.ROW: "mend the row in the monolith, or the new table and the entity's file",
+    BatchStep.DOCUMENT: "mend the row in the monolith, or the index's mapping",
+    BatchStep.BATCH: "an error that no code foresaw: report it with its message, and mend the row in the monolith",
 }
 HELD_FAST = "mend what keeps the former row from coming back (a constraint, a right, a row that refers to it)"
 AWAITED = "bring the row that it refers to: see why that one is not there"
@@ -177,7 +178,7 @@ def discard(context: EntityContext, chosen: DeadLetterFilter, by: str, why: str)
     with context.stores.target() as cursor:
         _locked(context, cursor, chosen)
         steps = _refused_rows(cursor, chosen)
-        refused = [key for key, step in steps.items() if step != "document"]  # the row of a document is applied
+        refused = [key for key, step in steps.items() if step != BatchStep.DOCUMENT]  # the row of a document is applied
         _set_digests(context, cursor, refused, Reason.REJECTED, "d.digest")
         values = {"entity": context.entity.name, "keys": list(steps), "by": by, "why": why, "reason": Reason.DISCARDED}
         cursor.execute(

@@ -17,6 +17,7 @@ from sync_pipeline.ledger import before_images
 from sync_pipeline.ledger.ledger import raise_revision
 from sync_pipeline.ledger.rebuilds import under_way
 from sync_pipeline.model.reasons import Reason
+from sync_pipeline.model.steps import BatchStep
 from sync_pipeline.origin import Reject
 from sync_pipeline.sinks.search_index import BulkResult, SearchIndex, look_up, reaching
 from sync_pipeline.sql import Cursor
@@ -249,7 +250,7 @@ def _refused(context: EntityContext, cursor: Cursor, operations: Operations, res
     those = operations.take([*result.rejected])
     context.ledger.hold(cursor, those.keys)
     later = context.origin.key.texts(context.ledger.later_than(cursor, those.keys, those.versions)).to_pylist()
-    rejects = [Reject(operations.ids[n].as_py(), "document", *why) for n, why in result.rejected.items()]
+    rejects = [Reject(operations.ids[n].as_py(), BatchStep.DOCUMENT, *why) for n, why in result.rejected.items()]
     return [reject for reject in rejects if reject.key not in later]
 
 

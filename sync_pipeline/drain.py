@@ -44,7 +44,7 @@ class Drained:
     written_since: list[str] = field(default_factory=list)  # sentences: by whoever was not fenced off
 
     @property
-    def word(self) -> str:
+    def verdict(self) -> str:
         """`unknown` before `open fence` before `parked` before `drained`."""
         if self.through is None:
             return "unknown"

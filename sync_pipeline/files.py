@@ -22,6 +22,7 @@ from sync_pipeline.errors import (
 from sync_pipeline.faults import crash_point
 from sync_pipeline.keys import Key
 from sync_pipeline.ledger import media as ledger
+from sync_pipeline.model.steps import BatchStep
 from sync_pipeline.origin import DIGEST, Reject
 from sync_pipeline.ownership import claim_prefix
 from sync_pipeline.parking import MISSING_FILE, REFUSED_FILE, UNFORESEEN_FILE
@@ -101,7 +102,7 @@ def _sort_out(
         if isinstance(fault, MediaDelayedError) and has_tries_left:
             placed.delayed[text] = fault
         elif fault is not None:
-            placed.rejects.append(Reject(text, "media", error_class(fault), str(fault)))
+            placed.rejects.append(Reject(text, BatchStep.MEDIA, error_class(fault), str(fault)))
     rejected = {reject.key for reject in placed.rejects}
     placed.delayed = {text: fault for text, fault in placed.delayed.items() if text not in rejected}
     placed.waiting = sorted({*placed.waiting, *placed.delayed} - rejected)

@@ -11,6 +11,7 @@ from sync_pipeline.entity_context import EntityContext
 from sync_pipeline.errors import SharedFaultError, UnreachableError
 from sync_pipeline.faults import guarded
 from sync_pipeline.model.reasons import PARKED, Reason
+from sync_pipeline.model.steps import BatchStep
 from sync_pipeline.origin import Reject
 from sync_pipeline.pipeline import sync_keys
 from sync_pipeline.unforeseen import describe, is_unforeseen
@@ -70,7 +71,7 @@ def _take_apart(context: EntityContext, record: due.Owed) -> None:
 def _park(context: EntityContext, record: due.Owed, error: Exception) -> None:
     (key,), name = record.keys, context.entity.name
     log.error("object parked", extra={"entity": name, "key": key, "error": describe(error)}, exc_info=error)
-    reject = Reject(key, "batch", type(error).__name__, describe(error))
+    reject = Reject(key, BatchStep.BATCH, type(error).__name__, describe(error))
     with context.stores.target() as cursor:
         if record.reason not in PARKED:
             due.close(cursor, [record.id])

@@ -20,6 +20,7 @@ from sync_pipeline.digest import DigestExpression, digest_expression, former_ver
 from sync_pipeline.entity import Entity
 from sync_pipeline.errors import AccessError, LegacySchemaError
 from sync_pipeline.keys import Key
+from sync_pipeline.model.steps import BatchStep
 from sync_pipeline.page_size import PageSize, PageTooLargeError
 from sync_pipeline.partitions import UNDATED, Monthly
 from sync_pipeline.sessions import Purpose, refusal
@@ -52,7 +53,7 @@ class Reject:
     """A row that cannot go on: where it stopped and why."""
 
     key: str
-    step: str
+    step: BatchStep
     error: str
     message: str
     digest: int | None = None  # of the row that was refused
@@ -208,7 +209,9 @@ class Origin:
                 reason = type(error).__name__, first_line(error)
                 return Rows(
                     self.schema.empty_table(),
-                    tuple(Reject(text, "read", *reason, _NO_DIGEST) for text in self.key.texts(keys).to_pylist()),
+                    tuple(
+                        Reject(text, BatchStep.READ, *reason, _NO_DIGEST) for text in self.key.texts(keys).to_pylist()
+                    ),
                 )
         half = named.num_rows // 2
         first, second = self._named(kind, named.slice(0, half), most), self._named(kind, named.slice(half), most)
@@ -373,7 +376,9 @@ class Origin:
         is_repeated = pc.is_in(texts, value_set=repeated)
         message = f"the query gives this key more than once ({', '.join(self.key.columns)})"
         digests = dict(zip(texts.to_pylist(), rows.table.column(DIGEST).to_pylist(), strict=True))
-        rejects = tuple(Reject(key, "read", "RepeatedKey", message, digests[key]) for key in repeated.to_pylist())
+        rejects = tuple(
+            Reject(key, BatchStep.READ, "RepeatedKey", message, digests[key]) for key in repeated.to_pylist()
+        )
         surplus = pc.sum(is_repeated).as_py() - len(rejects)
         return replace(
             rows,

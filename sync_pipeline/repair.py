@@ -20,10 +20,11 @@ from sync_pipeline.entity_context import EntityContext
 from sync_pipeline.garbage import collect
 from sync_pipeline.ledger.claims import SHOWN, is_ours_alone
 from sync_pipeline.ledger.media import abandon
+from sync_pipeline.model.findings import KNOWN, FindingKind
 from sync_pipeline.ownership import claimed_places
 from sync_pipeline.pipeline import sync_keys
 from sync_pipeline.reconcile.files import rows_naming
-from sync_pipeline.reconcile.verdict import KNOWN, Finding
+from sync_pipeline.reconcile.verdict import Finding
 from sync_pipeline.sinks.search_index import delete_documents
 from sync_pipeline.visibility import check_visibility
 
@@ -59,8 +60,8 @@ class Step:
 
 def plan(context: EntityContext, findings: Iterable[Finding]) -> list[Step]:
     """What repair would do about a reconciliation's findings; unknown ones need a look first, and are left out."""
-    shown = [finding for finding in findings if finding.kind != "unknown"]
-    extra = [finding for finding in shown if finding.kind == "extra"]
+    shown = [finding for finding in findings if finding.kind != FindingKind.UNKNOWN]
+    extra = [finding for finding in shown if finding.kind == FindingKind.EXTRA]
     left = _not_ours(context, extra)
     return sorted(_step(context, finding, left) for finding in shown)
 
@@ -69,7 +70,7 @@ def plan_keys(context: EntityContext, keys: pa.Table) -> list[Step]:
     """What repair would do about keys that a person names, drifting or not."""
     there = set(context.origin.key.texts(context.origin.by_keys(keys).table).to_pylist())
     texts = context.origin.key.texts(keys).to_pylist()
-    absent = [Finding("relational", "extra", text) for text in texts if text not in there]
+    absent = [Finding("relational", FindingKind.EXTRA, text) for text in texts if text not in there]
     left = _not_ours(context, absent)
     named = "asked for by its key"
     steps = [Step(_place(context, "relational"), text, Action.WRITE, named, "relational") for text in texts]
@@ -114,7 +115,9 @@ def as_report(steps: list[Step]) -> dict[str, Any]:
 
 def _step(context: EntityContext, finding: Finding, left: Mapping[tuple[str, str], str]) -> Step:
     message = f"{finding.kind}: {finding.message}" if finding.message else finding.kind
-    action = Action.DELETE if finding.kind == "extra" else Action.COPY if finding.sink == "media" else Action.WRITE
+    action = (
+        Action.DELETE if finding.kind == FindingKind.EXTRA else Action.COPY if finding.sink == "media" else Action.WRITE
+    )
     if finding.kind in KNOWN or (finding.sink == "relational" and not context.origin.key.is_text(finding.key)):
         action = Action.LEAVE  # a row that cannot be named cannot be written either
     step = Step(_place(context, finding.sink), finding.key, action, message, finding.sink, finding.kind)
@@ -172,7 +175,7 @@ def _renewed(context: EntityContext, copies: list[Step]) -> pa.Table:
     """
     rows = rows_naming(context, [step.key for step in copies])
     with context.stores.target() as cursor:
-        damaged = [step.key for step in copies if step.kind != "stale"]
+        damaged = [step.key for step in copies if step.kind != FindingKind.STALE]
         cursor.execute("DELETE FROM sync.media WHERE target_key = ANY(%s)", (damaged,))
     return context.origin.key.parse(sorted(set().union(*rows.values())))
 

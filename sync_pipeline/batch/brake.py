@@ -14,6 +14,7 @@ from sync_pipeline.errors import SharedFaultError
 from sync_pipeline.faults import guarded
 from sync_pipeline.keys import Key
 from sync_pipeline.ledger.target_tables import target_tables
+from sync_pipeline.model.steps import BatchStep
 from sync_pipeline.origin import Reject
 
 # Rows beside the batch that are tried before the entity is stopped: so many of the lowest keys, and of the highest.
@@ -49,8 +50,8 @@ def check_share(context: EntityContext, rejects: Sequence[Reject], total: int) -
 def _sample_passes(context: EntityContext, step: str, besides: set[str]) -> bool:
     """Whether any row beside these passes a step."""
     adapted, rejects = sample_of(context, besides)
-    if step == "read":
-        return bool(adapted.table.num_rows or any(reject.step != "read" for reject in rejects))
+    if step == BatchStep.READ:
+        return bool(adapted.table.num_rows or any(reject.step != BatchStep.READ for reject in rejects))
     if step != "row" or not adapted.table.num_rows:
         return bool(adapted.table.num_rows)
     with context.stores.target() as cursor:

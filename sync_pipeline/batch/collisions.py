@@ -16,6 +16,7 @@ import pyarrow.compute as pc
 
 from sync_pipeline.batch.batch import Batch, bit
 from sync_pipeline.faults import guarded
+from sync_pipeline.model.steps import BatchStep
 from sync_pipeline.origin import DIGEST, Reject
 
 _SHOWN = 3
@@ -111,7 +112,7 @@ def _rejected(batch: Batch, others: dict[str, list[str]]) -> Batch:
     digests = dict(zip(batch.texts(legacy).to_pylist(), legacy.column(DIGEST).to_pylist(), strict=True))
     rest = batch.without(list(others))
     rest.rejects += [
-        Reject(text, "row", "RepeatedKey", _message(table.name, table.identity, holders), digests.get(text))
+        Reject(text, BatchStep.ROW, "RepeatedKey", _message(table.name, table.identity, holders), digests.get(text))
         for text, holders in others.items()
     ]
     return rest

@@ -17,6 +17,7 @@ from sync_pipeline import parking
 from sync_pipeline.batch.batch import Batch, bit
 from sync_pipeline.batch.brake import check_share
 from sync_pipeline.ledger.target_tables import target_tables
+from sync_pipeline.model.steps import BatchStep
 from sync_pipeline.origin import DIGEST, Reject
 from sync_pipeline.sinks.relational import TargetTable
 from sync_pipeline.sinks.trial import MUTUAL, Trial
@@ -114,7 +115,7 @@ def _parked(batch: Batch, refused: dict[str, psycopg2.Error]) -> Batch:
     legacy = batch.adapted.legacy
     digests = dict(zip(batch.texts(legacy).to_pylist(), legacy.column(DIGEST).to_pylist(), strict=True))
     rejects = [
-        Reject(key, "row", type(error).__name__, str(error).strip(), digests.get(key), _constraint(error))
+        Reject(key, BatchStep.ROW, type(error).__name__, str(error).strip(), digests.get(key), _constraint(error))
         for key, error in refused.items()
     ]
     check_share(batch.context, rejects, batch.keys.num_rows)

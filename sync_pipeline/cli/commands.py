@@ -252,7 +252,7 @@ def _planned(context: EntityContext, keys: list[str] | None, shown: Bars) -> tup
     if keys:
         return plan_keys(context, parsed(context, keys)), "clean"
     verdict = _compare(context, shown)
-    return plan(context, verdict.findings), "unknown" if verdict.word == "unknown" else "clean"
+    return plan(context, verdict.findings), "unknown" if verdict.status == "unknown" else "clean"
 
 
 def _mended(totals: dict[str, Outcome], steps: list[Step], word: str, *, dry_run: bool) -> None:

@@ -31,8 +31,8 @@ def drain(
         found = drained(stores, entities, Totals(entities), timeout)
     if found is None:
         raise typer.Exit(_INTERRUPTED)
-    show({**asdict(found), "verdict": found.word}, output, partial(_print, found))
-    raise typer.Exit(_EXIT[found.word])
+    show({**asdict(found), "verdict": found.verdict}, output, partial(_print, found))
+    raise typer.Exit(_EXIT[found.verdict])
 
 
 def _print(found: Drained) -> None:
@@ -53,7 +53,7 @@ def _print(found: Drained) -> None:
         table(columns, [[row[column] for column in columns] for row in found.parked], left=5)
     for sentence in _sentences(found):
         say(sentence, "yellow")
-    say(f"Verdict: {found.word}", _STYLES[found.word])
+    say(f"Verdict: {found.verdict}", _STYLES[found.verdict])
 
 
 def _holder(holder: Holder, is_open: bool) -> tuple[object, ...]:

@@ -13,9 +13,10 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from sync_pipeline.model.findings import KNOWN, FindingKind
 from sync_pipeline.model.reasons import Reason
 from sync_pipeline.preflight.notice import Notice, worst
-from sync_pipeline.reconcile.verdict import KINDS, KNOWN, SINKS, Verdict
+from sync_pipeline.reconcile.verdict import SINKS, Verdict
 
 # reports that hold none of these do not wait for them
 if TYPE_CHECKING:
@@ -87,8 +88,8 @@ def verdicts(found: Sequence[Verdict], word: str) -> None:
     rows = []
     for verdict in found:
         report = verdict.as_dict()
-        rows += [(verdict.entity, sink, verdict.compared, *(report[sink][k] for k in KINDS)) for sink in SINKS]
-    table(("entity", "sink", "rows compared", *KINDS), rows, left=2)
+        rows += [(verdict.entity, sink, verdict.compared, *(report[sink][k] for k in FindingKind)) for sink in SINKS]
+    table(("entity", "sink", "rows compared", *FindingKind), rows, left=2)
     samples = [(verdict.entity, f) for verdict in found for f in sorted(verdict.findings)]
     if samples:
         lines = [(entity, f.sink, f.kind, f.key, f.message) for entity, f in samples[:_SAMPLES]]

@@ -11,6 +11,7 @@ from sync_pipeline import dead_letters
 from sync_pipeline.entity_context import EntityContext
 from sync_pipeline.explain.facts import Facts, facts_of, wants
 from sync_pipeline.model.reasons import Reason
+from sync_pipeline.model.steps import BatchStep
 
 _OWED = {
     Reason.DOCUMENTS: "its document is owed: the cluster has not taken it yet",
@@ -107,7 +108,7 @@ def _set_aside(facts: Facts) -> _Cause | None:
     if discarded := facts.owing(Reason.DISCARDED):
         message = f"was discarded by {discarded['discarded_by']} on {_instant(discarded['discarded_at'])}"
         undo = f"sync-pipeline dead-letters replay {name}"
-        if facts.changed and discarded["step"] != "document":
+        if facts.changed and discarded["step"] != BatchStep.DOCUMENT:
             return None
         message += f": {discarded['discarded_why']}{_reverted(facts)}"
         return _Cause("discarded", message, f"{undo} takes it back")
@@ -218,7 +219,9 @@ def _of_files(facts: Facts, cause: _Cause) -> str:
     if "media" in facts.unknown:
         return f"unknown: {facts.unknown['media']}"
     behind = (
-        f"; it {cause.message}" if cause.word in _BEHIND and (facts.owing("media") or _step(facts) == "media") else ""
+        f"; it {cause.message}"
+        if cause.word in _BEHIND and (facts.owing(Reason.MEDIA) or _step(facts) == BatchStep.MEDIA)
+        else ""
     )
     if not facts.files:
         return f"names no file on the new side{behind}"
@@ -252,7 +255,7 @@ def _step(facts: Facts) -> str:
 
 def _of_document(facts: Facts) -> bool:
     """Whether only its document is refused: its row is up to date."""
-    return _step(facts) == "document" and not facts.undone
+    return _step(facts) == BatchStep.DOCUMENT and not facts.undone
 
 
 def _reverted(facts: Facts) -> str:

@@ -19,6 +19,7 @@ from sync_pipeline import due
 from sync_pipeline.entity_context import EntityContext
 from sync_pipeline.ledger.rebuilds import Rebuild
 from sync_pipeline.live import work
+from sync_pipeline.model.findings import FindingKind
 from sync_pipeline.model.reasons import Reason
 from sync_pipeline.rebuild.report import COMPARED, ENOUGH, Compared, Report
 from sync_pipeline.reconcile.documents import all_ids, parsed
@@ -40,7 +41,7 @@ class Doubt:
     """A document of the new index that is not as it has to be: missing, stale, extra or corrupt."""
 
     key: str
-    kind: str
+    kind: FindingKind
     owed: bool = False
 
 
@@ -61,7 +62,7 @@ def compare(context: EntityContext, rebuild: Rebuild, report: Report) -> Compare
         unwanted = _unwanted(context, [text for text in ids if text not in foreign])
         left = _settled(context, rebuild, doubts(context, rebuild, unwanted))
         compared.findings += [Finding("search", doubt.kind, doubt.key) for doubt in left]
-        compared.findings += [Finding("search", "extra", text) for text in sorted(foreign)]
+        compared.findings += [Finding("search", FindingKind.EXTRA, text) for text in sorted(foreign)]
         if len(compared.findings) >= ENOUGH:
             return compared
     return compared
@@ -72,7 +73,7 @@ def _compare_wanted(context: EntityContext, rebuild: Rebuild, texts: list[str], 
     found = doubts(context, rebuild, texts)
     if not found:
         return
-    lacking = [doubt.key for doubt in found if doubt.kind in {"missing", "stale"}]
+    lacking = [doubt.key for doubt in found if doubt.kind in {FindingKind.MISSING, FindingKind.STALE}]
     taken, refused = _carry_over(context, rebuild, lacking)
     compared.carried_over += taken
     left = _settled(context, rebuild, found)
@@ -102,19 +103,19 @@ def owed_documents(context: EntityContext) -> list[str]:
         return [text for (text,) in cursor.fetchall()]
 
 
-def _kind(written: int, new: int | None, former: int | None, *, held: bool, owed: bool) -> str:
+def _kind(written: int, new: int | None, former: int | None, *, held: bool, owed: bool) -> FindingKind | None:
     if not held:
         there = new is not None and (not owed or former is None)
-        return "extra" if there else ""
+        return FindingKind.EXTRA if there else None
     if owed:
         wanted = former
     else:
         wanted = written
         if new is not None and new > written:
-            return "corrupt"  # somebody else wrote it, or it was written after the ledger was read
+            return FindingKind.CORRUPT  # somebody else wrote it, or it was written after the ledger was read
     if wanted is None or (new is not None and new >= wanted):
-        return ""
-    return "missing" if new is None else "stale"
+        return None
+    return FindingKind.MISSING if new is None else FindingKind.STALE
 
 
 def _wanted(context: EntityContext) -> Iterator[list[str]]:

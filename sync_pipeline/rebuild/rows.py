@@ -19,6 +19,7 @@ from sync_pipeline.keys import Key
 from sync_pipeline.ledger.ledger import HELD_ROW
 from sync_pipeline.ledger.rebuilds import Rebuild
 from sync_pipeline.ledger.target_tables import target_tables
+from sync_pipeline.model.findings import FindingKind
 from sync_pipeline.model.reasons import SET_ASIDE
 from sync_pipeline.pipeline import sync_keys
 from sync_pipeline.rebuild.fill import CAUSE
@@ -40,7 +41,7 @@ class Doubt:
     """
 
     key: str
-    kind: str
+    kind: FindingKind
     kept: bool
 
 
@@ -56,18 +57,18 @@ def compare(context: EntityContext, rebuild: Rebuild, report: Report) -> Compare
     while True:
         with context.stores.target() as cursor:
             found = doubts(cursor, context, rebuild)
-        lacking = [doubt for doubt in found if doubt.kind in {"missing", "stale"}]
+        lacking = [doubt for doubt in found if doubt.kind in {FindingKind.MISSING, FindingKind.STALE}]
         if not lacking or found == before:
             break
         there = context.origin.by_keys(context.origin.key.parse(doubt.key for doubt in lacking if not doubt.kept)).table
         # what a later batch found unchanged, and so sent nowhere; and rows of an older version of the file
         sync_keys(context, there.select(list(context.origin.key.columns)), Order(shadow=True, cause=CAUSE))
-        gone = {doubt.key for doubt in lacking if doubt.kind == "missing"} - set(
+        gone = {doubt.key for doubt in lacking if doubt.kind == FindingKind.MISSING} - set(
             context.origin.key.texts(there).to_pylist()
         )
         refused |= _carry_over(context, sorted(gone), compared)
         before = found
-    refused |= _refused(context, [doubt.key for doubt in found if doubt.kind == "missing" and not doubt.kept])
+    refused |= _refused(context, [doubt.key for doubt in found if doubt.kind == FindingKind.MISSING and not doubt.kept])
     compared.findings = [Finding("relational", doubt.kind, doubt.key, refused.get(doubt.key, "")) for doubt in found]
     return compared
 
@@ -96,7 +97,7 @@ def doubts(cursor: Cursor, context: EntityContext, rebuild: Rebuild, *, values: 
         f" AND d.key = {text} AND d.reason = ANY({parked})), false) AS kept) p"
         f" WHERE kind IS NOT NULL AND NOT (kind = 'stale' AND kept) ORDER BY 1 LIMIT {ENOUGH}"
     )
-    return [Doubt(*row) for row in cursor.fetchall()]
+    return [Doubt(text, FindingKind(kind), is_kept) for text, kind, is_kept in cursor.fetchall()]
 
 
 def _pairs(own: Key, target: Key) -> list[tuple[str, str]]:

@@ -12,6 +12,7 @@ import pyarrow.compute as pc
 from sync_pipeline.adapt import Adapted
 from sync_pipeline.entity_context import EntityContext
 from sync_pipeline.errors import SettingError, UnreachableError
+from sync_pipeline.model.findings import FindingKind
 from sync_pipeline.origin import DIGEST
 from sync_pipeline.reconcile.fields import Fields
 from sync_pipeline.reconcile.verdict import Difference, Finding
@@ -60,7 +61,7 @@ def extra_documents(context: EntityContext, index: SearchIndex) -> list[Finding]
                 f" WHERE {context.origin.key.is_in(cursor, 'l', known)} AND l.held & 2 <> 0"
             )
             held = {text for (text,) in cursor.fetchall()}
-        found += [Finding("search", "extra", text) for text in ids if text in bad or text not in held]
+        found += [Finding("search", FindingKind.EXTRA, text) for text in ids if text in bad or text not in held]
     return found
 
 
@@ -88,14 +89,14 @@ def _kind(
     kept: int | None,
     written: int,
     basis_ok: int,
-) -> str:
+) -> FindingKind | None:
     if not doc.get("found"):
-        return "missing" if wanted is not None else ""
+        return FindingKind.MISSING if wanted is not None else None
     if wanted is None:
-        return "extra"
+        return FindingKind.EXTRA
     if not differing:
-        return ""
-    return "stale" if doc["_version"] < written or kept != digest or not basis_ok else "corrupt"
+        return None
+    return FindingKind.STALE if doc["_version"] < written or kept != digest or not basis_ok else FindingKind.CORRUPT
 
 
 def _short(document: dict[str, Any] | None, name: str) -> str:

@@ -13,6 +13,7 @@ from botocore.exceptions import BotoCoreError, ClientError
 from sync_pipeline.entity_context import EntityContext
 from sync_pipeline.errors import UnreachableError
 from sync_pipeline.faults import guarded
+from sync_pipeline.model.findings import FindingKind
 from sync_pipeline.ownership import without_marks
 from sync_pipeline.reconcile.verdict import Finding
 from sync_pipeline.sinks.media_bucket import MediaBucket, Source, tags_of
@@ -71,18 +72,18 @@ def compare_files(context: EntityContext, sink: MediaBucket) -> list[Finding]:
         cursor.execute(_OURS, (list(listed),))
         ours = {key for (key,) in cursor.fetchall()}
     wanted = named.keys() | forgotten
-    found = [Finding("media", "missing", key) for key in wanted - listed.keys()]
-    found += [Finding("media", "extra", key) for key in listed.keys() - ours - wanted]
-    found += [Finding("media", "corrupt", key, _FORGOTTEN) for key in forgotten & listed.keys()]
+    found = [Finding("media", FindingKind.MISSING, key) for key in wanted - listed.keys()]
+    found += [Finding("media", FindingKind.EXTRA, key) for key in listed.keys() - ours - wanted]
+    found += [Finding("media", FindingKind.CORRUPT, key, _FORGOTTEN) for key in forgotten & listed.keys()]
     come = [name for name, source in sink.sources(context.stores, without).items() if isinstance(source, Source)]
-    found += [Finding("media", "stale", name, _COME) for name in come]
+    found += [Finding("media", FindingKind.STALE, name, _COME) for name in come]
     there = [named[key] for key in sorted(named.keys() & listed.keys())]
     with ThreadPoolExecutor(context.stores.settings.media_workers, "compare") as pool:
         compared = pool.map(lambda copy: _compare_copy(context.stores, copy, listed[copy.key]), there)
         return found + [finding for finding in compared if finding]
 
 
-def known_files(context: EntityContext, findings: list[Finding], known: Mapping[str, str]) -> list[Finding]:
+def known_files(context: EntityContext, findings: list[Finding], known: Mapping[str, FindingKind]) -> list[Finding]:
     """The findings, those whose rows (key texts) are `known` to differ as of that kind."""
     rows = rows_naming(context, [finding.key for finding in findings])
     kinds = {f.key: max((known[row] for row in rows.get(f.key, ()) if row in known), default=f.kind) for f in findings}
@@ -102,16 +103,18 @@ def rows_naming(context: EntityContext, objects: list[str]) -> dict[str, set[str
 def _compare_copy(stores: Stores, copy: _Copy, listed: tuple[int, str]) -> Finding | None:
     source = _head(stores.legacy_s3, stores.settings.legacy_bucket.name, copy.source_key)
     if source and etag_of(source) != copy.source_etag.removeprefix("W/"):
-        return Finding("media", "stale", copy.key, f"{copy.source_key} has been overwritten since")
+        return Finding("media", FindingKind.STALE, copy.key, f"{copy.source_key} has been overwritten since")
     if not _has_its_bytes(stores, copy, *listed):
-        return Finding("media", "corrupt", copy.key, f"{copy.size} bytes were copied, other bytes are there")
+        return Finding("media", FindingKind.CORRUPT, copy.key, f"{copy.size} bytes were copied, other bytes are there")
     target = _head(stores.target_s3, stores.settings.target_bucket.name, copy.key)
     if target is None:
-        return Finding("media", "missing", copy.key)
+        return Finding("media", FindingKind.MISSING, copy.key)
     differ = _differing(source, target) if source else []
     if source and not _same_tags(stores, copy, source, target):
         differ.append("tags")
-    return Finding("media", "corrupt", copy.key, f"{', '.join(differ)} of the source differ") if differ else None
+    return (
+        Finding("media", FindingKind.CORRUPT, copy.key, f"{', '.join(differ)} of the source differ") if differ else None
+    )
 
 
 def _differing(source: Any, target: Any) -> list[str]:

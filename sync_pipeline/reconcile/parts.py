@@ -11,6 +11,7 @@ import pyarrow as pa
 
 from sync_pipeline.capture import subject_of
 from sync_pipeline.entity_context import EntityContext
+from sync_pipeline.model.findings import FindingKind
 from sync_pipeline.partitions import EARLIER, UNDATED, KeyRanges, Monthly
 from sync_pipeline.reconcile.files import rows_naming
 from sync_pipeline.reconcile.reconcile import keys_of
@@ -38,7 +39,7 @@ def parts(context: EntityContext, findings: Iterable[Finding]) -> list[Part]:
 
     Raises UnreachableError.
     """
-    by_row = _by_row(context, [f for f in findings if f.kind not in {"discarded", "unknown"}])
+    by_row = _by_row(context, [f for f in findings if f.kind not in {FindingKind.DISCARDED, FindingKind.UNKNOWN}])
     label = _label(context)
     with context.stores.legacy_rows(Purpose.WHOLE) as cursor:
         cursor.execute(f"SELECT {label}, count(*) FROM ({context.origin.known}) q GROUP BY 1")

@@ -17,6 +17,7 @@ from sync_pipeline.keys import Key
 from sync_pipeline.ledger.backfills import unfilled
 from sync_pipeline.ledger.bases import count_former
 from sync_pipeline.ledger.servers import recovery_of
+from sync_pipeline.model.findings import FindingKind
 from sync_pipeline.model.reasons import Reason
 from sync_pipeline.origin import Reject, Rows
 from sync_pipeline.reconcile.documents import compare_documents, extra_documents
@@ -29,7 +30,7 @@ from sync_pipeline.sweep_requests import await_sweep
 from sync_pipeline.visibility import check_visibility
 
 # what differs because the monolith has moved on
-_UNREPORTED = {"missing", "stale", "extra"}
+_UNREPORTED = {FindingKind.MISSING, FindingKind.STALE, FindingKind.EXTRA}
 _SWEEP_PATIENCE_SECONDS = 60.0
 
 
@@ -70,7 +71,12 @@ def _recovering(context: EntityContext) -> list[Finding]:
     if left is None:
         return []
     return [
-        Finding("relational", "unknown", "", f"{left['cause']}: its {', '.join(left['parts'])} are not compared yet")
+        Finding(
+            "relational",
+            FindingKind.UNKNOWN,
+            "",
+            f"{left['cause']}: its {', '.join(left['parts'])} are not compared yet",
+        )
     ]
 
 
@@ -83,7 +89,7 @@ def _unnamed(context: EntityContext) -> list[Finding]:
     return [
         Finding(
             "relational",
-            "missing",
+            FindingKind.MISSING,
             "NULL",
             f"{count} rows of the monolith have a NULL in their key ({columns}) and cannot be named: give them one, or"
             " leave them out in the entity's query",
@@ -93,7 +99,7 @@ def _unnamed(context: EntityContext) -> list[Finding]:
 
 def _unknown(sink: str, error: SyncError) -> list[Finding]:
     """What could not be looked at is neither right nor wrong."""
-    return [Finding(sink, "unknown", "", str(error))] if guarded(36) else []
+    return [Finding(sink, FindingKind.UNKNOWN, "", str(error))] if guarded(36) else []
 
 
 def _walk(context: EntityContext, verdict: Verdict, report: Callable[[int], None]) -> list[Finding]:
@@ -145,10 +151,10 @@ def _look_again(context: EntityContext, suspects: list[Finding], verdict: Verdic
         if context.entity.index:
             found += compare_documents(context, context.entity.index, expected, keys)
     except SyncError as error:
-        return [replace(finding, kind="unknown", detail=str(error)) for finding in suspects]
+        return [replace(finding, kind=FindingKind.UNKNOWN, detail=str(error)) for finding in suspects]
     owed = _owed(context, [finding.key for finding in found])
     verdict.overdue += sum(owed.values())
-    kinds = _discarded(context, [finding.key for finding in found]) | dict.fromkeys(owed, "pending")
+    kinds = _discarded(context, [finding.key for finding in found]) | dict.fromkeys(owed, FindingKind.PENDING)
     return foreign + [replace(f, kind=kinds.get(f.key, f.kind)) for f in found]
 
 
@@ -161,12 +167,12 @@ def _files(context: EntityContext, sink: MediaBucket, verdict: Verdict) -> list[
     if found:
         threading.Event().wait(context.stores.settings.recheck_seconds)
         found = _still(context, sink, found)
-    if any(finding.kind == "stale" for finding in found) and await_sweep(context, _SWEEP_PATIENCE_SECONDS):
+    if any(finding.kind == FindingKind.STALE for finding in found) and await_sweep(context, _SWEEP_PATIENCE_SECONDS):
         found = _still(context, sink, found)
     rows = sorted(set().union(*rows_naming(context, [f.key for f in found]).values()))
     owed = _owed(context, rows)
     verdict.overdue += sum(owed.values())
-    return known_files(context, found, _discarded(context, rows) | dict.fromkeys(owed, "pending"))
+    return known_files(context, found, _discarded(context, rows) | dict.fromkeys(owed, FindingKind.PENDING))
 
 
 def _still(context: EntityContext, sink: MediaBucket, found: list[Finding]) -> list[Finding]:
@@ -186,7 +192,7 @@ def _with_refused(found: list[Finding], refused: list[Reject]) -> list[Finding]:
     """Rows that no adapter takes are missing; as a rule they are parked, and so pending."""
     there = {finding.key for finding in found}
     missing = [r for r in refused if r.key not in there]
-    return found + [Finding("relational", "missing", r.key, f"{r.error}: {r.message}") for r in missing]
+    return found + [Finding("relational", FindingKind.MISSING, r.key, f"{r.error}: {r.message}") for r in missing]
 
 
 def _owed(context: EntityContext, keys: list[str]) -> dict[str, bool]:
@@ -205,17 +211,17 @@ def _owed(context: EntityContext, keys: list[str]) -> dict[str, bool]:
     return {key: any(late[name] for name in names) for key, names in owing.items() if names}
 
 
-def _discarded(context: EntityContext, keys: list[str]) -> dict[str, str]:
+def _discarded(context: EntityContext, keys: list[str]) -> dict[str, FindingKind]:
     """Those of the keys that somebody has set aside for good, as their kind."""
     with context.stores.target() as cursor:
         cursor.execute(
             "SELECT key FROM sync.due WHERE entity = %s AND reason = %s AND key = ANY(%s)",
             (context.entity.name, Reason.DISCARDED, keys),
         )
-        return {key: "discarded" for (key,) in cursor.fetchall()}
+        return {key: FindingKind.DISCARDED for (key,) in cursor.fetchall()}
 
 
 def keys_of(context: EntityContext, findings: list[Finding]) -> pa.Table:
     """The keys of row and document findings, once each."""
-    texts = {f.key for f in findings if f.sink != "media" and f.kind != "unknown"}
+    texts = {f.key for f in findings if f.sink != "media" and f.kind != FindingKind.UNKNOWN}
     return context.origin.key.parse(sorted(text for text in texts if context.origin.key.is_text(text)))

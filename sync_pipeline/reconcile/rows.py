@@ -17,6 +17,7 @@ from sync_pipeline.entity_context import EntityContext
 from sync_pipeline.equality import comparable
 from sync_pipeline.keys import Key
 from sync_pipeline.ledger.target_tables import target_tables
+from sync_pipeline.model.findings import FindingKind
 from sync_pipeline.origin import DIGEST
 from sync_pipeline.reconcile.verdict import Difference, Finding
 from sync_pipeline.sinks.relational import TargetTable
@@ -40,12 +41,19 @@ def compare_rows(context: EntityContext, expected: Adapted, within: Within) -> l
         misfits = _lay_out(cursor, f"pg_temp.{quote(stage)}", ", ".join([*map(quote, table.columns), DIGEST]), rows)
         cursor.execute(_query(context, table, stage, within(cursor, "t", target), target))
         found = [
-            Finding("relational", kind, text, differs=tuple(Difference(*difference) for difference in differs or ()))
+            Finding(
+                "relational",
+                FindingKind(kind),
+                text,
+                differs=tuple(Difference(*difference) for difference in differs or ()),
+            )
             for text, kind, differs in cursor.fetchall()
         ]
     texts, there = key.texts(expected.legacy.filter(wanted)), {finding.key for finding in found}
     refused = {texts[n].as_py(): why for n, why in misfits.items()}
-    return found + [Finding("relational", "missing", text, why) for text, why in refused.items() if text not in there]
+    return found + [
+        Finding("relational", FindingKind.MISSING, text, why) for text, why in refused.items() if text not in there
+    ]
 
 
 def _lay_out(cursor: Cursor, stage: str, columns: str, rows: pa.Table, first: int = 0) -> dict[int, str]:

@@ -1,9 +1,4 @@
-"""Findings and verdicts of a reconciliation.
-
-missing: should be there and is not. extra: is there and should not be. stale: as we once wrote it, but the
-monolith has moved on. corrupt: neither what the monolith holds nor what we wrote. pending: differs, and is owed
-in `due`. discarded: differs, and somebody has set it aside for good. unknown: could not be looked at.
-"""
+"""Findings and verdicts of a reconciliation."""
 
 from __future__ import annotations
 
@@ -11,9 +6,8 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-KINDS = ("missing", "stale", "extra", "corrupt", "pending", "discarded", "unknown")
-# differs, and is known to
-KNOWN = frozenset({"pending", "discarded"})
+from sync_pipeline.model.findings import KNOWN, FindingKind, VerdictStatus
+
 SINKS = ("relational", "search", "media")
 _SAMPLES = 100
 
@@ -31,7 +25,7 @@ class Finding:
     """One mismatch: in which sink, of which kind, at which key, and how."""
 
     sink: str
-    kind: str
+    kind: FindingKind
     key: str
     detail: str = ""
     differs: tuple[Difference, ...] = ()
@@ -58,19 +52,19 @@ class Verdict:
     former_digests: int = 0  # rows that bear a former digest: no sweep has compared them yet
 
     @property
-    def word(self) -> str:
-        """clean, drift or unknown."""
+    def status(self) -> VerdictStatus:
+        """Sums up the findings: unknown before drift before clean."""
         kinds = {finding.kind for finding in self.findings}
-        if "unknown" in kinds:
-            return "unknown"
-        return "drift" if kinds - KNOWN or self.overdue else "clean"
+        if FindingKind.UNKNOWN in kinds:
+            return VerdictStatus.UNKNOWN
+        return VerdictStatus.DRIFT if kinds - KNOWN or self.overdue else VerdictStatus.CLEAN
 
     def as_dict(self) -> dict[str, Any]:
         """For JSON: counts by sink and kind, and samples."""
         counts = Counter((finding.sink, finding.kind) for finding in self.findings)
         report: dict[str, Any] = {"compared": self.compared}
         for sink in SINKS:
-            report[sink] = {kind: counts[sink, kind] for kind in KINDS}
+            report[sink] = {kind: counts[sink, kind] for kind in FindingKind}
         report["overdue"] = self.overdue
         report["history_missing"] = self.unfilled
         report["former_digests"] = self.former_digests
@@ -78,7 +72,7 @@ class Verdict:
         return report
 
 
-def overall(verdicts: list[Verdict]) -> str:
-    """The verdict over several entities: unknown before drift before clean."""
-    words = {verdict.word for verdict in verdicts}
-    return next((word for word in ("unknown", "drift") if word in words), "clean")
+def overall(verdicts: list[Verdict]) -> VerdictStatus:
+    """Sums up verdicts over several entities: unknown before drift before clean."""
+    found = {verdict.status for verdict in verdicts}
+    return next((each for each in (VerdictStatus.UNKNOWN, VerdictStatus.DRIFT) if each in found), VerdictStatus.CLEAN)

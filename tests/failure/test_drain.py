@@ -112,7 +112,7 @@ def crossing(world, contexts, looks):
 @pytest.mark.hazard(42)
 def test_what_is_open_at_the_fence_is_waited_for_and_brought_over(world, contexts, looks):
     found, pid = crossing(world, contexts, looks)
-    assert found.word == "drained"
+    assert found.verdict == "drained"
     assert world.differences() == []
     assert found.written_since == found.still_open == []
     (holder,) = found.waited_for
@@ -126,10 +126,10 @@ def test_what_is_open_at_the_fence_is_waited_for_and_brought_over(world, context
 def test_without_its_guard_it_is_left_behind(world, contexts, looks, name, monkeypatch):
     monkeypatch.setenv("SYNC_TEST_GUARDS_OFF", "42")
     found, _ = crossing(world, [context for context in contexts if context.entity.name == name], looks)
-    assert found.word == "drained"
+    assert found.verdict == "drained"
     assert {difference.kind for difference in world.differences()} == {name}
     monkeypatch.delenv("SYNC_TEST_GUARDS_OFF")
-    assert drained(world, contexts).word == "drained"
+    assert drained(world, contexts).verdict == "drained"
     assert world.differences() == []
 
 
@@ -146,7 +146,7 @@ def test_one_that_is_prepared_meanwhile_is_waited_for(world, contexts, looks):
             wait_for(lambda: len(looks) > seen + 2)
             assert not under_way.done()
             late.tpc_commit()
-            assert under_way.result().word == "drained"
+            assert under_way.result().verdict == "drained"
     assert world.differences() == []
 
 
@@ -161,7 +161,7 @@ def test_a_session_that_hides_its_transaction_is_seen(world, contexts, right):
             late.commit()
             write(world, late)
             found = drain(contexts, 0, threading.Event())
-            assert (found.word, [holder.who for holder in found.still_open]) == (
+            assert (found.verdict, [holder.who for holder in found.still_open]) == (
                 "unknown",
                 [f"pid {late.info.backend_pid}"],
             )
@@ -182,11 +182,11 @@ def test_what_is_written_after_the_fence_is_said(world, contexts, monkeypatch):
 
     monkeypatch.setattr("sync_pipeline.drain.horizon_of", and_write)
     found = drained(world, contexts)
-    assert found.word == "open fence"
+    assert found.verdict == "open fence"
     told = {"content: 1 rows", "content: 1 rows deleted", "content_tags: emptied, or rewritten"}
     assert told <= {*found.written_since}
     monkeypatch.undo()
-    assert drained(world, contexts).word == "drained"
+    assert drained(world, contexts).verdict == "drained"
     assert world.differences() == []
 
 
@@ -196,9 +196,9 @@ def test_a_row_that_is_parked_is_listed(world, contexts):
     ((before,),) = world.legacy("SELECT attrs::text FROM content WHERE id = %s", [key])
     world.legacy(attrs, ['{"duration": "not a number"}', key])
     found = drained(world, contexts)
-    assert (found.word, [(row["entity"], row["key"]) for row in found.parked]) == ("parked", [("text", str(key))])
+    assert (found.verdict, [(row["entity"], row["key"]) for row in found.parked]) == ("parked", [("text", str(key))])
     world.legacy(attrs, [before, key])
-    assert drained(world, contexts).word == "drained"
+    assert drained(world, contexts).verdict == "drained"
 
 
 def test_a_history_that_is_not_in_is_refused(world, contexts):

@@ -132,15 +132,15 @@ def test_the_new_side_fails_over_to_a_standby_that_lacks_its_last_commits(fleet,
         assert any("are being compared" in alert for alert in status_of(world.stores, context.entity)["alerts"])
         with writing(world, seed=32), world.following(contexts):
             verdict = reconcile(context)
-            assert verdict.word == "unknown"
+            assert verdict.status == "unknown"
             assert "timeline 1 to 2" in str(verdict.findings)
             found = drain(contexts, 0, threading.Event())
-            assert found.word == "unknown"
+            assert found.verdict == "unknown"
         with world.following(contexts):
             settled(world, contexts)
         assert world.differences() == []
         assert status_of(world.stores, context.entity)["alerts"] == []
-        assert [reconcile(context).word for context in contexts] == ["clean"] * 3
+        assert [reconcile(context).status for context in contexts] == ["clean"] * 3
 
 
 @pytest.mark.hazard(111)
@@ -199,7 +199,7 @@ def test_the_monolith_fails_over_to_a_standby_that_lacks_its_last_commits(fleet,
         wait_for(lambda: reached(world))
         (alert,) = [a for a in status_of(world.stores, contexts[0].entity)["alerts"] if "may be lost" in a]
         assert "timeline 1 to 2" in alert
-        assert drain(contexts, 0, threading.Event()).word == "unknown"
+        assert drain(contexts, 0, threading.Event()).verdict == "unknown"
         with writing(world, seed=42), world.following(contexts):
             wait_for(
                 lambda: not any(status_of(world.stores, context.entity)["server_changed"] for context in contexts),
@@ -207,7 +207,7 @@ def test_the_monolith_fails_over_to_a_standby_that_lacks_its_last_commits(fleet,
             )
         with world.following(contexts):
             found = drain(contexts, PATIENCE, threading.Event())
-        assert found.word == "drained"
+        assert found.verdict == "drained"
         assert world.differences() == []
         assert status_of(world.stores, contexts[0].entity)["alerts"] == []
 

@@ -260,7 +260,7 @@ def verdict_without_a_look(context):
     """Hazard 36: the verdict on files while their bucket cannot be listed."""
     bucket = Bucket(context.stores.settings.target_bucket.endpoint, "nowhere")
     with closing(Stores(replace(context.stores.settings, target_bucket=bucket))) as elsewhere:
-        return reconcile(replace(context, stores=elsewhere)).word
+        return reconcile(replace(context, stores=elsewhere)).status
 
 
 @pytest.mark.hazard(36)

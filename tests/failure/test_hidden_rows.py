@@ -100,7 +100,7 @@ def test_a_policy_is_refused_by_name_and_deletes_nothing(world, texts):
         world.context("text")
     assert world.target(TEXTS) == [(texts,)]
     assert world.target("SELECT sweep_error FROM sync.cursor WHERE entity = 'text'")[0][0].startswith("SYNC_LEGACY_DB")
-    assert reconcile(context).word == "unknown"
+    assert reconcile(context).status == "unknown"
     (notice, *_) = [n for n in preflight(world.stores, [context.entity]) if n.level == "error"]
     assert notice.about == "entity text"
     assert "row-level security" in notice.what
@@ -115,7 +115,7 @@ def test_without_its_guard_hidden_rows_are_deleted(world, texts, monkeypatch):
         context = world.context("text")
         world.legacy(POLICY)
         assert applied(context).gone > 0
-        assert reconcile(context).word == "clean"
+        assert reconcile(context).status == "clean"
         assert world.target(TEXTS)[0][0] < texts
     monkeypatch.delenv("SYNC_TEST_GUARDS_OFF")
 
@@ -181,7 +181,7 @@ def test_a_narrowed_view_below_a_view_stops_deletes_until_it_is_accepted(world, 
     with pytest.raises(HiddenRowsError, match=r"view public\.shown: its definition has changed.*--accept"):
         sweep(context)
     verdict = reconcile(context)
-    assert verdict.word == "unknown"
+    assert verdict.status == "unknown"
     with pytest.raises(HiddenRowsError, match="shown"):
         repair(context, verdict.findings)
     assert world.target(TEXTS) == [(texts,)]

@@ -320,7 +320,7 @@ def test_an_id_that_the_query_gives_twice_is_parked_by_name(world, context, film
         assert "parked" in why(context, key).word
     work_once(world, context)  # they are tried again, and nothing is overwritten
     assert rows(world) == before
-    assert reconcile(context).word == "clean" or {f.kind for f in reconcile(context).findings} == {"pending"}
+    assert reconcile(context).status == "clean" or {f.kind for f in reconcile(context).findings} == {"pending"}
     world.legacy("UPDATE poster SET also = NULL")
     see(context, 1, 2)
 

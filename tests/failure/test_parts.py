@@ -166,7 +166,7 @@ def test_a_bad_part_is_parked_alone_and_let_go_with_its_part(world, context):
     put(world, 2, en="Two")
     assert see(context, 1, 2).parked == 1
     assert rows(world) == [(1, "en", "One"), (2, "en", "Two")]
-    assert reconcile(context).word == "clean"
+    assert reconcile(context).status == "clean"
     put(world, 1, en="One")
     see(context, 1)
     assert world.target("SELECT * FROM sync.due") == []
@@ -178,7 +178,7 @@ def test_files_of_parts(world, context):
     world.legacy("UPDATE work_title SET cover = 'un.png' WHERE lang = 'fr'")
     see(context, 1)
     assert world.target("SELECT key, source_key FROM sync.media_ref") == [('["1","fr"]', "un.png")]
-    assert reconcile(context).word == "clean"
+    assert reconcile(context).status == "clean"
     put(world, 1, en="One")
     see(context, 1)
     assert world.target("SELECT key FROM sync.media_ref") == []

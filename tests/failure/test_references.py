@@ -124,7 +124,7 @@ def test_a_child_waits_for_its_parent_and_counts_as_pending(world, series, episo
     assert world.target(OWED) == [("episode", "parent", ["1"])]
     assert status_of(world.stores, EPISODE)["due"] == {"parent": 1}
     verdict = reconcile(episode)
-    assert (verdict.word, {(f.sink, f.kind, f.key) for f in verdict.findings}) == (
+    assert (verdict.status, {(f.sink, f.kind, f.key) for f in verdict.findings}) == (
         "clean",
         {("relational", "pending", "1"), ("search", "pending", "1")},
     )
@@ -204,7 +204,7 @@ def test_a_parent_waits_for_its_last_child(world, series, episode, end):
     sync(series, 7)
     assert rows(world, "series") == [(7, "t", None), (8, "t", None)]
     assert world.document("GET", "series/_doc/7")["found"]
-    assert reconcile(series).word == "clean"
+    assert reconcile(series).status == "clean"
     for key in (1, 2):
         gone(world, "episode", key) if end == "gone" else legacy(
             world, "episode", key, 8 if end == "elsewhere" else None
@@ -251,7 +251,7 @@ def test_a_written_child_that_is_pointed_to_a_missing_parent_stays_as_it_was(wor
     legacy(world, "episode", 1, 7)
     sync(episode, 1)
     assert rows(world, "episode") == [(1, "t", 8)]
-    assert reconcile(episode).word == "clean"
+    assert reconcile(episode).status == "clean"
     legacy(world, "episode", 1, 8)
     world.target("UPDATE sync.due SET not_before = now()")
     work(episode)
@@ -290,7 +290,7 @@ def test_history_of_children_may_come_before_that_of_their_parents(world, series
     missing = world.legacy("SELECT count(*) FROM episode WHERE series_id > 600")
     assert world.target("SELECT count(*) FROM sync.due WHERE reason = 'parent'") == missing
     assert world.target("SELECT count(*) FROM sync.due") == missing
-    assert reconcile(episode).word == "clean"
+    assert reconcile(episode).status == "clean"
 
 
 def test_rows_of_one_entity_that_refer_to_each_other(world, folder):

@@ -67,7 +67,7 @@ def test_everything_goes_through_the_gate(world, gate, own):
     assert [n for n in preflight(stores, []) if n.about == "search" and n.level != "ok"] == []
     world.stores, others = stores, world.stores
     try:
-        assert reconcile(world.all_in("text")).word == "clean"
+        assert reconcile(world.all_in("text")).status == "clean"
     finally:
         world.stores = others
     assert gate.refused == 0

@@ -412,7 +412,7 @@ def test_a_draft_whose_file_is_missing_is_not_left_in_search(world, films):
     settle(world)
     assert A in parked(world, "aw_title")
     assert document(world, "aw_title", A) is None
-    assert reconcile(world.context("aw_title")).word == "clean"
+    assert reconcile(world.context("aw_title")).status == "clean"
     world.legacy(f"""UPDATE {FILM} SET "State" = 'P', "Extra" = NULL WHERE "Id" = %s""", [A])
     settle(world)
     assert document(world, "aw_title", A) is not None  # as it was before

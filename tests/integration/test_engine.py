@@ -239,7 +239,7 @@ def test_planted_faults_are_named_mended_and_then_left_alone(world, contexts):
     planted = plant(stores)
     found = reconcile(context)
     assert {(f.sink, f.kind, f.key) for f in found.findings if f.kind != "pending"} == planted
-    assert found.word == "drift"
+    assert found.status == "drift"
     repair(context, found.findings)
     found = reconcile(context)
     assert [f for f in found.findings if f.kind != "pending"] == []

@@ -118,7 +118,7 @@ def test_history_comes_in_pages_of_so_many_bytes(world, context, sizes):
     backfill(context, context.entity.partitions.names()[0])
     assert apart(world) == set()
     assert sweep(context).changed == 0
-    assert reconcile(context).word == "clean"
+    assert reconcile(context).status == "clean"
     check(context, sizes, reads=2)
 
 

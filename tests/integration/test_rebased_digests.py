@@ -132,7 +132,7 @@ class Ground:
         assert self.world.target("SELECT count(*) FROM sync.due") == [(0,)]
         assert self.world.target(BASES) == [(1, COUNT)]
         verdict = reconcile(context)
-        assert (verdict.word, verdict.findings, verdict.former_digests) == ("clean", [], 0)
+        assert (verdict.status, verdict.findings, verdict.former_digests) == ("clean", [], 0)
         assert status_of(self.stores, ENTITY)["former_digests"] == 0
 
 
@@ -485,7 +485,7 @@ def test_parts_of_a_legacy_row_are_rebased_one_by_one(fresh_world, monkeypatch):
     while work(context, lambda *_: None):
         pass
     assert fresh_world.target("SELECT id, lang FROM catalog.title WHERE title = 'two'") == [(4, "en")]
-    assert reconcile(context).word == "clean"
+    assert reconcile(context).status == "clean"
 
 
 def test_a_ledger_from_before_expressions_were_kept_is_migrated(ground):

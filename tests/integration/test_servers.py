@@ -273,7 +273,7 @@ def test_a_clock_that_ran_ahead_certifies_nothing(world, context, guard, monkeyp
     if not guard:
         monkeypatch.setenv("SYNC_TEST_GUARDS_OFF", "108")
     found = drain([context], 0, threading.Event())
-    assert found.word == ("unknown" if guard else "drained")
+    assert found.verdict == ("unknown" if guard else "drained")
     since = mark([context])
     assert caught_up(context, since) is not guard
 

@@ -284,7 +284,7 @@ def test_a_shape_works_from_history_to_a_clean_verdict(fresh_world, shape):
         monolith(fresh_world, shape.change)
         sync_keys(context, context.origin.key.parse([shape.changed]), Order())
         assert "NEW" in [text.upper() for text in texts(fresh_world, shape)]
-        assert reconcile(context).word == "clean"
+        assert reconcile(context).status == "clean"
         swept = sweep(context)
         assert (swept.changed, swept.gone) == (0, 0)
         assert errors(fresh_world, entity) == []

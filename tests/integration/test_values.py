@@ -147,7 +147,7 @@ def test_what_an_adapter_returns_is_carried_whatever_stands_beside_it(world, siz
     listed = ", ".join(f'"{column}"::text' for column in KINDS_OF)
     found = world.target(f"SET timezone = 'UTC'; SELECT {listed} FROM catalog.{name} ORDER BY id")
     assert dict(zip(KINDS_OF, map(list, zip(*found, strict=True)), strict=True)) == WRITTEN
-    assert reconcile(context).word == "clean"
+    assert reconcile(context).status == "clean"
     stores.close()
 
 
@@ -186,7 +186,7 @@ def test_a_row_without_a_key_is_counted_and_the_others_go_on(world, ranges):
     assert world.target(f"SELECT code FROM catalog.{name} ORDER BY 1") == [("a",), ("b",)]
     sweep(context)
     verdict = reconcile(context)
-    assert verdict.word == "drift"
+    assert verdict.status == "drift"
     assert [(finding.key, finding.detail.split(":")[0]) for finding in verdict.findings] == [
         ("NULL", "1 rows of the monolith have a NULL in their key (code) and cannot be named")
     ]
@@ -207,7 +207,7 @@ def test_columns_bear_any_name_and_keys_that_the_ledger_uses_are_refused(world):
     world.legacy('UPDATE named SET n = 100, "a%%b" = 7')
     sync_keys(context, context.origin.key.parse(["1"]), Order(acknowledge=True))
     assert world.target("SELECT * FROM catalog.named") == world.legacy("SELECT * FROM named")
-    assert reconcile(context).word == "clean"
+    assert reconcile(context).status == "clean"
     for name in ("n", "action", "held", "digest", "seen", "written", "basis", "a%b"):
         with pytest.raises(DeclarationError, match="a key column cannot be named"):
             entity_of("odd_key", {name: "integer"}, key=(name,))

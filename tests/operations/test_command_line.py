@@ -23,7 +23,7 @@ from sync_pipeline.entity import LegacyQuery
 from sync_pipeline.entity_files import EntityFiles, load_entities
 from sync_pipeline.follower import Follower
 from sync_pipeline.ledger.ledger import migrate
-from sync_pipeline.reconcile.verdict import KINDS
+from sync_pipeline.model.findings import FindingKind
 from sync_pipeline.status import status_of
 from tests.world import wait_for
 
@@ -150,9 +150,9 @@ def test_a_reconciliation_reads_as_promised(command, loaded):
     for name, found in report["entities"].items():
         assert found["compared"] > 0
         assert {sample["kind"] for sample in found["samples"]} <= {"pending"}
-        assert found["relational"] == {**dict.fromkeys(KINDS, 0), "pending": parked.get(name, 0)}
+        assert found["relational"] == {**dict.fromkeys(FindingKind, 0), "pending": parked.get(name, 0)}
         for sink in ("search", "media"):
-            assert found[sink] == dict.fromkeys(KINDS, 0)
+            assert found[sink] == dict.fromkeys(FindingKind, 0)
     code, out, said = command("reconcile", "--all")
     assert (code, said) == (0, "")
     assert "Verdict: clean" in out

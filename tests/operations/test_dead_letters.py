@@ -202,7 +202,7 @@ def test_it_counts_apart_and_is_no_drift(world, context, keys):
     status = status_of(world.stores, context.entity)
     assert status["due"] == {"discarded": 3}
     verdict = reconcile(context)
-    assert verdict.word == "clean"
+    assert verdict.status == "clean"
     assert {f.kind for f in verdict.findings} == {"discarded"}
     assert {f.key for f in verdict.findings} == set(keys)
     assert repair(context, verdict.findings) == []
@@ -212,14 +212,17 @@ def test_it_counts_apart_and_is_no_drift(world, context, keys):
 def test_what_stands_behind_dead_letters_is_named_and_then_drift(world, context, keys):
     """A try that fails again does not begin the time anew."""
     verdict = reconcile(context)
-    assert (verdict.word, {(f.kind, f.key) for f in verdict.findings}) == ("clean", {("pending", key) for key in keys})
+    assert (verdict.status, {(f.kind, f.key) for f in verdict.findings}) == (
+        "clean",
+        {("pending", key) for key in keys},
+    )
     limit = world.stores.settings.due_limit_seconds
     world.target("UPDATE sync.due SET first_at = first_at - %s * interval '1 s'", [limit + 1])
-    assert (reconcile(context).word, reconcile(context).overdue) == ("drift", 3)
+    assert (reconcile(context).status, reconcile(context).overdue) == ("drift", 3)
     sync(context, *keys)
-    assert reconcile(context).word == "drift"
+    assert reconcile(context).status == "drift"
     discard(context, *keys)
-    assert reconcile(context).word == "clean"
+    assert reconcile(context).status == "clean"
 
 
 @pytest.mark.parametrize("word", ["--key", "--discarded"])
@@ -236,7 +239,7 @@ def test_a_replay_takes_a_discard_back(world, context, keys, command, word):
             pass
     assert world.target(LETTERS) == []
     assert [world.target(SECONDS, (key,)) for key in keys] == [[(9,)]] * 3
-    assert reconcile(context).word == "drift"  # by the old adapter; by the new one it is clean
+    assert reconcile(context).status == "drift"  # by the old adapter; by the new one it is clean
 
 
 def test_one_that_cannot_be_read_stays_discarded(world, context, keys):

@@ -81,7 +81,7 @@ def test_they_are_parked_alone(filled, broken):
     outcome = sync_keys(context, context.origin.key.parse(keys), Order(acknowledge=True))
     assert (outcome.parked, outcome.deleted) == (2, 0)
     verdict = reconcile(context)
-    assert verdict.word == "clean"
+    assert verdict.status == "clean"
     assert {(f.kind, int(f.key)) for f in verdict.findings} == {("pending", key) for key in bad}
     assert all(fault in finding.detail for finding in verdict.findings)
 
@@ -122,7 +122,7 @@ def test_discarded_ones_stay_so_until_the_query_takes_them(filled, broken):
     filled.target("UPDATE sync.cursor SET filled_at = now()")
     assert sweep(context).changed == 0
     assert sorted(filled.target("SELECT key, reason FROM sync.due")) == [(text, "discarded") for text in texts]
-    assert reconcile(context).word == "clean"
+    assert reconcile(context).status == "clean"
     assert why(context, texts[0]).word == "discarded"
     good_attrs = "UPDATE content SET attrs = '{}', price = 1, title = %s WHERE id = %s"
     filled.legacy(good_attrs, [f"mended {fault}", bad[0]])

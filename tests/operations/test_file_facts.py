@@ -69,14 +69,14 @@ def test_a_row_and_its_document_say_how_large_its_file_is(world):
     assert facts(world, "sized") == [one, two, (None, None), none, one]
     found = world.document("GET", "sized/_doc/2")["_source"]
     assert (found["file_bytes"], found["file_sha256"]) == two
-    assert reconcile(context).word == "clean"
+    assert reconcile(context).status == "clean"
 
 
 def test_lists_of_files_have_lists_of_sizes(world):
     context = synced(world, described("listed", lists=True), "p/a.jpg|p/b.jpg", None, "p/b.jpg")
     one, two = sha256(b"one"), sha256(b"two two")
     assert facts(world, "listed") == [([3, 7], [one, two]), (None, None), ([7], [two])]
-    assert reconcile(context).word == "clean"
+    assert reconcile(context).status == "clean"
 
 
 def test_an_overwritten_file_has_another_size(world):
@@ -86,7 +86,7 @@ def test_an_overwritten_file_has_another_size(world):
     world.client.put_object(Bucket=world.legacy_bucket, Key="p/changed.jpg", Body=b"afterwards")
     repair(context, reconcile(context).findings)
     assert facts(world, "changed") == [(10, sha256(b"afterwards"))]
-    assert reconcile(context).word == "clean"
+    assert reconcile(context).status == "clean"
 
 
 def test_a_wrong_size_is_corrupt_and_mended(world):
@@ -137,7 +137,7 @@ def test_a_row_whose_file_is_missing_is_written_without_it_and_heals(world):
     assert row(world, "lenient") == ("t", None, None)
     assert row(world, "lenient", 3) == ("t", None, None)
     assert world.target("SELECT 1 FROM sync.due") == []
-    assert reconcile(context).word == "clean"
+    assert reconcile(context).status == "clean"
     world.legacy("UPDATE clips SET title = 'edited', updated_at = clock_timestamp() WHERE id = 1")
     sync_keys(context, context.origin.key.parse(["1"]), Order(acknowledge=True))
     assert row(world, "lenient") == ("edited", None, None)
@@ -150,7 +150,7 @@ def test_a_row_whose_file_is_missing_is_written_without_it_and_heals(world):
             pass
         assert row(world, "lenient")[2] == 4
         assert row(world, "lenient")[1].startswith("lenient/")
-        assert reconcile(context).word == "clean"
+        assert reconcile(context).status == "clean"
     finally:
         world.client.delete_object(Bucket=world.legacy_bucket, Key="p/late.jpg")
     assert sweep(context).files == 1
@@ -158,7 +158,7 @@ def test_a_row_whose_file_is_missing_is_written_without_it_and_heals(world):
         pass
     assert row(world, "lenient") == ("edited", None, None)
     assert sweep(context).files == 0
-    assert reconcile(context).word == "clean"
+    assert reconcile(context).status == "clean"
 
 
 def test_in_a_list_its_place_stays(world):
@@ -166,7 +166,7 @@ def test_in_a_list_its_place_stays(world):
     _, files, sizes = row(world, "gaps")
     assert ([file is None for file in files], sizes) == ([False, True, False], [3, None, 7])
     assert world.document("GET", "gaps/_doc/1")["_source"]["file_bytes"] == [3, None, 7]
-    assert reconcile(context).word == "clean"
+    assert reconcile(context).status == "clean"
 
 
 def test_repair_brings_a_file_that_has_come(world):
@@ -174,7 +174,7 @@ def test_repair_brings_a_file_that_has_come(world):
     world.client.put_object(Bucket=world.legacy_bucket, Key="p/come.jpg", Body=b"come")
     repair(context, reconcile(context).findings)
     assert row(world, "coming")[2] == 4
-    assert reconcile(context).word == "clean"
+    assert reconcile(context).status == "clean"
 
 
 def test_a_first_load_with_missing_files(world):

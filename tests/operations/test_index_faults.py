@@ -98,7 +98,7 @@ def titles(world, index="clip"):
 def agree(world, context):
     assert world.target(OWED) == []
     assert titles(world) == dict(world.legacy("SELECT id, title FROM clips"))
-    assert reconcile(context).word == "clean"
+    assert reconcile(context).status == "clean"
 
 
 @pytest.mark.hazard(98)

@@ -144,7 +144,7 @@ def test_a_drain_within_the_rest_period_finds_what_was_overwritten(filled, conte
     assert periodic(context).files == 0
     with filled.following([context]):
         found = drain([context], PATIENCE, threading.Event())
-    assert found.word == "drained"
+    assert found.verdict == "drained"
     assert bytes_named(filled, overwritten) == b"another picture"
 
 

@@ -81,7 +81,7 @@ def healed(world, context, rule):
     work(world, context, 3)
     assert world.target("SELECT reason, message FROM sync.due") == []
     assert ids(world) == list(range(1, 13))
-    assert reconcile(context).word == "clean"
+    assert reconcile(context).status == "clean"
 
 
 @pytest.mark.hazard(94)
@@ -177,7 +177,7 @@ def test_a_weak_etag_is_no_change(world, context, rule, weak):
 
     rule.faults[BAD] = weakened
     assert (sync(context).written, world.target(LETTER)) == (12, [])
-    assert reconcile(context).word == "clean"
+    assert reconcile(context).status == "clean"
 
 
 def presigned(world):
@@ -209,7 +209,7 @@ def copy_of_bad(world):
 def test_a_file_name_in_content_disposition_is_carried(world, context, name):
     upload(world, "Content-Type: application/pdf", f'Content-Disposition: attachment; filename="{name}"')
     assert (sync(context).written, world.target(LETTER)) == (12, [])
-    assert reconcile(context).word == "clean"
+    assert reconcile(context).status == "clean"
 
 
 # what a file is uploaded with, and what its copy bears
@@ -235,9 +235,9 @@ def test_headers_go_with_a_file_and_are_compared(world, context, header):
     assert (sync(context).written, world.target(LETTER)) == (12, [])
     there = copy_of_bad(world)["ResponseMetadata"]["HTTPHeaders"]
     assert value is None or there[name] == value
-    assert reconcile(context).word == "clean"
+    assert reconcile(context).status == "clean"
     assert sync(context, force=True).files == 0
-    assert reconcile(context).word == "clean"
+    assert reconcile(context).status == "clean"
 
 
 @pytest.mark.hazard(134)
@@ -248,9 +248,9 @@ def test_without_its_guard_a_header_is_lost_and_the_verdict_clean(world, context
     upload(world, *headers)
     assert (sync(context).written, world.target(LETTER)) == (12, [])
     assert copy_of_bad(world)["ResponseMetadata"]["HTTPHeaders"].get(name) != value
-    assert reconcile(context).word == "clean"
+    assert reconcile(context).status == "clean"
     monkeypatch.delenv("SYNC_TEST_GUARDS_OFF")
-    assert reconcile(context).word == "drift"
+    assert reconcile(context).status == "drift"
 
 
 @pytest.mark.hazard(134)
@@ -261,7 +261,7 @@ def test_an_expires_that_the_copy_lacks_is_drift_and_mended(world, context):
     world.client.put_object(Bucket=world.target_bucket, Key=name, Body=b"1")
     assert ["Expires" in finding.detail for finding in reconcile(context).findings] == [True]
     repair(context, reconcile(context).findings)
-    assert reconcile(context).word == "clean"
+    assert reconcile(context).status == "clean"
 
 
 @pytest.mark.parametrize(
@@ -280,7 +280,7 @@ def test_how_a_store_spells_a_header_is_no_difference(world, context, rule, head
     """Another store gives it in its own way, and the new bucket in small letters."""
     rule.faults[BAD] = altered(headers)
     assert (sync(context).written, world.target(LETTER)) == (12, [])
-    assert reconcile(context).word == "clean"
+    assert reconcile(context).status == "clean"
 
 
 ODD_NAMES = ["k1//double.jpg", "k1/../dots.jpg", "k1/./dot.jpg", "k1/a?v=3.jpg", "k1/per%cent+ü.jpg", "k1/pre%20.jpg"]
@@ -296,7 +296,7 @@ def test_a_file_that_is_listed_under_another_name_is_not_copied_again(world, con
     assert sync(context).written == 12
     assert [sweep(context).files, sweep(context).files] == [0, 0]
     assert world.target("SELECT 1 FROM sync.due") == []
-    assert reconcile(context).word == "clean"
+    assert reconcile(context).status == "clean"
 
 
 def relisted(change):
@@ -345,7 +345,7 @@ def test_without_its_guard_such_a_file_is_queued_by_each_sweep(world, context, m
 def test_how_a_request_was_framed_is_no_encoding_of_the_file(world, context, rule):
     rule.faults[BAD] = altered({"content-encoding": "gzip,aws-chunked"})
     assert sync(context).written == 12
-    assert reconcile(context).word == "clean"
+    assert reconcile(context).status == "clean"
 
 
 @pytest.mark.hazard(94)

@@ -42,9 +42,9 @@ def test_a_page_of_rejects_does_not_end_a_partition(world, context):
 def test_a_page_of_rejects_does_not_end_a_reconciliation(world, context):
     verdict = reconcile(context)
     assert verdict.compared == len(world.legacy(READABLE))
-    assert verdict.word == "clean"
+    assert verdict.status == "clean"
     assert [(f.sink, f.kind) for f in verdict.findings] == [("relational", "pending")] * BAD
     assert all("DivisionByZero" in finding.detail for finding in verdict.findings)
     late = Stores(dataclasses.replace(context.stores.settings, due_limit_seconds=0.0))
-    assert reconcile(dataclasses.replace(context, stores=late)).word == "drift"
+    assert reconcile(dataclasses.replace(context, stores=late)).status == "drift"
     late.close()

@@ -9,7 +9,7 @@ import typer
 
 from sync_pipeline.cli import app
 from sync_pipeline.due import PRIORITY
-from sync_pipeline.reconcile.verdict import KINDS
+from sync_pipeline.model.findings import FindingKind
 from tests.awkward import kinds
 from tests.awkward.changes import WEIGHTS
 from tests.claims import CLAIMS, EMPTIED, OF_TREES, PARENT_GONE, PARENT_STAMPED
@@ -51,7 +51,7 @@ def test_every_command_and_option_is_told(command, options):
     assert options - set(re.findall(r"--[a-z-]+", usage[0])) <= {"--help"}
 
 
-@pytest.mark.parametrize("word", [*KINDS, *PRIORITY])
+@pytest.mark.parametrize("word", [*FindingKind, *PRIORITY])
 def test_every_kind_and_reason_is_told(word):
     assert re.search(rf"^\| `?{word}`? \|", REFERENCE, re.MULTILINE)
 
