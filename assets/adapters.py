@@ -15,7 +15,7 @@ from typing import Any
 
 
 @dataclass(frozen=True)
-class Taken:
+class ColumnReads:
     """Legacy columns that an adapted column is made of; `as_is` when it is one of them, untouched."""
 
     columns: frozenset[str]
@@ -35,17 +35,17 @@ class _Scope:
     assigned: dict[str, ast.expr] = field(default_factory=dict)
 
 
-def taken_by(adapt: Callable[..., Any]) -> dict[str, Taken]:
+def column_reads(adapt: Callable[..., Any]) -> dict[str, ColumnReads]:
     """The adapted columns of which it is known what they are made of."""
     try:
         function, scope = _open(adapt, 0)
-        made = _returned(function, scope)
+        returned = _returned(function, scope)
     except (_UnknownError, OSError, TypeError, SyntaxError):
         return {}
     found = {}
-    for name, value in made.items():
+    for name, value in returned.items():
         try:
-            found[name] = Taken(frozenset(_reads(value, scope)), _is_column(value, scope))
+            found[name] = ColumnReads(frozenset(_reads(value, scope)), _is_column(value, scope))
         except (_UnknownError, OSError, TypeError, SyntaxError, RecursionError):
             continue
     return found
@@ -67,26 +67,26 @@ def _returned(function: ast.FunctionDef, scope: _Scope) -> dict[str, ast.expr]:
                 continue
             case ast.Assign(targets=[ast.Name(id=name)], value=value) if name not in {scope.frame, *scope.assigned}:
                 scope.assigned[name] = value
-            case ast.Return(value=ast.Dict() as made):
-                return _columns(made)
-            case ast.Return(value=ast.Call(func=called, args=[ast.Dict() as made])) if (
+            case ast.Return(value=ast.Dict() as returned):
+                return _columns(returned)
+            case ast.Return(value=ast.Call(func=called, args=[ast.Dict() as returned])) if (
                 ast.unparse(called).rpartition(".")[2] == "DataFrame"
             ):
-                return _columns(made)
+                return _columns(returned)
             case _:
                 break
     raise _UnknownError
 
 
-def _columns(made: ast.Dict) -> dict[str, ast.expr]:
-    return {_text(key): value for key, value in zip(made.keys, made.values, strict=True)}
+def _columns(returned: ast.Dict) -> dict[str, ast.expr]:
+    return {_text(key): value for key, value in zip(returned.keys, returned.values, strict=True)}
 
 
 def _reads(node: ast.AST, scope: _Scope) -> set[str]:
     """The frame's columns that an expression reads. Raises _UnknownError where it takes the frame as a whole."""
     match node:
-        case ast.Subscript(value=ast.Name(id=scope.frame), slice=which, ctx=ast.Load()):
-            return _named(which, scope)
+        case ast.Subscript(value=ast.Name(id=scope.frame), slice=selector, ctx=ast.Load()):
+            return _named(selector, scope)
         case ast.Attribute(value=ast.Name(id=scope.frame), attr="index"):
             return set()
         case ast.Call(func=ast.Name(id=called), args=args) if inspect.isfunction(scope.module.get(called)):
@@ -107,12 +107,14 @@ def _passed(arg: ast.expr, scope: _Scope, function: Callable[..., Any], position
     return set().union(*(_reads(statement, names) for statement in inner.body))
 
 
-def _named(which: ast.expr, scope: _Scope) -> set[str]:
+def _named(selector: ast.expr, scope: _Scope) -> set[str]:
     """The columns in `frame[…]`: a text, a list of texts, or a name of the module that stands for either."""
-    found = scope.module.get(which.id) if isinstance(which, ast.Name) and which.id not in scope.assigned else None
+    found = (
+        scope.module.get(selector.id) if isinstance(selector, ast.Name) and selector.id not in scope.assigned else None
+    )
     if found is None:
         try:
-            found = ast.literal_eval(which)
+            found = ast.literal_eval(selector)
         except ValueError as error:
             raise _UnknownError from error
     columns = [found] if isinstance(found, str) else found

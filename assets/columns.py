@@ -8,35 +8,39 @@ from collections.abc import Callable, Iterable, Mapping
 
 import dagster as dg
 
-from assets.adapters import taken_by
-from assets.queries import Column, Made, columns_made, columns_read
+from assets.adapters import column_reads
+from assets.queries import Column, ColumnOrigin, column_origins, columns_read
 from sync_pipeline.entity import Entity
 from sync_pipeline.sinks.definitions import split_definition
 
 _SHOWN_OTHERWISE = re.compile(r"\b(?:not\s+)?null\b|\bunique\b", re.IGNORECASE)
 
 
-def made_of(entity: Entity) -> dict[str, Made]:
+def origins_of(entity: Entity) -> dict[str, ColumnOrigin]:
     """Adapted columns, each with the legacy columns it is made of, as far as query and adapter say so."""
-    given = columns_made(entity.origin.sql)
-    kept = {ours: Made(given[theirs].columns, given[theirs].as_is) for ours, theirs in _keys(entity) if theirs in given}
-    for name, taken in taken_by(entity.adapt).items():
-        if taken.columns <= given.keys():
-            parts = [given[column] for column in taken.columns]
+    given = column_origins(entity.origin.sql)
+    kept = {
+        ours: ColumnOrigin(given[theirs].columns, given[theirs].as_is)
+        for ours, theirs in _keys(entity)
+        if theirs in given
+    }
+    for name, reads in column_reads(entity.adapt).items():
+        if reads.columns <= given.keys():
+            parts = [given[column] for column in reads.columns]
             columns = frozenset[Column]().union(*(part.columns for part in parts))
-            kept[name] = Made(columns, taken.as_is and all(part.as_is for part in parts))
+            kept[name] = ColumnOrigin(columns, reads.as_is and all(part.as_is for part in parts))
     return kept
 
 
 def table_schema(entity: Entity) -> dg.TableSchema:
     """The columns of the entity's table."""
-    key, made = entity.table.identity, made_of(entity)
+    key, origins = entity.table.identity, origins_of(entity)
     together = [f"primary key ({', '.join(key)})"] if len(key) > 1 else []
     columns = [
         dg.TableColumn(
             name,
             split_definition(definition)[0],
-            description=_told(entity, name, made),
+            description=_description(entity, name, origins),
             constraints=_constraints(split_definition(definition)[1], is_key=name in key, is_whole_key=(name,) == key),
         )
         for name, definition in entity.table.columns.items()
@@ -46,13 +50,13 @@ def table_schema(entity: Entity) -> dg.TableSchema:
 
 def document_schema(entity: Entity) -> dg.TableSchema:
     """The fields of the entity's documents, by their mapping."""
-    made = made_of(entity)
+    origins = origins_of(entity)
     return dg.TableSchema(
         [
             dg.TableColumn(
                 name,
                 str(mapping.get("type", "object")),
-                description=_told(entity, name, made),
+                description=_description(entity, name, origins),
                 constraints=dg.TableColumnConstraints(other=_mapped(mapping)),
             )
             for name, mapping in (entity.index.fields if entity.index else {}).items()
@@ -78,9 +82,9 @@ def column_lineage(entity: Entity, legacy_key: Callable[[str], dg.AssetKey]) -> 
     """The columns of the entity's table with the legacy columns they are made of."""
     return dg.TableColumnLineage(
         {
-            name: [dg.TableColumnDep(legacy_key(table), column) for table, column in made.columns]
-            for name, made in made_of(entity).items()
-            if name in entity.table.columns and made.columns
+            name: [dg.TableColumnDep(legacy_key(table), column) for table, column in origins.columns]
+            for name, origins in origins_of(entity).items()
+            if name in entity.table.columns and origins.columns
         }
     )
 
@@ -94,12 +98,12 @@ def _declared(entity: Entity) -> set[str]:
     return {*entity.table.columns, *(entity.index.fields if entity.index else ())}
 
 
-def _told(entity: Entity, name: str, made: Mapping[str, Made]) -> str | None:
+def _description(entity: Entity, name: str, origins: Mapping[str, ColumnOrigin]) -> str | None:
     """What its entity's file says of a column, then where it comes from."""
     words = [entity.comments[name]] if name in entity.comments else []
-    if name in made and made[name].columns:
-        columns = ", ".join(f"`{table}.{column}`" for table, column in sorted(made[name].columns))
-        words.append(f"{'From' if made[name].as_is else 'Made from'} {columns}.")
+    if name in origins and origins[name].columns:
+        columns = ", ".join(f"`{table}.{column}`" for table, column in sorted(origins[name].columns))
+        words.append(f"{'From' if origins[name].as_is else 'Made from'} {columns}.")
     return " ".join(words) or None
 
 
@@ -121,8 +125,8 @@ def _becomes(entities: Iterable[Entity]) -> dict[Column, dict[str, list[str]]]:
     """By legacy column, the declared columns that are made of it, each with its entities."""
     found: dict[Column, dict[str, list[str]]] = defaultdict(lambda: defaultdict(list))
     for entity in entities:
-        for name, made in made_of(entity).items():
-            for column in made.columns if name in _declared(entity) else ():
+        for name, origins in origins_of(entity).items():
+            for column in origins.columns if name in _declared(entity) else ():
                 found[column][name].append(entity.name)
     return found
 

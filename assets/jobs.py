@@ -200,8 +200,8 @@ def _rebuild(entities: dict[str, Entity]) -> dg.JobDefinition:
                 _show(context, [{"entity": entity.name, "deleted": abandon(stores, entity)} for entity in chosen])
                 return
             found = [_rebuilt(entity, stores, config, _telling(context, entity)) for entity in chosen]
-            _show(context, [_row(made, config.clear, stores, entities) for made in found])
-        if wrong := [made for made in found if made.findings]:
+            _show(context, [_row(rebuilt, config.clear, stores, entities) for rebuilt in found])
+        if wrong := [rebuilt for rebuilt in found if rebuilt.findings]:
             raise _not_swapped(wrong)
 
     @dg.job(
@@ -225,33 +225,37 @@ def _rebuilt(entity: Entity, stores: Stores, config: Rebuilds, report: Report) -
 def _telling(context: dg.OpExecutionContext, entity: Entity) -> Report:
     """Says in the run's log how far a step is, now and then."""
     done: Counter[str] = Counter()
-    told = time.monotonic()
+    reported_at = time.monotonic()
 
-    def tell(step: str, count: int) -> None:
-        nonlocal told
+    def report(step: str, count: int) -> None:
+        nonlocal reported_at
         first = step not in done
         done[step] += count
-        if first or time.monotonic() - told > _TELL_SECONDS:
-            told = time.monotonic()
+        if first or time.monotonic() - reported_at > _TELL_SECONDS:
+            reported_at = time.monotonic()
             context.log.info(f"{entity.name}: {done[step]:,} {step}")
 
-    return tell
+    return report
 
 
-def _row(made: Rebuilt, clears: bool, stores: Stores, entities: dict[str, Entity]) -> dict[str, Any]:
+def _row(rebuilt: Rebuilt, clears: bool, stores: Stores, entities: dict[str, Entity]) -> dict[str, Any]:
     """What came of a rebuild, for a table."""
-    row = asdict(made) | {"findings": len(made.findings)}
-    if clears and not made.findings:
-        row["deleted"] = ", ".join(clear(stores, entities[made.entity]))
+    row = asdict(rebuilt) | {"findings": len(rebuilt.findings)}
+    if clears and not rebuilt.findings:
+        row["deleted"] = ", ".join(clear(stores, entities[rebuilt.entity]))
     return row
 
 
 def _not_swapped(wrong: list[Rebuilt]) -> dg.Failure:
-    lines = [f"- {made.entity} {f.key}: {f.kind} {f.detail}" for made in wrong for f in sorted(made.findings)[:_NAMED]]
+    lines = [
+        f"- {rebuilt.entity} {f.key}: {f.kind} {f.detail}"
+        for rebuilt in wrong
+        for f in sorted(rebuilt.findings)[:_NAMED]
+    ]
     return dg.Failure(
         "\n".join(
-            f"{made.name} differs from the ledger in {len(made.findings)} keys; readers stay with {made.former}"
-            for made in wrong
+            f"{each.name} differs from the ledger in {len(each.findings)} keys; readers stay with {each.former}"
+            for each in wrong
         ),
         metadata={"differing": dg.MetadataValue.md("\n".join(lines))},
         allow_retries=False,

@@ -89,18 +89,18 @@ def sink_specs(entity: Entity) -> list[dg.AssetSpec]:
     keys = sink_keys(entity)
     tables = legacy_tables(entity)
     relational = [*tables, keys["media"]] if entity.media else tables
-    told = f"{entity.description} Rows of `{entity.table.name}`, kept in step with the monolith."
+    description = f"{entity.description} Rows of `{entity.table.name}`, kept in step with the monolith."
     shown = {"dagster/table_name": entity.table.name, "dagster/column_schema": table_schema(entity)}
-    specs = [_spec(entity, "relational", relational, {"postgres", "table"}, told, shown)]
+    specs = [_spec(entity, "relational", relational, {"postgres", "table"}, description, shown)]
     if entity.media:
-        told = f"Files of {entity.name}, copied by content identity under `{entity.media.prefix}/`."
-        specs.append(_spec(entity, "media", [*tables, LEGACY_BUCKET], {"s3"}, told, {}))
+        description = f"Files of {entity.name}, copied by content identity under `{entity.media.prefix}/`."
+        specs.append(_spec(entity, "media", [*tables, LEGACY_BUCKET], {"s3"}, description, {}))
     if entity.index:
-        told = f"Documents of {entity.name} behind the alias `{entity.index.alias}`" + (
+        description = f"Documents of {entity.name} behind the alias `{entity.index.alias}`" + (
             f", where `{entity.index.where}` is true." if entity.index.where else "."
         )
         shown = {"dagster/column_schema": document_schema(entity)}
-        specs.append(_spec(entity, "search", [keys["relational"]], {"elasticsearch"}, told, shown))
+        specs.append(_spec(entity, "search", [keys["relational"]], {"elasticsearch"}, description, shown))
     return specs
 
 

@@ -91,7 +91,9 @@ def live_asset(entities: dict[str, Entity]) -> dg.AssetsDefinition:
                 watch.for_minutes(config.minutes) if config.minutes else watch.until_caught_up()
             failures = follower.failures | watch.left
             if not config.minutes:
-                for key, moves, figures in watch.told([entity for entity in chosen if entity.name not in failures]):
+                for key, moves, figures in watch.movements(
+                    [entity for entity in chosen if entity.name not in failures]
+                ):
                     yield dg.MaterializeResult(asset_key=key, metadata={**moves, **watch.lineage(key)})
                     context.log_event(dg.AssetObservation(key, metadata=figures))
         if failures:
@@ -119,7 +121,7 @@ class Watch:
         end = time.monotonic() + minutes * 60
         next_time = time.monotonic() + (_FIRST_TELL_SECONDS if self._has_new() else _TELL_SECONDS)
         while time.monotonic() < end or self._awaits_successor(end):
-            self._look()
+            self._observe_run()
             if time.monotonic() >= next_time:
                 self._tell()
                 next_time += _TELL_SECONDS
@@ -163,7 +165,7 @@ class Watch:
         contexts, self.left = open_contexts(self.stores, self.follower.entities)
         since = mark(contexts) if contexts else None
         while contexts:
-            self._look()
+            self._observe_run()
             with self._patience():
                 contexts = [context for context in contexts if not caught_up(context, since)]
             stopped, behind = dict(self.follower.failures), {context.entity.name for context in contexts}
@@ -171,7 +173,7 @@ class Watch:
                 self.left |= {name: stopped[name] for name in behind}
                 return
 
-    def told(self, entities: list[Entity]) -> Iterator[tuple[dg.AssetKey, Figures, Figures]]:
+    def movements(self, entities: list[Entity]) -> Iterator[tuple[dg.AssetKey, Figures, Figures]]:
         """What moved into each sink since it was told last, and what is observed of it."""
         moved = self.moved.take()
         for entity in entities:
@@ -189,7 +191,7 @@ class Watch:
         found = {key: lineage for entity in self.follower.entities for key, lineage in column_lineages(entity).items()}
         return {"dagster/column_lineage": found[key]} if key in found else {}
 
-    def _look(self) -> None:
+    def _observe_run(self) -> None:
         time.sleep(_LOOK_SECONDS)  # a run of Dagster reports what its follower has done at intervals
         now = {name: str(error) for name, error in self.follower.failures.items()}
         for name in now.keys() - self._stopped.keys():
@@ -201,7 +203,7 @@ class Watch:
             if self._is_new(key):
                 self.context.log_event(dg.AssetMaterialization(key, metadata=self.lineage(key)))
         moving = [entity for entity in self.follower.entities if entity.name in self.moved.names]
-        for key, moves, figures in self.told(moving):
+        for key, moves, figures in self.movements(moving):
             self.context.log_event(dg.AssetObservation(key, metadata={**moves, **figures}))
 
     def _keys(self, entity: Entity) -> list[dg.AssetKey]:

@@ -19,7 +19,7 @@ _STAR = "*"
 
 
 @dataclass(frozen=True)
-class Made:
+class ColumnOrigin:
     """Legacy columns that a value is made of; `as_is` when it is one of them, untouched."""
 
     columns: frozenset[Column]
@@ -47,7 +47,7 @@ def columns_read(sql: str) -> dict[str, frozenset[str]]:
 
 
 @cache
-def columns_made(sql: str) -> dict[str, Made]:
+def column_origins(sql: str) -> dict[str, ColumnOrigin]:
     """The output columns of a query, each with what its value is made of; conditions and joins do not count."""
     root = _scope(sql)
     if root is None:
@@ -56,7 +56,7 @@ def columns_made(sql: str) -> dict[str, Made]:
         found: dict[str, Node] = lineage(None, root.expression, {}, scope=root, dialect=_DIALECT, trim_selects=False)
     except SqlglotError:
         return {}
-    return {name: _made(node) for name, node in found.items() if name != _STAR}
+    return {name: _origin(node) for name, node in found.items() if name != _STAR}
 
 
 @cache
@@ -69,14 +69,14 @@ def _scope(sql: str) -> Scope | None:
         return None
 
 
-def _made(root: Node) -> Made:
+def _origin(root: Node) -> ColumnOrigin:
     columns, as_is = set(), True
     for node in root.walk():
         if isinstance(node.expression, exp.Table):
             columns.add((_name(node.expression), exp.to_column(node.name, dialect=_DIALECT).name))
         else:
             as_is = as_is and isinstance(node.expression.unalias(), exp.Column)
-    return Made(frozenset(columns), as_is and len(columns) == 1)
+    return ColumnOrigin(frozenset(columns), as_is and len(columns) == 1)
 
 
 def _table_of(column: exp.Column, scope: Scope | None) -> exp.Table | None:

@@ -111,15 +111,15 @@ def watch_standing(
         " due, dead_letters and of the entity files when that changes, after a materialization, and every half hour.",
     )
     def watch(context: dg.SensorEvaluationContext, engine: Engine) -> dg.SensorResult:
-        told: dict[str, list[object]] = json.loads(context.cursor or "{}")
+        reported: dict[str, list[object]] = json.loads(context.cursor or "{}")
         now = dt.datetime.now(dt.UTC).timestamp()
         events = [
             evaluation
             for evaluation in [*_evaluations(engine, watched), *_files(check_files)]
-            if _is_news(told.get(_name(evaluation)), evaluation, now, _materialized(context, evaluation))
+            if _is_news(reported.get(_name(evaluation)), evaluation, now, _materialized(context, evaluation))
         ]
-        told.update({_name(evaluation): [_gist(evaluation), now] for evaluation in events})
-        return dg.SensorResult(asset_events=events, cursor=json.dumps(told))
+        reported.update({_name(evaluation): [_gist(evaluation), now] for evaluation in events})
+        return dg.SensorResult(asset_events=events, cursor=json.dumps(reported))
 
     return watch
 
@@ -143,9 +143,9 @@ def _evaluations(engine: Engine, entities: Mapping[str, Entity]) -> Iterator[dg.
             )
 
 
-def _files(look: Callable[[], dg.AssetCheckResult] | None) -> Iterator[dg.AssetCheckEvaluation]:
-    if look:
-        result = look()
+def _files(check: Callable[[], dg.AssetCheckResult] | None) -> Iterator[dg.AssetCheckEvaluation]:
+    if check:
+        result = check()
         yield dg.AssetCheckEvaluation(
             asset_key=cast(dg.AssetKey, result.asset_key),
             check_name=cast(str, result.check_name),
@@ -175,9 +175,11 @@ def _materialized(context: dg.SensorEvaluationContext, evaluation: dg.AssetCheck
     return event.timestamp if event else 0.0
 
 
-def _is_news(told: list[object] | None, evaluation: dg.AssetCheckEvaluation, now: float, materialized: float) -> bool:
-    if told is None or told[0] != _gist(evaluation):
+def _is_news(
+    reported: list[object] | None, evaluation: dg.AssetCheckEvaluation, now: float, materialized: float
+) -> bool:
+    if reported is None or reported[0] != _gist(evaluation):
         return True
-    told_at = float(str(told[1]))
+    reported_at = float(str(reported[1]))
     # Dagster shows what was told before a materialization as "not evaluated"
-    return told_at <= materialized or now - told_at >= _TELL_AGAIN_SECONDS
+    return reported_at <= materialized or now - reported_at >= _TELL_AGAIN_SECONDS

@@ -95,10 +95,10 @@ class _Run:
 
     def convert(self, part: _Given) -> Fitted:
         given = frame(part.columns)
-        made = self.entity.adapt(given)
-        _check_rows(self.entity, given, made)
+        returned = self.entity.adapt(given)
+        _check_rows(self.entity, given, returned)
         definitions = {name: split_definition(kind)[0] for name, kind in self.entity.table.columns.items()}
-        fitted = fit(made, definitions, self.entity.index.fields if self.entity.index else ())
+        fitted = fit(returned, definitions, self.entity.index.fields if self.entity.index else ())
         _check_key(self.entity, self.key, part.legacy, fitted.table)
         _add_facts(self.entity, fitted, part.legacy.num_rows)
         return fitted
@@ -165,12 +165,12 @@ def _add_facts(entity: Entity, fitted: Fitted, rows: int) -> None:
         fitted.columns[name] = pa.nulls(rows)
 
 
-def _check_rows(entity: Entity, given: pd.DataFrame, made: Mapping[str, pd.Series] | pd.DataFrame) -> None:
-    names = [str(name) for name, _ in made.items()]
+def _check_rows(entity: Entity, given: pd.DataFrame, returned: Mapping[str, pd.Series] | pd.DataFrame) -> None:
+    names = [str(name) for name, _ in returned.items()]
     if len(set(names)) < len(names):
         twice = next(name for name in names if names.count(name) > 1)
         raise DeclarationError(f"entity {entity.name}: adapt returns two columns {twice!r}")
-    for name, column in made.items():
+    for name, column in returned.items():
         if not isinstance(column, pd.Series):
             raise DeclarationError(f"entity {entity.name}: adapt returns no column of a frame as {name!r}")
         if column.index is not given.index and not column.index.equals(given.index):

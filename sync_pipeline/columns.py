@@ -143,8 +143,8 @@ def _server_text(text: str, kind: pa.DataType) -> str:
     """The text of a value, of which an array was told as JSON."""
     if not pa.types.is_list(kind):
         return text
-    told = orjson.loads(text)
-    return told if isinstance(told, str) else str(array_literals(pa.array([told], pa.list_(pa.string())))[0])
+    parsed = orjson.loads(text)
+    return parsed if isinstance(parsed, str) else str(array_literals(pa.array([parsed], pa.list_(pa.string())))[0])
 
 
 def _read_csv(text: bytes | pa.Buffer, schema: pa.Schema, block: int) -> pa.Table:

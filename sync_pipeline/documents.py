@@ -113,27 +113,27 @@ def send(
     index, total = context.entity.index, len(operations.ids)
     if index is None or not total:
         return 0, 0
-    made = make(operations, index)
-    shown_made = made if shown is None else make(shown, index)
+    bodies = make(operations, index)
+    shown_bodies = bodies if shown is None else make(shown, index)
     shown = operations if shown is None else shown
     crash_point("documents.before")
     try:
         brake = context.stores.settings.fault_rows, context.stores.settings.fault_fraction
-        shown_made.check(index.alias, brake)
+        shown_bodies.check(index.alias, brake)
         with context.stores.search_breaker:
             if index.alias not in context.stores.ensured:
                 context.ensure_index()
             search = context.stores.search.options(opaque_id=operations.opaque_id(context.entity.name))
             _check_alias(context, index, shown)
             # first, so that whoever reads the alias never sees what its next index does not have yet
-            missed = _write_shadow(search, index, operations, made) if operations.has_shadow else []
+            missed = _write_shadow(search, index, operations, bodies) if operations.has_shadow else []
             result = index.write(
                 search,
                 shown.ids,
                 shown.versions,
-                shown_made.documents,
+                shown_bodies.documents,
                 refusing=index.alias in context.stores.refusing,
-                unmade=shown_made.faults,
+                unmade=shown_bodies.faults,
                 brake=brake,
             )
         _note_answer(context, index, result)
@@ -233,13 +233,13 @@ def _last_of_each(ids: pa.Array) -> pa.Array:
     return last.take(pc.sort_indices(last))
 
 
-def _write_shadow(search: Elasticsearch, index: SearchIndex, operations: Operations, made: Made) -> list[str]:
+def _write_shadow(search: Elasticsearch, index: SearchIndex, operations: Operations, bodies: Made) -> list[str]:
     """Write the index that is filled beside the alias; ids that it could not take now.
 
     What it refuses for good is found when it is compared with the ledger, before anybody reads it.
     """
     ids, versions, alias = operations.ids, operations.versions, index.next_alias
-    result = index.write(search, ids, versions, made.documents, alias, unmade=made.faults)
+    result = index.write(search, ids, versions, bodies.documents, alias, unmade=bodies.faults)
     return [operations.ids[n].as_py() for n in result.retriable]
 
 

@@ -219,8 +219,8 @@ def _renamed(sink: MediaBucket, key: Key, adapted: Adapted, rename: Rename) -> A
         column = table.column(name).combine_chunks()
         rows, values = _flat(column)
         renamed = rename(texts.take(rows), values)
-        made = relist(column, renamed) if pa.types.is_list(column.type) else renamed
-        table = table.set_column(table.column_names.index(name), name, made)
+        rewritten = relist(column, renamed) if pa.types.is_list(column.type) else renamed
+        table = table.set_column(table.column_names.index(name), name, rewritten)
     return replace(adapted, table=table)
 
 
@@ -239,8 +239,8 @@ def _with_facts(sink: MediaBucket, stores: Stores, adapted: Adapted) -> Adapted:
     for files, fact, name in sink.facts:
         found = pa.array([known.get(key, {}).get(fact) for key in flat[files][1].to_pylist()], _FACTS[fact])
         column = table.column(files).combine_chunks()
-        made = relist(column, found) if pa.types.is_list(column.type) else found
-        table = table.set_column(table.column_names.index(name), name, made)
+        rewritten = relist(column, found) if pa.types.is_list(column.type) else found
+        table = table.set_column(table.column_names.index(name), name, rewritten)
     return replace(adapted, table=table)
 
 

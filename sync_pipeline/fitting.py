@@ -50,11 +50,11 @@ class Fitted:
 
 
 def fit(
-    made: Mapping[str, pd.Series] | pd.DataFrame, definitions: Mapping[str, str], fields: Iterable[str] = ()
+    returned: Mapping[str, pd.Series] | pd.DataFrame, definitions: Mapping[str, str], fields: Iterable[str] = ()
 ) -> Fitted:
     """Fit the columns of a frame to declared types; `fields` are those that documents bear, too."""
     result, wanted = Fitted(), set(fields)
-    for name, column in ((str(name), column) for name, column in made.items()):
+    for name, column in ((str(name), column) for name, column in returned.items()):
         kind, is_array = type_of(definitions[name]) if name in definitions else ("", False)
         fitted = _fit(column, _Declared(kind, is_array, name in definitions, name in wanted))
         result.columns[name] = fitted.column

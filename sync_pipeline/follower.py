@@ -114,9 +114,11 @@ class Follower:
                 log.warning("store unreachable", extra={"entity": entity.name, "error": str(error)})
             except Exception as error:
                 self.failures[entity.name] = error
-                told = isinstance(error, SyncError)  # says what to do by itself
+                is_expected = isinstance(error, SyncError)  # says what to do by itself
                 log.error(
-                    "entity stopped", extra={"entity": entity.name, "error": first_line(error)}, exc_info=not told
+                    "entity stopped",
+                    extra={"entity": entity.name, "error": first_line(error)},
+                    exc_info=not is_expected,
                 )
             finally:
                 self._moved.pop(entity.name, None)  # whatever is stopped, or has ended, does not hang

@@ -37,7 +37,7 @@ _PART = pa.schema(
     ]
 )
 # a key's lines in the order of their numbers; a snapshot's have number 0, and count as written
-_TOLD = pa.schema(
+_LOGGED = pa.schema(
     [
         ("_n", pa.int64()),
         ("_action", pa.int16()),
@@ -117,11 +117,11 @@ def rebuild(context: EntityContext) -> int:
     entity, key = context.entity.name, context.origin.key
     with context.stores.target() as cursor:
         cursor.execute(f"LOCK TABLE {context.ledger.table} IN ACCESS EXCLUSIVE MODE")
-        columns = ", ".join(f"{field.name} {_sql(field.type)}" for field in _TOLD)
+        columns = ", ".join(f"{field.name} {_sql(field.type)}" for field in _LOGGED)
         cursor.execute(f"CREATE TEMP TABLE told ({key.ddl()}, {columns}) ON COMMIT DROP")
-        for keys, told in _told(context, cursor):
-            table = pa.table([*keys.columns, *told.columns], names=[*keys.column_names, *told.column_names])
-            copy_in(cursor, "pg_temp.told", f"{key.plain()}, {', '.join(_TOLD.names)}", table)
+        for keys, entries in _log_entries(context, cursor):
+            table = pa.table([*keys.columns, *entries.columns], names=[*keys.column_names, *entries.column_names])
+            copy_in(cursor, "pg_temp.told", f"{key.plain()}, {', '.join(_LOGGED.names)}", table)
         _check_whole(cursor, entity, key)
         cursor.execute(f"TRUNCATE {context.ledger.table}")
         cursor.execute(_replay(context))
@@ -137,7 +137,7 @@ def rebuild(context: EntityContext) -> int:
     return rows
 
 
-def _told(context: EntityContext, cursor: Cursor) -> Iterator[tuple[pa.Table, pa.Table]]:
+def _log_entries(context: EntityContext, cursor: Cursor) -> Iterator[tuple[pa.Table, pa.Table]]:
     """(keys, lines) of the snapshot, the batches since, and digests that were taken for applied."""
     entity, parse = context.entity.name, context.origin.key.parse
     seen = None
@@ -183,7 +183,7 @@ def _of_batch(row: dict[str, Any], body: pa.Table) -> pa.Table:
 def _lines(columns: dict[str, Any]) -> pa.Table:
     """A table of `_TOLD`; a column may be one value for all rows, and what is not given is NULL."""
     rows = next(len(value) for value in columns.values() if hasattr(value, "__len__"))
-    return pa.table([_column(columns.get(field.name), field.type, rows) for field in _TOLD], schema=_TOLD)
+    return pa.table([_column(columns.get(field.name), field.type, rows) for field in _LOGGED], schema=_LOGGED)
 
 
 def _column(value: Any, kind: pa.DataType, rows: int) -> Any:

@@ -82,13 +82,13 @@ def forget_old(
     _forget_runs(instance, old - needed)
     backfills = storage.old_backfills(later, limits.backfills, scope.assets)
     _forget_backfills(instance, storage, backfills)
-    told = storage.forget_told_checks(soon, scope.assets)  # by their results, which go later
+    removed = storage.forget_sensor_checks(soon, scope.assets)  # by their results, which go later
     return Forgotten(
         runs=len(old - needed),
         runs_kept=len(old & needed),
         backfills=len(backfills),
         checks=storage.forget_checks(_before(now, limits.check_days), _before(now, limits.standing_days), scope.assets),
-        events=told + storage.forget_events_without_run(later, newest, scope.assets),
+        events=removed + storage.forget_events_without_run(later, newest, scope.assets),
     )
 
 

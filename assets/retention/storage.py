@@ -28,7 +28,7 @@ _LASTING = [
     dg.DagsterEventType.ASSET_OBSERVATION.value,
     dg.DagsterEventType.FRESHNESS_STATE_CHANGE.value,
 ]
-_TOLD = dg.DagsterEventType.ASSET_CHECK_EVALUATION.value
+_EVALUATION = dg.DagsterEventType.ASSET_CHECK_EVALUATION.value
 _VERDICTS = [Status.SUCCEEDED.value, Status.FAILED.value]
 
 
@@ -71,8 +71,8 @@ class Storage:
         """
         ours = sa.true() if assets is None else sa.or_(_EVENTS.asset_key.is_(None), _is_one(_EVENTS.asset_key, assets))
         # the results of checks bear no asset; forget_told_checks knows whose they are
-        told = sa.and_(_EVENTS.dagster_event_type == _TOLD, _EVENTS.run_id == RUNLESS_RUN_ID)
-        old = sa.and_(_EVENTS.timestamp < _naive(before), ours, sa.true() if assets is None else ~told)
+        is_of_sensor = sa.and_(_EVENTS.dagster_event_type == _EVALUATION, _EVENTS.run_id == RUNLESS_RUN_ID)
+        old = sa.and_(_EVENTS.timestamp < _naive(before), ours, sa.true() if assets is None else ~is_of_sensor)
         with self.events.index_connection() as connection:
             runs = set(_column(connection.execute(sa.select(_EVENTS.run_id).where(old).distinct())))
             removed = 0
@@ -85,11 +85,11 @@ class Storage:
             )
         return removed
 
-    def forget_told_checks(self, before: dt.datetime, assets: Collection[dg.AssetKey] | None = None) -> int:
+    def forget_sensor_checks(self, before: dt.datetime, assets: Collection[dg.AssetKey] | None = None) -> int:
         """Remove events of sensors that told a check's result of `assets`: the result has a table of its own."""
         of_them = sa.select(_CHECKS.evaluation_event_storage_id).where(_is_one(_CHECKS.asset_key, assets))
         gone = EventsTable.delete().where(
-            _EVENTS.dagster_event_type == _TOLD,
+            _EVENTS.dagster_event_type == _EVALUATION,
             _EVENTS.run_id == RUNLESS_RUN_ID,
             _EVENTS.timestamp < _naive(before),
             sa.true() if assets is None else _EVENTS.id.in_(of_them),
@@ -98,15 +98,15 @@ class Storage:
             return int(connection.execute(gone).rowcount)
 
     def forget_checks(
-        self, before: dt.datetime, told_before: dt.datetime, assets: Collection[dg.AssetKey] | None = None
+        self, before: dt.datetime, of_sensors_before: dt.datetime, assets: Collection[dg.AssetKey] | None = None
     ) -> int:
         """Remove old results of `assets`, those that sensors told sooner; of each check and partition the newest stays,
         and the newest that is a verdict; how many.
         """
         newest = sa.select(sa.func.max(_CHECKS.id)).group_by(_CHECKS.asset_key, _CHECKS.check_name, _CHECKS.partition)
         verdicts = newest.where(_CHECKS.execution_status.in_(_VERDICTS))
-        at, told = _CHECKS.evaluation_event_timestamp, _CHECKS.run_id == RUNLESS_RUN_ID
-        old = sa.or_(at < _naive(before), sa.and_(told, at < _naive(told_before)))
+        at, is_of_sensor = _CHECKS.evaluation_event_timestamp, _CHECKS.run_id == RUNLESS_RUN_ID
+        old = sa.or_(at < _naive(before), sa.and_(is_of_sensor, at < _naive(of_sensors_before)))
         ours = _is_one(_CHECKS.asset_key, assets)
         gone = AssetCheckExecutionsTable.delete().where(
             old, ours, _CHECKS.id.not_in(newest), _CHECKS.id.not_in(verdicts)

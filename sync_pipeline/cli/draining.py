@@ -46,7 +46,7 @@ def _print(found: Drained) -> None:
             say(f"{holder.who} ({holder.role}) was prepared meanwhile, and is open.", "yellow")
     table(
         ("entity", "applied through", "swept", "owed", "parked"),
-        [_entity(entity, standing) for entity, standing in found.entities.items()],
+        [_entity(entity, status) for entity, status in found.entities.items()],
     )
     if found.parked:
         columns = ("entity", "reason", "key", "error", "message")
@@ -63,11 +63,11 @@ def _holder(holder: Holder, is_open: bool) -> tuple[object, ...]:
     return (holder.who, holder.role, holder.application, holder.state, seconds, wrote, now, holder.statement)
 
 
-def _entity(entity: str, standing: dict[str, Any]) -> tuple[object, ...]:
-    owed = {reason: count for reason, count in standing["due"].items() if reason not in SET_ASIDE}
-    parked = sum(standing["due"].get(reason, 0) for reason in PARKED)
-    told = ", ".join(f"{reason} {count:,}" for reason, count in sorted(owed.items()))
-    return (entity, standing["applied_through"], standing["swept_at"], told or 0, parked)
+def _entity(entity: str, status: dict[str, Any]) -> tuple[object, ...]:
+    owed = {reason: count for reason, count in status["due"].items() if reason not in SET_ASIDE}
+    parked = sum(status["due"].get(reason, 0) for reason in PARKED)
+    queued = ", ".join(f"{reason} {count:,}" for reason, count in sorted(owed.items()))
+    return (entity, status["applied_through"], status["swept_at"], queued or 0, parked)
 
 
 def _sentences(found: Drained) -> list[str]:
@@ -77,16 +77,16 @@ def _sentences(found: Drained) -> list[str]:
             f"{len(found.still_open)} transactions are still open: whatever they write is not in. End them, and again."
         ]
     if found.through is None:
-        held = [f"{name}: {_why(standing)}" for name, standing in found.entities.items() if _why(standing)]
+        held = [f"{name}: {_why(status)}" for name, status in found.entities.items() if _why(status)]
         return ["Not all that was committed before the fence is known to be in, in time.", *held]
     since = [
-        f"Written after the fence: {told}. Somebody is not fenced off; find who, and drain again."
-        for told in found.written_since
+        f"Written after the fence: {queued}. Somebody is not fenced off; find who, and drain again."
+        for queued in found.written_since
     ]
     parked = ["Rows are parked, and not in: sync-pipeline due list, sync-pipeline dead-letters list."]
     return since + (parked if found.parked else [])
 
 
-def _why(standing: dict[str, Any]) -> str:
-    holder = f"{standing['window_holder']} is open, and began after the fence" if standing["window_holder"] else ""
-    return "; ".join(filter(None, [holder, *standing["alerts"]]))
+def _why(status: dict[str, Any]) -> str:
+    holder = f"{status['window_holder']} is open, and began after the fence" if status["window_holder"] else ""
+    return "; ".join(filter(None, [holder, *status["alerts"]]))

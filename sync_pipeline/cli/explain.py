@@ -26,10 +26,10 @@ def why(name: Name, key: Key, output: Format = Output.TEXT) -> None:
         context = EntityContext.open(entities[0], stores)
         (text,) = spelled(context, [key])
         answer = ask(context, text)
-    show(answer.as_dict(), output, lambda: _told(answer))
+    show(answer.as_dict(), output, lambda: _print(answer))
 
 
-def _told(answer: Answer) -> None:
+def _print(answer: Answer) -> None:
     tables.say(answer.verdict)
     for sink, message in answer.sinks.items():
         tables.say(f"  {_SINKS[sink]}: {message}")

@@ -26,7 +26,7 @@ def index(name: Name = None, everything: All = False, output: Format = Output.TE
     """Fill a new index beside the live one, compare it, swap the alias. Cut off, it goes on. Exit 1: not swapped."""
     with opened(name, everything) as (stores, entities), bars() as shown:
         contexts = [EntityContext.open(entity, stores) for entity in entities if entity.index or name]
-        found = [rebuild_index(context, _told(context, shown, HELD_DOCUMENT)) for context in contexts]
+        found = [rebuild_index(context, _progress(context, shown, HELD_DOCUMENT)) for context in contexts]
     _end(found, output)
 
 
@@ -39,16 +39,16 @@ def table(
     """Fill the table NAME_next beside the live one, compare it, swap both. Cut off, it goes on. Exit 1: not swapped."""
     with opened(name, everything=False) as (stores, entities), bars() as shown:
         context = EntityContext.open(entities[0], stores, shadow=True)
-        found = [rebuild_table(context, _told(context, shown, HELD_ROW), like=like)]
+        found = [rebuild_table(context, _progress(context, shown, HELD_ROW), like=like)]
     _end(found, output)
 
 
 def _end(found: list[Rebuilt], output: Output) -> None:
-    show({made.entity: asdict(made) for made in found}, output, partial(tables.rebuilt, found))
-    raise typer.Exit(1 if any(made.findings for made in found) else 0)
+    show({rebuilt.entity: asdict(rebuilt) for rebuilt in found}, output, partial(tables.rebuilt, found))
+    raise typer.Exit(1 if any(rebuilt.findings for rebuilt in found) else 0)
 
 
-def _told(context: EntityContext, shown: Bars, held: int) -> Report:
+def _progress(context: EntityContext, shown: Bars, held: int) -> Report:
     advance = {
         FILLED: shown.bar(f"{context.entity.name}: {FILLED}", lambda: context.origin.count("true")),
         COMPARED: shown.bar(f"{context.entity.name}: {COMPARED}", lambda: _held(context, held)),
@@ -67,8 +67,8 @@ def give_up(name: Entity, output: Format = Output.TEXT) -> None:
     with opened(name, everything=False) as (stores, entities):
         migrate(stores)
         gone = abandon(stores, entities[0])
-    told = f"{gone} is given up." if gone else f"No rebuild of {name} is under way."
-    show({name: gone}, output, partial(tables.say, told))
+    message = f"{gone} is given up." if gone else f"No rebuild of {name} is under way."
+    show({name: gone}, output, partial(tables.say, message))
 
 
 @app.command("clear")
@@ -77,5 +77,5 @@ def delete_former(name: Entity, output: Format = Output.TEXT) -> None:
     with opened(name, everything=False) as (stores, entities):
         migrate(stores)
         gone = clear(stores, entities[0])
-    told = f"{', '.join(gone)}: deleted." if gone else f"Nothing former of {name} is kept."
-    show({name: gone}, output, partial(tables.say, told))
+    message = f"{', '.join(gone)}: deleted." if gone else f"Nothing former of {name} is kept."
+    show({name: gone}, output, partial(tables.say, message))

@@ -74,7 +74,7 @@ def _print(found: dict[str, Any]) -> None:
     rows = []
     for side, each in found.items():
         server, before = each["server"], each["recorded"]
-        told = "not yet" if before is None else "the same" if each["change"] == Change.NONE else each["change"]
+        change = "not yet" if before is None else "the same" if each["change"] == Change.NONE else each["change"]
         since = before["changed_at"] if before else ""
-        rows.append((side, server["name"], server["system"], str(server["timeline"]), told, since))
+        rows.append((side, server["name"], server["system"], str(server["timeline"]), change, since))
     tables.table(_HEADS, rows, left=6)

@@ -40,12 +40,12 @@ def console() -> Console:
 
 def table(columns: Sequence[str], rows: Iterable[Sequence[object]], *, left: int = 1) -> None:
     """Print rows under column names; all but the first `left` columns stand to the right."""
-    made = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    grid = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     for n, column in enumerate(columns):
-        made.add_column(column, justify="left" if n < left else "right", overflow="fold")
+        grid.add_column(column, justify="left" if n < left else "right", overflow="fold")
     for row in rows:
-        made.add_row(*(_cell(value) for value in row))
-    console().print(made)
+        grid.add_row(*(_cell(value) for value in row))
+    console().print(grid)
 
 
 def say(sentence: str, style: str = "") -> None:
@@ -229,18 +229,18 @@ def rebuilt(found: Sequence[Rebuilt]) -> None:
     heads = ("entity", "new", "former", "rows read", "compared", "carried over", "differ")
     rows = [(r.entity, r.name, r.former, r.rows, r.compared, r.carried_over, len(r.findings)) for r in found]
     table(heads, rows, left=3)
-    samples = [(made.entity, f.kind, f.key, f.detail) for made in found for f in sorted(made.findings)]
+    samples = [(grid.entity, f.kind, f.key, f.detail) for grid in found for f in sorted(grid.findings)]
     if samples:
         table(("entity", "kind", "key", "how"), samples[:_SAMPLES], left=4)
-    for made in found:
-        if made.findings:
+    for grid in found:
+        if grid.findings:
             say(
-                f"Readers of {made.entity} stay with {made.former}: {made.name} differs from the ledger. Mend it, then"
-                f" sync-pipeline rebuild {made.kind} {made.entity} again; or rebuild abandon {made.entity}.",
+                f"Readers of {grid.entity} stay with {grid.former}: {grid.name} differs from the ledger. Mend it, then"
+                f" sync-pipeline rebuild {grid.kind} {grid.entity} again; or rebuild abandon {grid.entity}.",
                 "red",
             )
         else:
-            say(f"{made.former} is kept: sync-pipeline rebuild clear {made.entity} deletes it.")
+            say(f"{grid.former} is kept: sync-pipeline rebuild clear {grid.entity} deletes it.")
 
 
 def owed(report: Mapping[str, Mapping[str, Any]]) -> None:
@@ -267,12 +267,12 @@ def _waits(record: Mapping[str, Any], names: Iterable[str]) -> list[object]:
 
 def notices(found: Sequence[Notice]) -> None:
     """What a preflight saw, and what to do about it."""
-    made = Table.grid(padding=(0, 2))
+    grid = Table.grid(padding=(0, 2))
     for _ in range(3):
-        made.add_column(overflow="fold")
+        grid.add_column(overflow="fold")
     for notice in found:
-        made.add_row(Text(notice.level, _STYLES[notice.level]), notice.about, Text(notice.what))
-    console().print(made)
+        grid.add_row(Text(notice.level, _STYLES[notice.level]), notice.about, Text(notice.what))
+    console().print(grid)
     remedies = [notice for notice in found if notice.remedy]
     if remedies:
         say("\nTo do:")

@@ -34,16 +34,16 @@ def target_tables_of(table: RelationalTable, found: Sequence[_Columns], *, shado
     is to be (`shadow`). Columns that refer to other entities' rows must be there in any case: who deletes those looks.
     """
     declared = zip((table, table.shadow), found, strict=False)
-    made = [
+    tables = [
         TargetTable.of(each, dict(zip(*columns, strict=True)), is_shadow=n > 0)
         for n, (each, columns) in enumerate(declared)
     ]
-    if not made:
+    if not tables:
         raise DeclarationError(f"{table.name} is not there any more: sync again makes it, empty")
-    missing = [name for name in table.columns if name not in made[0].columns]
+    missing = [name for name in table.columns if name not in tables[0].columns]
     referring = [name for reference in table.references for name in reference.columns if name in missing]
     if referring:
         raise DeclarationError(f"{table.name} has no column {referring[0]!r}, which refers to other rows: add it first")
-    if missing and len(made) == 1 and not shadow:
+    if missing and len(tables) == 1 and not shadow:
         raise DeclarationError(f"{table.name} has no column {missing[0]!r}: {_REMEDY}")
-    return made
+    return tables

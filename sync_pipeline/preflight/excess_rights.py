@@ -76,13 +76,13 @@ def check_excess_rights(cursor: Cursor, about: str, role: str, acknowledged: Col
 def _notices(about: str, role: str, rights: list[_Right], what: str, revoked: str) -> Iterator[Notice]:
     for grantee in dict.fromkeys(right.grantee for right in rights):
         names = list(dict.fromkeys(right.name for right in rights if right.grantee == grantee))
-        told = f"{role} {what.format(_some(names))}"
+        message = f"{role} {what.format(_some(names))}"
         if grantee == _PUBLIC:
-            yield Notice("ok", about, f"{told.partition(';')[0]}, as every role may (PUBLIC)")
+            yield Notice("ok", about, f"{message.partition(';')[0]}, as every role may (PUBLIC)")
         elif grantee == role:
-            yield Notice("warning", about, told, f"REVOKE {revoked.format(', '.join(names))} FROM {role};")
+            yield Notice("warning", about, message, f"REVOKE {revoked.format(', '.join(names))} FROM {role};")
         else:
-            yield Notice("warning", about, f"{told} (by {grantee})", f"REVOKE {grantee} FROM {role};")
+            yield Notice("warning", about, f"{message} (by {grantee})", f"REVOKE {grantee} FROM {role};")
 
 
 def _some(names: list[str]) -> str:

@@ -98,12 +98,14 @@ def _rebuild(context: EntityContext, target: RebuildTarget, report: Report) -> R
             if not compared.findings:
                 compared.findings = target.swap(rebuild)
                 crash_point("rebuild.swapped")
-        made = Rebuilt(context.entity.name, rebuild.kind, rebuild.name, rebuild.former, rebuild.rows, **vars(compared))
-        if not made.findings:
+        rebuilt = Rebuilt(
+            context.entity.name, rebuild.kind, rebuild.name, rebuild.former, rebuild.rows, **vars(compared)
+        )
+        if not rebuilt.findings:
             with context.stores.target() as cursor:
                 target.finish(cursor, rebuild)
                 rebuild.enter(cursor, "done")
-        return made
+        return rebuilt
 
 
 def _begun(context: EntityContext, target: RebuildTarget) -> Rebuild:

@@ -189,8 +189,8 @@ def _ident(name: str) -> str:
 def _function(subject: Subject, tracked: Tracked, located: str, aggregate: str, table: str) -> str:
     """Its name ends in a digest of all that tells it from others: outbox, aggregate, table, and the way to the key."""
     called = tracked.table.name.replace(".", "_").replace('"', "")
-    told = "\n".join((located, aggregate, table, repr(tracked.parts)))
-    digest = hashlib.sha256(told.encode()).hexdigest()[:8]
+    described = "\n".join((located, aggregate, table, repr(tracked.parts)))
+    digest = hashlib.sha256(described.encode()).hexdigest()[:8]
     limit = _NAME_BYTES - len("_truncate") - len(digest) - 1
     return f"{f'sync_outbox_{subject.entity}_{called}'.encode()[:limit].decode(errors='ignore')}_{digest}"
 

@@ -166,8 +166,8 @@ def _refuse_columns(subject: Subject, place: _Place) -> None:
         return
     faults = [*reading_faults(place.located, place.columns), *filling_faults(place.located, place.columns)]
     if faults:
-        told = "; ".join(f"{what} ({remedy})" for what, remedy in faults)
-        raise SettingError(f"entity {subject.entity}: {told}")
+        message = "; ".join(f"{what} ({remedy})" for what, remedy in faults)
+        raise SettingError(f"entity {subject.entity}: {message}")
 
 
 def _lacking(cursor: Cursor, place: _Place) -> list[str]:

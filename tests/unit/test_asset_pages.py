@@ -7,13 +7,13 @@ import dagster as dg
 import pandas as pd
 import pytest
 
-from assets.adapters import Taken, taken_by
-from assets.columns import made_of, table_schema
+from assets.adapters import ColumnReads, column_reads
+from assets.columns import origins_of, table_schema
 from assets.definitions import definitions
 from assets.entities._content import address, whole_number
 from assets.entities.video import entity as video
 from assets.lineage import column_lineages
-from assets.queries import Made, columns_made, columns_read
+from assets.queries import ColumnOrigin, column_origins, columns_read
 from sync_pipeline.errors import DeclarationError
 from sync_pipeline.sinks.relational import RelationalTable
 
@@ -118,12 +118,12 @@ def in_steps(legacy):
 
 
 def test_an_adapter_says_what_it_takes():
-    assert taken_by(in_steps) == {
-        "id": Taken(frozenset({"id"}), as_is=True),
-        "title": Taken(frozenset({"title"})),
-        "both": Taken(frozenset({"title", "body"})),
-        "place": Taken(frozenset({"country", "city", "street", "zip"})),
-        "kept": Taken(frozenset(KEPT)),
+    assert column_reads(in_steps) == {
+        "id": ColumnReads(frozenset({"id"}), as_is=True),
+        "title": ColumnReads(frozenset({"title"})),
+        "both": ColumnReads(frozenset({"title", "body"})),
+        "place": ColumnReads(frozenset({"country", "city", "street", "zip"})),
+        "kept": ColumnReads(frozenset(KEPT)),
     }
 
 
@@ -134,7 +134,10 @@ def as_they_are(legacy):
 
 
 def test_columns_without_a_frame_say_it_as_well():
-    assert taken_by(as_they_are) == {"id": Taken(frozenset({"id"}), as_is=True), "header": Taken(frozenset({"title"}))}
+    assert column_reads(as_they_are) == {
+        "id": ColumnReads(frozenset({"id"}), as_is=True),
+        "header": ColumnReads(frozenset({"title"})),
+    }
 
 
 def takes_the_whole(legacy):
@@ -153,12 +156,14 @@ def decides(legacy):
 
 
 def test_what_an_adapter_does_not_say_is_not_guessed():
-    assert taken_by(takes_the_whole).keys() == {"id", "n"}
-    assert taken_by(renames) == {}
-    assert taken_by(decides) == {}
-    assert taken_by(len) == {}
+    assert column_reads(takes_the_whole).keys() == {"id", "n"}
+    assert column_reads(renames) == {}
+    assert column_reads(decides) == {}
+    assert column_reads(len) == {}
     # no adapter may change a key, whatever it is made like
-    assert made_of(dataclasses.replace(video, adapt=renames)) == {"id": Made(frozenset({("content", "id")}), True)}
+    assert origins_of(dataclasses.replace(video, adapt=renames)) == {
+        "id": ColumnOrigin(frozenset({("content", "id")}), True)
+    }
 
 
 @pytest.mark.parametrize(
@@ -167,21 +172,21 @@ def test_what_an_adapter_does_not_say_is_not_guessed():
         (
             "WITH x AS (SELECT id, upper(name) AS n FROM s.a WHERE b) SELECT x.id, n, 1 AS one FROM x",
             {
-                "id": Made(frozenset({("s.a", "id")}), True),
-                "n": Made(frozenset({("s.a", "name")})),
-                "one": Made(frozenset()),
+                "id": ColumnOrigin(frozenset({("s.a", "id")}), True),
+                "n": ColumnOrigin(frozenset({("s.a", "name")})),
+                "one": ColumnOrigin(frozenset()),
             },
             {"s.a": {"id", "name", "b"}},
         ),
         (
             "SELECT a FROM t UNION ALL SELECT c FROM u",
-            {"a": Made(frozenset({("t", "a"), ("u", "c")}))},
+            {"a": ColumnOrigin(frozenset({("t", "a"), ("u", "c")}))},
             {"t": {"a"}, "u": {"c"}},
         ),
         ("SELECT * FROM t", {}, {}),
-        ("SELECT a, b FROM t, u", {"a": Made(frozenset()), "b": Made(frozenset())}, {}),  # whose is it?
+        ("SELECT a, b FROM t, u", {"a": ColumnOrigin(frozenset()), "b": ColumnOrigin(frozenset())}, {}),  # whose is it?
     ],
 )
 def test_a_query_says_what_it_reads(sql, made, read):
-    assert columns_made(sql) == made
+    assert column_origins(sql) == made
     assert columns_read(sql) == read

@@ -7,7 +7,7 @@ from pathlib import Path
 import dagster as dg
 import pytest
 
-from assets.columns import made_of
+from assets.columns import origins_of
 from assets.definitions import definitions
 from checks.suite import sides
 from sync_pipeline.entity_files import load_entities
@@ -51,7 +51,7 @@ def test_entity_and_suite_are_shown(newcomer):
     assert "pictures lie under gallery/" in words
     columns = graph.get(dg.AssetKey(["catalog", "gallery"])).metadata["dagster/column_schema"].columns
     assert {column.name: column.description for column in columns}["header"] == "Made from `galleries.title`."
-    assert made_of(entity).keys() == entity.table.columns.keys()
+    assert origins_of(entity).keys() == entity.table.columns.keys()
 
 
 def test_the_test_of_the_adapter_passes(newcomer):

@@ -48,7 +48,7 @@ def test_a_run_of_dagster_waits_for_it(follower, monkeypatch):
     def look():
         follower.looks += 1
 
-    monkeypatch.setattr(watch, "_look", look)
+    monkeypatch.setattr(watch, "_observe_run", look)
     watch.until_caught_up()
     assert follower.looks == (5 if follower.goes_on else 3)
     assert [*watch.left] == ([] if follower.goes_on else ["late"])
