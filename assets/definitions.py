@@ -18,7 +18,7 @@ from assets.source import CODE_URL, linked
 from checks.entity_files import entity_files_asset, entity_files_check, entity_files_result
 from checks.health import health_check
 from checks.reconciliation import reconciliation_check
-from sync_pipeline.entity_files import read_entity_files
+from sync_pipeline.entities.files import read_entity_files
 
 log = logging.getLogger(__name__)
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import dagster as dg
 
-from sync_pipeline.faults import guarded
+from sync_pipeline.model.faults import guarded
 
 # the sensor itself replaces such a run
 KEPT = {"sync/kept_by": "sensor", "dagster/max_retries": "0"}

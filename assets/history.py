@@ -11,11 +11,11 @@ import dagster as dg
 from assets.lineage import LEGACY_BUCKET, history_key, legacy_tables, sink_keys, tags
 from assets.observed import observed
 from assets.resources import Engine
-from sync_pipeline.backfill import Filled, backfill, begin_history
+from sync_pipeline.entities.context import EntityContext
 from sync_pipeline.entity import Entity
-from sync_pipeline.entity_context import EntityContext
 from sync_pipeline.errors import UnreachableError
-from sync_pipeline.stores import Stores, first_line
+from sync_pipeline.run.backfill import Filled, backfill, begin_history
+from sync_pipeline.stores.stores import Stores, first_line
 
 Context = dg.AssetExecutionContext | dg.OpExecutionContext
 

@@ -11,17 +11,17 @@ from pydantic import Field
 from assets.history import POOL, fill_partitions, not_filled
 from assets.resources import Engine
 from sync_pipeline.batch.order import Outcome
+from sync_pipeline.entities.context import EntityContext
+from sync_pipeline.entities.files import pick
 from sync_pipeline.entity import Entity
-from sync_pipeline.entity_context import EntityContext
-from sync_pipeline.entity_files import pick
 from sync_pipeline.model.findings import FindingKind
+from sync_pipeline.operate.repair import Step, as_report, carry_out, plan, plan_keys
+from sync_pipeline.operate.visibility import check_visibility
 from sync_pipeline.rebuild.rebuild import Rebuilt, abandon, clear, rebuild_index, rebuild_table
 from sync_pipeline.rebuild.report import Report
 from sync_pipeline.reconcile.reconcile import reconcile
-from sync_pipeline.repair import Step, as_report, carry_out, plan, plan_keys
-from sync_pipeline.stores import Stores
-from sync_pipeline.sweep import sweep
-from sync_pipeline.visibility import check_visibility
+from sync_pipeline.run.sweep import sweep
+from sync_pipeline.stores.stores import Stores
 
 _MENDED = ("written", "deleted", "documents", "files", "parked")
 # the queue starts these after runs of the live delta

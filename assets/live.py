@@ -16,15 +16,15 @@ from assets.deployment import KEPT, Deployment, location_of
 from assets.lineage import column_lineages, sink_keys, sink_specs
 from assets.observed import Figures, observed
 from assets.resources import Engine
-from sync_pipeline.background import in_background
 from sync_pipeline.batch.order import Outcome
+from sync_pipeline.entities.context import open_contexts
 from sync_pipeline.entity import Entity
-from sync_pipeline.entity_context import open_contexts
 from sync_pipeline.errors import UnreachableError
-from sync_pipeline.follower import Follower
-from sync_pipeline.heartbeat import read_workers
-from sync_pipeline.live import caught_up, mark
-from sync_pipeline.stores import Stores
+from sync_pipeline.run.background import in_background
+from sync_pipeline.run.follower import Follower
+from sync_pipeline.run.heartbeat import read_workers
+from sync_pipeline.run.live import caught_up, mark
+from sync_pipeline.stores.stores import Stores
 
 # the first one soon, for whoever looks at a pipeline just started
 _FIRST_TELL_SECONDS = 5.0

@@ -13,8 +13,8 @@ import dagster as dg
 
 from assets.deployment import Deployment, location_of_sensor
 from assets.silence import Silence
-from sync_pipeline.heartbeat import LastHeartbeat, Workers, free_leases, leave, read_workers
-from sync_pipeline.stores import Stores
+from sync_pipeline.run.heartbeat import LastHeartbeat, Workers, free_leases, leave, read_workers
+from sync_pipeline.stores.stores import Stores
 
 # several beats are missing
 SILENT_SECONDS = 20.0

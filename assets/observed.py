@@ -12,12 +12,12 @@ import dagster as dg
 
 from assets.lineage import sink_keys
 from checks.dead_letter_pages import dead_letter_page
-from sync_pipeline import dead_letters
 from sync_pipeline.entity import Entity
 from sync_pipeline.model.reasons import DEAD_LETTERS
-from sync_pipeline.sink_sizes import sink_sizes
-from sync_pipeline.status import status_of
-from sync_pipeline.stores import Stores
+from sync_pipeline.operate.sink_sizes import sink_sizes
+from sync_pipeline.operate.status import status_of
+from sync_pipeline.queue import dead_letters
+from sync_pipeline.stores.stores import Stores
 
 Figures = dict[str, float | int | dg.MarkdownMetadataValue]
 

@@ -7,9 +7,9 @@ from contextlib import contextmanager, nullcontext
 
 import dagster as dg
 
-from sync_pipeline.heartbeat import beating
+from sync_pipeline.run.heartbeat import beating
 from sync_pipeline.settings import Settings
-from sync_pipeline.stores import Stores
+from sync_pipeline.stores.stores import Stores
 
 
 class Engine(dg.ConfigurableResource):  # type: ignore[type-arg]

@@ -6,7 +6,7 @@ import shlex
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
-from sync_pipeline.dead_letters import PARKED, remedy
+from sync_pipeline.queue.dead_letters import PARKED, remedy
 
 _CAUSES, _LONGEST = 20, 160
 

@@ -6,7 +6,7 @@ from collections.abc import Collection
 
 import dagster as dg
 
-from sync_pipeline.entity_files import read_entity_files
+from sync_pipeline.entities.files import read_entity_files
 from sync_pipeline.errors import SettingError
 
 KEY = dg.AssetKey("entity_files")

@@ -10,8 +10,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
+from sync_pipeline.db.sql import quote
 from sync_pipeline.errors import DeclarationError
-from sync_pipeline.sql import quote
 
 
 class Severity(enum.StrEnum):

@@ -19,7 +19,7 @@ from checks.report import Report, Result
 from checks.stores_resource import OpensStores
 from checks.suite import NEW, Side
 from sync_pipeline.errors import SettingError, UnreachableError
-from sync_pipeline.stores import Stores
+from sync_pipeline.stores.stores import Stores
 
 if TYPE_CHECKING:
     from checks.validation import Validator

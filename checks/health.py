@@ -7,13 +7,13 @@ import dagster as dg
 
 from checks.dead_letter_pages import dead_letter_page
 from checks.stores_resource import OpensStores
-from sync_pipeline import dead_letters, due
 from sync_pipeline.entity import Entity
 from sync_pipeline.model import reasons
 from sync_pipeline.model.reasons import Reason
-from sync_pipeline.parking import NOT_UNDONE
-from sync_pipeline.status import status_of
-from sync_pipeline.stores import Stores
+from sync_pipeline.operate.status import status_of
+from sync_pipeline.queue import dead_letters, due
+from sync_pipeline.queue.parking import NOT_UNDONE
+from sync_pipeline.stores.stores import Stores
 
 FRESHNESS, DUE, DEAD_LETTERS = "freshness", "due", "dead_letters"
 _CAUSES = 50

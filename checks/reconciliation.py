@@ -7,8 +7,8 @@ from typing import cast
 import dagster as dg
 
 from checks.stores_resource import OpensStores
+from sync_pipeline.entities.context import EntityContext
 from sync_pipeline.entity import Entity
-from sync_pipeline.entity_context import EntityContext
 from sync_pipeline.errors import SyncError
 from sync_pipeline.model.findings import KNOWN, FindingKind
 from sync_pipeline.reconcile.parts import Part, parts

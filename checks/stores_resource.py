@@ -3,7 +3,7 @@
 from contextlib import AbstractContextManager
 from typing import Protocol
 
-from sync_pipeline.stores import Stores
+from sync_pipeline.stores.stores import Stores
 
 
 class OpensStores(Protocol):

@@ -8,8 +8,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from checks.expect import Expectation, HasType, NotNull, Rows, Unique
+from sync_pipeline.entities.files import describe_import
 from sync_pipeline.entity import Entity
-from sync_pipeline.entity_files import describe_import
 from sync_pipeline.errors import DeclarationError
 from sync_pipeline.sinks.definitions import split_definition
 

@@ -32,8 +32,8 @@ from checks.rare_values import show_as_written
 from checks.report import SAMPLES, Report, result
 from checks.suite import LEGACY, Side
 from sync_pipeline.errors import DeclarationError
-from sync_pipeline.sessions import connect, expectation_profile, name_of_session
 from sync_pipeline.settings import Settings
+from sync_pipeline.stores.sessions import connect, expectation_profile, name_of_session
 
 _IN_JSON = (str, int, float, bool, dt.date)
 # of an expectation in its suite, in what Great Expectations tells of it

@@ -27,7 +27,7 @@ from demo.servers import (
     Server,
     Webserver,
 )
-from sync_pipeline.background import in_background
+from sync_pipeline.run.background import in_background
 
 _LOOK_SECONDS = 2.0
 MONOLITH_DATABASE, CATALOG_DATABASE = "monolith", "catalog"

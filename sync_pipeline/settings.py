@@ -10,8 +10,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from urllib.parse import urlsplit
 
+from sync_pipeline.db.libpq import plain_url, url_faults
 from sync_pipeline.errors import SettingError
-from sync_pipeline.libpq import plain_url, url_faults
 
 
 @dataclass(frozen=True)

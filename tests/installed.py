@@ -4,9 +4,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from demo.fleet import Fleet
-from sync_pipeline.capture import subject_of
+from sync_pipeline.entities.context import EntityContext
 from sync_pipeline.entity import Entity
-from sync_pipeline.entity_context import EntityContext
+from sync_pipeline.run.capture import subject_of
 from sync_pipeline.sources import outbox_tables, publication
 from sync_pipeline.sources.ddl import Step
 from sync_pipeline.sources.outbox import Outbox

@@ -11,7 +11,7 @@ from dagster._core.remote_origin import GrpcServerCodeLocationOrigin, RemoteJobO
 
 from assets import lost_runs
 from assets.sensors import keep_live
-from sync_pipeline.heartbeat import LastHeartbeat, Workers
+from sync_pipeline.run.heartbeat import LastHeartbeat, Workers
 
 REPOSITORY = "__repository__"
 

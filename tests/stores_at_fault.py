@@ -8,7 +8,7 @@ from urllib.parse import unquote, urlsplit
 from botocore.config import Config
 
 from sync_pipeline.settings import Bucket
-from sync_pipeline.stores import Stores
+from sync_pipeline.stores.stores import Stores
 from tests.chaos.interposer import Answer, Forward, Interposer, Request
 
 Fault = Callable[[Request, Forward], Answer]

@@ -22,15 +22,15 @@ from demo.databases import Monolith, create_monolith, create_target, drop_databa
 from demo.environment import variables
 from demo.fleet import Fleet
 from demo.load import load
-from sync_pipeline.backfill import backfill
 from sync_pipeline.batch.order import Order
-from sync_pipeline.capture import open_cursor
-from sync_pipeline.entity_context import EntityContext
-from sync_pipeline.entity_files import load_entities
-from sync_pipeline.follower import Follower
+from sync_pipeline.entities.context import EntityContext
+from sync_pipeline.entities.files import load_entities
 from sync_pipeline.pipeline import sync_keys
+from sync_pipeline.run.backfill import backfill
+from sync_pipeline.run.capture import open_cursor
+from sync_pipeline.run.follower import Follower
 from sync_pipeline.settings import Settings
-from sync_pipeline.stores import Stores
+from sync_pipeline.stores.stores import Stores
 from tests import oracle
 
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import dagster as dg
 
 from assets.deployment import LOCATION_TAG, location_of
-from sync_pipeline.faults import guarded
+from sync_pipeline.model.faults import guarded
 
 if TYPE_CHECKING:
     from assets.retention.storage import Storage

@@ -11,7 +11,7 @@ from assets.deployment import location_of
 from assets.resources import Engine
 from assets.retention.forget import BACKFILLS, Limits, Scope, forget_old, keep_connections
 from sync_pipeline.errors import SettingError
-from sync_pipeline.snapshot import trim
+from sync_pipeline.operate.snapshot import trim
 
 # setting and default, by field of the form
 _SETTINGS = {

@@ -7,12 +7,12 @@ from dataclasses import dataclass, field, replace
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from sync_pipeline import parking
-from sync_pipeline.adapt import Adapted, without
+from sync_pipeline.batch.adapt import Adapted, without
+from sync_pipeline.batch.files import Placed
 from sync_pipeline.batch.order import Order
-from sync_pipeline.entity_context import EntityContext
-from sync_pipeline.files import Placed
-from sync_pipeline.origin import Reject
+from sync_pipeline.batch.origin import Reject
+from sync_pipeline.entities.context import EntityContext
+from sync_pipeline.queue import parking
 
 
 @dataclass

@@ -15,9 +15,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from sync_pipeline.batch.batch import Batch, bit
-from sync_pipeline.faults import guarded
+from sync_pipeline.batch.origin import DIGEST, Reject
+from sync_pipeline.model.faults import guarded
 from sync_pipeline.model.steps import BatchStep
-from sync_pipeline.origin import DIGEST, Reject
 
 _SHOWN = 3
 # whole roots are read of each: few enough for any memory

@@ -13,12 +13,12 @@ import psycopg2
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from sync_pipeline import parking
 from sync_pipeline.batch.batch import Batch, bit
 from sync_pipeline.batch.brake import check_share
+from sync_pipeline.batch.origin import DIGEST, Reject
 from sync_pipeline.ledger.target_tables import target_tables
 from sync_pipeline.model.steps import BatchStep
-from sync_pipeline.origin import DIGEST, Reject
+from sync_pipeline.queue import parking
 from sync_pipeline.sinks.relational import TargetTable
 from sync_pipeline.sinks.trial import MUTUAL, Trial
 

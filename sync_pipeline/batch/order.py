@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING
 
 import pyarrow as pa
 
-from sync_pipeline.documents import Operations
-from sync_pipeline.sql import Cursor
-from sync_pipeline.versions import Expected
+from sync_pipeline.batch.documents import Operations
+from sync_pipeline.db.sql import Cursor
+from sync_pipeline.run.versions import Expected
 
 if TYPE_CHECKING:
-    from sync_pipeline.references import ReferenceLocks
+    from sync_pipeline.batch.references import ReferenceLocks
 
 # undoes what a plan leaves as it is, in the rows' transaction, under (locks, revision, plan, applied); gives the plan
 # with UNDO where it has

@@ -6,9 +6,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from sync_pipeline.batch.batch import Batch, bit
-from sync_pipeline.documents import Operations
+from sync_pipeline.batch.documents import Operations
+from sync_pipeline.batch.origin import DIGEST
 from sync_pipeline.ledger.ledger import DOUBT, KEEP, PARK, WITHDRAW, WRITE
-from sync_pipeline.origin import DIGEST
 
 
 def plan_of(batch: Batch) -> pa.Table:

@@ -5,18 +5,18 @@ from __future__ import annotations
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from sync_pipeline import parking
-from sync_pipeline.adapt import adapt
+from sync_pipeline.batch.adapt import adapt
 from sync_pipeline.batch.batch import Batch, bit
 from sync_pipeline.batch.brake import check_share
+from sync_pipeline.batch.files import Placed, place
 from sync_pipeline.batch.order import Order
-from sync_pipeline.columns import kept
-from sync_pipeline.entity_context import EntityContext
-from sync_pipeline.faults import guarded
-from sync_pipeline.files import Placed, place
+from sync_pipeline.batch.origin import DIGEST, Reject, Rows
+from sync_pipeline.db.columns import kept
+from sync_pipeline.entities.context import EntityContext
 from sync_pipeline.ledger import media
 from sync_pipeline.ledger.ledger import HELD_DOCUMENT
-from sync_pipeline.origin import DIGEST, Reject, Rows
+from sync_pipeline.model.faults import guarded
+from sync_pipeline.queue import parking
 
 
 def prepare(context: EntityContext, revision: int, keys: pa.Table, rows: Rows, order: Order) -> Batch:

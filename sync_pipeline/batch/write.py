@@ -9,25 +9,25 @@ import psycopg2
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from sync_pipeline import due, parking
 from sync_pipeline.batch.batch import Batch, bit
 from sync_pipeline.batch.collisions import CollisionError, without_collisions, without_repeats
+from sync_pipeline.batch.documents import Operations
 from sync_pipeline.batch.isolate import wanted, without_faults
 from sync_pipeline.batch.order import Outcome
+from sync_pipeline.batch.origin import DIGEST
 from sync_pipeline.batch.plan import operations_of, plan_of, references_of
+from sync_pipeline.batch.references import ReferenceLocks, StricterError
 from sync_pipeline.batch.settle import acknowledge, body_of, move_on, record_versions, settle_due
-from sync_pipeline.columns import kept
-from sync_pipeline.documents import Operations
+from sync_pipeline.db.columns import kept
+from sync_pipeline.db.sql import Cursor
 from sync_pipeline.errors import UnreachableError
-from sync_pipeline.faults import crash_point, guarded
 from sync_pipeline.ledger import before_images, media
 from sync_pipeline.ledger.ledger import UNDO, WRITE
 from sync_pipeline.ledger.log import BODY
-from sync_pipeline.origin import DIGEST
-from sync_pipeline.references import ReferenceLocks, StricterError
+from sync_pipeline.model.faults import crash_point, guarded
+from sync_pipeline.queue import due, parking
 from sync_pipeline.sinks.relational import STAGED_NUMBER, TargetTable
 from sync_pipeline.sinks.trial import Step
-from sync_pipeline.sql import Cursor
 
 # below this, plain COPY of a first load saves nothing
 _FIRST_LOAD_ROWS = 500

@@ -11,20 +11,20 @@ from typing import TYPE_CHECKING, Annotated, ClassVar
 
 import typer
 
-from sync_pipeline import logs
 from sync_pipeline.cli.common import All, AnyName, Format, Name, Output, opened, parsed, partitions, show
 from sync_pipeline.cli.lazy import LazyGroup, Member
 from sync_pipeline.errors import SettingError, UnreachableError
+from sync_pipeline.operate import logs
 
 # What only one command needs is imported by that command, so that help and short reports do not wait for it.
 if TYPE_CHECKING:
-    from sync_pipeline.backfill import Filled
     from sync_pipeline.batch.order import Outcome
     from sync_pipeline.cli.following import Totals
     from sync_pipeline.cli.progress import Bars
-    from sync_pipeline.entity_context import EntityContext
+    from sync_pipeline.entities.context import EntityContext
+    from sync_pipeline.operate.repair import Step
     from sync_pipeline.reconcile.verdict import Verdict
-    from sync_pipeline.repair import Step
+    from sync_pipeline.run.backfill import Filled
 
 
 class _Commands(LazyGroup):
@@ -99,13 +99,13 @@ def sync(
     output: Format = Output.TEXT,
 ) -> None:
     """Apply what changed in the monolith: by default until caught up."""
-    from sync_pipeline import dead_letters
     from sync_pipeline.batch.order import Order
     from sync_pipeline.cli.following import Totals, caught_up, follow
-    from sync_pipeline.entity_context import EntityContext
+    from sync_pipeline.entities.context import EntityContext
     from sync_pipeline.ledger.backfills import unfilled
     from sync_pipeline.pipeline import sync_keys
-    from sync_pipeline.resync import sync_where
+    from sync_pipeline.queue import dead_letters
+    from sync_pipeline.run.resync import sync_where
 
     if (bool(key) + (where is not None) + until_caught_up + forever) > 1:
         raise SettingError("--key, --where, --until-caught-up and --follow exclude each other")
@@ -153,7 +153,7 @@ def backfill(
     """Fill history, by partition. Cut off, it goes on where it was."""
     from sync_pipeline.cli import tables
     from sync_pipeline.cli.progress import bars
-    from sync_pipeline.entity_context import EntityContext
+    from sync_pipeline.entities.context import EntityContext
 
     report: dict[str, list[Filled]] = {}
     with opened(name, everything) as (stores, entities), bars() as shown:
@@ -167,7 +167,7 @@ def backfill(
 
 
 def _fill(context: EntityContext, parts: list[str], whole: bool, shown: Bars) -> list[Filled]:
-    from sync_pipeline.backfill import backfill_all
+    from sync_pipeline.run.backfill import backfill_all
 
     advance = shown.bar(f"{context.entity.name}: rows", lambda: _rows(context, parts, whole))
     return list(backfill_all(context, parts, lambda outcome: advance(outcome.read + outcome.parked)))
@@ -189,7 +189,7 @@ def _rows(context: EntityContext, parts: list[str], whole: bool) -> int | None:
 def status(name: AnyName = None, everything: All = False, output: Format = Output.TEXT) -> None:
     """Where each entity stands."""
     from sync_pipeline.cli import tables
-    from sync_pipeline.status import status_of
+    from sync_pipeline.operate.status import status_of
 
     with opened(name, everything or not name, adapts=False) as (stores, entities):
         report = {entity.name: status_of(stores, entity) for entity in entities}
@@ -201,7 +201,7 @@ def reconcile(name: Name = None, everything: All = False, output: Format = Outpu
     """Compare every row, document and file of both sides. Exit 0 clean, 1 drift, 2 unknown."""
     from sync_pipeline.cli import tables
     from sync_pipeline.cli.progress import bars
-    from sync_pipeline.entity_context import EntityContext
+    from sync_pipeline.entities.context import EntityContext
     from sync_pipeline.reconcile.verdict import overall
 
     with opened(name, everything) as (stores, entities), bars() as shown:
@@ -228,9 +228,9 @@ def repair(
     """Write again what reconciliation finds drifting. Exit 2 when something could not be looked at."""
     from sync_pipeline.cli.following import Totals
     from sync_pipeline.cli.progress import bars
-    from sync_pipeline.entity_context import EntityContext
-    from sync_pipeline.repair import as_report, carry_out
-    from sync_pipeline.visibility import check_visibility
+    from sync_pipeline.entities.context import EntityContext
+    from sync_pipeline.operate.repair import as_report, carry_out
+    from sync_pipeline.operate.visibility import check_visibility
 
     with opened(name, everything=False) as (stores, entities), bars() as shown:
         totals = Totals(entities)
@@ -247,7 +247,7 @@ def repair(
 
 def _planned(context: EntityContext, keys: list[str] | None, shown: Bars) -> tuple[list[Step], str]:
     """What is to be done, and `unknown` where something could not be looked at."""
-    from sync_pipeline.repair import plan, plan_keys
+    from sync_pipeline.operate.repair import plan, plan_keys
 
     if keys:
         return plan_keys(context, parsed(context, keys)), "clean"

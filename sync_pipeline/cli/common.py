@@ -18,9 +18,9 @@ from sync_pipeline.errors import SettingError
 if TYPE_CHECKING:
     import pyarrow as pa
 
+    from sync_pipeline.entities.context import EntityContext
     from sync_pipeline.entity import Entity
-    from sync_pipeline.entity_context import EntityContext
-    from sync_pipeline.stores import Stores
+    from sync_pipeline.stores.stores import Stores
 
 
 class Output(enum.StrEnum):
@@ -51,9 +51,9 @@ def opened(name: str | None, everything: bool, *, adapts: bool = True) -> Iterat
         raise SettingError(f"name an entity ({name}) or say --all, not both")
     if not name and not everything:
         raise SettingError("name an entity, or say --all")
-    from sync_pipeline.entity_files import pick, read_entity_files
+    from sync_pipeline.entities.files import pick, read_entity_files
     from sync_pipeline.settings import Settings
-    from sync_pipeline.stores import Stores
+    from sync_pipeline.stores.stores import Stores
 
     settings = Settings.from_env()
     with nullcontext() if adapts else deferred("pandas"):

@@ -12,15 +12,16 @@ from typing import Annotated, Any
 
 import typer
 
-from sync_pipeline import dead_letters, live
 from sync_pipeline.cli import tables
 from sync_pipeline.cli.common import All, AnyName, Format, Output, opened, show, spelled
-from sync_pipeline.dead_letters import DeadLetterFilter
-from sync_pipeline.entity_context import EntityContext
+from sync_pipeline.entities.context import EntityContext
 from sync_pipeline.errors import SettingError
 from sync_pipeline.ledger.ledger import migrate
 from sync_pipeline.model.reasons import DEAD_LETTERS, Reason
-from sync_pipeline.stores import Stores
+from sync_pipeline.queue import dead_letters
+from sync_pipeline.queue.dead_letters import DeadLetterFilter
+from sync_pipeline.run import live
+from sync_pipeline.stores.stores import Stores
 
 app = typer.Typer(no_args_is_help=True, help="Rows that were refused: by cause, one by one; tried again, or discarded.")
 

@@ -11,9 +11,9 @@ import typer
 from sync_pipeline.cli.common import All, Format, Name, Output, opened, show
 from sync_pipeline.cli.following import Totals, drained
 from sync_pipeline.cli.tables import say, table
-from sync_pipeline.drain import Drained
-from sync_pipeline.fence import Holder
 from sync_pipeline.model.reasons import PARKED, SET_ASIDE
+from sync_pipeline.operate.drain import Drained
+from sync_pipeline.operate.fence import Holder
 
 _EXIT = {"drained": 0, "parked": 1, "open fence": 1, "unknown": 2}
 _INTERRUPTED = 130

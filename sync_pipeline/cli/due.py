@@ -7,14 +7,14 @@ from typing import Annotated
 
 import typer
 
-from sync_pipeline import due as owed
-from sync_pipeline import live
 from sync_pipeline.cli import tables
 from sync_pipeline.cli.common import All, AnyName, Format, Output, opened, parsed, show
-from sync_pipeline.entity_context import EntityContext
+from sync_pipeline.entities.context import EntityContext
 from sync_pipeline.errors import SettingError
 from sync_pipeline.ledger.ledger import migrate
 from sync_pipeline.model.reasons import Reason
+from sync_pipeline.queue import due as owed
+from sync_pipeline.run import live
 
 app = typer.Typer(
     no_args_is_help=True, help="What is owed: documents, files, rows that wait for others, sweep findings."

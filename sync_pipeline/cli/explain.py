@@ -8,7 +8,7 @@ import typer
 
 from sync_pipeline.cli import tables
 from sync_pipeline.cli.common import Format, Output, opened, show, spelled
-from sync_pipeline.entity_context import EntityContext
+from sync_pipeline.entities.context import EntityContext
 from sync_pipeline.explain.history import Happening, Story
 from sync_pipeline.explain.history import history as tell
 from sync_pipeline.explain.why import Answer, explain

@@ -6,18 +6,18 @@ import signal
 import threading
 from collections.abc import Callable, Iterable, Mapping
 
-from sync_pipeline import due
-from sync_pipeline.background import in_background
 from sync_pipeline.batch.order import Outcome
 from sync_pipeline.cli.progress import bars
-from sync_pipeline.drain import Drained, drain
+from sync_pipeline.entities.context import EntityContext, open_contexts
 from sync_pipeline.entity import Entity
-from sync_pipeline.entity_context import EntityContext, open_contexts
 from sync_pipeline.errors import StoppedError
-from sync_pipeline.follower import Follower
-from sync_pipeline.live import caught_up as has_caught_up
-from sync_pipeline.live import mark
-from sync_pipeline.stores import Stores
+from sync_pipeline.operate.drain import Drained, drain
+from sync_pipeline.queue import due
+from sync_pipeline.run.background import in_background
+from sync_pipeline.run.follower import Follower
+from sync_pipeline.run.live import caught_up as has_caught_up
+from sync_pipeline.run.live import mark
+from sync_pipeline.stores.stores import Stores
 
 _COUNTS = ("keys", "read", "written", "deleted", "parked", "waiting", "documents", "files", "file_bytes")
 _LOOK_SECONDS = 0.2

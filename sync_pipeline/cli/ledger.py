@@ -8,11 +8,12 @@ from typing import Annotated
 
 import typer
 
-from sync_pipeline import ownership, snapshot
 from sync_pipeline.cli import tables
 from sync_pipeline.cli.common import All, AnyName, Format, Name, Output, opened, show
-from sync_pipeline.entity_context import EntityContext
+from sync_pipeline.entities import ownership
+from sync_pipeline.entities.context import EntityContext
 from sync_pipeline.ledger.ledger import migrate
+from sync_pipeline.operate import snapshot
 
 app = typer.Typer(no_args_is_help=True, help="The ledger: kept, trimmed, made again, and what is marked as its own.")
 

@@ -11,7 +11,7 @@ import typer
 from sync_pipeline.cli import tables
 from sync_pipeline.cli.common import All, Format, Name, Output, opened, show
 from sync_pipeline.cli.progress import Bars, bars
-from sync_pipeline.entity_context import EntityContext
+from sync_pipeline.entities.context import EntityContext
 from sync_pipeline.ledger.ledger import HELD_DOCUMENT, HELD_ROW, migrate
 from sync_pipeline.rebuild.rebuild import Rebuilt, abandon, clear, rebuild_index, rebuild_table
 from sync_pipeline.rebuild.report import COMPARED, FILLED, Report

@@ -12,7 +12,7 @@ from sync_pipeline.cli import tables
 from sync_pipeline.cli.common import Format, Output, opened, show
 from sync_pipeline.ledger.ledger import migrate
 from sync_pipeline.ledger.servers import Change, Side, change_of, read_server, recorded
-from sync_pipeline.stores import Stores
+from sync_pipeline.stores.stores import Stores
 
 app = typer.Typer(no_args_is_help=True, help="The servers of both sides: recorded, and accepted where they change.")
 _HEADS = ("side", "database", "system", "timeline", "recorded", "since")

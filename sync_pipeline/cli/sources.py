@@ -8,18 +8,18 @@ from typing import Annotated
 
 import typer
 
+from sync_pipeline.batch.origin import Origin
 from sync_pipeline.cli.common import All, Name, opened
+from sync_pipeline.entities.files import load_entities
 from sync_pipeline.entity import Entity
-from sync_pipeline.entity_files import load_entities
 from sync_pipeline.errors import SettingError
 from sync_pipeline.ledger.ledger import migrate
-from sync_pipeline.origin import Origin
 from sync_pipeline.settings import Settings
 from sync_pipeline.sources import outbox_tables, publication
 from sync_pipeline.sources.ddl import Step, apply_steps, printed
 from sync_pipeline.sources.outbox import Outbox
 from sync_pipeline.sources.source import Subject
-from sync_pipeline.stores import Stores
+from sync_pipeline.stores.stores import Stores
 
 outbox = typer.Typer(no_args_is_help=True, help="A table of events in the monolith, and triggers that fill it.")
 wal = typer.Typer(no_args_is_help=True, help="A publication of the monolith's log.")

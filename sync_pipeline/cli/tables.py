@@ -20,10 +20,10 @@ from sync_pipeline.reconcile.verdict import SINKS, Verdict
 
 # reports that hold none of these do not wait for them
 if TYPE_CHECKING:
-    from sync_pipeline.backfill import Filled
     from sync_pipeline.batch.order import Outcome
+    from sync_pipeline.operate.repair import Step
     from sync_pipeline.rebuild.rebuild import Rebuilt
-    from sync_pipeline.repair import Step
+    from sync_pipeline.run.backfill import Filled
 
 _PIPE_COLUMNS = 160
 _SAMPLES = 20
@@ -106,7 +106,7 @@ def verdicts(found: Sequence[Verdict], word: str) -> None:
 
 def steps(found: Sequence[Step]) -> None:
     """What a repair would do: how much in each place, then the first steps."""
-    from sync_pipeline.repair import count
+    from sync_pipeline.operate.repair import count
 
     if not found:
         say("There is nothing to repair.")
@@ -120,7 +120,7 @@ def steps(found: Sequence[Step]) -> None:
 
 def left_alone(found: Sequence[Step]) -> None:
     """What a repair has left because it may belong to another."""
-    from sync_pipeline.repair import Action
+    from sync_pipeline.operate.repair import Action
 
     left = [step for step in found if step.action is Action.LEAVE and step.kind not in KNOWN]
     if left:

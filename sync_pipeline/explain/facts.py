@@ -9,18 +9,18 @@ from typing import Any
 import pyarrow as pa
 from botocore.exceptions import BotoCoreError, ClientError
 
-from sync_pipeline.adapt import Adapted, adapt
-from sync_pipeline.entity_context import EntityContext
+from sync_pipeline.batch.adapt import Adapted, adapt
+from sync_pipeline.batch.files import are_copied
+from sync_pipeline.batch.origin import DIGEST, Reject
+from sync_pipeline.db.sql import Cursor, named
+from sync_pipeline.entities.context import EntityContext
 from sync_pipeline.errors import UnreachableError
-from sync_pipeline.files import are_copied
 from sync_pipeline.ledger.ledger import HELD_DOCUMENT, HELD_ROW
 from sync_pipeline.ledger.log import time_of
 from sync_pipeline.ledger.states import Signs, State, state_of
 from sync_pipeline.model.reasons import Reason
-from sync_pipeline.origin import DIGEST, Reject
 from sync_pipeline.sinks.media_faults import MISSING, code
 from sync_pipeline.sinks.search_index import look_up
-from sync_pipeline.sql import Cursor, named
 
 _DUE = """
     SELECT reason, step, error, message, attempts, first_at, last_at, nullif(not_before, 'infinity') AS next_at,

@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import Any
 
-from sync_pipeline.entity_context import EntityContext
+from sync_pipeline.db.sql import Cursor, named
+from sync_pipeline.entities.context import EntityContext
 from sync_pipeline.explain.facts import Facts, facts_of
 from sync_pipeline.ledger.ledger import DOUBT, HELD_DOCUMENT, HELD_ROW, KEEP, PARK, UNDO, WITHDRAW, WRITE
 from sync_pipeline.ledger.log import TAKEN_FOR_APPLIED, chain
-from sync_pipeline.sql import Cursor, named
 
 _EVENTS = """
     SELECT id, at, kind, step, said, revision FROM sync.event

@@ -7,11 +7,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from sync_pipeline import dead_letters
-from sync_pipeline.entity_context import EntityContext
+from sync_pipeline.entities.context import EntityContext
 from sync_pipeline.explain.facts import Facts, facts_of, wants
 from sync_pipeline.model.reasons import Reason
 from sync_pipeline.model.steps import BatchStep
+from sync_pipeline.queue import dead_letters
 
 _OWED = {
     Reason.DOCUMENTS: "its document is owed: the cluster has not taken it yet",

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from sync_pipeline.faults import guarded
+from sync_pipeline.db.sql import Cursor
+from sync_pipeline.model.faults import guarded
 from sync_pipeline.partitions import UNDATED_AND_EARLIER, Monthly, Partitions
-from sync_pipeline.sql import Cursor
 
 
 def missing_partitions(cursor: Cursor, entity: str, partitions: Partitions) -> list[str]:

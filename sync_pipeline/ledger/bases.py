@@ -9,8 +9,8 @@ from dataclasses import dataclass
 
 from psycopg2.extras import Json
 
-from sync_pipeline.digest import DigestExpression
-from sync_pipeline.sql import Cursor
+from sync_pipeline.db.digest import DigestExpression
+from sync_pipeline.db.sql import Cursor
 
 _RENAME = """
     UPDATE sync.basis b SET digest_version = %(version)s WHERE entity = %(entity)s AND digest_version = %(former)s

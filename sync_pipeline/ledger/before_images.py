@@ -13,12 +13,12 @@ from dataclasses import dataclass
 import psycopg2
 import pyarrow as pa
 
-from sync_pipeline.columns import array_literal
+from sync_pipeline.db.columns import array_literal
+from sync_pipeline.db.keys import Key
+from sync_pipeline.db.sql import Cursor, bind, named, quote
 from sync_pipeline.errors import CompensationError
-from sync_pipeline.keys import Key
 from sync_pipeline.ledger.ledger import HELD_DOCUMENT, WRITE
 from sync_pipeline.sinks.relational import TargetTable, image_of
-from sync_pipeline.sql import Cursor, bind, named, quote
 
 
 @dataclass(frozen=True)

@@ -10,9 +10,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Literal
 
+from sync_pipeline.db.sql import Cursor
 from sync_pipeline.errors import OwnershipError
-from sync_pipeline.faults import guarded
-from sync_pipeline.sql import Cursor
+from sync_pipeline.model.faults import guarded
 
 Kind = Literal["table", "index", "prefix"]
 

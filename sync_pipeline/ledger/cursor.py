@@ -7,12 +7,12 @@ from dataclasses import dataclass
 
 from psycopg2.extras import Json
 
+from sync_pipeline.db.sql import Cursor
 from sync_pipeline.errors import LeaseLostError
-from sync_pipeline.faults import guarded
-from sync_pipeline.sessions import Purpose
+from sync_pipeline.model.faults import guarded
 from sync_pipeline.sources.source import SourcePosition, State
-from sync_pipeline.sql import Cursor
-from sync_pipeline.stores import Stores
+from sync_pipeline.stores.sessions import Purpose
+from sync_pipeline.stores.stores import Stores
 
 # a follower renews its leases every few seconds
 LEASE_SECONDS = 15

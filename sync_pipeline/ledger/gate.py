@@ -11,11 +11,11 @@ from dataclasses import dataclass
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from sync_pipeline.faults import guarded
-from sync_pipeline.keys import Key
+from sync_pipeline.batch.origin import DIGEST
+from sync_pipeline.db.keys import Key
+from sync_pipeline.db.sql import Cursor, copy_out, quote
 from sync_pipeline.ledger.ledger import Ledger
-from sync_pipeline.origin import DIGEST
-from sync_pipeline.sql import Cursor, copy_out, quote
+from sync_pipeline.model.faults import guarded
 
 
 @dataclass(frozen=True)

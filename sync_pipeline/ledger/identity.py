@@ -6,7 +6,7 @@ publication, outbox, index, bucket prefix or Dagster run for their own.
 
 from __future__ import annotations
 
-from sync_pipeline.sql import Cursor
+from sync_pipeline.db.sql import Cursor
 
 
 def read_ledger_id(cursor: Cursor) -> str | None:

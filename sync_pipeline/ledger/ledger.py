@@ -13,16 +13,16 @@ from importlib.resources.abc import Traversable
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from sync_pipeline.digest import DigestExpression
+from sync_pipeline.batch.origin import DIGEST
+from sync_pipeline.db.digest import DigestExpression
+from sync_pipeline.db.keys import Key
+from sync_pipeline.db.sql import Cursor, copy_in, copy_out, ensure_schema, quote, stage
 from sync_pipeline.errors import DeclarationError
-from sync_pipeline.faults import guarded
-from sync_pipeline.keys import Key
 from sync_pipeline.ledger import bases
 from sync_pipeline.ledger.log_partitions import keep_ahead
 from sync_pipeline.ledger.release import migrations, refuse_if_former
-from sync_pipeline.origin import DIGEST
-from sync_pipeline.sql import Cursor, copy_in, copy_out, ensure_schema, quote, stage
-from sync_pipeline.stores import Stores
+from sync_pipeline.model.faults import guarded
+from sync_pipeline.stores.stores import Stores
 
 HELD_ROW = 1
 HELD_DOCUMENT = 2

@@ -15,7 +15,7 @@ import psycopg2
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from sync_pipeline.sql import Cursor, named
+from sync_pipeline.db.sql import Cursor, named
 
 # key as text; action of the plan; digest, NULL where the row is gone or was refused; what sinks hold; revision before
 BODY = pa.schema(

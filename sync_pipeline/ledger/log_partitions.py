@@ -5,8 +5,8 @@ from __future__ import annotations
 import datetime as dt
 import re
 
-from sync_pipeline.sql import Cursor, quote
-from sync_pipeline.stores import Stores
+from sync_pipeline.db.sql import Cursor, quote
+from sync_pipeline.stores.stores import Stores
 
 TABLES = ("batch", "event", "request")
 # who works for longer looks again each day

@@ -16,9 +16,9 @@ from typing import Any
 import psycopg2
 from psycopg2.extras import Json
 
+from sync_pipeline.db.sql import Cursor
 from sync_pipeline.errors import DeclarationError, SettingError
-from sync_pipeline.sql import Cursor
-from sync_pipeline.stores import Stores
+from sync_pipeline.stores.stores import Stores
 
 _LOCKS = 0x53594E49
 # for the session of one that was just killed to be noticed

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from sync_pipeline.db.sql import Cursor
 from sync_pipeline.ledger.target_tables import TARGET_TABLES, relations_of, target_tables_of
 from sync_pipeline.sinks.relational import RelationalTable, TargetTable
-from sync_pipeline.sql import Cursor
 
 _LOCKS = 0x53594E52
 

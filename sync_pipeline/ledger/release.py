@@ -12,9 +12,9 @@ from collections.abc import Iterable
 from functools import cache
 from importlib.resources.abc import Traversable
 
+from sync_pipeline.db.sql import Cursor
 from sync_pipeline.errors import FormerReleaseError
-from sync_pipeline.faults import guarded
-from sync_pipeline.sql import Cursor
+from sync_pipeline.model.faults import guarded
 
 # the ledger's own error: a program of a former release writes
 FORMER_RELEASE = "SYL03"

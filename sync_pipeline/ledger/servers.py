@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
 
+from sync_pipeline.db.sql import Cursor
 from sync_pipeline.errors import OtherServerError
-from sync_pipeline.faults import guarded
-from sync_pipeline.sql import Cursor
+from sync_pipeline.model.faults import guarded
 
 # the ledger's own error: a batch has read from a server that the monolith has left since
 READ_TOO_EARLY = "SYL02"

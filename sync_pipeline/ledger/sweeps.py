@@ -9,13 +9,13 @@ from typing import Any
 
 from psycopg2.extras import Json
 
-from sync_pipeline.due import KEYS_A_RECORD, PRIORITY
+from sync_pipeline.db.sql import Cursor, named
 from sync_pipeline.errors import LeaseLostError, SettingError
-from sync_pipeline.faults import guarded
 from sync_pipeline.ledger.cursor import LEASE_SECONDS
+from sync_pipeline.model.faults import guarded
 from sync_pipeline.model.reasons import Reason
-from sync_pipeline.sql import Cursor, named
-from sync_pipeline.stores import Stores
+from sync_pipeline.queue.due import KEYS_A_RECORD, PRIORITY
+from sync_pipeline.stores.stores import Stores
 
 WALKING = "walking"
 HELD = "held"

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from sync_pipeline.db.sql import Cursor
 from sync_pipeline.errors import DeclarationError
 from sync_pipeline.sinks.relational import RelationalTable, TargetTable
-from sync_pipeline.sql import Cursor
 
 # n, columns and their types, the live table first
 TARGET_TABLES = "sync.standing(%(entity)s, %(relations)s::text[])"

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from sync_pipeline.db.sql import Cursor
 from sync_pipeline.ledger.log_partitions import days_before
-from sync_pipeline.sql import Cursor
 
 # retention runs every six hours (docs/deploy.md), or once a day without Dagster
 _LATE_DAYS = 3

@@ -11,7 +11,7 @@ from sync_pipeline.errors import UnreachableError
 from sync_pipeline.preflight.notice import Notice
 from sync_pipeline.sinks.media_faults import CHECKS_PREFIX
 from sync_pipeline.sinks.media_headers import NOT_CARRIED
-from sync_pipeline.stores import Stores
+from sync_pipeline.stores.stores import Stores
 
 LEGACY, TARGET = "legacy bucket", "target bucket"
 _NOT_CARRIED = ", ".join(NOT_CARRIED)

@@ -5,9 +5,9 @@ from __future__ import annotations
 import datetime as dt
 from collections.abc import Iterator, Mapping
 
+from sync_pipeline.db.sql import Cursor
 from sync_pipeline.preflight.notice import Notice
-from sync_pipeline.sql import Cursor
-from sync_pipeline.stores import Stores
+from sync_pipeline.stores.stores import Stores
 
 ABOUT = "clocks"
 

@@ -9,11 +9,12 @@ from collections.abc import Callable, Iterator
 import psycopg2
 import pyarrow as pa
 
-from sync_pipeline.adapt import adapt
+from sync_pipeline.batch.adapt import adapt
+from sync_pipeline.batch.origin import Origin
+from sync_pipeline.db.sql import Cursor, quote
+from sync_pipeline.entities.files import read_entity_files
 from sync_pipeline.entity import Entity
-from sync_pipeline.entity_files import read_entity_files
 from sync_pipeline.errors import AccessError, DeclarationError, LegacySchemaError, SettingError
-from sync_pipeline.origin import Origin
 from sync_pipeline.partitions import Monthly
 from sync_pipeline.preflight import sources
 from sync_pipeline.preflight.key_order import check_key_order
@@ -24,8 +25,7 @@ from sync_pipeline.sources.roots import roots_of
 from sync_pipeline.sources.source import Subject
 from sync_pipeline.sources.table import Table
 from sync_pipeline.sources.watermark import stamped_since
-from sync_pipeline.sql import Cursor, quote
-from sync_pipeline.stores import Stores, first_line
+from sync_pipeline.stores.stores import Stores, first_line
 
 _NULLABLE = """
     SELECT format('ALTER TABLE %%s ALTER COLUMN %%I SET NOT NULL;', a.attrelid::regclass, a.attname)

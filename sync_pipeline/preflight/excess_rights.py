@@ -8,8 +8,8 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 
+from sync_pipeline.db.sql import Cursor
 from sync_pipeline.preflight.notice import Notice
-from sync_pipeline.sql import Cursor
 
 _SHOWN = 5
 _PUBLIC = "PUBLIC"

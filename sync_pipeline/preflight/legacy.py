@@ -6,14 +6,14 @@ from collections.abc import Iterable, Iterator
 
 import psycopg2
 
+from sync_pipeline.db.sql import Cursor, literal
 from sync_pipeline.entity import Entity
 from sync_pipeline.preflight.excess_rights import check_excess_rights
 from sync_pipeline.preflight.notice import Notice
 from sync_pipeline.preflight.outboxes import outboxes
 from sync_pipeline.sources.stamps import INTEGERS, UNZONED, sequence_faults
 from sync_pipeline.sources.table import Table, plain
-from sync_pipeline.sql import Cursor, literal
-from sync_pipeline.stores import Stores
+from sync_pipeline.stores.stores import Stores
 
 ABOUT = "legacy database"
 

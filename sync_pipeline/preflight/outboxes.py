@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from sync_pipeline.db.sql import Cursor
+from sync_pipeline.entities.files import read_entity_files
 from sync_pipeline.entity import Entity
-from sync_pipeline.entity_files import read_entity_files
 from sync_pipeline.errors import SettingError
 from sync_pipeline.preflight.notice import Notice
 from sync_pipeline.sources import outbox_tables
@@ -29,8 +30,7 @@ from sync_pipeline.sources.outbox_columns import (
 )
 from sync_pipeline.sources.outbox_reports import Report, belonging, is_current, reports_of, uncovered
 from sync_pipeline.sources.source import Subject
-from sync_pipeline.sql import Cursor
-from sync_pipeline.stores import Stores
+from sync_pipeline.stores.stores import Stores
 
 ABOUT = "outboxes"
 _SHOWN = 5

@@ -8,14 +8,14 @@ from contextlib import suppress
 
 import psycopg2
 
+from sync_pipeline.entities.ownership import MARK_OBJECT, Mark, index_marks, index_meta, prefix_marks, refusal
 from sync_pipeline.entity import Entity
 from sync_pipeline.errors import UnreachableError
 from sync_pipeline.ledger.claims import not_alone
 from sync_pipeline.ledger.identity import read_ledger_id
-from sync_pipeline.ownership import MARK_OBJECT, Mark, index_marks, index_meta, prefix_marks, refusal
 from sync_pipeline.preflight.notice import Notice
 from sync_pipeline.sinks.search_index import reaching
-from sync_pipeline.stores import Stores
+from sync_pipeline.stores.stores import Stores
 
 ABOUT = "ownership"
 # a cluster without security knows no such question

@@ -20,7 +20,7 @@ from sync_pipeline.preflight.declarations import check_entity, check_entity_file
 from sync_pipeline.preflight.notice import Notice, run_check, worst
 from sync_pipeline.preflight.relations import check_grants
 from sync_pipeline.preflight.visibility import check_declared_visibility
-from sync_pipeline.stores import Stores
+from sync_pipeline.stores.stores import Stores
 
 
 def preflight(stores: Stores, entities: list[Entity], *, whole: bool = True) -> list[Notice]:

@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 
 import psycopg2
 
+from sync_pipeline.db.sql import Cursor
 from sync_pipeline.entity import Entity
 from sync_pipeline.errors import DeclarationError
 from sync_pipeline.preflight.notice import Notice
@@ -19,8 +20,7 @@ from sync_pipeline.sources.outbox import Outbox
 from sync_pipeline.sources.sweep_only import SweepOnly
 from sync_pipeline.sources.table import Table
 from sync_pipeline.sources.watermark import Watermark
-from sync_pipeline.sql import Cursor
-from sync_pipeline.stores import Stores
+from sync_pipeline.stores.stores import Stores
 
 ABOUT = "legacy database"
 _STATEMENT = "sync_pipeline_check"

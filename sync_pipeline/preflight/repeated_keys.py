@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
+from sync_pipeline.batch.origin import Origin
+from sync_pipeline.db.keys import Key
 from sync_pipeline.entity import Entity
 from sync_pipeline.errors import UnreachableError
-from sync_pipeline.keys import Key
-from sync_pipeline.origin import Origin
 from sync_pipeline.preflight.key_order import ERROR_ROWS, estimate
 from sync_pipeline.preflight.notice import Notice
-from sync_pipeline.sessions import Purpose
+from sync_pipeline.stores.sessions import Purpose
 
 _SHOWN = 3
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 
+from sync_pipeline.db.sql import Cursor
 from sync_pipeline.entity import Entity
 from sync_pipeline.preflight.notice import Notice
-from sync_pipeline.replica import SETTING, identity_of, position_of
-from sync_pipeline.sql import Cursor
-from sync_pipeline.stores import Stores
+from sync_pipeline.stores.replica import SETTING, identity_of, position_of
+from sync_pipeline.stores.stores import Stores
 
 ABOUT = "legacy replica"
 _RESUME = "SELECT pg_wal_replay_resume(); at the replica"

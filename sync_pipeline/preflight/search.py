@@ -12,7 +12,7 @@ from sync_pipeline.errors import UnreachableError
 from sync_pipeline.preflight.notice import Notice
 from sync_pipeline.sinks.index_state import data_stream_fault, index_faults, maps_as
 from sync_pipeline.sinks.search_index import SearchIndex, reaching
-from sync_pipeline.stores import Stores
+from sync_pipeline.stores.stores import Stores
 
 ABOUT = "search"
 _MAJOR = "9"

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from sync_pipeline.db.sql import Cursor, named, quote
 from sync_pipeline.sinks.relational import RelationalTable
-from sync_pipeline.sql import Cursor, named, quote
 
 _LONGEST = 63
 _STANDING = """

@@ -8,9 +8,9 @@ import psycopg2
 
 from sync_pipeline.entity import Entity
 from sync_pipeline.errors import DeclarationError
+from sync_pipeline.operate.visibility import changes_of
 from sync_pipeline.preflight.notice import Notice
-from sync_pipeline.stores import Stores
-from sync_pipeline.visibility import changes_of
+from sync_pipeline.stores.stores import Stores
 
 
 def check_declared_visibility(stores: Stores, entity: Entity) -> Iterator[Notice]:

@@ -15,17 +15,17 @@ from typing import Any
 import orjson
 import pyarrow as pa
 
-from sync_pipeline import due
-from sync_pipeline.entity_context import EntityContext
+from sync_pipeline.db.sql import copy_out
+from sync_pipeline.entities.context import EntityContext
 from sync_pipeline.ledger.rebuilds import Rebuild
-from sync_pipeline.live import work
 from sync_pipeline.model.findings import FindingKind
 from sync_pipeline.model.reasons import Reason
+from sync_pipeline.queue import due
 from sync_pipeline.rebuild.report import COMPARED, ENOUGH, Compared, Report
 from sync_pipeline.reconcile.documents import all_ids, parsed
 from sync_pipeline.reconcile.verdict import Finding
+from sync_pipeline.run.live import work
 from sync_pipeline.sinks.search_index import has_fit_id, look_up
-from sync_pipeline.sql import copy_out
 
 _PAGE = 1_000
 _LOOKS = 3

@@ -8,11 +8,11 @@ from dataclasses import replace
 import pyarrow as pa
 
 from sync_pipeline.batch.order import Order, Outcome
-from sync_pipeline.entity_context import EntityContext
+from sync_pipeline.db.sql import Cursor
+from sync_pipeline.entities.context import EntityContext
 from sync_pipeline.ledger.rebuilds import Rebuild
 from sync_pipeline.pipeline import sync_page
 from sync_pipeline.rebuild.report import FILLED, Report
-from sync_pipeline.sql import Cursor
 
 CAUSE = "rebuild"
 

@@ -9,19 +9,19 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from sync_pipeline.batch.order import Order
-from sync_pipeline.capture import open_cursor
+from sync_pipeline.db.sql import Cursor
+from sync_pipeline.entities.context import EntityContext
 from sync_pipeline.entity import Entity
-from sync_pipeline.entity_context import EntityContext
 from sync_pipeline.errors import SettingError
-from sync_pipeline.faults import crash_point
 from sync_pipeline.ledger import rebuilds
 from sync_pipeline.ledger.rebuilds import Rebuild, alone
+from sync_pipeline.model.faults import crash_point
 from sync_pipeline.rebuild import index, table
 from sync_pipeline.rebuild.fill import fill
 from sync_pipeline.rebuild.report import Compared, Report, silent
 from sync_pipeline.reconcile.verdict import Finding
-from sync_pipeline.sql import Cursor
-from sync_pipeline.stores import Stores
+from sync_pipeline.run.capture import open_cursor
+from sync_pipeline.stores.stores import Stores
 
 _KINDS = {"index": index, "table": table}
 

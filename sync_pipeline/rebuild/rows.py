@@ -10,12 +10,13 @@ from dataclasses import dataclass
 import psycopg2
 import pyarrow as pa
 
-from sync_pipeline.adapt import adapt
+from sync_pipeline.batch.adapt import adapt
+from sync_pipeline.batch.files import name_known
 from sync_pipeline.batch.order import Order
-from sync_pipeline.entity_context import EntityContext
-from sync_pipeline.equality import comparable
-from sync_pipeline.files import name_known
-from sync_pipeline.keys import Key
+from sync_pipeline.db.equality import comparable
+from sync_pipeline.db.keys import Key
+from sync_pipeline.db.sql import Cursor, bind, quote
+from sync_pipeline.entities.context import EntityContext
 from sync_pipeline.ledger.ledger import HELD_ROW
 from sync_pipeline.ledger.rebuilds import Rebuild
 from sync_pipeline.ledger.target_tables import target_tables
@@ -27,7 +28,6 @@ from sync_pipeline.rebuild.report import COMPARED, ENOUGH, Compared, Report
 from sync_pipeline.reconcile.verdict import Finding
 from sync_pipeline.sinks.definitions import uncut
 from sync_pipeline.sinks.relational import TargetTable
-from sync_pipeline.sql import Cursor, bind, quote
 
 # from PostgreSQL 16 on a value can be asked for whether it fits another type
 _ASKS_TYPES = 160_000

@@ -14,22 +14,22 @@ from dataclasses import dataclass
 
 import psycopg2
 
-from sync_pipeline import parking
 from sync_pipeline.batch.order import Order
+from sync_pipeline.db.sql import Cursor, quote
+from sync_pipeline.entities.context import EntityContext
 from sync_pipeline.entity import Entity
-from sync_pipeline.entity_context import EntityContext
 from sync_pipeline.errors import SettingError, UnreachableError
-from sync_pipeline.faults import crash_point
 from sync_pipeline.ledger.rebuilds import Rebuild
 from sync_pipeline.ledger.references import still
+from sync_pipeline.model.faults import crash_point
 from sync_pipeline.preflight.shadow_table import foreign_keys, obstacles
+from sync_pipeline.queue import parking
 from sync_pipeline.rebuild.report import Compared, Report
 from sync_pipeline.rebuild.rows import compare, doubts
 from sync_pipeline.reconcile.verdict import Finding
 from sync_pipeline.sinks.relational import RelationalTable
 from sync_pipeline.sinks.table_swap import TableSwap
-from sync_pipeline.sql import Cursor, quote
-from sync_pipeline.stores import Stores
+from sync_pipeline.stores.stores import Stores
 
 # for batches on their way to end; others queue behind
 _BATCH_PATIENCE = "2s"

@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from sync_pipeline.adapt import Adapted
-from sync_pipeline.entity_context import EntityContext
+from sync_pipeline.batch.adapt import Adapted
+from sync_pipeline.batch.origin import DIGEST
+from sync_pipeline.entities.context import EntityContext
 from sync_pipeline.errors import SettingError, UnreachableError
 from sync_pipeline.model.findings import FindingKind
-from sync_pipeline.origin import DIGEST
 from sync_pipeline.reconcile.fields import Fields
 from sync_pipeline.reconcile.verdict import Difference, Finding
 from sync_pipeline.sinks.search_index import SearchIndex, look_up, reaching

@@ -14,9 +14,9 @@ from typing import Any
 
 import psycopg2
 
-from sync_pipeline.entity_context import EntityContext
-from sync_pipeline.equality import comparable_number
-from sync_pipeline.sql import quote
+from sync_pipeline.db.equality import comparable_number
+from sync_pipeline.db.sql import quote
+from sync_pipeline.entities.context import EntityContext
 
 # numbers, times, intervals and ranges, alone and in arrays; texts differ by their bytes, JSON by its own texts
 _SEVERAL_FORMS = """

@@ -10,16 +10,16 @@ from typing import TYPE_CHECKING, Any
 
 from botocore.exceptions import BotoCoreError, ClientError
 
-from sync_pipeline.entity_context import EntityContext
+from sync_pipeline.entities.context import EntityContext
+from sync_pipeline.entities.ownership import without_marks
 from sync_pipeline.errors import UnreachableError
-from sync_pipeline.faults import guarded
+from sync_pipeline.model.faults import guarded
 from sync_pipeline.model.findings import FindingKind
-from sync_pipeline.ownership import without_marks
 from sync_pipeline.reconcile.verdict import Finding
 from sync_pipeline.sinks.media_bucket import MediaBucket, Source, tags_of
 from sync_pipeline.sinks.media_faults import MISSING, code
 from sync_pipeline.sinks.media_headers import HEADERS, etag_of, headers_of, metadata_of
-from sync_pipeline.stores import Stores
+from sync_pipeline.stores.stores import Stores
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client

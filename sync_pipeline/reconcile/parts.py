@@ -9,16 +9,16 @@ from dataclasses import dataclass
 
 import pyarrow as pa
 
-from sync_pipeline.capture import subject_of
-from sync_pipeline.entity_context import EntityContext
+from sync_pipeline.db.sql import bind, quote
+from sync_pipeline.entities.context import EntityContext
 from sync_pipeline.model.findings import FindingKind
 from sync_pipeline.partitions import EARLIER, UNDATED, KeyRanges, Monthly
 from sync_pipeline.reconcile.files import rows_naming
 from sync_pipeline.reconcile.reconcile import keys_of
 from sync_pipeline.reconcile.verdict import Finding
-from sync_pipeline.sessions import Purpose
+from sync_pipeline.run.capture import subject_of
 from sync_pipeline.sources.watermark import stamped_since
-from sync_pipeline.sql import bind, quote
+from sync_pipeline.stores.sessions import Purpose
 
 LIVE, GONE = "live delta, last 24 hours", "gone from the monolith"
 _LATELY = dt.timedelta(hours=24)

@@ -8,26 +8,26 @@ from dataclasses import replace
 
 import pyarrow as pa
 
-from sync_pipeline.adapt import Adapted, adapt
-from sync_pipeline.entity_context import EntityContext
+from sync_pipeline.batch.adapt import Adapted, adapt
+from sync_pipeline.batch.files import name_known
+from sync_pipeline.batch.origin import Reject, Rows
+from sync_pipeline.db.keys import Key
+from sync_pipeline.db.sql import Cursor
+from sync_pipeline.entities.context import EntityContext
 from sync_pipeline.errors import SyncError
-from sync_pipeline.faults import guarded
-from sync_pipeline.files import name_known
-from sync_pipeline.keys import Key
 from sync_pipeline.ledger.backfills import unfilled
 from sync_pipeline.ledger.bases import count_former
 from sync_pipeline.ledger.servers import recovery_of
+from sync_pipeline.model.faults import guarded
 from sync_pipeline.model.findings import FindingKind
 from sync_pipeline.model.reasons import Reason
-from sync_pipeline.origin import Reject, Rows
+from sync_pipeline.operate.visibility import check_visibility
 from sync_pipeline.reconcile.documents import compare_documents, extra_documents
 from sync_pipeline.reconcile.files import compare_files, known_files, rows_naming
 from sync_pipeline.reconcile.rows import compare_rows
 from sync_pipeline.reconcile.verdict import Finding, Verdict
+from sync_pipeline.run.sweep_requests import await_sweep
 from sync_pipeline.sinks.media_bucket import MediaBucket
-from sync_pipeline.sql import Cursor
-from sync_pipeline.sweep_requests import await_sweep
-from sync_pipeline.visibility import check_visibility
 
 # what differs because the monolith has moved on
 _UNREPORTED = {FindingKind.MISSING, FindingKind.STALE, FindingKind.EXTRA}

@@ -12,17 +12,17 @@ import psycopg2
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from sync_pipeline.adapt import Adapted
-from sync_pipeline.entity_context import EntityContext
-from sync_pipeline.equality import comparable
-from sync_pipeline.keys import Key
+from sync_pipeline.batch.adapt import Adapted
+from sync_pipeline.batch.origin import DIGEST
+from sync_pipeline.db.equality import comparable
+from sync_pipeline.db.keys import Key
+from sync_pipeline.db.sql import Cursor, copy_in, literal, quote
+from sync_pipeline.entities.context import EntityContext
 from sync_pipeline.ledger.target_tables import target_tables
 from sync_pipeline.model.findings import FindingKind
-from sync_pipeline.origin import DIGEST
 from sync_pipeline.reconcile.verdict import Difference, Finding
 from sync_pipeline.sinks.relational import TargetTable
-from sync_pipeline.sql import Cursor, copy_in, literal, quote
-from sync_pipeline.stores import first_line
+from sync_pipeline.stores.stores import first_line
 
 Within = Callable[[Cursor, str, Key], str]
 

@@ -20,6 +20,7 @@ from urllib.parse import urlencode
 
 from botocore.exceptions import ClientError
 
+from sync_pipeline.batch.unforeseen import describe, is_unforeseen
 from sync_pipeline.errors import (
     DeclarationError,
     MediaMissingError,
@@ -28,7 +29,7 @@ from sync_pipeline.errors import (
     RowRejectedError,
     UnreachableError,
 )
-from sync_pipeline.faults import guarded
+from sync_pipeline.model.faults import guarded
 from sync_pipeline.sinks.media_faults import (
     CHECKS_PREFIX,
     LEGACY,
@@ -41,8 +42,7 @@ from sync_pipeline.sinks.media_faults import (
     missing,
 )
 from sync_pipeline.sinks.media_headers import etag_of, headers_of, metadata_of
-from sync_pipeline.stores import Stores
-from sync_pipeline.unforeseen import describe, is_unforeseen
+from sync_pipeline.stores.stores import Stores
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client

@@ -16,12 +16,12 @@ from typing import TYPE_CHECKING
 from botocore.exceptions import BotoCoreError, ClientError, HTTPClientError, ParamValidationError
 
 from sync_pipeline.errors import MediaDelayedError, MediaMissingError, MediaRefusedError, UnreachableError
-from sync_pipeline.faults import guarded
+from sync_pipeline.model.faults import guarded
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
 
-    from sync_pipeline.stores import Stores
+    from sync_pipeline.stores.stores import Stores
 
 MISSING = {"404", "NoSuchKey", "NotFound"}
 ARCHIVED = "InvalidObjectState"

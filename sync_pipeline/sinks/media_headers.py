@@ -9,7 +9,7 @@ from email.utils import format_datetime
 from typing import Any
 from urllib.parse import quote
 
-from sync_pipeline.faults import guarded
+from sync_pipeline.model.faults import guarded
 
 HEADERS = ("ContentType", "CacheControl", "ContentDisposition", "ContentEncoding", "ContentLanguage", "Expires")
 # what a copy goes without: the new bucket's own settings decide, or the legacy keys in them would lead nowhere

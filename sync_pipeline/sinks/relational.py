@@ -10,14 +10,14 @@ from functools import partial
 import psycopg2
 import pyarrow as pa
 
-from sync_pipeline import sqlstate
+from sync_pipeline.db import sqlstate
+from sync_pipeline.db.keys import Key
+from sync_pipeline.db.sql import Cursor, copy_in, ensure_schema, literal, quote, stage
 from sync_pipeline.errors import DeclarationError
-from sync_pipeline.faults import guarded
-from sync_pipeline.keys import Key
+from sync_pipeline.model.faults import guarded
 from sync_pipeline.sinks.definitions import is_exact, uncut
 from sync_pipeline.sinks.trial import Step, Trial
-from sync_pipeline.sql import Cursor, copy_in, ensure_schema, literal, quote, stage
-from sync_pipeline.stores import Stores
+from sync_pipeline.stores.stores import Stores
 
 # 8 is a trigger's bit of DELETE
 _DISPLACEABLE = """

@@ -17,9 +17,9 @@ from weakref import WeakKeyDictionary
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from sync_pipeline.columns import characters, document_columns, json_objects, json_of
+from sync_pipeline.db.columns import characters, document_columns, json_objects, json_of
 from sync_pipeline.errors import DeclarationError, IndexFaultError, UnreachableError
-from sync_pipeline.faults import guarded
+from sync_pipeline.model.faults import guarded
 from sync_pipeline.sinks.bulk_faults import Fault, fault_of
 from sync_pipeline.sinks.index_state import alias_faults, data_stream_fault, index_faults, mapping_faults
 from sync_pipeline.sinks.relational import select

@@ -11,9 +11,9 @@ from dataclasses import dataclass, field
 
 import psycopg2
 
+from sync_pipeline.db.sql import Cursor, quote
 from sync_pipeline.errors import SettingError
 from sync_pipeline.sinks.relational import RelationalTable
-from sync_pipeline.sql import Cursor, quote
 
 # Readers queue behind a lock that is waited for. Shorter than any deadlock_timeout, so that whoever has to give way in
 # a deadlock is never a reader.

@@ -12,9 +12,9 @@ from dataclasses import dataclass, field
 import psycopg2
 import pyarrow as pa
 
-from sync_pipeline import sqlstate
-from sync_pipeline.faults import guarded
-from sync_pipeline.sql import Cursor
+from sync_pipeline.db import sqlstate
+from sync_pipeline.db.sql import Cursor
+from sync_pipeline.model.faults import guarded
 
 # violations that other rows of the batch may cause, or end: of references, unique and exclusion constraints; triggers
 MUTUAL = frozenset({"23503", "23505", "23P01", "P0001", "P0002"})

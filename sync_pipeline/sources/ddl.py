@@ -14,10 +14,10 @@ from typing import Any
 
 import psycopg2
 
+from sync_pipeline.db.sql import Cursor
 from sync_pipeline.errors import SettingError, UnreachableError
-from sync_pipeline.sessions import connect_owner
-from sync_pipeline.sql import Cursor
-from sync_pipeline.stores import first_line
+from sync_pipeline.stores.sessions import connect_owner
+from sync_pipeline.stores.stores import first_line
 
 LOCK_TIMEOUT = "300ms"
 TRIES = 40

@@ -14,10 +14,10 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from sync_pipeline.db.sql import Cursor, bind
 from sync_pipeline.sources.spans import Span
 from sync_pipeline.sources.stamps import Stamp
 from sync_pipeline.sources.window import Mark
-from sync_pipeline.sql import Cursor, bind
 
 # stamps of clocks that run ahead by less are read at each poll
 AHEAD = dt.timedelta(minutes=1)

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from sync_pipeline.sql import Cursor
+from sync_pipeline.db.sql import Cursor
 
 MARK = "made by: sync-pipeline wal install "
 _OIDS = "SELECT n, to_regclass(n)::oid::bigint FROM unnest(%s::text[]) n"

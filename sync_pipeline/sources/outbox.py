@@ -23,9 +23,9 @@ import psycopg2
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from sync_pipeline.db.sql import bind, copy_out
 from sync_pipeline.errors import GapError, SettingError
-from sync_pipeline.faults import guarded
-from sync_pipeline.sessions import Purpose
+from sync_pipeline.model.faults import guarded
 from sync_pipeline.sources.outbox_catalogue import Events, channel
 from sync_pipeline.sources.outbox_claim import show_reader
 from sync_pipeline.sources.outbox_columns import as_text
@@ -43,8 +43,8 @@ from sync_pipeline.sources.source import (
     numbered,
 )
 from sync_pipeline.sources.table import Table
-from sync_pipeline.sql import bind, copy_out
-from sync_pipeline.stores import first_line
+from sync_pipeline.stores.sessions import Purpose
+from sync_pipeline.stores.stores import first_line
 
 log = logging.getLogger(__name__)
 

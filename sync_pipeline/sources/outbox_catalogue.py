@@ -7,8 +7,8 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from sync_pipeline.db.sql import Cursor
 from sync_pipeline.sources.table import Table
-from sync_pipeline.sql import Cursor
 
 MADE_BY = "made by: sync-pipeline outbox install"
 _NAME_BYTES = 63

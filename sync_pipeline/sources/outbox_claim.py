@@ -10,11 +10,11 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable
 
+from sync_pipeline.db.sql import Cursor
 from sync_pipeline.errors import SettingError
-from sync_pipeline.faults import guarded
+from sync_pipeline.model.faults import guarded
 from sync_pipeline.sources.outbox_catalogue import Events, Function, filling
 from sync_pipeline.sources.source import Subject
-from sync_pipeline.sql import Cursor
 
 _READERS = """
     SELECT DISTINCT objid::bigint FROM pg_locks

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from sync_pipeline.sql import Cursor, quote
+from sync_pipeline.db.sql import Cursor, quote
 
 _INTEGERS = ("smallint", "integer", "bigint")
 _TEXTS = ("text", "character varying", "character", "citext", "name")

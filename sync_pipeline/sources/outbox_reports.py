@@ -7,11 +7,11 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
-from sync_pipeline.faults import guarded
+from sync_pipeline.db.sql import Cursor, bind, quote
+from sync_pipeline.model.faults import guarded
 from sync_pipeline.sources.outbox_catalogue import ACTS, Events, Function, Mark, Member, channel, filling, members
 from sync_pipeline.sources.roots import Tracked, track_all
 from sync_pipeline.sources.source import Subject
-from sync_pipeline.sql import Cursor, bind, quote
 
 Types = Mapping[str, str]  # of an outbox's columns, by name, with their schemas
 _NAME_BYTES = 63

@@ -6,6 +6,7 @@ from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field, replace
 from itertools import groupby
 
+from sync_pipeline.db.sql import Cursor, bind
 from sync_pipeline.errors import DeclarationError, SettingError
 from sync_pipeline.sources.ddl import Step
 from sync_pipeline.sources.outbox import Outbox
@@ -32,7 +33,6 @@ from sync_pipeline.sources.outbox_columns import (
 )
 from sync_pipeline.sources.outbox_reports import Report, attempt, belonging, fill, mark_of, reports_of, uncovered
 from sync_pipeline.sources.source import Subject
-from sync_pipeline.sql import Cursor, bind
 
 _TRANSITIONS = {
     "insert": "REFERENCING NEW TABLE AS new_rows",

@@ -10,8 +10,9 @@ import datetime as dt
 import time
 from dataclasses import dataclass, field
 
+from sync_pipeline.db.sql import Cursor
 from sync_pipeline.errors import SettingError
-from sync_pipeline.faults import guarded
+from sync_pipeline.model.faults import guarded
 from sync_pipeline.sources.outbox_catalogue import (
     ACTS,
     MEMBERS,
@@ -25,7 +26,6 @@ from sync_pipeline.sources.outbox_claim import refuse_readers, refuse_rivals
 from sync_pipeline.sources.outbox_columns import Columns, columns_of, reading_faults
 from sync_pipeline.sources.outbox_reports import belonging, reports_of
 from sync_pipeline.sources.source import Subject
-from sync_pipeline.sql import Cursor
 
 LOOK_SECONDS = 60.0
 _SHOWN = 5

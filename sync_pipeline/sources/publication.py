@@ -9,8 +9,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 
+from sync_pipeline.db.sql import Cursor, bind, quote
 from sync_pipeline.errors import DeclarationError, SettingError
-from sync_pipeline.faults import guarded
+from sync_pipeline.model.faults import guarded
 from sync_pipeline.sources import synchronous
 from sync_pipeline.sources.ddl import Step
 from sync_pipeline.sources.install_record import MARK, Record, read_names
@@ -25,7 +26,6 @@ from sync_pipeline.sources.replica_identity import (
 from sync_pipeline.sources.roots import track_all
 from sync_pipeline.sources.slots import slot_name, slot_named
 from sync_pipeline.sources.source import Subject
-from sync_pipeline.sql import Cursor, bind, quote
 
 # publications can send generated columns since this version
 _GENERATED_SINCE = 180000

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from itertools import groupby
 from typing import Any
 
-from sync_pipeline.sql import Cursor
+from sync_pipeline.db.sql import Cursor
 
 _VIRTUAL, _STORED = "v", "s"
 _GENERATED_SINCE = 180000

@@ -8,12 +8,12 @@ from dataclasses import dataclass
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from sync_pipeline.db.keys import Key
+from sync_pipeline.db.sql import Cursor, copy_out, quote
 from sync_pipeline.errors import DeclarationError
-from sync_pipeline.keys import Key
-from sync_pipeline.sessions import Purpose
 from sync_pipeline.sources.source import Page, Subject
 from sync_pipeline.sources.table import Literal, Table, plain
-from sync_pipeline.sql import Cursor, copy_out, quote
+from sync_pipeline.stores.sessions import Purpose
 
 # identities of changed rows that one query looks up
 _LOOKED_UP = 1_000

@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from typing import Any
 from weakref import WeakKeyDictionary
 
+from sync_pipeline.db.sql import Cursor, literal, quote
 from sync_pipeline.errors import UnreachableError
 from sync_pipeline.sources.source import Subject
-from sync_pipeline.sql import Cursor, literal, quote
-from sync_pipeline.stores import Stores
+from sync_pipeline.stores.stores import Stores
 
 # slots that a standby can take over with their position are known since this version
 FAILOVER_SINCE = 170000

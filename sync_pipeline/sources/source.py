@@ -14,9 +14,9 @@ from typing import Any, Protocol
 
 import pyarrow as pa
 
-from sync_pipeline.keys import Key
+from sync_pipeline.db.keys import Key
 from sync_pipeline.sources.table import Table
-from sync_pipeline.stores import Stores
+from sync_pipeline.stores.stores import Stores
 
 State = dict[str, Any]
 # so many numbers are listed one by one

@@ -12,7 +12,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import Any
 
-from sync_pipeline.faults import guarded
+from sync_pipeline.model.faults import guarded
 from sync_pipeline.sources.window import BEGINNING, Mark, earliest, mark_from_state, mark_to_state
 
 Position = tuple[str, list[str]]  # a stamp and a key, both as texts

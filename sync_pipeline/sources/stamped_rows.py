@@ -14,14 +14,14 @@ from dataclasses import dataclass, replace
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from sync_pipeline.plans import estimated_rows, sort_of
-from sync_pipeline.sessions import Purpose
+from sync_pipeline.db.plans import estimated_rows, sort_of
+from sync_pipeline.db.sql import Cursor, bind, copy_out
 from sync_pipeline.sources.roots import roots_of
 from sync_pipeline.sources.source import Subject
 from sync_pipeline.sources.spans import Position, Span
 from sync_pipeline.sources.stamps import Stamp
 from sync_pipeline.sources.window import BEGINNING
-from sync_pipeline.sql import Cursor, bind, copy_out
+from sync_pipeline.stores.sessions import Purpose
 
 STAMP = "_stamp"
 ROW_VERSION = "_row"

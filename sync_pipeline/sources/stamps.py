@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from sync_pipeline.db.sql import Cursor
 from sync_pipeline.errors import DeclarationError
 from sync_pipeline.sources.table import Table, plain
-from sync_pipeline.sql import Cursor
 
 INTEGERS = {"smallint", "integer", "bigint"}
 UNZONED = "timestamp without time zone"

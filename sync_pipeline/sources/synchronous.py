@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 
-from sync_pipeline.sql import Cursor
+from sync_pipeline.db.sql import Cursor
 
 # a standby's name, quoted or not
 _NAME = re.compile(r'"((?:[^"]|"")*)"|([^\s,()"]+)')

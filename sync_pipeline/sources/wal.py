@@ -19,10 +19,9 @@ from typing import Any
 import psycopg2
 from psycopg2.extras import REPLICATION_LOGICAL, LogicalReplicationConnection
 
+from sync_pipeline.db.sql import bind
 from sync_pipeline.errors import DeclarationError, GapError, SettingError, UnreachableError
-from sync_pipeline.faults import guarded
-from sync_pipeline.replica import written_end
-from sync_pipeline.sessions import Purpose
+from sync_pipeline.model.faults import guarded
 from sync_pipeline.sources import publication
 from sync_pipeline.sources.pgoutput import Begin, Change, Commit, Relation, Truncate, parse
 from sync_pipeline.sources.publication_watch import DEFINITION, PublicationSnapshot
@@ -32,8 +31,9 @@ from sync_pipeline.sources.slots import FAILOVER_SINCE, create_slot, make_failov
 from sync_pipeline.sources.source import Page, Source, SourcePosition, State, Subject, mark_last, numbered
 from sync_pipeline.sources.wal_keys import Changed, KeyReader
 from sync_pipeline.sources.wal_position import Log, check_position, read_log
-from sync_pipeline.sql import bind
-from sync_pipeline.stores import first_line
+from sync_pipeline.stores.replica import written_end
+from sync_pipeline.stores.sessions import Purpose
+from sync_pipeline.stores.stores import first_line
 
 log = logging.getLogger(__name__)
 

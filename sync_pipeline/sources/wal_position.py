@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from sync_pipeline.errors import GapError
-from sync_pipeline.faults import guarded
+from sync_pipeline.model.faults import guarded
 from sync_pipeline.sources.source import State
 
 _SWITCH = re.compile(r"^(\d+)\s+([0-9A-F]+)/([0-9A-F]+)", re.MULTILINE)

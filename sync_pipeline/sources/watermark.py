@@ -12,8 +12,9 @@ from functools import cached_property
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from sync_pipeline.db.sql import Cursor
 from sync_pipeline.errors import DeclarationError
-from sync_pipeline.faults import guarded
+from sync_pipeline.model.faults import guarded
 from sync_pipeline.sources.future import AHEAD, FutureStamps
 from sync_pipeline.sources.source import Page, Source, SourcePosition, State, Subject
 from sync_pipeline.sources.spans import Span, instant, without_covered
@@ -21,7 +22,6 @@ from sync_pipeline.sources.stamped_rows import ROW_VERSION, STAMP, StampedRows, 
 from sync_pipeline.sources.stamps import Stamp, stamps_of
 from sync_pipeline.sources.table import Table
 from sync_pipeline.sources.window import BEGINNING, Mark, Window, earliest, observe
-from sync_pipeline.sql import Cursor
 
 _NEVER = 2**63 - 1
 _BEGIN_SECONDS = 10.0

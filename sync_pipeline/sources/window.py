@@ -23,10 +23,10 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from sync_pipeline.clock import Reading
-from sync_pipeline.faults import guarded
-from sync_pipeline.sessions import keyword, ours
-from sync_pipeline.sql import Cursor
+from sync_pipeline.db.sql import Cursor
+from sync_pipeline.model.faults import guarded
+from sync_pipeline.run.clock import Reading
+from sync_pipeline.stores.sessions import keyword, ours
 
 _SESSIONS = f"""
     SELECT statement_timestamp(), coalesce(jsonb_object_agg(a.pid || '@' || extract(epoch FROM a.xact_start),

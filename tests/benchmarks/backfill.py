@@ -17,8 +17,8 @@ from rich.console import Console
 from rich.table import Table
 
 from demo.databases import connected
+from sync_pipeline.entities.files import load_entities
 from sync_pipeline.entity import Entity
-from sync_pipeline.entity_files import load_entities
 from tests.benchmarks.bulk import documents_a_second
 from tests.benchmarks.ground import Ground, brought_up
 from tests.benchmarks.piped import copy_all

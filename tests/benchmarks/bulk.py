@@ -9,12 +9,12 @@ from contextlib import closing
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from sync_pipeline.adapt import adapt
+from sync_pipeline.batch.adapt import adapt
+from sync_pipeline.entities.context import EntityContext
 from sync_pipeline.entity import Entity
-from sync_pipeline.entity_context import EntityContext
 from sync_pipeline.settings import Settings
 from sync_pipeline.sinks import search_index
-from sync_pipeline.stores import Stores
+from sync_pipeline.stores.stores import Stores
 
 _ROWS_AN_ENTITY = 50_000
 

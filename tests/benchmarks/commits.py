@@ -21,17 +21,17 @@ import typer
 from demo.environment import variables
 from demo.fleet import down, up
 from demo.home import Home
-from sync_pipeline.capture import subject_of
+from sync_pipeline.entities.context import EntityContext
 from sync_pipeline.entity import Entity, LegacyQuery
-from sync_pipeline.entity_context import EntityContext
 from sync_pipeline.ledger.ledger import migrate
 from sync_pipeline.partitions import KeyRanges
+from sync_pipeline.run.capture import subject_of
 from sync_pipeline.settings import Settings
 from sync_pipeline.sinks.relational import RelationalTable
 from sync_pipeline.sources import outbox_tables
 from sync_pipeline.sources.outbox import Outbox
 from sync_pipeline.sources.table import Table
-from sync_pipeline.stores import Stores
+from sync_pipeline.stores.stores import Stores
 from tests.benchmarks.narrow.narrow import adapt
 from tests.installed import flat
 

@@ -13,17 +13,16 @@ from dataclasses import replace
 from functools import wraps
 from pathlib import Path
 
-from sync_pipeline import documents, origin
-from sync_pipeline.backfill import backfill_all
-from sync_pipeline.batch import prepare
+from sync_pipeline.batch import documents, origin, prepare
+from sync_pipeline.entities.context import EntityContext
+from sync_pipeline.entities.files import load_entities
 from sync_pipeline.entity import Entity
-from sync_pipeline.entity_context import EntityContext
-from sync_pipeline.entity_files import load_entities
 from sync_pipeline.ledger.ledger import Ledger
+from sync_pipeline.run.backfill import backfill_all
 from sync_pipeline.settings import Settings
 from sync_pipeline.sinks.relational import RelationalTable
 from sync_pipeline.sinks.search_index import SearchIndex
-from sync_pipeline.stores import Stores
+from sync_pipeline.stores.stores import Stores
 
 # the product imports them at their first use, which a run's clock leaves out as it leaves out all other imports
 _CLIENTS = ("boto3.s3.transfer", "botocore.config", "elasticsearch", "pandas", "sqlalchemy")

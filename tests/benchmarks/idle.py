@@ -28,12 +28,12 @@ import typer
 
 from demo.fleet import LEGACY_BUCKET, Addresses, running
 from demo.home import Home
-from sync_pipeline.entity_context import EntityContext
-from sync_pipeline.entity_files import load_entities
+from sync_pipeline.entities.context import EntityContext
+from sync_pipeline.entities.files import load_entities
 from sync_pipeline.ledger.sweeps import take
-from sync_pipeline.rewritten_files import compare_listing
+from sync_pipeline.run.rewritten_files import compare_listing
 from sync_pipeline.settings import Settings
-from sync_pipeline.stores import Stores
+from sync_pipeline.stores.stores import Stores
 from tests.benchmarks.ground import Ground
 from tests.benchmarks.lag import followed
 from tests.command import Command

@@ -25,12 +25,12 @@ from demo.home import Home
 from demo.lag import Observer
 from demo.load import load
 from sync_pipeline.batch.order import Order
-from sync_pipeline.capture import open_cursor
-from sync_pipeline.entity_context import EntityContext
-from sync_pipeline.entity_files import load_entities
+from sync_pipeline.entities.context import EntityContext
+from sync_pipeline.entities.files import load_entities
 from sync_pipeline.pipeline import sync_keys
+from sync_pipeline.run.capture import open_cursor
 from sync_pipeline.settings import Settings
-from sync_pipeline.stores import Stores
+from sync_pipeline.stores.stores import Stores
 from tests.command import Command
 from tests.installed import made
 

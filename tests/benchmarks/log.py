@@ -16,7 +16,7 @@ from unittest.mock import patch
 from demo.fleet import down, up
 from demo.home import Home
 from sync_pipeline.batch.order import Order
-from sync_pipeline.entity_context import EntityContext
+from sync_pipeline.entities.context import EntityContext
 from sync_pipeline.ledger.log import BODY, Entry, pack, unpack
 from sync_pipeline.pipeline import sync_keys
 from tests.world import World, opened

@@ -9,7 +9,7 @@ from demo.environment import variables
 from demo.fleet import LEGACY_BUCKET, Fleet
 from demo.load import load
 from demo.run.api import DagsterApi
-from sync_pipeline.entity_files import load_entities
+from sync_pipeline.entities.files import load_entities
 
 MINUTES = 2
 _CONTENTS, _FILES, _RATE = 5_000, 500, 5.0

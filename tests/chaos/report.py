@@ -6,7 +6,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from sync_pipeline.faults import CRASH_POINTS, REBUILD_CRASH_POINTS
+from sync_pipeline.model.faults import CRASH_POINTS, REBUILD_CRASH_POINTS
 from tests.chaos.faults import FAULTS
 from tests.chaos.rounds import Result
 

@@ -14,7 +14,7 @@ import psycopg2
 from botocore.exceptions import BotoCoreError
 
 from demo.fleet import Fleet
-from sync_pipeline.entity_context import EntityContext
+from sync_pipeline.entities.context import EntityContext
 from tests.chaos import judge
 from tests.chaos.crew import Crew
 from tests.chaos.faults import FAULTS

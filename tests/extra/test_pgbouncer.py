@@ -9,12 +9,12 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from sync_pipeline.entity_context import EntityContext
-from sync_pipeline.entity_files import load_entities
+from sync_pipeline.entities.context import EntityContext
+from sync_pipeline.entities.files import load_entities
 from sync_pipeline.errors import SettingError
-from sync_pipeline.poolers import _known
 from sync_pipeline.preflight.preflight import preflight
-from sync_pipeline.stores import Stores
+from sync_pipeline.stores.poolers import _known
+from sync_pipeline.stores.stores import Stores
 from tests.world import wait_for
 
 LACKING = "PgBouncer is needed: apt-get install pgbouncer"

@@ -6,7 +6,7 @@ from functools import partial
 
 import pytest
 
-from sync_pipeline.sweep_requests import ask_for_sweep
+from sync_pipeline.run.sweep_requests import ask_for_sweep
 from tests.awkward.changes import overwrite_file
 from tests.awkward.ground import awkward_world, behind, differences, installed, unread
 from tests.awkward.writers import Writers

@@ -5,14 +5,14 @@ from dataclasses import replace
 
 import pytest
 
-from sync_pipeline import live
 from sync_pipeline.batch.order import Order
-from sync_pipeline.capture import open_cursor
-from sync_pipeline.faults import COMPENSATION_CRASH_POINTS
+from sync_pipeline.model.faults import COMPENSATION_CRASH_POINTS
 from sync_pipeline.pipeline import sync_keys
 from sync_pipeline.rebuild.rebuild import rebuild_index
 from sync_pipeline.reconcile.reconcile import reconcile
-from sync_pipeline.sweep import sweep
+from sync_pipeline.run import live
+from sync_pipeline.run.capture import open_cursor
+from sync_pipeline.run.sweep import sweep
 from tests.command import Command
 from tests.refusing._notes import MONOLITH
 from tests.world import opened, wait_for

@@ -8,7 +8,7 @@ import signal
 
 import pytest
 
-from sync_pipeline.faults import CRASH_POINTS
+from sync_pipeline.model.faults import CRASH_POINTS
 from tests.command import Command
 from tests.newsroom import WITHOUT_SWEEP, edited, follow, leave_out_the_sweep, reconciled, settle, was_swept
 

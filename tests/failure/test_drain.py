@@ -13,12 +13,12 @@ from dataclasses import replace
 import psycopg2
 import pytest
 
-from sync_pipeline import fence
-from sync_pipeline.capture import open_cursor
 from sync_pipeline.cli import entry
-from sync_pipeline.drain import drain
-from sync_pipeline.entity_context import EntityContext
+from sync_pipeline.entities.context import EntityContext
 from sync_pipeline.errors import StoppedError
+from sync_pipeline.operate import fence
+from sync_pipeline.operate.drain import drain
+from sync_pipeline.run.capture import open_cursor
 from tests.caught._tables import TABLES
 from tests.installed import SOURCES, made, unmade
 from tests.world import opened, wait_for
@@ -180,7 +180,7 @@ def test_what_is_written_after_the_fence_is_said(world, contexts, monkeypatch):
         world.legacy("TRUNCATE content_tags")
         return found
 
-    monkeypatch.setattr("sync_pipeline.drain.horizon_of", and_write)
+    monkeypatch.setattr("sync_pipeline.operate.drain.horizon_of", and_write)
     found = drained(world, contexts)
     assert found.verdict == "open fence"
     told = {"content: 1 rows", "content: 1 rows deleted", "content_tags: emptied, or rewritten"}

@@ -9,17 +9,18 @@ from dataclasses import replace
 
 import pytest
 
-from sync_pipeline import recover, servers
 from sync_pipeline.batch.order import Order
-from sync_pipeline.capture import open_cursor
-from sync_pipeline.drain import drain
-from sync_pipeline.entity_context import EntityContext
+from sync_pipeline.entities.context import EntityContext
 from sync_pipeline.errors import UnreachableError
-from sync_pipeline.live import caught_up, mark
+from sync_pipeline.operate.drain import drain
+from sync_pipeline.operate.status import status_of
 from sync_pipeline.pipeline import sync_keys
 from sync_pipeline.reconcile.reconcile import reconcile
-from sync_pipeline.status import status_of
-from sync_pipeline.stores import Stores
+from sync_pipeline.run import recover
+from sync_pipeline.run.capture import open_cursor
+from sync_pipeline.run.live import caught_up, mark
+from sync_pipeline.stores import servers
+from sync_pipeline.stores.stores import Stores
 from tests.caught._tables import TABLES
 from tests.failover import paired, writing
 from tests.installed import SOURCES, made

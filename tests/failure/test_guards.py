@@ -10,18 +10,19 @@ from dataclasses import replace
 import psycopg2
 import pytest
 
-from sync_pipeline import due, live
+from sync_pipeline.batch.documents import send
 from sync_pipeline.batch.order import Order
-from sync_pipeline.capture import resumed
-from sync_pipeline.documents import send
 from sync_pipeline.errors import BrakeError
-from sync_pipeline.faults import GUARDS
 from sync_pipeline.ledger.cursor import Lease
+from sync_pipeline.model.faults import GUARDS
 from sync_pipeline.pipeline import sync_keys
+from sync_pipeline.queue import due
 from sync_pipeline.reconcile.reconcile import reconcile
+from sync_pipeline.run import live
+from sync_pipeline.run.capture import resumed
+from sync_pipeline.run.sweep import sweep
 from sync_pipeline.settings import Bucket
-from sync_pipeline.stores import Stores
-from sync_pipeline.sweep import sweep
+from sync_pipeline.stores.stores import Stores
 from tests.stalled import stalled
 from tests.world import opened, wait_for
 
@@ -172,7 +173,7 @@ def overwritten(world, context, key):
     put(world, "overwritten.jpg", b"before")
     world.legacy(FILE, (key, "overwritten.jpg"))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("sync_pipeline.files.crash_point", lambda _: put(world, "overwritten.jpg", b"after!"))
+        patch.setattr("sync_pipeline.batch.files.crash_point", lambda _: put(world, "overwritten.jpg", b"after!"))
         sync_keys(context, context.origin.key.parse([str(key)]), Order())
 
 

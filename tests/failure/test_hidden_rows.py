@@ -7,17 +7,17 @@ from dataclasses import replace
 import pytest
 
 from sync_pipeline.cli import entry
+from sync_pipeline.entities.context import EntityContext
+from sync_pipeline.entities.files import EntityFiles
 from sync_pipeline.entity import LegacyQuery
-from sync_pipeline.entity_context import EntityContext
-from sync_pipeline.entity_files import EntityFiles
 from sync_pipeline.errors import AccessError, HiddenRowsError, UnreachableError
-from sync_pipeline.live import work
+from sync_pipeline.operate.repair import repair
+from sync_pipeline.operate.visibility import changes_of
 from sync_pipeline.preflight.preflight import preflight
 from sync_pipeline.reconcile.reconcile import reconcile
-from sync_pipeline.repair import repair
-from sync_pipeline.stores import Stores
-from sync_pipeline.sweep import sweep
-from sync_pipeline.visibility import changes_of
+from sync_pipeline.run.live import work
+from sync_pipeline.run.sweep import sweep
+from sync_pipeline.stores.stores import Stores
 from tests.caught._tables import TABLES
 from tests.world import opened
 
@@ -187,7 +187,7 @@ def test_a_narrowed_view_below_a_view_stops_deletes_until_it_is_accepted(world, 
     assert world.target(TEXTS) == [(texts,)]
     assert "view public.shown" in world.target("SELECT sweep_error FROM sync.cursor WHERE entity = 'text'")[0][0]
     files = EntityFiles({"text": context.entity}, {"text": "text"}, {})
-    monkeypatch.setattr("sync_pipeline.entity_files.read_entity_files", lambda _: files)
+    monkeypatch.setattr("sync_pipeline.entities.files.read_entity_files", lambda _: files)
     assert command(monkeypatch, "visibility", "text") == 1
     assert "view public.shown: its definition has changed" in capsys.readouterr().out
     assert command(monkeypatch, "visibility", "text", "--accept") == 0
@@ -271,7 +271,7 @@ def test_a_poll_of_a_filtered_table_is_refused_in_each_of_its_tables(world, text
 
 
 def subject(context):
-    from sync_pipeline.capture import subject_of
+    from sync_pipeline.run.capture import subject_of
 
     return subject_of(context)
 

@@ -9,16 +9,16 @@ import pandas as pd
 import psycopg2
 import pytest
 
-from sync_pipeline import follower as module
-from sync_pipeline.capture import open_cursor
+from sync_pipeline.entities.context import EntityContext
 from sync_pipeline.entity import Entity, LegacyQuery
-from sync_pipeline.entity_context import EntityContext
-from sync_pipeline.follower import Follower
 from sync_pipeline.ledger.cursor import Lease
 from sync_pipeline.partitions import KeyRanges
+from sync_pipeline.run import follower as module
+from sync_pipeline.run.capture import open_cursor
+from sync_pipeline.run.follower import Follower
 from sync_pipeline.sinks.relational import RelationalTable
 from sync_pipeline.sources.sweep_only import SweepOnly
-from sync_pipeline.stores import Stores
+from sync_pipeline.stores.stores import Stores
 from tests.chaos.proxy import Link, Loop
 from tests.world import opened, wait_for
 

@@ -14,10 +14,10 @@ import pytest
 from demo.fleet import down, up
 from demo.home import Home
 from sync_pipeline.batch.order import Order
-from sync_pipeline.entity_context import EntityContext
+from sync_pipeline.entities.context import EntityContext
 from sync_pipeline.explain.why import why
-from sync_pipeline.live import work
 from sync_pipeline.pipeline import sync_keys
+from sync_pipeline.run.live import work
 from tests.newsroom import UNSTAMPED, edited, end, follow, leave_out_the_sweep, settle
 from tests.world import opened, wait_for
 

@@ -5,11 +5,12 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from sync_pipeline import dead_letters, due, live
 from sync_pipeline.batch.order import Order
-from sync_pipeline.dead_letters import DeadLetterFilter
 from sync_pipeline.ledger.ledger import next_revision, raise_revision
 from sync_pipeline.pipeline import sync_keys
+from sync_pipeline.queue import dead_letters, due
+from sync_pipeline.queue.dead_letters import DeadLetterFilter
+from sync_pipeline.run import live
 from tests.stalled import stalled
 
 OWED = "SELECT reason, coalesce(keys, ARRAY[key]) FROM sync.due ORDER BY id"

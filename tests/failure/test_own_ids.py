@@ -7,20 +7,20 @@ from itertools import permutations, product
 
 import pytest
 
-from sync_pipeline import live
-from sync_pipeline.backfill import backfill
 from sync_pipeline.batch.order import Order
-from sync_pipeline.entity_context import EntityContext
+from sync_pipeline.batch.page_size import PageSize
+from sync_pipeline.entities.context import EntityContext
 from sync_pipeline.errors import DeclarationError
 from sync_pipeline.explain.why import why
-from sync_pipeline.page_size import PageSize
+from sync_pipeline.operate.repair import repair
 from sync_pipeline.pipeline import sync_keys
 from sync_pipeline.preflight.target import check_target
 from sync_pipeline.rebuild.rebuild import clear, rebuild_table
 from sync_pipeline.rebuild.report import COMPARED, FILLED
 from sync_pipeline.reconcile.reconcile import reconcile
-from sync_pipeline.repair import repair
-from sync_pipeline.sweep import sweep
+from sync_pipeline.run import live
+from sync_pipeline.run.backfill import backfill
+from sync_pipeline.run.sweep import sweep
 from tests.installed import world_of_parts
 from tests.posters import FILES, MONOLITH, PLAIN, POSTER, UNDONE, Held, edited, put, see, stopping
 from tests.rebuilt import Once

@@ -4,14 +4,14 @@ import time
 
 import pytest
 
-from sync_pipeline import live
-from sync_pipeline.backfill import backfill
 from sync_pipeline.batch.order import Order
-from sync_pipeline.entity_context import EntityContext
+from sync_pipeline.entities.context import EntityContext
+from sync_pipeline.operate.repair import repair
 from sync_pipeline.pipeline import sync_roots
 from sync_pipeline.reconcile.reconcile import reconcile
-from sync_pipeline.repair import repair
-from sync_pipeline.sweep import sweep
+from sync_pipeline.run import live
+from sync_pipeline.run.backfill import backfill
+from sync_pipeline.run.sweep import sweep
 from tests.installed import world_of_parts
 from tests.parted import FILES, LANGUAGES, MONOLITH, TITLE, edited
 from tests.stalled import stalled

@@ -2,8 +2,8 @@
 
 import signal
 
-from sync_pipeline.entity_context import EntityContext
-from sync_pipeline.faults import CRASH_POINTS
+from sync_pipeline.entities.context import EntityContext
+from sync_pipeline.model.faults import CRASH_POINTS
 from sync_pipeline.reconcile.reconcile import reconcile
 from tests.installed import made
 from tests.newsroom import WITHOUT_SWEEP, follow, settle

@@ -9,18 +9,18 @@ from dataclasses import replace
 import pandas as pd
 import pytest
 
-from sync_pipeline import live
-from sync_pipeline.capture import open_cursor, resumed
+from sync_pipeline.entities.context import EntityContext
 from sync_pipeline.entity import Entity, LegacyQuery
-from sync_pipeline.entity_context import EntityContext
 from sync_pipeline.errors import DeclarationError, SettingError
 from sync_pipeline.ledger.cursor import Lease
 from sync_pipeline.partitions import KeyRanges
+from sync_pipeline.run import live
+from sync_pipeline.run.capture import open_cursor, resumed
 from sync_pipeline.sinks.relational import RelationalTable
 from sync_pipeline.sources import wal
 from sync_pipeline.sources.table import Table
 from sync_pipeline.sources.wal import Wal
-from sync_pipeline.stores import Stores
+from sync_pipeline.stores.stores import Stores
 from tests.installed import made, unmade
 from tests.world import opened, wait_for
 

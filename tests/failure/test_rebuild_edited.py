@@ -4,7 +4,7 @@ import signal
 
 import pytest
 
-from sync_pipeline.faults import REBUILD_CRASH_POINTS
+from sync_pipeline.model.faults import REBUILD_CRASH_POINTS
 from tests.command import Command
 from tests.newsroom import WITHOUT_SWEEP, edited, end, follow, leave_out_the_sweep, settle, was_swept
 from tests.rebuilt import Reader

@@ -9,7 +9,7 @@ from contextlib import closing
 import psycopg2
 import pytest
 
-from sync_pipeline.faults import TABLE_CRASH_POINTS
+from sync_pipeline.model.faults import TABLE_CRASH_POINTS
 from tests.command import Command
 from tests.newsroom import WITHOUT_SWEEP, edited, end, follow, leave_out_the_sweep, settle, was_swept
 from tests.rebuilt import Reader

@@ -5,14 +5,15 @@ from contextlib import ExitStack, contextmanager
 
 import pytest
 
-from sync_pipeline import live, refused_rows
-from sync_pipeline.backfill import backfill
 from sync_pipeline.batch.order import Order
-from sync_pipeline.entity_context import EntityContext
+from sync_pipeline.entities.context import EntityContext
+from sync_pipeline.operate.status import status_of
 from sync_pipeline.pipeline import sync_keys
+from sync_pipeline.queue import refused_rows
 from sync_pipeline.reconcile.reconcile import reconcile
-from sync_pipeline.status import status_of
-from sync_pipeline.sweep import sweep
+from sync_pipeline.run import live
+from sync_pipeline.run.backfill import backfill
+from sync_pipeline.run.sweep import sweep
 from tests.kin import EPISODE, FOLDER, FOREIGN_KEYS, MONOLITH, PILOTED, SERIES
 from tests.world import opened, wait_for
 

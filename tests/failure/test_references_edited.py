@@ -6,7 +6,7 @@ from contextlib import ExitStack
 
 import pytest
 
-from sync_pipeline.entity_context import EntityContext
+from sync_pipeline.entities.context import EntityContext
 from sync_pipeline.sources.outbox import Outbox
 from tests.hands import at_work
 from tests.installed import made

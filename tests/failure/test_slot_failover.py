@@ -6,9 +6,9 @@ from dataclasses import replace
 import psycopg2
 import pytest
 
-from sync_pipeline.capture import open_cursor
-from sync_pipeline.entity_context import EntityContext
-from sync_pipeline.stores import Stores
+from sync_pipeline.entities.context import EntityContext
+from sync_pipeline.run.capture import open_cursor
+from sync_pipeline.stores.stores import Stores
 from tests.failure.test_publication_hazards import ARRIVED, LOST, MONOLITH, NOTE, SWEPT, Polling, apart
 from tests.installed import made
 from tests.replica import IS_FED, Replica

@@ -5,10 +5,11 @@ import os
 
 import pytest
 
-from sync_pipeline import due, heartbeat
-from sync_pipeline.capture import open_cursor
 from sync_pipeline.errors import LeaseLostError
 from sync_pipeline.ledger.cursor import Lease, state_of
+from sync_pipeline.queue import due
+from sync_pipeline.run import heartbeat
+from sync_pipeline.run.capture import open_cursor
 from tests.world import wait_for
 
 OWNER = "SELECT owner FROM sync.cursor WHERE entity = 'text'"

@@ -10,13 +10,13 @@ import pytest
 from demo.buckets import create_bucket
 from demo.machine import free_port
 from demo.servers.object_store import ObjectStore
-from sync_pipeline.entity_context import EntityContext
+from sync_pipeline.entities.context import EntityContext
 from sync_pipeline.errors import SettingError, UnreachableError
 from sync_pipeline.preflight.preflight import preflight
 from sync_pipeline.reconcile.reconcile import reconcile
 from sync_pipeline.settings import Settings
 from sync_pipeline.sinks.media_bucket import Copied, MediaBucket
-from sync_pipeline.stores import Stores
+from sync_pipeline.stores.stores import Stores
 from tests.gate import gated
 from tests.world import opened
 

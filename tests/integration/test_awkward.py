@@ -5,14 +5,14 @@ import json
 
 import pytest
 
-from sync_pipeline.columns import read_copy
+from sync_pipeline.batch.origin import Origin
+from sync_pipeline.db.columns import read_copy
+from sync_pipeline.db.keys import Key
+from sync_pipeline.db.sql import copy_text
 from sync_pipeline.errors import LegacySchemaError
-from sync_pipeline.garbage import collect
-from sync_pipeline.keys import Key
-from sync_pipeline.origin import Origin
 from sync_pipeline.reconcile.reconcile import reconcile
-from sync_pipeline.sql import copy_text
-from sync_pipeline.stores import Stores
+from sync_pipeline.run.garbage import collect
+from sync_pipeline.stores.stores import Stores
 from tests.awkward.ground import awkward_world, differences, followed, installed
 from tests.awkward.load import BIG, GIANT, NOWHERE
 from tests.awkward.texts import CODES, NO_DOCUMENT, body

@@ -7,14 +7,14 @@ from random import Random
 import psycopg2
 import pytest
 
-from sync_pipeline import live
-from sync_pipeline.capture import open_cursor, resumed
-from sync_pipeline.entity_context import EntityContext
+from sync_pipeline.entities.context import EntityContext
 from sync_pipeline.ledger.cursor import Lease
 from sync_pipeline.model.reasons import PARKED
+from sync_pipeline.run import live
+from sync_pipeline.run.capture import open_cursor, resumed
+from sync_pipeline.run.sweep import sweep
 from sync_pipeline.sources import wal
 from sync_pipeline.sources.source import Source
-from sync_pipeline.sweep import sweep
 from tests.awkward.changes import create_film, shelve
 from tests.awkward.desk import Desk
 from tests.awkward.ground import awkward_world, caught_by, differences, installed, wanted

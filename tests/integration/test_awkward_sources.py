@@ -3,7 +3,7 @@
 import pytest
 
 from sync_pipeline.preflight.declarations import check_entity
-from sync_pipeline.sweep_requests import ask_for_sweep
+from sync_pipeline.run.sweep_requests import ask_for_sweep
 from tests.awkward.ground import awkward_world, behind, differences, followed, installed
 from tests.awkward.writers import Writers
 from tests.installed import catalogue

@@ -8,17 +8,17 @@ from dataclasses import replace
 import pyarrow as pa
 import pytest
 
-from sync_pipeline import backfill as filling
-from sync_pipeline import sweep as sweeping
-from sync_pipeline import sweep_requests
-from sync_pipeline.backfill import backfill_all
 from sync_pipeline.batch.order import Outcome
-from sync_pipeline.entity_context import EntityContext
-from sync_pipeline.entity_files import load_entities
+from sync_pipeline.entities.context import EntityContext
+from sync_pipeline.entities.files import load_entities
 from sync_pipeline.errors import StoppedError, UnreachableError
 from sync_pipeline.partitions import KeyRanges
+from sync_pipeline.run import backfill as filling
+from sync_pipeline.run import sweep as sweeping
+from sync_pipeline.run import sweep_requests
+from sync_pipeline.run.backfill import backfill_all
 from sync_pipeline.sinks.relational import RelationalTable
-from sync_pipeline.stores import Stores
+from sync_pipeline.stores.stores import Stores
 
 CONTENTS, RANGES = 3000, 6
 

@@ -11,7 +11,7 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 READ = """
 import sys
 import psycopg2
-from sync_pipeline.sql import copy_text_capped
+from sync_pipeline.db.sql import copy_text_capped
 from tests.chaos.proxy import Link, Loop
 
 loop = Loop()

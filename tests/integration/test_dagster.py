@@ -10,9 +10,9 @@ from assets.definitions import definitions
 from assets.entities.text import entity
 from assets.resources import Engine
 from assets.sensors import WINDOW_MINUTES
-from sync_pipeline.heartbeat import beat, leave, read_workers
 from sync_pipeline.ledger.ledger import migrate
-from sync_pipeline.sink_sizes import sink_sizes
+from sync_pipeline.operate.sink_sizes import sink_sizes
+from sync_pipeline.run.heartbeat import beat, leave, read_workers
 from tests.world import wait_for
 
 
@@ -90,7 +90,7 @@ def test_pages_show_what_sinks_hold(filled, world, instance, monkeypatch):
         count(stores, f"SELECT count(*) {files}"),
         count(stores, f"SELECT coalesce(sum(size), 0) {files}"),
     )
-    monkeypatch.setattr("sync_pipeline.sink_sizes._COUNTED_ROWS", 5)  # many rows are estimated
+    monkeypatch.setattr("sync_pipeline.operate.sink_sizes._COUNTED_ROWS", 5)  # many rows are estimated
     with stores.target() as cursor:
         cursor.execute("ANALYZE catalog.text")
     assert rows / 2 < sink_sizes(stores, entity)["relational"].rows < rows * 2

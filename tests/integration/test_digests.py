@@ -4,12 +4,12 @@ import itertools
 
 import pytest
 
-from sync_pipeline.digest import digest_expression, digest_of, digest_version, former_expressions, former_version
-from sync_pipeline.equality import comparable
-from sync_pipeline.keys import Key
+from sync_pipeline.db.digest import digest_expression, digest_of, digest_version, former_expressions, former_version
+from sync_pipeline.db.equality import comparable
+from sync_pipeline.db.keys import Key
 from sync_pipeline.ledger.ledger import Ledger, migrate
 from sync_pipeline.settings import Settings
-from sync_pipeline.stores import Stores
+from sync_pipeline.stores.stores import Stores
 
 # values of a type, none equal to another
 APART = {

@@ -11,20 +11,20 @@ import psycopg2
 import pytest
 
 from demo.edit import Editors
-from sync_pipeline import live
-from sync_pipeline.backfill import backfill
 from sync_pipeline.batch.order import Order
-from sync_pipeline.capture import resumed
+from sync_pipeline.entities.context import EntityContext
+from sync_pipeline.entities.files import load_entities
 from sync_pipeline.entity import LegacyQuery
-from sync_pipeline.entity_context import EntityContext
-from sync_pipeline.entity_files import load_entities
-from sync_pipeline.follower import Follower
-from sync_pipeline.heartbeat import last_heartbeats, started_ticks
+from sync_pipeline.operate.repair import repair
 from sync_pipeline.pipeline import sync_keys
 from sync_pipeline.reconcile.reconcile import reconcile
-from sync_pipeline.repair import repair
+from sync_pipeline.run import live
+from sync_pipeline.run.backfill import backfill
+from sync_pipeline.run.capture import resumed
+from sync_pipeline.run.follower import Follower
+from sync_pipeline.run.heartbeat import last_heartbeats, started_ticks
+from sync_pipeline.run.sweep import sweep
 from sync_pipeline.sinks.relational import RelationalTable
-from sync_pipeline.sweep import sweep
 from tests.world import wait_for
 
 CONTENTS, FILES, POISON = 3000, 40, 3

@@ -5,19 +5,19 @@ import dataclasses
 import pytest
 
 from sync_pipeline.batch.order import Order
-from sync_pipeline.capture import open_cursor
+from sync_pipeline.entities.context import EntityContext
 from sync_pipeline.entity import Entity, LegacyQuery
-from sync_pipeline.entity_context import EntityContext
 from sync_pipeline.partitions import KeyRanges
 from sync_pipeline.pipeline import sync_keys
 from sync_pipeline.reconcile.reconcile import reconcile
+from sync_pipeline.run.capture import open_cursor
+from sync_pipeline.run.sweep import sweep
 from sync_pipeline.settings import Settings
 from sync_pipeline.sinks.relational import RelationalTable
 from sync_pipeline.sinks.search_index import SearchIndex
 from sync_pipeline.sources.sweep_only import SweepOnly
 from sync_pipeline.sources.table import Table
-from sync_pipeline.stores import Stores
-from sync_pipeline.sweep import sweep
+from sync_pipeline.stores.stores import Stores
 
 MONOLITH = """
     CREATE TYPE term AS (length interval, n integer);

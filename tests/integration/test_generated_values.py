@@ -18,19 +18,19 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from psycopg2.extras import NumericRange
 
+from sync_pipeline.batch.fitting import fit
 from sync_pipeline.batch.order import Order
-from sync_pipeline.capture import open_cursor
-from sync_pipeline.columns import text_of
+from sync_pipeline.db.columns import text_of
+from sync_pipeline.entities.context import EntityContext
 from sync_pipeline.entity import Entity, LegacyQuery
-from sync_pipeline.entity_context import EntityContext
-from sync_pipeline.fitting import fit
 from sync_pipeline.partitions import KeyRanges
 from sync_pipeline.pipeline import sync_keys
+from sync_pipeline.run.capture import open_cursor
 from sync_pipeline.settings import Settings
 from sync_pipeline.sinks.relational import RelationalTable
 from sync_pipeline.sources.sweep_only import SweepOnly
 from sync_pipeline.sources.table import Table
-from sync_pipeline.stores import Stores
+from sync_pipeline.stores.stores import Stores
 
 ROWS = 5
 LONG = settings().max_examples > 1_000

@@ -6,22 +6,22 @@ from dataclasses import replace
 import pandas as pd
 import pytest
 
-from sync_pipeline import live
-from sync_pipeline.backfill import backfill
 from sync_pipeline.batch.order import Order
-from sync_pipeline.capture import open_cursor, resumed
+from sync_pipeline.batch.origin import Origin
+from sync_pipeline.entities.context import EntityContext
 from sync_pipeline.entity import Entity, LegacyQuery
-from sync_pipeline.entity_context import EntityContext
 from sync_pipeline.ledger.cursor import Lease
-from sync_pipeline.origin import Origin
 from sync_pipeline.partitions import KeyRanges
 from sync_pipeline.pipeline import sync_keys, sync_roots
 from sync_pipeline.reconcile.reconcile import reconcile
+from sync_pipeline.run import live
+from sync_pipeline.run.backfill import backfill
+from sync_pipeline.run.capture import open_cursor, resumed
+from sync_pipeline.run.sweep import sweep
 from sync_pipeline.sinks.relational import RelationalTable
 from sync_pipeline.sources.table import Table
 from sync_pipeline.sources.watermark import Watermark
-from sync_pipeline.stores import Stores
-from sync_pipeline.sweep import sweep
+from sync_pipeline.stores.stores import Stores
 from tests.world import opened
 
 MOST, WIDE, ROWS = 100_000, 20_000, 60

@@ -9,7 +9,7 @@ from itertools import islice
 import pytest
 from psycopg2.extensions import TRANSACTION_STATUS_IDLE
 
-from sync_pipeline.keys import Key
+from sync_pipeline.db.keys import Key
 from sync_pipeline.sources import stamped_rows
 from sync_pipeline.sources.source import Subject
 from sync_pipeline.sources.spans import Span

@@ -13,13 +13,13 @@ import psycopg2
 import pyarrow as pa
 import pytest
 
-from sync_pipeline import live
-from sync_pipeline.capture import open_cursor, resumed
+from sync_pipeline.batch.origin import Origin
+from sync_pipeline.entities.context import EntityContext
 from sync_pipeline.entity import Entity, LegacyQuery
-from sync_pipeline.entity_context import EntityContext
 from sync_pipeline.ledger.cursor import Lease
-from sync_pipeline.origin import Origin
 from sync_pipeline.partitions import KeyRanges
+from sync_pipeline.run import live
+from sync_pipeline.run.capture import open_cursor, resumed
 from sync_pipeline.sinks.relational import RelationalTable
 from sync_pipeline.sources import future, outbox, stamped_rows, watermark
 from sync_pipeline.sources.outbox import Outbox

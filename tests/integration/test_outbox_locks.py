@@ -5,9 +5,9 @@ from contextlib import closing
 import psycopg2
 import pytest
 
-from sync_pipeline.capture import open_cursor, subject_of
-from sync_pipeline.entity_context import EntityContext
+from sync_pipeline.entities.context import EntityContext
 from sync_pipeline.errors import UnreachableError
+from sync_pipeline.run.capture import open_cursor, subject_of
 from sync_pipeline.sources import outbox
 from tests.installed import made
 from tests.notes import MADE, NOTE

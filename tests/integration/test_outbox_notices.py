@@ -8,14 +8,14 @@ from contextlib import closing
 import psycopg2
 import pytest
 
-from sync_pipeline.capture import open_cursor, subject_of
-from sync_pipeline.entity_context import EntityContext
-from sync_pipeline.keys import Key
+from sync_pipeline.db.keys import Key
+from sync_pipeline.entities.context import EntityContext
 from sync_pipeline.preflight.preflight import preflight
+from sync_pipeline.run.capture import open_cursor, subject_of
 from sync_pipeline.sources import outbox, outbox_tables
 from sync_pipeline.sources.outbox import Outbox, channel
 from sync_pipeline.sources.source import Subject
-from sync_pipeline.stores import Stores
+from sync_pipeline.stores.stores import Stores
 from tests.installed import catalogue, flat, made, unmade
 from tests.notes import MADE, NOTE
 from tests.world import opened, wait_for

@@ -12,19 +12,19 @@ import psycopg2
 import pytest
 
 from demo.databases import create_target, drop_database
-from sync_pipeline.capture import open_cursor, subject_of
+from sync_pipeline.entities.context import EntityContext
 from sync_pipeline.entity import Entity, LegacyQuery
-from sync_pipeline.entity_context import EntityContext
 from sync_pipeline.errors import SettingError
 from sync_pipeline.partitions import KeyRanges
 from sync_pipeline.preflight.preflight import preflight
+from sync_pipeline.run.capture import open_cursor, subject_of
 from sync_pipeline.sinks.relational import RelationalTable
 from sync_pipeline.sources import outbox_tables
 from sync_pipeline.sources.ddl import apply_steps
 from sync_pipeline.sources.outbox import Outbox
 from sync_pipeline.sources.sweep_only import SweepOnly
 from sync_pipeline.sources.table import Table
-from sync_pipeline.stores import Stores
+from sync_pipeline.stores.stores import Stores
 from tests.entity_files import entity_file, use_package
 from tests.installed import catalogue
 from tests.world import opened, wait_for
@@ -464,10 +464,10 @@ _ACKNOWLEDGES = """
 import sys
 sys.path[:0] = [{path!r}]
 from tests.integration.test_outbox_readers import NOTE
-from sync_pipeline.capture import subject_of
-from sync_pipeline.entity_context import EntityContext
+from sync_pipeline.run.capture import subject_of
+from sync_pipeline.entities.context import EntityContext
 from sync_pipeline.settings import Settings
-from sync_pipeline.stores import Stores
+from sync_pipeline.stores.stores import Stores
 source = NOTE.capture.open(subject_of(EntityContext.open(NOTE, Stores(Settings.from_env()))), None)
 for page in source.pull(100):
     source.acknowledge_page(page)

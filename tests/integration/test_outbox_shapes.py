@@ -8,20 +8,20 @@ import psycopg2
 import pytest
 
 from sync_pipeline.batch.order import Order
-from sync_pipeline.capture import open_cursor, subject_of
+from sync_pipeline.entities.context import EntityContext
 from sync_pipeline.entity import Entity, LegacyQuery
-from sync_pipeline.entity_context import EntityContext
 from sync_pipeline.errors import SettingError
+from sync_pipeline.operate.status import status_of
 from sync_pipeline.partitions import KeyRanges
 from sync_pipeline.pipeline import sync_keys
 from sync_pipeline.preflight.preflight import preflight
+from sync_pipeline.run.capture import open_cursor, subject_of
+from sync_pipeline.run.sweep import sweep
 from sync_pipeline.sinks.relational import RelationalTable
 from sync_pipeline.sources import outbox_tables, outbox_watch
 from sync_pipeline.sources.ddl import apply_steps
 from sync_pipeline.sources.outbox import Outbox
 from sync_pipeline.sources.table import Table
-from sync_pipeline.status import status_of
-from sync_pipeline.sweep import sweep
 from tests.claims import (
     MEMBER_DELETED,
     MEMBER_EMPTIED,

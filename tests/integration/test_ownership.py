@@ -9,18 +9,18 @@ from botocore.exceptions import ClientError
 from elasticsearch import AuthorizationException
 
 from demo.databases import create_target, drop_database
-from sync_pipeline import ownership
 from sync_pipeline.batch.order import Order
-from sync_pipeline.entity_context import EntityContext, open_contexts
+from sync_pipeline.entities import ownership
+from sync_pipeline.entities.context import EntityContext, open_contexts
+from sync_pipeline.entities.ownership import MARK_OBJECT
 from sync_pipeline.errors import OwnershipError, UnreachableError
-from sync_pipeline.ownership import MARK_OBJECT
 from sync_pipeline.pipeline import sync_keys
 from sync_pipeline.preflight.preflight import preflight
 from sync_pipeline.rebuild.rebuild import clear, rebuild_index
 from sync_pipeline.reconcile.reconcile import reconcile
 from sync_pipeline.sinks.media_bucket import MediaBucket
 from sync_pipeline.sinks.search_index import SearchIndex
-from sync_pipeline.stores import Stores
+from sync_pipeline.stores.stores import Stores
 from tests.command import Command
 from tests.world import opened
 

@@ -7,12 +7,12 @@ import pandas as pd
 import psycopg2
 import pytest
 
-from sync_pipeline.capture import subject_of
+from sync_pipeline.entities.context import EntityContext
 from sync_pipeline.entity import Entity, LegacyQuery
-from sync_pipeline.entity_context import EntityContext
 from sync_pipeline.errors import DeclarationError, SettingError
 from sync_pipeline.partitions import KeyRanges
 from sync_pipeline.preflight.preflight import preflight
+from sync_pipeline.run.capture import subject_of
 from sync_pipeline.sinks.relational import RelationalTable
 from sync_pipeline.sources import publication
 from sync_pipeline.sources.ddl import apply_steps, printed

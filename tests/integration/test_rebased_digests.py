@@ -14,33 +14,34 @@ from contextlib import closing
 import psycopg2
 import pytest
 
-from sync_pipeline import origin, rebase
-from sync_pipeline import sweep as sweeping
+from sync_pipeline.batch import origin
 from sync_pipeline.batch.order import Order
-from sync_pipeline.capture import open_cursor
 from sync_pipeline.cli import tables
-from sync_pipeline.digest import DigestExpression, digest_expression, former_expressions
-from sync_pipeline.drain import drain
+from sync_pipeline.db.digest import DigestExpression, digest_expression, former_expressions
+from sync_pipeline.entities.context import EntityContext
 from sync_pipeline.entity import Entity, LegacyQuery
-from sync_pipeline.entity_context import EntityContext
 from sync_pipeline.errors import StoppedError, UnreachableError
 from sync_pipeline.explain.why import why
-from sync_pipeline.faults import REBASE_CRASH_POINTS
-from sync_pipeline.heartbeat import free_leases
 from sync_pipeline.ledger.ledger import migrate
-from sync_pipeline.live import work
+from sync_pipeline.model.faults import REBASE_CRASH_POINTS
+from sync_pipeline.operate.drain import drain
+from sync_pipeline.operate.snapshot import rebuild, take
+from sync_pipeline.operate.status import status_of
 from sync_pipeline.partitions import KeyRanges
 from sync_pipeline.pipeline import sync_keys
 from sync_pipeline.reconcile.reconcile import reconcile
+from sync_pipeline.run import rebase
+from sync_pipeline.run import sweep as sweeping
+from sync_pipeline.run.capture import open_cursor
+from sync_pipeline.run.heartbeat import free_leases
+from sync_pipeline.run.live import work
+from sync_pipeline.run.sweep import go_on, sweep
 from sync_pipeline.settings import Settings
 from sync_pipeline.sinks.relational import RelationalTable
 from sync_pipeline.sinks.search_index import SearchIndex
-from sync_pipeline.snapshot import rebuild, take
 from sync_pipeline.sources.sweep_only import SweepOnly
 from sync_pipeline.sources.table import Table
-from sync_pipeline.status import status_of
-from sync_pipeline.stores import Stores
-from sync_pipeline.sweep import go_on, sweep
+from sync_pipeline.stores.stores import Stores
 from tests import parted
 from tests.halts import After
 from tests.world import wait_for

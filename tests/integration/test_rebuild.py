@@ -4,21 +4,21 @@ from dataclasses import replace
 
 import pytest
 
-from sync_pipeline import live
+from sync_pipeline.batch.documents import send
 from sync_pipeline.batch.order import Order
 from sync_pipeline.cli import tables
-from sync_pipeline.documents import send
 from sync_pipeline.entity import Entity
 from sync_pipeline.errors import DeclarationError, SettingError
 from sync_pipeline.ledger.rebuilds import alone
+from sync_pipeline.operate.status import status_of
 from sync_pipeline.pipeline import sync_keys
 from sync_pipeline.preflight.preflight import preflight
 from sync_pipeline.rebuild import index as story
 from sync_pipeline.rebuild.rebuild import abandon, clear, rebuild_index
 from sync_pipeline.rebuild.report import COMPARED
+from sync_pipeline.run import live
 from sync_pipeline.sinks.alias_swap import AliasSwap
 from sync_pipeline.sinks.search_index import SearchIndex
-from sync_pipeline.status import status_of
 from tests.rebuilt import Once
 from tests.stalled import stalled
 from tests.world import opened

@@ -8,15 +8,14 @@ from dataclasses import replace
 import psycopg2
 import pytest
 
-from sync_pipeline.backfill import backfill
 from sync_pipeline.batch import write
 from sync_pipeline.batch.order import Order
-from sync_pipeline.capture import open_cursor
 from sync_pipeline.cli import tables
+from sync_pipeline.entities.context import EntityContext
 from sync_pipeline.entity import Entity, LegacyQuery
-from sync_pipeline.entity_context import EntityContext
 from sync_pipeline.errors import DeclarationError, SettingError, UnreachableError
-from sync_pipeline.live import work
+from sync_pipeline.operate.repair import repair
+from sync_pipeline.operate.status import status_of
 from sync_pipeline.partitions import KeyRanges
 from sync_pipeline.pipeline import sync_keys, sync_roots
 from sync_pipeline.preflight.preflight import preflight
@@ -24,11 +23,12 @@ from sync_pipeline.rebuild import table as story
 from sync_pipeline.rebuild.rebuild import abandon, clear, rebuild_index, rebuild_table
 from sync_pipeline.rebuild.report import COMPARED
 from sync_pipeline.reconcile.reconcile import reconcile
-from sync_pipeline.repair import repair
+from sync_pipeline.run.backfill import backfill
+from sync_pipeline.run.capture import open_cursor
+from sync_pipeline.run.live import work
 from sync_pipeline.sinks.relational import Reference, RelationalTable
 from sync_pipeline.sources.sweep_only import SweepOnly
 from sync_pipeline.sources.table import Table
-from sync_pipeline.status import status_of
 from tests import kin, parted
 from tests.rebuilt import Once
 from tests.stalled import stalled

@@ -5,14 +5,14 @@ from contextlib import closing
 
 import pytest
 
-from sync_pipeline import recover as recovery
+from sync_pipeline.entities.ownership import MARK_OBJECT
 from sync_pipeline.ledger.servers import ask_for_recovery, recovery_of
-from sync_pipeline.live import work
-from sync_pipeline.ownership import MARK_OBJECT
-from sync_pipeline.recover import recover
+from sync_pipeline.operate.status import status_of
+from sync_pipeline.run import recover as recovery
+from sync_pipeline.run.live import work
+from sync_pipeline.run.recover import recover
 from sync_pipeline.settings import Settings
-from sync_pipeline.status import status_of
-from sync_pipeline.stores import Stores
+from sync_pipeline.stores.stores import Stores
 from tests.newsroom import leave_out_the_sweep
 from tests.world import opened
 

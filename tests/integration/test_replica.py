@@ -9,16 +9,16 @@ from dataclasses import replace
 import psycopg2
 import pytest
 
-from sync_pipeline import replica as waiting
-from sync_pipeline.background import in_background
 from sync_pipeline.batch.order import Order
-from sync_pipeline.capture import open_cursor
-from sync_pipeline.entity_context import EntityContext
+from sync_pipeline.entities.context import EntityContext
 from sync_pipeline.errors import SettingError, UnreachableError
-from sync_pipeline.fence import put_fence
+from sync_pipeline.operate.fence import put_fence
 from sync_pipeline.pipeline import sync_keys
 from sync_pipeline.preflight.preflight import preflight
-from sync_pipeline.stores import Stores
+from sync_pipeline.run.background import in_background
+from sync_pipeline.run.capture import open_cursor
+from sync_pipeline.stores import replica as waiting
+from sync_pipeline.stores.stores import Stores
 from tests.caught._tables import TABLES
 from tests.installed import SOURCES, made, unmade
 from tests.newsroom import edited, follow, leave_out_the_sweep, settle, was_swept
@@ -98,7 +98,7 @@ def test_what_a_paused_replica_does_not_show_is_neither_lost_nor_written_stale(w
 @pytest.mark.hazard(6)
 def test_without_the_wait_it_is_lost(world, replica, key, monkeypatch):
     """The test above would show it."""
-    monkeypatch.setattr("sync_pipeline.stores.await_replay", lambda *_: None)
+    monkeypatch.setattr("sync_pipeline.stores.stores.await_replay", lambda *_: None)
     context = world.context("text")
     world.legacy(EDIT, ("before", key))
     wait_for(lambda: shown(world.stores, key) == "before")

@@ -12,8 +12,8 @@ import pyarrow as pa
 import pytest
 
 from sync_pipeline.batch.order import Order
-from sync_pipeline.capture import subject_of
 from sync_pipeline.pipeline import sync_keys
+from sync_pipeline.run.capture import subject_of
 from sync_pipeline.sources.roots import pages, track
 from sync_pipeline.sources.watermark import stamped_since
 from tests.caught._tables import TABLES

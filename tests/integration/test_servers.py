@@ -15,22 +15,23 @@ from dataclasses import replace
 import psycopg2
 import pytest
 
-from sync_pipeline import due, servers
-from sync_pipeline import sweep as sweeping
 from sync_pipeline.batch.order import Order
 from sync_pipeline.cli import entry
-from sync_pipeline.drain import drain
-from sync_pipeline.entity_context import EntityContext
+from sync_pipeline.entities.context import EntityContext
 from sync_pipeline.errors import OtherServerError, UnreachableError
 from sync_pipeline.ledger.cursor import Lease
 from sync_pipeline.ledger.ledger import next_revision
 from sync_pipeline.ledger.servers import read_server
-from sync_pipeline.live import caught_up, mark
+from sync_pipeline.operate.drain import drain
+from sync_pipeline.operate.status import status_of
 from sync_pipeline.pipeline import sync_keys
-from sync_pipeline.servers import replica_faults
-from sync_pipeline.status import status_of
-from sync_pipeline.sweep import sweep
-from sync_pipeline.sweep_requests import sweep_is_due
+from sync_pipeline.queue import due
+from sync_pipeline.run import sweep as sweeping
+from sync_pipeline.run.live import caught_up, mark
+from sync_pipeline.run.sweep import sweep
+from sync_pipeline.run.sweep_requests import sweep_is_due
+from sync_pipeline.stores import servers
+from sync_pipeline.stores.servers import replica_faults
 from tests.newsroom import leave_out_the_sweep
 from tests.world import opened, wait_for
 

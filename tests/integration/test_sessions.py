@@ -7,13 +7,14 @@ from contextlib import ExitStack, closing, nullcontext
 import psycopg2
 import pytest
 
-from sync_pipeline import sessions
-from sync_pipeline import stores as module
 from sync_pipeline.errors import SettingError, UnreachableError
-from sync_pipeline.fence import Held
 from sync_pipeline.ledger.cursor import Lease
 from sync_pipeline.ledger.ledger import migrate
-from sync_pipeline.sessions import (
+from sync_pipeline.operate.fence import Held
+from sync_pipeline.sources.window import observe
+from sync_pipeline.stores import sessions
+from sync_pipeline.stores import stores as module
+from sync_pipeline.stores.sessions import (
     Profile,
     Purpose,
     connect_owner,
@@ -22,9 +23,8 @@ from sync_pipeline.sessions import (
     prepare,
     target_profile,
 )
-from sync_pipeline.sources.window import observe
-from sync_pipeline.stores import Stores
-from sync_pipeline.takeover import end_lost_sessions
+from sync_pipeline.stores.stores import Stores
+from sync_pipeline.stores.takeover import end_lost_sessions
 from tests.pooler import pooled
 from tests.world import wait_for
 
@@ -258,7 +258,7 @@ def test_a_session_of_another_ledger_under_the_same_role_is_not(own, name):
 @pytest.mark.hazard(75)
 def test_without_its_guard_it_is_taken_for_ours(own, monkeypatch):
     """What it commits late would be passed over. Statements are made when a module is read, so they are made again."""
-    from sync_pipeline import fence
+    from sync_pipeline.operate import fence
     from sync_pipeline.sources import window
 
     monkeypatch.setenv("SYNC_TEST_GUARDS_OFF", "75")

@@ -11,20 +11,20 @@ import pytest
 from elasticsearch import Elasticsearch
 
 from sync_pipeline.batch.order import Order
+from sync_pipeline.entities.context import EntityContext
 from sync_pipeline.entity import Entity, LegacyQuery
-from sync_pipeline.entity_context import EntityContext
 from sync_pipeline.errors import UnreachableError
 from sync_pipeline.ledger.ledger import PLAN_COLUMNS, next_revision
+from sync_pipeline.operate.status import status_of
 from sync_pipeline.partitions import KeyRanges
 from sync_pipeline.pipeline import sync_keys, sync_page
 from sync_pipeline.reconcile.reconcile import reconcile
+from sync_pipeline.run.sweep import sweep
 from sync_pipeline.settings import Bucket
 from sync_pipeline.sinks.relational import RelationalTable
 from sync_pipeline.sinks.search_index import BulkResult, SearchIndex, look_up
 from sync_pipeline.sources.table import Table
-from sync_pipeline.status import status_of
-from sync_pipeline.stores import Stores
-from sync_pipeline.sweep import sweep
+from sync_pipeline.stores.stores import Stores
 from tests.world import opened, wait_for
 
 EDIT = "UPDATE content SET title = %s, updated_at = clock_timestamp(), version = version + 1 WHERE id = %s"

@@ -5,15 +5,17 @@ import datetime as dt
 
 import pytest
 
-from sync_pipeline import dead_letters, live, snapshot
 from sync_pipeline.batch.order import Order
-from sync_pipeline.dead_letters import DeadLetterFilter
-from sync_pipeline.entity_context import EntityContext
+from sync_pipeline.entities.context import EntityContext
 from sync_pipeline.errors import LogError
 from sync_pipeline.explain.history import history
 from sync_pipeline.ledger.log_partitions import TABLES
+from sync_pipeline.operate import snapshot
 from sync_pipeline.pipeline import sync_keys
-from sync_pipeline.stores import Stores
+from sync_pipeline.queue import dead_letters
+from sync_pipeline.queue.dead_letters import DeadLetterFilter
+from sync_pipeline.run import live
+from sync_pipeline.stores.stores import Stores
 from tests.parted import MONOLITH, TITLE
 
 SPOIL = "UPDATE content SET attrs = jsonb_build_object('duration', 'no number'), updated_at = now() WHERE id = %s"

@@ -8,14 +8,14 @@ import psycopg2
 import pytest
 
 from sync_pipeline.batch.order import Order
-from sync_pipeline.capture import open_cursor, subject_of
-from sync_pipeline.entity_context import EntityContext
+from sync_pipeline.entities.context import EntityContext
 from sync_pipeline.errors import UnreachableError
+from sync_pipeline.operate.status import status_of
 from sync_pipeline.pipeline import sync_keys
+from sync_pipeline.run.capture import open_cursor, subject_of
 from sync_pipeline.sources import wal
 from sync_pipeline.sources.outbox import TRIES, Outbox
 from sync_pipeline.sources.wal import Wal
-from sync_pipeline.status import status_of
 from tests.caught._tables import TABLES
 from tests.installed import made, unmade
 from tests.world import opened, wait_for

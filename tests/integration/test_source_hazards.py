@@ -8,18 +8,18 @@ import pandas as pd
 import psycopg2
 import pytest
 
-from sync_pipeline import live
-from sync_pipeline.capture import open_cursor, resumed
+from sync_pipeline.entities.context import EntityContext
 from sync_pipeline.entity import Entity, LegacyQuery
-from sync_pipeline.entity_context import EntityContext
 from sync_pipeline.ledger.cursor import Lease
 from sync_pipeline.partitions import KeyRanges
+from sync_pipeline.run import live
+from sync_pipeline.run.capture import open_cursor, resumed
+from sync_pipeline.run.sweep import sweep
 from sync_pipeline.sinks.relational import RelationalTable
 from sync_pipeline.sources import scans, watermark
 from sync_pipeline.sources.outbox import Outbox
 from sync_pipeline.sources.table import Table
 from sync_pipeline.sources.watermark import Watermark
-from sync_pipeline.sweep import sweep
 from tests.installed import made, unmade
 from tests.world import opened
 

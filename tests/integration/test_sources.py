@@ -5,9 +5,9 @@ from dataclasses import replace
 
 import pytest
 
-from sync_pipeline.entity_context import EntityContext
+from sync_pipeline.entities.context import EntityContext
 from sync_pipeline.explain.history import history
-from sync_pipeline.sweep import sweep
+from sync_pipeline.run.sweep import sweep
 from tests.caught._tables import TABLES
 from tests.claims import (
     CHILD_MOVED,

@@ -7,21 +7,21 @@ from pathlib import Path
 
 import pytest
 
-from sync_pipeline.backfill import backfill_all
 from sync_pipeline.batch.order import Order
+from sync_pipeline.entities.context import EntityContext
 from sync_pipeline.entity import Entity, LegacyQuery
-from sync_pipeline.entity_context import EntityContext
 from sync_pipeline.errors import DeclarationError
 from sync_pipeline.partitions import KeyRanges
 from sync_pipeline.pipeline import sync_keys
 from sync_pipeline.preflight.preflight import preflight
 from sync_pipeline.preflight.relations import check_capture
 from sync_pipeline.reconcile.reconcile import reconcile
+from sync_pipeline.run.backfill import backfill_all
+from sync_pipeline.run.sweep import sweep
 from sync_pipeline.sinks.relational import RelationalTable
 from sync_pipeline.sources.sweep_only import SweepOnly
 from sync_pipeline.sources.table import Table
 from sync_pipeline.sources.watermark import Watermark
-from sync_pipeline.sweep import sweep
 
 HOWTO = Path(__file__).parents[2] / "docs" / "howto" / "source.md"
 LONG = "a" * 63

@@ -4,14 +4,14 @@ import pandas as pd
 import pytest
 
 from sync_pipeline.batch.order import Order
+from sync_pipeline.entities.context import EntityContext
 from sync_pipeline.entity import Entity, LegacyQuery
-from sync_pipeline.entity_context import EntityContext
 from sync_pipeline.partitions import KeyRanges
 from sync_pipeline.pipeline import sync_keys
 from sync_pipeline.preflight.preflight import preflight
+from sync_pipeline.run.sweep import sweep
 from sync_pipeline.sinks.relational import RelationalTable
 from sync_pipeline.sources.table import Literal, Table
-from sync_pipeline.sweep import sweep
 from tests.installed import SOURCES, made, unmade
 from tests.integration.test_sources import catalogue
 from tests.world import opened, wait_for

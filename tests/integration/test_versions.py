@@ -6,21 +6,21 @@ from dataclasses import replace
 import pandas as pd
 import pytest
 
-from sync_pipeline import live
 from sync_pipeline.batch.order import Order
-from sync_pipeline.capture import open_cursor, resumed
+from sync_pipeline.batch.origin import Origin
+from sync_pipeline.entities.context import EntityContext
 from sync_pipeline.entity import Entity, LegacyQuery
-from sync_pipeline.entity_context import EntityContext
 from sync_pipeline.errors import DeclarationError
 from sync_pipeline.ledger.cursor import Lease
-from sync_pipeline.origin import Origin
+from sync_pipeline.operate.status import status_of
 from sync_pipeline.partitions import KeyRanges
 from sync_pipeline.pipeline import sync_keys
 from sync_pipeline.preflight.preflight import preflight
+from sync_pipeline.run import live
+from sync_pipeline.run.capture import open_cursor, resumed
 from sync_pipeline.sinks.relational import RelationalTable
 from sync_pipeline.sources.outbox import Outbox
 from sync_pipeline.sources.table import Table
-from sync_pipeline.status import status_of
 from tests.world import opened, wait_for
 
 MONOLITH = """

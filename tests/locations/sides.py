@@ -13,16 +13,16 @@ from demo.environment import variables
 from demo.fleet import Addresses, Fleet
 from demo.lag import Observer
 from sync_pipeline.batch.order import Order
-from sync_pipeline.capture import open_cursor
+from sync_pipeline.entities.context import EntityContext
+from sync_pipeline.entities.files import load_entities
 from sync_pipeline.entity import Entity
-from sync_pipeline.entity_context import EntityContext
-from sync_pipeline.entity_files import load_entities
-from sync_pipeline.live import caught_up, mark
 from sync_pipeline.pipeline import sync_keys
 from sync_pipeline.reconcile.reconcile import reconcile
 from sync_pipeline.reconcile.verdict import Verdict
+from sync_pipeline.run.capture import open_cursor
+from sync_pipeline.run.live import caught_up, mark
 from sync_pipeline.settings import Settings
-from sync_pipeline.stores import Stores
+from sync_pipeline.stores.stores import Stores
 from tests import oracle
 from tests.locations.entities._side import alias, on_side
 from tests.world import http, wait_for

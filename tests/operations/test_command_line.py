@@ -16,15 +16,15 @@ from dataclasses import replace
 import psycopg2
 import pytest
 
-from sync_pipeline import entity_files
-from sync_pipeline import status as reports
-from sync_pipeline.due import PRIORITY
+from sync_pipeline.entities import files as entity_files
+from sync_pipeline.entities.files import EntityFiles, load_entities
 from sync_pipeline.entity import LegacyQuery
-from sync_pipeline.entity_files import EntityFiles, load_entities
-from sync_pipeline.follower import Follower
 from sync_pipeline.ledger.ledger import migrate
 from sync_pipeline.model.findings import FindingKind
-from sync_pipeline.status import status_of
+from sync_pipeline.operate import status as reports
+from sync_pipeline.operate.status import status_of
+from sync_pipeline.queue.due import PRIORITY
+from sync_pipeline.run.follower import Follower
 from tests.world import wait_for
 
 CONTENTS, FILES, POISON = 900, 12, 3
@@ -303,7 +303,7 @@ def test_what_stops_an_entity_is_told_in_a_line(loaded):
     text = load_entities("assets.entities")["text"]
     said = io.StringIO()
     telling = logging.StreamHandler(said)
-    log = logging.getLogger("sync_pipeline.follower")
+    log = logging.getLogger("sync_pipeline.run.follower")
     log.addHandler(telling)
     loaded.legacy("ALTER TABLE content RENAME rating TO stars")
     follower, stop = Follower([text], loaded.stores), threading.Event()

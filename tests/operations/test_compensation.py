@@ -13,24 +13,26 @@ import pyarrow as pa
 import pytest
 
 from checks.health import DEAD_LETTERS, health_results
-from sync_pipeline import dead_letters, due, live, snapshot
 from sync_pipeline.batch import prepare
+from sync_pipeline.batch.documents import send
 from sync_pipeline.batch.order import Order
-from sync_pipeline.dead_letters import DeadLetterFilter
-from sync_pipeline.documents import send
-from sync_pipeline.entity_context import EntityContext
+from sync_pipeline.entities.context import EntityContext
 from sync_pipeline.errors import SettingError
 from sync_pipeline.explain.history import history
 from sync_pipeline.explain.why import why
-from sync_pipeline.garbage import collect
 from sync_pipeline.ledger.states import State
+from sync_pipeline.operate import snapshot
+from sync_pipeline.operate.status import status_of
 from sync_pipeline.pipeline import sync_keys, sync_roots
+from sync_pipeline.queue import dead_letters, due
+from sync_pipeline.queue.dead_letters import DeadLetterFilter
 from sync_pipeline.rebuild.rebuild import abandon, clear, rebuild_table
 from sync_pipeline.rebuild.report import FILLED
 from sync_pipeline.reconcile.reconcile import reconcile
-from sync_pipeline.status import status_of
-from sync_pipeline.stores import Stores
-from sync_pipeline.sweep import sweep
+from sync_pipeline.run import live
+from sync_pipeline.run.garbage import collect
+from sync_pipeline.run.sweep import sweep
+from sync_pipeline.stores.stores import Stores
 from tests.refusing._notes import AWKWARD, MONOLITH
 from tests.world import opened, wait_for
 

@@ -9,17 +9,18 @@ import pytest
 
 from assets.observed import observed
 from checks.health import DEAD_LETTERS, health_results
-from sync_pipeline import dead_letters, due, live, parking, refused_rows
-from sync_pipeline.backfill import backfill
 from sync_pipeline.batch.order import Order
-from sync_pipeline.dead_letters import DeadLetterFilter
-from sync_pipeline.entity_context import EntityContext
+from sync_pipeline.entities.context import EntityContext
 from sync_pipeline.ledger.ledger import Ledger
+from sync_pipeline.operate.repair import repair
+from sync_pipeline.operate.status import status_of
 from sync_pipeline.pipeline import sync_keys
+from sync_pipeline.queue import dead_letters, due, parking, refused_rows
+from sync_pipeline.queue.dead_letters import DeadLetterFilter
 from sync_pipeline.reconcile.reconcile import reconcile
-from sync_pipeline.repair import repair
-from sync_pipeline.status import status_of
-from sync_pipeline.sweep import sweep
+from sync_pipeline.run import live
+from sync_pipeline.run.backfill import backfill
+from sync_pipeline.run.sweep import sweep
 from tests.world import wait_for
 
 SPOIL = "UPDATE content SET attrs = jsonb_build_object('duration', %s::text), updated_at = now() WHERE id = %s"

@@ -4,18 +4,18 @@ import dataclasses
 
 import pytest
 
-from sync_pipeline import dead_letters
-from sync_pipeline.backfill import backfill
 from sync_pipeline.batch.order import Order
-from sync_pipeline.dead_letters import DeadLetterFilter
-from sync_pipeline.entity_context import EntityContext
-from sync_pipeline.entity_files import load_entities
+from sync_pipeline.entities.context import EntityContext
+from sync_pipeline.entities.files import load_entities
 from sync_pipeline.errors import LegacySchemaError
 from sync_pipeline.explain.why import why
 from sync_pipeline.pipeline import sync_keys
+from sync_pipeline.queue import dead_letters
+from sync_pipeline.queue.dead_letters import DeadLetterFilter
 from sync_pipeline.reconcile.reconcile import reconcile
-from sync_pipeline.stores import Stores
-from sync_pipeline.sweep import sweep
+from sync_pipeline.run.backfill import backfill
+from sync_pipeline.run.sweep import sweep
+from sync_pipeline.stores.stores import Stores
 
 PAGE, BAD = 10, 25
 OF = "SELECT id FROM content WHERE kind = 'text' AND deleted_at IS NULL"

@@ -5,15 +5,15 @@ from dataclasses import replace
 
 import pytest
 
-from sync_pipeline import live
 from sync_pipeline.batch.order import Order
-from sync_pipeline.entity_context import EntityContext
+from sync_pipeline.entities.context import EntityContext
 from sync_pipeline.explain.why import why
+from sync_pipeline.operate.repair import repair
 from sync_pipeline.pipeline import sync_keys
 from sync_pipeline.reconcile.reconcile import reconcile
-from sync_pipeline.repair import repair
+from sync_pipeline.run import live
+from sync_pipeline.run.sweep import sweep
 from sync_pipeline.sinks.media_bucket import MediaBucket
-from sync_pipeline.sweep import sweep
 from tests import clips
 
 BODY = {"p/a.jpg": b"one", "p/b.jpg": b"two two", "p/empty.jpg": b""}

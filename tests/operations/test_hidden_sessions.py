@@ -3,9 +3,9 @@
 import psycopg2
 import pytest
 
-from sync_pipeline import live
-from sync_pipeline.capture import open_cursor, resumed
 from sync_pipeline.ledger.cursor import Lease
+from sync_pipeline.run import live
+from sync_pipeline.run.capture import open_cursor, resumed
 
 BLIND = "SELECT blind FROM sync.cursor WHERE entity = 'text'"
 

@@ -4,12 +4,12 @@ import json
 
 import pytest
 
-from sync_pipeline import dead_letters
 from sync_pipeline.batch.order import Order
-from sync_pipeline.dead_letters import DeadLetterFilter
-from sync_pipeline.entity_context import EntityContext
+from sync_pipeline.entities.context import EntityContext
 from sync_pipeline.explain.history import history
 from sync_pipeline.pipeline import sync_keys
+from sync_pipeline.queue import dead_letters
+from sync_pipeline.queue.dead_letters import DeadLetterFilter
 from sync_pipeline.sinks.search_index import SearchIndex
 from tests.kin import EPISODE, MONOLITH, SERIES
 from tests.world import wait_for

@@ -9,14 +9,14 @@ from functools import partial
 
 import pytest
 
-from sync_pipeline import backfill as filling
 from sync_pipeline import partitions
-from sync_pipeline.backfill import backfill, backfill_all
 from sync_pipeline.batch.order import Order
-from sync_pipeline.entity_context import EntityContext
+from sync_pipeline.entities.context import EntityContext
+from sync_pipeline.operate.status import status_of
 from sync_pipeline.partitions import KeyRanges
-from sync_pipeline.status import status_of
-from sync_pipeline.sweep import sweep
+from sync_pipeline.run import backfill as filling
+from sync_pipeline.run.backfill import backfill, backfill_all
+from sync_pipeline.run.sweep import sweep
 from tests.reports_entities.reports import reports
 
 CLOCK = """

@@ -8,21 +8,23 @@ from dataclasses import replace
 
 import pytest
 
-from sync_pipeline import document_sender, due, live, pipeline
-from sync_pipeline.background import in_background
+from sync_pipeline import pipeline
 from sync_pipeline.batch.order import Order
-from sync_pipeline.capture import open_cursor, resumed
-from sync_pipeline.document_sender import DocumentSender
-from sync_pipeline.entity_context import EntityContext
+from sync_pipeline.entities.context import EntityContext
 from sync_pipeline.errors import DeclarationError
 from sync_pipeline.ledger.cursor import Lease
+from sync_pipeline.operate.repair import repair
+from sync_pipeline.operate.status import status_of
 from sync_pipeline.pipeline import sync_keys
 from sync_pipeline.preflight.search import check_search
+from sync_pipeline.queue import due
 from sync_pipeline.reconcile.reconcile import reconcile
-from sync_pipeline.repair import repair
+from sync_pipeline.run import document_sender, live
+from sync_pipeline.run.background import in_background
+from sync_pipeline.run.capture import open_cursor, resumed
+from sync_pipeline.run.document_sender import DocumentSender
 from sync_pipeline.sinks import search_index
 from sync_pipeline.sinks.alias_swap import AliasSwap
-from sync_pipeline.status import status_of
 from tests import clips
 from tests.chaos.interposer import Answer
 from tests.index_states import states

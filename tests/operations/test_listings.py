@@ -6,17 +6,17 @@ from contextlib import closing
 
 import pytest
 
-from sync_pipeline import live, rewritten_files
-from sync_pipeline import sweep as sweeping
-from sync_pipeline.drain import drain
-from sync_pipeline.entity_context import EntityContext
+from sync_pipeline.entities.context import EntityContext
 from sync_pipeline.ledger import sweeps
 from sync_pipeline.ledger.servers import take_back_times
+from sync_pipeline.operate.drain import drain
+from sync_pipeline.operate.status import status_of
+from sync_pipeline.run import live, rewritten_files
+from sync_pipeline.run import sweep as sweeping
+from sync_pipeline.run.sweep import go_on, sweep
+from sync_pipeline.run.sweep_requests import ask_for_sweep, is_swept, sweep_is_due
 from sync_pipeline.sources.sweep_only import SweepOnly
-from sync_pipeline.status import status_of
-from sync_pipeline.stores import Stores
-from sync_pipeline.sweep import go_on, sweep
-from sync_pipeline.sweep_requests import ask_for_sweep, is_swept, sweep_is_due
+from sync_pipeline.stores.stores import Stores
 from tests.world import wait_for
 
 NAMED = "SELECT source_key, target_key FROM sync.media_ref WHERE entity = 'text' ORDER BY 1"

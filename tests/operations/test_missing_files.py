@@ -4,14 +4,15 @@ import dataclasses
 
 import pytest
 
-from sync_pipeline import dead_letters, live
 from sync_pipeline.batch.order import Order
-from sync_pipeline.dead_letters import DeadLetterFilter
-from sync_pipeline.entity_context import EntityContext
-from sync_pipeline.entity_files import load_entities
+from sync_pipeline.entities.context import EntityContext
+from sync_pipeline.entities.files import load_entities
 from sync_pipeline.pipeline import sync_keys
-from sync_pipeline.stores import Stores
-from sync_pipeline.sweep import sweep
+from sync_pipeline.queue import dead_letters
+from sync_pipeline.queue.dead_letters import DeadLetterFilter
+from sync_pipeline.run import live
+from sync_pipeline.run.sweep import sweep
+from sync_pipeline.stores.stores import Stores
 
 RETRIES = 2
 OWED = "SELECT error, attempts, extract(epoch FROM not_before - last_at)::float FROM sync.due WHERE reason = 'rejected'"

@@ -5,14 +5,14 @@ from dataclasses import replace
 
 import pytest
 
-from sync_pipeline import garbage
 from sync_pipeline.batch.order import Order
-from sync_pipeline.entity_context import EntityContext
+from sync_pipeline.entities.context import EntityContext
 from sync_pipeline.errors import OwnershipError
+from sync_pipeline.operate.repair import Action, carry_out, plan, plan_keys, repair
 from sync_pipeline.pipeline import sync_keys
 from sync_pipeline.preflight.ownership import check_ownership
 from sync_pipeline.reconcile.reconcile import reconcile
-from sync_pipeline.repair import Action, carry_out, plan, plan_keys, repair
+from sync_pipeline.run import garbage
 from tests import clips
 
 ROWS = 6

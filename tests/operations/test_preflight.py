@@ -7,10 +7,10 @@ import pandas as pd
 import psycopg2
 import pytest
 
+from sync_pipeline.db.keys import Key
+from sync_pipeline.entities.context import EntityContext
 from sync_pipeline.entity import Entity, LegacyQuery
-from sync_pipeline.entity_context import EntityContext
 from sync_pipeline.errors import DeclarationError
-from sync_pipeline.keys import Key
 from sync_pipeline.partitions import KeyRanges, Monthly
 from sync_pipeline.preflight.clocks import apart
 from sync_pipeline.preflight.notice import worst
@@ -23,7 +23,7 @@ from sync_pipeline.sinks.search_index import SearchIndex
 from sync_pipeline.sources import stamped_rows, watermark
 from sync_pipeline.sources.source import Subject
 from sync_pipeline.sources.table import Table
-from sync_pipeline.stores import Stores
+from sync_pipeline.stores.stores import Stores
 
 TABLE = RelationalTable(
     "shop.piece", key=("id",), columns={"id": "bigint", "title": "varchar(200)", "price": "numeric(10,2)"}

@@ -8,14 +8,14 @@ import boto3
 import pytest
 from botocore.config import Config
 
-from sync_pipeline import live
 from sync_pipeline.batch.order import Order
-from sync_pipeline.entity_context import EntityContext
+from sync_pipeline.entities.context import EntityContext
 from sync_pipeline.errors import UnreachableError
+from sync_pipeline.operate.repair import repair
 from sync_pipeline.pipeline import sync_keys
 from sync_pipeline.reconcile.reconcile import reconcile
-from sync_pipeline.repair import repair
-from sync_pipeline.sweep import sweep
+from sync_pipeline.run import live
+from sync_pipeline.run.sweep import sweep
 from tests import clips
 from tests.chaos.interposer import Answer
 from tests.stores_at_fault import ByKey, behind

@@ -4,12 +4,12 @@ import psycopg2
 import pytest
 from sqlalchemy import event
 
-from sync_pipeline import live
 from sync_pipeline.batch.order import Order
-from sync_pipeline.entity_context import EntityContext
+from sync_pipeline.entities.context import EntityContext
 from sync_pipeline.errors import SharedFaultError, UnreachableError
 from sync_pipeline.pipeline import sync_keys
-from sync_pipeline.sweep import sweep
+from sync_pipeline.run import live
+from sync_pipeline.run.sweep import sweep
 from tests import clips
 
 PARKED = "SELECT key::bigint, step, error FROM sync.due WHERE reason = 'rejected' ORDER BY 1"

@@ -10,23 +10,23 @@ from functools import partial
 
 import pytest
 
-from sync_pipeline import live, rewritten_files
-from sync_pipeline import sweep as sweeping
-from sync_pipeline.background import in_background
-from sync_pipeline.entity_context import EntityContext
-from sync_pipeline.entity_files import load_entities
+from sync_pipeline.batch.origin import Origin
+from sync_pipeline.entities.context import EntityContext
+from sync_pipeline.entities.files import load_entities
 from sync_pipeline.errors import BrakeError, LeaseLostError
-from sync_pipeline.faults import SWEEP_CRASH_POINTS
-from sync_pipeline.follower import Follower
-from sync_pipeline.heartbeat import free_leases
 from sync_pipeline.ledger import sweeps
 from sync_pipeline.ledger.ledger import next_revision
-from sync_pipeline.origin import Origin
+from sync_pipeline.model.faults import SWEEP_CRASH_POINTS
+from sync_pipeline.operate.status import status_of
+from sync_pipeline.run import live, rewritten_files
+from sync_pipeline.run import sweep as sweeping
+from sync_pipeline.run.background import in_background
+from sync_pipeline.run.follower import Follower
+from sync_pipeline.run.heartbeat import free_leases
+from sync_pipeline.run.sweep import go_on, sweep
+from sync_pipeline.run.sweep_requests import ask_for_sweep, is_swept, sweep_is_due
 from sync_pipeline.settings import Settings
-from sync_pipeline.status import status_of
-from sync_pipeline.stores import Stores
-from sync_pipeline.sweep import go_on, sweep
-from sync_pipeline.sweep_requests import ask_for_sweep, is_swept, sweep_is_due
+from sync_pipeline.stores.stores import Stores
 from tests.halts import After
 from tests.world import wait_for
 

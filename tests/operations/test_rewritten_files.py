@@ -2,10 +2,10 @@
 
 import pytest
 
-from sync_pipeline import live
+from sync_pipeline.operate.repair import repair
 from sync_pipeline.reconcile.reconcile import reconcile
-from sync_pipeline.repair import repair
-from sync_pipeline.sweep import sweep
+from sync_pipeline.run import live
+from sync_pipeline.run.sweep import sweep
 from tests.world import wait_for
 
 NAMED = "SELECT source_key, target_key, key FROM sync.media_ref WHERE entity = 'text' ORDER BY 1"

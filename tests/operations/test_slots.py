@@ -6,18 +6,18 @@ from dataclasses import replace
 import psycopg2
 import pytest
 
-from sync_pipeline.backfill import backfill_all
-from sync_pipeline.capture import open_cursor, subject_of
-from sync_pipeline.entity_context import EntityContext
-from sync_pipeline.entity_files import load_entities
+from sync_pipeline.entities.context import EntityContext
+from sync_pipeline.entities.files import load_entities
 from sync_pipeline.errors import GapError, SettingError
+from sync_pipeline.operate.status import status_of
 from sync_pipeline.partitions import KeyRanges
 from sync_pipeline.preflight.preflight import preflight
 from sync_pipeline.preflight.publications import ABOUT
+from sync_pipeline.run.backfill import backfill_all
+from sync_pipeline.run.capture import open_cursor, subject_of
 from sync_pipeline.sources import slots
 from sync_pipeline.sources.wal import Wal
-from sync_pipeline.status import status_of
-from sync_pipeline.stores import Stores
+from sync_pipeline.stores.stores import Stores
 from tests.caught._tables import TABLES
 from tests.installed import made, unmade
 

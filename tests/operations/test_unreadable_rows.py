@@ -4,11 +4,11 @@ import dataclasses
 
 import pytest
 
-from sync_pipeline.backfill import backfill
-from sync_pipeline.entity_context import EntityContext
-from sync_pipeline.entity_files import load_entities
+from sync_pipeline.entities.context import EntityContext
+from sync_pipeline.entities.files import load_entities
 from sync_pipeline.reconcile.reconcile import reconcile
-from sync_pipeline.stores import Stores
+from sync_pipeline.run.backfill import backfill
+from sync_pipeline.stores.stores import Stores
 
 PAGE, BAD = 10, 35
 READABLE = "SELECT id FROM content WHERE kind = 'text' AND deleted_at IS NULL AND isfinite(updated_at) ORDER BY id"

@@ -6,12 +6,12 @@ import re
 
 import pytest
 
-from sync_pipeline import dead_letters
 from sync_pipeline.batch.order import Order
-from sync_pipeline.dead_letters import DeadLetterFilter
-from sync_pipeline.entity_context import EntityContext
+from sync_pipeline.entities.context import EntityContext
 from sync_pipeline.explain.why import why
 from sync_pipeline.pipeline import sync_keys
+from sync_pipeline.queue import dead_letters
+from sync_pipeline.queue.dead_letters import DeadLetterFilter
 from tests.kin import EPISODE, MONOLITH, SERIES
 
 SPOIL = "UPDATE content SET attrs = jsonb_build_object('duration', 'no number'), updated_at = now() WHERE id = %s"

@@ -5,22 +5,22 @@ import dataclasses
 import pandas as pd
 import pytest
 
-from sync_pipeline import repair as mending
-from sync_pipeline.backfill import backfill
 from sync_pipeline.batch.order import Order
+from sync_pipeline.entities.context import EntityContext
 from sync_pipeline.entity import Entity, LegacyQuery
-from sync_pipeline.entity_context import EntityContext
 from sync_pipeline.errors import UnreachableError
+from sync_pipeline.operate import repair as mending
+from sync_pipeline.operate.repair import repair
 from sync_pipeline.partitions import KeyRanges
 from sync_pipeline.pipeline import sync_keys
 from sync_pipeline.reconcile import documents
 from sync_pipeline.reconcile.reconcile import reconcile
-from sync_pipeline.repair import repair
+from sync_pipeline.run.backfill import backfill
+from sync_pipeline.run.sweep import sweep
 from sync_pipeline.sinks.media_bucket import MediaBucket
 from sync_pipeline.sinks.relational import RelationalTable
 from sync_pipeline.sinks.search_index import SearchIndex, look_up
 from sync_pipeline.sources.table import Table
-from sync_pipeline.sweep import sweep
 
 ROWS = 6
 COLUMNS = {"id": "bigint", "title": "text", "is_public": "boolean", "area": "box"}

@@ -3,11 +3,11 @@
 import pyarrow as pa
 import pytest
 
-from sync_pipeline.adapt import adapt
-from sync_pipeline.columns import ELSEWISE
+from sync_pipeline.batch.adapt import adapt
+from sync_pipeline.batch.origin import DIGEST
+from sync_pipeline.db.columns import ELSEWISE
+from sync_pipeline.db.keys import Key
 from sync_pipeline.entity import Entity, LegacyQuery
-from sync_pipeline.keys import Key
-from sync_pipeline.origin import DIGEST
 from sync_pipeline.partitions import KeyRanges
 from sync_pipeline.sinks.relational import RelationalTable
 from sync_pipeline.sources.sweep_only import SweepOnly

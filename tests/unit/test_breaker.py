@@ -2,9 +2,9 @@
 
 import pytest
 
-from sync_pipeline import breaker as module
-from sync_pipeline.breaker import Breaker
 from sync_pipeline.errors import UnreachableError
+from sync_pipeline.stores import breaker as module
+from sync_pipeline.stores.breaker import Breaker
 
 LONGEST = 30 * 1.25
 

@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sync_pipeline import columns
-from sync_pipeline.fitting import fit
+from sync_pipeline.batch.fitting import fit
+from sync_pipeline.db import columns
 
 NANOSECONDS = pa.timestamp("ns", "UTC")
 TEXT = st.one_of(st.none(), st.text(st.characters(exclude_categories=["Cs"])))

@@ -9,12 +9,12 @@ from boto3 import Session
 from botocore.exceptions import ClientError
 
 from sync_pipeline.errors import MediaMissingError, MediaRefusedError
-from sync_pipeline.media_answers import MediaAnswers
 from sync_pipeline.reconcile import files
 from sync_pipeline.sinks import media_bucket
 from sync_pipeline.sinks.media_bucket import MediaBucket, Source
 from sync_pipeline.sinks.media_faults import SideError
 from sync_pipeline.sinks.media_headers import headers_of
+from sync_pipeline.stores.media_answers import MediaAnswers
 
 TAGS = [{"Key": "rights", "Value": "a&b"}, {"Key": "kind", "Value": "cover"}]
 BORNE = {"ContentType": "image/png", "CacheControl": "no-store", "Metadata": {"author": "somebody"}}

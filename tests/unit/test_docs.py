@@ -8,8 +8,8 @@ import pytest
 import typer
 
 from sync_pipeline.cli import app
-from sync_pipeline.due import PRIORITY
 from sync_pipeline.model.findings import FindingKind
+from sync_pipeline.queue.due import PRIORITY
 from tests.awkward import kinds
 from tests.awkward.changes import WEIGHTS
 from tests.claims import CLAIMS, EMPTIED, OF_TREES, PARENT_GONE, PARENT_STAMPED

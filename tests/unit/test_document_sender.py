@@ -7,10 +7,10 @@ from types import SimpleNamespace
 import pyarrow as pa
 import pytest
 
-from sync_pipeline import document_sender
-from sync_pipeline.background import in_background
-from sync_pipeline.documents import Operations
+from sync_pipeline.batch.documents import Operations
 from sync_pipeline.errors import DeclarationError
+from sync_pipeline.run import document_sender
+from sync_pipeline.run.background import in_background
 from sync_pipeline.sinks.search_index import SearchIndex
 from tests.world import wait_for
 

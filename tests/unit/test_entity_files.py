@@ -7,7 +7,7 @@ import pytest
 
 from assets.definitions import definitions
 from checks.entity_files import KEY, LOADS, entity_files_result
-from sync_pipeline.entity_files import load_entities, pick, read_entity_files
+from sync_pipeline.entities.files import load_entities, pick, read_entity_files
 from sync_pipeline.errors import DeclarationError, SettingError
 from tests.entity_files import entity_file, use_package
 

@@ -5,9 +5,9 @@ from dataclasses import replace
 import pyarrow as pa
 import pytest
 
-from sync_pipeline.columns import ELSEWISE
+from sync_pipeline.batch.origin import DIGEST
+from sync_pipeline.db.columns import ELSEWISE
 from sync_pipeline.errors import DeclarationError
-from sync_pipeline.origin import DIGEST
 from sync_pipeline.sinks.media_bucket import MediaBucket
 from tests import clips
 
@@ -43,8 +43,8 @@ def test_a_column_that_no_sink_declares_is_refused():
 
 
 def test_a_column_that_adapt_returns_too_is_refused():
-    from sync_pipeline.adapt import adapt
-    from sync_pipeline.keys import Key
+    from sync_pipeline.batch.adapt import adapt
+    from sync_pipeline.db.keys import Key
 
     whole = clips.clip()
     entity = replace(whole, sinks=(whole.table, whole.index, replace(whole.media, size="slug")))

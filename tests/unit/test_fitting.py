@@ -14,8 +14,8 @@ import pyarrow as pa
 import pytest
 from psycopg2.extras import DateTimeTZRange, NumericRange
 
-from sync_pipeline.columns import document_columns, json_of, text_of, write_copy
-from sync_pipeline.fitting import concatenate, fit
+from sync_pipeline.batch.fitting import concatenate, fit
+from sync_pipeline.db.columns import document_columns, json_of, text_of, write_copy
 
 
 class Colour(enum.Enum):

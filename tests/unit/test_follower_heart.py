@@ -6,10 +6,10 @@ from types import SimpleNamespace
 
 import pytest
 
-from sync_pipeline import follower
 from sync_pipeline.errors import HiddenRowsError, UnreachableError
-from sync_pipeline.follower import HANG_SECONDS, Follower
-from sync_pipeline.pace import Pace
+from sync_pipeline.run import follower
+from sync_pipeline.run.follower import HANG_SECONDS, Follower
+from sync_pipeline.run.pace import Pace
 
 
 class Lease:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from sync_pipeline.faults import GUARDS
+from sync_pipeline.model.faults import GUARDS
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 FINDING = re.compile(r"^\| R(\d+)([a-z]| [a-z ]+)? \| .* \| ([\d, ]*) \| ([^|]*) \|$", re.MULTILINE)

@@ -10,7 +10,7 @@ import pytest
 from assets.columns import origins_of
 from assets.definitions import definitions
 from checks.suite import sides
-from sync_pipeline.entity_files import load_entities
+from sync_pipeline.entities.files import load_entities
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 HOWTO = (REPOSITORY / "docs" / "howto" / "entity.md").read_text(encoding="utf-8")

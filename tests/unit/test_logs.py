@@ -5,8 +5,8 @@ import logging
 
 import pytest
 
-from sync_pipeline import logs
 from sync_pipeline.errors import SettingError
+from sync_pipeline.operate import logs
 
 
 @pytest.fixture(autouse=True)
@@ -20,7 +20,7 @@ def _as_before():
 
 def test_facts_are_fields_of_a_json_line(capsys):
     logs.configure({"SYNC_LOG": "json", "SYNC_LOG_LEVEL": "info"})
-    logging.getLogger("sync_pipeline.live").info("batch applied", extra={"entity": "фильм", "rows": 7})
+    logging.getLogger("sync_pipeline.run.live").info("batch applied", extra={"entity": "фильм", "rows": 7})
     line = json.loads(capsys.readouterr().err)
     assert line.pop("at").endswith("+00:00")
     assert line == {"level": "info", "message": "batch applied", "entity": "фильм", "rows": 7}
@@ -28,7 +28,7 @@ def test_facts_are_fields_of_a_json_line(capsys):
 
 def test_facts_follow_the_message_of_a_text_line(capsys):
     logs.configure({})
-    log = logging.getLogger("sync_pipeline.live")
+    log = logging.getLogger("sync_pipeline.run.live")
     log.info("batch applied", extra={"rows": 7})
     log.warning("store unreachable", extra={"entity": "text", "error": "SYNC_SEARCH_URL"})
     said = capsys.readouterr().err

@@ -2,8 +2,8 @@
 
 import pytest
 
+from sync_pipeline.db.keys import Key
 from sync_pipeline.errors import DeclarationError
-from sync_pipeline.keys import Key
 from sync_pipeline.sources.outbox import channel
 from sync_pipeline.sources.table import Literal, Table, plain
 

@@ -5,8 +5,8 @@ import time
 
 import pytest
 
-from sync_pipeline import pace
-from sync_pipeline.pace import Pace
+from sync_pipeline.run import pace
+from sync_pipeline.run.pace import Pace
 
 
 @pytest.fixture

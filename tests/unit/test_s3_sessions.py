@@ -6,8 +6,8 @@ import pytest
 from botocore.awsrequest import AWSResponse
 from botocore.utils import parse_timestamp
 
-from sync_pipeline import s3_sessions
-from sync_pipeline.s3_sessions import parse_instant, s3_session
+from sync_pipeline.stores import s3_sessions
+from sync_pipeline.stores.s3_sessions import parse_instant, s3_session
 
 TIMES = [
     "2026-11-29T15:30:00.000Z",

@@ -2,7 +2,7 @@
 
 import itertools
 
-from sync_pipeline.sessions import name_of_entity, name_of_session
+from sync_pipeline.stores.sessions import name_of_entity, name_of_session
 
 
 def test_a_name_fits_whatever_entity_and_epoch_are():

@@ -4,7 +4,7 @@ import psycopg2
 import pytest
 from psycopg2 import errors
 
-from sync_pipeline import sqlstate
+from sync_pipeline.db import sqlstate
 
 
 class Coded(psycopg2.Error):

@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from sync_pipeline.due import PRIORITY
 from sync_pipeline.ledger.states import TRANSITIONS, Signs, State, state_of
 from sync_pipeline.model.reasons import SET_ASIDE
+from sync_pipeline.queue.due import PRIORITY
 
 PAGE = (Path(__file__).resolve().parents[2] / "docs" / "states.md").read_text(encoding="utf-8")
 

@@ -25,7 +25,7 @@ from checks.pages import drop_old, finish
 from checks.report import Report, result
 from checks.serving import server
 from checks.suite import LEGACY, NEW, declared, sides
-from sync_pipeline.entity_files import load_entities
+from sync_pipeline.entities.files import load_entities
 from sync_pipeline.errors import DeclarationError, SettingError
 
 ROWS = Rows("SELECT * FROM content", ("id",))

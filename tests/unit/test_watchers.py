@@ -10,7 +10,7 @@ import pytest
 from assets import live
 from assets.deployment import KEPT, LEDGER_TAG
 from sync_pipeline.cli import following
-from sync_pipeline.heartbeat import Workers
+from sync_pipeline.run.heartbeat import Workers
 from tests.sensing import FakeLedger, Location
 
 

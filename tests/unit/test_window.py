@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 
-from sync_pipeline.clock import Reading
+from sync_pipeline.run.clock import Reading
 from sync_pipeline.sources.window import BEGINNING, Mark, Window, advance, observe
 
 NOON = dt.datetime(2026, 1, 1, 12, tzinfo=dt.UTC)

@@ -4,7 +4,7 @@ import signal
 from collections.abc import Iterator, Sequence
 from random import Random
 
-from sync_pipeline.faults import CRASH_POINTS
+from sync_pipeline.model.faults import CRASH_POINTS
 from tests.chaos.faults.fault import fault
 from tests.chaos.faults.files import overwrite_some
 from tests.chaos.scene import Scene

@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Sequence
 from random import Random
 
-from sync_pipeline.faults import REBUILD_CRASH_POINTS, TABLE_CRASH_POINTS
+from sync_pipeline.model.faults import REBUILD_CRASH_POINTS, TABLE_CRASH_POINTS
 from tests.chaos.faults.fault import fault
 from tests.chaos.scene import Scene
 

@@ -5,7 +5,7 @@ from random import Random
 
 import psycopg2
 
-from sync_pipeline.capture import subject_of
+from sync_pipeline.run.capture import subject_of
 from sync_pipeline.sources.slots import slot_name
 from tests.chaos.faults.fault import fault
 from tests.chaos.scene import Scene

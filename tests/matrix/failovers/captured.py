@@ -3,9 +3,9 @@
 from dataclasses import replace
 
 from demo.databases import READER
-from sync_pipeline.capture import open_cursor
+from sync_pipeline.entities.context import EntityContext
 from sync_pipeline.entity import Entity
-from sync_pipeline.entity_context import EntityContext
+from sync_pipeline.run.capture import open_cursor
 from sync_pipeline.sources.outbox import Outbox
 from sync_pipeline.sources.source import Capture
 from tests.caught._tables import TABLES

@@ -10,18 +10,18 @@ import pandas as pd
 
 from demo.fleet import Fleet
 from sync_pipeline.batch.order import Order
-from sync_pipeline.capture import open_cursor
+from sync_pipeline.entities.context import EntityContext
 from sync_pipeline.entity import Entity, LegacyQuery
-from sync_pipeline.entity_context import EntityContext
 from sync_pipeline.errors import SyncError
-from sync_pipeline.follower import Follower
 from sync_pipeline.partitions import KeyRanges
 from sync_pipeline.pipeline import sync_keys
 from sync_pipeline.preflight.preflight import preflight
+from sync_pipeline.run.capture import open_cursor
+from sync_pipeline.run.follower import Follower
+from sync_pipeline.run.sweep import sweep
 from sync_pipeline.sinks.relational import RelationalTable
 from sync_pipeline.sources.ddl import apply_steps
 from sync_pipeline.sources.table import Table
-from sync_pipeline.sweep import sweep
 from tests.claims import ASKS, NO, PARTITION_ATTACHED, YES, claim
 from tests.installed import SOURCES, catalogue, install_steps, uninstall_steps
 from tests.matrix.matrix import FAILS, HOLDS, REFUSED, Cell, Matrix, Outcome

@@ -1,0 +1,1 @@
+"""The database layer: SQL, COPY and Arrow, keys and digests."""

@@ -1,0 +1,92 @@
+"""An entity in its context: its stores open, its legacy columns known, its ledger there."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from contextlib import suppress
+from dataclasses import dataclass
+
+from sync_pipeline.batch.origin import Origin
+from sync_pipeline.entities.ownership import claim_index, claim_prefix, claim_table, index_meta
+from sync_pipeline.entity import Entity
+from sync_pipeline.errors import DeclarationError, UnreachableError
+from sync_pipeline.ledger.before_images import forget_all
+from sync_pipeline.ledger.gate import Gate
+from sync_pipeline.ledger.ledger import Ledger, migrate
+from sync_pipeline.ledger.references import register
+from sync_pipeline.ledger.target_tables import target_tables
+from sync_pipeline.stores.stores import Stores
+
+
+@dataclass(frozen=True)
+class EntityContext:
+    """An entity ready to move."""
+
+    entity: Entity
+    stores: Stores
+    origin: Origin
+    ledger: Ledger
+    gate: Gate | None = None  # where rows are parts of roots
+
+    @classmethod
+    def open(cls, entity: Entity, stores: Stores, *, shadow: bool = False) -> EntityContext:
+        """Look at the legacy query; make ledger, table and, if the cluster answers, index where they are not there.
+
+        Columns that the table lacks may come with another table: a `shadow`, or where one is being filled. Raises
+        UnreachableError, OtherServerError, LegacySchemaError, DeclarationError.
+        """
+        migrate(stores)
+        stores = stores.of_entity(entity.name, filtered=entity.is_filtered)
+        stores.ledger_id()  # sessions bear it from now on
+        stores.confirm_servers()
+        origin = Origin.open(entity, stores)
+        if entity.version_column and entity.version_column not in origin.schema.names:
+            raise DeclarationError(
+                f"entity {entity.name}: the legacy query returns no column {entity.version_column!r},"
+                " which its Outbox names as version"
+            )
+        with stores.target() as cursor:
+            versions = origin.digest_version, origin.former_version, origin.digest
+            ledger = Ledger.open(cursor, entity.name, origin.key, entity.version, *versions)
+            gate = Gate(ledger, origin.root) if origin.has_parts else None
+            if gate:
+                gate.ensure(cursor)
+            entity.table.ensure(cursor)
+            claim_table(cursor, entity)
+            target_tables(cursor, entity.name, entity.table, shadow=shadow)
+            if not entity.compensates:
+                forget_all(cursor, entity.name)
+            register(cursor, entity.name, entity.table)
+        context = cls(entity, stores, origin, ledger, gate)
+        with suppress(UnreachableError):  # rows do not wait for the cluster; whoever sends to it looks again
+            context.ensure_index()
+        if entity.media:
+            with suppress(UnreachableError), stores.media_breaker:  # nor for the bucket; who copies looks again
+                claim_prefix(stores, entity.media, entity.name)
+        return context
+
+    def ensure_index(self) -> None:
+        """Make the index where it is not there, and mark it as ours.
+
+        Raises UnreachableError, DeclarationError, OwnershipError where it is another deployment's.
+        """
+        if self.entity.index is None:
+            return
+        try:
+            self.entity.index.ensure(self.stores.search, index_meta(self.stores, self.entity))
+        except DeclarationError as error:
+            raise DeclarationError(f"entity {self.entity.name}: {error}") from error
+        claim_index(self.stores, self.entity)
+        self.stores.ensured.add(self.entity.index.alias)
+
+
+def open_contexts(stores: Stores, entities: Iterable[Entity]) -> tuple[list[EntityContext], dict[str, Exception]]:
+    """Contexts of the entities that can be opened, and what stops the others. Raises UnreachableError."""
+    contexts: list[EntityContext] = []
+    stopped: dict[str, Exception] = {}
+    for entity in entities:
+        try:
+            contexts.append(EntityContext.open(entity, stores))
+        except DeclarationError as error:
+            stopped[entity.name] = error
+    return contexts, stopped

@@ -1,0 +1,1 @@
+"""Operations: status, drain, fence, snapshot and repair."""

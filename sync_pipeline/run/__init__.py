@@ -1,0 +1,1 @@
+"""What runs batches, and when: follower, sweep, backfill and their upkeep."""

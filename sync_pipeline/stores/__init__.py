@@ -1,0 +1,1 @@
+"""Connections to every store: sessions, pools, breakers, and which servers they reach."""
