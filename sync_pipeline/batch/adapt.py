@@ -126,10 +126,10 @@ class _Run:
 def _alike(key: Key, legacy: pa.Table) -> Iterator[_Given]:
     """Rows by the columns that hold the server's text instead of a value of their type; for most rows that is none."""
     columns, elsewise = _typed_keys(key, legacy.drop_columns([DIGEST, ELSEWISE]))
-    told = legacy.column(ELSEWISE)
-    if told.null_count < len(told):
-        for row in pc.indices_nonzero(told.is_valid()).to_pylist():
-            elsewise.setdefault(row, {}).update(orjson.loads(told[row].as_py()))
+    elsewise_texts = legacy.column(ELSEWISE)
+    if elsewise_texts.null_count < len(elsewise_texts):
+        for row in pc.indices_nonzero(elsewise_texts.is_valid()).to_pylist():
+            elsewise.setdefault(row, {}).update(orjson.loads(elsewise_texts[row].as_py()))
     if not elsewise:
         yield _Given(legacy, columns)
         return

@@ -20,7 +20,7 @@ from sync_pipeline.db.values import (
     EXACT_FLOATS,
     INTEGER_LIMIT,
     INTEGERS,
-    UnfitError,
+    MisfitError,
     copy_text,
     document_text,
     shown,
@@ -252,7 +252,7 @@ def _each(values: Iterable[Any], turn: Callable[[Any], str | None]) -> tuple[lis
     for row, value in enumerate(values):
         try:
             texts.append(turn(value))
-        except (UnfitError, ValueError, OverflowError, RecursionError) as error:
+        except (MisfitError, ValueError, OverflowError, RecursionError) as error:
             texts.append(None)
             faults[row] = f"{type(value).__name__} {shown(value)}: {error}"
     return texts, faults

@@ -81,7 +81,7 @@ class ReferenceLocks:
             parent = key_of(self.cursor, reference.entity)
             if parent is None:
                 continue
-            named = parent.told_as_text(reference.columns)
+            named = parent.with_text_types(reference.columns)
             self.cursor.execute(
                 f"SELECT {target.text_expression('t')}, {named.text_expression('t')} FROM {table.quoted} t"
                 f" WHERE {target.is_in(self.cursor, 't', keys)} AND ({named.plain('t')}) IS NOT NULL AND NOT EXISTS"

@@ -206,10 +206,10 @@ def reconcile(name: Name = None, everything: All = False, output: Format = Outpu
 
     with opened(name, everything) as (stores, entities), bars() as shown:
         verdicts = [_compare(EntityContext.open(entity, stores), shown) for entity in entities]
-    word = overall(verdicts)
-    report = {"verdict": word, "entities": {verdict.entity: verdict.as_dict() for verdict in verdicts}}
-    show(report, output, partial(tables.verdicts, verdicts, word))
-    raise typer.Exit(_EXIT[word])
+    status = overall(verdicts)
+    report = {"verdict": status, "entities": {verdict.entity: verdict.as_dict() for verdict in verdicts}}
+    show(report, output, partial(tables.verdicts, verdicts, status))
+    raise typer.Exit(_EXIT[status])
 
 
 def _compare(context: EntityContext, shown: Bars) -> Verdict:
@@ -235,14 +235,14 @@ def repair(
     with opened(name, everything=False) as (stores, entities), bars() as shown:
         totals = Totals(entities)
         context = EntityContext.open(entities[0], stores)
-        steps, word = _planned(context, key, shown)
+        steps, status = _planned(context, key, shown)
         if not dry_run:
             check_visibility(context.entity, stores)
             for outcome in carry_out(context, steps):
                 totals.add(name, outcome)
     report = {name: as_report(steps) if dry_run else asdict(totals[name])}
-    show(report, output, partial(_mended, totals, steps, word, dry_run=dry_run))
-    raise typer.Exit(_EXIT[word])
+    show(report, output, partial(_repaired, totals, steps, status, dry_run=dry_run))
+    raise typer.Exit(_EXIT[status])
 
 
 def _planned(context: EntityContext, keys: list[str] | None, shown: Bars) -> tuple[list[Step], str]:
@@ -255,7 +255,7 @@ def _planned(context: EntityContext, keys: list[str] | None, shown: Bars) -> tup
     return plan(context, verdict.findings), "unknown" if verdict.status == "unknown" else "clean"
 
 
-def _mended(totals: dict[str, Outcome], steps: list[Step], word: str, *, dry_run: bool) -> None:
+def _repaired(totals: dict[str, Outcome], steps: list[Step], status: str, *, dry_run: bool) -> None:
     from sync_pipeline.cli import tables
 
     if dry_run:
@@ -263,7 +263,7 @@ def _mended(totals: dict[str, Outcome], steps: list[Step], word: str, *, dry_run
     else:
         tables.outcomes(totals)
         tables.left_alone(steps)
-    if word == "unknown":
+    if status == "unknown":
         tables.say("Something could not be looked at: sync-pipeline reconcile says what.", "yellow")
 
 
@@ -276,7 +276,7 @@ def check(name: AnyName = None, everything: All = False, output: Format = Output
 
     with opened(name, everything or not name) as (stores, entities):
         found = preflight(stores, entities, whole=not name)
-    word = worst(found)
-    report = {"verdict": word, "findings": [asdict(notice) for notice in found]}
+    status = worst(found)
+    report = {"verdict": status, "findings": [asdict(notice) for notice in found]}
     show(report, output, partial(tables.notices, found))
-    raise typer.Exit(_EXIT[word])
+    raise typer.Exit(_EXIT[status])

@@ -75,22 +75,20 @@ def _listed(report: Mapping[str, Mapping[str, Any]]) -> None:
     names = ("state", "step", "error", "letters", "attempts", "first_at")
     rows = [(e, *(c[name] for name in names), ", ".join(c["keys"]), c["message"]) for e, c in causes]
     tables.table(heads, rows, left=9)
-    letters = [letter for found in report.values() for letter in found["letters"]]
-    tables.table(("entity", "key", "state", "next try", "message"), map(_line, letters), left=5)
+    shown = [record for found in report.values() for record in found["letters"]]
+    tables.table(("entity", "key", "state", "next try", "message"), map(_line, shown), left=5)
     total = sum(cause["letters"] for _, cause in causes)
-    if total > len(letters):
-        tables.say(
-            f"{len(letters):,} of {total:,}; --limit shows more, --step, --error, --older-than and --key choose."
-        )
+    if total > len(shown):
+        tables.say(f"{len(shown):,} of {total:,}; --limit shows more, --step, --error, --older-than and --key choose.")
     if any(found[dead_letters.PARKED] for found in report.values()):
         tables.say("show ENTITY KEY tells all of one; replay tries again what is mended; discard sets aside for good.")
 
 
-def _line(letter: Mapping[str, Any]) -> tuple[object, ...]:
-    if letter["state"] == Reason.DISCARDED:
-        message = f"{letter['discarded_why']} ({letter['discarded_by']}, {letter['discarded_at']:%Y-%m-%d})"
-        return letter["entity"], letter["key"], letter["state"], "when its row changes", message
-    return letter["entity"], letter["key"], letter["state"], letter["next_at"] or "on replay", letter["message"]
+def _line(record: Mapping[str, Any]) -> tuple[object, ...]:
+    if record["state"] == Reason.DISCARDED:
+        message = f"{record['discarded_why']} ({record['discarded_by']}, {record['discarded_at']:%Y-%m-%d})"
+        return record["entity"], record["key"], record["state"], "when its row changes", message
+    return record["entity"], record["key"], record["state"], record["next_at"] or "on replay", record["message"]
 
 
 @app.command("show")
@@ -100,10 +98,10 @@ def showing(name: Name, key: Annotated[str, typer.Argument(help="The key.")], ou
         context = EntityContext.open(entities[0], stores)
         (text,) = spelled(context, [key])
         with stores.target() as cursor:
-            letter = dead_letters.letter(cursor, name, text)
-        if letter is None:
+            record = dead_letters.find(cursor, name, text)
+        if record is None:
             raise SettingError(f"{name} {text} is no dead letter: sync-pipeline why {name} {text} says where it stands")
-        found = dead_letters.known(context, letter)
+        found = dead_letters.known(context, record)
     show(found, output, partial(_shown, found))
 
 

@@ -35,8 +35,8 @@ def listing(
 ) -> None:
     """What is owed by cause, and the most urgent of it."""
     if reason and reason not in owed.PRIORITY:
-        letters = "; rows that were refused are dead letters: sync-pipeline dead-letters list"
-        raise SettingError(f"nothing is owed for reason {reason!r}; there are {', '.join(owed.PRIORITY)}{letters}")
+        hint = "; rows that were refused are dead letters: sync-pipeline dead-letters list"
+        raise SettingError(f"nothing is owed for reason {reason!r}; there are {', '.join(owed.PRIORITY)}{hint}")
     with opened(name, everything or not name) as (stores, entities):
         migrate(stores)
         with stores.target() as cursor:

@@ -62,9 +62,9 @@ def _run() -> int | str | None:
             typer.echo("Interrupted. What is done is kept; the same command goes on from there.", err=True)
         return ended.code
     except SyncError as error:
-        _tell(f"{type(error).__name__.removesuffix('Error')}: {error}")
+        _print_error(f"{type(error).__name__.removesuffix('Error')}: {error}")
     except Exception as error:
-        _tell(f"{type(error).__name__}: {str(error).strip() or 'no reason given'} (--debug shows where)")
+        _print_error(f"{type(error).__name__}: {str(error).strip() or 'no reason given'} (--debug shows where)")
     return FAILED
 
 
@@ -86,7 +86,7 @@ def _forgiving(stream: TextIO) -> TextIO:
     )
 
 
-def _tell(message: str) -> None:
+def _print_error(message: str) -> None:
     if os.environ.get("SYNC_DEBUG"):
         traceback.print_exc()
     typer.echo(message, err=True)

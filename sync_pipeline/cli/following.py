@@ -64,11 +64,11 @@ def caught_up(stores: Stores, entities: list[Entity], totals: Totals) -> bool:
     with bars() as shown:
         level = shown.level("keys")
 
-        def look() -> None:
+        def report_progress() -> None:
             done = sum(total.keys for total in totals.values())
             level(done, done + _owed(stores, entities))
 
-        watcher = threading.Thread(target=_watch, args=(contexts, follower, stop, look, left), daemon=True)
+        watcher = threading.Thread(target=_watch, args=(contexts, follower, stop, report_progress, left), daemon=True)
         watcher.start()
         follower.run(stop)
         watcher.join()
@@ -105,13 +105,13 @@ def _watch(
     contexts: list[EntityContext],
     follower: Follower,
     stop: threading.Event,
-    look: Callable[[], None],
+    report_progress: Callable[[], None],
     left: dict[str, Exception],
 ) -> None:
     """Until all have caught up but those that something stops; these are `left`, though they may go on just then."""
     since = mark(contexts)
     while not stop.wait(_LOOK_SECONDS):
-        look()
+        report_progress()
         failures = dict(follower.failures)
         behind = {context.entity.name for context in contexts if not has_caught_up(context, since)}
         if behind <= failures.keys():

@@ -83,7 +83,7 @@ def _sums(parts: Sequence[Filled]) -> tuple[int, ...]:
     return tuple(sum(getattr(part, name) for part in parts) for name in _FILLED)
 
 
-def verdicts(found: Sequence[Verdict], word: str) -> None:
+def verdicts(found: Sequence[Verdict], status: str) -> None:
     """Mismatches by entity, sink and kind; some of them by key; the verdict."""
     rows = []
     for verdict in found:
@@ -101,7 +101,7 @@ def verdicts(found: Sequence[Verdict], word: str) -> None:
         former_digests(verdict.entity, verdict.former_digests)
         if verdict.overdue:
             say(f"{verdict.overdue:,} rows of {verdict.entity} have been owed for longer than SYNC_DUE_LIMIT_SECONDS.")
-    say(f"Verdict: {word}", _STYLES[word])
+    say(f"Verdict: {status}", _STYLES[status])
 
 
 def steps(found: Sequence[Step]) -> None:
@@ -145,7 +145,7 @@ def statuses(report: Mapping[str, Mapping[str, Any]]) -> None:
     for entity, found in report.items():
         events = found.get("events", {})
         if any(events.values()):
-            say(f"{entity}: events {', '.join(f'{word} {count:,}' for word, count in events.items())}")
+            say(f"{entity}: events {', '.join(f'{status} {count:,}' for status, count in events.items())}")
         if rebuild := found.get("rebuild"):
             done = "all rows" if rebuild["filled"] else f"{rebuild['rows']:,} rows"
             since = _instant(rebuild["started_at"])
@@ -278,8 +278,8 @@ def notices(found: Sequence[Notice]) -> None:
         say("\nTo do:")
     for notice in remedies:
         say(f"  {notice.about}: {notice.what}\n    {notice.remedy}")
-    word = worst(list(found))
-    say(f"\nPreflight: {word}", _STYLES[word])
+    status = worst(list(found))
+    say(f"\nPreflight: {status}", _STYLES[status])
 
 
 def _say_parked(entity: str, parked: int) -> None:

@@ -90,14 +90,14 @@ def read_leniently(text: bytes | pa.Buffer, schema: pa.Schema) -> tuple[pa.Table
     Returns the table, with NULL for such values, and their texts by column as JSON for each row; NULL where all fit.
     """
     texts = read_copy(text, pa.schema([(name, pa.string()) for name in schema.names]))
-    unfit: dict[int, dict[str, str]] = {}
+    misfits: dict[int, dict[str, str]] = {}
     columns = []
     for field in schema:
         column, others = fit_texts(texts.column(field.name), field.type)
         columns.append(column)
         for row, value in others.items():
-            unfit.setdefault(row, {})[field.name] = value
-    elsewise = [orjson.dumps(unfit[row]).decode() if row in unfit else None for row in range(texts.num_rows)]
+            misfits.setdefault(row, {})[field.name] = value
+    elsewise = [orjson.dumps(misfits[row]).decode() if row in misfits else None for row in range(texts.num_rows)]
     return pa.Table.from_arrays(columns, schema=schema), pa.array(elsewise, pa.string())
 
 
@@ -297,13 +297,13 @@ def _whole(column: pa.ChunkedArray | pa.Array) -> pa.Array:
 def _lists(column: pa.ChunkedArray, kind: pa.DataType) -> pa.Array:
     if len(column) == 0:
         return pa.array([], kind)
-    as_told = kind if _is_told_as_such(kind.value_type) else pa.list_(pa.string())
+    as_written = kind if _is_written_as_such(kind.value_type) else pa.list_(pa.string())
     parsed = _parse_few if len(column) <= _FEW_LISTS else _parse_coded
-    lists = parsed(_whole(column), as_told)
-    return lists if as_told == kind else relist(lists, _read_texts(lists.flatten(), kind.value_type))
+    lists = parsed(_whole(column), as_written)
+    return lists if as_written == kind else relist(lists, _read_texts(lists.flatten(), kind.value_type))
 
 
-def _is_told_as_such(kind: pa.DataType) -> bool:
+def _is_written_as_such(kind: pa.DataType) -> bool:
     """Whether elements of this type are told as JSON has them, and not as the server's text."""
     return bool(pa.types.is_integer(kind) or pa.types.is_boolean(kind) or pa.types.is_string(kind))
 

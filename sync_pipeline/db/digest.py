@@ -59,7 +59,9 @@ class DigestExpression:
 
 def digest_expression(types: Mapping[str, str]) -> DigestExpression:
     """Give the expression of the digest of a row with columns of these PostgreSQL types."""
-    return DigestExpression.of({name: ", ".join(_told_apart(f"q.{quote(name)}", kind)) for name, kind in types.items()})
+    return DigestExpression.of(
+        {name: ", ".join(_distinguished(f"q.{quote(name)}", kind)) for name, kind in types.items()}
+    )
 
 
 def digest_of(types: Mapping[str, str]) -> str:
@@ -105,7 +107,7 @@ def _parts_before(number: int, column: str, kind: str) -> list[str]:
     base, _ = split_array(kind)
     if number == _ALGORITHM_BEFORE and _is_revised(kind):
         return [f'{column}::text[] COLLATE "C"'] if base in _TEXTS_BEFORE else [column]
-    parts = _told_apart(column, kind)
+    parts = _distinguished(column, kind)
     # the scale of a number, and the sign of zero, came after them
     return parts[:2] if kind == "numeric" or kind in _FLOATS else parts
 
@@ -124,7 +126,7 @@ def _needs_text(base: str) -> bool:
     return not has_exact_equality(base)
 
 
-def _told_apart(column: str, kind: str) -> list[str]:
+def _distinguished(column: str, kind: str) -> list[str]:
     base, is_array = split_array(kind)
     if _needs_text(base) or (is_array and base in _ZERO_IS_NULL):
         return [f'{column}::text COLLATE "C"']

@@ -88,7 +88,7 @@ class Key:
         """The types of the key's columns in tables of ours."""
         return tuple(map(_own_type, self.types))
 
-    def told_as_text(self, columns: Sequence[str]) -> Key:
+    def with_text_types(self, columns: Sequence[str]) -> Key:
         """The same key in a table that may have another type where ours has text."""
         return Key(tuple(columns), tuple(_ANY if kind == _TEXT else kind for kind in self.own_types))
 

@@ -47,7 +47,7 @@ INTEGERS = {"smallint", "int2", "integer", "int", "int4", "bigint", "int8"}
 _SHOWN = 60
 
 
-class UnfitError(Exception):
+class MisfitError(Exception):
     """A value has no exact form for its column's type."""
 
 
@@ -78,11 +78,11 @@ def copy_text(value: Any, kind: str, *, is_array: bool = False) -> str | None:
         return value if isinstance(value, str) else json_text(value)
     if _is_list(value):
         if not is_array and kind not in _TEXTS:
-            raise UnfitError(f"a list has no form for type {kind}: return the text that PostgreSQL reads for the type")
+            raise MisfitError(f"a list has no form for type {kind}: return the text that PostgreSQL reads for the type")
         return _array(value, kind)
     if isinstance(value, Mapping):
         if is_array or kind not in _TEXTS:
-            raise UnfitError(f"a dict has no form for type {kind}: declare jsonb, or return the type's own text")
+            raise MisfitError(f"a dict has no form for type {kind}: declare jsonb, or return the type's own text")
         return json_text(value)
     return _scalar(value, kind)
 
@@ -110,7 +110,7 @@ def document_text(value: Any, kind: str) -> str:
 def duration_text(value: dt.timedelta) -> str:
     """Give a duration as an interval; a day stays a day of whatever length. Raises UnfitError for nanoseconds."""
     if isinstance(value, pd.Timedelta) and value.nanoseconds:
-        raise UnfitError("an interval has no nanoseconds: round the duration to microseconds")
+        raise MisfitError("an interval has no nanoseconds: round the duration to microseconds")
     microseconds = (value.days * 86_400 + value.seconds) * 1_000_000 + value.microseconds
     sign, (days, rest) = "-" if microseconds < 0 else "", divmod(abs(microseconds), _DAY)
     minutes, rest = divmod(rest, 60_000_000)
@@ -133,7 +133,7 @@ def _plain(value: Any) -> Any:
     if isinstance(value, np.floating) and not isinstance(value, float):
         return Decimal(str(value)) if np.isfinite(value) else float(value)
     if isinstance(value, np.void):
-        raise UnfitError("a numpy record has no form here: return a dict or a list")
+        raise MisfitError("a numpy record has no form here: return a dict or a list")
     return value.item() if isinstance(value, np.generic) else value
 
 
@@ -141,38 +141,38 @@ def _scalar(value: Any, kind: str) -> str:
     for types, write in _WRITERS:
         if isinstance(value, types):
             return write(value, kind)
-    raise UnfitError("it has no form for PostgreSQL: return a text, a number, a date, bytes, a list or a dict")
+    raise MisfitError("it has no form for PostgreSQL: return a text, a number, a date, bytes, a list or a dict")
 
 
 def _number(value: float, kind: str) -> str:
     if kind not in INTEGERS:
         return _float(value)
     if not value.is_integer() or abs(value) >= INTEGER_LIMIT:
-        raise UnfitError(f"the float {value} is no value of type {kind}")
+        raise MisfitError(f"the float {value} is no value of type {kind}")
     return str(int(value))
 
 
 def _octets(value: Any, kind: str) -> str:
     if kind != "bytea":
-        raise UnfitError(f"bytes have no form for type {kind}: declare bytea, or decode them")
+        raise MisfitError(f"bytes have no form for type {kind}: declare bytea, or decode them")
     return "\\x" + bytes(value).hex()
 
 
 def _duration(value: dt.timedelta, kind: str) -> str:
     if kind != "interval" and kind not in _TEXTS:
-        raise UnfitError(f"a duration has no form for type {kind}: declare interval, or return a number")
+        raise MisfitError(f"a duration has no form for type {kind}: declare interval, or return a number")
     return duration_text(value)
 
 
 def _months(value: Any, _: str) -> str:
     if value.nanoseconds % 1000:
-        raise UnfitError("an interval has no nanoseconds: round the duration to microseconds")
+        raise MisfitError("an interval has no nanoseconds: round the duration to microseconds")
     return f"{value.months} mons {value.days} days {value.nanoseconds // 1000} microseconds"
 
 
 def _range(value: Any, kind: str) -> str:
     if not kind.endswith("range") and kind not in _TEXTS:
-        raise UnfitError(f"a range has no form for type {kind}: declare a range type")
+        raise MisfitError(f"a range has no form for type {kind}: declare a range type")
     if isinstance(value, psycopg2.extras.Range):
         if value.isempty:
             return "empty"
@@ -222,7 +222,7 @@ def _instant(value: dt.datetime) -> str:
 
 def _json_number(value: float | Decimal) -> str:
     if not math.isfinite(value):
-        raise UnfitError(f"JSON has no form for {value}: return None or a text")
+        raise MisfitError(f"JSON has no form for {value}: return None or a text")
     return str(value) if isinstance(value, Decimal) else _float(value)
 
 
@@ -231,22 +231,22 @@ def _json_object(value: Mapping[Any, Any]) -> str:
 
 
 def _json_octets(_: Any) -> str:
-    raise UnfitError("JSON has no form for bytes: return a text, such as base64")
+    raise MisfitError("JSON has no form for bytes: return a text, such as base64")
 
 
 def _encodable(text: str) -> str:
     if "\0" in text:
-        raise UnfitError("a text with a zero byte has no form in PostgreSQL: leave it out, or declare bytea")
+        raise MisfitError("a text with a zero byte has no form in PostgreSQL: leave it out, or declare bytea")
     try:
         text.encode()
     except UnicodeEncodeError as error:
-        raise UnfitError(f"a text that is no Unicode has no form in PostgreSQL: {error.reason}") from error
+        raise MisfitError(f"a text that is no Unicode has no form in PostgreSQL: {error.reason}") from error
     return text
 
 
 def _name(name: Any) -> str:
     if not isinstance(name, str):
-        raise UnfitError(f"a dict whose keys are not texts ({type(name).__name__}) has no form in JSON")
+        raise MisfitError(f"a dict whose keys are not texts ({type(name).__name__}) has no form in JSON")
     return json.dumps(_encodable(name), ensure_ascii=False)
 
 

@@ -90,8 +90,8 @@ class Facts:
     @property
     def undone(self) -> bool:
         """Whether its document was refused, and it was put back as it was before."""
-        letter = self.owing(Reason.REJECTED, Reason.DISCARDED)
-        return bool(letter and letter["undone_at"])
+        dead_letter = self.owing(Reason.REJECTED, Reason.DISCARDED)
+        return bool(dead_letter and dead_letter["undone_at"])
 
     @property
     def changed(self) -> bool:
@@ -126,7 +126,7 @@ def facts_of(context: EntityContext, key: str) -> Facts:
     with context.stores.target() as cursor:
         entry = _entry(context, cursor, keys)
         owed, files = named(cursor, _DUE, values), named(cursor, _FILES, values)
-        (standing,) = named(cursor, _CURSOR, values)
+        (cursor_row,) = named(cursor, _CURSOR, values)
         target = context.origin.key.named(context.entity.table.key)
         cursor.execute(
             f"SELECT EXISTS (SELECT FROM {context.entity.table.quoted} t WHERE {target.is_in(cursor, 't', keys)})"
@@ -151,7 +151,7 @@ def facts_of(context: EntityContext, key: str) -> Facts:
         row,
         document,
         files,
-        standing,
+        cursor_row,
         written_at,
         unknown,
         _is_copied(context, legacy, files),

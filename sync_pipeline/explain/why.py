@@ -33,7 +33,7 @@ class Answer:
     """`word` is the kind of verdict, `sinks` a sentence for each sink, `to_do` what a person can do, if anything."""
 
     facts: Facts
-    word: str
+    label: str
     verdict: str
     sinks: Mapping[str, str]
     to_do: str = ""
@@ -45,7 +45,7 @@ class Answer:
             "entity": facts.entity,
             "key": facts.key,
             "state": facts.state,
-            "word": self.word,
+            "word": self.label,
             "verdict": self.verdict,
             "sinks": dict(self.sinks),
             "to_do": self.to_do,
@@ -62,7 +62,7 @@ class Answer:
 class _Cause:
     """Why an object stands where it stands."""
 
-    word: str
+    label: str
     message: str
     to_do: str = ""
 
@@ -80,7 +80,7 @@ def explain(context: EntityContext, facts: Facts) -> Answer:
         sinks["search"] = _of_index(context, facts, cause)
     if context.entity.media:
         sinks["media"] = _of_files(facts, cause)
-    return Answer(facts, cause.word, f"{facts.entity} {facts.key} {cause.message}.", sinks, cause.to_do)
+    return Answer(facts, cause.label, f"{facts.entity} {facts.key} {cause.message}.", sinks, cause.to_do)
 
 
 def _cause(context: EntityContext, facts: Facts) -> _Cause:
@@ -91,14 +91,14 @@ def _cause(context: EntityContext, facts: Facts) -> _Cause:
 
 def _set_aside(facts: Facts) -> _Cause | None:
     """A dead letter, or a row that waits for another one."""
-    letter, name = facts.owing(Reason.REJECTED), f"{facts.entity} --key {facts.key}"
-    if letter:
-        tries = f"{letter['attempts']:,} attempts" if letter["attempts"] != 1 else "1 attempt"
-        message = f"is parked at step {letter['step']} since {_instant(letter['first_at'])} ({tries})"
+    dead_letter, name = facts.owing(Reason.REJECTED), f"{facts.entity} --key {facts.key}"
+    if dead_letter:
+        tries = f"{dead_letter['attempts']:,} attempts" if dead_letter["attempts"] != 1 else "1 attempt"
+        message = f"is parked at step {dead_letter['step']} since {_instant(dead_letter['first_at'])} ({tries})"
         return _Cause(
             "parked",
-            f"{message}: {letter['error']}: {letter['message']}{_reverted(facts)}",
-            f"{dead_letters.remedy(letter)}; then sync-pipeline dead-letters replay {name}",
+            f"{message}: {dead_letter['error']}: {dead_letter['message']}{_reverted(facts)}",
+            f"{dead_letters.remedy(dead_letter)}; then sync-pipeline dead-letters replay {name}",
         )
     if waiting := facts.owing(Reason.PARENT, Reason.CHILDREN):
         who = f"{waiting['waits_for']} {waiting['waits_key']}"
@@ -195,8 +195,8 @@ def _of_table(context: EntityContext, facts: Facts, cause: _Cause) -> str:
     if not facts.row:
         return f"not in {name}: {_absence(facts, cause, context.entity.table.where, 'relational')}"
     behind = (
-        cause.word in _BEHIND
-        and not (cause.word == "owed" and facts.owing(Reason.DOCUMENTS))
+        cause.label in _BEHIND
+        and not (cause.label == "owed" and facts.owing(Reason.DOCUMENTS))
         and not _of_document(facts)
     )
     return f"in {name}, {written or 'though we never wrote it'}" + (
@@ -211,7 +211,7 @@ def _of_index(context: EntityContext, facts: Facts, cause: _Cause) -> str:
         return f"unknown: {facts.unknown['search']}"
     if facts.document is None:
         return f"not in {index.alias}: {_absence(facts, cause, index.where, 'search')}"
-    behind = cause.word in _BEHIND
+    behind = cause.label in _BEHIND
     return f"in {index.alias}, of revision {facts.document}" + (f", and behind: it {cause.message}" if behind else "")
 
 
@@ -220,7 +220,7 @@ def _of_files(facts: Facts, cause: _Cause) -> str:
         return f"unknown: {facts.unknown['media']}"
     behind = (
         f"; it {cause.message}"
-        if cause.word in _BEHIND and (facts.owing(Reason.MEDIA) or _step(facts) == BatchStep.MEDIA)
+        if cause.label in _BEHIND and (facts.owing(Reason.MEDIA) or _step(facts) == BatchStep.MEDIA)
         else ""
     )
     if not facts.files:
@@ -233,7 +233,7 @@ def _of_files(facts: Facts, cause: _Cause) -> str:
 
 def _absence(facts: Facts, cause: _Cause, where: str | None, sink: str) -> str:
     """Why a sink holds nothing."""
-    if facts.legacy.held is not None and not wants(facts, sink) and cause.word not in {"on its way", "parked"}:
+    if facts.legacy.held is not None and not wants(facts, sink) and cause.label not in {"on its way", "parked"}:
         return _filter(where) if where else "it has no row"
     return f"it {cause.message}"
 
@@ -249,8 +249,8 @@ def _revision(facts: Facts) -> str:
 
 
 def _step(facts: Facts) -> str:
-    letter = facts.owing(Reason.REJECTED, Reason.DISCARDED)
-    return str(letter["step"]) if letter else ""
+    dead_letter = facts.owing(Reason.REJECTED, Reason.DISCARDED)
+    return str(dead_letter["step"]) if dead_letter else ""
 
 
 def _of_document(facts: Facts) -> bool:

@@ -71,7 +71,7 @@ def unpack(body: bytes | memoryview, size: int, schema: pa.Schema) -> pa.Table:
     return pa.Table.from_batches([pa.ipc.read_record_batch(plain, schema)])
 
 
-def tell(
+def record_events(
     cursor: Cursor, entity: str, kind: str, about: Iterable[tuple[str, str | None, str | None]], revision: int
 ) -> None:
     """Write down what is exceptional of objects: (key, step, what is to be said of it)."""

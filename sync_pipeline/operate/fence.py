@@ -124,7 +124,7 @@ def horizon_of(stores: Stores, tables: Iterable[str]) -> Horizon:
     with stores.legacy() as cursor:
         cursor.execute(_NEXT_XID)
         (next_xid,) = cursor.fetchone()
-        return Horizon(next_xid, _standing(cursor, sorted({*tables})))
+        return Horizon(next_xid, _rows(cursor, sorted({*tables})))
 
 
 def written_since(stores: Stores, horizon: Horizon) -> list[str]:
@@ -139,7 +139,7 @@ def written_since(stores: Stores, horizon: Horizon) -> list[str]:
         if not drawn:
             return []
         found = []
-        now = _standing(cursor, [*horizon.tables])
+        now = _rows(cursor, [*horizon.tables])
         for table, (deleted, files) in horizon.tables.items():
             # a row's xmin counts modulo 2^32
             newer = f"(xmin::text::bigint - {horizon.next_xid}) & 4294967295 < {drawn}"
@@ -154,6 +154,6 @@ def written_since(stores: Stores, horizon: Horizon) -> list[str]:
         return found
 
 
-def _standing(cursor: Cursor, tables: list[str]) -> dict[str, tuple[int, list[int]]]:
+def _rows(cursor: Cursor, tables: list[str]) -> dict[str, tuple[int, list[int]]]:
     cursor.execute(_STANDING, (tables,))
     return {name: (deleted, files) for name, deleted, files in cursor.fetchall()}

@@ -172,8 +172,8 @@ def _not_undone(cursor: Cursor, entity: str) -> list[str]:
         (entity, NOT_UNDONE),
     )
     count, since, message = cursor.fetchone()
-    said = f"{count} rows whose documents were refused since {since} could not be put back: {message}"
-    return [said] if count else []
+    detail = f"{count} rows whose documents were refused since {since} could not be put back: {message}"
+    return [detail] if count else []
 
 
 def _outages(cursor: Cursor, entity: str) -> list[str]:

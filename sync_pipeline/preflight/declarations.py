@@ -90,12 +90,12 @@ def _columns(entity: Entity, origin: Origin) -> Iterator[tuple[str, str]]:
     except DeclarationError as error:
         yield str(error).removeprefix(f"entity {entity.name}: "), "mend the entity's adapt"
         return
-    looks: list[Callable[[], object]] = [lambda: entity.table.rows(adapted.table)]
+    checks: list[Callable[[], object]] = [lambda: entity.table.rows(adapted.table)]
     if entity.index:
-        looks.append(lambda: entity.index and entity.index.documents(adapted.table))
-    for look in looks:
+        checks.append(lambda: entity.index and entity.index.documents(adapted.table))
+    for check in checks:
         try:
-            look()
+            check()
         except DeclarationError as error:
             yield str(error), "return it from the entity's adapt, or take it out of the sink"
     for name in entity.media.columns if entity.media else ():

@@ -84,7 +84,7 @@ def obstacles(cursor: Cursor, table: RelationalTable) -> Iterator[str]:
     if not shadow:
         yield f"{table.shadow.name} is not there: make it by a migration of yours, or say --like"
         return
-    foreign = list(_standing(table, live, shadow[0]))
+    foreign = list(_differences(table, live, shadow[0]))
     if foreign:
         yield from foreign
         return
@@ -108,7 +108,7 @@ def foreign_keys(cursor: Cursor, table: RelationalTable) -> list[str]:
     return [str(row["remedy"]) for row in named(cursor, _FOREIGN_KEYS, relations)]
 
 
-def _standing(table: RelationalTable, live: dict[str, object], shadow: dict[str, object]) -> Iterator[str]:
+def _differences(table: RelationalTable, live: dict[str, object], shadow: dict[str, object]) -> Iterator[str]:
     for name, found in ((table.name, live), (table.shadow.name, shadow)):
         if not found["ours"]:
             yield f"{name} belongs to {found['owner']}, who alone renames it: GRANT {found['owner']} TO {live['us']};"

@@ -118,8 +118,8 @@ def _keys(cursor: Cursor, table: RelationalTable) -> Iterator[Notice]:
     columns = ", ".join(map(quote, table.identity))
     cursor.execute(_UNIQUE, (table.quoted, sorted(table.identity)))
     if not cursor.fetchone()[0]:
-        said = "exactly its primary_key" if table.outer_key else "its key"
-        what = f"{table.name} has no unique index on {said} ({', '.join(table.identity)})"
+        indexed = "exactly its primary_key" if table.outer_key else "its key"
+        what = f"{table.name} has no unique index on {indexed} ({', '.join(table.identity)})"
         remedy = f"ALTER TABLE {table.quoted} ADD PRIMARY KEY ({columns});"
         if table.outer_key:
             remedy = f"CREATE UNIQUE INDEX ON {table.quoted} ({columns});"

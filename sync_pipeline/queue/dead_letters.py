@@ -14,7 +14,7 @@ from typing import Any
 from sync_pipeline.batch.origin import DIGEST
 from sync_pipeline.db.sql import Cursor, named
 from sync_pipeline.entities.context import EntityContext
-from sync_pipeline.ledger.log import TAKEN_FOR_APPLIED, tell
+from sync_pipeline.ledger.log import TAKEN_FOR_APPLIED, record_events
 from sync_pipeline.model.reasons import DEAD_LETTERS, Reason
 from sync_pipeline.model.steps import BatchStep
 from sync_pipeline.queue.due import ASKED, next_at
@@ -73,9 +73,9 @@ def overview(cursor: Cursor, chosen: DeadLetterFilter, limit: int) -> dict[str, 
         " GROUP BY 1, 2, 3 ORDER BY 1 DESC, 4 DESC, 2, 3",
         values,
     )
-    letters = named(cursor, f"{_SELECT} WHERE {chosen.where} ORDER BY first_at, id LIMIT %(limit)s", values)
+    listed = named(cursor, f"{_SELECT} WHERE {chosen.where} ORDER BY first_at, id LIMIT %(limit)s", values)
     counts = {state: sum(c["letters"] for c in causes if c["state"] == state) for state in (PARKED, Reason.DISCARDED)}
-    return {**counts, "causes": causes, "letters": letters}
+    return {**counts, "causes": causes, "letters": listed}
 
 
 _SELECT = (
@@ -95,7 +95,7 @@ def counts(cursor: Cursor, entities: Iterable[str]) -> dict[str, int]:
     return dict(cursor.fetchall())
 
 
-def letter(cursor: Cursor, entity: str, key: str) -> dict[str, Any] | None:
+def find(cursor: Cursor, entity: str, key: str) -> dict[str, Any] | None:
     """One dead letter; a row that is parked anew after an older state was discarded is parked."""
     chosen = DeadLetterFilter(entity, [key])
     found = named(cursor, f"{_SELECT} WHERE {chosen.where} ORDER BY reason = '{Reason.DISCARDED}'", chosen.values)
@@ -138,7 +138,7 @@ def replay(context: EntityContext, chosen: DeadLetterFilter) -> list[str]:
             " WHERE entity = %s AND reason = 'rejected' AND key = ANY(%s)",
             (context.entity.name, keys),
         )
-        tell(cursor, context.entity.name, "replayed", [(key, None, None) for key in keys], 0)
+        record_events(cursor, context.entity.name, "replayed", [(key, None, None) for key in keys], 0)
     return keys
 
 
@@ -190,7 +190,7 @@ def discard(context: EntityContext, chosen: DeadLetterFilter, by: str, why: str)
             " WHERE entity = %(entity)s AND reason = 'rejected' AND key = ANY(%(keys)s)",
             values,
         )
-        tell(
+        record_events(
             cursor,
             context.entity.name,
             Reason.DISCARDED,

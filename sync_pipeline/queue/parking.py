@@ -11,7 +11,7 @@ from psycopg2.extras import execute_values
 from sync_pipeline.batch.origin import Reject
 from sync_pipeline.db.columns import array_literal
 from sync_pipeline.db.sql import Cursor, bind
-from sync_pipeline.ledger.log import tell
+from sync_pipeline.ledger.log import record_events
 from sync_pipeline.model.reasons import DEAD_LETTERS, PARKED, SET_ASIDE, Reason
 from sync_pipeline.queue.due import AGAIN, ASKED, KEYS_A_RECORD, PRIORITY
 
@@ -113,7 +113,7 @@ def park(
         " WHERE entity = %s AND reason = 'rejected' AND attempts = 1 AND key = ANY(%s) ORDER BY key",
         (entity, [key for _, key, *_ in rows]),
     )
-    tell(cursor, entity, "parked", cursor.fetchall(), revision)
+    record_events(cursor, entity, "parked", cursor.fetchall(), revision)
 
 
 def storable(message: str) -> str:
@@ -192,8 +192,8 @@ def wait(cursor: Cursor, entity: str, waits: Sequence[Wait], revision: int, limi
         {"limit": limit, "entity": entity, "keys": keys, "parked": list(PARKED)},
     )
     found = cursor.fetchall()
-    tell(cursor, entity, "waits", [about for *about, is_new, _ in found if is_new], revision)
-    tell(cursor, entity, "parked", [about for *about, _, has_run_out in found if has_run_out], revision)
+    record_events(cursor, entity, "waits", [about for *about, is_new, _ in found if is_new], revision)
+    record_events(cursor, entity, "parked", [about for *about, _, has_run_out in found if has_run_out], revision)
 
 
 def release(cursor: Cursor, entity: str, keys: Sequence[str], revision: int, *, unchanged: bool = False) -> None:
@@ -251,7 +251,7 @@ def undone(cursor: Cursor, entity: str, keys: Sequence[str], revision: int) -> N
         (entity, [*DEAD_LETTERS], list(keys)),
     )
     message = "row, files and document are as they were before"
-    tell(cursor, entity, "compensated", [(key, "document", message) for key in keys], revision)
+    record_events(cursor, entity, "compensated", [(key, "document", message) for key in keys], revision)
 
 
 def not_undone(cursor: Cursor, entity: str, key: str, why: str) -> None:
@@ -262,7 +262,7 @@ def not_undone(cursor: Cursor, entity: str, key: str, why: str) -> None:
         " WHERE entity = %s AND reason = ANY(%s) AND step = 'document' AND key = %s",
         (NOT_UNDONE, why, entity, [*DEAD_LETTERS], key),
     )
-    tell(cursor, entity, "not compensated", [(key, "document", why)], 0)
+    record_events(cursor, entity, "not compensated", [(key, "document", why)], 0)
 
 
 def among_undone(cursor: Cursor, entity: str, keys: Sequence[str]) -> list[str]:

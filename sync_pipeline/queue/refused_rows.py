@@ -65,9 +65,9 @@ def read_refused_page(context: EntityContext, after: int) -> RefusedPage:
     values = {"entity": context.entity.name, "after": after, "limit": _PAGE, "basis": context.ledger.basis}
     with context.stores.target() as cursor:
         cursor.execute(_LETTERS, values)
-        letters = cursor.fetchall()
+        rows = cursor.fetchall()
     key = context.origin.key
-    found = context.origin.digests_of(key.parse(text for _, text, _, _ in letters))
+    found = context.origin.digests_of(key.parse(text for _, text, _, _ in rows))
     digests = dict(zip(key.texts(found).to_pylist(), found.column(DIGEST).to_pylist(), strict=True))
-    ids = [n for n, text, digest, other in letters if other or (digest is not None and digests.get(text) != digest)]
-    return RefusedPage(context.entity.name, ids, letters[-1][0] if len(letters) == _PAGE else None)
+    ids = [n for n, text, digest, other in rows if other or (digest is not None and digests.get(text) != digest)]
+    return RefusedPage(context.entity.name, ids, rows[-1][0] if len(rows) == _PAGE else None)

@@ -189,12 +189,12 @@ def _carry_over(context: EntityContext, rebuild: Rebuild, texts: list[str]) -> t
 
 def _settled(context: EntityContext, rebuild: Rebuild, found: list[Doubt]) -> list[Doubt]:
     """What is still in doubt when nothing of it is owed any more, or nobody has done it in time."""
-    limit, looks = time.monotonic() + _PATIENCE_SECONDS, 0
-    while found and (looks < _LOOKS or any(doubt.owed for doubt in found)) and time.monotonic() < limit:
-        if looks and not work(context, lambda *_: None):
+    limit, tries = time.monotonic() + _PATIENCE_SECONDS, 0
+    while found and (tries < _LOOKS or any(doubt.owed for doubt in found)) and time.monotonic() < limit:
+        if tries and not work(context, lambda *_: None):
             threading.Event().wait(_PAUSE_SECONDS)
         found = doubts(context, rebuild, [doubt.key for doubt in found])
-        looks += 1
+        tries += 1
     return found
 
 

@@ -132,14 +132,14 @@ def _settled(context: EntityContext, suspects: list[Finding], verdict: Verdict) 
 
     A renamed author is no drift while the sweep that brings it is still to come; what it does not bring is.
     """
-    found = _look_again(context, suspects, verdict)
+    found = _compare_again(context, suspects, verdict)
     if any(finding.kind in _UNREPORTED for finding in found) and await_sweep(context, _SWEEP_PATIENCE_SECONDS):
         verdict.overdue = 0
-        found = _look_again(context, found, verdict)
+        found = _compare_again(context, found, verdict)
     return found
 
 
-def _look_again(context: EntityContext, suspects: list[Finding], verdict: Verdict) -> list[Finding]:
+def _compare_again(context: EntityContext, suspects: list[Finding], verdict: Verdict) -> list[Finding]:
     """What still differs after the grace time, against a fresh read; what is owed is pending, or discarded."""
     threading.Event().wait(context.stores.settings.recheck_seconds)
     foreign = [finding for finding in suspects if not context.origin.key.is_text(finding.key)]

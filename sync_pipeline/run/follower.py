@@ -201,13 +201,13 @@ class Follower:
         self.report(entity, outcome)
 
     def _work_on(self, context: EntityContext, halt: threading.Event) -> None:
-        pace, looked_at = self._pace(context), 0.0
+        pace, checked_at = self._pace(context), 0.0
         while not halt.is_set():
             self._any_moved = time.monotonic()
-            set_aside = self._any_moved - looked_at >= _SET_ASIDE_SECONDS
+            set_aside = self._any_moved - checked_at >= _SET_ASIDE_SECONDS
             try:
                 busy = work(context, self.report, set_aside=set_aside)
-                looked_at = time.monotonic() if set_aside and not busy else looked_at
+                checked_at = time.monotonic() if set_aside and not busy else checked_at
             except UnreachableError as error:
                 log.warning("store unreachable", extra={"entity": context.entity.name, "error": str(error)})
                 busy = False

@@ -136,22 +136,22 @@ def _staged(context: EntityContext) -> str:
 
 def _settle_by_digest(cursor: Cursor, context: EntityContext, former: FormerDigest) -> int:
     """Set the present digest of rows whose former digest tells all; mark those in which it differs as changed."""
-    is_told = f"(l.digest IS DISTINCT FROM s.{former.value} OR s.{former.count} = 0)" if guarded(146) else "true"
-    condition = f"l.basis = {former.basis} AND l.digest IS NOT NULL AND {is_told}"
+    is_certain = f"(l.digest IS DISTINCT FROM s.{former.value} OR s.{former.count} = 0)" if guarded(146) else "true"
+    condition = f"l.basis = {former.basis} AND l.digest IS NOT NULL AND {is_certain}"
     return _set_digests(cursor, context, condition, f"l.digest = p.{former.value}")
 
 
 def _keep_discarded(cursor: Cursor, context: EntityContext, former: Sequence[FormerDigest]) -> None:
     """Keep rows discarded that a person has set aside, and that are the same still. Waits for no batch."""
     entity = bind(cursor, context.entity.name)
-    letters = f"sync.due d WHERE (d.entity, d.reason) = ({entity}, '{Reason.DISCARDED}')"
-    cursor.execute(f"SELECT EXISTS (SELECT FROM {letters})")
+    discarded = f"sync.due d WHERE (d.entity, d.reason) = ({entity}, '{Reason.DISCARDED}')"
+    cursor.execute(f"SELECT EXISTS (SELECT FROM {discarded})")
     if not cursor.fetchone()[0]:
         return
     for one in former:
         cursor.execute(
             f"UPDATE sync.due d SET digest = k.{DIGEST}, basis = {context.ledger.basis} FROM (SELECT d.id, s.{DIGEST}"
-            f" FROM {_staged(context)} s, {letters} AND d.key = {context.origin.key.text_expression('s')}"
+            f" FROM {_staged(context)} s, {discarded} AND d.key = {context.origin.key.text_expression('s')}"
             f" AND coalesce(d.basis, {one.basis}) = {one.basis} AND d.digest = s.{one.value} AND s.{one.count} = 0"
             " FOR UPDATE OF d SKIP LOCKED) k WHERE d.id = k.id"
         )

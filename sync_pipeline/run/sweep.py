@@ -271,7 +271,7 @@ def _compare_files(context: EntityContext, walk: Walk, _: threading.Event) -> No
         crash_point("sweep.page")
 
 
-def _look_at_refused(context: EntityContext, walk: Walk, _: threading.Event) -> None:
+def _queue_refused(context: EntityContext, walk: Walk, _: threading.Event) -> None:
     """The next dead letters whose rows may no longer be what was refused."""
     after = int(walk.position[0]) if walk.position else 0
     page = read_refused_page(context, after)
@@ -286,7 +286,7 @@ def _look_at_refused(context: EntityContext, walk: Walk, _: threading.Event) -> 
 _PHASES: dict[str, Callable[[EntityContext, Walk, threading.Event], None]] = {
     "keys": _compare_keys,
     "files": _compare_files,
-    "refused": _look_at_refused,
+    "refused": _queue_refused,
 }
 
 

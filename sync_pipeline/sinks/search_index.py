@@ -173,8 +173,8 @@ class SearchIndex:
         """
         unmade = unmade or {}
         fit = has_fit_id(ids)
-        unfit = pc.indices_nonzero(pc.and_(pc.invert(fit), documents.is_valid())).to_pylist()
-        result = BulkResult(rejected={**dict.fromkeys(unfit, _UNFIT), **unmade})
+        misfits = pc.indices_nonzero(pc.and_(pc.invert(fit), documents.is_valid())).to_pylist()
+        result = BulkResult(rejected={**dict.fromkeys(misfits, _UNFIT), **unmade})
         if unmade:
             positions = pa.array(range(len(ids)), pa.int64())
             fit = pc.and_(fit, pc.invert(pc.is_in(positions, value_set=pa.array([*unmade], pa.int64()))))

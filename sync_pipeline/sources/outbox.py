@@ -347,7 +347,7 @@ class OutboxSource(Source):
         texts = pc.unique(events.column("aggregate_id")).to_pylist()
         wrong = self._refused(tracked[0], texts)
         refused = pc.is_in(events.column("aggregate_id"), value_set=pa.array([*wrong], pa.string()))
-        self._tell(events.filter(refused), wrong)
+        self._report_event(events.filter(refused), wrong)
         named = events.filter(pc.invert(refused))
         self._pulled.append(named.column("id").combine_chunks())
         position = numbered("events", named.column("id").to_pylist())
@@ -385,7 +385,7 @@ class OutboxSource(Source):
             return self._refused(tracked, texts[:half]) | self._refused(tracked, texts[half:])
         return {}
 
-    def _tell(self, events: pa.Table, wrong: dict[str, str]) -> None:
+    def _report_event(self, events: pa.Table, wrong: dict[str, str]) -> None:
         """Leave the reason with an event that names nothing; after some tries it has failed and is left alone."""
         for event, text in zip(events.column("id").to_pylist(), events.column("aggregate_id").to_pylist(), strict=True):
             reason_type = self.watch.columns["last_error"].full_type

@@ -60,12 +60,12 @@ class Watch:
     gap_at: dt.datetime | None = None  # what was committed before it may have been missed
     columns: Columns = field(default_factory=dict)
     located: str = ""
-    _look_at: float = 0.0
+    _next_check: float = 0.0
     _shared: bool = False
 
     def check(self) -> None:
         """Compare, when a minute is over. Raises SettingError for an outbox that cannot be read, or is another's."""
-        if time.monotonic() < self._look_at:
+        if time.monotonic() < self._next_check:
             return
         with self.subject.stores.legacy() as cursor:
             found = self._examine(cursor)
@@ -75,7 +75,7 @@ class Watch:
             self.gap_at = now
         self._shared = False
         self.digest = digest
-        self._look_at = time.monotonic() + LOOK_SECONDS
+        self._next_check = time.monotonic() + LOOK_SECONDS
 
     def suspect(self, what: str) -> None:
         """Report another reader until the next look, which then asks for a sweep."""

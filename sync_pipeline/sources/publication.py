@@ -235,7 +235,7 @@ def faults(cursor: Cursor, subject: Subject) -> Iterator[tuple[str, str]]:
         yield f"UPDATE and DELETE of {member.name} fail: {reason}", remedy
 
 
-def untold(cursor: Cursor, subject: Subject) -> list[str]:
+def tables_without_identity(cursor: Cursor, subject: Subject) -> list[str]:
     """Tables whose deleted rows do not tell their root."""
     return [member.name for member in Catalogue.read(cursor, subject).unlogged()]
 
@@ -471,8 +471,8 @@ def _released(cursor: Cursor, publication: str, tables: Iterable[int], freed: di
 
 def _restore_identity(cursor: Cursor, member: Member, was: str, publishers: list[Publisher]) -> Iterator[Step]:
     """Give a table the identity it had, unless a publication of somebody else's has come to need the present one."""
-    letter, _, index = was.partition(":")
-    former = member.identified(letter)
+    code, _, index = was.partition(":")
+    former = member.identified(code)
     if index:
         cursor.execute(_INDEX, (member.oid, index))
         found = cursor.fetchone()

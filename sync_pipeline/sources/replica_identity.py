@@ -131,9 +131,9 @@ class Member:
         """Whether an old row's entry in the log holds these columns."""
         return self.is_full or (bool(self.columns) and {*columns} <= {*self.columns})
 
-    def identified(self, letter: str, chosen: tuple[str, ...] = ()) -> Member:
+    def identified(self, code: str, chosen: tuple[str, ...] = ()) -> Member:
         """The member as it would be with another identity."""
-        return replace(self, identity=letter, chosen=chosen)
+        return replace(self, identity=code, chosen=chosen)
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from sync_pipeline.errors import DeclarationError
 
 Policies = OneOf["", "complete"]
 # as the server reads a name in UTF-8: without quotes only A to Z are folded; a long name is cut
-_FOLDED = str.maketrans({chr(letter): chr(letter + 32) for letter in range(ord("A"), ord("Z") + 1)})
+_FOLDED = str.maketrans({chr(code): chr(code + 32) for code in range(ord("A"), ord("Z") + 1)})
 _NAME_BYTES = 63
 _LAST = re.compile(r'(?:"(?:[^"]|"")+"|[^".]+)$')
 

@@ -31,7 +31,7 @@ class Breaker:
         self._lock = threading.Lock()
         self._failures = 0
         self._until = 0.0
-        self._said = ""
+        self._last_message = ""
 
     @property
     def is_open(self) -> bool:
@@ -41,7 +41,7 @@ class Breaker:
     def __enter__(self) -> None:
         with self._lock:
             if self.is_open:
-                raise UnreachableError(f"{self._said} (tried again in {self._until - time.monotonic():.0f} s)")
+                raise UnreachableError(f"{self._last_message} (tried again in {self._until - time.monotonic():.0f} s)")
             if self._failures >= _FAILURES:
                 self._until = time.monotonic() + _LONGEST_SECONDS  # others wait for this one's answer
 
@@ -53,7 +53,7 @@ class Breaker:
                 self._answered()
 
     def _failed(self, error: UnreachableError) -> None:
-        self._failures, self._said = self._failures + 1, str(error)
+        self._failures, self._last_message = self._failures + 1, str(error)
         if self._failures >= _FAILURES:
             doubled = _FIRST_SECONDS * 2.0 ** min(self._failures - _FAILURES, 10)
             seconds = min(_LONGEST_SECONDS, doubled) * random.uniform(0.75, 1.25)

@@ -54,7 +54,7 @@ class ServerWatch:
         """The monolith's timeline as this process knows it."""
         return self.monolith.timeline if self.monolith else None
 
-    def look_again(self) -> None:
+    def check_again(self) -> None:
         """Have each connection compared before its next use."""
         with self._lock:
             self._generation += 1
@@ -64,8 +64,8 @@ class ServerWatch:
 
         Raises OtherServerError, UnreachableError, psycopg2.Error.
         """
-        generation, looked_at = info.get(_KEY, (-1, 0.0))
-        if generation == self._generation and time.monotonic() - looked_at < LOOK_SECONDS:
+        generation, checked_at = info.get(_KEY, (-1, 0.0))
+        if generation == self._generation and time.monotonic() - checked_at < LOOK_SECONDS:
             return
         if self.accepts_all or not guarded(109):
             return
@@ -150,7 +150,7 @@ class ServerWatch:
                 with self._at_once() as own:
                     own.execute("SELECT nextval('sync.revision')")
                     self._read_above = int(own.fetchone()[0])
-                self.look_again()
+                self.check_again()
             self.monolith = before
 
     def _compare(self, side: Side, before: Recorded, server: Server) -> Change:
@@ -162,7 +162,7 @@ class ServerWatch:
     def _note(self, side: Side, before: Recorded, server: Server) -> None:
         with self._target() as own:
             _note(own, side, before, server)
-        self.look_again()
+        self.check_again()
 
     def _check_new_side(self, cursor: Cursor) -> bool:
         """The ledger is in the database that is looked at, so it may know less than it did."""
@@ -179,7 +179,7 @@ class ServerWatch:
         if change is Change.LOST:
             with _transaction(cursor):
                 _note(cursor, Side.NEW_SIDE, before, server)
-            self.look_again()
+            self.check_again()
             return self._check_new_side(cursor)
         self.recovers = ledger.any_recovering(cursor)
         with _transaction(cursor):

@@ -282,7 +282,7 @@ class Stores:
                 if getattr(error, "pgcode", None) == LEASE_LOST:
                     raise LeaseLostError(first_line(error)) from error
                 if getattr(error, "pgcode", None) == READ_TOO_EARLY:
-                    self.servers.look_again()
+                    self.servers.check_again()
                     raise UnreachableError(f"SYNC_LEGACY_DB: {first_line(error)}") from error
                 raise
 
@@ -337,7 +337,7 @@ class Stores:
 
         Raises OtherServerError, UnreachableError.
         """
-        self.servers.look_again()
+        self.servers.check_again()
         with self.legacy(), self.target_at_once():
             pass
 
@@ -377,7 +377,7 @@ class Stores:
             pool_reset_on_return=None,  # whoever begins a transaction ends it
         )
         event.listen(engine, "checkin", _note_rest)
-        event.listen(engine, "checkout", _look_after_rest)
+        event.listen(engine, "checkout", _check_after_rest)
         return engine
 
 
@@ -411,7 +411,7 @@ def _note_rest(_: Any, record: Any) -> None:
     record.info["rests"] = time.monotonic()
 
 
-def _look_after_rest(connection: Any, record: Any, _: Any) -> None:
+def _check_after_rest(connection: Any, record: Any, _: Any) -> None:
     """Whether a connection that has rested still stands; one in steady use would have said."""
     rested = time.monotonic() - record.info.get("rests", time.monotonic())
     if rested < _REST_SECONDS:
@@ -429,7 +429,7 @@ def _look_after_rest(connection: Any, record: Any, _: Any) -> None:
 
 
 @contextmanager
-def _session(engine: Engine, setting: str, look: Compare | None = None) -> Iterator[Any]:
+def _session(engine: Engine, setting: str, check: Compare | None = None) -> Iterator[Any]:
     """A pooled connection, once `look` has seen which server it leads to."""
     try:
         pooled = engine.raw_connection()
@@ -441,8 +441,8 @@ def _session(engine: Engine, setting: str, look: Compare | None = None) -> Itera
         raise
     try:
         connection: Any = pooled.driver_connection
-        if look:
-            look(connection, pooled.info)
+        if check:
+            check(connection, pooled.info)
         yield connection
     except OtherServerError:
         pooled.invalidate()

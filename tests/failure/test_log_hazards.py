@@ -20,7 +20,7 @@ from sync_pipeline.run import live
 from sync_pipeline.run.capture import open_cursor, resumed, subject_of
 from sync_pipeline.sinks.relational import RelationalTable
 from sync_pipeline.sources import wal
-from sync_pipeline.sources.publication import untold
+from sync_pipeline.sources.publication import tables_without_identity
 from sync_pipeline.sources.table import Table
 from sync_pipeline.sources.wal import Wal
 from sync_pipeline.stores.stores import Stores
@@ -296,6 +296,6 @@ def test_a_child_whose_delete_tells_no_root_is_refused(world):
     child = Table("remark", key=("note",))
     context = EntityContext.open(replace(NOTE, tables=(*NOTE.tables, child)), world.stores)
     with world.stores.legacy() as cursor:
-        assert untold(cursor, subject_of(context)) == ["public.remark"]
+        assert tables_without_identity(cursor, subject_of(context)) == ["public.remark"]
     assert "ALTER TABLE public.remark REPLICA IDENTITY FULL" in made(context)
     world.legacy("DROP TABLE remark")

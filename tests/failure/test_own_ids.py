@@ -292,7 +292,7 @@ def test_a_source_that_reports_the_new_root_alone_has_the_former_one_read_with_i
     assert see(context, 2).written == 0
     assert due(world) == [("moved", ['["2","7"]', '["1","7"]'])]
     answer = why(context, '["2","7"]')
-    assert answer.word == "owed"
+    assert answer.label == "owed"
     assert "another row holds its id" in answer.verdict
     assert {finding.kind for finding in reconcile(context).findings} == {"pending"}
     work(world, context)
@@ -317,7 +317,7 @@ def test_an_id_that_the_query_gives_twice_is_parked_by_name(world, context, film
         other = '["1","7"]' if key == '["2","7"]' else '["2","7"]'
         assert (step, error) == ("row", "RepeatedKey")
         assert message.startswith(f"the query gives {other} the same id, and catalog.poster holds one row of it")
-        assert "parked" in why(context, key).word
+        assert "parked" in why(context, key).label
     work_once(world, context)  # they are tried again, and nothing is overwritten
     assert rows(world) == before
     assert reconcile(context).status == "clean" or {f.kind for f in reconcile(context).findings} == {"pending"}
@@ -397,7 +397,7 @@ def test_history_sweep_reconciliation_and_repair(world, context):
         ("relational", "missing", '["6","5"]'),
         ("relational", "extra", '["9","99"]'),
     }
-    assert why(context, '["4","3"]').word == "drift"
+    assert why(context, '["4","3"]').label == "drift"
     repair(context, reconcile(context).findings)
     assert agreed(world, context)
 

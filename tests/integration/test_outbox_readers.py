@@ -217,7 +217,7 @@ def test_events_that_another_reader_acknowledges_are_noticed_and_swept(world, mo
         source.acknowledge_page(page)
         source.acknowledge()
         assert source.position().blind.startswith("1 events of public.mail were acknowledged or removed by another")
-        monkeypatch.setattr(source.watch, "_look_at", 0.0)
+        monkeypatch.setattr(source.watch, "_next_check", 0.0)
         keys(source)
         assert source.position().blind is None
         assert source.position().gap_at is not None

@@ -123,7 +123,7 @@ def test_discarded_ones_stay_so_until_the_query_takes_them(filled, broken):
     assert sweep(context).changed == 0
     assert sorted(filled.target("SELECT key, reason FROM sync.due")) == [(text, "discarded") for text in texts]
     assert reconcile(context).status == "clean"
-    assert why(context, texts[0]).word == "discarded"
+    assert why(context, texts[0]).label == "discarded"
     good_attrs = "UPDATE content SET attrs = '{}', price = 1, title = %s WHERE id = %s"
     filled.legacy(good_attrs, [f"mended {fault}", bad[0]])
     assert sweep(context).changed == 1
