@@ -119,7 +119,7 @@ def _verdict(stretch: list[Part], sink: str) -> dg.TableRecord:
 
 def _records(finding: Finding) -> list[dg.TableRecord]:
     """One line for each column that differs."""
-    what = {"kind": finding.kind, "key": finding.key}
+    what = {"kind": finding.kind.value, "key": finding.key}
     if not finding.differs:
         return [dg.TableRecord({**what, "column": "", "monolith": "", "new side": "", "detail": finding.detail})]
     return [

@@ -14,6 +14,7 @@ import typer
 from sync_pipeline.cli.common import All, AnyName, Format, Name, Output, opened, parsed, partitions, show
 from sync_pipeline.cli.lazy import LazyGroup, Member
 from sync_pipeline.errors import SettingError, UnreachableError
+from sync_pipeline.model.findings import VerdictStatus
 from sync_pipeline.operate import logs
 
 # What only one command needs is imported by that command, so that help and short reports do not wait for it.
@@ -245,17 +246,18 @@ def repair(
     raise typer.Exit(_EXIT[status])
 
 
-def _planned(context: EntityContext, keys: list[str] | None, shown: Bars) -> tuple[list[Step], str]:
-    """What is to be done, and `unknown` where something could not be looked at."""
+def _planned(context: EntityContext, keys: list[str] | None, shown: Bars) -> tuple[list[Step], VerdictStatus]:
+    """Plan the repair of what differs; the status is `unknown` where something could not be compared."""
     from sync_pipeline.operate.repair import plan, plan_keys
 
     if keys:
-        return plan_keys(context, parsed(context, keys)), "clean"
+        return plan_keys(context, parsed(context, keys)), VerdictStatus.CLEAN
     verdict = _compare(context, shown)
-    return plan(context, verdict.findings), "unknown" if verdict.status == "unknown" else "clean"
+    is_unknown = verdict.status is VerdictStatus.UNKNOWN
+    return plan(context, verdict.findings), VerdictStatus.UNKNOWN if is_unknown else VerdictStatus.CLEAN
 
 
-def _repaired(totals: dict[str, Outcome], steps: list[Step], status: str, *, dry_run: bool) -> None:
+def _repaired(totals: dict[str, Outcome], steps: list[Step], status: VerdictStatus, *, dry_run: bool) -> None:
     from sync_pipeline.cli import tables
 
     if dry_run:
@@ -263,7 +265,7 @@ def _repaired(totals: dict[str, Outcome], steps: list[Step], status: str, *, dry
     else:
         tables.outcomes(totals)
         tables.left_alone(steps)
-    if status == "unknown":
+    if status is VerdictStatus.UNKNOWN:
         tables.say("Something could not be looked at: sync-pipeline reconcile says what.", "yellow")
 
 

@@ -37,7 +37,7 @@ class Finding:
 
     def as_dict(self) -> dict[str, Any]:
         """For JSON."""
-        return {**vars(self), "differs": [difference._asdict() for difference in self.differs]}
+        return {**vars(self), "kind": self.kind.value, "differs": [difference._asdict() for difference in self.differs]}
 
 
 @dataclass
