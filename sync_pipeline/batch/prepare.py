@@ -1,11 +1,13 @@
-"""What a batch has to do: its rows compared with the ledger, adapted, and their files placed."""
+"""Prepares a batch: classify its rows by the ledger, select, adapt, place their files, and decide what to write."""
 
 from __future__ import annotations
+
+from dataclasses import dataclass, replace
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from sync_pipeline.batch.adapt import adapt
+from sync_pipeline.batch.adapt import Adapted, adapt
 from sync_pipeline.batch.batch import Batch, bit
 from sync_pipeline.batch.brake import check_share
 from sync_pipeline.batch.files import Placed, place
@@ -19,65 +21,119 @@ from sync_pipeline.model.faults import guarded
 from sync_pipeline.queue import parking
 
 
+@dataclass(frozen=True)
+class _Classified:
+    """A batch's keys by what monolith and ledger hold of them."""
+
+    texts: pa.Array  # keys of the rows that were read
+    is_changed: pa.Array  # of each of these rows: it is not as the ledger has it
+    deleted: pa.Table  # keys that the ledger holds and the monolith no longer
+    absent: pa.Table  # keys that neither of them holds
+    is_new: bool  # the ledger holds none of the keys
+
+
+@dataclass(frozen=True)
+class _Selected:
+    """Rows to adapt (a mask), and what was found out about the others."""
+
+    to_adapt: pa.Array
+    is_changed: pa.Array
+    absent: pa.Table
+    reverted: pa.Array  # keys (texts) of rows that stay reverted
+
+
 def prepare(context: EntityContext, revision: int, keys: pa.Table, rows: Rows, order: Order) -> Batch:
-    """Raises as sync_keys does."""
-    key = context.origin.key
-    with context.stores.target_at_once() as cursor:
-        prior = context.ledger.prior(cursor, keys)
-    texts = key.texts(rows.table)
-    same, deleted, absent = _compare(context, keys, rows, texts, prior)
-    changed, reverted = pc.invert(same), _reverted(context, keys, order)
-    if order.again and len(reverted):
-        changed = pc.or_(changed, pc.is_in(texts, value_set=reverted))
-        reverted = reverted.slice(0, 0)
-    chosen = pc.or_(changed, pa.scalar(order.of_all))
-    if len(reverted):
-        # only their documents are wanted, or their rows beside: what the live table has would not go with them
-        others = pc.invert(pc.is_in(texts, value_set=reverted))
-        chosen = pc.and_(chosen, pc.or_(changed, others))
-        absent = absent.filter(pc.invert(pc.is_in(key.texts(absent), value_set=reverted)))
-    adapted, rejects = adapt(context.entity, key, kept(rows.table, chosen))
+    """Prepare what to do for each key of a batch. Raises as `sync_keys` does."""
+    classified = _classify(context, keys, rows)
+    selected = _select(context, classified, _reverted(context, keys, order), order)
+    adapted, rejects = adapt(context.entity, context.origin.key, kept(rows.table, selected.to_adapt))
     check_share(context, [*rows.rejects, *rejects], rows.count)
-    placed = Placed(adapted)
-    if context.entity.media:
-        placed = place(
-            context.entity.media, context.stores, key, adapted, wait=order.wait, has_tries_left=order.has_tries_left
-        )
+    placed = _place_files(context, adapted, order)
     rejects, discarded = _parted(context, [*rows.rejects, *rejects, *placed.rejects], order)
-    written = changed if not order.force else pa.repeat(True, len(changed))
-    if (order.documents or order.shadow) and placed.references:
-        written = pc.or_(written, pc.is_in(texts, value_set=_renamed(context, placed)))
-    left = pc.index_in(key.texts(placed.adapted.legacy), value_set=texts)
-    unchanged = rows.table.select([*key.columns, DIGEST]).filter(pc.invert(chosen))
-    if not order.force and not order.documents:
-        missing = absent
-    else:
-        deleted, missing = pa.concat_tables([deleted, absent]), absent.slice(0, 0)
-    if order.acknowledge and guarded(45):
-        unchanged = pa.concat_tables([unchanged, discarded.select(unchanged.column_names)])
-        nothing = missing.append_column(DIGEST, pa.nulls(missing.num_rows, pa.int64()))
-        unchanged = pa.concat_tables([unchanged, nothing])
-    else:
-        unchanged = unchanged.slice(0, 0)
-    fresh = prior.num_rows == 0 and not context.entity.table.references and context.gate is None
-    fresh = fresh and not (deleted.num_rows or unchanged.num_rows or rejects or placed.waiting)
-    public = bit(adapted.held, HELD_DOCUMENT)
-    without_document = frozenset(key.texts(adapted.legacy).filter(pc.invert(public)).to_pylist())
-    return Batch(
+    batch = Batch(
         context,
         revision,
         order,
         keys,
         placed.adapted,
         placed,
-        deleted,
-        unchanged,
-        written.take(left),
+        _to_delete(classified, selected, order),
+        _to_acknowledge(context, rows, selected, discarded, order),
+        _rows_to_write(context, classified, selected, placed, order),
         rejects,
-        fresh and not context.entity.compensates,  # which keeps what was there before
-        skipped=frozenset([*key.texts(discarded).to_pylist(), *reverted.to_pylist()]),
-        without_document=without_document,
+        skipped=frozenset([*context.origin.key.texts(discarded).to_pylist(), *selected.reverted.to_pylist()]),
+        without_document=_without_document(context, adapted),
     )
+    return replace(batch, fresh=_is_first_load(batch, classified))
+
+
+def _select(context: EntityContext, classified: _Classified, reverted: pa.Array, order: Order) -> _Selected:
+    """Changed rows, or all that the order asks for; not those that stay reverted."""
+    texts, changed, absent = classified.texts, classified.is_changed, classified.absent
+    if order.again and len(reverted):
+        changed = pc.or_(changed, pc.is_in(texts, value_set=reverted))
+        reverted = reverted.slice(0, 0)
+    chosen = pc.or_(changed, pa.scalar(order.of_all))
+    if len(reverted):
+        # only their documents are wanted, or their rows in a shadow: what the live table has would not go with them
+        others = pc.invert(pc.is_in(texts, value_set=reverted))
+        chosen = pc.and_(chosen, pc.or_(changed, others))
+        absent = absent.filter(pc.invert(pc.is_in(context.origin.key.texts(absent), value_set=reverted)))
+    return _Selected(chosen, changed, absent, reverted)
+
+
+def _place_files(context: EntityContext, adapted: Adapted, order: Order) -> Placed:
+    media = context.entity.media
+    if media is None:
+        return Placed(adapted)
+    key = context.origin.key
+    return place(media, context.stores, key, adapted, wait=order.wait, has_tries_left=order.has_tries_left)
+
+
+def _to_delete(classified: _Classified, selected: _Selected, order: Order) -> pa.Table:
+    """Keys whose row the monolith no longer has; with absent ones where each sink is to be made sure of."""
+    if order.sends_all:
+        return pa.concat_tables([classified.deleted, selected.absent])
+    return classified.deleted
+
+
+def _to_acknowledge(
+    context: EntityContext, rows: Rows, selected: _Selected, discarded: pa.Table, order: Order
+) -> pa.Table:
+    """Keys (with `_digest`) whose revision is raised though nothing is written, because they were events."""
+    columns = [*context.origin.key.columns, DIGEST]
+    if not (order.acknowledge and guarded(45)):
+        return rows.table.select(columns).slice(0, 0)
+    unchanged = rows.table.select(columns).filter(pc.invert(selected.to_adapt))
+    nothing = selected.absent.slice(0, 0) if order.sends_all else selected.absent
+    nothing = nothing.append_column(DIGEST, pa.nulls(nothing.num_rows, pa.int64()))
+    return pa.concat_tables([unchanged, discarded.select(columns), nothing])
+
+
+def _rows_to_write(
+    context: EntityContext, classified: _Classified, selected: _Selected, placed: Placed, order: Order
+) -> pa.Array:
+    """Of each adapted row: whether its row is written, and not only its document sent."""
+    written = selected.is_changed if not order.force else pa.repeat(True, len(selected.is_changed))
+    if (order.documents or order.shadow) and placed.references:
+        written = pc.or_(written, pc.is_in(classified.texts, value_set=_renamed(context, placed)))
+    left = pc.index_in(context.origin.key.texts(placed.adapted.legacy), value_set=classified.texts)
+    return written.take(left)
+
+
+def _without_document(context: EntityContext, adapted: Adapted) -> frozenset[str]:
+    """Keys (texts) of adapted rows that want no document."""
+    has_document = bit(adapted.held, HELD_DOCUMENT)
+    return frozenset(context.origin.key.texts(adapted.legacy).filter(pc.invert(has_document)).to_pylist())
+
+
+def _is_first_load(batch: Batch, classified: _Classified) -> bool:
+    """Whether nothing of the batch is known yet, so that its rows can be appended by plain COPY."""
+    entity = batch.context.entity
+    if entity.table.references or batch.context.gate or entity.compensates:  # which keeps what was there before
+        return False
+    others = batch.deleted.num_rows or batch.unchanged.num_rows or batch.rejects or batch.placed.waiting
+    return classified.is_new and not others
 
 
 def _reverted(context: EntityContext, keys: pa.Table, order: Order) -> pa.Array:
@@ -111,12 +167,12 @@ def _renamed(context: EntityContext, placed: Placed) -> pa.Array:
     return pa.array([text for text, source, new in placed.references if named.get((text, source)) != new], pa.string())
 
 
-def _compare(
-    context: EntityContext, keys: pa.Table, rows: Rows, texts: pa.Array, prior: pa.Table
-) -> tuple[pa.Array, pa.Table, pa.Table]:
-    """(per row: is as the ledger has it; keys that are gone since; keys that are gone and were not there before)."""
+def _classify(context: EntityContext, keys: pa.Table, rows: Rows) -> _Classified:
+    """Compare the rows that were read with the ledger's entries of these keys."""
     key = context.origin.key
-    before = key.texts(prior)
+    with context.stores.target_at_once() as cursor:
+        prior = context.ledger.prior(cursor, keys)
+    texts, before = key.texts(rows.table), key.texts(prior)
     at = pc.index_in(texts, value_set=before)
     digest = prior.column(DIGEST).combine_chunks().take(at)
     basis = prior.column("basis").combine_chunks().take(at)
@@ -129,4 +185,5 @@ def _compare(
     away = pc.invert(pc.is_in(all_texts, value_set=there))
     live = prior.filter(prior.column(DIGEST).combine_chunks().is_valid())
     was = pc.is_in(all_texts, value_set=key.texts(live))
-    return same, keys.filter(pc.and_(away, was)), keys.filter(pc.and_(away, pc.invert(was)))
+    deleted, absent = keys.filter(pc.and_(away, was)), keys.filter(pc.and_(away, pc.invert(was)))
+    return _Classified(texts, pc.invert(same), deleted, absent, prior.num_rows == 0)

@@ -254,10 +254,12 @@ def _progress(context: EntityContext, partition: str, begun: _Begun, cursor: Cur
     if done:
         # one at a time: two that end together would each miss the other
         cursor.execute("SELECT FROM sync.cursor WHERE entity = %s FOR UPDATE", (context.entity.name,))
-        # a sweep has left alone until now whatever the ledger does not know: none counts as whole yet
+        # a sweep has left alone until now whatever the ledger does not know: none counts as whole yet, and one that a
+        # recovery asked for is made again at once, because the new side may have lost rows of ranges that were in
         if not missing_partitions(cursor, context.entity.name, context.entity.partitions):
             cursor.execute(
-                "UPDATE sync.cursor SET filled_at = now(), swept_from = NULL, compared_from = NULL"
+                "UPDATE sync.cursor c SET filled_at = now(), swept_from = NULL, compared_from = NULL, swept_at = CASE"
+                " WHEN EXISTS (SELECT FROM sync.recovery r WHERE r.entity = c.entity) THEN NULL ELSE swept_at END"
                 " WHERE entity = %s AND filled_at IS NULL",
                 (context.entity.name,),
             )

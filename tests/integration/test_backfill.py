@@ -131,6 +131,23 @@ def test_a_partition_that_fails_is_the_error_and_the_rest_goes_on_where_it_was(w
     assert world.target("SELECT count(*) FROM catalog.failing") == [(expected,)]
 
 
+@pytest.mark.hazard(147)
+@pytest.mark.parametrize("lost", [True, False], ids=["commits were lost", "nothing was lost"])
+def test_a_sweep_for_lost_commits_that_came_before_the_history_was_in_is_made_again(world, lost):
+    name = "lost" if lost else "kept"
+    context = ranged(world, name)
+    *first, last = context.entity.partitions.names()
+    list(backfill_all(context, first))
+    if lost:
+        world.target("INSERT INTO sync.recovery (entity, part, cause) VALUES (%s, 'index', 'a test')", (name,))
+    sweeping.sweep(context)
+    assert not sweep_requests.sweep_is_due(context)
+    list(backfill_all(context, [last]))
+    assert filled_at(world, context) is not None
+    assert sweep_requests.sweep_is_due(context) is lost
+    world.target("DELETE FROM sync.recovery WHERE entity = %s", (name,))
+
+
 def test_the_last_two_partitions_may_end_together(world):
     context = ranged(world, "together")
     names = context.entity.partitions.names()
