@@ -18,7 +18,7 @@ from sync_pipeline.db.digest import DigestExpression
 from sync_pipeline.db.keys import Key
 from sync_pipeline.db.sql import Cursor, copy_in, copy_out, ensure_schema, quote, stage
 from sync_pipeline.errors import DeclarationError
-from sync_pipeline.ledger import bases
+from sync_pipeline.ledger import bases, cursor_table
 from sync_pipeline.ledger.log_partitions import keep_ahead
 from sync_pipeline.ledger.release import migrations, refuse_if_former
 from sync_pipeline.model.faults import guarded
@@ -99,7 +99,7 @@ class Ledger:
                 f" target_digest bigint, PRIMARY KEY ({key.plain()}))"
                 " WITH (fillfactor = 80)"
             )
-            cursor.execute("INSERT INTO sync.cursor (entity) VALUES (%s) ON CONFLICT DO NOTHING", (entity,))
+            cursor_table.add_entity(cursor, entity)
         ledger._check_key(cursor)
         return ledger
 

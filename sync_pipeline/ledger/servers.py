@@ -12,6 +12,7 @@ from typing import Any
 
 from sync_pipeline.db.sql import Cursor
 from sync_pipeline.errors import OtherServerError
+from sync_pipeline.ledger import cursor_table
 from sync_pipeline.model.faults import guarded
 
 # the ledger's own error: a batch has read from a server that the monolith has left since
@@ -183,7 +184,7 @@ def note_change(cursor: Cursor, side: Side, before: Recorded, server: Server, ca
         (*_values(server), cause, side),
     )
     # whoever follows takes up its source where the ledger stands
-    cursor.execute("UPDATE sync.cursor SET epoch = epoch + 1, owner = NULL, lease_until = NULL")
+    cursor_table.end_all_leases(cursor)
     if side is Side.MONOLITH:
         _doubt_the_monolith(cursor, server.now)
     else:
@@ -199,11 +200,7 @@ def _doubt_the_monolith(cursor: Cursor, now: dt.datetime) -> None:
     if not guarded(110):
         return
     cursor.execute("DELETE FROM sync.version")
-    cursor.execute(
-        "UPDATE sync.cursor SET swept_from = NULL, compared_from = NULL,"
-        " applied_through = least(applied_through, %(now)s), gap_at = %(now)s, sweep_wanted = %(now)s",
-        {"now": now},
-    )
+    cursor_table.doubt_monolith(cursor, now)
 
 
 def ask_for_recovery(cursor: Cursor, cause: str) -> None:
@@ -212,7 +209,7 @@ def ask_for_recovery(cursor: Cursor, cause: str) -> None:
         return
     cursor.execute("SELECT pg_advisory_xact_lock(hashtext('sync.revision'))")
     cursor.execute("SELECT setval('sync.revision', nextval('sync.revision') + %s)", (_REVISION_LEAP,))
-    cursor.execute("UPDATE sync.cursor SET swept_from = NULL, compared_from = NULL, swept_at = NULL")
+    cursor_table.forget_sweeps(cursor)
     cursor.execute(
         f"INSERT INTO sync.recovery (entity, part, cause) SELECT entity, part, %s FROM sync.cursor, ({_PARTS}) p (part)"
         " ON CONFLICT (entity, part) DO UPDATE SET asked_at = clock_timestamp(), cause = excluded.cause,"
@@ -246,7 +243,9 @@ def recovery_of(cursor: Cursor, entity: str) -> dict[str, Any] | None:
     return {"since": since, "cause": cause, "parts": parts, "checked": checked, "queued": queued}
 
 
-def take_back_claims(cursor: Cursor, now: object, entity: str | None = None, since: object = None) -> None:
+def take_back_claims(
+    cursor: Cursor, now: dt.datetime, entity: str | None = None, since: dt.datetime | None = None
+) -> None:
     """Take back claims that lie after the monolith's `now`: they were made before its clock was set back.
 
     They end before `since` then, or before `now`. Of one entity, or of all of them.
@@ -260,14 +259,7 @@ def take_back_claims(cursor: Cursor, now: object, entity: str | None = None, sin
         " AND began_at > %(now)s",
         {"now": now, "entity": entity, "since": since},
     )
-    cursor.execute(
-        f"UPDATE sync.cursor SET applied_through = least(applied_through, {before}),"
-        f" swept_from = least(swept_from, {before}), compared_from = least(compared_from, {before}),"
-        " gap_at = least(gap_at, %(now)s),"
-        " sweep_wanted = least(sweep_wanted, %(now)s) WHERE (%(entity)s::text IS NULL OR entity = %(entity)s)"
-        " AND greatest(applied_through, swept_from, compared_from, gap_at, sweep_wanted) > %(now)s",
-        {"now": now, "entity": entity, "since": since},
-    )
+    cursor_table.take_back_claims(cursor, now, entity, since)
 
 
 def take_back_times(cursor: Cursor) -> None:
@@ -280,8 +272,7 @@ def take_back_times(cursor: Cursor) -> None:
         " first_at = least(first_at, now()), claimed_until = NULL WHERE id IN"
         " (SELECT id FROM sync.due WHERE last_at > now() FOR UPDATE SKIP LOCKED)"
     )
-    cursor.execute("UPDATE sync.cursor SET swept_at = now() WHERE swept_at > now()")
-    cursor.execute("UPDATE sync.cursor SET listed_at = now() WHERE listed_at > now()")
+    cursor_table.take_back_times(cursor)
     cursor.execute("UPDATE sync.recovery SET claimed_until = NULL, asked_at = least(asked_at, now())")
     cursor.execute(
         "UPDATE sync.heartbeat SET seen_at = now(), started_at = least(started_at, now()) WHERE seen_at > now()"

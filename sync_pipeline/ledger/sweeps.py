@@ -11,7 +11,8 @@ from psycopg2.extras import Json
 
 from sync_pipeline.db.sql import Cursor, named
 from sync_pipeline.errors import LeaseLostError, SettingError
-from sync_pipeline.ledger.cursor import LEASE_SECONDS
+from sync_pipeline.ledger import cursor_table
+from sync_pipeline.ledger.cursor_table import LEASE_SECONDS
 from sync_pipeline.model.faults import guarded
 from sync_pipeline.model.reasons import Reason
 from sync_pipeline.queue.due import KEYS_A_RECORD, PRIORITY
@@ -206,26 +207,10 @@ def make_gone_due(cursor: Cursor, walk: Walk) -> None:
 
 
 def end(cursor: Cursor, walk: Walk) -> None:
-    """The walk is over: all of it counts, and everything committed before it began was seen.
-
-    It answers those who wait for a sweep only where it has looked at the files, too. Where `swept_from` was forgotten
-    since it left them out, or the history came in while it walked, another walk follows at once: `swept_at` stays.
-    """
+    """The walk is over: all of it counts, and everything committed before it began was seen."""
     _close(cursor, walk, ENDED)
-    # the history may have come in meanwhile, and the monolith's clock may have been set back
-    counts = "(%(filled)s OR filled_at IS NULL)"
-    cursor.execute(
-        f"UPDATE sync.cursor c SET compared_from = CASE WHEN {counts} THEN s.began_at ELSE compared_from END,"
-        f" swept_from = CASE WHEN {counts} AND %(covers_files)s THEN s.began_at ELSE swept_from END,"
-        f" swept_at = CASE WHEN {counts} AND (%(covers_files)s OR swept_from IS NOT NULL) THEN now() ELSE swept_at END,"
-        " listed_at = CASE WHEN %(covers_files)s THEN now() ELSE listed_at END, sweep_error = NULL"
-        " FROM sync.sweep s WHERE c.entity = %(entity)s AND s.entity = c.entity",
-        {
-            "filled": walk.filled,
-            "covers_files": walk.covers_files or not guarded(140),
-            "entity": walk.entity,
-        },
-    )
+    covers_files = walk.covers_files or not guarded(140)
+    cursor_table.end_sweep(cursor, walk.entity, filled=walk.filled, covers_files=covers_files)
 
 
 def hold(cursor: Cursor, walk: Walk) -> None:

@@ -17,6 +17,7 @@ from sync_pipeline.batch.order import Order, Outcome
 from sync_pipeline.db.sql import Cursor
 from sync_pipeline.entities.context import EntityContext
 from sync_pipeline.errors import DeclarationError, StoppedError
+from sync_pipeline.ledger import cursor_table
 from sync_pipeline.ledger.backfills import missing_partitions, open_newest
 from sync_pipeline.model.faults import guarded
 from sync_pipeline.partitions import KeyRanges, Monthly
@@ -254,15 +255,8 @@ def _progress(context: EntityContext, partition: str, begun: _Begun, cursor: Cur
     if done:
         # one at a time: two that end together would each miss the other
         cursor.execute("SELECT FROM sync.cursor WHERE entity = %s FOR UPDATE", (context.entity.name,))
-        # a sweep has left alone until now whatever the ledger does not know: none counts as whole yet, and one that a
-        # recovery asked for is made again at once, because the new side may have lost rows of ranges that were in
         if not missing_partitions(cursor, context.entity.name, context.entity.partitions):
-            cursor.execute(
-                "UPDATE sync.cursor c SET filled_at = now(), swept_from = NULL, compared_from = NULL, swept_at = CASE"
-                " WHEN EXISTS (SELECT FROM sync.recovery r WHERE r.entity = c.entity) THEN NULL ELSE swept_at END"
-                " WHERE entity = %s AND filled_at IS NULL",
-                (context.entity.name,),
-            )
+            cursor_table.end_history(cursor, context.entity.name)
 
 
 def _totals(context: EntityContext, partition: str) -> tuple[int, int, int]:

@@ -7,7 +7,8 @@ import logging
 from sync_pipeline.entities.context import EntityContext
 from sync_pipeline.errors import GapError
 from sync_pipeline.ledger.cursor import open_at, reopen_at, state_of
-from sync_pipeline.sources.source import Source, SourcePosition, Subject
+from sync_pipeline.model.positions import SourcePosition
+from sync_pipeline.sources.source import Source, Subject
 
 log = logging.getLogger(__name__)
 

@@ -24,6 +24,7 @@ import psycopg2
 from sqlalchemy.exc import SQLAlchemyError
 
 from sync_pipeline.errors import LeaseLostError, UnreachableError
+from sync_pipeline.ledger import cursor_table
 from sync_pipeline.ledger.ledger import migrate
 from sync_pipeline.run.background import in_background
 from sync_pipeline.stores.sessions import Purpose
@@ -151,10 +152,7 @@ def last_heartbeats(stores: Stores) -> dict[str, LastHeartbeat]:
 def free_leases(stores: Stores, name: str) -> None:
     """Let others take a dead follower's leases at once, and end what it left at work. Raises UnreachableError."""
     with stores.target_at_once(Purpose.LOOK) as cursor:
-        cursor.execute(
-            "UPDATE sync.cursor SET owner = NULL, lease_until = NULL WHERE owner = %s RETURNING entity, epoch", (name,)
-        )
-        freed = cursor.fetchall()
+        freed = cursor_table.free_leases_of(cursor, name)
         cursor.execute("SELECT to_regclass('sync.sweep') IS NOT NULL")
         if cursor.fetchone()[0]:
             cursor.execute("UPDATE sync.sweep SET owner = NULL, lease_until = NULL WHERE owner = %s", (name,))

@@ -24,6 +24,7 @@ from sync_pipeline.ledger.cursor import Lease
 from sync_pipeline.ledger.ledger import next_revision
 from sync_pipeline.ledger.servers import is_recovering
 from sync_pipeline.model.faults import crash_point, guarded
+from sync_pipeline.model.positions import SourcePosition
 from sync_pipeline.model.reasons import PARKED, Reason
 from sync_pipeline.pipeline import sync_keys, sync_roots
 from sync_pipeline.queue import due
@@ -31,7 +32,7 @@ from sync_pipeline.run import versions
 from sync_pipeline.run.document_sender import DocumentSender
 from sync_pipeline.run.sweep_requests import ask_for_sweep
 from sync_pipeline.run.versions import Expected
-from sync_pipeline.sources.source import EventVersions, Page, Source, SourcePosition
+from sync_pipeline.sources.source import EventVersions, Page, Source
 from sync_pipeline.stores.breaker import Breaker
 
 log = logging.getLogger(__name__)

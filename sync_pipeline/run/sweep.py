@@ -26,7 +26,7 @@ from sync_pipeline.batch.origin import DIGEST
 from sync_pipeline.db.sql import Cursor, copy_out
 from sync_pipeline.entities.context import EntityContext
 from sync_pipeline.errors import AccessError, BrakeError, LeaseLostError, UnreachableError
-from sync_pipeline.ledger import bases, sweeps
+from sync_pipeline.ledger import bases, cursor_table, sweeps
 from sync_pipeline.ledger.ledger import next_revision
 from sync_pipeline.ledger.sweeps import Swept, Walk
 from sync_pipeline.model.faults import crash_point, guarded
@@ -84,9 +84,7 @@ def go_on(context: EntityContext, halt: threading.Event, *, with_files: bool = F
         return None
     except (AccessError, BrakeError, UnreachableError) as error:
         with suppress(UnreachableError), context.stores.target() as cursor:
-            cursor.execute(
-                "UPDATE sync.cursor SET sweep_error = %s WHERE entity = %s", (str(error), context.entity.name)
-            )
+            cursor_table.note_sweep_error(cursor, context.entity.name, str(error))
         raise
     finally:
         quietly(partial(sweeps.give_back, context.stores, walk))

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import threading
 import time
 
 from sync_pipeline.entities.context import EntityContext
-from sync_pipeline.ledger import sweeps
+from sync_pipeline.ledger import cursor_table, sweeps
 from sync_pipeline.ledger.servers import take_back_claims
 from sync_pipeline.model.faults import guarded
 
@@ -34,7 +35,7 @@ def sweep_is_due(context: EntityContext) -> bool:
     return bool(state == sweeps.WALKING or is_wanted)
 
 
-def ask_for_sweep(context: EntityContext, since: object) -> None:
+def ask_for_sweep(context: EntityContext, since: dt.datetime) -> None:
     """Have whoever follows the entity sweep again, unless the last sweep began after `since` (legacy time).
 
     A sweep that seems to have begun after the monolith's present time did so by a clock that was set back since.
@@ -42,10 +43,7 @@ def ask_for_sweep(context: EntityContext, since: object) -> None:
     now = context.stores.legacy_now()
     with context.stores.target() as cursor:
         take_back_claims(cursor, now, context.entity.name, since)
-        cursor.execute(
-            "UPDATE sync.cursor SET sweep_wanted = greatest(sweep_wanted, %s) WHERE entity = %s",
-            (since, context.entity.name),
-        )
+        cursor_table.want_sweep(cursor, context.entity.name, since)
 
 
 def await_sweep(context: EntityContext, seconds: float) -> bool:
@@ -66,7 +64,7 @@ def await_sweep(context: EntityContext, seconds: float) -> bool:
     return True
 
 
-def is_swept(context: EntityContext, since: object) -> bool:
+def is_swept(context: EntityContext, since: dt.datetime) -> bool:
     """Return whether a sweep has begun after `since` (legacy time), and what it found is applied."""
     with context.stores.target() as cursor:
         cursor.execute(

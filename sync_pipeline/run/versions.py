@@ -18,6 +18,7 @@ from sync_pipeline.batch.origin import Rows
 from sync_pipeline.db.columns import array_literal
 from sync_pipeline.db.keys import Key
 from sync_pipeline.db.sql import Cursor
+from sync_pipeline.ledger import cursor_table
 from sync_pipeline.sources.source import EventVersions
 
 AGAIN_SECONDS = 1.0
@@ -111,11 +112,7 @@ def wait_no_more(cursor: Cursor, entity: str, keys: Sequence[str]) -> None:
 def count(cursor: Cursor, entity: str, *, deferred: int = 0, dropped: int = 0, unmet: int = 0) -> None:
     """Add to what the cursor counts."""
     if deferred or dropped or unmet:
-        cursor.execute(
-            "UPDATE sync.cursor SET events_deferred = events_deferred + %s, events_dropped = events_dropped + %s,"
-            " events_unmet = events_unmet + %s, unmet_at = CASE WHEN %s THEN now() ELSE unmet_at END WHERE entity = %s",
-            (deferred, dropped, unmet, unmet > 0, entity),
-        )
+        cursor_table.count_events(cursor, entity, deferred, dropped, unmet)
 
 
 def _bound(entity: str, versions: Mapping[str, int]) -> dict[str, object]:

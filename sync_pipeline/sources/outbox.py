@@ -26,22 +26,14 @@ import pyarrow.compute as pc
 from sync_pipeline.db.sql import bind, copy_out
 from sync_pipeline.errors import GapError, SettingError
 from sync_pipeline.model.faults import guarded
+from sync_pipeline.model.positions import SourcePosition, State
 from sync_pipeline.sources.outbox_catalogue import Events, channel
 from sync_pipeline.sources.outbox_claim import show_reader
 from sync_pipeline.sources.outbox_columns import as_text
 from sync_pipeline.sources.outbox_watch import Watch
 from sync_pipeline.sources.roots import Tracked, pages, track_all
 from sync_pipeline.sources.scans import Scans
-from sync_pipeline.sources.source import (
-    EventVersions,
-    Page,
-    Source,
-    SourcePosition,
-    State,
-    Subject,
-    mark_last,
-    numbered,
-)
+from sync_pipeline.sources.source import EventVersions, Page, Source, Subject, mark_last, numbered
 from sync_pipeline.sources.table import Table
 from sync_pipeline.stores.sessions import Purpose
 from sync_pipeline.stores.stores import first_line

@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from sync_pipeline.db.sql import Cursor
+from sync_pipeline.model.positions import State
 from sync_pipeline.sources.replica_identity import Member, read_members
 from sync_pipeline.sources.roots import Tracked
-from sync_pipeline.sources.source import State
 
 # of a publication by name: what identifies it and all that it says, and the ledger that its comment names
 DEFINITION = """

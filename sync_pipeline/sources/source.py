@@ -5,20 +5,19 @@ A source gives keys, never values. It is open at one follower at a time, under t
 
 from __future__ import annotations
 
-import datetime as dt
 import threading
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Protocol
 
 import pyarrow as pa
 
 from sync_pipeline.db.keys import Key
+from sync_pipeline.model.positions import SourcePosition, State
 from sync_pipeline.sources.table import Table
 from sync_pipeline.stores.stores import Stores
 
-State = dict[str, Any]
 # so many numbers are listed one by one
 _FEW = 8
 
@@ -31,19 +30,6 @@ class Subject:
     key: Key
     tables: tuple[Table, ...]
     stores: Stores
-
-
-@dataclass(frozen=True)
-class SourcePosition:
-    """Where a source stands once all pages that it has given are applied."""
-
-    state: State = field(default_factory=dict)  # opaque outside the source
-    through: dt.datetime | None = None  # legacy time: all that was committed before it has been reported
-    since: dt.datetime | None = None  # start of the oldest open legacy transaction, where it matters
-    holder: str | None = None  # who holds it
-    blind: str | None = None  # why the source may miss something, so that the sweep is required
-    gap_at: dt.datetime | None = None  # what was committed before it may have been missed, once: a sweep is to look
-    last: bool = False  # the source is lost, and how far it came is to be noted at once
 
 
 @dataclass(frozen=True)

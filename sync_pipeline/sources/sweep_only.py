@@ -6,7 +6,8 @@ import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-from sync_pipeline.sources.source import Page, Source, SourcePosition, State, Subject
+from sync_pipeline.model.positions import SourcePosition, State
+from sync_pipeline.sources.source import Page, Source, Subject
 
 _PAUSE_SECONDS = 1.0
 

@@ -22,13 +22,14 @@ from psycopg2.extras import REPLICATION_LOGICAL, LogicalReplicationConnection
 from sync_pipeline.db.sql import bind
 from sync_pipeline.errors import DeclarationError, GapError, SettingError, UnreachableError
 from sync_pipeline.model.faults import guarded
+from sync_pipeline.model.positions import SourcePosition, State
 from sync_pipeline.sources import publication
 from sync_pipeline.sources.pgoutput import Begin, Change, Commit, Relation, Truncate, parse
 from sync_pipeline.sources.publication_watch import DEFINITION, PublicationSnapshot
 from sync_pipeline.sources.replica_identity import Member
 from sync_pipeline.sources.roots import Tracked, pages, track_all
 from sync_pipeline.sources.slots import FAILOVER_SINCE, create_slot, make_failover, slot_name
-from sync_pipeline.sources.source import Page, Source, SourcePosition, State, Subject, mark_last, numbered
+from sync_pipeline.sources.source import Page, Source, Subject, mark_last, numbered
 from sync_pipeline.sources.wal_keys import Changed, KeyReader
 from sync_pipeline.sources.wal_position import Log, check_position, read_log
 from sync_pipeline.stores.replica import written_end

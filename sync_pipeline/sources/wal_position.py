@@ -12,7 +12,7 @@ from typing import Any
 
 from sync_pipeline.errors import GapError
 from sync_pipeline.model.faults import guarded
-from sync_pipeline.sources.source import State
+from sync_pipeline.model.positions import State
 
 _SWITCH = re.compile(r"^(\d+)\s+([0-9A-F]+)/([0-9A-F]+)", re.MULTILINE)
 _INSERTED = "SELECT (pg_current_wal_insert_lsn() - '0/0')::bigint"

@@ -15,8 +15,9 @@ import pyarrow.compute as pc
 from sync_pipeline.db.sql import Cursor
 from sync_pipeline.errors import DeclarationError
 from sync_pipeline.model.faults import guarded
+from sync_pipeline.model.positions import SourcePosition, State
 from sync_pipeline.sources.future import AHEAD, FutureStamps
-from sync_pipeline.sources.source import Page, Source, SourcePosition, State, Subject
+from sync_pipeline.sources.source import Page, Source, Subject
 from sync_pipeline.sources.spans import Span, instant, without_covered
 from sync_pipeline.sources.stamped_rows import ROW_VERSION, STAMP, StampedRows, pages
 from sync_pipeline.sources.stamps import Stamp, stamps_of

@@ -5,13 +5,13 @@ import pytest
 from tests.architecture.counts import report
 
 LIMITS = {
-    "Any, object, cast and type: ignore": 343,
+    "Any, object, cast and type: ignore": 339,
     "retired words in identifiers": 0,
     "functions over 50 lines": 3,
     "functions with six or more parameters": 18,
     "modules in the root": 5,
     "modules that write sync.due": 8,
-    "modules that write sync.cursor": 9,
+    "modules that write sync.cursor": 1,
     "packages that import each other": 13,
 }
 

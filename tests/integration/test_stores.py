@@ -12,7 +12,7 @@ from sync_pipeline.db.sql import copy_in, copy_out, stage
 from sync_pipeline.errors import LeaseLostError, UnreachableError
 from sync_pipeline.ledger.cursor import Lease
 from sync_pipeline.ledger.ledger import migrate
-from sync_pipeline.sources.source import SourcePosition
+from sync_pipeline.model.positions import SourcePosition
 from sync_pipeline.stores import stores as module
 
 NUMBERS = pa.table({"n": pa.array([1, 2], pa.int64())})
