@@ -102,38 +102,12 @@ class Origin:
         """Ask the server what the query returns. Raises LegacySchemaError naming entity and fault."""
         stores = stores.of_entity(entity.name, filtered=entity.is_filtered)
         with stores.legacy() as cursor:
-            try:
-                cursor.execute(f"SELECT * FROM ({entity.origin.sql}) q LIMIT 0")
-            except psycopg2.errors.InsufficientPrivilege as error:
-                raise AccessError(f"entity {entity.name}: the legacy query fails: {refusal(error)}") from error
-            except psycopg2.ProgrammingError as error:
-                raise LegacySchemaError(f"entity {entity.name}: the legacy query fails: {first_line(error)}") from error
-            names = [column.name for column in cursor.description]
-            described = {column.name: _type_of(cursor, column) for column in cursor.description}
+            described = _described(cursor, entity)
             cursor.execute("SHOW server_version_num")
             major = int(cursor.fetchone()[0]) // 10_000
-        types = {name: kind for name, (kind, _) in described.items()}
-        if repeated := sorted({name for name in names if names.count(name) > 1}):
-            raise LegacySchemaError(
-                f"entity {entity.name}: the legacy query returns more than one column {repeated[0]!r}: give each a name"
-                " of its own (AS), and name columns one by one instead of a.*, b.*"
-            )
-        missing = [name for name in entity.origin.key if name not in types]
-        if missing:
-            raise LegacySchemaError(f"entity {entity.name}: the legacy query returns no key column {missing[0]!r}")
-        types = {name: types[name] for name in dict.fromkeys((*entity.origin.key, *types))}  # the key is first
-        own = [name for name in types if name in (DIGEST, ELSEWISE)]
-        if own:
-            raise LegacySchemaError(
-                f"entity {entity.name}: the legacy query returns a column {own[0]!r}, which is a name of the engine's:"
-                " select it under another one"
-            )
-        padded = [name for name in entity.origin.key if types[name] == "bpchar"]
-        if padded:
-            raise LegacySchemaError(
-                f"entity {entity.name}: key column {padded[0]!r} is filled up with spaces: select it as"
-                f" {padded[0]}::text AS {padded[0]}"
-            )
+        _check_columns(entity, described)
+        # the key is first
+        types = {name: described[name][0] for name in dict.fromkeys((*entity.origin.key, *described))}
         digest = digest_expression(types)
         key = Key(entity.origin.key, tuple(types[name] for name in entity.origin.key))
         known = f"SELECT * FROM ({entity.origin.sql}) q WHERE {key.is_known('q')}"
@@ -400,6 +374,41 @@ class Origin:
 
     def _last(self, table: pa.Table) -> list[str] | None:
         return self.root.position(table.select(list(self.root.columns))) if table.num_rows else None
+
+
+def _described(cursor: Cursor, entity: Entity) -> dict[str, tuple[str, pa.DataType]]:
+    """The query's columns in their order, each with its type in PostgreSQL and the one that it is read into."""
+    try:
+        cursor.execute(f"SELECT * FROM ({entity.origin.sql}) q LIMIT 0")
+    except psycopg2.errors.InsufficientPrivilege as error:
+        raise AccessError(f"entity {entity.name}: the legacy query fails: {refusal(error)}") from error
+    except psycopg2.ProgrammingError as error:
+        raise LegacySchemaError(f"entity {entity.name}: the legacy query fails: {first_line(error)}") from error
+    names = [column.name for column in cursor.description]
+    if repeated := sorted({name for name in names if names.count(name) > 1}):
+        raise LegacySchemaError(
+            f"entity {entity.name}: the legacy query returns more than one column {repeated[0]!r}: give each a name"
+            " of its own (AS), and name columns one by one instead of a.*, b.*"
+        )
+    return {column.name: _type_of(cursor, column) for column in cursor.description}
+
+
+def _check_columns(entity: Entity, described: Mapping[str, tuple[str, pa.DataType]]) -> None:
+    missing = [name for name in entity.origin.key if name not in described]
+    if missing:
+        raise LegacySchemaError(f"entity {entity.name}: the legacy query returns no key column {missing[0]!r}")
+    own = [name for name in described if name in (DIGEST, ELSEWISE)]
+    if own:
+        raise LegacySchemaError(
+            f"entity {entity.name}: the legacy query returns a column {own[0]!r}, which is a name of the engine's:"
+            " select it under another one"
+        )
+    padded = [name for name in entity.origin.key if described[name][0] == "bpchar"]
+    if padded:
+        raise LegacySchemaError(
+            f"entity {entity.name}: key column {padded[0]!r} is filled up with spaces: select it as"
+            f" {padded[0]}::text AS {padded[0]}"
+        )
 
 
 def _distinct(keys: pa.Table) -> int:

@@ -33,6 +33,22 @@ _REFUSED_BY = """
 """
 
 
+# a row that was discarded stays so while it is the same
+_PARK = f"""
+    INSERT INTO sync.due (entity, reason, key, revision, priority, not_before, attempts, step, error, message, digest,
+        basis, refused_by)
+    SELECT r.* FROM (VALUES %s) r (entity, reason, key, revision, priority, not_before, attempts, step, error, message,
+        digest, basis, refused_by)
+    WHERE NOT EXISTS (SELECT FROM sync.due d
+        WHERE (d.entity, d.key, d.reason) = (r.entity, r.key, '{Reason.DISCARDED}') AND d.digest = r.digest)
+    ON CONFLICT (entity, key, reason) WHERE key IS NOT NULL DO UPDATE SET revision = excluded.revision,
+        attempts = CASE WHEN due.message = excluded.message THEN due.attempts + 1 ELSE 1 END, step = excluded.step,
+        error = excluded.error, message = excluded.message, digest = excluded.digest, last_at = now(),
+        claimed_until = NULL, not_before = 'infinity', waits_for = NULL, waits_key = NULL, undone_at = NULL,
+        refused = NULL, basis = excluded.basis, priority = excluded.priority, refused_by = excluded.refused_by
+"""
+
+
 @dataclass(frozen=True)
 class Wait:
     """A row (key text) that waits for another one, of an entity: a child for its parent, or a parent for a child."""
@@ -67,26 +83,29 @@ def park(
     ]
     if not rows:
         return
+    keys = [key for _, key, *_ in rows]
     cursor.execute(
-        "DELETE FROM sync.due WHERE entity = %s AND reason IN ('parent', 'children') AND key = ANY(%s)",
-        (entity, [key for _, key, *_ in rows]),
+        "DELETE FROM sync.due WHERE entity = %s AND reason IN ('parent', 'children') AND key = ANY(%s)", (entity, keys)
     )
     execute_values(
         cursor,
-        "INSERT INTO sync.due (entity, reason, key, revision, priority, not_before, attempts, step, error, message,"
-        " digest, basis, refused_by) SELECT r.* FROM (VALUES %s) r (entity, reason, key, revision, priority,"
-        " not_before, attempts, step, error, message, digest, basis, refused_by)"
-        " WHERE NOT EXISTS (SELECT FROM sync.due d WHERE"
-        f" (d.entity, d.key, d.reason) = (r.entity, r.key, '{Reason.DISCARDED}') AND d.digest = r.digest)"
-        " ON CONFLICT (entity, key, reason) WHERE key IS NOT NULL DO UPDATE SET revision = excluded.revision,"
-        " attempts = CASE WHEN due.message = excluded.message THEN due.attempts + 1 ELSE 1 END, step = excluded.step,"
-        " error = excluded.error, message = excluded.message, digest = excluded.digest, last_at = now(),"
-        " claimed_until = NULL, not_before = 'infinity', waits_for = NULL, waits_key = NULL, undone_at = NULL,"
-        " refused = NULL, basis = excluded.basis, priority = excluded.priority, refused_by = excluded.refused_by",
+        _PARK,
         sorted(rows, key=lambda row: row[1]),
         template=f"(%s, 'rejected', %s, %s, {AGAIN}, 'infinity'::timestamptz, 1, %s, %s, %s, %s::bigint, %s::integer,"
         " %s)",
     )
+    _time_tries(cursor, entity, keys, retries)
+    # the same fault again is no news
+    cursor.execute(
+        "SELECT key, step, error || ': ' || message FROM sync.due"
+        " WHERE entity = %s AND reason = 'rejected' AND attempts = 1 AND key = ANY(%s) ORDER BY key",
+        (entity, keys),
+    )
+    record_events(cursor, entity, "parked", cursor.fetchall(), revision)
+
+
+def _time_tries(cursor: Cursor, entity: str, keys: list[str], retries: int) -> None:
+    """Set when parked rows are tried again, by what refused them and how often."""
     cursor.execute(
         "UPDATE sync.due SET not_before = now() + interval '1 s' * CASE WHEN error = %(missing)s"
         "   THEN least(600, power(2, attempts)) ELSE (0.75 + random() / 2) * least(%(longest)s,"
@@ -95,7 +114,7 @@ def park(
         "   THEN attempts <= %(retries)s ELSE step IS DISTINCT FROM 'document' END",
         {
             "entity": entity,
-            "keys": [key for _, key, *_ in rows],
+            "keys": keys,
             "missing": MISSING_FILE,
             "retries": retries,
             "longest": _LONGEST_SECONDS,
@@ -105,15 +124,8 @@ def park(
     cursor.execute(
         "UPDATE sync.due SET not_before = now() + least(240, power(2, least(attempts, 9) - 1)) * interval '1 min'"
         " WHERE entity = %s AND reason = 'rejected' AND error = ANY(%s) AND key = ANY(%s)",
-        (entity, list(_REFUSED_FILES), [key for _, key, *_ in rows]),
+        (entity, list(_REFUSED_FILES), keys),
     )
-    # the same fault again is no news
-    cursor.execute(
-        "SELECT key, step, error || ': ' || message FROM sync.due"
-        " WHERE entity = %s AND reason = 'rejected' AND attempts = 1 AND key = ANY(%s) ORDER BY key",
-        (entity, [key for _, key, *_ in rows]),
-    )
-    record_events(cursor, entity, "parked", cursor.fetchall(), revision)
 
 
 def storable(message: str) -> str:
