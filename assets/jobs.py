@@ -13,10 +13,10 @@ from assets.resources import Engine
 from sync_pipeline.batch.order import Outcome
 from sync_pipeline.entities.context import EntityContext
 from sync_pipeline.entities.files import pick
+from sync_pipeline.entities.visibility import check_visibility
 from sync_pipeline.entity import Entity
 from sync_pipeline.model.findings import FindingKind
 from sync_pipeline.operate.repair import Step, as_report, carry_out, plan, plan_keys
-from sync_pipeline.operate.visibility import check_visibility
 from sync_pipeline.rebuild.rebuild import Rebuilt, abandon, clear, rebuild_index, rebuild_table
 from sync_pipeline.rebuild.report import Report
 from sync_pipeline.reconcile.reconcile import reconcile

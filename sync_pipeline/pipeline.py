@@ -14,12 +14,12 @@ import pyarrow as pa
 
 from sync_pipeline.batch.documents import send
 from sync_pipeline.batch.order import Order, Outcome
-from sync_pipeline.batch.origin import Rows
-from sync_pipeline.batch.page_size import PageTooLargeError
 from sync_pipeline.batch.prepare import prepare
 from sync_pipeline.batch.split import Part, SplitOrder, add_up
 from sync_pipeline.batch.write import write
 from sync_pipeline.entities.context import EntityContext
+from sync_pipeline.entities.origin import Rows
+from sync_pipeline.entities.page_size import PageTooLargeError
 from sync_pipeline.ledger.ledger import next_revision
 from sync_pipeline.model.faults import crash_point
 

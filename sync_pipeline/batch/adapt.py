@@ -11,9 +11,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from sync_pipeline.batch.fitting import Fitted, concatenate, fit
-from sync_pipeline.batch.origin import DIGEST, Reject
-from sync_pipeline.db.columns import ELSEWISE, arrow_type, fit_texts, frame
+from sync_pipeline.db.columns import DIGEST, ELSEWISE, arrow_type, fit_texts, frame
 from sync_pipeline.db.keys import Key
+from sync_pipeline.entities.origin import Reject
 from sync_pipeline.entity import Entity
 from sync_pipeline.errors import DeclarationError, RowRejectedError
 from sync_pipeline.ledger.ledger import HELD_DOCUMENT, HELD_ROW

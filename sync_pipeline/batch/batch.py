@@ -10,8 +10,8 @@ import pyarrow.compute as pc
 from sync_pipeline.batch.adapt import Adapted, without
 from sync_pipeline.batch.files import Placed
 from sync_pipeline.batch.order import Order
-from sync_pipeline.batch.origin import Reject
 from sync_pipeline.entities.context import EntityContext
+from sync_pipeline.entities.origin import Reject
 from sync_pipeline.queue import parking
 
 

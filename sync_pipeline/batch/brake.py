@@ -9,9 +9,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from sync_pipeline.batch.adapt import Adapted, adapt
-from sync_pipeline.batch.origin import Reject
 from sync_pipeline.db.keys import Key
 from sync_pipeline.entities.context import EntityContext
+from sync_pipeline.entities.origin import Reject
 from sync_pipeline.errors import SharedFaultError
 from sync_pipeline.ledger.target_tables import target_tables
 from sync_pipeline.model.faults import guarded

@@ -15,7 +15,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from sync_pipeline.batch.batch import Batch, bit
-from sync_pipeline.batch.origin import DIGEST, Reject
+from sync_pipeline.db.columns import DIGEST
+from sync_pipeline.entities.origin import Reject
 from sync_pipeline.model.faults import guarded
 from sync_pipeline.model.steps import BatchStep
 

@@ -9,10 +9,9 @@ from typing import TYPE_CHECKING
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from sync_pipeline.batch.origin import Reject
-from sync_pipeline.batch.unforeseen import describe, is_unforeseen
 from sync_pipeline.db.sql import Cursor
 from sync_pipeline.entities.context import EntityContext
+from sync_pipeline.entities.origin import Reject
 from sync_pipeline.errors import IndexFaultError, UnreachableError
 from sync_pipeline.ledger import before_images
 from sync_pipeline.ledger.ledger import raise_revision
@@ -20,6 +19,7 @@ from sync_pipeline.ledger.rebuilds import under_way
 from sync_pipeline.model.faults import crash_point, guarded
 from sync_pipeline.model.reasons import Reason
 from sync_pipeline.model.steps import BatchStep
+from sync_pipeline.model.unforeseen import describe, is_unforeseen
 from sync_pipeline.queue import due, parking
 from sync_pipeline.sinks.search_index import BulkResult, SearchIndex, look_up, reaching
 

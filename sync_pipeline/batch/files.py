@@ -9,9 +9,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from sync_pipeline.batch.adapt import Adapted, without
-from sync_pipeline.batch.origin import DIGEST, Reject
-from sync_pipeline.db.columns import relist
+from sync_pipeline.db.columns import DIGEST, relist
 from sync_pipeline.db.keys import Key
+from sync_pipeline.entities.origin import Reject
 from sync_pipeline.entities.ownership import claim_prefix
 from sync_pipeline.errors import (
     DeclarationError,

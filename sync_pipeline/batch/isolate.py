@@ -15,7 +15,8 @@ import pyarrow.compute as pc
 
 from sync_pipeline.batch.batch import Batch, bit
 from sync_pipeline.batch.brake import check_share
-from sync_pipeline.batch.origin import DIGEST, Reject
+from sync_pipeline.db.columns import DIGEST
+from sync_pipeline.entities.origin import Reject
 from sync_pipeline.ledger.target_tables import target_tables
 from sync_pipeline.model.steps import BatchStep
 from sync_pipeline.queue import parking

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 import pyarrow as pa
 
 from sync_pipeline.batch.documents import Operations
+from sync_pipeline.batch.versions import Expected
 from sync_pipeline.db.sql import Cursor
-from sync_pipeline.run.versions import Expected
 
 if TYPE_CHECKING:
     from sync_pipeline.batch.references import ReferenceLocks

@@ -7,7 +7,7 @@ import pyarrow.compute as pc
 
 from sync_pipeline.batch.batch import Batch, bit
 from sync_pipeline.batch.documents import Operations
-from sync_pipeline.batch.origin import DIGEST
+from sync_pipeline.db.columns import DIGEST
 from sync_pipeline.ledger.ledger import DOUBT, KEEP, PARK, WITHDRAW, WRITE
 
 

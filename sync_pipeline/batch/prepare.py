@@ -12,9 +12,9 @@ from sync_pipeline.batch.batch import Batch, bit
 from sync_pipeline.batch.brake import check_share
 from sync_pipeline.batch.files import Placed, place
 from sync_pipeline.batch.order import Order
-from sync_pipeline.batch.origin import DIGEST, Reject, Rows
-from sync_pipeline.db.columns import kept
+from sync_pipeline.db.columns import DIGEST, kept
 from sync_pipeline.entities.context import EntityContext
+from sync_pipeline.entities.origin import Reject, Rows
 from sync_pipeline.ledger import media
 from sync_pipeline.ledger.ledger import HELD_DOCUMENT
 from sync_pipeline.model.faults import guarded

@@ -14,8 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from sync_pipeline.batch.adapt import Adapted, without
-from sync_pipeline.batch.origin import DIGEST
-from sync_pipeline.db.columns import text_of
+from sync_pipeline.db.columns import DIGEST, text_of
 from sync_pipeline.db.keys import Key
 from sync_pipeline.db.sql import Cursor
 from sync_pipeline.entities.context import EntityContext

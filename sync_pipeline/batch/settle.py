@@ -5,17 +5,17 @@ from __future__ import annotations
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from sync_pipeline.batch import versions
 from sync_pipeline.batch.batch import Batch
 from sync_pipeline.batch.collisions import pairs_of
 from sync_pipeline.batch.order import Outcome
-from sync_pipeline.batch.origin import DIGEST
+from sync_pipeline.db.columns import DIGEST
 from sync_pipeline.db.sql import Cursor
 from sync_pipeline.ledger.ledger import KEEP
 from sync_pipeline.ledger.log import BODY, Entry
 from sync_pipeline.model.faults import crash_point, guarded
 from sync_pipeline.model.reasons import Reason
 from sync_pipeline.queue import due, parking
-from sync_pipeline.run import versions
 
 # where a newer batch came between, a batch that reads both roots of a moved part is tried again after so long
 _MOVED_SECONDS = 2

@@ -9,10 +9,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from sync_pipeline.batch.order import Order, Outcome
+from sync_pipeline.batch.versions import Expected
 from sync_pipeline.db.sql import Cursor
 from sync_pipeline.entities.context import EntityContext
 from sync_pipeline.model.faults import guarded
-from sync_pipeline.run.versions import Expected
 
 
 @dataclass(frozen=True)

@@ -14,11 +14,10 @@ from sync_pipeline.batch.collisions import CollisionError, without_collisions, w
 from sync_pipeline.batch.documents import Operations
 from sync_pipeline.batch.isolate import wanted, without_faults
 from sync_pipeline.batch.order import Outcome
-from sync_pipeline.batch.origin import DIGEST
 from sync_pipeline.batch.plan import operations_of, plan_of, references_of
 from sync_pipeline.batch.references import ReferenceLocks, StricterError
 from sync_pipeline.batch.settle import acknowledge, body_of, move_on, record_versions, settle_due
-from sync_pipeline.db.columns import kept
+from sync_pipeline.db.columns import DIGEST, kept
 from sync_pipeline.db.sql import Cursor
 from sync_pipeline.errors import UnreachableError
 from sync_pipeline.ledger import before_images, media

@@ -230,8 +230,8 @@ def repair(
     from sync_pipeline.cli.following import Totals
     from sync_pipeline.cli.progress import bars
     from sync_pipeline.entities.context import EntityContext
+    from sync_pipeline.entities.visibility import check_visibility
     from sync_pipeline.operate.repair import as_report, carry_out
-    from sync_pipeline.operate.visibility import check_visibility
 
     with opened(name, everything=False) as (stores, entities), bars() as shown:
         totals = Totals(entities)

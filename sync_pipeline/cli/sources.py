@@ -8,9 +8,9 @@ from typing import Annotated
 
 import typer
 
-from sync_pipeline.batch.origin import Origin
 from sync_pipeline.cli.common import All, Name, opened
 from sync_pipeline.entities.files import load_entities
+from sync_pipeline.entities.origin import Origin
 from sync_pipeline.entity import Entity
 from sync_pipeline.errors import SettingError
 from sync_pipeline.ledger.ledger import migrate

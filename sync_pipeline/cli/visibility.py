@@ -10,8 +10,8 @@ import typer
 
 from sync_pipeline.cli.common import All, Format, Name, Output, opened, show
 from sync_pipeline.cli.tables import say
+from sync_pipeline.entities.visibility import accept_visibility, changes_of
 from sync_pipeline.ledger.ledger import migrate
-from sync_pipeline.operate.visibility import accept_visibility, changes_of
 
 Accept = Annotated[
     bool, typer.Option("--accept", help="Record it as it is now: sweeps go on, and delete what is gone.")

@@ -35,6 +35,8 @@ ARROW_TYPES: dict[str, pa.DataType] = {
     "timestamp without time zone": pa.timestamp("us"),
     "timestamp with time zone": pa.timestamp("us", "UTC"),
 }
+# in a table of legacy rows: the digest of a row, computed by the monolith
+DIGEST = "_digest"
 # in a table of legacy rows: what of a row has no value in its column's Arrow type, as the server's text, by column
 ELSEWISE = "_elsewise"
 # texts that no date or instant of Arrow stands for

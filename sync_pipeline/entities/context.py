@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass
 
-from sync_pipeline.batch.origin import Origin
+from sync_pipeline.entities.origin import Origin
 from sync_pipeline.entities.ownership import claim_index, claim_prefix, claim_table, index_meta
 from sync_pipeline.entity import Entity
 from sync_pipeline.errors import DeclarationError, UnreachableError

@@ -11,9 +11,10 @@ from botocore.exceptions import BotoCoreError, ClientError
 
 from sync_pipeline.batch.adapt import Adapted, adapt
 from sync_pipeline.batch.files import are_copied
-from sync_pipeline.batch.origin import DIGEST, Reject
+from sync_pipeline.db.columns import DIGEST
 from sync_pipeline.db.sql import Cursor, named
 from sync_pipeline.entities.context import EntityContext
+from sync_pipeline.entities.origin import Reject
 from sync_pipeline.errors import UnreachableError
 from sync_pipeline.ledger.ledger import HELD_DOCUMENT, HELD_ROW
 from sync_pipeline.ledger.log import time_of

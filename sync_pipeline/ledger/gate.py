@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from sync_pipeline.batch.origin import DIGEST
+from sync_pipeline.db.columns import DIGEST
 from sync_pipeline.db.keys import Key
 from sync_pipeline.db.sql import Cursor, copy_out, quote
 from sync_pipeline.ledger.ledger import Ledger

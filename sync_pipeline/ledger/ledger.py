@@ -13,7 +13,7 @@ from importlib.resources.abc import Traversable
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from sync_pipeline.batch.origin import DIGEST
+from sync_pipeline.db.columns import DIGEST
 from sync_pipeline.db.digest import DigestExpression
 from sync_pipeline.db.keys import Key
 from sync_pipeline.db.sql import Cursor, copy_in, copy_out, ensure_schema, quote, stage

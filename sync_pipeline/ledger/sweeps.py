@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -14,8 +13,6 @@ from sync_pipeline.errors import LeaseLostError, SettingError
 from sync_pipeline.ledger import cursor_table
 from sync_pipeline.ledger.cursor_table import LEASE_SECONDS
 from sync_pipeline.model.faults import guarded
-from sync_pipeline.model.reasons import Reason
-from sync_pipeline.queue.due import KEYS_A_RECORD, PRIORITY
 from sync_pipeline.stores.stores import Stores
 
 WALKING = "walking"
@@ -179,31 +176,6 @@ def others_wait(stores: Stores, entity: str) -> bool:
             (entity,),
         )
         return bool(cursor.fetchone()[0])
-
-
-def stage_gone(cursor: Cursor, entity: str, keys: Sequence[str]) -> None:
-    """Keep keys that the monolith no longer has, until the walk ends. Nobody claims them."""
-    for first in range(0, len(keys), KEYS_A_RECORD):
-        part = list(keys[first : first + KEYS_A_RECORD])
-        cursor.defer("INSERT INTO sync.sweep_gone (entity, keys) VALUES (%s, %s)", (entity, part))
-
-
-def make_gone_due(cursor: Cursor, walk: Walk) -> None:
-    """Queue the staged keys, and drop what earlier walks queued: this one has seen all of it again.
-
-    Files are an exception where it has not looked at them: what a listing has queued stays queued.
-    """
-    cursor.execute(
-        "INSERT INTO sync.due (entity, reason, keys, revision, priority, walk)"
-        " SELECT entity, %s, keys, 0, %s, %s FROM sync.sweep_gone WHERE entity = %s ORDER BY n",
-        (Reason.SWEEP, PRIORITY[Reason.SWEEP], walk.number, walk.entity),
-    )
-    cursor.execute("DELETE FROM sync.sweep_gone WHERE entity = %s", (walk.entity,))
-    cursor.execute(
-        "DELETE FROM sync.due WHERE entity = %(entity)s AND (reason = 'sweep' AND coalesce(walk, 0) < %(number)s"
-        " OR reason = 'media' AND walk < %(number)s AND %(covers_files)s)",
-        {"entity": walk.entity, "number": walk.number, "covers_files": walk.covers_files or not guarded(141)},
-    )
 
 
 def end(cursor: Cursor, walk: Walk) -> None:

@@ -18,10 +18,10 @@ import pyarrow as pa
 from sync_pipeline.batch.order import Order, Outcome
 from sync_pipeline.entities.context import EntityContext
 from sync_pipeline.entities.ownership import claimed_places
+from sync_pipeline.entities.visibility import check_visibility
 from sync_pipeline.ledger.claims import SHOWN, is_ours_alone
 from sync_pipeline.ledger.media import abandon
 from sync_pipeline.model.findings import KNOWN, FindingKind
-from sync_pipeline.operate.visibility import check_visibility
 from sync_pipeline.pipeline import sync_keys
 from sync_pipeline.reconcile.files import rows_naming
 from sync_pipeline.reconcile.verdict import Finding

@@ -10,9 +10,9 @@ import psycopg2
 import pyarrow as pa
 
 from sync_pipeline.batch.adapt import adapt
-from sync_pipeline.batch.origin import Origin
 from sync_pipeline.db.sql import Cursor, quote
 from sync_pipeline.entities.files import read_entity_files
+from sync_pipeline.entities.origin import Origin
 from sync_pipeline.entity import Entity
 from sync_pipeline.errors import AccessError, DeclarationError, LegacySchemaError, SettingError
 from sync_pipeline.partitions import Monthly

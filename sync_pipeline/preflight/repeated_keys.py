@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from sync_pipeline.batch.origin import Origin
 from sync_pipeline.db.keys import Key
+from sync_pipeline.entities.origin import Origin
 from sync_pipeline.entity import Entity
 from sync_pipeline.errors import UnreachableError
 from sync_pipeline.preflight.key_order import ERROR_ROWS, estimate

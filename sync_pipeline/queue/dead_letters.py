@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sync_pipeline.batch.origin import DIGEST
+from sync_pipeline.db.columns import DIGEST
 from sync_pipeline.db.sql import Cursor, named
 from sync_pipeline.entities.context import EntityContext
 from sync_pipeline.ledger.log import TAKEN_FOR_APPLIED, record_events

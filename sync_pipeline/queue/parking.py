@@ -8,9 +8,9 @@ from dataclasses import dataclass
 import pyarrow as pa
 from psycopg2.extras import execute_values
 
-from sync_pipeline.batch.origin import Reject
 from sync_pipeline.db.columns import array_literal
 from sync_pipeline.db.sql import Cursor, bind
+from sync_pipeline.entities.origin import Reject
 from sync_pipeline.ledger.log import record_events
 from sync_pipeline.model.reasons import DEAD_LETTERS, PARKED, SET_ASIDE, Reason
 from sync_pipeline.queue.due import AGAIN, ASKED, KEYS_A_RECORD, PRIORITY

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from sync_pipeline.batch.origin import DIGEST
+from sync_pipeline.db.columns import DIGEST
 from sync_pipeline.db.sql import Cursor
 from sync_pipeline.entities.context import EntityContext
 from sync_pipeline.queue.parking import MISSING_FILE

@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from sync_pipeline.batch.adapt import Adapted
-from sync_pipeline.batch.origin import DIGEST
+from sync_pipeline.db.columns import DIGEST
 from sync_pipeline.entities.context import EntityContext
 from sync_pipeline.errors import SettingError, UnreachableError
 from sync_pipeline.model.findings import FindingKind

@@ -10,10 +10,11 @@ import pyarrow as pa
 
 from sync_pipeline.batch.adapt import Adapted, adapt
 from sync_pipeline.batch.files import name_known
-from sync_pipeline.batch.origin import Reject, Rows
 from sync_pipeline.db.keys import Key
 from sync_pipeline.db.sql import Cursor
 from sync_pipeline.entities.context import EntityContext
+from sync_pipeline.entities.origin import Reject, Rows
+from sync_pipeline.entities.visibility import check_visibility
 from sync_pipeline.errors import SyncError
 from sync_pipeline.ledger.backfills import unfilled
 from sync_pipeline.ledger.bases import count_former
@@ -21,7 +22,6 @@ from sync_pipeline.ledger.servers import recovery_of
 from sync_pipeline.model.faults import guarded
 from sync_pipeline.model.findings import FindingKind
 from sync_pipeline.model.reasons import Reason
-from sync_pipeline.operate.visibility import check_visibility
 from sync_pipeline.reconcile.documents import compare_documents, extra_documents
 from sync_pipeline.reconcile.files import compare_files, known_files, rows_naming
 from sync_pipeline.reconcile.rows import compare_rows

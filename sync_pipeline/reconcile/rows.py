@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from sync_pipeline.batch.adapt import Adapted
-from sync_pipeline.batch.origin import DIGEST
+from sync_pipeline.db.columns import DIGEST
 from sync_pipeline.db.equality import comparable
 from sync_pipeline.db.keys import Key
 from sync_pipeline.db.sql import Cursor, copy_in, literal, quote

@@ -7,9 +7,9 @@ import threading
 
 from sync_pipeline.batch.documents import Operations, send
 from sync_pipeline.batch.order import Outcome, Report
-from sync_pipeline.batch.unforeseen import describe
 from sync_pipeline.entities.context import EntityContext
 from sync_pipeline.errors import SyncError, UnreachableError
+from sync_pipeline.model.unforeseen import describe
 from sync_pipeline.queue import due
 
 log = logging.getLogger(__name__)

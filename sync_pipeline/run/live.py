@@ -13,10 +13,9 @@ from functools import partial
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from sync_pipeline.batch.compensation import compensate
-from sync_pipeline.batch.isolation import TRIES, isolate, put_off
+from sync_pipeline.batch import versions
 from sync_pipeline.batch.order import Order, Outcome, Report
-from sync_pipeline.batch.unforeseen import describe, is_of_cluster, is_unforeseen
+from sync_pipeline.batch.versions import Expected
 from sync_pipeline.db.sql import Cursor
 from sync_pipeline.entities.context import EntityContext
 from sync_pipeline.errors import UnreachableError
@@ -26,12 +25,13 @@ from sync_pipeline.ledger.servers import is_recovering
 from sync_pipeline.model.faults import crash_point, guarded
 from sync_pipeline.model.positions import SourcePosition
 from sync_pipeline.model.reasons import PARKED, Reason
+from sync_pipeline.model.unforeseen import describe, is_of_cluster, is_unforeseen
 from sync_pipeline.pipeline import sync_keys, sync_roots
 from sync_pipeline.queue import due
-from sync_pipeline.run import versions
+from sync_pipeline.run.compensation import compensate
 from sync_pipeline.run.document_sender import DocumentSender
+from sync_pipeline.run.isolation import TRIES, isolate, put_off
 from sync_pipeline.run.sweep_requests import ask_for_sweep
-from sync_pipeline.run.versions import Expected
 from sync_pipeline.sources.source import EventVersions, Page, Source
 from sync_pipeline.stores.breaker import Breaker
 

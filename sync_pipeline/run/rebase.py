@@ -26,11 +26,12 @@ import pyarrow.compute as pc
 
 from sync_pipeline.batch.adapt import adapt
 from sync_pipeline.batch.files import name_known
-from sync_pipeline.batch.origin import DIGEST, Rows
-from sync_pipeline.batch.page_size import PageTooLargeError
+from sync_pipeline.db.columns import DIGEST
 from sync_pipeline.db.digest import former_expressions
 from sync_pipeline.db.sql import Cursor, bind, copy_in, copy_out, quote
 from sync_pipeline.entities.context import EntityContext
+from sync_pipeline.entities.origin import Rows
+from sync_pipeline.entities.page_size import PageTooLargeError
 from sync_pipeline.errors import UnreachableError
 from sync_pipeline.ledger.bases import FormerBasis, former_bases
 from sync_pipeline.ledger.ledger import BY_KEY

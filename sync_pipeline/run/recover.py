@@ -18,7 +18,7 @@ import pyarrow as pa
 from botocore.exceptions import BotoCoreError, ClientError
 from psycopg2.extras import execute_values
 
-from sync_pipeline.batch.origin import DIGEST
+from sync_pipeline.db.columns import DIGEST
 from sync_pipeline.db.sql import Cursor, copy_out, quote
 from sync_pipeline.entities.context import EntityContext
 from sync_pipeline.entities.ownership import MARK_OBJECT

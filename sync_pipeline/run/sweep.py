@@ -22,17 +22,17 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from sync_pipeline.batch.origin import DIGEST
+from sync_pipeline.db.columns import DIGEST
 from sync_pipeline.db.sql import Cursor, copy_out
 from sync_pipeline.entities.context import EntityContext
+from sync_pipeline.entities.visibility import check_visibility
 from sync_pipeline.errors import AccessError, BrakeError, LeaseLostError, UnreachableError
 from sync_pipeline.ledger import bases, cursor_table, sweeps
 from sync_pipeline.ledger.ledger import next_revision
 from sync_pipeline.ledger.sweeps import Swept, Walk
 from sync_pipeline.model.faults import crash_point, guarded
 from sync_pipeline.model.reasons import Reason
-from sync_pipeline.operate.visibility import check_visibility
-from sync_pipeline.queue import due, parking
+from sync_pipeline.queue import due, parking, swept_keys
 from sync_pipeline.queue.refused_rows import read_refused_page
 from sync_pipeline.run import rebase
 from sync_pipeline.run.background import in_background
@@ -249,7 +249,7 @@ def _queue(cursor: Cursor, context: EntityContext, walk: Walk, differing: pa.Tab
     same = parking.refused_as_they_are(cursor, name, changed, digests, context.ledger.basis)
     due.owe(cursor, name, Reason.SWEEP, [key for key in changed if key not in same], 0, walk=walk.number)
     if guarded(78):
-        sweeps.stage_gone(cursor, name, gone)
+        swept_keys.stage_deleted(cursor, name, gone)
     else:
         due.owe(cursor, name, Reason.SWEEP, gone, 0, walk=walk.number)
     walk.found.changed += len(changed)
@@ -305,7 +305,8 @@ def _end(context: EntityContext, walk: Walk, revision: int) -> None:
             sweeps.hold(cursor, walk)
             sweeps.close_approval(cursor, walk.entity, "exceeded")
         else:
-            sweeps.make_gone_due(cursor, walk)
+            covers_files = walk.covers_files or not guarded(141)
+            swept_keys.queue_deleted(cursor, walk.entity, walk.number, covers_files=covers_files)
             sweeps.end(cursor, walk)
             bases.note_walked(cursor, walk.entity, context.ledger.basis, found.outdated)
             sweeps.close_approval(cursor, walk.entity, "used" if much else "not needed")

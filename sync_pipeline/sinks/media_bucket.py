@@ -20,7 +20,6 @@ from urllib.parse import urlencode
 
 from botocore.exceptions import ClientError
 
-from sync_pipeline.batch.unforeseen import describe, is_unforeseen
 from sync_pipeline.errors import (
     DeclarationError,
     MediaMissingError,
@@ -30,6 +29,7 @@ from sync_pipeline.errors import (
     UnreachableError,
 )
 from sync_pipeline.model.faults import guarded
+from sync_pipeline.model.unforeseen import describe, is_unforeseen
 from sync_pipeline.sinks.media_faults import (
     CHECKS_PREFIX,
     LEGACY,

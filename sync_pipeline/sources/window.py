@@ -25,7 +25,7 @@ from typing import Any
 
 from sync_pipeline.db.sql import Cursor
 from sync_pipeline.model.faults import guarded
-from sync_pipeline.run.clock import Reading
+from sync_pipeline.stores.clock import Reading
 from sync_pipeline.stores.sessions import keyword, ours
 
 _SESSIONS = f"""

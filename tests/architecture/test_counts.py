@@ -12,7 +12,7 @@ LIMITS = {
     "modules in the root": 5,
     "modules that write sync.due": 8,
     "modules that write sync.cursor": 1,
-    "packages that import each other": 13,
+    "packages that import each other": 3,
 }
 
 

@@ -13,7 +13,8 @@ from dataclasses import replace
 from functools import wraps
 from pathlib import Path
 
-from sync_pipeline.batch import documents, origin, prepare
+from sync_pipeline.batch import documents, prepare
+from sync_pipeline.entities import origin
 from sync_pipeline.entities.context import EntityContext
 from sync_pipeline.entities.files import load_entities
 from sync_pipeline.entity import Entity

@@ -9,10 +9,10 @@ import pytest
 from sync_pipeline.cli import entry
 from sync_pipeline.entities.context import EntityContext
 from sync_pipeline.entities.files import EntityFiles
+from sync_pipeline.entities.visibility import changes_of
 from sync_pipeline.entity import LegacyQuery
 from sync_pipeline.errors import AccessError, HiddenRowsError, UnreachableError
 from sync_pipeline.operate.repair import repair
-from sync_pipeline.operate.visibility import changes_of
 from sync_pipeline.preflight.preflight import preflight
 from sync_pipeline.reconcile.reconcile import reconcile
 from sync_pipeline.run.live import work

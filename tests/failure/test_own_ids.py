@@ -8,8 +8,8 @@ from itertools import permutations, product
 import pytest
 
 from sync_pipeline.batch.order import Order
-from sync_pipeline.batch.page_size import PageSize
 from sync_pipeline.entities.context import EntityContext
+from sync_pipeline.entities.page_size import PageSize
 from sync_pipeline.errors import DeclarationError
 from sync_pipeline.explain.why import why
 from sync_pipeline.operate.repair import repair

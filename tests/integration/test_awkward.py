@@ -5,10 +5,10 @@ import json
 
 import pytest
 
-from sync_pipeline.batch.origin import Origin
 from sync_pipeline.db.columns import read_copy
 from sync_pipeline.db.keys import Key
 from sync_pipeline.db.sql import copy_text
+from sync_pipeline.entities.origin import Origin
 from sync_pipeline.errors import LegacySchemaError
 from sync_pipeline.reconcile.reconcile import reconcile
 from sync_pipeline.run.garbage import collect

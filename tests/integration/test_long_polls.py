@@ -13,8 +13,8 @@ import psycopg2
 import pyarrow as pa
 import pytest
 
-from sync_pipeline.batch.origin import Origin
 from sync_pipeline.entities.context import EntityContext
+from sync_pipeline.entities.origin import Origin
 from sync_pipeline.entity import Entity, LegacyQuery
 from sync_pipeline.ledger.cursor import Lease
 from sync_pipeline.partitions import KeyRanges

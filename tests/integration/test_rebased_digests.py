@@ -14,10 +14,10 @@ from contextlib import closing
 import psycopg2
 import pytest
 
-from sync_pipeline.batch import origin
 from sync_pipeline.batch.order import Order
 from sync_pipeline.cli import tables
 from sync_pipeline.db.digest import DigestExpression, digest_expression, former_expressions
+from sync_pipeline.entities import origin
 from sync_pipeline.entities.context import EntityContext
 from sync_pipeline.entity import Entity, LegacyQuery
 from sync_pipeline.errors import StoppedError, UnreachableError

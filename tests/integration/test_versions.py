@@ -7,8 +7,8 @@ import pandas as pd
 import pytest
 
 from sync_pipeline.batch.order import Order
-from sync_pipeline.batch.origin import Origin
 from sync_pipeline.entities.context import EntityContext
+from sync_pipeline.entities.origin import Origin
 from sync_pipeline.entity import Entity, LegacyQuery
 from sync_pipeline.errors import DeclarationError
 from sync_pipeline.ledger.cursor import Lease

@@ -5,8 +5,8 @@ from dataclasses import replace
 import pandas as pd
 import pytest
 
-from sync_pipeline.batch.origin import Origin
 from sync_pipeline.db import plans
+from sync_pipeline.entities.origin import Origin
 from sync_pipeline.entity import Entity, LegacyQuery
 from sync_pipeline.partitions import KeyRanges
 from sync_pipeline.preflight import key_order

@@ -10,14 +10,15 @@ from functools import partial
 
 import pytest
 
-from sync_pipeline.batch.origin import Origin
 from sync_pipeline.entities.context import EntityContext
 from sync_pipeline.entities.files import load_entities
+from sync_pipeline.entities.origin import Origin
 from sync_pipeline.errors import BrakeError, LeaseLostError
 from sync_pipeline.ledger import sweeps
 from sync_pipeline.ledger.ledger import next_revision
 from sync_pipeline.model.faults import SWEEP_CRASH_POINTS
 from sync_pipeline.operate.status import status_of
+from sync_pipeline.queue import swept_keys
 from sync_pipeline.run import live, rewritten_files
 from sync_pipeline.run import sweep as sweeping
 from sync_pipeline.run.background import in_background
@@ -388,7 +389,7 @@ def test_one_that_comes_back_ends_no_sweep_of_another(filled, context, monkeypat
 
 def _stage_under(stores, walk):
     with stores.target() as cursor:
-        sweeps.stage_gone(cursor, walk.entity, ["9"])
+        swept_keys.stage_deleted(cursor, walk.entity, ["9"])
         sweeps.move(cursor, walk)
 
 
@@ -482,8 +483,8 @@ def test_a_page_of_the_ledger_is_no_longer_than_one_of_the_monolith(filled, cont
     filled.legacy("CREATE TABLE kept AS SELECT * FROM content")
     remove(filled, everything[:-1])
     staged = []
-    stage_gone = sweeps.stage_gone
-    monkeypatch.setattr(sweeps, "stage_gone", lambda *args: staged.append(len(args[2])) or stage_gone(*args))
+    stage_deleted = swept_keys.stage_deleted
+    monkeypatch.setattr(swept_keys, "stage_deleted", lambda *args: staged.append(len(args[2])) or stage_deleted(*args))
     monkeypatch.setenv("SYNC_TEST_GUARDS_OFF", "32")
     found = sweep(context)
     assert (found.gone, found.compared, found.changed) == (len(everything) - 1, 1, 0)

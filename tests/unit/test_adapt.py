@@ -4,8 +4,7 @@ import pyarrow as pa
 import pytest
 
 from sync_pipeline.batch.adapt import adapt
-from sync_pipeline.batch.origin import DIGEST
-from sync_pipeline.db.columns import ELSEWISE
+from sync_pipeline.db.columns import DIGEST, ELSEWISE
 from sync_pipeline.db.keys import Key
 from sync_pipeline.entity import Entity, LegacyQuery
 from sync_pipeline.partitions import KeyRanges

@@ -5,8 +5,7 @@ from dataclasses import replace
 import pyarrow as pa
 import pytest
 
-from sync_pipeline.batch.origin import DIGEST
-from sync_pipeline.db.columns import ELSEWISE
+from sync_pipeline.db.columns import DIGEST, ELSEWISE
 from sync_pipeline.errors import DeclarationError
 from sync_pipeline.sinks.media_bucket import MediaBucket
 from tests import clips

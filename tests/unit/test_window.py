@@ -5,8 +5,8 @@ from dataclasses import replace
 
 import pytest
 
-from sync_pipeline.run.clock import Reading
 from sync_pipeline.sources.window import BEGINNING, Mark, Window, advance, observe
+from sync_pipeline.stores.clock import Reading
 
 NOON = dt.datetime(2026, 1, 1, 12, tzinfo=dt.UTC)
 LOOKBACK = dt.timedelta(minutes=15)

@@ -14,10 +14,10 @@ from dataclasses import dataclass, field, replace
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from sync_pipeline.batch.origin import Rows
 from sync_pipeline.db.columns import array_literal
 from sync_pipeline.db.keys import Key
 from sync_pipeline.db.sql import Cursor
+from sync_pipeline.entities.origin import Rows
 from sync_pipeline.ledger import cursor_table
 from sync_pipeline.sources.source import EventVersions
 

@@ -15,20 +15,18 @@ import psycopg2
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from sync_pipeline.batch.page_size import PageSize, PageTooLargeError
-from sync_pipeline.db.columns import ELSEWISE, arrow_type, read_copy, read_leniently
+from sync_pipeline.db.columns import DIGEST, ELSEWISE, arrow_type, read_copy, read_leniently
 from sync_pipeline.db.digest import DigestExpression, digest_expression, former_version
 from sync_pipeline.db.keys import Key
 from sync_pipeline.db.sql import Cursor, bind, copy_out, copy_text, copy_text_capped, quote
 from sync_pipeline.db.sqlstate import ROW_FAULTS
+from sync_pipeline.entities.page_size import PageSize, PageTooLargeError
 from sync_pipeline.entity import Entity
 from sync_pipeline.errors import AccessError, LegacySchemaError
 from sync_pipeline.model.steps import BatchStep
 from sync_pipeline.partitions import UNDATED, Monthly
 from sync_pipeline.stores.sessions import Purpose, refusal
 from sync_pipeline.stores.stores import Stores, first_line
-
-DIGEST = "_digest"
 
 
 class RowTooLongError(Exception):
