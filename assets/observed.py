@@ -7,6 +7,7 @@ observed far more often than they are materialized, so only observations name th
 from __future__ import annotations
 
 import datetime as dt
+from typing import Any
 
 import dagster as dg
 
@@ -24,26 +25,24 @@ Figures = dict[str, float | int | dg.MarkdownMetadataValue]
 
 def observed(stores: Stores, entity: Entity) -> dict[dg.AssetKey, Figures]:
     """By sink, figures as they are now. Raises UnreachableError."""
-    standing, held, letters = _standing(stores, entity), sink_sizes(stores, entity), _letters(stores, entity)
-    found: dict[dg.AssetKey, Figures] = {key: dict(standing) for key in sink_keys(entity).values()}
-    for sink, holding in held.items():
-        found[sink_keys(entity)[sink]] |= {"dagster/row_count": holding.rows, "dagster/size_bytes": holding.size}
-    found[sink_keys(entity)["relational"]] |= letters
+    status, held, keys = status_of(stores, entity), sink_sizes(stores, entity), sink_keys(entity)
+    found: dict[dg.AssetKey, Figures] = {key: _lag(status) for key in keys.values()}
+    for sink, size in held.items():
+        found[keys[sink]] |= {"dagster/row_count": size.rows, "dagster/size_bytes": size.size}
+    if status:
+        found[keys["relational"]] |= _dead_letters(stores, entity)
     return found
 
 
-def _letters(stores: Stores, entity: Entity) -> Figures:
+def _dead_letters(stores: Stores, entity: Entity) -> Figures:
     """Dead letters as a page; nothing where there are none."""
-    if not status_of(stores, entity):
-        return {}
     with stores.target() as cursor:
         causes = dead_letters.overview(cursor, dead_letters.DeadLetterFilter(entity.name), 0)["causes"]
     return {"dead letters": dg.MetadataValue.md(dead_letter_page(entity.name, causes))} if causes else {}
 
 
-def _standing(stores: Stores, entity: Entity) -> Figures:
-    status = status_of(stores, entity)
+def _lag(status: dict[str, Any]) -> Figures:
     through = status.get("applied_through")
     behind = (dt.datetime.now(dt.UTC) - through).total_seconds() if through else float("nan")
-    owed = sum(int(keys) for reason, keys in status.get("due", {}).items() if reason not in DEAD_LETTERS)
-    return {"seconds behind": round(behind, 2), "due": owed}
+    queued = sum(int(keys) for reason, keys in status.get("due", {}).items() if reason not in DEAD_LETTERS)
+    return {"seconds behind": round(behind, 2), "due": queued}

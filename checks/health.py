@@ -44,11 +44,11 @@ def health_results(stores: Stores, entity: Entity, key: dg.AssetKey) -> Iterator
         with stores.target() as cursor:
             overdue = due.keys_overdue(cursor, entity.name, stores.settings.due_limit_seconds)
             causes = due.overview(cursor, due.QueueFilter(entity.name), 0)["causes"]
-            letters = dead_letters.overview(cursor, dead_letters.DeadLetterFilter(entity.name), 0)
+            refused = dead_letters.overview(cursor, dead_letters.DeadLetterFilter(entity.name), 0)
     else:
-        overdue, causes, letters = 0, [], {dead_letters.PARKED: 0, Reason.DISCARDED: 0, "causes": []}
+        overdue, causes, refused = 0, [], {dead_letters.PARKED: 0, Reason.DISCARDED: 0, "causes": []}
     yield _due(status.get("due", {}), overdue, cast(list[dict[str, Any]], causes), key)
-    yield _dead_letters(entity.name, letters, key)
+    yield _dead_letters(entity.name, refused, key)
 
 
 def _freshness(status: dict[str, Any], limit: float, key: dg.AssetKey) -> dg.AssetCheckResult:

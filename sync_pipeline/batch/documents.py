@@ -39,7 +39,7 @@ class Operations:
     indexed: pa.Array  # bool: index it, or delete it
     owed: list[int] = field(default_factory=list)
     revision: int = 0  # the batch's: a document of a lower version is as it was
-    has_shadow: bool = False  # an index is filled beside the alias, and wants them first
+    has_shadow: bool = False  # a rebuild fills a shadow index, which is sent them first
 
     @classmethod
     def none(cls, context: EntityContext) -> Operations:
@@ -108,7 +108,7 @@ def send(
     """Send and close; gives (sent, left owed). What is not taken stays due, nothing is raised for it.
 
     `coming` tells whose later documents the caller is to send after these. `shown` are those that readers lack; the
-    others go only to the index that is filled beside the alias.
+    others go only to the shadow index that a rebuild fills.
     """
     index, total = context.entity.index, len(operations.ids)
     if index is None or not total:
@@ -234,7 +234,7 @@ def _last_of_each(ids: pa.Array) -> pa.Array:
 
 
 def _write_shadow(search: Elasticsearch, index: SearchIndex, operations: Operations, bodies: Made) -> list[str]:
-    """Write the index that is filled beside the alias; ids that it could not take now.
+    """Write the shadow index that a rebuild fills; ids that it could not take now.
 
     What it refuses for good is found when it is compared with the ledger, before anybody reads it.
     """

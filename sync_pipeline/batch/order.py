@@ -28,7 +28,7 @@ class Order:
     force: bool = False  # write rows that have not changed, too
     documents: bool = False  # send documents of rows that have not changed, too
     again: bool = False  # of rows that were undone, too: they are written once more
-    shadow: bool = False  # adapt rows that have not changed, too: a table that is filled beside the live one wants them
+    shadow: bool = False  # adapt rows that have not changed, too, because a shadow table wants them
     wait: bool = False  # rows whose files must be copied are put off into `due`
     commit: Callable[[Cursor, Outcome], None] | None = None  # done in the rows' transaction
     cause: str = "keys"  # whose doing it is, for the log

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -64,7 +64,8 @@ def prepare(context: EntityContext, revision: int, keys: pa.Table, rows: Rows, o
         skipped=frozenset([*context.origin.key.texts(discarded).to_pylist(), *selected.reverted.to_pylist()]),
         without_document=_without_document(context, adapted),
     )
-    return replace(batch, fresh=_is_first_load(batch, classified))
+    batch.fresh = _is_first_load(batch, classified)
+    return batch
 
 
 def _select(context: EntityContext, classified: _Classified, reverted: pa.Array, order: Order) -> _Selected:

@@ -172,11 +172,8 @@ def _replayed(context: EntityContext, keys: list[str]) -> dict[str, int]:
         if not live.work(context, lambda *_: None):
             time.sleep(_LOOK_SECONDS)  # another process works on the rest, and only the table shows its progress
     with context.stores.target() as cursor:
-        found = (
-            dead_letters.overview(cursor, DeadLetterFilter(context.entity.name, keys), 0)
-            if keys
-            else {dead_letters.PARKED: 0}
-        )
+        chosen = DeadLetterFilter(context.entity.name, keys)
+        found = dead_letters.overview(cursor, chosen, 0) if keys else {dead_letters.PARKED: 0}
     return {
         "replayed": len(keys),
         "through": len(keys) - found[dead_letters.PARKED],

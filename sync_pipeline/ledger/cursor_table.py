@@ -70,7 +70,7 @@ def free_leases_of(cursor: Cursor, owner: str) -> list[tuple[str, int]]:
 
 
 def end_all_leases(cursor: Cursor) -> None:
-    """End the leases of all entities, so that whoever follows takes up its source where the ledger stands."""
+    """End the leases of all entities, so that the next follower takes up the source where the ledger stands."""
     cursor.execute("UPDATE sync.cursor SET epoch = epoch + 1, owner = NULL, lease_until = NULL")
 
 
@@ -122,7 +122,7 @@ def reopen_at(cursor: Cursor, entity: str, source: str, position: SourcePosition
 
 
 def count_events(cursor: Cursor, entity: str, deferred: int, dropped: int, unmet: int) -> None:
-    """Add to the counts of events that told a version."""
+    """Add to the counts of events that name a version."""
     cursor.execute(
         "UPDATE sync.cursor SET events_deferred = events_deferred + %s, events_dropped = events_dropped + %s,"
         " events_unmet = events_unmet + %s, unmet_at = CASE WHEN %s THEN now() ELSE unmet_at END WHERE entity = %s",

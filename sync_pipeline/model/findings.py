@@ -23,5 +23,5 @@ class VerdictStatus(StrEnum):
     UNKNOWN = "unknown"  # something could not be compared; never reported as clean
 
 
-# findings that are no drift: the pipeline knows of them, and either works on them or was told to leave them
+# findings that are no drift: the queue holds them, or an operator has discarded them
 KNOWN = frozenset({FindingKind.PENDING, FindingKind.DISCARDED})

@@ -109,7 +109,7 @@ def owe(
 
 
 def owe_documents(cursor: Cursor, entity: str, keys: pa.Array, revision: int) -> tuple[list[int], bool]:
-    """Record documents as owed, claimed by the caller; and whether an index is filled beside the alias."""
+    """Queue documents, claimed by the caller; returns the records, and whether a rebuild fills a shadow index."""
     records = _owe(cursor, entity, Reason.DOCUMENTS, keys, revision, claimed=True)
     return [identity for identity, _ in records], any(has_shadow for _, has_shadow in records)
 
@@ -148,7 +148,7 @@ def _owe(
     claimed: bool,
     walk: int | None = None,
 ) -> list[tuple[int, bool]]:
-    """(id, whether an index is filled beside the alias) of each record."""
+    """Returns (id, whether a rebuild fills a shadow index) for each record."""
     until = f"now() + interval '{CLAIM_SECONDS} s'" if claimed else "NULL"
     records = []
     for first in range(0, len(keys), KEYS_A_RECORD):
@@ -222,7 +222,7 @@ def close(cursor: Cursor, ids: Sequence[int]) -> None:
 
 
 def close_shown(cursor: Cursor, ids: Sequence[int]) -> None:
-    """Documents were sent to the alias alone: done, unless an index is filled beside it, which wants them as well."""
+    """Documents were sent to the alias alone: done, unless a rebuild fills a shadow index, which wants them as well."""
     cursor.defer(f"DELETE FROM sync.due WHERE id = ANY(%s) AND NOT {_BESIDE.format('due.entity')}", (list(ids),))
     cursor.defer("UPDATE sync.due SET claimed_until = NULL WHERE id = ANY(%s)", (list(ids),))
 

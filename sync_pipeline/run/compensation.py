@@ -90,7 +90,7 @@ class _Compensation:
     seen: dict[str, _Seen]
     former: dict[str, tuple[int, str | None]] = field(default_factory=dict)  # to be sent: version and document
     over: list[str] = field(default_factory=list)  # whose images are of no use any more
-    has_shadow: bool = False  # an index is filled beside the alias
+    has_shadow: bool = False  # a rebuild fills a shadow index
 
     def run(self) -> Outcome:
         """Raises UnreachableError; CompensationError and what the database says where a row cannot be put back."""
@@ -122,21 +122,21 @@ class _Compensation:
             due.close(cursor, [self.record.id])
         return _with_undone(plan, {entries[image.key].n: image.held for image in chosen})
 
-    def _chosen(self, text: str, kept: list[Image], entries: _LedgerEntry | None, is_refused: bool) -> Image | None:
+    def _chosen(self, text: str, kept: list[Image], entry: _LedgerEntry | None, is_refused: bool) -> Image | None:
         """What a key is to be put back to, if it is."""
         last, seen = kept[-1], self.seen.get(text)
-        if entries is None or entries.action == WRITE:
+        if entry is None or entry.action == WRITE:
             return None
-        if last.restored == entries.written:  # whoever has put it back was killed before its document was sent
-            self.former[text] = (entries.written, last.document)
+        if last.restored == entry.written:  # the worker that put it back was killed before its document was sent
+            self.former[text] = (entry.written, last.document)
             return None
         version = seen.version if seen else None
-        if last.revision < entries.written or version == entries.written:
+        if last.revision < entry.written or version == entry.written:
             self.over.append(text)  # written since without a document; or another index behind the alias has taken it
             return None
-        if entries.overtaken:
+        if entry.overtaken:
             return None
-        if entries.action != KEEP:
+        if entry.action != KEEP:
             raise CompensationError(f"{text} has changed, and is refused before its row could be written")
         if not is_refused:
             return None  # written since, and its document is still to be sent

@@ -1,4 +1,4 @@
-"""Counts of the engine's shape may fall and never rise: whoever lowers one lowers its limit here, too."""
+"""Counts of the engine's shape may fall and never rise. A change that lowers one lowers its limit here, too."""
 
 import pytest
 
