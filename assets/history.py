@@ -14,7 +14,8 @@ from assets.resources import Engine
 from sync_pipeline.entities.context import EntityContext
 from sync_pipeline.entity import Entity
 from sync_pipeline.errors import UnreachableError
-from sync_pipeline.run.backfill import Filled, backfill, begin_history
+from sync_pipeline.ledger.backfills import BackfillRequest
+from sync_pipeline.run.backfill import Filled, begin_history, fill_begun
 from sync_pipeline.stores.stores import Stores, first_line
 
 Context = dg.AssetExecutionContext | dg.OpExecutionContext
@@ -58,10 +59,16 @@ def history_asset(entity: Entity) -> dg.AssetsDefinition:
     return fill
 
 
-def fill_partitions(context: Context, entity_context: EntityContext, partitions: Iterable[str]) -> dict[str, Exception]:
-    """Fill them, some side by side, and tell each as it is done; what went wrong, by partition."""
+def fill_partitions(
+    context: Context, entity_context: EntityContext, partitions: Iterable[str], *, whole: bool = False
+) -> dict[str, Exception]:
+    """Fill them, some side by side, and tell each as it is done; what went wrong, by partition.
+
+    A run that Dagster tries again goes on where the first one was.
+    """
     partitions = list(dict.fromkeys(partitions))
-    begin_history(entity_context, partitions)
+    run = context.run.root_run_id or context.run.run_id
+    begin_history(entity_context, BackfillRequest(partitions, whole, run))
     failures: dict[str, Exception] = {}
     key, stop = history_key(entity_context.entity), threading.Event()
     pool = ThreadPoolExecutor(entity_context.stores.settings.backfill_workers, "history")
@@ -109,12 +116,12 @@ def _fill(
     pause = _FIRST_PAUSE_SECONDS
     for _ in range(_TRIES - 1):
         try:
-            return _metadata(backfill(entity_context, partition, stop=stop), time.monotonic() - began)
+            return _metadata(fill_begun(entity_context, partition, stop=stop), time.monotonic() - began)
         except UnreachableError as error:
             context.log.warning(f"{entity_context.entity.name}, partition {partition}: {error}; again in {pause:.0f} s")
             stop.wait(pause)
             pause *= 2
-    return _metadata(backfill(entity_context, partition, stop=stop), time.monotonic() - began)
+    return _metadata(fill_begun(entity_context, partition, stop=stop), time.monotonic() - began)
 
 
 def _metadata(filled: Filled, seconds: float) -> dict[str, int | float]:

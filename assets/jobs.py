@@ -77,7 +77,8 @@ def _backfill(entities: dict[str, Entity]) -> dg.JobDefinition:
         failures = {}
         with engine.stores(context.run.run_id) as stores:
             for entity in chosen:
-                found = fill_partitions(context, EntityContext.open(entity, stores), parts[entity.name])
+                whole = not (config.partitions or config.first or config.last)
+                found = fill_partitions(context, EntityContext.open(entity, stores), parts[entity.name], whole=whole)
                 failures.update({f"{entity.name} {part}": error for part, error in found.items()})
         if failures:
             raise not_filled(failures)

@@ -151,7 +151,7 @@ def backfill(
     partition: Annotated[list[str] | None, typer.Option(help="Only this partition; may be given again.")] = None,
     output: Format = Output.TEXT,
 ) -> None:
-    """Fill history, by partition. Cut off, it goes on where it was."""
+    """Fill history, by partition. After an interruption the same command goes on where it was."""
     from sync_pipeline.cli import tables
     from sync_pipeline.cli.progress import bars
     from sync_pipeline.entities.context import EntityContext
@@ -171,7 +171,7 @@ def _fill(context: EntityContext, parts: list[str], whole: bool, shown: Bars) ->
     from sync_pipeline.run.backfill import backfill_all
 
     advance = shown.bar(f"{context.entity.name}: rows", lambda: _rows(context, parts, whole))
-    return list(backfill_all(context, parts, lambda outcome: advance(outcome.read + outcome.parked)))
+    return list(backfill_all(context, parts, lambda outcome: advance(outcome.read + outcome.parked), whole=whole))
 
 
 def _rows(context: EntityContext, parts: list[str], whole: bool) -> int | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial
@@ -18,7 +18,7 @@ from sync_pipeline.db.sql import Cursor
 from sync_pipeline.entities.context import EntityContext
 from sync_pipeline.errors import DeclarationError, StoppedError
 from sync_pipeline.ledger import cursor_table
-from sync_pipeline.ledger.backfills import missing_partitions, open_newest
+from sync_pipeline.ledger.backfills import BackfillRequest, begin_request, missing_partitions, open_newest
 from sync_pipeline.model.faults import guarded
 from sync_pipeline.partitions import KeyRanges, Monthly
 from sync_pipeline.pipeline import sync_page
@@ -41,6 +41,7 @@ _IS_THERE = f"""
     SELECT FROM sync.backfill
     WHERE (entity, partition, basis) = (%(entity)s, %(partition)s, %(basis)s) AND {_SAME_EDGES}
 """
+_OVERTAKEN = "entity {}, partition {}: another version of it was begun since"
 # a process that fills the same partition and has not moved for so long is taken for gone
 OTHER_SECONDS = 30.0
 _LOOK_SECONDS = 0.5
@@ -48,7 +49,7 @@ _LOOK_SECONDS = 0.5
 
 @dataclass(frozen=True)
 class Filled:
-    """A finished partition: rows read, written, parked; files and bytes copied by this call."""
+    """A finished partition: rows read, written, parked since it was begun; files and bytes copied by this call."""
 
     partition: str
     rows: int
@@ -59,21 +60,23 @@ class Filled:
 
 
 def backfill_all(
-    context: EntityContext, partitions: Iterable[str], report: Report = lambda _: None
+    context: EntityContext, partitions: Iterable[str], report: Report = lambda _: None, *, whole: bool = False
 ) -> Iterator[Filled]:
     """Fill partitions side by side, as many at a time as the setting says; gives them in the order asked for.
 
-    While one waits for a server another one works. The first that fails ends the others after the chunk they are
-    at; each goes on there the next time. `report` is called by all of them at once. Raises as `backfill` does.
+    Asked again after it was cut off, it goes on with the partitions that are not done; `whole` is explained at
+    `BackfillRequest`. While one partition waits for a server another one works. The first that fails ends the others
+    after the chunk they are at; each goes on there the next time. `report` is called by all of them at once, and
+    before them with what is filled already. Raises as `backfill` does.
     """
-    partitions = list(dict.fromkeys(partitions))
-    begin_history(context, partitions)  # once, because each partition would otherwise try to begin the source
+    request = BackfillRequest(list(dict.fromkeys(partitions)), whole)
+    report(Outcome(read=begin_history(context, request)))
     stop = threading.Event()
     failures: list[BaseException] = []
 
     def fill(partition: str) -> Filled:
         try:
-            return backfill(context, partition, report, stop)
+            return fill_begun(context, partition, report, stop)
         except StoppedError:
             raise
         except BaseException as error:
@@ -83,39 +86,57 @@ def backfill_all(
 
     with ThreadPoolExecutor(context.stores.settings.backfill_workers, "backfill") as pool:
         try:
-            yield from pool.map(fill, partitions)
+            yield from pool.map(fill, request.partitions)
         except StoppedError as stopped:
             raise (failures or [stopped])[0] from None
         finally:
             stop.set()  # an interrupted caller waits for one chunk of each, not for all that is left
 
 
-def begin_history(context: EntityContext, partitions: Sequence[str]) -> None:
-    """Freeze which of the partitions that are about to be filled has no upper bound; before any of them is."""
-    open_cursor(context)
-    with context.stores.target() as cursor:
-        open_newest(cursor, context.entity.name, context.ledger.basis, context.entity.partitions, partitions)
-
-
-def backfill(
-    context: EntityContext, partition: str, report: Report = lambda _: None, stop: threading.Event | None = None
-) -> Filled:
+def backfill(context: EntityContext, partition: str, report: Report = lambda _: None) -> Filled:
     """Fill one partition. Overlaps freely with the live delta and with other partitions.
 
-    Raises DeclarationError for a partition that is not declared, UnreachableError, StoppedError once `stop` is set.
+    Raises DeclarationError for a partition that is not declared, UnreachableError.
     """
-    names = context.entity.partitions.names()
-    if partition not in names:
-        raise DeclarationError(f"entity {context.entity.name} has no partition {partition!r}")
-    if partition == names[-1]:
-        begin_history(context, [partition])
+    begin_history(context, BackfillRequest([partition]))
+    return fill_begun(context, partition, report)
+
+
+def begin_history(context: EntityContext, request: BackfillRequest) -> int:
+    """Begin the request's partitions in the ledger, before any of them is filled. Returns how many rows are in.
+
+    Key ranges are cut, and the partition without an upper bound is frozen. Raises DeclarationError for a partition that
+    is not declared.
+    """
+    entity = context.entity
+    if unknown := [name for name in request.partitions if name not in entity.partitions.names()]:
+        raise DeclarationError(f"entity {entity.name} has no partition {unknown[0]!r}")
     open_cursor(context)
-    begun = _begin(context, partition)
+    if isinstance(entity.partitions, KeyRanges):
+        _freeze(context, entity.partitions)
+    with context.stores.target() as cursor:
+        open_newest(cursor, entity.name, context.ledger.basis, entity.partitions, request.partitions)
+        begin_request(cursor, entity.name, context.ledger.basis, request)
+        cursor.execute(
+            "SELECT coalesce(sum(rows), 0)::bigint FROM sync.backfill WHERE entity = %s AND partition = ANY(%s)",
+            (entity.name, [*request.partitions]),
+        )
+        return int(cursor.fetchone()[0])
+
+
+def fill_begun(
+    context: EntityContext, partition: str, report: Report = lambda _: None, stop: threading.Event | None = None
+) -> Filled:
+    """Fill what is left of a partition that `begin_history` has begun; nothing where it is done.
+
+    Raises UnreachableError, StoppedError once `stop` is set.
+    """
+    begun = _begun(context, partition)
     within = "true"
     if isinstance(kind := context.entity.partitions, Monthly):
         within = context.origin.within_month(kind, partition, open_ended=begun.open_ended)
     files = file_bytes = 0
-    while True:
+    while not begun.done:
         position = begun.position or begun.low
         if stop is not None and stop.is_set():
             raise StoppedError(f"entity {context.entity.name}, partition {partition}: stopped after {position}")
@@ -127,16 +148,13 @@ def backfill(
                 "another process fills the partition", extra={"entity": context.entity.name, "partition": partition}
             )
             begun = _await_other(context, partition, begun, stop)
-            if begun.done:
-                return Filled(partition, *_totals(context, partition), files, file_bytes)
             continue
         files, file_bytes = files + outcome.files, file_bytes + outcome.file_bytes
         report(outcome)
         # the allocator keeps what a chunk took, for each thread: it would add up
         pa.default_memory_pool().release_unused()
-        if outcome.position is None:
-            return Filled(partition, *_totals(context, partition), files, file_bytes)
-        begun = replace(begun, position=outcome.position)
+        begun = replace(begun, position=outcome.position, done=outcome.position is None)
+    return Filled(partition, *_totals(context, partition), files, file_bytes)
 
 
 @dataclass(frozen=True)
@@ -172,24 +190,17 @@ def _await_other(context: EntityContext, partition: str, begun: _Begun, stop: th
         stop.wait(_LOOK_SECONDS)
 
 
-def _begin(context: EntityContext, partition: str) -> _Begun:
-    """A partition where it was cut off, or from its start."""
-    name, basis = context.entity.name, context.ledger.basis
-    if isinstance(context.entity.partitions, KeyRanges):
-        _freeze(context, context.entity.partitions)
+def _begun(context: EntityContext, partition: str) -> _Begun:
+    """A partition where it was cut off, or at its start. Raises StoppedError where another version has begun it."""
     with context.stores.target() as cursor:
         cursor.execute(
-            "INSERT INTO sync.backfill AS b (entity, partition, basis) VALUES (%s, %s, %s)"
-            " ON CONFLICT (entity, partition) DO UPDATE SET basis = excluded.basis, done = false, finished_at = NULL,"
-            " position = CASE WHEN b.done OR b.basis <> excluded.basis THEN NULL ELSE b.position END,"
-            " rows = CASE WHEN b.done OR b.basis <> excluded.basis THEN 0 ELSE b.rows END,"
-            " written = CASE WHEN b.done OR b.basis <> excluded.basis THEN 0 ELSE b.written END,"
-            " parked = CASE WHEN b.done OR b.basis <> excluded.basis THEN 0 ELSE b.parked END,"
-            " started_at = CASE WHEN b.done OR b.basis <> excluded.basis THEN now() ELSE b.started_at END"
-            " RETURNING low, high, position, open_ended",
-            (name, partition, basis),
+            "SELECT low, high, position, open_ended, done FROM sync.backfill"
+            " WHERE (entity, partition, basis) = (%s, %s, %s)",
+            (context.entity.name, partition, context.ledger.basis),
         )
-        return _Begun(*cursor.fetchone())
+        if not (found := cursor.fetchone()):
+            raise StoppedError(_OVERTAKEN.format(context.entity.name, partition))
+        return _Begun(*found)
 
 
 def _freeze(context: EntityContext, ranges: KeyRanges) -> None:
@@ -249,9 +260,7 @@ def _progress(context: EntityContext, partition: str, begun: _Begun, cursor: Cur
         cursor.execute(_IS_THERE, named)
         if cursor.rowcount:
             raise PartitionTakenError(f"entity {context.entity.name}, partition {partition}: another process fills it")
-        raise StoppedError(
-            f"entity {context.entity.name}, partition {partition}: another version of it was begun since"
-        )
+        raise StoppedError(_OVERTAKEN.format(context.entity.name, partition))
     if done:
         # one at a time: two that end together would each miss the other
         cursor.execute("SELECT FROM sync.cursor WHERE entity = %s FOR UPDATE", (context.entity.name,))

@@ -12,6 +12,7 @@ from sync_pipeline.batch.order import Outcome
 from sync_pipeline.entities.context import EntityContext
 from sync_pipeline.entities.files import load_entities
 from sync_pipeline.errors import StoppedError, UnreachableError
+from sync_pipeline.ledger.backfills import BackfillRequest
 from sync_pipeline.partitions import KeyRanges
 from sync_pipeline.run import backfill as filling
 from sync_pipeline.run import sweep as sweeping
@@ -69,7 +70,7 @@ def test_a_backfill_of_an_older_version_does_not_tell_for_a_newer_one(world, exp
 
     def overtaken(context, *rest):
         if context is older:
-            filling._begin(newer, partition)
+            filling.begin_history(newer, BackfillRequest([partition]))
         return paged(context, *rest)
 
     monkeypatch.setattr(filling, "sync_page", overtaken)
@@ -151,7 +152,8 @@ def test_a_sweep_for_lost_commits_that_came_before_the_history_was_in_is_made_ag
 def test_the_last_two_partitions_may_end_together(world):
     context = ranged(world, "together")
     names = context.entity.partitions.names()
-    begun = {name: filling._begin(context, name) for name in names}
+    filling.begin_history(context, BackfillRequest(names))
+    begun = {name: filling._begun(context, name) for name in names}
     done = "UPDATE sync.backfill SET done = true WHERE entity = 'together' AND partition <> ALL(%s)"
     world.target(done, (names[:2],))
     with world.stores.target() as first:

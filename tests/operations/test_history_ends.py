@@ -12,6 +12,7 @@ import pytest
 from sync_pipeline import partitions
 from sync_pipeline.batch.order import Order
 from sync_pipeline.entities.context import EntityContext
+from sync_pipeline.ledger.backfills import BackfillRequest
 from sync_pipeline.operate.status import status_of
 from sync_pipeline.partitions import KeyRanges
 from sync_pipeline.run import backfill as filling
@@ -104,7 +105,7 @@ def test_definitions_that_were_loaded_long_ago_lose_nothing(world, context, toda
 def test_a_month_that_ends_while_its_history_is_filled_stays_open(world, context, today):
     """It was cut off in November, and goes on in December."""
     assert context.entity.partitions.names() == OFFERED
-    filling.begin_history(context, OFFERED)
+    filling.begin_history(context, BackfillRequest(OFFERED))
     today(2026, 12, 1)
     for name in OFFERED:
         backfill(context, name)
@@ -200,8 +201,9 @@ def test_without_its_guard_it_is_counted_twice(world, slow, monkeypatch):
 def test_one_that_the_other_has_left_is_gone_on_with(world, slow, monkeypatch):
     """The other one was killed after its last chunk, of which this one learns only by the ledger."""
     monkeypatch.setattr(filling, "OTHER_SECONDS", 0.5)
-    begun = filling._begin(slow, "2026-11")
-    monkeypatch.setattr(filling, "_begin", lambda *_: begun)
+    filling.begin_history(slow, BackfillRequest(["2026-11"]))
+    begun = filling._begun(slow, "2026-11")
+    monkeypatch.setattr(filling, "_begun", lambda *_: begun)
     order = Order(commit=partial(filling._progress, slow, "2026-11", begun))
     first = filling.sync_page(slow, None, None, "q.created_at >= '2026-11-01Z'", order)
     assert first.position
