@@ -66,21 +66,31 @@ def started(loaded):
         made.communicate()
 
 
+HOLD = """
+    CREATE FUNCTION sync.hold() RETURNS trigger LANGUAGE plpgsql AS
+        $$ BEGIN PERFORM pg_advisory_xact_lock_shared(69); RETURN new; END $$;
+    CREATE TRIGGER hold BEFORE UPDATE ON sync.backfill FOR EACH ROW WHEN (new.partition = ANY('{held}'))
+        EXECUTE FUNCTION sync.hold();
+"""
+
+
 def test_a_backfill_cut_off_by_a_person_goes_on_where_it_was(loaded, started):
     done = "SELECT count(*) FROM sync.backfill WHERE done AND rows > 0"
-    waiting = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND query LIKE '%%sync.backfill%%'"
+    waiting = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND objid = 69 AND NOT granted"
     workers = loaded.stores.settings.backfill_workers
     held = load_entities("assets.entities")["text"].partitions.names()[60 : 60 + workers]
     migrate(loaded.stores)
     with closing(psycopg2.connect(loaded.target_url)) as other, other.cursor() as cursor:
-        # each worker comes to a partition that somebody else has begun, and waits there for us
-        cursor.executemany(
-            "INSERT INTO sync.backfill (entity, partition, basis) VALUES ('text', %s, 0)", [(name,) for name in held]
-        )
+        # each worker comes to a partition whose progress it cannot record, and waits there for us
+        cursor.execute(HOLD.format(held="{" + ",".join(held) + "}"))
+        other.commit()
+        cursor.execute("SELECT pg_advisory_xact_lock(69)")
         cut = started("backfill", "text")
         wait_for(lambda: loaded.target(waiting)[0][0] == workers)
         cut.send_signal(signal.SIGINT)
         other.rollback()
+        cursor.execute("DROP FUNCTION sync.hold CASCADE")
+        other.commit()
     _, said = cut.communicate(timeout=30)
     assert cut.returncode == 130, said
     assert said.startswith("Interrupted.")
