@@ -11,7 +11,7 @@ import dagster as dg
 from assets.adapters import column_reads
 from assets.queries import Column, ColumnOrigin, column_origins, columns_read
 from sync_pipeline.entity import Entity
-from sync_pipeline.sinks.definitions import split_definition
+from sync_pipeline.sinks.table.definitions import split_definition
 
 _SHOWN_OTHERWISE = re.compile(r"\b(?:not\s+)?null\b|\bunique\b", re.IGNORECASE)
 

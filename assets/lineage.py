@@ -10,7 +10,7 @@ import dagster as dg
 from assets.columns import column_lineage, document_schema, legacy_schemas, table_schema
 from assets.queries import tables_read
 from sync_pipeline.entity import Entity
-from sync_pipeline.sinks.media_bucket import MediaBucket
+from sync_pipeline.sinks.media import MediaBucket
 
 LEGACY = "legacy"
 _NOT_IN_NAMES = re.compile(r"[^A-Za-z0-9_.-]")

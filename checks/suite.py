@@ -11,7 +11,7 @@ from checks.expect import Expectation, HasType, NotNull, Rows, Unique
 from sync_pipeline.entities.files import describe_import
 from sync_pipeline.entity import Entity
 from sync_pipeline.errors import DeclarationError
-from sync_pipeline.sinks.definitions import split_definition
+from sync_pipeline.sinks.table.definitions import split_definition
 
 NEW, LEGACY = "new", "legacy"
 

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Literal, get_args
 
 from sync_pipeline.errors import DeclarationError
 from sync_pipeline.partitions import Partitions
-from sync_pipeline.sinks.media_bucket import MediaBucket
-from sync_pipeline.sinks.relational import RelationalTable
-from sync_pipeline.sinks.search_index import SearchIndex
+from sync_pipeline.sinks.media import MediaBucket
+from sync_pipeline.sinks.search import SearchIndex
+from sync_pipeline.sinks.table import RelationalTable
 from sync_pipeline.sources.outbox import Outbox
 from sync_pipeline.sources.source import Capture
 from sync_pipeline.sources.table import Table

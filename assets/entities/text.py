@@ -7,9 +7,9 @@ import pandas as pd
 from assets.entities._content import COMMENTS, TABLES, address, query, whole_number
 from sync_pipeline.entity import Entity, LegacyQuery
 from sync_pipeline.partitions import Monthly
-from sync_pipeline.sinks.media_bucket import MediaBucket
-from sync_pipeline.sinks.relational import RelationalTable
-from sync_pipeline.sinks.search_index import SearchIndex
+from sync_pipeline.sinks.media import MediaBucket
+from sync_pipeline.sinks.search import SearchIndex
+from sync_pipeline.sinks.table import RelationalTable
 
 
 def adapt(legacy: pd.DataFrame) -> dict[str, pd.Series]:

@@ -18,7 +18,7 @@ from sync_pipeline.entity import Entity
 from sync_pipeline.errors import DeclarationError, RowRejectedError
 from sync_pipeline.ledger.ledger import HELD_DOCUMENT, HELD_ROW
 from sync_pipeline.model.steps import BatchStep
-from sync_pipeline.sinks.definitions import split_definition
+from sync_pipeline.sinks.table.definitions import split_definition
 
 
 @dataclass(frozen=True)

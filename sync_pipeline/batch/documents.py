@@ -21,7 +21,9 @@ from sync_pipeline.model.reasons import Reason
 from sync_pipeline.model.steps import BatchStep
 from sync_pipeline.model.unforeseen import describe, is_unforeseen
 from sync_pipeline.queue import due, parking
-from sync_pipeline.sinks.search_index import BulkResult, SearchIndex, look_up, reaching
+from sync_pipeline.sinks.search import SearchIndex
+from sync_pipeline.sinks.search.bulk import BulkResult
+from sync_pipeline.sinks.search.requests import look_up, reaching
 
 # the client costs half a second to import
 if TYPE_CHECKING:

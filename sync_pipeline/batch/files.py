@@ -26,7 +26,8 @@ from sync_pipeline.ledger import media as ledger
 from sync_pipeline.model.faults import crash_point
 from sync_pipeline.model.steps import BatchStep
 from sync_pipeline.queue.parking import MISSING_FILE, REFUSED_FILE, UNFORESEEN_FILE
-from sync_pipeline.sinks.media_bucket import Copied, MediaBucket, Source
+from sync_pipeline.sinks.media import MediaBucket
+from sync_pipeline.sinks.media.copy import Copied, Source
 from sync_pipeline.stores.stores import Stores
 
 _TRIES = 5

@@ -20,8 +20,8 @@ from sync_pipeline.entities.origin import Reject
 from sync_pipeline.ledger.target_tables import target_tables
 from sync_pipeline.model.steps import BatchStep
 from sync_pipeline.queue import parking
-from sync_pipeline.sinks.relational import TargetTable
-from sync_pipeline.sinks.trial import MUTUAL, Trial
+from sync_pipeline.sinks.table.target_table import TargetTable
+from sync_pipeline.sinks.table.trial import MUTUAL, Trial
 
 # writes a batch and rolls it back; raises as the write does
 TryWrite = Callable[[Batch], None]

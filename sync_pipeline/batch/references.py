@@ -24,7 +24,8 @@ from sync_pipeline.ledger.references import Dependent, enter
 from sync_pipeline.model.faults import guarded
 from sync_pipeline.model.reasons import Reason
 from sync_pipeline.queue.parking import Wait
-from sync_pipeline.sinks.relational import Reference, TargetTable
+from sync_pipeline.sinks.table import Reference
+from sync_pipeline.sinks.table.target_table import TargetTable
 
 
 class StricterError(Exception):

@@ -25,8 +25,8 @@ from sync_pipeline.ledger.ledger import UNDO, WRITE
 from sync_pipeline.ledger.log import BODY
 from sync_pipeline.model.faults import crash_point, guarded
 from sync_pipeline.queue import due, parking
-from sync_pipeline.sinks.relational import STAGED_NUMBER, TargetTable
-from sync_pipeline.sinks.trial import Step
+from sync_pipeline.sinks.table.target_table import STAGED_NUMBER, TargetTable
+from sync_pipeline.sinks.table.trial import Step
 
 # below this, plain COPY of a first load saves nothing
 _FIRST_LOAD_ROWS = 500

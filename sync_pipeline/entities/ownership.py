@@ -21,13 +21,13 @@ from sync_pipeline.errors import OwnershipError, UnreachableError
 from sync_pipeline.ledger import claims
 from sync_pipeline.ledger.identity import read_ledger_id
 from sync_pipeline.model.faults import guarded
-from sync_pipeline.sinks.media_faults import MISSING, code
-from sync_pipeline.sinks.search_index import reaching
+from sync_pipeline.sinks.media.faults import MISSING, code
+from sync_pipeline.sinks.search.requests import reaching
 from sync_pipeline.stores.stores import Stores
 
 if TYPE_CHECKING:
     from sync_pipeline.entity import Entity
-    from sync_pipeline.sinks.media_bucket import MediaBucket
+    from sync_pipeline.sinks.media import MediaBucket
 
 log = logging.getLogger(__name__)
 

@@ -20,8 +20,8 @@ from sync_pipeline.ledger.ledger import HELD_DOCUMENT, HELD_ROW
 from sync_pipeline.ledger.log import time_of
 from sync_pipeline.ledger.states import Signs, State, state_of
 from sync_pipeline.model.reasons import Reason
-from sync_pipeline.sinks.media_faults import MISSING, code
-from sync_pipeline.sinks.search_index import look_up
+from sync_pipeline.sinks.media.faults import MISSING, code
+from sync_pipeline.sinks.search.requests import look_up
 
 _DUE = """
     SELECT reason, step, error, message, attempts, first_at, last_at, nullif(not_before, 'infinity') AS next_at,

@@ -18,7 +18,7 @@ from sync_pipeline.db.keys import Key
 from sync_pipeline.db.sql import Cursor, bind, named, quote
 from sync_pipeline.errors import CompensationError
 from sync_pipeline.ledger.ledger import HELD_DOCUMENT, WRITE
-from sync_pipeline.sinks.relational import TargetTable, image_of
+from sync_pipeline.sinks.table.target_table import TargetTable, image_of
 
 
 @dataclass(frozen=True)

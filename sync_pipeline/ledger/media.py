@@ -10,7 +10,7 @@ from psycopg2.extras import execute_values
 from sync_pipeline.db.keys import Key
 from sync_pipeline.db.sql import Cursor, quote, stage
 from sync_pipeline.errors import UnreachableError
-from sync_pipeline.sinks.media_bucket import Copied
+from sync_pipeline.sinks.media.copy import Copied
 
 _NAMED_SECONDS = 600
 # of a name whose file was not there, in the place of the object's key

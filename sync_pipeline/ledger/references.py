@@ -7,7 +7,8 @@ from dataclasses import dataclass
 
 from sync_pipeline.db.sql import Cursor
 from sync_pipeline.ledger.target_tables import TARGET_TABLES, relations_of, target_tables_of
-from sync_pipeline.sinks.relational import RelationalTable, TargetTable
+from sync_pipeline.sinks.table import RelationalTable
+from sync_pipeline.sinks.table.target_table import TargetTable
 
 _LOCKS = 0x53594E52
 

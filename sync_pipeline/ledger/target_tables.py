@@ -6,7 +6,8 @@ from collections.abc import Sequence
 
 from sync_pipeline.db.sql import Cursor
 from sync_pipeline.errors import DeclarationError
-from sync_pipeline.sinks.relational import RelationalTable, TargetTable
+from sync_pipeline.sinks.table import RelationalTable
+from sync_pipeline.sinks.table.target_table import TargetTable
 
 # n, columns and their types, the live table first
 TARGET_TABLES = "sync.standing(%(entity)s, %(relations)s::text[])"

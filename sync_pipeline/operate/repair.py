@@ -26,7 +26,7 @@ from sync_pipeline.pipeline import sync_keys
 from sync_pipeline.reconcile.files import rows_naming
 from sync_pipeline.reconcile.verdict import Finding
 from sync_pipeline.run.garbage import collect
-from sync_pipeline.sinks.search_index import delete_documents
+from sync_pipeline.sinks.search.requests import delete_documents
 
 # the cause of its batches, in the log
 CAUSE = "repair"

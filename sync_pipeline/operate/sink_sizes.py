@@ -6,9 +6,10 @@ from dataclasses import dataclass
 
 from sync_pipeline.db.sql import Cursor
 from sync_pipeline.entity import Entity
-from sync_pipeline.sinks.media_bucket import MediaBucket
-from sync_pipeline.sinks.relational import RelationalTable
-from sync_pipeline.sinks.search_index import SearchIndex, reaching
+from sync_pipeline.sinks.media import MediaBucket
+from sync_pipeline.sinks.search import SearchIndex
+from sync_pipeline.sinks.search.requests import reaching
+from sync_pipeline.sinks.table import RelationalTable
 from sync_pipeline.stores.stores import Stores
 
 # up to so many rows are counted one by one: some tens of milliseconds

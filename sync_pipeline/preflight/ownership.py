@@ -14,7 +14,7 @@ from sync_pipeline.errors import UnreachableError
 from sync_pipeline.ledger.claims import not_alone
 from sync_pipeline.ledger.identity import read_ledger_id
 from sync_pipeline.preflight.notice import Notice
-from sync_pipeline.sinks.search_index import reaching
+from sync_pipeline.sinks.search.requests import reaching
 from sync_pipeline.stores.stores import Stores
 
 ABOUT = "ownership"

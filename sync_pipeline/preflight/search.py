@@ -10,8 +10,9 @@ from elasticsearch import ApiError, Elasticsearch
 from sync_pipeline.entity import Entity
 from sync_pipeline.errors import UnreachableError
 from sync_pipeline.preflight.notice import Notice
-from sync_pipeline.sinks.index_state import data_stream_fault, index_faults, maps_as
-from sync_pipeline.sinks.search_index import SearchIndex, reaching
+from sync_pipeline.sinks.search import SearchIndex
+from sync_pipeline.sinks.search.index_state import data_stream_fault, index_faults, maps_as
+from sync_pipeline.sinks.search.requests import reaching
 from sync_pipeline.stores.stores import Stores
 
 ABOUT = "search"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from sync_pipeline.db.sql import Cursor, named, quote
-from sync_pipeline.sinks.relational import RelationalTable
+from sync_pipeline.sinks.table import RelationalTable
 
 _LONGEST = 63
 _STANDING = """

@@ -9,7 +9,7 @@ import psycopg2
 from sync_pipeline.db.sql import Cursor, quote
 from sync_pipeline.entity import Entity
 from sync_pipeline.preflight.notice import Notice
-from sync_pipeline.sinks.relational import RelationalTable
+from sync_pipeline.sinks.table import RelationalTable
 from sync_pipeline.stores.stores import Stores
 
 ABOUT = "target database"

@@ -25,7 +25,7 @@ from sync_pipeline.rebuild.report import COMPARED, ENOUGH, Compared, Report
 from sync_pipeline.reconcile.documents import all_ids, parsed
 from sync_pipeline.reconcile.verdict import Finding
 from sync_pipeline.run.live import work
-from sync_pipeline.sinks.search_index import has_fit_id, look_up
+from sync_pipeline.sinks.search.requests import has_fit_id, look_up
 
 _PAGE = 1_000
 _LOOKS = 3

@@ -27,8 +27,8 @@ from sync_pipeline.rebuild.documents import compare, doubts, owed_documents
 from sync_pipeline.rebuild.report import Compared, Report
 from sync_pipeline.reconcile.verdict import Finding
 from sync_pipeline.run.live import work
-from sync_pipeline.sinks.alias_swap import AliasSwap, behind, next_name, remove
-from sync_pipeline.sinks.search_index import SearchIndex
+from sync_pipeline.sinks.search import SearchIndex
+from sync_pipeline.sinks.search.swap import AliasSwap, behind, next_name, remove
 from sync_pipeline.stores.stores import Stores
 
 _TRIES = 60

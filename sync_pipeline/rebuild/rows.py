@@ -26,8 +26,8 @@ from sync_pipeline.pipeline import sync_keys
 from sync_pipeline.rebuild.fill import CAUSE
 from sync_pipeline.rebuild.report import COMPARED, ENOUGH, Compared, Report
 from sync_pipeline.reconcile.verdict import Finding
-from sync_pipeline.sinks.definitions import uncut
-from sync_pipeline.sinks.relational import TargetTable
+from sync_pipeline.sinks.table.definitions import uncut
+from sync_pipeline.sinks.table.target_table import TargetTable
 
 # from PostgreSQL 16 on a value can be asked for whether it fits another type
 _ASKS_TYPES = 160_000

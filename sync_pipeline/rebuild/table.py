@@ -27,8 +27,8 @@ from sync_pipeline.queue import parking
 from sync_pipeline.rebuild.report import Compared, Report
 from sync_pipeline.rebuild.rows import compare, doubts
 from sync_pipeline.reconcile.verdict import Finding
-from sync_pipeline.sinks.relational import RelationalTable
-from sync_pipeline.sinks.table_swap import TableSwap
+from sync_pipeline.sinks.table import RelationalTable
+from sync_pipeline.sinks.table.swap import TableSwap
 from sync_pipeline.stores.stores import Stores
 
 # for batches on their way to end; others queue behind

@@ -16,7 +16,8 @@ from sync_pipeline.errors import SettingError, UnreachableError
 from sync_pipeline.model.findings import FindingKind
 from sync_pipeline.reconcile.fields import Fields
 from sync_pipeline.reconcile.verdict import Difference, Finding
-from sync_pipeline.sinks.search_index import SearchIndex, look_up, reaching
+from sync_pipeline.sinks.search import SearchIndex
+from sync_pipeline.sinks.search.requests import look_up, reaching
 
 if TYPE_CHECKING:
     from elasticsearch import Elasticsearch

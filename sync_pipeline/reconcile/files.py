@@ -16,9 +16,10 @@ from sync_pipeline.errors import UnreachableError
 from sync_pipeline.model.faults import guarded
 from sync_pipeline.model.findings import FindingKind
 from sync_pipeline.reconcile.verdict import Finding
-from sync_pipeline.sinks.media_bucket import MediaBucket, Source, tags_of
-from sync_pipeline.sinks.media_faults import MISSING, code
-from sync_pipeline.sinks.media_headers import HEADERS, etag_of, headers_of, metadata_of
+from sync_pipeline.sinks.media import MediaBucket
+from sync_pipeline.sinks.media.copy import Source, tags_of
+from sync_pipeline.sinks.media.faults import MISSING, code
+from sync_pipeline.sinks.media.headers import HEADERS, etag_of, headers_of, metadata_of
 from sync_pipeline.stores.stores import Stores
 
 if TYPE_CHECKING:

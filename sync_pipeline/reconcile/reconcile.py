@@ -27,7 +27,7 @@ from sync_pipeline.reconcile.files import compare_files, known_files, rows_namin
 from sync_pipeline.reconcile.rows import compare_rows
 from sync_pipeline.reconcile.verdict import Finding, Verdict
 from sync_pipeline.run.sweep_requests import await_sweep
-from sync_pipeline.sinks.media_bucket import MediaBucket
+from sync_pipeline.sinks.media import MediaBucket
 
 # what differs because the monolith has moved on
 _UNREPORTED = {FindingKind.MISSING, FindingKind.STALE, FindingKind.EXTRA}

@@ -21,7 +21,7 @@ from sync_pipeline.entities.context import EntityContext
 from sync_pipeline.ledger.target_tables import target_tables
 from sync_pipeline.model.findings import FindingKind
 from sync_pipeline.reconcile.verdict import Difference, Finding
-from sync_pipeline.sinks.relational import TargetTable
+from sync_pipeline.sinks.table.target_table import TargetTable
 from sync_pipeline.stores.stores import first_line
 
 Within = Callable[[Cursor, str, Key], str]

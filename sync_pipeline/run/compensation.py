@@ -30,7 +30,7 @@ from sync_pipeline.model.faults import crash_point
 from sync_pipeline.model.reasons import Reason
 from sync_pipeline.pipeline import sync_keys
 from sync_pipeline.queue import due, parking
-from sync_pipeline.sinks.search_index import look_up
+from sync_pipeline.sinks.search.requests import look_up
 from sync_pipeline.stores.stores import first_line
 
 log = logging.getLogger(__name__)

@@ -27,7 +27,8 @@ from sync_pipeline.ledger.ledger import HELD_DOCUMENT, raise_revision
 from sync_pipeline.model.reasons import Reason
 from sync_pipeline.queue import due
 from sync_pipeline.reconcile.documents import parsed
-from sync_pipeline.sinks.search_index import SearchIndex, look_up, reaching
+from sync_pipeline.sinks.search import SearchIndex
+from sync_pipeline.sinks.search.requests import look_up, reaching
 from sync_pipeline.stores.stores import SEARCH_SECONDS
 
 log = logging.getLogger(__name__)

@@ -22,7 +22,7 @@ from sync_pipeline.ledger.sweeps import Walk
 from sync_pipeline.model.faults import guarded
 from sync_pipeline.model.reasons import Reason
 from sync_pipeline.queue import due
-from sync_pipeline.sinks.media_bucket import Source
+from sync_pipeline.sinks.media.copy import Source
 
 _PAGE = 1_000
 # keys of so many records are looked through; where more are queued, a row may be queued twice until the walk ends

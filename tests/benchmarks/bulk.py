@@ -13,7 +13,7 @@ from sync_pipeline.batch.adapt import adapt
 from sync_pipeline.entities.context import EntityContext
 from sync_pipeline.entity import Entity
 from sync_pipeline.settings import Settings
-from sync_pipeline.sinks import search_index
+from sync_pipeline.sinks.search import bulk
 from sync_pipeline.stores.stores import Stores
 
 _ROWS_AN_ENTITY = 50_000
@@ -43,7 +43,7 @@ def _bodies(context: EntityContext) -> list[tuple[str, bytes, int]]:
         public = adapted.table.filter(pc.equal(adapted.table.column(index.where), True))
         versions = pa.repeat(pa.scalar(1, pa.int64()), public.num_rows)
         ids = context.origin.key.texts(public.select(list(context.entity.table.key)))
-        made += [(index.alias, *body) for body in search_index._bodies(ids, versions, index.documents(public))]
+        made += [(index.alias, *body) for body in bulk._bodies(ids, versions, index.documents(public))]
         position = rows.last
         if position is None:
             break

@@ -27,7 +27,7 @@ from sync_pipeline.ledger.ledger import migrate
 from sync_pipeline.partitions import KeyRanges
 from sync_pipeline.run.capture import subject_of
 from sync_pipeline.settings import Settings
-from sync_pipeline.sinks.relational import RelationalTable
+from sync_pipeline.sinks.table import RelationalTable
 from sync_pipeline.sources import outbox_tables
 from sync_pipeline.sources.outbox import Outbox
 from sync_pipeline.sources.table import Table

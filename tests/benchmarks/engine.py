@@ -21,8 +21,8 @@ from sync_pipeline.entity import Entity
 from sync_pipeline.ledger.ledger import Ledger
 from sync_pipeline.run.backfill import backfill_all
 from sync_pipeline.settings import Settings
-from sync_pipeline.sinks.relational import RelationalTable
-from sync_pipeline.sinks.search_index import SearchIndex
+from sync_pipeline.sinks.search import SearchIndex
+from sync_pipeline.sinks.table import RelationalTable
 from sync_pipeline.stores.stores import Stores
 
 # the product imports them at their first use, which a run's clock leaves out as it leaves out all other imports

@@ -18,7 +18,7 @@ from sync_pipeline.operate.status import status_of
 from sync_pipeline.partitions import KeyRanges
 from sync_pipeline.run import live
 from sync_pipeline.run.capture import open_cursor, resumed, subject_of
-from sync_pipeline.sinks.relational import RelationalTable
+from sync_pipeline.sinks.table import RelationalTable
 from sync_pipeline.sources import wal
 from sync_pipeline.sources.publication import tables_without_identity
 from sync_pipeline.sources.table import Table

@@ -16,7 +16,7 @@ from sync_pipeline.partitions import KeyRanges
 from sync_pipeline.run import follower as module
 from sync_pipeline.run.capture import open_cursor
 from sync_pipeline.run.follower import Follower
-from sync_pipeline.sinks.relational import RelationalTable
+from sync_pipeline.sinks.table import RelationalTable
 from sync_pipeline.sources.sweep_only import SweepOnly
 from sync_pipeline.stores.stores import Stores
 from tests.chaos.proxy import Link, Loop

@@ -16,7 +16,7 @@ from sync_pipeline.ledger.cursor import Lease
 from sync_pipeline.partitions import KeyRanges
 from sync_pipeline.run import live
 from sync_pipeline.run.capture import open_cursor, resumed
-from sync_pipeline.sinks.relational import RelationalTable
+from sync_pipeline.sinks.table import RelationalTable
 from sync_pipeline.sources import wal
 from sync_pipeline.sources.table import Table
 from sync_pipeline.sources.wal import Wal

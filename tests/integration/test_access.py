@@ -15,7 +15,8 @@ from sync_pipeline.errors import SettingError, UnreachableError
 from sync_pipeline.preflight.preflight import preflight
 from sync_pipeline.reconcile.reconcile import reconcile
 from sync_pipeline.settings import Settings
-from sync_pipeline.sinks.media_bucket import Copied, MediaBucket
+from sync_pipeline.sinks.media import MediaBucket
+from sync_pipeline.sinks.media.copy import Copied
 from sync_pipeline.stores.stores import Stores
 from tests.gate import gated
 from tests.world import opened

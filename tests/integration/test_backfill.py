@@ -18,7 +18,7 @@ from sync_pipeline.run import backfill as filling
 from sync_pipeline.run import sweep as sweeping
 from sync_pipeline.run import sweep_requests
 from sync_pipeline.run.backfill import backfill_all
-from sync_pipeline.sinks.relational import RelationalTable
+from sync_pipeline.sinks.table import RelationalTable
 from sync_pipeline.stores.stores import Stores
 
 CONTENTS, RANGES = 3000, 6

@@ -15,7 +15,7 @@ from sync_pipeline.errors import UnreachableError
 from sync_pipeline.partitions import KeyRanges
 from sync_pipeline.run import backfill as filling
 from sync_pipeline.run.backfill import backfill_all
-from sync_pipeline.sinks.relational import RelationalTable
+from sync_pipeline.sinks.table import RelationalTable
 
 CONTENTS, RANGES = 900, 6
 _NUMBERS = count(1)

@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import pytest
 
 from sync_pipeline.reconcile.fields import Fields
-from sync_pipeline.sinks.relational import RelationalTable
+from sync_pipeline.sinks.table import RelationalTable
 
 COLUMNS = {
     "id": "bigint",

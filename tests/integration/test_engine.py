@@ -24,7 +24,7 @@ from sync_pipeline.run.capture import resumed
 from sync_pipeline.run.follower import Follower
 from sync_pipeline.run.heartbeat import last_heartbeats, started_ticks
 from sync_pipeline.run.sweep import sweep
-from sync_pipeline.sinks.relational import RelationalTable
+from sync_pipeline.sinks.table import RelationalTable
 from tests.world import wait_for
 
 CONTENTS, FILES, POISON = 3000, 40, 3

@@ -27,7 +27,7 @@ from sync_pipeline.partitions import KeyRanges
 from sync_pipeline.pipeline import sync_keys
 from sync_pipeline.run.capture import open_cursor
 from sync_pipeline.settings import Settings
-from sync_pipeline.sinks.relational import RelationalTable
+from sync_pipeline.sinks.table import RelationalTable
 from sync_pipeline.sources.sweep_only import SweepOnly
 from sync_pipeline.sources.table import Table
 from sync_pipeline.stores.stores import Stores

@@ -18,7 +18,7 @@ from sync_pipeline.run import live
 from sync_pipeline.run.backfill import backfill
 from sync_pipeline.run.capture import open_cursor, resumed
 from sync_pipeline.run.sweep import sweep
-from sync_pipeline.sinks.relational import RelationalTable
+from sync_pipeline.sinks.table import RelationalTable
 from sync_pipeline.sources.table import Table
 from sync_pipeline.sources.watermark import Watermark
 from sync_pipeline.stores.stores import Stores

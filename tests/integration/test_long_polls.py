@@ -20,7 +20,7 @@ from sync_pipeline.ledger.cursor import Lease
 from sync_pipeline.partitions import KeyRanges
 from sync_pipeline.run import live
 from sync_pipeline.run.capture import open_cursor, resumed
-from sync_pipeline.sinks.relational import RelationalTable
+from sync_pipeline.sinks.table import RelationalTable
 from sync_pipeline.sources import future, outbox, stamped_rows, watermark
 from sync_pipeline.sources.outbox import Outbox
 from sync_pipeline.sources.table import Table

@@ -19,7 +19,7 @@ from sync_pipeline.pipeline import sync_keys
 from sync_pipeline.preflight.preflight import preflight
 from sync_pipeline.run import live
 from sync_pipeline.run.capture import open_cursor, resumed
-from sync_pipeline.sinks.relational import RelationalTable
+from sync_pipeline.sinks.table import RelationalTable
 from sync_pipeline.sources import watermark
 from sync_pipeline.sources.table import Table
 from tests.world import opened, wait_for

@@ -18,7 +18,7 @@ from sync_pipeline.errors import SettingError
 from sync_pipeline.partitions import KeyRanges
 from sync_pipeline.preflight.preflight import preflight
 from sync_pipeline.run.capture import open_cursor, subject_of
-from sync_pipeline.sinks.relational import RelationalTable
+from sync_pipeline.sinks.table import RelationalTable
 from sync_pipeline.sources import outbox_tables
 from sync_pipeline.sources.ddl import apply_steps
 from sync_pipeline.sources.outbox import Outbox

@@ -17,7 +17,7 @@ from sync_pipeline.pipeline import sync_keys
 from sync_pipeline.preflight.preflight import preflight
 from sync_pipeline.run.capture import open_cursor, subject_of
 from sync_pipeline.run.sweep import sweep
-from sync_pipeline.sinks.relational import RelationalTable
+from sync_pipeline.sinks.table import RelationalTable
 from sync_pipeline.sources import outbox_tables, outbox_watch
 from sync_pipeline.sources.ddl import apply_steps
 from sync_pipeline.sources.outbox import Outbox

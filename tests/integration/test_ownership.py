@@ -18,8 +18,8 @@ from sync_pipeline.pipeline import sync_keys
 from sync_pipeline.preflight.preflight import preflight
 from sync_pipeline.rebuild.rebuild import clear, rebuild_index
 from sync_pipeline.reconcile.reconcile import reconcile
-from sync_pipeline.sinks.media_bucket import MediaBucket
-from sync_pipeline.sinks.search_index import SearchIndex
+from sync_pipeline.sinks.media import MediaBucket
+from sync_pipeline.sinks.search import SearchIndex
 from sync_pipeline.stores.stores import Stores
 from tests.command import Command
 from tests.world import opened

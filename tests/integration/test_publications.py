@@ -13,7 +13,7 @@ from sync_pipeline.errors import DeclarationError, SettingError
 from sync_pipeline.partitions import KeyRanges
 from sync_pipeline.preflight.preflight import preflight
 from sync_pipeline.run.capture import subject_of
-from sync_pipeline.sinks.relational import RelationalTable
+from sync_pipeline.sinks.table import RelationalTable
 from sync_pipeline.sources import publication
 from sync_pipeline.sources.ddl import apply_steps, printed
 from sync_pipeline.sources.table import Literal, Table

@@ -37,8 +37,8 @@ from sync_pipeline.run.heartbeat import free_leases
 from sync_pipeline.run.live import work
 from sync_pipeline.run.sweep import go_on, sweep
 from sync_pipeline.settings import Settings
-from sync_pipeline.sinks.relational import RelationalTable
-from sync_pipeline.sinks.search_index import SearchIndex
+from sync_pipeline.sinks.search import SearchIndex
+from sync_pipeline.sinks.table import RelationalTable
 from sync_pipeline.sources.sweep_only import SweepOnly
 from sync_pipeline.sources.table import Table
 from sync_pipeline.stores.stores import Stores

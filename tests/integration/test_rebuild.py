@@ -17,8 +17,8 @@ from sync_pipeline.rebuild import index as story
 from sync_pipeline.rebuild.rebuild import abandon, clear, rebuild_index
 from sync_pipeline.rebuild.report import COMPARED
 from sync_pipeline.run import live
-from sync_pipeline.sinks.alias_swap import AliasSwap
-from sync_pipeline.sinks.search_index import SearchIndex
+from sync_pipeline.sinks.search import SearchIndex
+from sync_pipeline.sinks.search.swap import AliasSwap
 from tests.rebuilt import Once
 from tests.stalled import stalled
 from tests.world import opened

@@ -26,7 +26,7 @@ from sync_pipeline.reconcile.reconcile import reconcile
 from sync_pipeline.run.backfill import backfill
 from sync_pipeline.run.capture import open_cursor
 from sync_pipeline.run.live import work
-from sync_pipeline.sinks.relational import Reference, RelationalTable
+from sync_pipeline.sinks.table import Reference, RelationalTable
 from sync_pipeline.sources.sweep_only import SweepOnly
 from sync_pipeline.sources.table import Table
 from tests import kin, parted

@@ -21,8 +21,10 @@ from sync_pipeline.pipeline import sync_keys, sync_page
 from sync_pipeline.reconcile.reconcile import reconcile
 from sync_pipeline.run.sweep import sweep
 from sync_pipeline.settings import Bucket
-from sync_pipeline.sinks.relational import RelationalTable
-from sync_pipeline.sinks.search_index import BulkResult, SearchIndex, look_up
+from sync_pipeline.sinks.search import SearchIndex
+from sync_pipeline.sinks.search.bulk import BulkResult
+from sync_pipeline.sinks.search.requests import look_up
+from sync_pipeline.sinks.table import RelationalTable
 from sync_pipeline.sources.table import Table
 from sync_pipeline.stores.stores import Stores
 from tests.world import opened, wait_for

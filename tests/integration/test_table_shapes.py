@@ -18,7 +18,7 @@ from sync_pipeline.preflight.relations import check_capture
 from sync_pipeline.reconcile.reconcile import reconcile
 from sync_pipeline.run.backfill import backfill_all
 from sync_pipeline.run.sweep import sweep
-from sync_pipeline.sinks.relational import RelationalTable
+from sync_pipeline.sinks.table import RelationalTable
 from sync_pipeline.sources.sweep_only import SweepOnly
 from sync_pipeline.sources.table import Table
 from sync_pipeline.sources.watermark import Watermark

@@ -10,7 +10,7 @@ from sync_pipeline.partitions import KeyRanges
 from sync_pipeline.pipeline import sync_keys
 from sync_pipeline.preflight.preflight import preflight
 from sync_pipeline.run.sweep import sweep
-from sync_pipeline.sinks.relational import RelationalTable
+from sync_pipeline.sinks.table import RelationalTable
 from sync_pipeline.sources.table import Literal, Table
 from tests.installed import SOURCES, made, unmade
 from tests.integration.test_sources import catalogue

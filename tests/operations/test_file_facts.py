@@ -13,7 +13,7 @@ from sync_pipeline.pipeline import sync_keys
 from sync_pipeline.reconcile.reconcile import reconcile
 from sync_pipeline.run import live
 from sync_pipeline.run.sweep import sweep
-from sync_pipeline.sinks.media_bucket import MediaBucket
+from sync_pipeline.sinks.media import MediaBucket
 from tests import clips
 
 BODY = {"p/a.jpg": b"one", "p/b.jpg": b"two two", "p/empty.jpg": b""}

@@ -17,7 +17,8 @@ from sync_pipeline.pipeline import sync_keys
 from sync_pipeline.reconcile.reconcile import reconcile
 from sync_pipeline.run import garbage
 from sync_pipeline.run.garbage import collect
-from sync_pipeline.sinks.media_bucket import Copied, MediaBucket, Source
+from sync_pipeline.sinks.media import MediaBucket
+from sync_pipeline.sinks.media.copy import Copied, Source
 from sync_pipeline.stores.stores import Stores
 from tests.world import wait_for
 

@@ -10,7 +10,7 @@ from sync_pipeline.explain.history import history
 from sync_pipeline.pipeline import sync_keys
 from sync_pipeline.queue import dead_letters
 from sync_pipeline.queue.dead_letters import DeadLetterFilter
-from sync_pipeline.sinks.search_index import SearchIndex
+from sync_pipeline.sinks.search import SearchIndex
 from tests.kin import EPISODE, MONOLITH, SERIES
 from tests.world import wait_for
 

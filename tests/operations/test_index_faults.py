@@ -23,8 +23,8 @@ from sync_pipeline.run import document_sender, live
 from sync_pipeline.run.background import in_background
 from sync_pipeline.run.capture import open_cursor, resumed
 from sync_pipeline.run.document_sender import DocumentSender
-from sync_pipeline.sinks import search_index
-from sync_pipeline.sinks.alias_swap import AliasSwap
+from sync_pipeline.sinks.search import declaration
+from sync_pipeline.sinks.search.swap import AliasSwap
 from tests import clips
 from tests.chaos.interposer import Answer
 from tests.index_states import states
@@ -358,14 +358,14 @@ def test_what_is_the_index_s_is_owed(world, plain, kind, reason, status):
 
 def break_documents(monkeypatch):
     """Have what makes documents fail, by an error that no code foresaw, for each page that holds row 7."""
-    real = search_index.json_objects
+    real = declaration.json_objects
 
     def json_objects(contents, json_fields):
         if "title 7 v2" in contents.column("title").to_pylist():
             raise ZeroDivisionError("odd")
         return real(contents, json_fields)
 
-    monkeypatch.setattr(search_index, "json_objects", json_objects)
+    monkeypatch.setattr(declaration, "json_objects", json_objects)
 
 
 def break_batches(monkeypatch):
@@ -471,7 +471,7 @@ def test_check_names_a_template_that_makes_data_streams(world):
         "PUT", "_index_template/media-streams", {"index_patterns": ["dotty*"], "data_stream": {}, "priority": 500}
     )
     try:
-        index = search_index.SearchIndex("dotty", fields=clips.FIELDS)
+        index = declaration.SearchIndex("dotty", fields=clips.FIELDS)
         entity = clips.clip(media=False)
         object.__setattr__(entity, "sinks", (entity.table, index))
         notices = [n for n in check_search(world.stores, [entity]) if n.level == "error"]

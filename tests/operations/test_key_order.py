@@ -11,7 +11,7 @@ from sync_pipeline.entity import Entity, LegacyQuery
 from sync_pipeline.partitions import KeyRanges
 from sync_pipeline.preflight import key_order
 from sync_pipeline.preflight.key_order import check_key_order
-from sync_pipeline.sinks.relational import RelationalTable
+from sync_pipeline.sinks.table import RelationalTable
 from sync_pipeline.sources.table import Table
 
 ROWS = 3_000

@@ -16,10 +16,9 @@ from sync_pipeline.preflight.clocks import apart
 from sync_pipeline.preflight.notice import worst
 from sync_pipeline.preflight.preflight import preflight
 from sync_pipeline.settings import Bucket
-from sync_pipeline.sinks import search_index
-from sync_pipeline.sinks.media_bucket import MediaBucket
-from sync_pipeline.sinks.relational import RelationalTable
-from sync_pipeline.sinks.search_index import SearchIndex
+from sync_pipeline.sinks.media import MediaBucket
+from sync_pipeline.sinks.search import SearchIndex, declaration
+from sync_pipeline.sinks.table import RelationalTable
 from sync_pipeline.sources import stamped_rows, watermark
 from sync_pipeline.sources.source import Subject
 from sync_pipeline.sources.table import Table
@@ -373,7 +372,7 @@ def test_an_index_that_cannot_be_made_is_named_before_it_is_tried_and_then(world
 
 
 def test_whoever_may_not_ask_beforehand_is_told_by_the_cluster(world, monkeypatch):
-    monkeypatch.setattr(search_index, "_refusal", lambda *_: "")
+    monkeypatch.setattr(declaration, "_refusal", lambda *_: "")
     index = dataclasses.replace(INDEX, fields={"id": {"type": "strng"}})
     with pytest.raises(DeclarationError, match=r"The mapper type \[strng\] declared on field \[id\] does not exist"):
         index.ensure(world.stores.search)

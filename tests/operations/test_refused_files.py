@@ -384,16 +384,16 @@ def test_what_a_new_bucket_refuses_for_one_file_parks_its_row_alone(world, clip)
 
 
 def test_a_file_that_nobody_foresaw_parks_its_row_with_the_traceback(world, context, monkeypatch):
-    from sync_pipeline.sinks import media_bucket
+    from sync_pipeline.sinks.media import copy
 
-    real = media_bucket.headers_of
+    real = copy.headers_of
 
     def headers_of(found):
         if found["ContentLength"] == len(b"bad one"):
             raise ZeroDivisionError("odd")
         return real(found)
 
-    monkeypatch.setattr(media_bucket, "headers_of", headers_of)
+    monkeypatch.setattr(copy, "headers_of", headers_of)
     assert sync(context).written == 11
     ((key, step, error, message),) = world.target(LETTER)
     assert (key, step, error) == (5, "media", "MediaUnforeseen")

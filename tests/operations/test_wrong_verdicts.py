@@ -17,9 +17,10 @@ from sync_pipeline.reconcile import documents
 from sync_pipeline.reconcile.reconcile import reconcile
 from sync_pipeline.run.backfill import backfill
 from sync_pipeline.run.sweep import sweep
-from sync_pipeline.sinks.media_bucket import MediaBucket
-from sync_pipeline.sinks.relational import RelationalTable
-from sync_pipeline.sinks.search_index import SearchIndex, look_up
+from sync_pipeline.sinks.media import MediaBucket
+from sync_pipeline.sinks.search import SearchIndex
+from sync_pipeline.sinks.search.requests import look_up
+from sync_pipeline.sinks.table import RelationalTable
 from sync_pipeline.sources.table import Table
 
 ROWS = 6

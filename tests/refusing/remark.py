@@ -2,7 +2,7 @@
 
 from sync_pipeline.entity import Entity, LegacyQuery
 from sync_pipeline.partitions import KeyRanges
-from sync_pipeline.sinks.relational import Reference, RelationalTable
+from sync_pipeline.sinks.table import Reference, RelationalTable
 from sync_pipeline.sources.table import Table
 
 entity = Entity(

@@ -2,7 +2,7 @@
 
 from sync_pipeline.entity import Entity, LegacyQuery
 from sync_pipeline.partitions import Monthly
-from sync_pipeline.sinks.relational import RelationalTable
+from sync_pipeline.sinks.table import RelationalTable
 from sync_pipeline.sources.sweep_only import SweepOnly
 from sync_pipeline.sources.table import Table
 

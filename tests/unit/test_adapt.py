@@ -8,7 +8,7 @@ from sync_pipeline.db.columns import DIGEST, ELSEWISE
 from sync_pipeline.db.keys import Key
 from sync_pipeline.entity import Entity, LegacyQuery
 from sync_pipeline.partitions import KeyRanges
-from sync_pipeline.sinks.relational import RelationalTable
+from sync_pipeline.sinks.table import RelationalTable
 from sync_pipeline.sources.sweep_only import SweepOnly
 from sync_pipeline.sources.table import Table
 

@@ -15,7 +15,7 @@ from assets.entities.video import entity as video
 from assets.lineage import column_lineages
 from assets.queries import ColumnOrigin, column_origins, columns_read
 from sync_pipeline.errors import DeclarationError
-from sync_pipeline.sinks.relational import RelationalTable
+from sync_pipeline.sinks.table import RelationalTable
 
 KEPT = ["title", "body"]
 

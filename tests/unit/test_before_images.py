@@ -6,7 +6,7 @@ import pytest
 
 from sync_pipeline.errors import DeclarationError
 from sync_pipeline.ledger.before_images import Image, last_whole
-from sync_pipeline.sinks.search_index import SearchIndex
+from sync_pipeline.sinks.search import SearchIndex
 from tests.refusing.note import entity
 
 ROW, DOCUMENT = 1, 2

@@ -4,7 +4,7 @@ import json
 
 import pyarrow as pa
 
-from sync_pipeline.sinks import search_index
+from sync_pipeline.sinks.search import SearchIndex, bulk
 
 IDS = pa.array(["1", 'кл"юч', "3", "4", "5"])
 VERSIONS = pa.array([7, 8, 9, 9, 9], pa.int64())
@@ -16,9 +16,9 @@ def lines(bodies):
 
 
 def test_small_bodies_hold_what_one_body_holds(monkeypatch):
-    (whole,) = search_index._bodies(IDS, VERSIONS, DOCUMENTS)
-    monkeypatch.setattr(search_index, "_BULK_BYTES", 150)
-    parts = list(search_index._bodies(IDS, VERSIONS, DOCUMENTS))
+    (whole,) = bulk._bodies(IDS, VERSIONS, DOCUMENTS)
+    monkeypatch.setattr(bulk, "_BULK_BYTES", 150)
+    parts = list(bulk._bodies(IDS, VERSIONS, DOCUMENTS))
     assert [count for _, count in parts] == [2, 2, 1]
     assert b"".join(body for body, _ in parts) == whole[0]
     assert lines(parts)[:3] == [
@@ -29,17 +29,17 @@ def test_small_bodies_hold_what_one_body_holds(monkeypatch):
 
 
 def test_a_slice_is_its_own_rows_only():
-    (part,) = search_index._bodies(IDS[2:4], VERSIONS[2:4], DOCUMENTS[2:4])
+    (part,) = bulk._bodies(IDS[2:4], VERSIONS[2:4], DOCUMENTS[2:4])
     assert part[1] == 2
     assert [line for line in lines([part]) if "index" not in line] == [{"t": "🎬"}, {}]
 
 
 def test_json_of_several_lines_is_one_line():
     """As PostgreSQL's json keeps it: a line break between two operations would have the cluster refuse all of them."""
-    index = search_index.SearchIndex("films", fields={"attrs": {}, "text": {}}, json_fields=frozenset({"attrs"}))
+    index = SearchIndex("films", fields={"attrs": {}, "text": {}}, json_fields=frozenset({"attrs"}))
     attrs = ['{\n  "a": [1,\n 2]\n}', None, '{"b": "x\\ny"}']
     documents = index.documents(pa.table({"attrs": attrs, "text": ["of two\nlines", "", None]}))
-    (part,) = search_index._bodies(IDS[:3], VERSIONS[:3], documents)
+    (part,) = bulk._bodies(IDS[:3], VERSIONS[:3], documents)
     assert [line for line in lines([part]) if "index" not in line] == [
         {"attrs": {"a": [1, 2]}, "text": "of two\nlines"},
         {"attrs": None, "text": ""},
@@ -48,4 +48,4 @@ def test_json_of_several_lines_is_one_line():
 
 
 def test_nothing_is_no_body():
-    assert list(search_index._bodies(IDS[:0], VERSIONS[:0], DOCUMENTS[:0])) == []
+    assert list(bulk._bodies(IDS[:0], VERSIONS[:0], DOCUMENTS[:0])) == []

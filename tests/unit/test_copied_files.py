@@ -10,10 +10,10 @@ from botocore.exceptions import ClientError
 
 from sync_pipeline.errors import MediaMissingError, MediaRefusedError
 from sync_pipeline.reconcile import files
-from sync_pipeline.sinks import media_bucket
-from sync_pipeline.sinks.media_bucket import MediaBucket, Source
-from sync_pipeline.sinks.media_faults import SideError
-from sync_pipeline.sinks.media_headers import headers_of
+from sync_pipeline.sinks.media import MediaBucket, copy
+from sync_pipeline.sinks.media.copy import Source
+from sync_pipeline.sinks.media.faults import SideError
+from sync_pipeline.sinks.media.headers import headers_of
 from sync_pipeline.stores.media_answers import MediaAnswers
 
 TAGS = [{"Key": "rights", "Value": "a&b"}, {"Key": "kind", "Value": "cover"}]
@@ -58,7 +58,7 @@ def test_a_copy_bears_tags_type_and_metadata(multipart_bytes):
     bucket, new = SimpleNamespace(name="bucket"), New()
     settings = SimpleNamespace(legacy_bucket=bucket, target_bucket=bucket, multipart_bytes=multipart_bytes)
     stores = SimpleNamespace(settings=settings, legacy_s3=Legacy(), target_s3=new, media_answers=MediaAnswers())
-    media_bucket._stream(stores, Source("a", "e"), "new/a")
+    copy.stream(stores, Source("a", "e"), "new/a")
     wanted = {**BORNE, "Tagging": "kind=cover&rights=a%26b"}
     assert {name: new.borne.get(name) for name in wanted} == wanted
 
@@ -132,7 +132,7 @@ def test_names_that_differ_in_how_an_accent_is_composed_have_copies_of_their_own
 
 @pytest.mark.parametrize("length", [1, 8 << 20, 80 << 30, 5 << 40])
 def test_ten_thousand_parts_are_enough_for_any_object(length):
-    part = media_bucket.part_bytes(length, 8 << 20)
+    part = copy.part_bytes(length, 8 << 20)
     assert length / part <= 10_000
     assert 8 << 20 <= part <= 5 << 30
 
@@ -145,8 +145,8 @@ def test_the_length_that_is_promised_decides_on_the_parts():
     settings = SimpleNamespace(legacy_bucket=bucket, target_bucket=bucket, multipart_bytes=8 << 20)
     stores = SimpleNamespace(settings=settings, legacy_s3=Legacy(80 << 30), target_s3=new, media_answers=MediaAnswers())
     with pytest.raises(SideError):  # it has three bytes
-        media_bucket._stream(stores, Source("a", "e"), "new/a")
-    assert 8 << 20 < parts[0] == media_bucket.part_bytes(80 << 30, 8 << 20)
+        copy.stream(stores, Source("a", "e"), "new/a")
+    assert 8 << 20 < parts[0] == copy.part_bytes(80 << 30, 8 << 20)
 
 
 def test_a_bucket_under_an_object_lock_gets_parts_with_checksums():
@@ -166,8 +166,8 @@ def test_a_bucket_under_an_object_lock_gets_parts_with_checksums():
     settings = SimpleNamespace(legacy_bucket=bucket, target_bucket=bucket, multipart_bytes=1)
     stores = SimpleNamespace(settings=settings, legacy_s3=Legacy(), target_s3=new, media_answers=MediaAnswers())
     with pytest.raises(SideError):
-        media_bucket._stream(stores, Source("a", "e"), "new/a")
-    media_bucket._stream(stores, Source("a", "e"), "new/a")
+        copy.stream(stores, Source("a", "e"), "new/a")
+    copy.stream(stores, Source("a", "e"), "new/a")
     assert asked == [None, "CRC32"]
 
 

@@ -12,8 +12,8 @@ from assets.entities.video import entity as video
 from assets.lineage import legacy_key, sink_keys
 from assets.live import live_asset
 from assets.resources import Engine
-from sync_pipeline.sinks.media_bucket import MediaBucket
-from sync_pipeline.sinks.search_index import SearchIndex
+from sync_pipeline.sinks.media import MediaBucket
+from sync_pipeline.sinks.search import SearchIndex
 from sync_pipeline.sources.table import Table
 
 SLOW = {"great_expectations", "elasticsearch", "boto3", "alembic", "dagster_postgres"}

@@ -11,7 +11,7 @@ from sync_pipeline.batch.documents import Operations
 from sync_pipeline.errors import DeclarationError
 from sync_pipeline.run import document_sender
 from sync_pipeline.run.background import in_background
-from sync_pipeline.sinks.search_index import SearchIndex
+from sync_pipeline.sinks.search import SearchIndex
 from tests.world import wait_for
 
 INDEX = SearchIndex("films", fields={"text": {"type": "keyword"}})

@@ -7,7 +7,7 @@ import pytest
 
 from sync_pipeline.db.columns import DIGEST, ELSEWISE
 from sync_pipeline.errors import DeclarationError
-from sync_pipeline.sinks.media_bucket import MediaBucket
+from sync_pipeline.sinks.media import MediaBucket
 from tests import clips
 
 TWO = ("cover", "files")

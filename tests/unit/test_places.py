@@ -11,7 +11,7 @@ from assets.lineage import sink_keys
 from sync_pipeline.entities.files import load_entities
 from sync_pipeline.entities.places import conflicts
 from sync_pipeline.errors import DeclarationError
-from sync_pipeline.sinks.media_bucket import MediaBucket
+from sync_pipeline.sinks.media import MediaBucket
 from sync_pipeline.sources.outbox import Outbox
 from tests import clips
 

@@ -4,7 +4,7 @@ import psycopg2
 import pyarrow as pa
 import pytest
 
-from sync_pipeline.sinks.trial import Trial
+from sync_pipeline.sinks.table.trial import Trial
 
 ROWS = 300
 # a row may be written alone, and again with others, a few times; not once for each other row

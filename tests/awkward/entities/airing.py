@@ -4,9 +4,9 @@ import pandas as pd
 
 from sync_pipeline.entity import Entity, LegacyQuery
 from sync_pipeline.partitions import KeyRanges
-from sync_pipeline.sinks.media_bucket import MediaBucket
-from sync_pipeline.sinks.relational import RelationalTable
-from sync_pipeline.sinks.search_index import SearchIndex
+from sync_pipeline.sinks.media import MediaBucket
+from sync_pipeline.sinks.search import SearchIndex
+from sync_pipeline.sinks.table import RelationalTable
 from sync_pipeline.sources.table import Table
 from tests.awkward.entities._tables import capture
 

@@ -4,7 +4,7 @@ import pandas as pd
 
 from sync_pipeline.entity import Entity, LegacyQuery
 from sync_pipeline.partitions import KeyRanges
-from sync_pipeline.sinks.relational import RelationalTable
+from sync_pipeline.sinks.table import RelationalTable
 from sync_pipeline.sources.table import Table
 
 

@@ -4,8 +4,8 @@ import os
 from dataclasses import replace
 
 from sync_pipeline.entity import Entity, Sink
-from sync_pipeline.sinks.media_bucket import MediaBucket
-from sync_pipeline.sinks.search_index import SearchIndex
+from sync_pipeline.sinks.media import MediaBucket
+from sync_pipeline.sinks.search import SearchIndex
 
 
 def on_side(entity: Entity, side: str = "") -> Entity:

@@ -19,7 +19,7 @@ from sync_pipeline.preflight.preflight import preflight
 from sync_pipeline.run.capture import open_cursor
 from sync_pipeline.run.follower import Follower
 from sync_pipeline.run.sweep import sweep
-from sync_pipeline.sinks.relational import RelationalTable
+from sync_pipeline.sinks.table import RelationalTable
 from sync_pipeline.sources.ddl import apply_steps
 from sync_pipeline.sources.table import Table
 from tests.claims import ASKS, NO, PARTITION_ATTACHED, YES, claim

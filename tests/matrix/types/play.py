@@ -14,7 +14,7 @@ from sync_pipeline.reconcile.reconcile import reconcile
 from sync_pipeline.run.backfill import backfill
 from sync_pipeline.run.capture import open_cursor
 from sync_pipeline.run.sweep import sweep
-from sync_pipeline.sinks.relational import RelationalTable
+from sync_pipeline.sinks.table import RelationalTable
 from sync_pipeline.sources.sweep_only import SweepOnly
 from sync_pipeline.sources.table import Table
 from tests.matrix.matrix import FAILS, HOLDS, Outcome

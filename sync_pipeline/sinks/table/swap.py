@@ -13,7 +13,7 @@ import psycopg2
 
 from sync_pipeline.db.sql import Cursor, quote
 from sync_pipeline.errors import SettingError
-from sync_pipeline.sinks.relational import RelationalTable
+from sync_pipeline.sinks.table.declaration import RelationalTable
 
 # Readers queue behind a lock that is waited for. Shorter than any deadlock_timeout, so that whoever has to give way in
 # a deadlock is never a reader.

@@ -9,8 +9,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from sync_pipeline.errors import DeclarationError, SettingError
-from sync_pipeline.sinks.index_state import data_stream_fault
-from sync_pipeline.sinks.search_index import SearchIndex, reaching
+from sync_pipeline.sinks.search.declaration import SearchIndex
+from sync_pipeline.sinks.search.index_state import data_stream_fault
+from sync_pipeline.sinks.search.requests import reaching
 
 if TYPE_CHECKING:
     from elasticsearch import Elasticsearch

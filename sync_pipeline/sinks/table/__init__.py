@@ -1,0 +1,5 @@
+"""The table sink: rows of an entity in a table of the new PostgreSQL."""
+
+from sync_pipeline.sinks.table.declaration import Reference, RelationalTable
+
+__all__ = ["Reference", "RelationalTable"]
