@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping
 
@@ -11,9 +10,7 @@ import dagster as dg
 from assets.adapters import column_reads
 from assets.queries import Column, ColumnOrigin, column_origins, columns_read
 from sync_pipeline.entity import Entity
-from sync_pipeline.sinks.table.definitions import split_definition
-
-_SHOWN_OTHERWISE = re.compile(r"\b(?:not\s+)?null\b|\bunique\b", re.IGNORECASE)
+from sync_pipeline.sinks.pages import SinkPage
 
 
 def origins_of(entity: Entity) -> dict[str, ColumnOrigin]:
@@ -32,36 +29,21 @@ def origins_of(entity: Entity) -> dict[str, ColumnOrigin]:
     return kept
 
 
-def table_schema(entity: Entity) -> dg.TableSchema:
-    """The columns of the entity's table."""
-    key, origins = entity.table.identity, origins_of(entity)
-    together = [f"primary key ({', '.join(key)})"] if len(key) > 1 else []
+def table_schema(entity: Entity, page: SinkPage) -> dg.TableSchema | None:
+    """The columns or fields of one of the entity's sinks; None for one that has none."""
+    if not page.columns:
+        return None
+    origins = origins_of(entity)
     columns = [
         dg.TableColumn(
-            name,
-            split_definition(definition)[0],
-            description=_description(entity, name, origins),
-            constraints=_constraints(split_definition(definition)[1], is_key=name in key, is_whole_key=(name,) == key),
+            column.name,
+            column.type,
+            description=_description(entity, column.name, origins),
+            constraints=dg.TableColumnConstraints(column.nullable, column.unique, list(column.notes)),
         )
-        for name, definition in entity.table.columns.items()
+        for column in page.columns
     ]
-    return dg.TableSchema(columns, dg.TableConstraints(together))
-
-
-def document_schema(entity: Entity) -> dg.TableSchema:
-    """The fields of the entity's documents, by their mapping."""
-    origins = origins_of(entity)
-    return dg.TableSchema(
-        [
-            dg.TableColumn(
-                name,
-                str(mapping.get("type", "object")),
-                description=_description(entity, name, origins),
-                constraints=dg.TableColumnConstraints(other=_mapped(mapping)),
-            )
-            for name, mapping in (entity.index.fields if entity.index else {}).items()
-        ]
-    )
+    return dg.TableSchema(columns, dg.TableConstraints(list(page.constraints)))
 
 
 def legacy_schemas(entities: Iterable[Entity]) -> dict[str, dg.TableSchema]:
@@ -94,10 +76,6 @@ def _keys(entity: Entity) -> Iterable[tuple[str, str]]:
     return zip(entity.table.key, entity.origin.key, strict=True)
 
 
-def _declared(entity: Entity) -> set[str]:
-    return {*entity.table.columns, *(entity.index.fields if entity.index else ())}
-
-
 def _description(entity: Entity, name: str, origins: Mapping[str, ColumnOrigin]) -> str | None:
     """What its entity's file says of a column, then where it comes from."""
     words = [entity.comments[name]] if name in entity.comments else []
@@ -107,26 +85,12 @@ def _description(entity: Entity, name: str, origins: Mapping[str, ColumnOrigin])
     return " ".join(words) or None
 
 
-def _constraints(definition: str, *, is_key: bool, is_whole_key: bool) -> dg.TableColumnConstraints:
-    rest = " ".join(_SHOWN_OTHERWISE.sub("", definition).split())
-    return dg.TableColumnConstraints(
-        nullable=not is_key and not re.search(r"\bnot\s+null\b", definition, re.IGNORECASE),
-        unique=bool(re.search(r"\bunique\b", definition, re.IGNORECASE)),
-        other=["primary key"] * is_whole_key + [rest] * bool(rest),
-    )
-
-
-def _mapped(mapping: Mapping[str, object]) -> list[str]:
-    """What a mapping says besides the type."""
-    return [f"{name}: {value}".lower() for name, value in mapping.items() if name not in {"type", "properties"}]
-
-
 def _becomes(entities: Iterable[Entity]) -> dict[Column, dict[str, list[str]]]:
     """By legacy column, the declared columns that are made of it, each with its entities."""
     found: dict[Column, dict[str, list[str]]] = defaultdict(lambda: defaultdict(list))
     for entity in entities:
         for name, origins in origins_of(entity).items():
-            for column in origins.columns if name in _declared(entity) else ():
+            for column in origins.columns if name in entity.declared else ():
                 found[column][name].append(entity.name)
     return found
 

@@ -16,6 +16,7 @@ from sync_pipeline.entity import Entity
 from sync_pipeline.errors import UnreachableError
 from sync_pipeline.ledger.backfills import BackfillRequest
 from sync_pipeline.run.backfill import Filled, begin_history, fill_begun
+from sync_pipeline.sinks.sink import Stage
 from sync_pipeline.stores.stores import Stores, first_line
 
 Context = dg.AssetExecutionContext | dg.OpExecutionContext
@@ -31,7 +32,8 @@ def history_asset(entity: Entity) -> dg.AssetsDefinition:
     """All chosen partitions in one run; a partition that fails is told and left, the others go on."""
     key = history_key(entity)
     sinks = [f"`{sink.to_user_string()}`" for sink in sink_keys(entity).values()]
-    deps = legacy_tables(entity) + ([LEGACY_BUCKET] if entity.media else [])
+    files = any(sink.stage is Stage.BEFORE_ROWS for sink in entity.sinks)
+    deps = legacy_tables(entity) + [LEGACY_BUCKET] * files
     spec = dg.AssetSpec(
         key,
         deps=deps,

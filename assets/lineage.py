@@ -7,10 +7,10 @@ from collections.abc import Iterable
 
 import dagster as dg
 
-from assets.columns import column_lineage, document_schema, legacy_schemas, table_schema
+from assets.columns import column_lineage, legacy_schemas, table_schema
 from assets.queries import tables_read
 from sync_pipeline.entity import Entity
-from sync_pipeline.sinks.media import MediaBucket
+from sync_pipeline.sinks.sink import Sink, Stage
 
 LEGACY = "legacy"
 _NOT_IN_NAMES = re.compile(r"[^A-Za-z0-9_.-]")
@@ -45,7 +45,7 @@ def legacy_specs(entities: Iterable[Entity]) -> list[dg.AssetSpec]:
     schemas = {legacy_key(table): schema for table, schema in legacy_schemas(entities).items()}
     tables = sorted({key for entity in entities for key in legacy_tables(entity)})
     specs = [_legacy_spec(key, schemas.get(key)) for key in tables]
-    if any(entity.media for entity in entities):
+    if any(sink.stage is Stage.BEFORE_ROWS for entity in entities for sink in entity.sinks):
         description = "The monolith's bucket of files, read and never written."
         specs.append(
             dg.AssetSpec(LEGACY_BUCKET, group_name=LEGACY, kinds={"s3"}, description=description, tags={"side": LEGACY})
@@ -72,48 +72,29 @@ def history_key(entity: Entity) -> dg.AssetKey:
 
 def sink_keys(entity: Entity) -> dict[str, dg.AssetKey]:
     """The asset of each sink the entity has, by its name in a verdict, in the order in which they are written."""
-    keys = {"media": _media_key(entity, entity.media)} if entity.media else {}
-    keys["relational"] = asset_key(*entity.table.name.split("."))
-    if entity.index:
-        keys["search"] = asset_key("search", entity.index.alias)
-    return keys
-
-
-def _media_key(entity: Entity, media: MediaBucket) -> dg.AssetKey:
-    """Files below a prefix; entities that share one have an asset each."""
-    return asset_key("media", *media.prefix.split("/"), *([entity.name] if media.shared else []))
+    return {sink.kind: asset_key(*sink.page(entity.name).path) for sink in _in_order(entity)}
 
 
 def sink_specs(entity: Entity) -> list[dg.AssetSpec]:
     """Files first, then rows that name them, then documents of these rows."""
-    keys = sink_keys(entity)
-    tables = legacy_tables(entity)
-    relational = [*tables, keys["media"]] if entity.media else tables
-    description = f"{entity.description} Rows of `{entity.table.name}`, kept in step with the monolith."
-    shown = {"dagster/table_name": entity.table.name, "dagster/column_schema": table_schema(entity)}
-    specs = [_spec(entity, "relational", relational, {"postgres", "table"}, description, shown)]
-    if entity.media:
-        description = f"Files of {entity.name}, copied by content identity under `{entity.media.prefix}/`."
-        specs.append(_spec(entity, "media", [*tables, LEGACY_BUCKET], {"s3"}, description, {}))
-    if entity.index:
-        description = f"Documents of {entity.name} behind the alias `{entity.index.alias}`" + (
-            f", where `{entity.index.where}` is true." if entity.index.where else "."
-        )
-        shown = {"dagster/column_schema": document_schema(entity)}
-        specs.append(_spec(entity, "search", [keys["relational"]], {"elasticsearch"}, description, shown))
-    return specs
+    return [_spec(entity, sink) for sink in _in_order(entity)]
 
 
 def column_lineages(entity: Entity) -> dict[dg.AssetKey, dg.TableColumnLineage]:
-    """Column by column, where the table's rows come from, and documents from the table's."""
+    """Column by column, where the table's rows come from, and what follows them from the table's."""
     keys = sink_keys(entity)
-    found = {keys["relational"]: column_lineage(entity, legacy_key)}
-    if entity.index:
-        shared = entity.index.fields.keys() & entity.table.columns.keys()
-        found[keys["search"]] = dg.TableColumnLineage(
-            {name: [dg.TableColumnDep(keys["relational"], name)] for name in shared}
-        )
+    table = keys[entity.table.kind]
+    found = {table: column_lineage(entity, legacy_key)}
+    for sink in entity.outer_sinks:
+        if shared := sink.declared & entity.table.declared:
+            found[keys[sink.kind]] = dg.TableColumnLineage(
+                {name: [dg.TableColumnDep(table, name)] for name in sorted(shared)}
+            )
     return found
+
+
+def _in_order(entity: Entity) -> list[Sink]:
+    return sorted(entity.sinks, key=lambda sink: sink.stage)
 
 
 def tags(entity: Entity, part: str) -> dict[str, str]:
@@ -121,18 +102,31 @@ def tags(entity: Entity, part: str) -> dict[str, str]:
     return {"side": "new", "entity": entity.name, "part": part}
 
 
-def _spec(
-    entity: Entity, sink: str, deps: list[dg.AssetKey], kinds: set[str], description: str, shown: dict[str, object]
-) -> dg.AssetSpec:
+def _spec(entity: Entity, sink: Sink) -> dg.AssetSpec:
+    page = sink.page(entity.name)
+    schema = table_schema(entity, page)
+    shown: dict[str, object] = {"entity version": entity.version}
+    shown |= {"dagster/table_name": page.table} if page.table else {}
+    shown |= {"dagster/column_schema": schema} if schema else {}
     return dg.AssetSpec(
-        sink_keys(entity)[sink],
-        deps=deps,
+        sink_keys(entity)[sink.kind],
+        deps=_deps(entity, sink),
         group_name=entity.name,
         owners=[entity.owner],
-        kinds=kinds,
-        tags=tags(entity, sink),
-        description=description,
-        metadata={"entity version": entity.version, **shown},
+        kinds={*page.kinds},
+        tags=tags(entity, sink.kind),
+        description=" ".join([entity.description, page.description] if sink is entity.table else [page.description]),
+        metadata=shown,
         code_version=str(entity.version),
         skippable=True,
     )
+
+
+def _deps(entity: Entity, sink: Sink) -> list[dg.AssetKey]:
+    """What a sink's part of a batch is made of: by its stage, the monolith, or what was written before it."""
+    keys, tables = sink_keys(entity), legacy_tables(entity)
+    if sink.stage is Stage.BEFORE_ROWS:
+        return [*tables, LEGACY_BUCKET]
+    if sink.stage is Stage.AFTER_ROWS:
+        return [keys[entity.table.kind]]
+    return [*tables, *(keys[other.kind] for other in entity.sinks if other.stage is Stage.BEFORE_ROWS)]

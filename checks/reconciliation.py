@@ -10,10 +10,10 @@ from checks.stores_resource import OpensStores
 from sync_pipeline.entities.context import EntityContext
 from sync_pipeline.entity import Entity
 from sync_pipeline.errors import SyncError
-from sync_pipeline.model.findings import KNOWN, FindingKind
+from sync_pipeline.model.findings import KNOWN, Finding, FindingKind
 from sync_pipeline.reconcile.parts import Part, parts
 from sync_pipeline.reconcile.reconcile import reconcile
-from sync_pipeline.reconcile.verdict import Finding, Verdict
+from sync_pipeline.reconcile.verdict import Verdict
 
 NAME = "reconciliation"
 _SAMPLES = 50

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from sync_pipeline.entities.ownership import MARK_OBJECT
+from sync_pipeline.sinks.media.ownership import MARK_OBJECT
 
 # a second to import: whoever only needs the region does without
 if TYPE_CHECKING:

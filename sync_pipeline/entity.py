@@ -11,6 +11,7 @@ from sync_pipeline.errors import DeclarationError
 from sync_pipeline.partitions import Partitions
 from sync_pipeline.sinks.media import MediaBucket
 from sync_pipeline.sinks.search import SearchIndex
+from sync_pipeline.sinks.sink import Sink
 from sync_pipeline.sinks.table import RelationalTable
 from sync_pipeline.sources.outbox import Outbox
 from sync_pipeline.sources.source import Capture
@@ -22,7 +23,6 @@ if TYPE_CHECKING:
     import pandas as pd
 
 Adapter = Callable[["pd.DataFrame"], "Mapping[str, pd.Series] | pd.DataFrame"]
-Sink = RelationalTable | SearchIndex | MediaBucket
 # what becomes of a row whose document the index refuses for good: it stays, or it is put back as it was before
 OnRefused = Literal["forward", "compensate"]
 
@@ -94,14 +94,13 @@ class Entity:
             raise DeclarationError(f"entity {self.name}: on_refused='compensate' needs a SearchIndex, which refuses")
         self._check_keys()
         self._check_facts()
-        unknown = self.comments.keys() - {*self.table.columns, *(self.index.fields if self.index else ())}
+        unknown = self.comments.keys() - self.declared
         if unknown:
             raise DeclarationError(f"entity {self.name}: comments name {min(unknown)!r}, which no sink declares")
 
     def _check_facts(self) -> None:
-        declared = {*self.table.columns, *(self.index.fields if self.index else ())}
         for _, fact, name in self.media.facts if self.media else ():
-            if name not in declared:
+            if name not in self.declared:
                 raise DeclarationError(
                     f"entity {self.name}: MediaBucket({fact}=…) fills {name!r}, which no sink declares"
                 )
@@ -156,6 +155,20 @@ class Entity:
             if isinstance(sink, RelationalTable):
                 return sink
         raise DeclarationError(f"entity {self.name}: a RelationalTable is required; documents and media follow it")
+
+    @property
+    def outer_sinks(self) -> list[Sink]:
+        """The sinks that are not written in the ledger's transaction, those that are written last first.
+
+        They are opened in this order, so that where one belongs to another deployment nothing is marked before it.
+        """
+        others = [sink for sink in self.sinks if sink is not self.table]
+        return sorted(others, key=lambda sink: sink.stage, reverse=True)
+
+    @property
+    def declared(self) -> frozenset[str]:
+        """The columns of adapted rows that a sink keeps."""
+        return frozenset[str]().union(*(sink.declared for sink in self.sinks))
 
     @property
     def is_filtered(self) -> bool:

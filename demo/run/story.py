@@ -21,11 +21,11 @@ from demo.load import load
 from demo.run.api import DagsterApi
 from sync_pipeline.entities.context import EntityContext
 from sync_pipeline.entities.files import load_entities
-from sync_pipeline.entities.ownership import MARK_OBJECT
 from sync_pipeline.entity import Entity
 from sync_pipeline.errors import UnreachableError
 from sync_pipeline.run.heartbeat import last_heartbeats
 from sync_pipeline.run.live import caught_up, mark
+from sync_pipeline.sinks.media.ownership import MARK_OBJECT
 from sync_pipeline.stores.stores import Stores
 
 # editors go on while history is filled; this bounds a demo that hangs

@@ -13,25 +13,12 @@ import pyarrow.compute as pc
 from sync_pipeline.batch.fitting import Fitted, concatenate, fit
 from sync_pipeline.db.columns import DIGEST, ELSEWISE, arrow_type, fit_texts, frame
 from sync_pipeline.db.keys import Key
-from sync_pipeline.entities.origin import Reject
 from sync_pipeline.entity import Entity
 from sync_pipeline.errors import DeclarationError, RowRejectedError
 from sync_pipeline.ledger.ledger import HELD_DOCUMENT, HELD_ROW
+from sync_pipeline.model.rows import Adapted, Reject
 from sync_pipeline.model.steps import BatchStep
 from sync_pipeline.sinks.table.definitions import split_definition
-
-
-@dataclass(frozen=True)
-class Adapted:
-    """Legacy rows and what the adapter made of them, row by row; `held` says which sinks want each."""
-
-    legacy: pa.Table
-    table: pa.Table
-    held: pa.Array  # int16
-
-    def take(self, keep: pa.Array) -> Adapted:
-        """Some of the rows."""
-        return Adapted(self.legacy.take(keep), self.table.take(keep), self.held.take(keep))
 
 
 def adapt(entity: Entity, key: Key, legacy: pa.Table) -> tuple[Adapted, list[Reject]]:
@@ -211,7 +198,4 @@ def _wanted(entity: Entity, table: pa.Table, where: str | None) -> pa.Array:
 
 def without(adapted: Adapted, key: Key, texts: Sequence[str]) -> Adapted:
     """The rows whose keys are not among `texts`."""
-    if not texts:
-        return adapted
-    out = pc.is_in(key.texts(adapted.legacy), value_set=pa.array(texts, pa.string()))
-    return adapted.take(pc.indices_nonzero(pc.invert(out)))
+    return adapted.drop(key.texts(adapted.legacy), texts) if texts else adapted

@@ -7,12 +7,12 @@ from dataclasses import dataclass, field, replace
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from sync_pipeline.batch.adapt import Adapted, without
-from sync_pipeline.batch.files import Placed
+from sync_pipeline.batch.adapt import without
 from sync_pipeline.batch.order import Order
 from sync_pipeline.entities.context import EntityContext
-from sync_pipeline.entities.origin import Reject
+from sync_pipeline.model.rows import Adapted, Reject
 from sync_pipeline.queue import parking
+from sync_pipeline.sinks.media.place import Placed
 
 
 @dataclass

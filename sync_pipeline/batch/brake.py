@@ -8,14 +8,14 @@ from collections.abc import Sequence
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from sync_pipeline.batch.adapt import Adapted, adapt
+from sync_pipeline.batch.adapt import adapt
 from sync_pipeline.db.keys import Key
 from sync_pipeline.entities.context import EntityContext
-from sync_pipeline.entities.origin import Reject
 from sync_pipeline.errors import SharedFaultError
-from sync_pipeline.ledger.target_tables import target_tables
 from sync_pipeline.model.faults import guarded
+from sync_pipeline.model.rows import Adapted, Reject
 from sync_pipeline.model.steps import BatchStep
+from sync_pipeline.sinks.table.present import target_tables
 
 # Rows beside the batch that are tried before the entity is stopped: so many of the lowest keys, and of the highest.
 # Bad rows are often neighbours, as all those from before a change of the monolith.

@@ -16,8 +16,8 @@ import pyarrow.compute as pc
 
 from sync_pipeline.batch.batch import Batch, bit
 from sync_pipeline.db.columns import DIGEST
-from sync_pipeline.entities.origin import Reject
 from sync_pipeline.model.faults import guarded
+from sync_pipeline.model.rows import Reject
 from sync_pipeline.model.steps import BatchStep
 
 _SHOWN = 3

@@ -11,19 +11,19 @@ import pyarrow.compute as pc
 
 from sync_pipeline.db.sql import Cursor
 from sync_pipeline.entities.context import EntityContext
-from sync_pipeline.entities.origin import Reject
 from sync_pipeline.errors import IndexFaultError, UnreachableError
-from sync_pipeline.ledger import before_images
 from sync_pipeline.ledger.ledger import raise_revision
 from sync_pipeline.ledger.rebuilds import under_way
 from sync_pipeline.model.faults import crash_point, guarded
 from sync_pipeline.model.reasons import Reason
+from sync_pipeline.model.rows import Reject
 from sync_pipeline.model.steps import BatchStep
 from sync_pipeline.model.unforeseen import describe, is_unforeseen
 from sync_pipeline.queue import due, parking
 from sync_pipeline.sinks.search import SearchIndex
 from sync_pipeline.sinks.search.bulk import BulkResult
 from sync_pipeline.sinks.search.requests import look_up, reaching
+from sync_pipeline.sinks.table import before_images
 
 # the client costs half a second to import
 if TYPE_CHECKING:
@@ -124,7 +124,7 @@ def send(
         shown_bodies.check(index.alias, brake)
         with context.stores.search_breaker:
             if index.alias not in context.stores.ensured:
-                context.ensure_index()
+                index.open(context.stores, context.entity.name)
             search = context.stores.search.options(opaque_id=operations.opaque_id(context.entity.name))
             _check_alias(context, index, shown)
             # first, so that whoever reads the alias never sees what its next index does not have yet

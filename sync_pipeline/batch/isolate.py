@@ -16,10 +16,10 @@ import pyarrow.compute as pc
 from sync_pipeline.batch.batch import Batch, bit
 from sync_pipeline.batch.brake import check_share
 from sync_pipeline.db.columns import DIGEST
-from sync_pipeline.entities.origin import Reject
-from sync_pipeline.ledger.target_tables import target_tables
+from sync_pipeline.model.rows import Reject
 from sync_pipeline.model.steps import BatchStep
 from sync_pipeline.queue import parking
+from sync_pipeline.sinks.table.present import target_tables
 from sync_pipeline.sinks.table.target_table import TargetTable
 from sync_pipeline.sinks.table.trial import MUTUAL, Trial
 

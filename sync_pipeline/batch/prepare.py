@@ -7,18 +7,19 @@ from dataclasses import dataclass
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from sync_pipeline.batch.adapt import Adapted, adapt
+from sync_pipeline.batch.adapt import adapt
 from sync_pipeline.batch.batch import Batch, bit
 from sync_pipeline.batch.brake import check_share
-from sync_pipeline.batch.files import Placed, place
 from sync_pipeline.batch.order import Order
 from sync_pipeline.db.columns import DIGEST, kept
 from sync_pipeline.entities.context import EntityContext
-from sync_pipeline.entities.origin import Reject, Rows
+from sync_pipeline.entities.origin import Rows
 from sync_pipeline.ledger import media
 from sync_pipeline.ledger.ledger import HELD_DOCUMENT
 from sync_pipeline.model.faults import guarded
+from sync_pipeline.model.rows import Adapted, Reject
 from sync_pipeline.queue import parking
+from sync_pipeline.sinks.media.place import Placed, place
 
 
 @dataclass(frozen=True)

@@ -13,18 +13,19 @@ from dataclasses import dataclass
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from sync_pipeline.batch.adapt import Adapted, without
+from sync_pipeline.batch.adapt import without
 from sync_pipeline.db.columns import DIGEST, text_of
 from sync_pipeline.db.keys import Key
 from sync_pipeline.db.sql import Cursor
 from sync_pipeline.entities.context import EntityContext
 from sync_pipeline.errors import DeclarationError
 from sync_pipeline.ledger.ledger import HELD_ROW, key_of, table_of
-from sync_pipeline.ledger.references import Dependent, enter
 from sync_pipeline.model.faults import guarded
 from sync_pipeline.model.reasons import Reason
+from sync_pipeline.model.rows import Adapted
 from sync_pipeline.queue.parking import Wait
 from sync_pipeline.sinks.table import Reference
+from sync_pipeline.sinks.table.references import Dependent, enter
 from sync_pipeline.sinks.table.target_table import TargetTable
 
 

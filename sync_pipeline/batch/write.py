@@ -20,11 +20,12 @@ from sync_pipeline.batch.settle import acknowledge, body_of, move_on, record_ver
 from sync_pipeline.db.columns import DIGEST, kept
 from sync_pipeline.db.sql import Cursor
 from sync_pipeline.errors import UnreachableError
-from sync_pipeline.ledger import before_images, media
+from sync_pipeline.ledger import media
 from sync_pipeline.ledger.ledger import UNDO, WRITE
 from sync_pipeline.ledger.log import BODY
 from sync_pipeline.model.faults import crash_point, guarded
 from sync_pipeline.queue import due, parking
+from sync_pipeline.sinks.table import before_images
 from sync_pipeline.sinks.table.target_table import STAGED_NUMBER, TargetTable
 from sync_pipeline.sinks.table.trial import Step
 

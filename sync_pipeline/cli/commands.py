@@ -273,7 +273,7 @@ def _repaired(totals: dict[str, Outcome], steps: list[Step], status: VerdictStat
 def check(name: AnyName = None, everything: All = False, output: Format = Output.TEXT) -> None:
     """Preflight: reachability, grants, indices, types, aliases, buckets. Leaves nothing behind. Exit 2 on an error."""
     from sync_pipeline.cli import tables
-    from sync_pipeline.preflight.notice import worst
+    from sync_pipeline.model.notices import worst
     from sync_pipeline.preflight.preflight import preflight
 
     with opened(name, everything or not name) as (stores, entities):

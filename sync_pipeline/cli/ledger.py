@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
 from functools import partial
 from typing import Annotated
 
@@ -10,10 +9,11 @@ import typer
 
 from sync_pipeline.cli import tables
 from sync_pipeline.cli.common import All, AnyName, Format, Name, Output, opened, show
-from sync_pipeline.entities import ownership
 from sync_pipeline.entities.context import EntityContext
+from sync_pipeline.entities.take_over import take_over as take_over_entity
 from sync_pipeline.ledger.ledger import migrate
 from sync_pipeline.operate import snapshot
+from sync_pipeline.sinks.ownership import ledger_of
 
 app = typer.Typer(no_args_is_help=True, help="The ledger: kept, trimmed, made again, and what is marked as its own.")
 
@@ -54,10 +54,10 @@ def take_over(name: Name = None, everything: All = False, output: Format = Outpu
     """
     with opened(name, everything) as (stores, entities):
         migrate(stores)
-        found = {entity.name: ownership.take_over(stores, entity) for entity in entities}
-        ours = ownership.ledger_of(stores)
+        found = {entity.name: take_over_entity(stores, entity) for entity in entities}
+        ours = ledger_of(stores)
     rows = [(entity, mark.what, mark.ledger or "no mark", ours) for entity, marks in found.items() for mark in marks]
-    report = {entity: [asdict(mark) for mark in marks] for entity, marks in found.items()}
+    report = {entity: [{"what": mark.what, "ledger": mark.ledger} for mark in marks] for entity, marks in found.items()}
     show(report, output, partial(_taken_over, rows))
 
 

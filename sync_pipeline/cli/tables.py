@@ -14,8 +14,8 @@ from rich.table import Table
 from rich.text import Text
 
 from sync_pipeline.model.findings import KNOWN, FindingKind
+from sync_pipeline.model.notices import Notice, worst
 from sync_pipeline.model.reasons import Reason
-from sync_pipeline.preflight.notice import Notice, worst
 from sync_pipeline.reconcile.verdict import SINKS, Verdict
 
 # reports that hold none of these do not wait for them

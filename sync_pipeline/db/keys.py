@@ -185,6 +185,21 @@ class Key:
             raise SettingError(f"not a key of type {', '.join(self.types)}: {error}") from error
         return pa.Table.from_arrays(arrays, schema=self.schema)
 
+    def parse_known(self, texts: Sequence[str]) -> tuple[pa.Table, set[str]]:
+        """Texts back to a table of keys, and those of the texts that are no keys."""
+        try:
+            return self.parse(texts), set()
+        except SettingError:
+            pass
+        good: list[str] = []
+        for text in texts:
+            try:
+                self.parse([text])
+                good.append(text)
+            except SettingError:
+                continue
+        return self.parse(good), set(texts) - set(good)
+
     def is_text(self, text: str) -> bool:
         """Whether a text is a key as `texts` writes it: of "7" and "07" only the first is."""
         try:

@@ -7,14 +7,15 @@ from contextlib import suppress
 from dataclasses import dataclass
 
 from sync_pipeline.entities.origin import Origin
-from sync_pipeline.entities.ownership import claim_index, claim_prefix, claim_table, index_meta
 from sync_pipeline.entity import Entity
 from sync_pipeline.errors import DeclarationError, UnreachableError
-from sync_pipeline.ledger.before_images import forget_all
 from sync_pipeline.ledger.gate import Gate
 from sync_pipeline.ledger.ledger import Ledger, migrate
-from sync_pipeline.ledger.references import register
-from sync_pipeline.ledger.target_tables import target_tables
+from sync_pipeline.model.rows import Adapted
+from sync_pipeline.sinks.context import SinkContext
+from sync_pipeline.sinks.table.before_images import forget_all
+from sync_pipeline.sinks.table.present import target_tables
+from sync_pipeline.sinks.table.references import register
 from sync_pipeline.stores.stores import Stores
 
 
@@ -27,6 +28,17 @@ class EntityContext:
     origin: Origin
     ledger: Ledger
     gate: Gate | None = None  # where rows are parts of roots
+
+    @property
+    def of_sinks(self) -> SinkContext:
+        """What its sinks are given of it."""
+        return SinkContext(self.entity.name, self.origin.key, self.stores, self.ledger, self.entity.table.quoted)
+
+    def as_written(self, adapted: Adapted) -> Adapted:
+        """Adapted rows as the sinks have them written: with files named by their new keys, for example."""
+        for sink in self.entity.sinks:
+            adapted = sink.as_written(self.of_sinks, adapted)
+        return adapted
 
     @classmethod
     def open(cls, entity: Entity, stores: Stores, *, shadow: bool = False) -> EntityContext:
@@ -51,33 +63,16 @@ class EntityContext:
             gate = Gate(ledger, origin.root) if origin.has_parts else None
             if gate:
                 gate.ensure(cursor)
-            entity.table.ensure(cursor)
-            claim_table(cursor, entity)
+            entity.table.open_in(cursor, entity.name)
             target_tables(cursor, entity.name, entity.table, shadow=shadow)
             if not entity.compensates:
                 forget_all(cursor, entity.name)
             register(cursor, entity.name, entity.table)
         context = cls(entity, stores, origin, ledger, gate)
-        with suppress(UnreachableError):  # rows do not wait for the cluster; whoever sends to it looks again
-            context.ensure_index()
-        if entity.media:
-            with suppress(UnreachableError), stores.media_breaker:  # nor for the bucket; who copies looks again
-                claim_prefix(stores, entity.media, entity.name)
+        for sink in entity.outer_sinks:  # rows do not wait for their stores; what goes there looks again
+            with suppress(UnreachableError):
+                sink.open(stores, entity.name)
         return context
-
-    def ensure_index(self) -> None:
-        """Make the index where it is not there, and mark it as ours.
-
-        Raises UnreachableError, DeclarationError, OwnershipError where it is another deployment's.
-        """
-        if self.entity.index is None:
-            return
-        try:
-            self.entity.index.ensure(self.stores.search, index_meta(self.stores, self.entity))
-        except DeclarationError as error:
-            raise DeclarationError(f"entity {self.entity.name}: {error}") from error
-        claim_index(self.stores, self.entity)
-        self.stores.ensured.add(self.entity.index.alias)
 
 
 def open_contexts(stores: Stores, entities: Iterable[Entity]) -> tuple[list[EntityContext], dict[str, Exception]]:

@@ -23,6 +23,7 @@ from sync_pipeline.db.sqlstate import ROW_FAULTS
 from sync_pipeline.entities.page_size import PageSize, PageTooLargeError
 from sync_pipeline.entity import Entity
 from sync_pipeline.errors import AccessError, LegacySchemaError
+from sync_pipeline.model.rows import Reject
 from sync_pipeline.model.steps import BatchStep
 from sync_pipeline.partitions import UNDATED, Monthly
 from sync_pipeline.stores.sessions import Purpose, refusal
@@ -44,18 +45,6 @@ _TOO_LONG = (psycopg2.errors.ProgramLimitExceeded, psycopg2.errors.InternalError
 _NO_DIGEST = -1
 _NUMERIC = 1700
 _UNCONSTRAINED = 0xFFFF
-
-
-@dataclass(frozen=True)
-class Reject:
-    """A row that cannot go on: where it stopped and why."""
-
-    key: str
-    step: BatchStep
-    error: str
-    message: str
-    digest: int | None = None  # of the row that was refused
-    constraint: str | None = None  # by which other rows refuse it
 
 
 @dataclass(frozen=True)

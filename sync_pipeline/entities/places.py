@@ -1,4 +1,4 @@
-"""Places: what an entity writes to or takes away from, and whether two entities name the same one.
+"""Whether two entities name the same place.
 
 Two entities that name one table both call the other's rows extra, and `repair` deletes them. The same holds for an
 index, for a prefix of the new bucket, and for the events of an outbox, which one of the two acknowledges before the
@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
 from itertools import combinations
 from typing import TYPE_CHECKING
 
+from sync_pipeline.model.places import Place
 from sync_pipeline.sources.outbox import Outbox
 from sync_pipeline.sources.table import plain
 
@@ -20,32 +20,6 @@ if TYPE_CHECKING:
     from sync_pipeline.entity import Entity
 
 _PART = re.compile(r'"(?:[^"]|"")+"|[^".]+')
-# names of these kinds have parts, separated by a slash
-_WITH_PARTS = {"prefix", "outbox"}
-_NUMBERED = re.compile(r"(?P<alias>.+)-\d{6}")
-
-
-@dataclass(frozen=True)
-class Place:
-    """Something that one entity writes to alone: its kind, its name and, for the message, how the entity says it."""
-
-    kind: str
-    name: str
-    description: str
-    shared: bool = False
-
-    def overlaps(self, other: Place) -> bool:
-        """Whether both are the same place, or one lies within the other. Places that both share do not overlap."""
-        if self.kind != other.kind or (self.shared and other.shared):
-            return False
-        return self.name == other.name or self.is_within(other) or other.is_within(self)
-
-    def is_within(self, other: Place) -> bool:
-        """Whether this is a part of the other: a prefix within a prefix, or a numbered index of an alias."""
-        if self.kind == "index":
-            numbered = _NUMBERED.fullmatch(self.name)
-            return numbered is not None and numbered["alias"] == other.name
-        return self.kind in _WITH_PARTS and self.name.startswith(f"{other.name}/")
 
 
 def conflicts(entities: Iterable[Entity]) -> Iterator[tuple[str, str, str]]:
@@ -59,18 +33,16 @@ def conflicts(entities: Iterable[Entity]) -> Iterator[tuple[str, str, str]]:
 
 def places_of(entity: Entity) -> Iterator[Place]:
     """The places that an entity's file names, those of a rebuild included."""
-    table = entity.table
-    for each in (table, table.shadow, table.former):
-        yield Place("table", each.name, f"table {each.name}")
-    if entity.index:
-        for alias in (entity.index.alias, entity.index.next_alias):
-            yield Place("index", alias, f"alias {alias}")
-    if entity.media:
-        yield Place("prefix", entity.media.prefix, f"prefix {entity.media.prefix}/", entity.media.shared)
+    for sink in entity.sinks:
+        yield from sink.places
     if isinstance(entity.capture, Outbox):
         aggregate = entity.capture.aggregate or entity.name
-        description = f"events {aggregate!r} of outbox {entity.capture.table}"
-        yield Place("outbox", f"{_outbox(entity.capture.table)} {aggregate}", description)
+        yield Place(
+            "outbox",
+            f"{_outbox(entity.capture.table)} {aggregate}",
+            "give one of them another Outbox(aggregate=…), which its events bear",
+            description=f"events {aggregate!r} of outbox {entity.capture.table}",
+        )
 
 
 def _outbox(name: str) -> str:
@@ -80,14 +52,7 @@ def _outbox(name: str) -> str:
 
 
 def _refusal(first: str, one: Place, second: str, other: Place) -> str:
-    remedy = {
-        "table": "give one of them another RelationalTable",
-        "index": "give one of them another alias in its SearchIndex",
-        "outbox": "give one of them another Outbox(aggregate=…), which its events bear",
-        "prefix": "give one of them another prefix, or say MediaBucket(…, shared=True) in both: then one copy of a"
-        " file serves both",
-    }[one.kind]
-    if one.description == other.description:
-        return f"entities {first} and {second} both name {one.description}: {remedy}"
+    if one.shown == other.shown:
+        return f"entities {first} and {second} both name {one.shown}: {one.remedy}"
     how = "which are the same" if one.name == other.name else "one of which lies in the other"
-    return f"entity {first} names {one.description} and entity {second} names {other.description}, {how}: {remedy}"
+    return f"entity {first} names {one.shown} and entity {second} names {other.shown}, {how}: {one.remedy}"

@@ -9,18 +9,18 @@ from typing import Any
 import pyarrow as pa
 from botocore.exceptions import BotoCoreError, ClientError
 
-from sync_pipeline.batch.adapt import Adapted, adapt
-from sync_pipeline.batch.files import are_copied
+from sync_pipeline.batch.adapt import adapt
 from sync_pipeline.db.columns import DIGEST
 from sync_pipeline.db.sql import Cursor, named
 from sync_pipeline.entities.context import EntityContext
-from sync_pipeline.entities.origin import Reject
 from sync_pipeline.errors import UnreachableError
 from sync_pipeline.ledger.ledger import HELD_DOCUMENT, HELD_ROW
 from sync_pipeline.ledger.log import time_of
 from sync_pipeline.ledger.states import Signs, State, state_of
 from sync_pipeline.model.reasons import Reason
+from sync_pipeline.model.rows import Adapted, Reject
 from sync_pipeline.sinks.media.faults import MISSING, code
+from sync_pipeline.sinks.media.place import are_copied
 from sync_pipeline.sinks.search.requests import look_up
 
 _DUE = """

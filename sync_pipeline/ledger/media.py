@@ -7,10 +7,11 @@ from collections.abc import Sequence
 import pyarrow as pa
 from psycopg2.extras import execute_values
 
+from sync_pipeline.db.counting import COUNTED_ROWS, count_rows
 from sync_pipeline.db.keys import Key
 from sync_pipeline.db.sql import Cursor, quote, stage
 from sync_pipeline.errors import UnreachableError
-from sync_pipeline.sinks.media.copy import Copied
+from sync_pipeline.model.files import Copied
 
 _NAMED_SECONDS = 600
 # of a name whose file was not there, in the place of the object's key
@@ -18,6 +19,13 @@ NO_OBJECT = ""
 REFERENCES = pa.schema([("n", pa.int32()), ("source_key", pa.string()), ("target_key", pa.string())])
 # what was unused, and has a name again, is looked at once more
 _UNMARK = "INSERT INTO sync.garbage (target_key) SELECT target_key FROM {} WHERE unused_since IS NOT NULL"
+
+_ROWS_NAMING = """
+    SELECT coalesce(nullif(target_key, ''), source_key), key FROM sync.media_ref
+    WHERE entity = %(entity)s AND (target_key = ANY(%(names)s) OR target_key = '' AND source_key = ANY(%(names)s))
+"""
+# all keys that begin with `prefix/`: the keys' order is that of bytes, in which "0" follows "/"
+_OBJECTS = "sync.media WHERE NOT deleting AND target_key >= %s AND target_key < %s"
 
 
 def known(cursor: Cursor, target_keys: Sequence[str]) -> set[str]:
@@ -160,3 +168,29 @@ def named(cursor: Cursor, entity: str, keys: Sequence[str]) -> dict[tuple[str, s
         (entity, list(keys)),
     )
     return {(key, source): target for key, source, target in cursor.fetchall()}
+
+
+def count_files(cursor: Cursor, prefix: str) -> tuple[int, int] | None:
+    """(files, bytes) below a prefix; None where there is no ledger yet.
+
+    Keys are hashes, so that the first of them are as good a sample of sizes as any.
+    """
+    cursor.execute("SELECT to_regclass('sync.media') IS NOT NULL")
+    if not cursor.fetchone()[0]:
+        return None
+    within = cursor.mogrify(_OBJECTS, (f"{prefix}/", f"{prefix}0")).decode()
+    files = count_rows(cursor, within)
+    cursor.execute(
+        "SELECT coalesce(avg(size), 0) FROM"
+        f" (SELECT size FROM {within} ORDER BY target_key LIMIT {COUNTED_ROWS}) sample"
+    )
+    return files, round(files * cursor.fetchone()[0])
+
+
+def rows_naming(cursor: Cursor, entity: str, objects: Sequence[str]) -> dict[str, set[str]]:
+    """Which rows (key texts) of an entity name each of these objects."""
+    found: dict[str, set[str]] = {}
+    cursor.execute(_ROWS_NAMING, {"entity": entity, "names": list(objects)})
+    for target_key, key in cursor.fetchall():
+        found.setdefault(target_key, set()).add(key)
+    return found

@@ -2,7 +2,7 @@
 
 Every batch that owes documents asks by the way whether an index is filled (`due.owe_documents`). It asks after it has
 read its legacy rows; so whoever is told of none has read less than the fill will, under a lower revision. Whether a
-table is filled is seen under the lock of the rows' transaction (`ledger/target_tables.py`).
+table is filled is seen under the lock of the rows' transaction (`sinks/table/present.py`).
 """
 
 from __future__ import annotations

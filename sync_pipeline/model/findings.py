@@ -1,6 +1,10 @@
 """Kinds of mismatches between the monolith and the new side."""
 
+from __future__ import annotations
+
+from dataclasses import dataclass
 from enum import StrEnum
+from typing import Any, NamedTuple
 
 
 class FindingKind(StrEnum):
@@ -25,3 +29,31 @@ class VerdictStatus(StrEnum):
 
 # findings that are no drift: the queue holds them, or an operator has discarded them
 KNOWN = frozenset({FindingKind.PENDING, FindingKind.DISCARDED})
+
+
+class Difference(NamedTuple):
+    """A column or field, what the monolith wants it to hold, and what it holds; shortened text."""
+
+    column: str
+    wanted: str
+    found: str
+
+
+@dataclass(frozen=True, order=True)
+class Finding:
+    """One mismatch: in which sink, of which kind, at which key, and how."""
+
+    sink: str
+    kind: FindingKind
+    key: str
+    detail: str = ""
+    differs: tuple[Difference, ...] = ()
+
+    @property
+    def message(self) -> str:
+        """How it differs, in a line."""
+        return self.detail or "; ".join(f"{d.column}: {d.wanted} wanted, {d.found} found" for d in self.differs)
+
+    def as_dict(self) -> dict[str, Any]:
+        """For JSON."""
+        return {**vars(self), "kind": self.kind.value, "differs": [difference._asdict() for difference in self.differs]}

@@ -17,14 +17,11 @@ import pyarrow as pa
 
 from sync_pipeline.batch.order import Order, Outcome
 from sync_pipeline.entities.context import EntityContext
-from sync_pipeline.entities.ownership import claimed_places
 from sync_pipeline.entities.visibility import check_visibility
-from sync_pipeline.ledger.claims import SHOWN, is_ours_alone
-from sync_pipeline.ledger.media import abandon
-from sync_pipeline.model.findings import KNOWN, FindingKind
+from sync_pipeline.ledger.claims import is_ours_alone
+from sync_pipeline.ledger.media import abandon, rows_naming
+from sync_pipeline.model.findings import KNOWN, Finding, FindingKind
 from sync_pipeline.pipeline import sync_keys
-from sync_pipeline.reconcile.files import rows_naming
-from sync_pipeline.reconcile.verdict import Finding
 from sync_pipeline.run.garbage import collect
 from sync_pipeline.sinks.search.requests import delete_documents
 
@@ -149,9 +146,8 @@ def _not_ours(context: EntityContext, extra: list[Finding]) -> dict[tuple[str, s
 
 def _alone(context: EntityContext) -> dict[str, bool]:
     """By sink, whether all that lies there is the entity's."""
-    places = claimed_places(context.entity)
     with context.stores.target() as cursor:
-        return {sink: is_ours_alone(cursor, context.entity.name, *place) for sink, place in places.items()}
+        return {sink.kind: is_ours_alone(cursor, context.entity.name, sink.place) for sink in context.entity.sinks}
 
 
 def _known(context: EntityContext, texts: Iterable[str]) -> set[str]:
@@ -164,8 +160,7 @@ def _known(context: EntityContext, texts: Iterable[str]) -> set[str]:
 
 
 def _place(context: EntityContext, sink: str) -> str:
-    kind, name = claimed_places(context.entity)[sink]
-    return SHOWN[kind].format(name)
+    return next(each.place.shown for each in context.entity.sinks if each.kind == sink)
 
 
 def _renewed(context: EntityContext, copies: list[Step]) -> pa.Table:
@@ -173,8 +168,8 @@ def _renewed(context: EntityContext, copies: list[Step]) -> pa.Table:
 
     A stale one is whole: rows may go back to it until it is garbage.
     """
-    rows = rows_naming(context, [step.key for step in copies])
     with context.stores.target() as cursor:
+        rows = rows_naming(cursor, context.entity.name, [step.key for step in copies])
         damaged = [step.key for step in copies if step.kind != FindingKind.STALE]
         cursor.execute("DELETE FROM sync.media WHERE target_key = ANY(%s)", (damaged,))
     return context.origin.key.parse(sorted(set().union(*rows.values())))

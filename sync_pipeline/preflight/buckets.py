@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from botocore.exceptions import BotoCoreError, ClientError
 
 from sync_pipeline.errors import UnreachableError
-from sync_pipeline.preflight.notice import Notice
+from sync_pipeline.model.notices import Notice
 from sync_pipeline.sinks.media.faults import CHECKS_PREFIX
 from sync_pipeline.sinks.media.headers import NOT_CARRIED
 from sync_pipeline.stores.stores import Stores

@@ -6,7 +6,7 @@ import datetime as dt
 from collections.abc import Iterator, Mapping
 
 from sync_pipeline.db.sql import Cursor
-from sync_pipeline.preflight.notice import Notice
+from sync_pipeline.model.notices import Notice
 from sync_pipeline.stores.stores import Stores
 
 ABOUT = "clocks"

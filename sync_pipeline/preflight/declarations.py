@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import psycopg2
 import pyarrow as pa
@@ -15,10 +15,10 @@ from sync_pipeline.entities.files import read_entity_files
 from sync_pipeline.entities.origin import Origin
 from sync_pipeline.entity import Entity
 from sync_pipeline.errors import AccessError, DeclarationError, LegacySchemaError, SettingError
+from sync_pipeline.model.notices import Notice
 from sync_pipeline.partitions import Monthly
 from sync_pipeline.preflight import sources
 from sync_pipeline.preflight.key_order import check_key_order
-from sync_pipeline.preflight.notice import Notice
 from sync_pipeline.preflight.relations import check_capture, shape_faults
 from sync_pipeline.preflight.repeated_keys import check_repeated_keys
 from sync_pipeline.sources.roots import roots_of
@@ -90,17 +90,9 @@ def _columns(entity: Entity, origin: Origin) -> Iterator[tuple[str, str]]:
     except DeclarationError as error:
         yield str(error).removeprefix(f"entity {entity.name}: "), "mend the entity's adapt"
         return
-    checks: list[Callable[[], object]] = [lambda: entity.table.rows(adapted.table)]
-    if entity.index:
-        checks.append(lambda: entity.index and entity.index.documents(adapted.table))
-    for check in checks:
-        try:
-            check()
-        except DeclarationError as error:
-            yield str(error), "return it from the entity's adapt, or take it out of the sink"
-    for name in entity.media.columns if entity.media else ():
-        if name not in adapted.table.column_names:
-            yield f"adapt returns no column {name!r}, which MediaBucket names", "return it from the entity's adapt"
+    for sink in entity.sinks:
+        remedy = "return it from the entity's adapt, or take it out of the sink"
+        yield from ((fault, remedy) for fault in sink.column_faults(adapted.table))
 
 
 def _sources(stores: Stores, entity: Entity, origin: Origin) -> Iterator[tuple[str, str]]:

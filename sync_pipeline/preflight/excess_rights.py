@@ -9,7 +9,7 @@ from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 
 from sync_pipeline.db.sql import Cursor
-from sync_pipeline.preflight.notice import Notice
+from sync_pipeline.model.notices import Notice
 
 _SHOWN = 5
 _PUBLIC = "PUBLIC"

@@ -14,7 +14,7 @@ from typing import Any
 from sync_pipeline.db.plans import estimated_rows, nodes_of, sort_of
 from sync_pipeline.db.sql import Cursor, quote
 from sync_pipeline.entities.origin import Origin
-from sync_pipeline.preflight.notice import Notice
+from sync_pipeline.model.notices import Notice
 
 # reading and sorting so many rows takes some milliseconds; and so many about a tenth of a second, for each page
 WARNING_ROWS = 20_000

@@ -8,8 +8,8 @@ import psycopg2
 
 from sync_pipeline.db.sql import Cursor, literal
 from sync_pipeline.entity import Entity
+from sync_pipeline.model.notices import Notice
 from sync_pipeline.preflight.excess_rights import check_excess_rights
-from sync_pipeline.preflight.notice import Notice
 from sync_pipeline.preflight.outboxes import outboxes
 from sync_pipeline.sources.stamps import INTEGERS, UNZONED, sequence_faults
 from sync_pipeline.sources.table import Table, plain

@@ -8,7 +8,7 @@ from sync_pipeline.db.sql import Cursor
 from sync_pipeline.entities.files import read_entity_files
 from sync_pipeline.entity import Entity
 from sync_pipeline.errors import SettingError
-from sync_pipeline.preflight.notice import Notice
+from sync_pipeline.model.notices import Notice
 from sync_pipeline.sources import outbox_tables
 from sync_pipeline.sources.outbox import Outbox
 from sync_pipeline.sources.outbox_catalogue import (

@@ -2,24 +2,19 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
 
 import psycopg2
 
-from sync_pipeline.entities.ownership import MARK_OBJECT, Mark, index_marks, index_meta, prefix_marks, refusal
 from sync_pipeline.entity import Entity
 from sync_pipeline.errors import UnreachableError
 from sync_pipeline.ledger.claims import not_alone
 from sync_pipeline.ledger.identity import read_ledger_id
-from sync_pipeline.preflight.notice import Notice
-from sync_pipeline.sinks.search.requests import reaching
+from sync_pipeline.model.notices import Notice
+from sync_pipeline.sinks.ownership import ABOUT, Mark, refusal
+from sync_pipeline.sinks.sink import Sink
 from sync_pipeline.stores.stores import Stores
-
-ABOUT = "ownership"
-# a cluster without security knows no such question
-_NO_SECURITY = {400, 404, 405, 500}
 
 
 def check_ownership(stores: Stores, entities: Iterable[Entity]) -> Iterator[Notice]:
@@ -30,8 +25,10 @@ def check_ownership(stores: Stores, entities: Iterable[Entity]) -> Iterator[Noti
         yield from _not_alone(stores, {entity.name for entity in entities})
     for entity in entities:
         started = entity.name in opened
-        for marks in _marks(stores, entity):
-            yield from _notices(stores, entity, marks, ours, started)
+        for sink, marks in _marks(stores, entity):
+            yield from _notices(entity, marks, ours)
+            if started and marks and marks[-1].ledger is None:
+                yield from sink.unmarked(stores, entity.name, marks[-1])
             # A start that the index stops marks no prefix, and the index has its own notice.
             started = started and bool(marks) and all(mark.ledger in (None, ours) for mark in marks)
 
@@ -50,14 +47,11 @@ def _not_alone(stores: Stores, names: set[str]) -> Iterator[Notice]:
             yield Notice("warning", ABOUT, what, remedy)
 
 
-def _marks(stores: Stores, entity: Entity) -> Iterator[list[Mark]]:
-    """Those in the cluster, and then those in the bucket; that one does not answer, another look says."""
-    if entity.index:
+def _marks(stores: Stores, entity: Entity) -> Iterator[tuple[Sink, list[Mark]]]:
+    """Those of each sink, in the order in which they are put; that a store does not answer, another look says."""
+    for sink in entity.outer_sinks:
         with suppress(UnreachableError):
-            yield index_marks(stores, entity)
-    if entity.media:
-        with suppress(UnreachableError):
-            yield prefix_marks(stores, entity.media.prefix)
+            yield sink, sink.marks(stores)
 
 
 def _ledger(stores: Stores) -> tuple[str | None, set[str]]:
@@ -76,38 +70,9 @@ def _ledger(stores: Stores) -> tuple[str | None, set[str]]:
         return None, set()
 
 
-def _notices(stores: Stores, entity: Entity, marks: list[Mark], ours: str | None, started: bool) -> Iterator[Notice]:
+def _notices(entity: Entity, marks: list[Mark], ours: str | None) -> Iterator[Notice]:
     for mark in marks:
         if mark.ledger not in (None, ours):
             yield Notice("error", ABOUT, *refusal(entity.name, mark, ours))
         elif mark.ledger:
             yield Notice("ok", ABOUT, f"{mark.what} bears the mark of our ledger {ours}")
-    if started and marks and marks[-1].ledger is None:
-        yield from _unmarked(stores, entity, marks[-1])
-
-
-def _unmarked(stores: Stores, entity: Entity, mark: Mark) -> Iterator[Notice]:
-    """An index that we may mark is marked at the next start; a prefix would have been at the last one."""
-    what = f"{mark.what} bears no mark, so that another deployment could write to it unnoticed"
-    if not mark.what.startswith("index "):
-        key = f"{mark.what.removeprefix('prefix ')}{MARK_OBJECT}"
-        yield Notice("warning", ABOUT, what, f"allow s3:GetObject and s3:PutObject on {key}, and start again")
-        return
-    name = mark.what.removeprefix("index ")
-    if not may_mark(stores, name):
-        meta = json.dumps({"_meta": index_meta(stores, entity)})
-        yield Notice("warning", ABOUT, what, f"allow manage on it and start again; or PUT {name}/_mapping {meta}")
-
-
-def may_mark(stores: Stores, index: str) -> bool:
-    """Whether we may mark an index; a cluster without security lets all do it. Raises UnreachableError."""
-    from elasticsearch import ApiError
-
-    with reaching():
-        try:
-            asked = [{"names": [index], "privileges": ["manage"]}]
-            return bool(stores.search.security.has_privileges(index=asked)["has_all_requested"])
-        except ApiError as error:
-            if error.status_code not in _NO_SECURITY:
-                raise
-    return True

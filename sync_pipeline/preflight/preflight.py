@@ -5,6 +5,7 @@ from __future__ import annotations
 from functools import partial
 
 from sync_pipeline.entity import Entity
+from sync_pipeline.model.notices import Notice, worst
 from sync_pipeline.preflight import (
     buckets,
     clocks,
@@ -13,13 +14,15 @@ from sync_pipeline.preflight import (
     ownership,
     publications,
     replica,
-    search,
     target,
 )
+from sync_pipeline.preflight.checks import run_check
 from sync_pipeline.preflight.declarations import check_entity, check_entity_files
-from sync_pipeline.preflight.notice import Notice, run_check, worst
 from sync_pipeline.preflight.relations import check_grants
 from sync_pipeline.preflight.visibility import check_declared_visibility
+from sync_pipeline.sinks.ownership import ABOUT as OWNERSHIP
+from sync_pipeline.sinks.search import preflight as search
+from sync_pipeline.sinks.table.preflight import ABOUT as TARGET
 from sync_pipeline.stores.stores import Stores
 
 
@@ -31,12 +34,13 @@ def preflight(stores: Stores, entities: list[Entity], *, whole: bool = True) -> 
     files = run_check("entity files", partial(check_entity_files, stores, whole=whole))
     databases = [
         run_check(legacy.ABOUT, partial(legacy.check_legacy, stores, entities)),
-        run_check(target.ABOUT, partial(target.check_target, stores, entities)),
+        run_check(TARGET, partial(target.check_target, stores)),
     ]
     sound: list[Entity] = []
     others = [
         run_check(replica.ABOUT, partial(replica.check_replica, stores, entities)),
-        run_check(search.ABOUT, partial(search.check_search, stores, entities)),
+        run_check(search.ABOUT, partial(search.check_cluster, stores)),
+        *(run_check(sink.kind, partial(sink.preflight, stores, e.name)) for e in entities for sink in e.sinks),
         run_check(buckets.LEGACY, partial(buckets.check_legacy_bucket, stores)),
         run_check(buckets.TARGET, partial(buckets.check_target_bucket, stores)),
     ]
@@ -48,7 +52,7 @@ def preflight(stores: Stores, entities: list[Entity], *, whole: bool = True) -> 
         sound = [e for e in entities if worst(of_entities[e.name].notices) != "error"]
         others.append(run_check(publications.ABOUT, partial(publications.check_publications, stores, entities)))
     if databases[1].reached:
-        others.append(run_check(ownership.ABOUT, partial(ownership.check_ownership, stores, entities)))
+        others.append(run_check(OWNERSHIP, partial(ownership.check_ownership, stores, entities)))
     if all(database.reached for database in databases):
         others += [run_check(f"entity {e.name}", partial(check_declared_visibility, stores, e)) for e in sound]
         others.append(run_check(clocks.ABOUT, partial(clocks.check_clocks, stores)))

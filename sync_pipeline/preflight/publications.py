@@ -15,7 +15,7 @@ from sync_pipeline.db.sql import Cursor
 from sync_pipeline.entities.files import read_entity_files
 from sync_pipeline.entity import Entity
 from sync_pipeline.errors import SyncError
-from sync_pipeline.preflight.notice import Notice
+from sync_pipeline.model.notices import Notice
 from sync_pipeline.sources.ddl import printed
 from sync_pipeline.sources.publication import Publication, read_publications, removal
 from sync_pipeline.sources.replica_identity import read_members, read_publishers, refused_writes

@@ -15,7 +15,7 @@ import psycopg2
 from sync_pipeline.db.sql import Cursor
 from sync_pipeline.entity import Entity
 from sync_pipeline.errors import DeclarationError
-from sync_pipeline.preflight.notice import Notice
+from sync_pipeline.model.notices import Notice
 from sync_pipeline.sources.outbox import Outbox
 from sync_pipeline.sources.sweep_only import SweepOnly
 from sync_pipeline.sources.table import Table

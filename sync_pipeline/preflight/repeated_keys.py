@@ -9,8 +9,8 @@ from sync_pipeline.db.keys import Key
 from sync_pipeline.entities.origin import Origin
 from sync_pipeline.entity import Entity
 from sync_pipeline.errors import UnreachableError
+from sync_pipeline.model.notices import Notice
 from sync_pipeline.preflight.key_order import ERROR_ROWS, estimate
-from sync_pipeline.preflight.notice import Notice
 from sync_pipeline.stores.sessions import Purpose
 
 _SHOWN = 3

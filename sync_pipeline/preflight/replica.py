@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator
 
 from sync_pipeline.db.sql import Cursor
 from sync_pipeline.entity import Entity
-from sync_pipeline.preflight.notice import Notice
+from sync_pipeline.model.notices import Notice
 from sync_pipeline.stores.replica import SETTING, identity_of, position_of
 from sync_pipeline.stores.stores import Stores
 

@@ -9,7 +9,7 @@ import psycopg2
 from sync_pipeline.entities.visibility import changes_of
 from sync_pipeline.entity import Entity
 from sync_pipeline.errors import DeclarationError
-from sync_pipeline.preflight.notice import Notice
+from sync_pipeline.model.notices import Notice
 from sync_pipeline.stores.stores import Stores
 
 

@@ -10,14 +10,12 @@ from psycopg2.extras import execute_values
 
 from sync_pipeline.db.columns import array_literal
 from sync_pipeline.db.sql import Cursor, bind
-from sync_pipeline.entities.origin import Reject
 from sync_pipeline.ledger.log import record_events
+from sync_pipeline.model.files import MISSING_FILE, REFUSED_FILE, UNFORESEEN_FILE
 from sync_pipeline.model.reasons import DEAD_LETTERS, PARKED, SET_ASIDE, Reason
+from sync_pipeline.model.rows import Reject
 from sync_pipeline.queue.due import AGAIN, ASKED, KEYS_A_RECORD, PRIORITY
 
-MISSING_FILE = "MediaMissing"
-REFUSED_FILE = "MediaRefused"
-UNFORESEEN_FILE = "MediaUnforeseen"
 # a store may have its reasons for an hour: such a row is tried again after 1, 2, 4 … 240 minutes, for as long as it is
 _REFUSED_FILES = (REFUSED_FILE, UNFORESEEN_FILE)
 # the error of a letter whose row is to be put back as it was, and cannot be

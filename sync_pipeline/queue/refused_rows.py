@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from sync_pipeline.db.columns import DIGEST
 from sync_pipeline.db.sql import Cursor
 from sync_pipeline.entities.context import EntityContext
-from sync_pipeline.queue.parking import MISSING_FILE
+from sync_pipeline.model.files import MISSING_FILE
 
 _PAGE = 5_000
 # Rows that wait for a file or a parent row have no timer in the end: each sweep tries those that were tried longest

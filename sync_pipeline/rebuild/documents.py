@@ -18,14 +18,13 @@ import pyarrow as pa
 from sync_pipeline.db.sql import copy_out
 from sync_pipeline.entities.context import EntityContext
 from sync_pipeline.ledger.rebuilds import Rebuild
-from sync_pipeline.model.findings import FindingKind
+from sync_pipeline.model.findings import Finding, FindingKind
 from sync_pipeline.model.reasons import Reason
 from sync_pipeline.queue import due
 from sync_pipeline.rebuild.report import COMPARED, ENOUGH, Compared, Report
-from sync_pipeline.reconcile.documents import all_ids, parsed
-from sync_pipeline.reconcile.verdict import Finding
 from sync_pipeline.run.live import work
 from sync_pipeline.sinks.search.requests import has_fit_id, look_up
+from sync_pipeline.sinks.search.walk import all_ids
 
 _PAGE = 1_000
 _LOOKS = 3
@@ -58,7 +57,7 @@ def compare(context: EntityContext, rebuild: Rebuild, report: Report) -> Compare
         if len(compared.findings) >= ENOUGH:
             return compared
     for ids in all_ids(context.stores.search, rebuild.name):
-        _, foreign = parsed(context, ids)
+        _, foreign = context.origin.key.parse_known(ids)
         unwanted = _unwanted(context, [text for text in ids if text not in foreign])
         left = _settled(context, rebuild, doubts(context, rebuild, unwanted))
         compared.findings += [Finding("search", doubt.kind, doubt.key) for doubt in left]

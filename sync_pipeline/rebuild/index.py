@@ -19,16 +19,16 @@ from sync_pipeline.db.sql import Cursor
 from sync_pipeline.entities.context import EntityContext
 from sync_pipeline.entity import Entity
 from sync_pipeline.errors import SettingError, UnreachableError
-from sync_pipeline.ledger import before_images
 from sync_pipeline.ledger.rebuilds import Rebuild
 from sync_pipeline.model.faults import crash_point
+from sync_pipeline.model.findings import Finding
 from sync_pipeline.queue import due, parking
 from sync_pipeline.rebuild.documents import compare, doubts, owed_documents
 from sync_pipeline.rebuild.report import Compared, Report
-from sync_pipeline.reconcile.verdict import Finding
 from sync_pipeline.run.live import work
 from sync_pipeline.sinks.search import SearchIndex
 from sync_pipeline.sinks.search.swap import AliasSwap, behind, next_name, remove
+from sync_pipeline.sinks.table import before_images
 from sync_pipeline.stores.stores import Stores
 
 _TRIES = 60

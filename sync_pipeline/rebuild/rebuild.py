@@ -16,10 +16,10 @@ from sync_pipeline.errors import SettingError
 from sync_pipeline.ledger import rebuilds
 from sync_pipeline.ledger.rebuilds import Rebuild, alone
 from sync_pipeline.model.faults import crash_point
+from sync_pipeline.model.findings import Finding
 from sync_pipeline.rebuild import index, table
 from sync_pipeline.rebuild.fill import fill
 from sync_pipeline.rebuild.report import Compared, Report, silent
-from sync_pipeline.reconcile.verdict import Finding
 from sync_pipeline.run.capture import open_cursor
 from sync_pipeline.stores.stores import Stores
 

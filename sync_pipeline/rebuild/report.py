@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from sync_pipeline.reconcile.verdict import Finding
+from sync_pipeline.model.findings import Finding
 
 FILLED, COMPARED = "rows filled", "compared"
 # is told a step and how many it has done more

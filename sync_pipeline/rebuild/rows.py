@@ -11,7 +11,6 @@ import psycopg2
 import pyarrow as pa
 
 from sync_pipeline.batch.adapt import adapt
-from sync_pipeline.batch.files import name_known
 from sync_pipeline.batch.order import Order
 from sync_pipeline.db.equality import comparable
 from sync_pipeline.db.keys import Key
@@ -19,14 +18,13 @@ from sync_pipeline.db.sql import Cursor, bind, quote
 from sync_pipeline.entities.context import EntityContext
 from sync_pipeline.ledger.ledger import HELD_ROW
 from sync_pipeline.ledger.rebuilds import Rebuild
-from sync_pipeline.ledger.target_tables import target_tables
-from sync_pipeline.model.findings import FindingKind
+from sync_pipeline.model.findings import Finding, FindingKind
 from sync_pipeline.model.reasons import SET_ASIDE
 from sync_pipeline.pipeline import sync_keys
 from sync_pipeline.rebuild.fill import CAUSE
 from sync_pipeline.rebuild.report import COMPARED, ENOUGH, Compared, Report
-from sync_pipeline.reconcile.verdict import Finding
 from sync_pipeline.sinks.table.definitions import uncut
+from sync_pipeline.sinks.table.present import target_tables
 from sync_pipeline.sinks.table.target_table import TargetTable
 
 # from PostgreSQL 16 on a value can be asked for whether it fits another type
@@ -174,8 +172,7 @@ def _refused(context: EntityContext, texts: list[str]) -> dict[str, str]:
         return {}
     key = context.origin.key
     adapted, _ = adapt(context.entity, key, context.origin.by_keys(key.parse(texts)).table)
-    if context.entity.media:
-        adapted = name_known(context.entity.media, context.stores, context.entity.name, key, adapted)
+    adapted = context.as_written(adapted)
     with context.stores.target() as cursor:
         shadow = target_tables(cursor, context.entity.name, context.entity.table)[1]
     names = key.texts(adapted.legacy)

@@ -20,14 +20,14 @@ from sync_pipeline.entities.context import EntityContext
 from sync_pipeline.entity import Entity
 from sync_pipeline.errors import SettingError, UnreachableError
 from sync_pipeline.ledger.rebuilds import Rebuild
-from sync_pipeline.ledger.references import still
 from sync_pipeline.model.faults import crash_point
+from sync_pipeline.model.findings import Finding
 from sync_pipeline.preflight.shadow_table import foreign_keys, obstacles
 from sync_pipeline.queue import parking
 from sync_pipeline.rebuild.report import Compared, Report
 from sync_pipeline.rebuild.rows import compare, doubts
-from sync_pipeline.reconcile.verdict import Finding
 from sync_pipeline.sinks.table import RelationalTable
+from sync_pipeline.sinks.table.references import still
 from sync_pipeline.sinks.table.swap import TableSwap
 from sync_pipeline.stores.stores import Stores
 

@@ -11,11 +11,9 @@ import pyarrow as pa
 
 from sync_pipeline.db.sql import bind, quote
 from sync_pipeline.entities.context import EntityContext
-from sync_pipeline.model.findings import FindingKind
+from sync_pipeline.model.findings import Finding, FindingKind
 from sync_pipeline.partitions import EARLIER, UNDATED, KeyRanges, Monthly
-from sync_pipeline.reconcile.files import rows_naming
 from sync_pipeline.reconcile.reconcile import keys_of
-from sync_pipeline.reconcile.verdict import Finding
 from sync_pipeline.run.capture import subject_of
 from sync_pipeline.sources.watermark import stamped_since
 from sync_pipeline.stores.sessions import Purpose
@@ -60,10 +58,15 @@ def parts(context: EntityContext, findings: Iterable[Finding]) -> list[Part]:
 def _by_row(context: EntityContext, findings: list[Finding]) -> dict[str, Counter[str]]:
     """Mismatches by sink, for each row (key text); those of an object for each row that names it."""
     keys = set(context.origin.key.texts(keys_of(context, findings)).to_pylist())
-    naming = rows_naming(context, [finding.key for finding in findings if finding.sink == "media"])
+    naming = {
+        sink.kind: sink.rows_of(context.of_sinks, [finding.key for finding in findings if finding.sink == sink.kind])
+        for sink in context.entity.sinks
+        if not sink.names_rows
+    }
     found: dict[str, Counter[str]] = {}
     for finding in findings:
-        rows = naming.get(finding.key, set()) if finding.sink == "media" else {finding.key} & keys
+        own = naming.get(finding.sink)
+        rows = {finding.key} & keys if own is None else own.get(finding.key, set())
         for row in rows:
             found.setdefault(row, Counter())[finding.sink] += 1
     return found

@@ -8,26 +8,22 @@ from dataclasses import replace
 
 import pyarrow as pa
 
-from sync_pipeline.batch.adapt import Adapted, adapt
-from sync_pipeline.batch.files import name_known
-from sync_pipeline.db.keys import Key
-from sync_pipeline.db.sql import Cursor
+from sync_pipeline.batch.adapt import adapt
 from sync_pipeline.entities.context import EntityContext
-from sync_pipeline.entities.origin import Reject, Rows
+from sync_pipeline.entities.origin import Rows
 from sync_pipeline.entities.visibility import check_visibility
 from sync_pipeline.errors import SyncError
 from sync_pipeline.ledger.backfills import unfilled
 from sync_pipeline.ledger.bases import count_former
 from sync_pipeline.ledger.servers import recovery_of
 from sync_pipeline.model.faults import guarded
-from sync_pipeline.model.findings import FindingKind
+from sync_pipeline.model.findings import Finding, FindingKind
 from sync_pipeline.model.reasons import Reason
-from sync_pipeline.reconcile.documents import compare_documents, extra_documents
-from sync_pipeline.reconcile.files import compare_files, known_files, rows_naming
-from sync_pipeline.reconcile.rows import compare_rows
-from sync_pipeline.reconcile.verdict import Finding, Verdict
+from sync_pipeline.model.rows import Adapted, Reject
+from sync_pipeline.reconcile.verdict import Verdict
 from sync_pipeline.run.sweep_requests import await_sweep
-from sync_pipeline.sinks.media import MediaBucket
+from sync_pipeline.sinks.context import Span
+from sync_pipeline.sinks.sink import Sink
 
 # what differs because the monolith has moved on
 _UNREPORTED = {FindingKind.MISSING, FindingKind.STALE, FindingKind.EXTRA}
@@ -45,17 +41,20 @@ def reconcile(context: EntityContext, report: Callable[[int], None] = lambda _: 
         check_visibility(context.entity, context.stores, record=False)
         suspects += _walk(context, verdict, report)
         verdict.findings += _unnamed(context)
-        if context.entity.index:
-            suspects += extra_documents(context, context.entity.index)
+        for sink in context.entity.sinks:
+            if sink.names_rows:
+                suspects += sink.compare_rest(context.of_sinks)
     except SyncError as error:
         verdict.findings += _unknown("relational", error)
     if suspects:
         verdict.findings += _settled(context, suspects, verdict)
-    if context.entity.media:
+    for sink in context.entity.sinks:
+        if sink.names_rows:
+            continue
         try:
-            verdict.findings += _files(context, context.entity.media, verdict)
+            verdict.findings += _objects(context, sink, verdict)
         except SyncError as error:
-            verdict.findings += _unknown("media", error)
+            verdict.findings += _unknown(sink.kind, error)
     verdict.findings += _recovering(context)
     verdict.findings = list(dict.fromkeys(verdict.findings))
     with context.stores.target() as cursor:
@@ -110,16 +109,8 @@ def _walk(context: EntityContext, verdict: Verdict, report: Callable[[int], None
         rows = context.origin.page(after, None, "true", limit)
         last = rows.is_last
         until = None if last else rows.last
-
-        def within(
-            cursor: Cursor, alias: str, key: Key, low: list[str] | None = after, high: list[str] | None = until
-        ) -> str:
-            return f"{key.after(cursor, alias, low)} AND {key.until(cursor, alias, high)}"
-
         expected, refused = _expected(context, rows)
-        found += _with_refused(compare_rows(context, expected, within), refused)
-        if context.entity.index:
-            found += compare_documents(context, context.entity.index, expected, expected.legacy)
+        found += _compare(context, expected, refused, Span(expected.legacy, True, after, until))
         verdict.compared += rows.table.num_rows
         report(rows.count)
         if last:
@@ -146,10 +137,7 @@ def _compare_again(context: EntityContext, suspects: list[Finding], verdict: Ver
     keys = context.origin.key.parse(sorted({f.key for f in suspects} - {f.key for f in foreign}))
     try:
         expected, refused = _expected(context, context.origin.by_keys(keys))
-        found = compare_rows(context, expected, lambda cursor, alias, key: key.is_in(cursor, alias, keys))
-        found = _with_refused(found, refused)
-        if context.entity.index:
-            found += compare_documents(context, context.entity.index, expected, keys)
+        found = _compare(context, expected, refused, Span(keys))
     except SyncError as error:
         return [replace(finding, kind=FindingKind.UNKNOWN, detail=str(error)) for finding in suspects]
     owed = _owed(context, [finding.key for finding in found])
@@ -158,41 +146,43 @@ def _compare_again(context: EntityContext, suspects: list[Finding], verdict: Ver
     return foreign + [replace(f, kind=kinds.get(f.key, f.kind)) for f in found]
 
 
-def _files(context: EntityContext, sink: MediaBucket, verdict: Verdict) -> list[Finding]:
-    """What differs, and still does after the grace time and, where somebody follows, after a sweep.
+def _compare(context: EntityContext, expected: Adapted, refused: list[Reject], span: Span) -> list[Finding]:
+    """What differs in a span. Rows that no adapter takes are missing; as a rule they are parked, and so pending."""
+    found = [finding for sink in context.entity.sinks for finding in sink.compare(context.of_sinks, expected, span)]
+    there = {finding.key for finding in found if finding.sink == "relational"}
+    missing = [reject for reject in refused if reject.key not in there]
+    return found + [Finding("relational", FindingKind.MISSING, r.key, f"{r.error}: {r.message}") for r in missing]
+
+
+def _objects(context: EntityContext, sink: Sink, verdict: Verdict) -> list[Finding]:
+    """Of a sink that names its own objects: what differs, and still does after the grace time and after a sweep.
 
     No row tells of a file that was overwritten under its key.
     """
-    found = compare_files(context, sink)
+    found = sink.compare_rest(context.of_sinks)
     if found:
         threading.Event().wait(context.stores.settings.recheck_seconds)
         found = _still(context, sink, found)
     if any(finding.kind == FindingKind.STALE for finding in found) and await_sweep(context, _SWEEP_PATIENCE_SECONDS):
         found = _still(context, sink, found)
-    rows = sorted(set().union(*rows_naming(context, [f.key for f in found]).values()))
+    rows_of = sink.rows_of(context.of_sinks, [finding.key for finding in found])
+    rows = sorted(set().union(*rows_of.values()))
     owed = _owed(context, rows)
     verdict.overdue += sum(owed.values())
-    return known_files(context, found, _discarded(context, rows) | dict.fromkeys(owed, FindingKind.PENDING))
+    known = _discarded(context, rows) | dict.fromkeys(owed, FindingKind.PENDING)
+    kinds = {f.key: max((known[row] for row in rows_of.get(f.key, ()) if row in known), default=f.kind) for f in found}
+    return [replace(finding, kind=kinds[finding.key]) for finding in found]
 
 
-def _still(context: EntityContext, sink: MediaBucket, found: list[Finding]) -> list[Finding]:
+def _still(context: EntityContext, sink: Sink, found: list[Finding]) -> list[Finding]:
     """Those of the findings that are found again."""
-    return sorted(set(found) & set(compare_files(context, sink)))
+    return sorted(set(found) & set(sink.compare_rest(context.of_sinks)))
 
 
 def _expected(context: EntityContext, rows: Rows) -> tuple[Adapted, list[Reject]]:
     """Legacy rows as the new side must hold them, and those that no adapter takes."""
     adapted, rejects = adapt(context.entity, context.origin.key, rows.table)
-    if context.entity.media:
-        adapted = name_known(context.entity.media, context.stores, context.entity.name, context.origin.key, adapted)
-    return adapted, [*rows.rejects, *rejects]
-
-
-def _with_refused(found: list[Finding], refused: list[Reject]) -> list[Finding]:
-    """Rows that no adapter takes are missing; as a rule they are parked, and so pending."""
-    there = {finding.key for finding in found}
-    missing = [r for r in refused if r.key not in there]
-    return found + [Finding("relational", FindingKind.MISSING, r.key, f"{r.error}: {r.message}") for r in missing]
+    return context.as_written(adapted), [*rows.rejects, *rejects]
 
 
 def _owed(context: EntityContext, keys: list[str]) -> dict[str, bool]:
@@ -223,5 +213,6 @@ def _discarded(context: EntityContext, keys: list[str]) -> dict[str, FindingKind
 
 def keys_of(context: EntityContext, findings: list[Finding]) -> pa.Table:
     """The keys of row and document findings, once each."""
-    texts = {f.key for f in findings if f.sink != "media" and f.kind != FindingKind.UNKNOWN}
+    others = {sink.kind for sink in context.entity.sinks if not sink.names_rows}
+    texts = {f.key for f in findings if f.sink not in others and f.kind != FindingKind.UNKNOWN}
     return context.origin.key.parse(sorted(text for text in texts if context.origin.key.is_text(text)))

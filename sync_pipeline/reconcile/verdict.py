@@ -4,40 +4,12 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any
 
-from sync_pipeline.model.findings import KNOWN, FindingKind, VerdictStatus
+from sync_pipeline.model.findings import KNOWN, Finding, FindingKind, VerdictStatus
 
 SINKS = ("relational", "search", "media")
 _SAMPLES = 100
-
-
-class Difference(NamedTuple):
-    """A column or field, what the monolith wants it to hold, and what it holds; shortened text."""
-
-    column: str
-    wanted: str
-    found: str
-
-
-@dataclass(frozen=True, order=True)
-class Finding:
-    """One mismatch: in which sink, of which kind, at which key, and how."""
-
-    sink: str
-    kind: FindingKind
-    key: str
-    detail: str = ""
-    differs: tuple[Difference, ...] = ()
-
-    @property
-    def message(self) -> str:
-        """How it differs, in a line."""
-        return self.detail or "; ".join(f"{d.column}: {d.wanted} wanted, {d.found} found" for d in self.differs)
-
-    def as_dict(self) -> dict[str, Any]:
-        """For JSON."""
-        return {**vars(self), "kind": self.kind.value, "differs": [difference._asdict() for difference in self.differs]}
 
 
 @dataclass

@@ -22,8 +22,6 @@ from sync_pipeline.db.keys import Key
 from sync_pipeline.db.sql import Cursor
 from sync_pipeline.entities.context import EntityContext
 from sync_pipeline.errors import CompensationError, UnreachableError
-from sync_pipeline.ledger import before_images
-from sync_pipeline.ledger.before_images import Image
 from sync_pipeline.ledger.ledger import KEEP, UNDO, WRITE
 from sync_pipeline.ledger.rebuilds import under_way
 from sync_pipeline.model.faults import crash_point
@@ -31,6 +29,8 @@ from sync_pipeline.model.reasons import Reason
 from sync_pipeline.pipeline import sync_keys
 from sync_pipeline.queue import due, parking
 from sync_pipeline.sinks.search.requests import look_up
+from sync_pipeline.sinks.table import before_images
+from sync_pipeline.sinks.table.before_images import Image
 from sync_pipeline.stores.stores import first_line
 
 log = logging.getLogger(__name__)

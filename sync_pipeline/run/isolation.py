@@ -7,10 +7,10 @@ import logging
 from sync_pipeline.batch.brake import sample_of
 from sync_pipeline.batch.order import Order
 from sync_pipeline.entities.context import EntityContext
-from sync_pipeline.entities.origin import Reject
 from sync_pipeline.errors import SharedFaultError, UnreachableError
 from sync_pipeline.model.faults import guarded
 from sync_pipeline.model.reasons import PARKED, Reason
+from sync_pipeline.model.rows import Reject
 from sync_pipeline.model.steps import BatchStep
 from sync_pipeline.model.unforeseen import describe, is_unforeseen
 from sync_pipeline.pipeline import sync_keys

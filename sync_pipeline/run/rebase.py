@@ -25,7 +25,6 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from sync_pipeline.batch.adapt import adapt
-from sync_pipeline.batch.files import name_known
 from sync_pipeline.db.columns import DIGEST
 from sync_pipeline.db.digest import former_expressions
 from sync_pipeline.db.sql import Cursor, bind, copy_in, copy_out, quote
@@ -37,8 +36,7 @@ from sync_pipeline.ledger.bases import FormerBasis, former_bases
 from sync_pipeline.ledger.ledger import BY_KEY
 from sync_pipeline.model.faults import crash_point, guarded
 from sync_pipeline.model.reasons import Reason
-from sync_pipeline.reconcile.documents import compare_documents
-from sync_pipeline.reconcile.rows import compare_rows
+from sync_pipeline.sinks.context import Span
 
 log = logging.getLogger(__name__)
 
@@ -182,7 +180,7 @@ def _settle_by_comparisons(context: EntityContext, entries: pa.Table, halt: thre
                 raise
             size.shrink(part.num_rows)
             continue
-        except _IndexAwayError as error:  # holds up no sweep: a later one compares these rows
+        except _SinkAwayError as error:  # holds up no sweep: a later one compares these rows
             log.warning("rows not compared", extra={"entity": context.entity.name, "error": str(error)})
             return done
         first += part.num_rows
@@ -190,8 +188,8 @@ def _settle_by_comparisons(context: EntityContext, entries: pa.Table, halt: thre
     return done
 
 
-class _IndexAwayError(Exception):
-    """The index does not answer."""
+class _SinkAwayError(Exception):
+    """A store does not answer."""
 
 
 def _settle_by_comparison(context: EntityContext, entries: pa.Table) -> int:
@@ -215,18 +213,17 @@ def _settle_by_comparison(context: EntityContext, entries: pa.Table) -> int:
 
 def _compare(context: EntityContext, rows: Rows, keys: pa.Table) -> tuple[pa.Table, set[str]]:
     """Keys and digests of the rows that were read, and which of them (key texts) the new side does not hold as such."""
-    key, index = context.origin.key, context.entity.index
+    key = context.origin.key
     those = pc.is_in(key.texts(rows.table), value_set=key.texts(keys))  # and not the other parts of their roots
     expected, rejects = adapt(context.entity, key, rows.table.filter(those))
-    if context.entity.media:
-        expected = name_known(context.entity.media, context.stores, context.entity.name, key, expected)
-    findings = compare_rows(context, expected, lambda cursor, alias, kind: kind.is_in(cursor, alias, keys))
-    if index:
+    expected, span = context.as_written(expected), Span(keys)
+    findings = context.entity.table.compare(context.of_sinks, expected, span)
+    for sink in (sink for sink in context.entity.outer_sinks if sink.names_rows):
         try:
-            with context.stores.search_breaker:
-                findings += compare_documents(context, index, expected, keys)
+            with sink.breaker(context.stores):
+                findings += sink.compare(context.of_sinks, expected, span)
         except UnreachableError as error:
-            raise _IndexAwayError(str(error)) from error
+            raise _SinkAwayError(str(error)) from error
     refused = [*rows.rejects, *rejects]
     read = rows.table.select([*key.columns, DIGEST])
     unread = key.parse(reject.key for reject in rows.rejects)

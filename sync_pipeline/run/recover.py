@@ -21,12 +21,11 @@ from psycopg2.extras import execute_values
 from sync_pipeline.db.columns import DIGEST
 from sync_pipeline.db.sql import Cursor, copy_out, quote
 from sync_pipeline.entities.context import EntityContext
-from sync_pipeline.entities.ownership import MARK_OBJECT
 from sync_pipeline.errors import UnreachableError
 from sync_pipeline.ledger.ledger import HELD_DOCUMENT, raise_revision
 from sync_pipeline.model.reasons import Reason
 from sync_pipeline.queue import due
-from sync_pipeline.reconcile.documents import parsed
+from sync_pipeline.sinks.media.ownership import MARK_OBJECT
 from sync_pipeline.sinks.search import SearchIndex
 from sync_pipeline.sinks.search.requests import look_up, reaching
 from sync_pipeline.stores.stores import SEARCH_SECONDS
@@ -134,7 +133,7 @@ def _compare_index(context: EntityContext, place: _Place, alias: str) -> None:
     """Documents that the ledger does not know, or that bear a later version than it has given."""
     hits = _hits(context, place, alias)
     versions = {hit["_id"]: int(hit["_version"]) for hit in hits}
-    keys, _ = parsed(context, list(versions))  # what is no key was never ours
+    keys, _ = context.origin.key.parse_known(list(versions))  # what is no key was never ours
     texts = context.origin.key.texts(keys)
     staged = keys.append_column(DIGEST, pa.array([versions[text] for text in texts.to_pylist()], pa.int64()))
     with context.stores.target() as cursor:
@@ -186,7 +185,7 @@ def _compare_ledger(context: EntityContext, place: _Place, index: SearchIndex) -
             f" AND l.held & {HELD_DOCUMENT} <> 0 ORDER BY {key.ordered('l')} LIMIT {_IDS}",
             schema,
         )
-    context.ensure_index()
+    index.open(context.stores, context.entity.name)
     texts = key.texts(held).to_pylist()
     there = {
         doc["_id"]: doc.get("_version") for doc in look_up(context.stores.search, index.alias, texts, source=False)

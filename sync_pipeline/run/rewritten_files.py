@@ -20,9 +20,9 @@ from sync_pipeline.entities.context import EntityContext
 from sync_pipeline.errors import UnreachableError
 from sync_pipeline.ledger.sweeps import Walk
 from sync_pipeline.model.faults import guarded
+from sync_pipeline.model.files import Source
 from sync_pipeline.model.reasons import Reason
 from sync_pipeline.queue import due
-from sync_pipeline.sinks.media.copy import Source
 
 _PAGE = 1_000
 # keys of so many records are looked through; where more are queued, a row may be queued twice until the walk ends

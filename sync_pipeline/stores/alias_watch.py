@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from sync_pipeline.errors import IndexFaultError
 from sync_pipeline.model.faults import guarded
-from sync_pipeline.sinks.search.index_state import alias_faults
+from sync_pipeline.stores.index_state import alias_faults
 
 if TYPE_CHECKING:
     from elasticsearch import Elasticsearch

@@ -173,7 +173,7 @@ def overwritten(world, context, key):
     put(world, "overwritten.jpg", b"before")
     world.legacy(FILE, (key, "overwritten.jpg"))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("sync_pipeline.batch.files.crash_point", lambda _: put(world, "overwritten.jpg", b"after!"))
+        patch.setattr("sync_pipeline.sinks.media.place.crash_point", lambda _: put(world, "overwritten.jpg", b"after!"))
         sync_keys(context, context.origin.key.parse([str(key)]), Order())
 
 

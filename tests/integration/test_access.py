@@ -10,13 +10,12 @@ import pytest
 from demo.buckets import create_bucket
 from demo.machine import free_port
 from demo.servers.object_store import ObjectStore
-from sync_pipeline.entities.context import EntityContext
 from sync_pipeline.errors import SettingError, UnreachableError
+from sync_pipeline.model.files import Copied
 from sync_pipeline.preflight.preflight import preflight
 from sync_pipeline.reconcile.reconcile import reconcile
 from sync_pipeline.settings import Settings
 from sync_pipeline.sinks.media import MediaBucket
-from sync_pipeline.sinks.media.copy import Copied
 from sync_pipeline.stores.stores import Stores
 from tests.gate import gated
 from tests.world import opened
@@ -88,7 +87,7 @@ def test_who_is_not_let_in_is_told_and_tries_again_later(world, own, tmp_path, s
         right = {"SYNC_SEARCH_URL": f"https://{gate.address}", "SYNC_SEARCH_API_KEY": KEY}
         stores = own(**right | {"SYNC_SEARCH_CA_FILE": str(gate.certificate)} | settings)
         with pytest.raises(UnreachableError) as told:
-            EntityContext.open(world.context("text").entity, stores).ensure_index()
+            world.context("text").entity.index.open(stores, "text")
         (notice,) = [n for n in preflight(stores, []) if n.about == "search"]
     for said in (str(told.value), notice.what):
         assert said.startswith("SYNC_SEARCH_")

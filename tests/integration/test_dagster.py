@@ -90,7 +90,7 @@ def test_pages_show_what_sinks_hold(filled, world, instance, monkeypatch):
         count(stores, f"SELECT count(*) {files}"),
         count(stores, f"SELECT coalesce(sum(size), 0) {files}"),
     )
-    monkeypatch.setattr("sync_pipeline.operate.sink_sizes._COUNTED_ROWS", 5)  # many rows are estimated
+    monkeypatch.setattr("sync_pipeline.db.counting.COUNTED_ROWS", 5)  # many rows are estimated
     with stores.target() as cursor:
         cursor.execute("ANALYZE catalog.text")
     assert rows / 2 < sink_sizes(stores, entity)["relational"].rows < rows * 2

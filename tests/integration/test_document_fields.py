@@ -4,7 +4,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from sync_pipeline.reconcile.fields import Fields
+from sync_pipeline.sinks.search.fields import Fields
 from sync_pipeline.sinks.table import RelationalTable
 
 COLUMNS = {
@@ -64,7 +64,7 @@ TWO = [
 def fields(fresh_world):
     with fresh_world.stores.target() as cursor:
         TABLE.ensure(cursor)
-    return Fields(SimpleNamespace(stores=fresh_world.stores, entity=SimpleNamespace(table=TABLE)))
+    return Fields(SimpleNamespace(stores=fresh_world.stores, table=TABLE.quoted))
 
 
 @pytest.mark.hazard(34)

@@ -10,16 +10,17 @@ from elasticsearch import AuthorizationException
 
 from demo.databases import create_target, drop_database
 from sync_pipeline.batch.order import Order
-from sync_pipeline.entities import ownership
 from sync_pipeline.entities.context import EntityContext, open_contexts
-from sync_pipeline.entities.ownership import MARK_OBJECT
+from sync_pipeline.entities.take_over import take_over
 from sync_pipeline.errors import OwnershipError, UnreachableError
 from sync_pipeline.pipeline import sync_keys
 from sync_pipeline.preflight.preflight import preflight
 from sync_pipeline.rebuild.rebuild import clear, rebuild_index
 from sync_pipeline.reconcile.reconcile import reconcile
-from sync_pipeline.sinks.media import MediaBucket
+from sync_pipeline.sinks.media import MediaBucket, ownership
+from sync_pipeline.sinks.media.ownership import MARK_OBJECT
 from sync_pipeline.sinks.search import SearchIndex
+from sync_pipeline.sinks.search.ownership import index_meta
 from sync_pipeline.stores.stores import Stores
 from tests.command import Command
 from tests.world import opened
@@ -50,7 +51,7 @@ def video(world):
     """The entity; whatever a test leaves, its marks are the world's again."""
     entity = world.context("video").entity
     yield entity
-    ownership.take_over(world.stores, entity)
+    take_over(world.stores, entity)
 
 
 def renamed(entity, alias="", prefix=""):
@@ -242,7 +243,7 @@ def test_of_two_that_mark_at_once_one_is_refused(world, other, video, monkeypatc
 
     ownership._mark_prefix(world.stores, "race", only_if_free=True)
     with pytest.raises(OwnershipError, match="prefix race/"):
-        ownership.claim_prefix(other, MediaBucket(columns=("cover",), prefix="race"), "video")
+        MediaBucket(columns=("cover",), prefix="race").claim(other, "video")
     remove(world, prefix="race/")
 
 
@@ -262,7 +263,7 @@ def test_a_new_ledger_takes_over_by_a_command(world, other, video, tmp_path):
 
 
 def test_a_rebuilt_index_bears_the_mark_and_what_else_was_noted(world, video):
-    kept = {"_meta": {"team": "search", **ownership.index_meta(world.stores, video)}}
+    kept = {"_meta": {"team": "search", **index_meta(world.stores, video.name)}}
     world.document("PUT", "video-000001/_mapping", kept)
     assert not rebuild_index(world.context("video")).findings
     assert world.document("GET", "video/_mapping")["video-000002"]["mappings"]["_meta"] == kept["_meta"]

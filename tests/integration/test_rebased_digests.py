@@ -373,7 +373,7 @@ def test_an_index_that_is_away_holds_up_no_sweep(ground, monkeypatch):
         raise UnreachableError("SYNC_SEARCH_URL: away")
 
     with monkeypatch.context() as patch:
-        patch.setattr(rebase, "compare_documents", away)
+        patch.setattr(SearchIndex, "compare", away)
         swept = sweep(context)
     assert (swept.rebased, swept.outdated) == (len(PLAIN), len(VALUED))
     wait_for(lambda: not ground.stores.search_breaker.is_open)

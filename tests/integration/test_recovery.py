@@ -5,13 +5,13 @@ from contextlib import closing
 
 import pytest
 
-from sync_pipeline.entities.ownership import MARK_OBJECT
 from sync_pipeline.ledger.servers import ask_for_recovery, recovery_of
 from sync_pipeline.operate.status import status_of
 from sync_pipeline.run import recover as recovery
 from sync_pipeline.run.live import work
 from sync_pipeline.run.recover import recover
 from sync_pipeline.settings import Settings
+from sync_pipeline.sinks.media.ownership import MARK_OBJECT
 from sync_pipeline.stores.stores import Stores
 from tests.newsroom import leave_out_the_sweep
 from tests.world import opened

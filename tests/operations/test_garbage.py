@@ -7,18 +7,18 @@ from contextlib import closing
 import psycopg2
 import pytest
 
-from sync_pipeline.batch.files import place
 from sync_pipeline.batch.order import Order
 from sync_pipeline.entities.context import EntityContext
 from sync_pipeline.entities.files import load_entities
 from sync_pipeline.errors import UnreachableError
 from sync_pipeline.ledger import media
+from sync_pipeline.model.files import Copied, Source
 from sync_pipeline.pipeline import sync_keys
 from sync_pipeline.reconcile.reconcile import reconcile
 from sync_pipeline.run import garbage
 from sync_pipeline.run.garbage import collect
 from sync_pipeline.sinks.media import MediaBucket
-from sync_pipeline.sinks.media.copy import Copied, Source
+from sync_pipeline.sinks.media.place import place
 from sync_pipeline.stores.stores import Stores
 from tests.world import wait_for
 
@@ -121,7 +121,7 @@ def abandoned(world, context, file, monkeypatch):
             raise Cut
 
     with monkeypatch.context() as patch:
-        patch.setattr("sync_pipeline.batch.files.crash_point", cut)
+        patch.setattr("sync_pipeline.sinks.media.place.crash_point", cut)
         with pytest.raises(Cut):
             take_name(world, context, key)
     assert there(world, target)
@@ -155,7 +155,7 @@ def test_a_copy_that_was_taken_for_abandoned_is_made_again(world, context, file,
             assert collect(context.stores) == 1
 
     with monkeypatch.context() as patch:
-        patch.setattr("sync_pipeline.batch.files.crash_point", collected)
+        patch.setattr("sync_pipeline.sinks.media.place.crash_point", collected)
         with pytest.raises(UnreachableError, match="garbage"):
             take_name(world, context, key)
     assert not there(world, target)

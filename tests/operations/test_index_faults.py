@@ -16,14 +16,14 @@ from sync_pipeline.ledger.cursor import Lease
 from sync_pipeline.operate.repair import repair
 from sync_pipeline.operate.status import status_of
 from sync_pipeline.pipeline import sync_keys
-from sync_pipeline.preflight.search import check_search
 from sync_pipeline.queue import due
 from sync_pipeline.reconcile.reconcile import reconcile
 from sync_pipeline.run import document_sender, live
 from sync_pipeline.run.background import in_background
 from sync_pipeline.run.capture import open_cursor, resumed
 from sync_pipeline.run.document_sender import DocumentSender
-from sync_pipeline.sinks.search import declaration
+from sync_pipeline.sinks.search import SearchIndex, declaration
+from sync_pipeline.sinks.search.preflight import check_cluster
 from sync_pipeline.sinks.search.swap import AliasSwap
 from tests import clips
 from tests.chaos.interposer import Answer
@@ -41,6 +41,11 @@ OWED = "SELECT reason, error, message FROM sync.due"
 
 
 STATES = states(INDEX, "clip", "clip-000002")
+
+
+def notices_of(world, entity):
+    """What `check` says of the cluster and of the entity's alias."""
+    return [*check_cluster(world.stores), *entity.index.preflight(world.stores, entity.name)]
 
 
 @pytest.fixture(scope="module")
@@ -119,7 +124,7 @@ def test_what_is_wrong_with_the_index_is_owed_told_and_heals(world, context, sta
         assert told in " ".join(message for *_, message in world.target(OWED))
         assert any(told in alert for alert in status_of(world.stores, context.entity)["alerts"])
         assert world.target("SELECT count(*) FROM catalog.clip WHERE title LIKE '%%v2'") == [(12,)]
-        problems = [n for n in check_search(world.stores, [context.entity]) if n.level == "error"]
+        problems = [n for n in notices_of(world, context.entity) if n.level == "error"]
         assert problems
         assert not world.stores.search_breaker.is_open
     finally:
@@ -471,10 +476,10 @@ def test_check_names_a_template_that_makes_data_streams(world):
         "PUT", "_index_template/media-streams", {"index_patterns": ["dotty*"], "data_stream": {}, "priority": 500}
     )
     try:
-        index = declaration.SearchIndex("dotty", fields=clips.FIELDS)
+        index = SearchIndex("dotty", fields=clips.FIELDS)
         entity = clips.clip(media=False)
         object.__setattr__(entity, "sinks", (entity.table, index))
-        notices = [n for n in check_search(world.stores, [entity]) if n.level == "error"]
+        notices = [n for n in notices_of(world, entity) if n.level == "error"]
         assert "media-streams" in str(notices)
     finally:
         world.document("DELETE", "_index_template/media-streams")

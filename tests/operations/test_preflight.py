@@ -11,9 +11,9 @@ from sync_pipeline.db.keys import Key
 from sync_pipeline.entities.context import EntityContext
 from sync_pipeline.entity import Entity, LegacyQuery
 from sync_pipeline.errors import DeclarationError
+from sync_pipeline.model.notices import worst
 from sync_pipeline.partitions import KeyRanges, Monthly
 from sync_pipeline.preflight.clocks import apart
-from sync_pipeline.preflight.notice import worst
 from sync_pipeline.preflight.preflight import preflight
 from sync_pipeline.settings import Bucket
 from sync_pipeline.sinks.media import MediaBucket

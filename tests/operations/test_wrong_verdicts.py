@@ -13,12 +13,12 @@ from sync_pipeline.operate import repair as mending
 from sync_pipeline.operate.repair import repair
 from sync_pipeline.partitions import KeyRanges
 from sync_pipeline.pipeline import sync_keys
-from sync_pipeline.reconcile import documents
 from sync_pipeline.reconcile.reconcile import reconcile
 from sync_pipeline.run.backfill import backfill
 from sync_pipeline.run.sweep import sweep
 from sync_pipeline.sinks.media import MediaBucket
 from sync_pipeline.sinks.search import SearchIndex
+from sync_pipeline.sinks.search import compare as documents
 from sync_pipeline.sinks.search.requests import look_up
 from sync_pipeline.sinks.table import RelationalTable
 from sync_pipeline.sources.table import Table

@@ -56,7 +56,7 @@ def test_constraints_are_shown_one_by_one():
         sinks=(table,),
         comments={},
     )
-    schema = table_schema(pair)
+    schema = table_schema(pair, pair.table.page(pair.name))
     assert list(schema.constraints.other) == ["primary key (a, b)"]
     assert [column.constraints.nullable for column in schema.columns] == [False, False, False]
     assert schema.columns[2].constraints == dg.TableColumnConstraints(

@@ -5,8 +5,8 @@ import dataclasses
 import pytest
 
 from sync_pipeline.errors import DeclarationError
-from sync_pipeline.ledger.before_images import Image, last_whole
 from sync_pipeline.sinks.search import SearchIndex
+from sync_pipeline.sinks.table.before_images import Image, last_whole
 from tests.refusing.note import entity
 
 ROW, DOCUMENT = 1, 2

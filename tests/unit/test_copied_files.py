@@ -9,9 +9,9 @@ from boto3 import Session
 from botocore.exceptions import ClientError
 
 from sync_pipeline.errors import MediaMissingError, MediaRefusedError
-from sync_pipeline.reconcile import files
+from sync_pipeline.model.files import Source
 from sync_pipeline.sinks.media import MediaBucket, copy
-from sync_pipeline.sinks.media.copy import Source
+from sync_pipeline.sinks.media import compare as files
 from sync_pipeline.sinks.media.faults import SideError
 from sync_pipeline.sinks.media.headers import headers_of
 from sync_pipeline.stores.media_answers import MediaAnswers

@@ -1,5 +1,5 @@
 """The media sink: files of an entity, copied to the new bucket."""
 
-from sync_pipeline.sinks.media.declaration import MediaBucket
+from sync_pipeline.sinks.media.sink import MediaBucket
 
 __all__ = ["MediaBucket"]

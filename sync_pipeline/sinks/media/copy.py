@@ -8,7 +8,6 @@ import math
 from collections.abc import Callable
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import closing
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlencode
 
@@ -22,6 +21,7 @@ from sync_pipeline.errors import (
     UnreachableError,
 )
 from sync_pipeline.model.faults import guarded
+from sync_pipeline.model.files import Copied, Source
 from sync_pipeline.model.unforeseen import describe, is_unforeseen
 from sync_pipeline.sinks.media.faults import (
     LEGACY,
@@ -48,26 +48,6 @@ _MEGABYTE = 1 << 20
 # a bucket under an object lock takes no part without one, and the client sends none unasked
 _PART_CHECKSUM = "CRC32"
 _NO_CHECKSUM = ("content-md5", "checksum")
-
-
-@dataclass(frozen=True)
-class Source:
-    """A legacy object as it is now: its identity is (key, etag)."""
-
-    key: str
-    etag: str
-    size: int | None = field(default=None, compare=False)  # as HEAD says
-
-
-@dataclass(frozen=True)
-class Copied:
-    """An object in the new bucket; size in bytes, sha256 in hex."""
-
-    source: Source
-    target_key: str
-    size: int
-    sha256: str
-    target_etag: str
 
 
 class _Hashing:

@@ -11,14 +11,16 @@ import hashlib
 import posixpath
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from typing import Any, Literal, get_args
 
 from sync_pipeline.errors import (
     DeclarationError,
     MediaRefusedError,
     RowRejectedError,
 )
-from sync_pipeline.sinks.media.copy import CHANGED, Copied, Source, each, head, stream, unforeseen_file
+from sync_pipeline.model.files import Copied, Source
+from sync_pipeline.model.places import Place
+from sync_pipeline.sinks.media.copy import CHANGED, each, head, stream, unforeseen_file
 from sync_pipeline.sinks.media.faults import (
     CHECKS_PREFIX,
     MISSING,
@@ -29,31 +31,13 @@ from sync_pipeline.sinks.media.faults import (
 )
 from sync_pipeline.stores.stores import Stores
 
-if TYPE_CHECKING:
-    pass
-
-
 # what becomes of a row that names a file that is not there
 Missing = Literal["park", "null"]
 
 
 @dataclass(frozen=True)
-class MediaBucket:
-    """Files named by the adapted frame's `columns` (a key, or a list of keys, in the legacy bucket).
-
-    Each is copied to `{prefix}/{identity}{extension}` in the new bucket, never overwritten; rows and
-    documents then name the new key in that column.
-
-    An entity has its prefix alone. Where several name the same files, `shared=True` in each of them lets them have one
-    prefix, and one copy of a file: it is kept until no row of any of them names it.
-
-    `size` and `sha256` name columns of the row that are filled with the bytes and the SHA-256 (in hex) of its file, as
-    they were copied; where a column holds a list of files, with lists. With several columns of files, each says its
-    own: `size={"cover": "cover_bytes"}`. They are NULL where there is no file.
-
-    A row that names a file that is not there is parked until the file is. With `missing="null"` the row is written with
-    NULL in the file's place, and written again when a sweep finds the file.
-    """
+class BucketDeclaration:
+    """What a `MediaBucket` says: its fields are explained there."""
 
     columns: tuple[str, ...]
     prefix: str
@@ -94,6 +78,15 @@ class MediaBucket:
             raise DeclarationError(f"MediaBucket(prefix={self.prefix!r}): say clips, or media/clips")
         if parts[0] == CHECKS_PREFIX:
             raise DeclarationError(f"MediaBucket(prefix={self.prefix!r}): that prefix is the preflight's own")
+
+    @property
+    def place(self) -> Place:
+        """Its prefix."""
+        remedy = (
+            "give one of them another prefix, or say MediaBucket(…, shared=True) in both: then one copy of a file"
+            " serves both"
+        )
+        return Place("prefix", self.prefix, remedy, shared=self.shared)
 
     def target_key(self, source: Source) -> str:
         """The new bucket's key of a source's present content."""

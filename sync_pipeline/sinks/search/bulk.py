@@ -16,8 +16,8 @@ from sync_pipeline.db.columns import characters, json_of
 from sync_pipeline.errors import UnreachableError
 from sync_pipeline.model.faults import guarded
 from sync_pipeline.sinks.search.bulk_faults import Fault, fault_of
-from sync_pipeline.sinks.search.index_state import index_faults, mapping_faults
 from sync_pipeline.sinks.search.requests import innermost, reaching
+from sync_pipeline.stores.index_state import index_faults, mapping_faults
 
 # the client costs half a second to import; whoever only reads declarations does without
 if TYPE_CHECKING:

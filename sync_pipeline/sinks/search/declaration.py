@@ -18,9 +18,9 @@ from sync_pipeline.db.columns import document_columns, json_objects
 from sync_pipeline.errors import DeclarationError, IndexFaultError
 from sync_pipeline.model.faults import guarded
 from sync_pipeline.sinks.search.bulk import DEFAULT_BRAKE, Brake, Bulk, BulkResult, blame_mapping, decide
-from sync_pipeline.sinks.search.index_state import alias_faults, data_stream_fault
 from sync_pipeline.sinks.search.requests import UNFIT, has_fit_id, innermost, is_single_node, reaching
 from sync_pipeline.sinks.sink import select
+from sync_pipeline.stores.index_state import alias_faults, data_stream_fault
 
 # the client costs half a second to import; whoever only reads declarations does without
 if TYPE_CHECKING:
@@ -30,18 +30,16 @@ _NOT_ASKED = {403, 404, 405}
 # no template of anybody's: two that match one name must differ in it
 _OWN_PRIORITY = 987_654_321
 
+# of a field, as Elasticsearch takes it: {"type": "keyword"}
+FieldMapping = Mapping[str, Any]
+
 
 @dataclass(frozen=True)
-class SearchIndex:
-    """Documents behind `alias`: `fields` maps each field (a column of the adapted frame) to its mapping.
-
-    `json_fields` are text columns that hold JSON already. `where` names a boolean column of the adapted
-    frame: only rows that have it true have a document. `settings` are the index's, where we make it; what they leave
-    out, a rebuilt index takes from the one before it.
-    """
+class IndexDeclaration:
+    """What a `SearchIndex` says: its fields are explained there."""
 
     alias: str
-    fields: Mapping[str, Mapping[str, Any]]
+    fields: Mapping[str, FieldMapping]
     json_fields: frozenset[str] = frozenset()
     where: str | None = None
     settings: Mapping[str, Any] = field(default_factory=dict)
@@ -148,7 +146,7 @@ class SearchIndex:
         return result
 
 
-def _refusal(client: Elasticsearch, index: SearchIndex, fields: list[str]) -> str:
+def _refusal(client: Elasticsearch, index: IndexDeclaration, fields: list[str]) -> str:
     """Why the cluster would make no index with its settings and these fields: it looks at them as at a template's."""
     from elasticsearch import ApiError, BadRequestError
 

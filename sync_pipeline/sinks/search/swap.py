@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from sync_pipeline.errors import DeclarationError, SettingError
-from sync_pipeline.sinks.search.declaration import SearchIndex
-from sync_pipeline.sinks.search.index_state import data_stream_fault
+from sync_pipeline.sinks.search.declaration import IndexDeclaration
 from sync_pipeline.sinks.search.requests import reaching
+from sync_pipeline.stores.index_state import data_stream_fault
 
 if TYPE_CHECKING:
     from elasticsearch import Elasticsearch
@@ -28,7 +28,7 @@ _ALIAS_FIELDS = ("filter", "index_routing", "search_routing", "is_write_index", 
 class AliasSwap:
     """A new index, and the one behind the alias of a sink, whose place it takes."""
 
-    sink: SearchIndex
+    sink: IndexDeclaration
     name: str
     former: str
 
@@ -114,7 +114,7 @@ def next_name(client: Elasticsearch, alias: str) -> str:
     return f"{alias}-{max(numbers, default=0) + 1:06d}"
 
 
-def remove(client: Elasticsearch, sink: SearchIndex, index: str) -> None:
+def remove(client: Elasticsearch, sink: IndexDeclaration, index: str) -> None:
     """Delete an index, if it is there. Raises SettingError while readers reach it by an alias."""
     with reaching():
         if not client.indices.exists(index=index):

@@ -52,15 +52,8 @@ class Reference:
 
 
 @dataclass(frozen=True)
-class RelationalTable:
-    """A table of the new side: `columns` maps each column to its PostgreSQL type and constraints.
-
-    The table is made if it is not there. `where` names a boolean column of the adapted frame: only rows
-    that have it true are written. `references` are to rows of other entities, or of this one.
-
-    `key` names the columns that hold the entity's key. `primary_key` names those of them that identify a row in this
-    table, where these are fewer: a part's own id without its root. A row never takes the place of another key's row.
-    """
+class TableDeclaration:
+    """What a `RelationalTable` says: its fields are explained there."""
 
     name: str  # schema.table
     key: tuple[str, ...]
@@ -136,12 +129,12 @@ class RelationalTable:
         return tuple(name for name in self.key if name not in self.identity)
 
     @property
-    def shadow(self) -> RelationalTable:
+    def shadow(self) -> TableDeclaration:
         """The table that is filled beside this one, in a rebuild."""
         return replace(self, name=f"{self.name}_next")
 
     @property
-    def former(self) -> RelationalTable:
+    def former(self) -> TableDeclaration:
         """The table that this one has followed, after a rebuild."""
         return replace(self, name=f"{self.name}_former")
 

@@ -13,7 +13,7 @@ import psycopg2
 
 from sync_pipeline.db.sql import Cursor, quote
 from sync_pipeline.errors import SettingError
-from sync_pipeline.sinks.table.declaration import RelationalTable
+from sync_pipeline.sinks.table.declaration import TableDeclaration
 
 # Readers queue behind a lock that is waited for. Shorter than any deadlock_timeout, so that whoever has to give way in
 # a deadlock is never a reader.
@@ -71,7 +71,7 @@ class TableSwap:
     """The live table, and the shadow table that takes its place. Everything is done in the caller's transaction."""
 
     cursor: Cursor
-    table: RelationalTable
+    table: TableDeclaration
     to_validate: list[str] = field(default_factory=list)  # statements for after the swap
 
     def lock(self) -> None:

@@ -11,7 +11,7 @@ import pyarrow as pa
 from sync_pipeline.db.keys import Key
 from sync_pipeline.db.sql import Cursor, literal, quote, stage
 from sync_pipeline.model.faults import guarded
-from sync_pipeline.sinks.table.declaration import RelationalTable
+from sync_pipeline.sinks.table.declaration import TableDeclaration
 from sync_pipeline.sinks.table.definitions import uncut
 from sync_pipeline.sinks.table.trial import Step
 
@@ -20,7 +20,7 @@ STAGED_NUMBER = "_sync_n"
 
 
 @dataclass(frozen=True)
-class TargetTable(RelationalTable):
+class TargetTable(TableDeclaration):
     """A table as it stands now, which a swap or ALTER TABLE may change at any time: the declared columns that it has.
 
     `types` are those of all its columns. `is_shadow`: a rebuild fills it and readers do not see it yet.
@@ -30,7 +30,7 @@ class TargetTable(RelationalTable):
     is_shadow: bool = False
 
     @classmethod
-    def of(cls, table: RelationalTable, types: Mapping[str, str], *, is_shadow: bool = False) -> TargetTable:
+    def of(cls, table: TableDeclaration, types: Mapping[str, str], *, is_shadow: bool = False) -> TargetTable:
         """A declared table with the columns and types that the database has of it now."""
         there = {name: kind for name, kind in table.columns.items() if name in types}
         return cls(

@@ -11,9 +11,9 @@ import pytest
 
 from demo.fleet import Fleet
 from sync_pipeline.entities.context import EntityContext
-from sync_pipeline.entities.ownership import MARK_OBJECT
 from sync_pipeline.operate.status import status_of
 from sync_pipeline.run import garbage, recover
+from sync_pipeline.sinks.media.ownership import MARK_OBJECT
 from sync_pipeline.stores import servers
 from tests.failover import Pair, edited_since, paired, writing
 from tests.matrix.failovers.captured import SOURCES, UNCLAIMED, captured

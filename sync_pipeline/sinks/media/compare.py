@@ -3,23 +3,22 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from botocore.exceptions import BotoCoreError, ClientError
 
-from sync_pipeline.entities.context import EntityContext
-from sync_pipeline.entities.ownership import without_marks
 from sync_pipeline.errors import UnreachableError
 from sync_pipeline.model.faults import guarded
-from sync_pipeline.model.findings import FindingKind
-from sync_pipeline.reconcile.verdict import Finding
-from sync_pipeline.sinks.media import MediaBucket
-from sync_pipeline.sinks.media.copy import Source, tags_of
+from sync_pipeline.model.files import Source
+from sync_pipeline.model.findings import Finding, FindingKind
+from sync_pipeline.sinks.context import SinkContext
+from sync_pipeline.sinks.media.copy import tags_of
+from sync_pipeline.sinks.media.declaration import BucketDeclaration
 from sync_pipeline.sinks.media.faults import MISSING, code
 from sync_pipeline.sinks.media.headers import HEADERS, etag_of, headers_of, metadata_of
+from sync_pipeline.sinks.media.ownership import without_marks
 from sync_pipeline.stores.stores import Stores
 
 if TYPE_CHECKING:
@@ -37,10 +36,6 @@ _OURS = """
     WHERE target_key = ANY(%s)
 """
 _FORGOTTEN = "what was copied there is not in the ledger any more"
-_ROWS = """
-    SELECT coalesce(nullif(target_key, ''), source_key), key FROM sync.media_ref
-    WHERE entity = %(entity)s AND (target_key = ANY(%(names)s) OR target_key = '' AND source_key = ANY(%(names)s))
-"""
 _COME = "the file is there by now, and the row was written without it"
 
 
@@ -56,7 +51,7 @@ class _Copy:
     sha256: str
 
 
-def compare_files(context: EntityContext, sink: MediaBucket) -> list[Finding]:
+def compare_files(context: SinkContext, sink: BucketDeclaration) -> list[Finding]:
     """Mismatches of the objects that the entity's rows name, and objects we never put there.
 
     An object whose size and ETag are those of our copy has its bytes; any other is read and hashed. Raises
@@ -64,11 +59,11 @@ def compare_files(context: EntityContext, sink: MediaBucket) -> list[Finding]:
     """
     listed = without_marks(_listing(context.stores, f"{sink.prefix}/"), sink.prefix)
     with context.stores.target() as cursor:
-        cursor.execute(_NAMED, (context.entity.name,))
+        cursor.execute(_NAMED, (context.entity,))
         rows = cursor.fetchall()
         named = {row[0]: _Copy(*row) for row in rows if row[1] is not None}
         forgotten = {key for key, source, *_ in rows if source is None}  # by a repair that was cut off
-        cursor.execute(_WITHOUT_OBJECT, (context.entity.name,))
+        cursor.execute(_WITHOUT_OBJECT, (context.entity,))
         without = [name for (name,) in cursor.fetchall()]
         cursor.execute(_OURS, (list(listed),))
         ours = {key for (key,) in cursor.fetchall()}
@@ -82,23 +77,6 @@ def compare_files(context: EntityContext, sink: MediaBucket) -> list[Finding]:
     with ThreadPoolExecutor(context.stores.settings.media_workers, "compare") as pool:
         compared = pool.map(lambda copy: _compare_copy(context.stores, copy, listed[copy.key]), there)
         return found + [finding for finding in compared if finding]
-
-
-def known_files(context: EntityContext, findings: list[Finding], known: Mapping[str, FindingKind]) -> list[Finding]:
-    """The findings, those whose rows (key texts) are `known` to differ as of that kind."""
-    rows = rows_naming(context, [finding.key for finding in findings])
-    kinds = {f.key: max((known[row] for row in rows.get(f.key, ()) if row in known), default=f.kind) for f in findings}
-    return [replace(finding, kind=kinds[finding.key]) for finding in findings]
-
-
-def rows_naming(context: EntityContext, objects: list[str]) -> dict[str, set[str]]:
-    """Which rows (key texts) name each of these objects."""
-    found: dict[str, set[str]] = {}
-    with context.stores.target() as cursor:
-        cursor.execute(_ROWS, {"entity": context.entity.name, "names": objects})
-        for target_key, key in cursor.fetchall():
-            found.setdefault(target_key, set()).add(key)
-    return found
 
 
 def _compare_copy(stores: Stores, copy: _Copy, listed: tuple[int, str]) -> Finding | None:

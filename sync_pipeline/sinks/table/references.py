@@ -6,8 +6,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from sync_pipeline.db.sql import Cursor
-from sync_pipeline.ledger.target_tables import TARGET_TABLES, relations_of, target_tables_of
-from sync_pipeline.sinks.table import RelationalTable
+from sync_pipeline.sinks.table.declaration import TableDeclaration
+from sync_pipeline.sinks.table.present import TARGET_TABLES, relations_of, target_tables_of
 from sync_pipeline.sinks.table.target_table import TargetTable
 
 _LOCKS = 0x53594E52
@@ -24,7 +24,7 @@ class Dependent:
 
 
 def enter(
-    cursor: Cursor, entity: str, table: RelationalTable, parents: Iterable[str], *, exclusive: bool
+    cursor: Cursor, entity: str, table: TableDeclaration, parents: Iterable[str], *, exclusive: bool
 ) -> tuple[list[Dependent], list[TargetTable]]:
     """Lock an entity and its parents until the transaction ends.
 
@@ -57,7 +57,7 @@ def _locking(exclusive: bool) -> str:
     )
 
 
-def register(cursor: Cursor, entity: str, table: RelationalTable) -> None:
+def register(cursor: Cursor, entity: str, table: TableDeclaration) -> None:
     """Let the parents know of a table's references, when they have changed."""
     declared = {(r.entity, table.quoted, table.key, r.columns) for r in table.references}
     cursor.execute("SELECT parent, relation, key, columns FROM sync.reference WHERE entity = %s", (entity,))

@@ -1,4 +1,4 @@
-"""Notices: what a preflight saw, how bad it is, and what to do about it."""
+"""Runs the checks of a preflight: one that fails is a notice, and hides none of the others."""
 
 from __future__ import annotations
 
@@ -8,19 +8,7 @@ from dataclasses import dataclass
 import psycopg2
 
 from sync_pipeline.errors import SyncError, UnreachableError
-
-LEVELS = ("ok", "warning", "error")
-
-
-@dataclass(frozen=True)
-class Notice:
-    """One thing looked at: `remedy` is what to do, as SQL where SQL does it; empty where nothing is to be done."""
-
-    level: str
-    about: str
-    what: str
-    remedy: str = ""
-
+from sync_pipeline.model.notices import Notice
 
 Check = Callable[[], Iterator[Notice]]
 
@@ -45,8 +33,3 @@ def run_check(about: str, at: Check) -> CheckResult:
     except (SyncError, psycopg2.Error) as error:
         notices.append(Notice("error", about, str(error).strip()))
     return CheckResult(notices)
-
-
-def worst(notices: list[Notice]) -> str:
-    """The level of the worst notice."""
-    return max((notice.level for notice in notices), key=LEVELS.index, default="ok")

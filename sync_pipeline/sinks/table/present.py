@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from sync_pipeline.db.sql import Cursor
 from sync_pipeline.errors import DeclarationError
-from sync_pipeline.sinks.table import RelationalTable
+from sync_pipeline.sinks.table.declaration import TableDeclaration
 from sync_pipeline.sinks.table.target_table import TargetTable
 
 # n, columns and their types, the live table first
@@ -15,7 +15,7 @@ _REMEDY = "migrate the table, or rebuild it (sync-pipeline rebuild table), then 
 _Columns = tuple[Sequence[str], Sequence[str]]
 
 
-def target_tables(cursor: Cursor, entity: str, table: RelationalTable, *, shadow: bool = False) -> list[TargetTable]:
+def target_tables(cursor: Cursor, entity: str, table: TableDeclaration, *, shadow: bool = False) -> list[TargetTable]:
     """The live table; after it the one that is filled beside it, if there is one. Raises as standing_of does."""
     cursor.execute(
         f"SELECT columns, types FROM {TARGET_TABLES} ORDER BY n", {"relations": relations_of(table), "entity": entity}
@@ -23,12 +23,12 @@ def target_tables(cursor: Cursor, entity: str, table: RelationalTable, *, shadow
     return target_tables_of(table, cursor.fetchall(), shadow=shadow)
 
 
-def relations_of(table: RelationalTable) -> list[str]:
+def relations_of(table: TableDeclaration) -> list[str]:
     """The names, quoted, that they have or would have."""
     return [table.quoted, table.shadow.quoted]
 
 
-def target_tables_of(table: RelationalTable, found: Sequence[_Columns], *, shadow: bool = False) -> list[TargetTable]:
+def target_tables_of(table: TableDeclaration, found: Sequence[_Columns], *, shadow: bool = False) -> list[TargetTable]:
     """Tables from what `STANDING` has found of them.
 
     Raises DeclarationError for a declared column that the live table does not have, where no other one is filled, nor

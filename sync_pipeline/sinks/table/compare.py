@@ -6,40 +6,35 @@ text form of ours in between.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import psycopg2
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from sync_pipeline.batch.adapt import Adapted
 from sync_pipeline.db.columns import DIGEST
 from sync_pipeline.db.equality import comparable
 from sync_pipeline.db.keys import Key
 from sync_pipeline.db.sql import Cursor, copy_in, literal, quote
-from sync_pipeline.entities.context import EntityContext
-from sync_pipeline.ledger.target_tables import target_tables
-from sync_pipeline.model.findings import FindingKind
-from sync_pipeline.reconcile.verdict import Difference, Finding
+from sync_pipeline.model.findings import Difference, Finding, FindingKind
+from sync_pipeline.model.rows import Adapted
+from sync_pipeline.sinks.context import SinkContext, Span
+from sync_pipeline.sinks.table.declaration import TableDeclaration
+from sync_pipeline.sinks.table.present import target_tables
 from sync_pipeline.sinks.table.target_table import TargetTable
 from sync_pipeline.stores.stores import first_line
 
-Within = Callable[[Cursor, str, Key], str]
 
-
-def compare_rows(context: EntityContext, expected: Adapted, within: Within) -> list[Finding]:
-    """Mismatches of the table's rows whose key is `within` a condition."""
-    table, key = context.entity.table, context.origin.key
-    target = key.named(table.key)
+def compare_rows(context: SinkContext, declared: TableDeclaration, expected: Adapted, span: Span) -> list[Finding]:
+    """Mismatches of the table's rows whose key lies in the span."""
+    target = context.key.named(declared.key)
     wanted = pc.not_equal(pc.bit_wise_and(expected.held, pa.scalar(1, pa.int16())), 0)
     with context.stores.target() as cursor:
-        table = target_tables(cursor, context.entity.name, table)[0]
+        table = target_tables(cursor, context.entity, declared)[0]
         rows = table.rows(expected.table).append_column(DIGEST, expected.legacy.column(DIGEST)).filter(wanted)
-        stage = f"check_{context.entity.name}"
+        stage = f"check_{context.entity}"
         shape = table.shape(f", NULL::bigint AS {DIGEST}")
         cursor.execute(f"CREATE TEMP TABLE {quote(stage)} ON COMMIT DROP AS {shape}")
         misfits = _lay_out(cursor, f"pg_temp.{quote(stage)}", ", ".join([*map(quote, table.columns), DIGEST]), rows)
-        cursor.execute(_query(context, table, stage, within(cursor, "t", target), target))
+        cursor.execute(_query(context, table, stage, span.within(cursor, "t", target), target))
         found = [
             Finding(
                 "relational",
@@ -49,7 +44,7 @@ def compare_rows(context: EntityContext, expected: Adapted, within: Within) -> l
             )
             for text, kind, differs in cursor.fetchall()
         ]
-    texts, there = key.texts(expected.legacy.filter(wanted)), {finding.key for finding in found}
+    texts, there = context.key.texts(expected.legacy.filter(wanted)), {finding.key for finding in found}
     refused = {texts[n].as_py(): why for n, why in misfits.items()}
     return found + [
         Finding("relational", FindingKind.MISSING, text, why) for text, why in refused.items() if text not in there
@@ -71,7 +66,7 @@ def _lay_out(cursor: Cursor, stage: str, columns: str, rows: pa.Table, first: in
     return {}
 
 
-def _query(context: EntityContext, table: TargetTable, stage: str, within: str, target: Key) -> str:
+def _query(context: SinkContext, table: TargetTable, stage: str, within: str, target: Key) -> str:
     compared = {name: table.types[name] for name in table.columns}
     differs = " OR ".join(f"{_value('s', c, k)} IS DISTINCT FROM {_value('t', c, k)}" for c, k in compared.items())
     each = ", ".join(
@@ -90,7 +85,7 @@ def _query(context: EntityContext, table: TargetTable, stage: str, within: str, 
         f" CASE WHEN {here} AND {there} THEN array_remove(ARRAY[{each}], NULL) END AS _sync_differs"
         f" FROM pg_temp.{quote(stage)} s FULL JOIN (SELECT * FROM {table.quoted} t WHERE {within}) t"
         f" ON {target.joins('s', target, 't')} WHERE NOT ({here}) OR NOT ({there}) OR {differs}"
-        f") d LEFT JOIN {context.ledger.table} l ON {target.joins('d', context.origin.key, 'l')}"
+        f") d LEFT JOIN {context.ledger.table} l ON {target.joins('d', context.key, 'l')}"
     )
 
 

@@ -2,33 +2,40 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
-from typing import Any, cast
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Any, cast
 
 from elasticsearch import ApiError, Elasticsearch
 
-from sync_pipeline.entity import Entity
 from sync_pipeline.errors import UnreachableError
-from sync_pipeline.preflight.notice import Notice
-from sync_pipeline.sinks.search import SearchIndex
-from sync_pipeline.sinks.search.index_state import data_stream_fault, index_faults, maps_as
+from sync_pipeline.model.notices import Notice
 from sync_pipeline.sinks.search.requests import reaching
+from sync_pipeline.stores.index_state import data_stream_fault, index_faults, maps_as
 from sync_pipeline.stores.stores import Stores
+
+if TYPE_CHECKING:
+    from sync_pipeline.sinks.search.declaration import IndexDeclaration
 
 ABOUT = "search"
 _MAJOR = "9"
 
 
-def check_search(stores: Stores, entities: Iterable[Entity]) -> Iterator[Notice]:
-    """Cluster, versions and aliases. Raises UnreachableError."""
+def check_cluster(stores: Stores) -> Iterator[Notice]:
+    """The cluster and its versions. Raises UnreachableError."""
     try:
         with reaching():
             status = stores.search.cluster.health()["status"]
             yield from _cluster(status)
             yield from _versions(stores.search)
-            for entity in entities:
-                if entity.index:
-                    yield from _alias(stores.search, entity.name, entity.index)
+    except ApiError as error:
+        raise UnreachableError(f"SYNC_SEARCH_URL: {error}") from error
+
+
+def check_alias(stores: Stores, entity: str, index: IndexDeclaration) -> Iterator[Notice]:
+    """An entity's alias, and the index behind it. Raises UnreachableError."""
+    try:
+        with reaching():
+            yield from _alias(stores.search, entity, index)
     except ApiError as error:
         raise UnreachableError(f"SYNC_SEARCH_URL: {error}") from error
 
@@ -51,7 +58,7 @@ def _versions(client: Elasticsearch) -> Iterator[Notice]:
         yield Notice("ok", ABOUT, f"Elasticsearch {', '.join(versions)}")
 
 
-def _alias(client: Elasticsearch, entity: str, index: SearchIndex) -> Iterator[Notice]:
+def _alias(client: Elasticsearch, entity: str, index: IndexDeclaration) -> Iterator[Notice]:
     name = index.alias
     if client.indices.exists_alias(name=name):
         found = index_faults(client, name)
@@ -74,7 +81,9 @@ def _alias(client: Elasticsearch, entity: str, index: SearchIndex) -> Iterator[N
         yield Notice("ok", ABOUT, f"alias {name} is free: its index will be made")
 
 
-def _mapping(client: Elasticsearch, entity: str, index: SearchIndex, concrete: str, *, well: bool) -> Iterator[Notice]:
+def _mapping(
+    client: Elasticsearch, entity: str, index: IndexDeclaration, concrete: str, *, well: bool
+) -> Iterator[Notice]:
     rebuild = f"sync-pipeline rebuild index {entity}"
     there: dict[str, Any] = client.indices.get_mapping(index=concrete).body[concrete]["mappings"].get("properties", {})
     found = {field: mapped for field in index.fields if (mapped := _field(there, field)) is not None}

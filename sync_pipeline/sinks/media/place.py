@@ -8,11 +8,8 @@ from dataclasses import dataclass, field, replace
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from sync_pipeline.batch.adapt import Adapted, without
 from sync_pipeline.db.columns import DIGEST, relist
 from sync_pipeline.db.keys import Key
-from sync_pipeline.entities.origin import Reject
-from sync_pipeline.entities.ownership import claim_prefix
 from sync_pipeline.errors import (
     DeclarationError,
     MediaDelayedError,
@@ -24,10 +21,11 @@ from sync_pipeline.errors import (
 )
 from sync_pipeline.ledger import media as ledger
 from sync_pipeline.model.faults import crash_point
+from sync_pipeline.model.files import MISSING_FILE, REFUSED_FILE, UNFORESEEN_FILE, Copied, Source
+from sync_pipeline.model.rows import Adapted, Reject
 from sync_pipeline.model.steps import BatchStep
-from sync_pipeline.queue.parking import MISSING_FILE, REFUSED_FILE, UNFORESEEN_FILE
-from sync_pipeline.sinks.media import MediaBucket
-from sync_pipeline.sinks.media.copy import Copied, Source
+from sync_pipeline.sinks.media.declaration import BucketDeclaration
+from sync_pipeline.sinks.media.ownership import claim_prefix
 from sync_pipeline.stores.stores import Stores
 
 _TRIES = 5
@@ -49,7 +47,7 @@ class Placed:
 
 
 def place(
-    sink: MediaBucket, stores: Stores, key: Key, adapted: Adapted, *, wait: bool, has_tries_left: bool = True
+    sink: BucketDeclaration, stores: Stores, key: Key, adapted: Adapted, *, wait: bool, has_tries_left: bool = True
 ) -> Placed:
     """Bring the rows' files over. With `wait`, rows that need a copy are put off instead of copied now.
 
@@ -77,7 +75,10 @@ def place(
     names_of = pa.array(list(targets), pa.string())
     keys_of = pa.array([target or None for target in targets.values()], pa.string())
     placed.adapted = _renamed(
-        sink, key, without(adapted, key, gone), lambda _, values: keys_of.take(pc.index_in(values, value_set=names_of))
+        sink,
+        key,
+        adapted.drop(key.texts(adapted.legacy), gone),
+        lambda _, values: keys_of.take(pc.index_in(values, value_set=names_of)),
     )
     placed.adapted = _with_facts(sink, stores, placed.adapted)
     left = set(gone)
@@ -116,7 +117,7 @@ def error_class(fault: RowRejectedError) -> str:
     return UNFORESEEN_FILE if isinstance(fault, MediaUnforeseenError) else REFUSED_FILE
 
 
-def are_copied(sink: MediaBucket, stores: Stores, key: Key, adapted: Adapted, known: set[str]) -> bool:
+def are_copied(sink: BucketDeclaration, stores: Stores, key: Key, adapted: Adapted, known: set[str]) -> bool:
     """Whether the rows name files besides the `known` (legacy keys), and the new bucket has all of these."""
     names = {name for _, name in _named(sink, key, adapted)} - known
     with stores.target() as cursor:
@@ -131,7 +132,7 @@ def _of_rows(key: Key, adapted: Adapted, rejects: list[Reject]) -> list[Reject]:
     return [replace(reject, digest=digests[reject.key]) for reject in rejects]
 
 
-def _named(sink: MediaBucket, key: Key, adapted: Adapted) -> list[tuple[str, str]]:
+def _named(sink: BucketDeclaration, key: Key, adapted: Adapted) -> list[tuple[str, str]]:
     """(key text, legacy file key) of every file a row names."""
     texts = key.texts(adapted.legacy)
     found: list[tuple[str, str]] = []
@@ -145,7 +146,7 @@ def _named(sink: MediaBucket, key: Key, adapted: Adapted) -> list[tuple[str, str
 
 
 def _targets(
-    sink: MediaBucket,
+    sink: BucketDeclaration,
     stores: Stores,
     names: list[tuple[str, str]],
     placed: Placed,
@@ -179,7 +180,7 @@ def _check_unforeseen(faults: dict[str, RowRejectedError], files: int, stores: S
 
 
 def _copy(
-    sink: MediaBucket,
+    sink: BucketDeclaration,
     stores: Stores,
     absent: list[Source],
     targets: dict[str, str],
@@ -188,7 +189,7 @@ def _copy(
 ) -> None:
     """Copy files, and record each as soon as it is there: a fault of one has no other copied again."""
     if (stores.entity, sink.prefix) not in stores.claimed:
-        claim_prefix(stores, sink, stores.entity)
+        claim_prefix(stores, stores.entity, sink.place)
 
     def note(copies: list[Copied]) -> None:
         crash_point("media.after")
@@ -214,7 +215,7 @@ def _copy(
         faults[source.key] = MediaDelayedError(message)
 
 
-def _renamed(sink: MediaBucket, key: Key, adapted: Adapted, rename: Rename) -> Adapted:
+def _renamed(sink: BucketDeclaration, key: Key, adapted: Adapted, rename: Rename) -> Adapted:
     texts, table = key.texts(adapted.legacy), adapted.table
     for name in sink.columns:
         column = table.column(name).combine_chunks()
@@ -228,7 +229,7 @@ def _renamed(sink: MediaBucket, key: Key, adapted: Adapted, rename: Rename) -> A
 _FACTS = {"size": pa.int64(), "sha256": pa.string()}
 
 
-def _with_facts(sink: MediaBucket, stores: Stores, adapted: Adapted) -> Adapted:
+def _with_facts(sink: BucketDeclaration, stores: Stores, adapted: Adapted) -> Adapted:
     """Rows with what is known of the files that they name by their new keys."""
     if not sink.facts:
         return adapted
@@ -253,7 +254,7 @@ def _flat(column: pa.ChunkedArray | pa.Array) -> tuple[pa.Array, pa.Array]:
     return pa.array(range(len(array)), pa.int64()), pc.cast(array, pa.string())
 
 
-def name_known(sink: MediaBucket, stores: Stores, entity: str, key: Key, adapted: Adapted) -> Adapted:
+def name_known(sink: BucketDeclaration, stores: Stores, entity: str, key: Key, adapted: Adapted) -> Adapted:
     """Rows as they read when their files are named by the keys the ledger gives them.
 
     Files that it does not know keep their legacy names, which no row of the new side bears: they are yet to come.

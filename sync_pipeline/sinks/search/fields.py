@@ -16,7 +16,7 @@ import psycopg2
 
 from sync_pipeline.db.equality import comparable_number
 from sync_pipeline.db.sql import quote
-from sync_pipeline.entities.context import EntityContext
+from sync_pipeline.sinks.context import SinkContext
 
 # numbers, times, intervals and ranges, alone and in arrays; texts differ by their bytes, JSON by its own texts
 _SEVERAL_FORMS = """
@@ -31,7 +31,7 @@ _ABSENT = object()
 class Fields:
     """Compares the fields of an entity's documents."""
 
-    context: EntityContext
+    context: SinkContext
 
     def differing(self, wanted: Mapping[str, Any], there: Mapping[str, Any]) -> list[str]:
         """Names of fields whose values differ, or that only one of the documents has."""
@@ -48,7 +48,7 @@ class Fields:
 
     def _equal(self, name: str, one: Any, other: Any) -> bool:
         """Whether PostgreSQL takes both for one value of the column's type."""
-        column = f"(jsonb_populate_record(NULL::{self.context.entity.table.quoted}, %s)).{quote(name)}"
+        column = f"(jsonb_populate_record(NULL::{self.context.table}, %s)).{quote(name)}"
         value = comparable_number(column, self._typed[name])
         values = [json.dumps({name: value}) for value in (one, other)]
         with self.context.stores.target_at_once() as cursor:
@@ -62,7 +62,7 @@ class Fields:
     def _typed(self) -> dict[str, str]:
         """Columns of which one value has several texts, with their types."""
         with self.context.stores.target_at_once() as cursor:
-            cursor.execute(_SEVERAL_FORMS, (self.context.entity.table.quoted,))
+            cursor.execute(_SEVERAL_FORMS, (self.context.table,))
             return dict(cursor.fetchall())
 
 

@@ -1,0 +1,43 @@
+"""Rows on their way: what an adapter made of legacy rows, and rows that cannot go on."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from sync_pipeline.model.steps import BatchStep
+
+
+@dataclass(frozen=True)
+class Reject:
+    """A row that cannot go on: where it stopped and why."""
+
+    key: str
+    step: BatchStep
+    error: str
+    message: str
+    digest: int | None = None  # of the row that was refused
+    constraint: str | None = None  # by which other rows refuse it
+
+
+@dataclass(frozen=True)
+class Adapted:
+    """Legacy rows and what the adapter made of them, row by row; `held` says which sinks want each."""
+
+    legacy: pa.Table
+    table: pa.Table
+    held: pa.Array  # int16
+
+    def take(self, keep: pa.Array) -> Adapted:
+        """Some of the rows."""
+        return Adapted(self.legacy.take(keep), self.table.take(keep), self.held.take(keep))
+
+    def drop(self, texts: pa.Array, out: Sequence[str]) -> Adapted:
+        """The rows whose key texts (`texts`, row by row) are not among `out`."""
+        if not out:
+            return self
+        gone = pc.is_in(texts, value_set=pa.array(out, pa.string()))
+        return self.take(pc.indices_nonzero(pc.invert(gone)))

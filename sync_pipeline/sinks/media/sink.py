@@ -1,0 +1,122 @@
+"""The media sink: files of an entity, copied to the new bucket."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import ClassVar
+
+import pyarrow as pa
+
+from sync_pipeline.model.findings import Finding
+from sync_pipeline.model.notices import Notice
+from sync_pipeline.model.rows import Adapted
+from sync_pipeline.sinks.context import SinkContext
+from sync_pipeline.sinks.media.declaration import BucketDeclaration
+from sync_pipeline.sinks.ownership import Mark
+from sync_pipeline.sinks.pages import SinkPage
+from sync_pipeline.sinks.sink import Sink, SinkSize, Stage
+from sync_pipeline.stores.stores import Stores
+
+
+@dataclass(frozen=True)
+class MediaBucket(BucketDeclaration, Sink):
+    """Files named by the adapted frame's `columns` (a key, or a list of keys, in the legacy bucket).
+
+    Each is copied to `{prefix}/{identity}{extension}` in the new bucket, never overwritten; rows and
+    documents then name the new key in that column.
+
+    An entity has its prefix alone. Where several name the same files, `shared=True` in each of them lets them have one
+    prefix, and one copy of a file: it is kept until no row of any of them names it.
+
+    `size` and `sha256` name columns of the row that are filled with the bytes and the SHA-256 (in hex) of its file, as
+    they were copied; where a column holds a list of files, with lists. With several columns of files, each says its
+    own: `size={"cover": "cover_bytes"}`. They are NULL where there is no file.
+
+    A row that names a file that is not there is parked until the file is. With `missing="null"` the row is written with
+    NULL in the file's place, and written again when a sweep finds the file.
+    """
+
+    kind: ClassVar[str] = "media"
+    stage: ClassVar[Stage] = Stage.BEFORE_ROWS
+    names_rows: ClassVar[bool] = False
+
+    @property
+    def declared(self) -> frozenset[str]:
+        """None: rows and documents keep what it fills."""
+        return frozenset()
+
+    def page(self, entity: str) -> SinkPage:
+        """Files below a prefix; entities that share one have an asset each."""
+        return SinkPage(
+            ("media", *self.prefix.split("/"), *([entity] if self.shared else [])),
+            frozenset({"s3"}),
+            f"Files of {entity}, copied by content identity under `{self.prefix}/`.",
+        )
+
+    def column_faults(self, adapted: pa.Table) -> Iterator[str]:
+        """What of its columns adapted rows lack."""
+        for name in self.columns:
+            if name not in adapted.column_names:
+                yield f"adapt returns no column {name!r}, which MediaBucket names"
+
+    def open(self, stores: Stores, entity: str) -> None:
+        """Mark the prefix as the entity's. Raises as `Sink.open` does."""
+        with self.breaker(stores):
+            self.claim(stores, entity)
+
+    def claim(self, stores: Stores, entity: str) -> None:
+        """Mark the prefix as the entity's, whatever the bucket's breaker says. Raises as `open` does."""
+        from sync_pipeline.sinks.media import ownership
+
+        ownership.claim_prefix(stores, entity, self.place)
+
+    def marks(self, stores: Stores) -> list[Mark]:
+        """The marks of the prefix and of those around it."""
+        from sync_pipeline.sinks.media import ownership
+
+        return ownership.prefix_marks(stores, self.prefix)
+
+    def unmarked(self, stores: Stores, entity: str, mark: Mark) -> Iterator[Notice]:
+        """A prefix that we may mark was marked when the entity was opened last."""
+        from sync_pipeline.sinks.media import ownership
+
+        yield from ownership.unmarked_prefix(mark)
+
+    def take_over(self, stores: Stores, entity: str) -> list[Mark]:
+        """Mark the prefix as ours."""
+        from sync_pipeline.sinks.media import ownership
+
+        return ownership.take_over_prefix(stores, self.prefix)
+
+    def breaker(self, stores: Stores) -> AbstractContextManager[None]:
+        """The buckets'."""
+        return stores.media_breaker
+
+    def as_written(self, context: SinkContext, adapted: Adapted) -> Adapted:
+        """Rows whose files are named by the keys that the ledger gives them."""
+        from sync_pipeline.sinks.media.place import name_known
+
+        return name_known(self, context.stores, context.entity, context.key, adapted)
+
+    def compare_rest(self, context: SinkContext) -> list[Finding]:
+        """Files that rows name and that are missing, stale or corrupt, and files that we never put there."""
+        from sync_pipeline.sinks.media.compare import compare_files
+
+        return compare_files(context, self)
+
+    def rows_of(self, context: SinkContext, objects: Sequence[str]) -> dict[str, set[str]]:
+        """The rows that name each of these files."""
+        from sync_pipeline.ledger.media import rows_naming
+
+        with context.stores.target() as cursor:
+            return rows_naming(cursor, context.entity, objects)
+
+    def measure(self, stores: Stores) -> SinkSize | None:
+        """Its files and their bytes, by the ledger."""
+        from sync_pipeline.ledger.media import count_files
+
+        with stores.target() as cursor:
+            found = count_files(cursor, self.prefix)
+        return found and SinkSize(*found)
