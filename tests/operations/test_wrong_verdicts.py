@@ -17,8 +17,7 @@ from sync_pipeline.reconcile.reconcile import reconcile
 from sync_pipeline.run.backfill import backfill
 from sync_pipeline.run.sweep import sweep
 from sync_pipeline.sinks.media import MediaBucket
-from sync_pipeline.sinks.search import SearchIndex
-from sync_pipeline.sinks.search import compare as documents
+from sync_pipeline.sinks.search import SearchIndex, walk
 from sync_pipeline.sinks.search.requests import look_up
 from sync_pipeline.sinks.table import RelationalTable
 from sync_pipeline.sources.table import Table
@@ -208,8 +207,8 @@ def halved(world):
 
 
 def test_half_of_an_index_is_not_taken_for_all_of_it(world, halved, monkeypatch):
-    monkeypatch.setattr(documents, "_WALK", 2)
-    pages = documents.all_ids(world.stores.search, "halved")
+    monkeypatch.setattr(walk, "_WALK", 2)
+    pages = walk.all_ids(world.stores.search, "halved")
     next(pages)
     halved()
     with pytest.raises(UnreachableError):
