@@ -27,6 +27,7 @@ RETIRED = frozenset(
 )
 # terms of the field that hold one of these words; the last one is the name of a setting that users have
 _FIELD_TERMS = re.compile(r"dead_?letters?|set_aside|look_up|look_timeout_seconds", re.IGNORECASE)
+_SINKS = frozenset({"RelationalTable", "SearchIndex", "MediaBucket"})
 _WRITES = r"\b(?:INSERT INTO|UPDATE|DELETE FROM)\s+sync\.{}\b"
 
 
@@ -149,6 +150,30 @@ def writers(found: list[Module], table: str) -> list[str]:
     return [module.name for module in found if re.search(_WRITES.format(table), module.text)]
 
 
+def sink_kinds(found: list[Module]) -> list[str]:
+    """Returns the places outside `sinks/` that ask an entity for its index or bucket, or which kind a sink is."""
+    return [
+        f"{module.name}:{node.lineno}"
+        for module in found
+        if not module.name.startswith("sinks/")
+        for node in ast.walk(module.tree)
+        if _asks_entity(node) or _asks_kind(node)
+    ]
+
+
+def _asks_entity(node: ast.AST) -> bool:
+    if not (isinstance(node, ast.Attribute) and node.attr in {"index", "media"}):
+        return False
+    owner = node.value
+    return getattr(owner, "attr", getattr(owner, "id", "")) == "entity"
+
+
+def _asks_kind(node: ast.AST) -> bool:
+    if not (isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "isinstance"):
+        return False
+    return any(isinstance(each, ast.Name) and each.id in _SINKS for each in ast.walk(node.args[1]))
+
+
 def import_cycles() -> list[str]:
     """Returns pairs of packages of the engine that import each other."""
     graph = grimp.build_graph("sync_pipeline")
@@ -173,6 +198,7 @@ def report() -> dict[str, list[str]]:
         "modules in the root": root_modules(found),
         "modules that write sync.due": writers(found, "due"),
         "modules that write sync.cursor": writers(found, "cursor"),
+        "places outside sinks/ that ask for a kind of sink": sink_kinds(found),
         "packages that import each other": import_cycles(),
     }
 
