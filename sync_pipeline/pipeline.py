@@ -20,7 +20,7 @@ from sync_pipeline.batch.write import write
 from sync_pipeline.entities.context import EntityContext
 from sync_pipeline.entities.origin import Rows
 from sync_pipeline.entities.page_size import PageTooLargeError
-from sync_pipeline.ledger.ledger import next_revision
+from sync_pipeline.ledger.ledger import Draw, next_draw
 from sync_pipeline.model.faults import crash_point
 
 
@@ -56,7 +56,7 @@ def sync_page(
 def _sync_page(
     context: EntityContext, after: list[str] | None, until: list[str] | None, within: str, order: Order, limit: int
 ) -> Outcome:
-    revision = next_revision(context.stores)
+    draw = next_draw(context.stores)
     crash_point("read.before")
     rows = context.origin.page(after, until, within, limit)
     crash_point("read.after")
@@ -64,7 +64,7 @@ def _sync_page(
     unreadable = context.origin.key.parse(reject.key for reject in rows.rejects)
     roots = context.origin.roots_of(pa.concat_tables([keys, unreadable]))
     position = None if rows.is_last else rows.last
-    return _settle(context, revision, keys, rows, order, roots=roots, position=position)
+    return _settle(context, draw, keys, rows, order, roots=roots, position=position)
 
 
 def _sync(context: EntityContext, roots: pa.Table, named: pa.Table, order: Order) -> Outcome:
@@ -97,7 +97,7 @@ def _parts(context: EntityContext, rest: Part, split: SplitOrder) -> Iterator[Ou
 
 def _sync_part(context: EntityContext, part: Part, order: Order, *, whole: bool = False) -> Outcome:
     named = part.named
-    revision = next_revision(context.stores)
+    draw = next_draw(context.stores)
     crash_point("read.before")
     rows = context.origin.all_by_roots(part.roots) if whole else context.origin.by_roots(part.roots)
     crash_point("read.after")
@@ -105,12 +105,12 @@ def _sync_part(context: EntityContext, part: Part, order: Order, *, whole: bool 
     if context.origin.has_parts:
         keys = pa.concat_tables([named, rows.table.select(named.column_names)])
         keys = keys.group_by(named.column_names).aggregate([])
-    return _settle(context, revision, keys, rows, order, roots=part.roots)
+    return _settle(context, draw, keys, rows, order, roots=part.roots)
 
 
 def _settle(
     context: EntityContext,
-    revision: int,
+    draw: Draw,
     keys: pa.Table,
     rows: Rows,
     order: Order,
@@ -122,7 +122,7 @@ def _settle(
         order = replace(order, acknowledge=True)
     if order.expected:
         keys, rows = order.expected.hold_back(context.origin.key, keys, rows)
-    batch = prepare(context, revision, keys, rows, order)
+    batch = prepare(context, draw, keys, rows, order)
     batch.roots = roots
     if context.entity.table.outer_key:
         texts, rejects = (

@@ -10,6 +10,7 @@ import pyarrow.compute as pc
 from sync_pipeline.batch.adapt import without
 from sync_pipeline.batch.order import Order
 from sync_pipeline.entities.context import EntityContext
+from sync_pipeline.ledger.ledger import Draw
 from sync_pipeline.model.rows import Adapted, Reject
 from sync_pipeline.queue import parking
 from sync_pipeline.sinks.media.place import Placed
@@ -20,7 +21,7 @@ class Batch:
     """A batch between its read and its write."""
 
     context: EntityContext
-    revision: int
+    draw: Draw
     order: Order
     keys: pa.Table
     adapted: Adapted
@@ -45,6 +46,11 @@ class Batch:
     moved: tuple[tuple[str, str], ...] = ()  # key texts of rows and of those that hold their ids: to be read together
     is_trial: bool = False  # it is written to be rolled back
     without_document: frozenset[str] = frozenset()  # key texts of adapted rows that want no document
+
+    @property
+    def revision(self) -> int:
+        """The number by which the ledger tells batches apart."""
+        return self.draw.revision
 
     def texts(self, table: pa.Table) -> pa.Array:
         """Keys of a table's rows as texts."""

@@ -15,7 +15,7 @@ from sync_pipeline.db.columns import DIGEST, kept
 from sync_pipeline.entities.context import EntityContext
 from sync_pipeline.entities.origin import Rows
 from sync_pipeline.ledger import media
-from sync_pipeline.ledger.ledger import HELD_DOCUMENT
+from sync_pipeline.ledger.ledger import HELD_DOCUMENT, Draw
 from sync_pipeline.model.faults import guarded
 from sync_pipeline.model.rows import Adapted, Reject
 from sync_pipeline.queue import parking
@@ -43,7 +43,7 @@ class _Selected:
     reverted: pa.Array  # keys (texts) of rows that stay reverted
 
 
-def prepare(context: EntityContext, revision: int, keys: pa.Table, rows: Rows, order: Order) -> Batch:
+def prepare(context: EntityContext, draw: Draw, keys: pa.Table, rows: Rows, order: Order) -> Batch:
     """Prepare what to do for each key of a batch. Raises as `sync_keys` does."""
     classified = _classify(context, keys, rows)
     selected = _select(context, classified, _reverted(context, keys, order), order)
@@ -53,7 +53,7 @@ def prepare(context: EntityContext, revision: int, keys: pa.Table, rows: Rows, o
     rejects, discarded = _parted(context, [*rows.rejects, *rejects, *placed.rejects], order)
     batch = Batch(
         context,
-        revision,
+        draw,
         order,
         keys,
         placed.adapted,

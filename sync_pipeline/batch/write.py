@@ -24,6 +24,7 @@ from sync_pipeline.ledger import media
 from sync_pipeline.ledger.ledger import UNDO, WRITE
 from sync_pipeline.ledger.log import BODY
 from sync_pipeline.model.faults import crash_point, guarded
+from sync_pipeline.model.reasons import Reason
 from sync_pipeline.queue import due, parking
 from sync_pipeline.sinks.table import before_images
 from sync_pipeline.sinks.table.target_table import STAGED_NUMBER, TargetTable
@@ -103,12 +104,14 @@ def _write_under(batch: Batch, outcome: Outcome, *, strict: bool) -> Operations:
             batch.waits = passed.waits = locks.waits(passed.adapted, passed.deleted, batch.revision)
         ready = passed.ready()
         plan = plan_of(ready)
-        applied = context.ledger.apply(cursor, plan, batch.revision)
+        applied, outrun = context.ledger.apply(cursor, plan, batch.draw)
         reverted = _reverted(ready, cursor, locks.tables)
         ready = replace(ready, skipped=ready.skipped.union(reverted))
         operations = _write_rows(ready, cursor, plan, applied, locks.tables, reverted)
         texts = context.origin.key.texts(plan)
         settle_due(ready, cursor, plan, applied, outcome)
+        if not batch.order.force:  # which owes all that the ledger did not let through
+            due.owe(cursor, context.entity.name, Reason.OVERTAKEN, texts.take(outrun).to_pylist(), batch.revision)
         if batch.order.undo:
             plan = batch.order.undo(locks, batch.revision, plan, applied)
         if context.entity.version_column:

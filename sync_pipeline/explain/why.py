@@ -17,7 +17,7 @@ _OWED = {
     Reason.DOCUMENTS: "its document is owed: the cluster has not taken it yet",
     Reason.COMPENSATION: "its document is refused, and it is to be put back as it was before",
     Reason.MEDIA: "its files are still to be copied",
-    Reason.OVERTAKEN: "it is to be written again, since a newer batch believed it unchanged",
+    Reason.OVERTAKEN: "it is to be read and written again, because another batch came between",
     Reason.FUTURE: "an event told a version that its row does not show yet",
     Reason.RELEASED: "the row that it waited for has come, and it is next",
     Reason.MOVED: "another row holds its id in the table: both are to be read together",

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.resources.abc import Traversable
+from typing import NamedTuple
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -54,8 +55,31 @@ APPLIED = pa.schema(
 BY_KEY = "SET LOCAL enable_hashjoin = off; SET LOCAL enable_mergejoin = off; SET LOCAL enable_seqscan = off"
 _AS_EVER = BY_KEY.replace("off", "DEFAULT")
 _MIGRATION_LOCK = 0x53594E43
+# more numbers than are drawn while one batch is under way
+_UNDER_WAY = 1_000_000
+_XIDS = 1 << 32
 # more numbers than are drawn while one leap is made
 _REVISION_LEAP = 1_000_000
+
+
+class Draw(NamedTuple):
+    """A batch's revision, and which transactions of the new side had ended when it was drawn.
+
+    `snapshot` is as pg_current_snapshot() writes it: xmin:xmax:xip,xip. It is empty where that is not asked.
+    """
+
+    revision: int
+    snapshot: str = ""
+
+    def has_not_seen(self, xid: str) -> str:
+        """SQL: whether a transaction, by its 32-bit id, had not ended when the revision was drawn."""
+        if not self.snapshot:
+            return "false"
+        _, after, running = self.snapshot.split(":")
+        since = int(after) % _XIDS
+        ids = ",".join(str(int(each) % _XIDS) for each in running.split(",") if each)
+        number = f"{xid}::text::bigint"
+        return f"(({number} - {since} + {_XIDS}) %% {_XIDS} < {_XIDS // 2} OR {number} = ANY('{{{ids}}}'::bigint[]))"
 
 
 @dataclass(frozen=True)
@@ -124,16 +148,25 @@ class Ledger:
         table = table.append_column("held", held)
         copy_in(cursor, self.table, f"{self.key.plain()}, seen, written, digest, basis, held", table)
 
-    def apply(self, cursor: Cursor, plan: pa.Table, revision: int) -> pa.Table:
+    def apply(self, cursor: Cursor, plan: pa.Table, draw: Draw) -> tuple[pa.Table, pa.Array]:
         """Upsert a plan's keys in key order, and give back the part this revision may write (APPLIED).
 
         `plan` has the key columns, then n, action, _digest (NULL: gone) and held. Keys that a higher
         revision has looked at are left alone; `overtaken` marks keys believed unchanged that are not.
         It stays in `pg_temp.plan` and `pg_temp.applied` for the sinks until the transaction ends.
+
+        Left alone as well, and given back by their `n`, are keys whose digest a lower revision has changed since this
+        one was drawn: that one may have read its rows later than this one, so that they are newer.
         """
         self._stage(cursor, plan)
         order = self.key.plain("p")
         newer = "l.seen < %(revision)s" if guarded(17) else "true"
+        outrun = "false"
+        if draw.snapshot and guarded(149):
+            outrun = (
+                f"p.action <> {KEEP} AND l.seen > %(since)s AND p.{DIGEST} IS DISTINCT FROM l.digest"
+                f" AND {draw.has_not_seen('l.xmin')}"
+            )
         cursor.defer(
             f"""
             INSERT INTO {self.table} ({self.key.plain()}, seen, written, digest, basis, held)
@@ -142,7 +175,7 @@ class Ledger:
             WITH locked AS MATERIALIZED (
                 SELECT p.*, l.* FROM (SELECT * FROM {self._plan} p ORDER BY {order}) p CROSS JOIN LATERAL (
                     SELECT l.held AS held_before, l.digest AS digest_before, l.basis AS basis_before,
-                        l.seen AS seen_before, l.written AS written_before
+                        l.seen AS seen_before, l.written AS written_before, {outrun} AS is_outrun
                     FROM {self.table} l WHERE {self.key.joins("l", self.key, "p")} AND {newer} FOR UPDATE) l
             ), written AS (
                 UPDATE {self.table} l SET seen = %(revision)s,
@@ -152,17 +185,22 @@ class Ledger:
                     basis = CASE p.action WHEN {WRITE} THEN %(basis)s ELSE l.basis END,
                     held = CASE p.action WHEN {WRITE} THEN p.held WHEN {WITHDRAW} THEN l.held & {HELD_ROW}
                         ELSE l.held END
-                FROM locked p WHERE {self.key.joins("l", self.key, "p")}
+                FROM locked p WHERE {self.key.joins("l", self.key, "p")} AND NOT p.is_outrun
                 RETURNING p.n, p.held_before, l.written, p.action = {KEEP} AND
                     (p.{DIGEST} IS DISTINCT FROM p.digest_before
                      OR (p.basis_before <> %(basis)s AND p.{DIGEST} IS NOT NULL)), p.seen_before, p.written_before
             )
-            INSERT INTO {self._applied} SELECT * FROM written;
+            INSERT INTO {self._applied} SELECT * FROM written
+                UNION ALL SELECT -1 - n, held_before, 0, false, seen_before, written_before FROM locked WHERE is_outrun;
             {_AS_EVER}
             """,
-            {"revision": revision, "basis": self.basis},
+            {"revision": draw.revision, "basis": self.basis, "since": max(0, draw.revision - _UNDER_WAY)},
         )
-        return copy_out(cursor, f"SELECT n, held_before, written, overtaken, seen_before FROM {self._applied}", APPLIED)
+        query = f"SELECT n, held_before, written, overtaken, seen_before FROM {self._applied}"
+        found = copy_out(cursor, query, APPLIED)
+        n = found.column("n").combine_chunks()
+        is_through = pc.greater_equal(n, 0)
+        return found.filter(is_through), pc.subtract(-1, n.filter(pc.invert(is_through)))
 
     def undo(self, cursor: Cursor, held: Mapping[str, int], revision: int) -> None:
         """Keys (texts) whose rows were put back by a revision, and what sinks hold of them since."""
@@ -252,11 +290,17 @@ def key_of(cursor: Cursor, entity: str) -> Key | None:
     return Key(tuple(columns), tuple(types)) if columns else None
 
 
-def next_revision(stores: Stores) -> int:
-    """One number for a batch, taken after its keys were pulled and before its rows are read."""
+def next_draw(stores: Stores) -> Draw:
+    """One number for a batch, drawn after its keys were pulled and before its rows are read."""
     with stores.target_at_once() as cursor:
-        cursor.execute("SELECT nextval('sync.revision')")
-        return int(cursor.fetchone()[0])
+        cursor.execute("SELECT nextval('sync.revision'), pg_current_snapshot()::text")
+        revision, snapshot = cursor.fetchone()
+        return Draw(int(revision), snapshot)
+
+
+def next_revision(stores: Stores) -> int:
+    """A number for what reads no rows."""
+    return next_draw(stores).revision
 
 
 def raise_revision(stores: Stores, above: int) -> None:

@@ -6,7 +6,7 @@ from enum import StrEnum
 class Reason(StrEnum):
     """Says what is to be done for a key in the queue, and why. For example: `media`, copy the files of the row."""
 
-    OVERTAKEN = "overtaken"  # a newer batch took the row for unchanged: write it again
+    OVERTAKEN = "overtaken"  # another batch came between the read and the write: read and write it again
     COMPENSATION = "compensation"  # the index refused the document for good: put the row back as it was
     DOCUMENTS = "documents"  # the index has not taken the document yet
     MEDIA = "media"  # files of the row are still to be copied

@@ -2,16 +2,21 @@
 
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, closing
 
+import psycopg2
+import pyarrow as pa
 import pytest
 
+from sync_pipeline import pipeline
 from sync_pipeline.batch.order import Order
-from sync_pipeline.ledger.ledger import next_revision, raise_revision
+from sync_pipeline.ledger.ledger import WRITE, next_draw, next_revision, raise_revision
 from sync_pipeline.pipeline import sync_keys
 from sync_pipeline.queue import dead_letters, due
 from sync_pipeline.queue.dead_letters import DeadLetterFilter
 from sync_pipeline.run import live
 from tests.stalled import stalled
+from tests.world import wait_for
 
 OWED = "SELECT reason, coalesce(keys, ARRAY[key]) FROM sync.due ORDER BY id"
 EDIT = "UPDATE content SET title = %s, updated_at = clock_timestamp(), version = version + 1 WHERE id = %s"
@@ -56,6 +61,87 @@ def test_what_a_later_look_left_alone_is_owed_again(world, context, key, order):
     with stalled(context, key, Order(**order)):
         sync(context, key, acknowledge=True)
     assert world.target(OWED) == [("overtaken" if "force" in order else "documents", [str(key)])]
+
+
+@pytest.fixture
+def outrun(world, context, key, monkeypatch):
+    """A batch draws its revision, and another one draws the next, reads, and waits; an edit comes; the first one reads
+    and writes what the second one has not seen, and then the second one goes on.
+    """
+
+    def play(title, order, edit=EDIT):
+        with ExitStack() as waiting, monkeypatch.context() as patch:
+
+            def point(name):
+                if name == "read.before":
+                    patch.setattr(pipeline, "crash_point", lambda _: None)
+                    waiting.enter_context(stalled(context, key, order))
+                    world.legacy(edit, (title, key))
+
+            world.legacy(EDIT, ("before", key))
+            patch.setattr(pipeline, "crash_point", point)
+            sync(context, key)
+
+    return play
+
+
+SHOWN = "SELECT header FROM catalog.text WHERE id = %s"
+
+
+@pytest.mark.hazard(149)
+@pytest.mark.parametrize("order", [{}, {"acknowledge": True}, {"force": True}])
+def test_a_later_batch_that_has_read_earlier_takes_no_row_back(world, context, key, outrun, order):
+    outrun("newer", Order(**order))
+    assert world.target(SHOWN, (key,)) == [("newer",)]
+    assert world.document("GET", f"text/_doc/{key}")["_source"]["header"] == "newer"
+    assert world.target(OWED) == [("overtaken", [str(key)])]
+
+
+@pytest.mark.hazard(149)
+def test_nor_does_one_that_has_seen_the_row_bring_it_back(world, context, key, outrun):
+    outrun("gone", Order(), edit="UPDATE content SET title = %s, deleted_at = now() WHERE id = %s")
+    assert world.target(SHOWN, (key,)) == []
+    assert world.target(OWED) == [("overtaken", [str(key)])]
+
+
+@pytest.mark.hazard(149)
+def test_one_that_has_read_the_same_writes_it(world, context, key, outrun):
+    outrun("before", Order(force=True), edit="UPDATE authors SET name = name WHERE %s <> '' AND id = %s")
+    assert world.target(OWED) == []
+
+
+@pytest.mark.hazard(149)
+def test_one_that_waits_for_the_other_leaves_its_row(world, context, key):
+    """The other one has not committed yet when this one comes to the row."""
+    lower, draw = next_revision(context.stores), next_draw(context.stores)
+    values = {"id": [key], "n": [0], "action": [WRITE], "_digest": [7], "held": [3]}
+    plan, found = pa.table({name: pa.array(each, pa.int64()) for name, each in values.items()}), []
+
+    def apply():
+        with context.stores.target() as cursor:
+            found.extend(context.ledger.apply(cursor, plan, draw))
+            cursor.execute("ROLLBACK; BEGIN")
+
+    with closing(psycopg2.connect(world.target_url)) as other:
+        other.cursor().execute("UPDATE sync.ledger_text SET seen = %s, digest = 1 WHERE id = %s", (lower, key))
+        batch = threading.Thread(target=apply)
+        batch.start()
+        waits = "SELECT 1 FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND datname = current_database()"
+        wait_for(lambda: world.target(waits))
+        other.commit()
+        batch.join()
+    applied, outrun = found
+    assert (applied.num_rows, outrun.to_pylist()) == (0, [0])
+    sync(context, key)
+
+
+@pytest.mark.hazard(149)
+def test_without_its_guard_a_row_goes_back(world, context, key, outrun, monkeypatch):
+    with monkeypatch.context() as patch:
+        patch.setenv("SYNC_TEST_GUARDS_OFF", "149")
+        outrun("newer", Order())
+    assert world.target(SHOWN, (key,)) == [("before",)]
+    sync(context, key)
 
 
 def test_a_document_that_names_a_rewritten_file_takes_its_row_along(world, context):

@@ -352,5 +352,6 @@ def live_revision(stores):
 
 def settle(context, revision, keys, rows_read):
     from sync_pipeline import pipeline
+    from sync_pipeline.ledger.ledger import Draw
 
-    pipeline._settle(context, revision, keys, rows_read, Order(force=True), roots=keys)
+    pipeline._settle(context, Draw(revision), keys, rows_read, Order(force=True), roots=keys)

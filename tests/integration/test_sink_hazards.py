@@ -14,7 +14,7 @@ from sync_pipeline.batch.order import Order
 from sync_pipeline.entities.context import EntityContext
 from sync_pipeline.entity import Entity, LegacyQuery
 from sync_pipeline.errors import UnreachableError
-from sync_pipeline.ledger.ledger import PLAN_COLUMNS, next_revision
+from sync_pipeline.ledger.ledger import PLAN_COLUMNS, next_draw
 from sync_pipeline.operate.status import status_of
 from sync_pipeline.partitions import KeyRanges
 from sync_pipeline.pipeline import sync_keys, sync_page
@@ -242,7 +242,7 @@ def test_a_batch_that_waits_for_a_key_holds_none_above_it(world, context, new):
 
     def apply():
         with context.stores.target() as cursor:
-            context.ledger.apply(cursor, plan, next_revision(context.stores))
+            context.ledger.apply(cursor, plan, next_draw(context.stores))
             cursor.execute("ROLLBACK; BEGIN")
 
     with closing(psycopg2.connect(world.target_url)) as first, closing(psycopg2.connect(world.target_url)) as second:
