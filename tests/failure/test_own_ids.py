@@ -14,7 +14,6 @@ from sync_pipeline.errors import DeclarationError
 from sync_pipeline.explain.why import why
 from sync_pipeline.operate.repair import repair
 from sync_pipeline.pipeline import sync_keys
-from sync_pipeline.preflight.target import check_target
 from sync_pipeline.rebuild.rebuild import clear, rebuild_table
 from sync_pipeline.rebuild.report import COMPARED, FILLED
 from sync_pipeline.reconcile.reconcile import reconcile
@@ -271,7 +270,7 @@ def test_two_roots_that_are_too_large_for_one_page_are_read_together_all_the_sam
 
 def test_an_index_in_the_order_of_the_whole_key_is_asked_for(world, context):
     def said():
-        return [notice.what for notice in check_target(world.stores, [POSTER]) if notice.level != "ok"]
+        return [notice.what for notice in POSTER.table.preflight(world.stores, POSTER.name) if notice.level != "ok"]
 
     assert said() == []
     world.target("DROP INDEX catalog.poster_film_id_id")

@@ -15,7 +15,6 @@ from sync_pipeline.errors import DeclarationError, LegacySchemaError
 from sync_pipeline.partitions import KeyRanges
 from sync_pipeline.pipeline import sync_keys
 from sync_pipeline.preflight.declarations import check_entity
-from sync_pipeline.preflight.target import check_target
 from sync_pipeline.reconcile.reconcile import reconcile
 from sync_pipeline.run.backfill import backfill
 from sync_pipeline.run.capture import open_cursor
@@ -222,7 +221,7 @@ def test_columns_bear_any_name_and_keys_that_the_ledger_uses_are_refused(world):
 @pytest.mark.hazard(122)
 def test_check_names_a_key_type_that_can_be_no_primary_key(world):
     entity = entity_of("unkeyed", {"id": "json"})
-    found = [notice.what for notice in check_target(world.stores, [entity]) if notice.level == "error"]
+    found = [notice.what for notice in entity.table.preflight(world.stores, entity.name) if notice.level == "error"]
     assert found == [
         "catalog.unkeyed cannot be made as declared: data type json has no default operator class for access method"
         ' "btree"'
