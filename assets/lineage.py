@@ -72,7 +72,7 @@ def history_key(entity: Entity) -> dg.AssetKey:
 
 def sink_keys(entity: Entity) -> dict[str, dg.AssetKey]:
     """The asset of each sink the entity has, by its name in a verdict, in the order in which they are written."""
-    return {sink.kind: asset_key(*sink.page(entity.name).path) for sink in _in_order(entity)}
+    return {sink.kind: asset_key(*sink.asset_path(entity.name)) for sink in _in_order(entity)}
 
 
 def sink_specs(entity: Entity) -> list[dg.AssetSpec]:

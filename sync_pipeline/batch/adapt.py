@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
 import orjson
@@ -194,8 +194,3 @@ def _wanted(entity: Entity, table: pa.Table, where: str | None) -> pa.Array:
     if where not in table.column_names:
         raise DeclarationError(f"entity {entity.name}: a sink's where names {where!r}, which adapt does not return")
     return pc.fill_null(pc.cast(table.column(where), pa.bool_()), False).combine_chunks()
-
-
-def without(adapted: Adapted, key: Key, texts: Sequence[str]) -> Adapted:
-    """The rows whose keys are not among `texts`."""
-    return adapted.drop(key.texts(adapted.legacy), texts) if texts else adapted

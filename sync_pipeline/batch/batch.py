@@ -7,7 +7,6 @@ from dataclasses import dataclass, field, replace
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from sync_pipeline.batch.adapt import without
 from sync_pipeline.batch.order import Order
 from sync_pipeline.entities.context import EntityContext
 from sync_pipeline.ledger.ledger import Draw
@@ -63,7 +62,7 @@ class Batch:
         def others(table: pa.Table) -> pa.Table:
             return table.filter(pc.invert(pc.is_in(self.texts(table), value_set=out)))
 
-        kept = without(self.adapted, self.context.origin.key, texts)
+        kept = self.adapted.without(self.context.origin.key.texts, texts)
         at = pc.index_in(self.texts(kept.legacy), value_set=self.texts(self.adapted.legacy))
         return replace(
             self,

@@ -13,7 +13,6 @@ from dataclasses import dataclass
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from sync_pipeline.batch.adapt import without
 from sync_pipeline.db.columns import DIGEST, text_of
 from sync_pipeline.db.keys import Key
 from sync_pipeline.db.sql import Cursor
@@ -133,7 +132,7 @@ class ReferenceLocks:
             if not now:
                 return found
             found |= now
-            rows = without(rows, key, list(now))
+            rows = rows.without(key.texts, list(now))
 
     def _there(self, reference: Reference, named: pa.Array) -> set[str]:
         """Those of the parents that the new side holds."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from hashlib import sha256
 
 from sync_pipeline.db.sql import Cursor
@@ -42,12 +42,12 @@ class BackfillRequest:
     partitions: Sequence[str]
     whole: bool = False
     run: str | None = None
-    name: str = field(init=False)
 
-    def __post_init__(self) -> None:
+    @property
+    def name(self) -> str:
+        """By which the ledger knows it again."""
         names = "\n".join(sorted(self.partitions)).encode()
-        name = self.run or ("the whole history" if self.whole else sha256(names).hexdigest())
-        object.__setattr__(self, "name", name)
+        return self.run or ("the whole history" if self.whole else sha256(names).hexdigest())
 
 
 def begin_request(cursor: Cursor, entity: str, basis: int, request: BackfillRequest) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import pyarrow as pa
@@ -35,9 +35,9 @@ class Adapted:
         """Some of the rows."""
         return Adapted(self.legacy.take(keep), self.table.take(keep), self.held.take(keep))
 
-    def drop(self, texts: pa.Array, out: Sequence[str]) -> Adapted:
-        """The rows whose key texts (`texts`, row by row) are not among `out`."""
+    def without(self, texts: Callable[[pa.Table], pa.Array], out: Sequence[str]) -> Adapted:
+        """The rows whose key texts are not among `out`; `texts` gives those of legacy rows, row by row."""
         if not out:
             return self
-        gone = pc.is_in(texts, value_set=pa.array(out, pa.string()))
+        gone = pc.is_in(texts(self.legacy), value_set=pa.array(out, pa.string()))
         return self.take(pc.indices_nonzero(pc.invert(gone)))

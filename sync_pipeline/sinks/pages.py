@@ -18,9 +18,8 @@ class ColumnPage:
 
 @dataclass(frozen=True)
 class SinkPage:
-    """A sink: the path of its asset, what kinds of store it is, a sentence, its columns and what binds several."""
+    """A sink: what kinds of store it is, a sentence, its columns and what binds several."""
 
-    path: tuple[str, ...]
     kinds: frozenset[str]
     description: str
     columns: tuple[ColumnPage, ...] = ()

@@ -65,6 +65,10 @@ class Sink(ABC):
         """The columns of adapted rows that it keeps, by their names there."""
 
     @abstractmethod
+    def asset_path(self, entity: str) -> tuple[str, ...]:
+        """The parts of its asset's key."""
+
+    @abstractmethod
     def page(self, entity: str) -> SinkPage:
         """What an asset page shows of it."""
 

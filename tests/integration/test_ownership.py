@@ -243,7 +243,7 @@ def test_of_two_that_mark_at_once_one_is_refused(world, other, video, monkeypatc
 
     ownership._mark_prefix(world.stores, "race", only_if_free=True)
     with pytest.raises(OwnershipError, match="prefix race/"):
-        MediaBucket(columns=("cover",), prefix="race").claim(other, "video")
+        MediaBucket(columns=("cover",), prefix="race").open(other, "video")
     remove(world, prefix="race/")
 
 

@@ -77,7 +77,7 @@ def place(
     placed.adapted = _renamed(
         sink,
         key,
-        adapted.drop(key.texts(adapted.legacy), gone),
+        adapted.without(key.texts, gone),
         lambda _, values: keys_of.take(pc.index_in(values, value_set=names_of)),
     )
     placed.adapted = _with_facts(sink, stores, placed.adapted)

@@ -47,10 +47,13 @@ class MediaBucket(BucketDeclaration, Sink):
         """None: rows and documents keep what it fills."""
         return frozenset()
 
+    def asset_path(self, entity: str) -> tuple[str, ...]:
+        """By its prefix; entities that share one have an asset each."""
+        return "media", *self.prefix.split("/"), *([entity] if self.shared else [])
+
     def page(self, entity: str) -> SinkPage:
-        """Files below a prefix; entities that share one have an asset each."""
+        """Files below a prefix."""
         return SinkPage(
-            ("media", *self.prefix.split("/"), *([entity] if self.shared else [])),
             frozenset({"s3"}),
             f"Files of {entity}, copied by content identity under `{self.prefix}/`.",
         )
@@ -63,14 +66,10 @@ class MediaBucket(BucketDeclaration, Sink):
 
     def open(self, stores: Stores, entity: str) -> None:
         """Mark the prefix as the entity's. Raises as `Sink.open` does."""
-        with self.breaker(stores):
-            self.claim(stores, entity)
-
-    def claim(self, stores: Stores, entity: str) -> None:
-        """Mark the prefix as the entity's, whatever the bucket's breaker says. Raises as `open` does."""
         from sync_pipeline.sinks.media import ownership
 
-        ownership.claim_prefix(stores, entity, self.place)
+        with self.breaker(stores):
+            ownership.claim_prefix(stores, entity, self.place)
 
     def marks(self, stores: Stores) -> list[Mark]:
         """The marks of the prefix and of those around it."""

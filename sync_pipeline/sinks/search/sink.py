@@ -49,11 +49,14 @@ class SearchIndex(IndexDeclaration, Sink):
         """Its fields."""
         return frozenset(self.fields)
 
+    def asset_path(self, entity: str) -> tuple[str, ...]:
+        """By its alias."""
+        return "search", self.alias
+
     def page(self, entity: str) -> SinkPage:
         """Documents behind an alias, with the mappings of their fields."""
         only = f", where `{self.where}` is true" if self.where else ""
         return SinkPage(
-            ("search", self.alias),
             frozenset({"elasticsearch"}),
             f"Documents of {entity} behind the alias `{self.alias}`{only}.",
             tuple(_field(name, mapping) for name, mapping in self.fields.items()),

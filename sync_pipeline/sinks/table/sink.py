@@ -56,11 +56,14 @@ class RelationalTable(TableDeclaration, Sink):
         """Its columns."""
         return frozenset(self.columns)
 
+    def asset_path(self, entity: str) -> tuple[str, ...]:
+        """By schema and table."""
+        return tuple(self.name.split("."))
+
     def page(self, entity: str) -> SinkPage:
         """Rows of a table, with its columns as declared."""
         key = self.identity
         return SinkPage(
-            tuple(self.name.split(".")),
             frozenset({"postgres", "table"}),
             f"Rows of `{self.name}`, kept in step with the monolith.",
             tuple(_column(name, *split_definition(kind), key) for name, kind in self.columns.items()),
