@@ -23,7 +23,7 @@ from typing import Any
 import psycopg2
 from sqlalchemy.exc import SQLAlchemyError
 
-from sync_pipeline.errors import LeaseLostError, UnreachableError
+from sync_pipeline.errors import FormerReleaseError, LeaseLostError, UnreachableError
 from sync_pipeline.ledger import cursor_table
 from sync_pipeline.ledger.ledger import migrate
 from sync_pipeline.run.background import in_background
@@ -171,8 +171,8 @@ def quietly(act: Callable[[], None]) -> None:
     """Do it, or say in the log why it could not be done now."""
     try:
         act()
-    except (UnreachableError, LeaseLostError, psycopg2.Error, SQLAlchemyError) as error:
-        # it may be read only for a time, or all connections are in use
+    except (UnreachableError, LeaseLostError, FormerReleaseError, psycopg2.Error, SQLAlchemyError) as error:
+        # it may be read only for a time, or all connections are in use; whom it refuses keeps saying so until upgraded
         log.warning("ledger not told", extra={"error": str(error)})
 
 

@@ -6,7 +6,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from sync_pipeline.errors import HiddenRowsError, UnreachableError
+from sync_pipeline.errors import FormerReleaseError, HiddenRowsError, LeaseLostError, UnreachableError
 from sync_pipeline.run import follower
 from sync_pipeline.run.follower import HANG_SECONDS, Follower
 from sync_pipeline.run.pace import Pace
@@ -47,6 +47,19 @@ def test_an_entity_that_hangs_loses_its_lease_and_nobody_else_does(two, beats):
     two._beat()
     assert beats == [["video"]]
     assert (two._leases["text"].renewed, two._leases["video"].renewed) == (1, 0)
+
+
+@pytest.mark.parametrize("error", [FormerReleaseError, LeaseLostError, UnreachableError])
+def test_a_lease_that_cannot_be_renewed_does_not_end_the_follower(two, beats, monkeypatch, error):
+    """Its entity's own thread says why; a release that the ledger refuses goes on saying so until it is upgraded."""
+
+    def refused(_):
+        raise error("text")
+
+    monkeypatch.setattr(two._leases["text"], "renew", refused)
+    two._beat()
+    assert beats == [[]]
+    assert two._leases["video"].renewed == 1
 
 
 @pytest.mark.hazard(105)

@@ -12,6 +12,10 @@ _STANDS_SECONDS = 6
 _TAKEN = """
     UPDATE sync.cursor SET owner = 'somebody', epoch = epoch + 1, lease_until = now() + %s * interval '1 s'
     WHERE entity = %s"""
+# one transaction: an editor may delete any book that it sees
+_BOOK_AND_SCENE = """
+    INSERT INTO book (no, name) VALUES (%(number)s, 'late') ON CONFLICT DO NOTHING;
+    INSERT INTO scene (book, note) VALUES (%(number)s, 'early')"""
 _LEASES_RUN_OUT = "UPDATE sync.cursor SET lease_until = now() - interval '1 s'"
 
 
@@ -71,8 +75,7 @@ def parent_after_child(scene: Scene, dice: Random) -> Iterator[None]:
     scene.world.target(_TAKEN, (dice.uniform(1, 4), "aw_work"))
     numbers = [10_000 + dice.randrange(10**6) for _ in range(10)]
     for number in numbers:
-        scene.world.legacy("INSERT INTO book (no, name) VALUES (%s, 'late') ON CONFLICT DO NOTHING", (number,))
-        scene.world.legacy("INSERT INTO scene (book, note) VALUES (%s, 'early')", (number,))
+        scene.world.legacy(_BOOK_AND_SCENE, {"number": number})
     yield
     for number in numbers[::2]:
         scene.world.legacy("DELETE FROM book WHERE no = %s", (number,))
