@@ -37,7 +37,7 @@ def observed(stores: Stores, entity: Entity) -> dict[dg.AssetKey, Figures]:
 def _dead_letters(stores: Stores, entity: Entity) -> Figures:
     """Dead letters as a page; nothing where there are none."""
     with stores.target() as cursor:
-        causes = dead_letters.overview(cursor, dead_letters.DeadLetterFilter(entity.name), 0)["causes"]
+        causes = dead_letters.overview(cursor, dead_letters.DeadLetterFilter(entity.name), 0).causes
     return {"dead letters": dg.MetadataValue.md(dead_letter_page(entity.name, causes))} if causes else {}
 
 

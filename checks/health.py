@@ -8,8 +8,9 @@ import dagster as dg
 from checks.dead_letter_pages import dead_letter_page
 from checks.stores_resource import OpensStores
 from sync_pipeline.entity import Entity
+from sync_pipeline.ledger import queue_reads
+from sync_pipeline.ledger.queue_reads import QueueCause
 from sync_pipeline.model import reasons
-from sync_pipeline.model.reasons import Reason
 from sync_pipeline.operate.status import status_of
 from sync_pipeline.queue import dead_letters, due
 from sync_pipeline.queue.parking import NOT_UNDONE
@@ -42,12 +43,12 @@ def health_results(stores: Stores, entity: Entity, key: dg.AssetKey) -> Iterator
     yield _freshness(status, stores.settings.lag_limit_seconds, key)
     if status:
         with stores.target() as cursor:
-            overdue = due.keys_overdue(cursor, entity.name, stores.settings.due_limit_seconds)
-            causes = due.overview(cursor, due.QueueFilter(entity.name), 0)["causes"]
+            overdue = queue_reads.keys_overdue(cursor, entity.name, stores.settings.due_limit_seconds)
+            causes = due.overview(cursor, due.QueueFilter(entity.name), 0).causes
             refused = dead_letters.overview(cursor, dead_letters.DeadLetterFilter(entity.name), 0)
     else:
-        overdue, causes, refused = 0, [], {dead_letters.PARKED: 0, Reason.DISCARDED: 0, "causes": []}
-    yield _due(status.get("due", {}), overdue, cast(list[dict[str, Any]], causes), key)
+        overdue, causes, refused = 0, [], dead_letters.DeadLetterOverview()
+    yield _due(status.get("due", {}), overdue, causes, key)
     yield _dead_letters(entity.name, refused, key)
 
 
@@ -72,7 +73,7 @@ def _who(status: dict[str, Any]) -> str:
     return str(status["owner"]) if status["followed"] else "nobody"
 
 
-def _due(owed: dict[str, int], overdue: int, causes: list[dict[str, Any]], key: dg.AssetKey) -> dg.AssetCheckResult:
+def _due(owed: dict[str, int], overdue: int, causes: list[QueueCause], key: dg.AssetKey) -> dg.AssetCheckResult:
     waiting = sum(int(keys) for reason, keys in owed.items() if reason not in reasons.DEAD_LETTERS)
     severity = dg.AssetCheckSeverity.ERROR if overdue else None
     message = f"{waiting} keys wait, {overdue} of them for too long"
@@ -82,20 +83,20 @@ def _due(owed: dict[str, int], overdue: int, causes: list[dict[str, Any]], key: 
     return _result(DUE, key, severity, message, metadata)
 
 
-def _dead_letters(entity: str, found: dict[str, Any], key: dg.AssetKey) -> dg.AssetCheckResult:
-    parked, discarded = found[dead_letters.PARKED], found[Reason.DISCARDED]
-    torn = sum(cause["letters"] for cause in found["causes"] if cause["error"] == NOT_UNDONE)
+def _dead_letters(entity: str, found: dead_letters.DeadLetterOverview, key: dg.AssetKey) -> dg.AssetCheckResult:
+    parked, discarded = found.parked, found.discarded
+    torn = sum(cause.rows for cause in found.causes if cause.error == NOT_UNDONE)
     message = f"{parked} rows are parked" + (f", {discarded} are discarded" if discarded else "")
     message += f"; {torn} rows could not be put back" if torn else ""
     severity = dg.AssetCheckSeverity.ERROR if torn else dg.AssetCheckSeverity.WARN
     metadata: dict[str, Any] = {"parked": parked, "discarded": discarded}
-    if found["causes"]:
-        metadata["causes"] = dg.MetadataValue.md(dead_letter_page(entity, found["causes"]))
+    if found.causes:
+        metadata["causes"] = dg.MetadataValue.md(dead_letter_page(entity, found.causes))
     return _result(DEAD_LETTERS, key, severity if parked or torn else None, message, metadata)
 
 
-def _cells(cause: dict[str, Any]) -> dict[str, str | int]:
-    return {name: value if isinstance(value := cause[name], int) else str(value or "") for name in _COLUMNS}
+def _cells(cause: QueueCause) -> dict[str, str | int]:
+    return {name: value if isinstance(value := getattr(cause, name), int) else str(value or "") for name in _COLUMNS}
 
 
 def _result(

@@ -23,6 +23,7 @@ from sync_pipeline.entities.context import EntityContext
 from sync_pipeline.entities.files import load_entities
 from sync_pipeline.entity import Entity
 from sync_pipeline.errors import UnreachableError
+from sync_pipeline.ledger import queue_reads
 from sync_pipeline.run.heartbeat import last_heartbeats
 from sync_pipeline.run.live import caught_up, mark
 from sync_pipeline.sinks.media.ownership import MARK_OBJECT
@@ -187,8 +188,7 @@ def _ledger(stores: Stores) -> tuple[int, int]:
     with stores.target() as cursor:
         cursor.execute("SELECT coalesce(sum(rows), 0)::bigint FROM sync.backfill")
         rows = int(cursor.fetchone()[0])
-        cursor.execute("SELECT coalesce(sum(coalesce(cardinality(keys), 1)), 0)::bigint FROM sync.due")
-        return rows, int(cursor.fetchone()[0])
+        return rows, queue_reads.count_keys(cursor)
 
 
 def _moved(fleet: Fleet, stores: Stores, entities: list[Entity]) -> dict[str, int]:

@@ -12,6 +12,7 @@ import pyarrow.compute as pc
 from sync_pipeline.db.sql import Cursor
 from sync_pipeline.entities.context import EntityContext
 from sync_pipeline.errors import IndexFaultError, UnreachableError
+from sync_pipeline.ledger import queue_table
 from sync_pipeline.ledger.ledger import raise_revision
 from sync_pipeline.ledger.rebuilds import under_way
 from sync_pipeline.model.faults import crash_point, guarded
@@ -145,7 +146,7 @@ def send(
         with context.stores.target() as cursor:
             due.postpone(cursor, operations.owed, UnreachableError(str(error)))
             if isinstance(error, IndexFaultError):
-                due.owe(cursor, context.entity.name, Reason.DOCUMENTS, error.suspects, 0)
+                due.owe(cursor, context.entity.name, Reason.DOCUMENTS, error.suspects)
         return 0, total
     crash_point("close.before")
     with context.stores.target() as cursor:
@@ -259,15 +260,15 @@ def _refused(context: EntityContext, cursor: Cursor, operations: Operations, res
 def _close(context: EntityContext, cursor: Cursor, operations: Operations, pending: Callable[[], set[str]]) -> None:
     name = context.entity.name
     if operations.has_shadow:
-        due.close(cursor, operations.owed)
+        queue_table.delete(cursor, operations.owed)
     else:  # it may have been on the way when a rebuild began
-        due.close_shown(cursor, operations.owed)
+        queue_table.delete_sent(cursor, operations.owed)
     # a delete's tombstone may be gone by the time a late bulk arrives: what was overtaken is owed again
     later = context.origin.key.texts(
         context.ledger.later_than(cursor, operations.keys, operations.versions)
     ).to_pylist()
     later = later if guarded(24) else []
-    due.owe(cursor, name, Reason.DOCUMENTS, sorted(set(later) - pending()) if later else [], 0)
+    due.owe(cursor, name, Reason.DOCUMENTS, sorted(set(later) - pending()) if later else [])
 
 
 def _settle(
@@ -281,10 +282,10 @@ def _settle(
     name = context.entity.name
     if len(operations.ids):
         operations.note(cursor, name, len(result.retriable) + len(result.rejected))
-    due.owe(cursor, name, Reason.OVERTAKEN, foreign, 0)
+    due.owe(cursor, name, Reason.OVERTAKEN, foreign)
     parking.park(cursor, name, rejects, 0, context.stores.settings.retry_limit)
     if context.entity.compensates:
-        due.owe(cursor, name, Reason.COMPENSATION, [reject.key for reject in rejects], 0)
+        due.owe(cursor, name, Reason.COMPENSATION, [reject.key for reject in rejects])
         refused = {*result.conflicts, *result.retriable, *result.rejected}
         taken = pa.array([n for n in range(len(operations.ids)) if n not in refused], pa.int64())
         before_images.forget(cursor, name, operations.ids.take(taken), operations.versions.take(taken))
@@ -295,7 +296,7 @@ def _again(
 ) -> None:
     """Owe documents that could not be taken now, and note why."""
     if texts:
-        owed = due.owe(cursor, context.entity.name, Reason.DOCUMENTS, texts, 0)
+        owed = due.owe(cursor, context.entity.name, Reason.DOCUMENTS, texts)
         due.as_old(cursor, owed, age)
         index = context.entity.index
         why = f"{index.alias if index else ''}: {'; '.join(faults)}" if faults else "the cluster is busy"

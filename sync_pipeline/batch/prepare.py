@@ -14,11 +14,10 @@ from sync_pipeline.batch.order import Order
 from sync_pipeline.db.columns import DIGEST, kept
 from sync_pipeline.entities.context import EntityContext
 from sync_pipeline.entities.origin import Rows
-from sync_pipeline.ledger import media
+from sync_pipeline.ledger import media, queue_reads
 from sync_pipeline.ledger.ledger import HELD_DOCUMENT, Draw
 from sync_pipeline.model.faults import guarded
 from sync_pipeline.model.rows import Adapted, Reject
-from sync_pipeline.queue import parking
 from sync_pipeline.sinks.media.place import Placed, place
 
 
@@ -145,7 +144,7 @@ def _reverted(context: EntityContext, keys: pa.Table, order: Order) -> pa.Array:
     texts: list[str] = []
     if (order.documents or order.shadow) and not order.force and (context.entity.compensates or order.again):
         with context.stores.target_at_once() as cursor:
-            texts = parking.among_undone(cursor, context.entity.name, context.origin.key.texts(keys).to_pylist())
+            texts = queue_reads.undone(cursor, context.entity.name, context.origin.key.texts(keys).to_pylist())
     return pa.array(texts, pa.string())
 
 
@@ -154,7 +153,8 @@ def _parted(context: EntityContext, rejects: list[Reject], order: Order) -> tupl
     texts: list[str] = []
     if rejects and not order.force:
         with context.stores.target() as cursor:
-            texts = parking.discarded(cursor, context.entity.name, [(reject.key, reject.digest) for reject in rejects])
+            refused = [(reject.key, reject.digest) for reject in rejects]
+            texts = queue_reads.discarded_as_they_are(cursor, context.entity.name, refused)
     digests = {reject.key: reject.digest for reject in rejects}
     keys = context.origin.key.parse(texts).append_column(
         DIGEST, pa.array([digests[text] for text in texts], pa.int64())

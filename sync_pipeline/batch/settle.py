@@ -11,6 +11,7 @@ from sync_pipeline.batch.collisions import pairs_of
 from sync_pipeline.batch.order import Outcome
 from sync_pipeline.db.columns import DIGEST
 from sync_pipeline.db.sql import Cursor
+from sync_pipeline.ledger import queue_table
 from sync_pipeline.ledger.ledger import KEEP
 from sync_pipeline.ledger.log import BODY, Entry
 from sync_pipeline.model.faults import crash_point, guarded
@@ -60,7 +61,7 @@ def _owe_moved(batch: Batch, cursor: Cursor) -> None:
         if batch.order.whole:
             due.as_old(cursor, owed, age)
             for identity in owed:
-                due.later(cursor, identity, _MOVED_SECONDS)
+                queue_table.put_off(cursor, identity, _MOVED_SECONDS)
 
 
 def _owe_files(batch: Batch, cursor: Cursor, waiting: list[str]) -> None:

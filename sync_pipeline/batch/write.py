@@ -20,7 +20,7 @@ from sync_pipeline.batch.settle import acknowledge, body_of, move_on, record_ver
 from sync_pipeline.db.columns import DIGEST, kept
 from sync_pipeline.db.sql import Cursor
 from sync_pipeline.errors import UnreachableError
-from sync_pipeline.ledger import media
+from sync_pipeline.ledger import media, queue_reads
 from sync_pipeline.ledger.ledger import UNDO, WRITE
 from sync_pipeline.ledger.log import BODY
 from sync_pipeline.model.faults import crash_point, guarded
@@ -227,4 +227,4 @@ def _reverted(batch: Batch, cursor: Cursor, tables: list[TargetTable]) -> list[s
     if not (documents or any(table.is_shadow for table in tables)):
         return []
     unwritten = batch.texts(batch.adapted.legacy).filter(pc.invert(batch.rows_to_write))
-    return parking.among_undone(cursor, batch.context.entity.name, unwritten.to_pylist())
+    return queue_reads.undone(cursor, batch.context.entity.name, unwritten.to_pylist())

@@ -103,9 +103,9 @@ def sync(
     from sync_pipeline.batch.order import Order
     from sync_pipeline.cli.following import Totals, caught_up, follow
     from sync_pipeline.entities.context import EntityContext
+    from sync_pipeline.ledger import queue_reads
     from sync_pipeline.ledger.backfills import unfilled
     from sync_pipeline.pipeline import sync_keys
-    from sync_pipeline.queue import dead_letters
     from sync_pipeline.run.resync import sync_where
 
     if (bool(key) + (where is not None) + until_caught_up + forever) > 1:
@@ -129,7 +129,7 @@ def sync(
         refused: dict[str, int] = {}
         missing: dict[str, list[str]] = {}
         with suppress(UnreachableError), stores.target() as cursor:
-            refused = dead_letters.counts(cursor, totals)
+            refused = queue_reads.count_rejected(cursor, totals)
             missing = {entity.name: unfilled(cursor, entity.name, entity.partitions) for entity in entities}
     report = {name: {**asdict(total), "history_missing": missing.get(name, [])} for name, total in totals.items()}
     show(report, output, partial(_synced, totals, refused, missing))

@@ -6,6 +6,7 @@ import enum
 import json
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing, contextmanager, nullcontext
+from dataclasses import is_dataclass
 from difflib import get_close_matches
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -94,9 +95,14 @@ def partitions(entity: Entity, wanted: list[str] | None) -> list[str]:
     return list(dict.fromkeys(wanted or there))
 
 
+def _plain(value: object) -> object:
+    """A value that JSON does not know: a dataclass by its fields, anything else as text."""
+    return vars(value) if is_dataclass(value) else str(value)
+
+
 def show(report: Any, output: Output, text: Callable[[], None]) -> None:
     """Print a report: as one line of JSON, or by `text`."""
     if output is Output.JSON:
-        typer.echo(json.dumps(report, default=str, ensure_ascii=False))
+        typer.echo(json.dumps(report, default=_plain, ensure_ascii=False))
     else:
         text()

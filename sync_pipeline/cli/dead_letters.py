@@ -8,7 +8,7 @@ import socket
 import time
 from collections.abc import Mapping
 from functools import partial
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -16,10 +16,12 @@ from sync_pipeline.cli import tables
 from sync_pipeline.cli.common import All, AnyName, Format, Output, opened, show, spelled
 from sync_pipeline.entities.context import EntityContext
 from sync_pipeline.errors import SettingError
+from sync_pipeline.ledger import queue_reads
 from sync_pipeline.ledger.ledger import migrate
+from sync_pipeline.ledger.queue_reads import DeadLetter
 from sync_pipeline.model.reasons import DEAD_LETTERS, Reason
 from sync_pipeline.queue import dead_letters
-from sync_pipeline.queue.dead_letters import DeadLetterFilter
+from sync_pipeline.queue.dead_letters import DeadLetterFilter, DeadLetterNow, DeadLetterOverview
 from sync_pipeline.run import live
 from sync_pipeline.stores.stores import Stores
 
@@ -57,38 +59,38 @@ def listing(
             e.name: _overview(stores, DeadLetterFilter(e.name, key or (), step, error, seconds, reasons), limit)
             for e in entities
         }
-    show(report, output, partial(_listed, report))
+    show({name: each.as_dict() for name, each in report.items()}, output, partial(_listed, report))
 
 
-def _overview(stores: Stores, chosen: DeadLetterFilter, limit: int) -> dict[str, Any]:
+def _overview(stores: Stores, chosen: DeadLetterFilter, limit: int) -> DeadLetterOverview:
     migrate(stores)
     with stores.target() as cursor:
         return dead_letters.overview(cursor, chosen, limit)
 
 
-def _listed(report: Mapping[str, Mapping[str, Any]]) -> None:
-    causes = [(entity, cause) for entity, found in report.items() for cause in found["causes"]]
+def _listed(report: Mapping[str, DeadLetterOverview]) -> None:
+    causes = [(entity, cause) for entity, found in report.items() for cause in found.causes]
     if not causes:
         tables.say("No dead letters.")
         return
     heads = ("entity", "state", "step", "error", "rows", "attempts", "since", "keys", "for example")
-    names = ("state", "step", "error", "letters", "attempts", "first_at")
-    rows = [(e, *(c[name] for name in names), ", ".join(c["keys"]), c["message"]) for e, c in causes]
+    names = ("state", "step", "error", "rows", "attempts", "first_at")
+    rows = [(e, *(getattr(c, name) for name in names), ", ".join(c.keys), c.message) for e, c in causes]
     tables.table(heads, rows, left=9)
-    shown = [record for found in report.values() for record in found["letters"]]
+    shown = [record for found in report.values() for record in found.dead_letters]
     tables.table(("entity", "key", "state", "next try", "message"), map(_line, shown), left=5)
-    total = sum(cause["letters"] for _, cause in causes)
+    total = sum(cause.rows for _, cause in causes)
     if total > len(shown):
         tables.say(f"{len(shown):,} of {total:,}; --limit shows more, --step, --error, --older-than and --key choose.")
-    if any(found[dead_letters.PARKED] for found in report.values()):
+    if any(found.parked for found in report.values()):
         tables.say("show ENTITY KEY tells all of one; replay tries again what is mended; discard sets aside for good.")
 
 
-def _line(record: Mapping[str, Any]) -> tuple[object, ...]:
-    if record["state"] == Reason.DISCARDED:
-        message = f"{record['discarded_why']} ({record['discarded_by']}, {record['discarded_at']:%Y-%m-%d})"
-        return record["entity"], record["key"], record["state"], "when its row changes", message
-    return record["entity"], record["key"], record["state"], record["next_at"] or "on replay", record["message"]
+def _line(record: DeadLetter) -> tuple[object, ...]:
+    if record.state == Reason.DISCARDED:
+        message = f"{record.discarded_why} ({record.discarded_by}, {record.discarded_at:%Y-%m-%d})"
+        return record.entity, record.key, record.state, "when its row changes", message
+    return record.entity, record.key, record.state, record.next_at or "on replay", record.message
 
 
 @app.command("show")
@@ -101,40 +103,34 @@ def showing(name: Name, key: Annotated[str, typer.Argument(help="The key.")], ou
             record = dead_letters.find(cursor, name, text)
         if record is None:
             raise SettingError(f"{name} {text} is no dead letter: sync-pipeline why {name} {text} says where it stands")
-        found = dead_letters.known(context, record)
-    show(found, output, partial(_shown, found))
+        found = dead_letters.with_row_now(context, record)
+    show(found.as_dict(), output, partial(_shown, found))
 
 
-def _shown(found: Mapping[str, Any]) -> None:
-    tables.say(
-        f"{found['entity']} {found['key']} is {found['state']}: refused at step {found['step']}, {found['error']}"
-    )
-    tables.say(f"  {found['message']}")
-    times = f"first {found['first_at']:%Y-%m-%d %H:%M:%S}, last {found['last_at']:%Y-%m-%d %H:%M:%S}"
-    tables.say(
-        f"Attempts: {found['attempts']:,}; {times}; next: {found['next_at'] or 'when its row changes, or on replay'}."
-    )
-    if found["state"] == Reason.DISCARDED:
-        by, at = found["discarded_by"], f"{found['discarded_at']:%Y-%m-%d %H:%M:%S}"
-        tables.say(f"Discarded by {by} at {at}: {found['discarded_why']}")
-    if found["undone_at"]:
-        tables.say(f"Put back as it was before, at {found['undone_at']:%Y-%m-%d %H:%M:%S}: row, files and document.")
+def _shown(found: DeadLetterNow) -> None:
+    row = found.dead_letter
+    tables.say(f"{row.entity} {row.key} is {row.state}: refused at step {row.step}, {row.error}")
+    tables.say(f"  {row.message}")
+    times = f"first {row.first_at:%Y-%m-%d %H:%M:%S}, last {row.last_at:%Y-%m-%d %H:%M:%S}"
+    tables.say(f"Attempts: {row.attempts:,}; {times}; next: {row.next_at or 'when its row changes, or on replay'}.")
+    if row.state == Reason.DISCARDED:
+        tables.say(f"Discarded by {row.discarded_by} at {row.discarded_at:%Y-%m-%d %H:%M:%S}: {row.discarded_why}")
+    if row.undone_at:
+        tables.say(f"Put back as it was before, at {row.undone_at:%Y-%m-%d %H:%M:%S}: row, files and document.")
     tables.say(f"In the monolith: {_in_the_monolith(found)}")
-    if found["row"]:
-        tables.table(("column", "value now"), found["row"].items(), left=2)
-    tables.say(
-        f"To do: {found['remedy']}; then sync-pipeline dead-letters replay {found['entity']} --key {found['key']}"
-    )
+    if found.row:
+        tables.table(("column", "value now"), found.row.items(), left=2)
+    tables.say(f"To do: {found.remedy}; then sync-pipeline dead-letters replay {row.entity} --key {row.key}")
 
 
-def _in_the_monolith(found: Mapping[str, Any]) -> str:
-    if not found["readable"]:
+def _in_the_monolith(found: DeadLetterNow) -> str:
+    if not found.readable:
         return "there, and still not readable."
-    if found["row"] is None:
+    if found.row is None:
         return "gone."
-    return {None: "there.", True: "there, and changed since it was refused.", False: "there, as it was refused."}[
-        found["changed"]
-    ]
+    if found.changed is None:
+        return "there."
+    return "there, and changed since it was refused." if found.changed else "there, as it was refused."
 
 
 @app.command()
@@ -173,17 +169,13 @@ def _replayed(context: EntityContext, keys: list[str]) -> dict[str, int]:
             time.sleep(_LOOK_SECONDS)  # another process works on the rest, and only the table shows its progress
     with context.stores.target() as cursor:
         chosen = DeadLetterFilter(context.entity.name, keys)
-        found = dead_letters.overview(cursor, chosen, 0) if keys else {dead_letters.PARKED: 0}
-    return {
-        "replayed": len(keys),
-        "through": len(keys) - found[dead_letters.PARKED],
-        "parked": found[dead_letters.PARKED],
-    }
+        parked = dead_letters.overview(cursor, chosen, 0).parked if keys else 0
+    return {"replayed": len(keys), "through": len(keys) - parked, "parked": parked}
 
 
 def _to_be_tried(context: EntityContext, keys: list[str]) -> int:
     with context.stores.target() as cursor:
-        return dead_letters.to_be_tried(cursor, context.entity.name, keys)
+        return queue_reads.being_tried(cursor, context.entity.name, keys)
 
 
 @app.command()
@@ -208,7 +200,7 @@ def discard(
         chosen = DeadLetterFilter(name, spelled(context, key), step, error, seconds, (Reason.REJECTED,))
         keys = dead_letters.discard(context, chosen, by or _who(), why.strip())
         with stores.target() as cursor:
-            left = dead_letters.overview(cursor, chosen, 0)[dead_letters.PARKED]
+            left = dead_letters.overview(cursor, chosen, 0).parked
     report = {name: {"discarded": len(keys), "left": left}}
     show(report, output, partial(_discarded, name, keys, left))
 

@@ -50,7 +50,7 @@ def _print(found: Drained) -> None:
     )
     if found.parked:
         columns = ("entity", "reason", "key", "error", "message")
-        table(columns, [[row[column] for column in columns] for row in found.parked], left=5)
+        table(columns, [[getattr(row, column) for column in columns] for row in found.parked], left=5)
     for sentence in _sentences(found):
         say(sentence, "yellow")
     say(f"Verdict: {found.verdict}", _STYLES[found.verdict])

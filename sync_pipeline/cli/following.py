@@ -11,8 +11,8 @@ from sync_pipeline.cli.progress import bars
 from sync_pipeline.entities.context import EntityContext, open_contexts
 from sync_pipeline.entity import Entity
 from sync_pipeline.errors import StoppedError
+from sync_pipeline.ledger import queue_reads
 from sync_pipeline.operate.drain import Drained, drain
-from sync_pipeline.queue import due
 from sync_pipeline.run.background import in_background
 from sync_pipeline.run.follower import Follower
 from sync_pipeline.run.live import caught_up as has_caught_up
@@ -121,7 +121,7 @@ def _watch(
 
 def _owed(stores: Stores, entities: Iterable[Entity]) -> int:
     with stores.target() as cursor:
-        return sum(due.keys_owed(cursor, entity.name) for entity in entities)
+        return sum(queue_reads.keys_owed(cursor, entity.name) for entity in entities)
 
 
 def _on_signals(*acts: Callable[[], None]) -> None:

@@ -21,7 +21,9 @@ from sync_pipeline.reconcile.verdict import SINKS, Verdict
 # reports that hold none of these do not wait for them
 if TYPE_CHECKING:
     from sync_pipeline.batch.order import Outcome
+    from sync_pipeline.ledger.queue_reads import QueueCause, QueueRecord
     from sync_pipeline.operate.repair import Step
+    from sync_pipeline.queue.due import QueueOverview
     from sync_pipeline.rebuild.rebuild import Rebuilt
     from sync_pipeline.run.backfill import Filled
 
@@ -243,9 +245,9 @@ def rebuilt(found: Sequence[Rebuilt]) -> None:
             say(f"{grid.former} is kept: sync-pipeline rebuild clear {grid.entity} deletes it.")
 
 
-def owed(report: Mapping[str, Mapping[str, Any]]) -> None:
+def owed(report: Mapping[str, QueueOverview]) -> None:
     """What is owed: by cause, then the most urgent of it."""
-    causes = [(entity, cause) for entity, found in report.items() for cause in found["causes"]]
+    causes = [(entity, cause) for entity, found in report.items() for cause in found.causes]
     if not causes:
         say("Nothing is owed.")
         return
@@ -253,16 +255,16 @@ def owed(report: Mapping[str, Mapping[str, Any]]) -> None:
     heads = ("entity", "reason", "step", "error", "keys", "attempts", "since", "next try", "for example")
     table(heads, [(entity, *_waits(cause, names)) for entity, cause in causes], left=9)
     fields = ("reason", "key", "error", "attempts", "next_at", "message")
-    lines = [(e, *_waits(r, fields)) for e, found in report.items() for r in found["records"]]
+    lines = [(e, *_waits(r, fields)) for e, found in report.items() for r in found.records]
     table(("entity", "reason", "key", "error", "attempts", "next try", "message"), lines, left=7)
-    total = sum(found["total"] for found in report.values())
+    total = sum(found.total for found in report.values())
     if total > len(lines):
         say(f"{len(lines):,} of {total:,} records; --limit shows more, --reason and --key choose.")
 
 
-def _waits(record: Mapping[str, Any], names: Iterable[str]) -> list[object]:
+def _waits(record: QueueCause | QueueRecord, names: Iterable[str]) -> list[object]:
     """Fields of a record; one that has no next time waits for its row to change, or for a replay."""
-    return [(record[name] or "on replay") if name == "next_at" else record[name] for name in names]
+    return [getattr(record, name) or ("on replay" if name == "next_at" else None) for name in names]
 
 
 def notices(found: Sequence[Notice]) -> None:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import datetime as dt
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from typing import Any
+from typing import Any, TypeVar
 
 import psycopg2
 import psycopg2.errors
@@ -15,6 +16,9 @@ from sync_pipeline.db.cancellation import cancel
 from sync_pipeline.db.columns import read_copy, write_copy, write_values
 
 Cursor = Any  # psycopg2's cursor
+Row = TypeVar("Row")
+Value = str | int | float | bytes | dt.datetime | Sequence[str] | Sequence[int] | None
+Values = Mapping[str, Value]
 # the ledger's own error: another worker holds what was to be moved
 LEASE_LOST = "SYL01"
 # so many are sooner written into a statement than sent by a COPY, whose journey is its own
@@ -166,6 +170,13 @@ def named(cursor: Cursor, query: str, values: Mapping[str, object]) -> list[dict
     cursor.execute(query, values)
     names = [column.name for column in cursor.description]
     return [dict(zip(names, row, strict=True)) for row in cursor.fetchall()]
+
+
+def rows_as(kind: Callable[..., Row], cursor: Cursor, query: str, values: Values) -> list[Row]:
+    """The rows of a query, each made by `kind` from its columns by name."""
+    cursor.execute(query, values)
+    names = [column.name for column in cursor.description]
+    return [kind(**dict(zip(names, row, strict=True))) for row in cursor.fetchall()]
 
 
 def bind(cursor: Cursor, value: object) -> str:

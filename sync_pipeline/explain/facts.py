@@ -14,8 +14,10 @@ from sync_pipeline.db.columns import DIGEST
 from sync_pipeline.db.sql import Cursor, named
 from sync_pipeline.entities.context import EntityContext
 from sync_pipeline.errors import UnreachableError
+from sync_pipeline.ledger import queue_reads
 from sync_pipeline.ledger.ledger import HELD_DOCUMENT, HELD_ROW
 from sync_pipeline.ledger.log import time_of
+from sync_pipeline.ledger.queue_reads import ObjectRecord
 from sync_pipeline.ledger.states import Signs, State, state_of
 from sync_pipeline.model.reasons import Reason
 from sync_pipeline.model.rows import Adapted, Reject
@@ -23,12 +25,6 @@ from sync_pipeline.sinks.media.faults import MISSING, code
 from sync_pipeline.sinks.media.place import are_copied
 from sync_pipeline.sinks.search.requests import look_up
 
-_DUE = """
-    SELECT reason, step, error, message, attempts, first_at, last_at, nullif(not_before, 'infinity') AS next_at,
-           waits_for, waits_key, digest, discarded_at, discarded_by, discarded_why, undone_at
-    FROM sync.due WHERE entity = %(entity)s AND (key = %(key)s OR %(key)s = ANY(keys)
-        OR reason = 'fanout' AND %(root)s = ANY(keys)) ORDER BY priority, id
-"""
 _FILES = """
     SELECT r.source_key, r.target_key, m.size, m.copied_at
     FROM sync.media_ref r LEFT JOIN sync.media m USING (target_key)
@@ -75,7 +71,7 @@ class Facts:
     key: str
     legacy: Legacy
     entry: Entry | None
-    owed: list[dict[str, Any]]
+    owed: list[ObjectRecord]
     row: bool
     document: int | None  # its version; None where there is none
     files: list[dict[str, Any]]  # source_key, target_key, size, copied_at, there
@@ -84,15 +80,15 @@ class Facts:
     unknown: dict[str, str]  # sink -> why it could not be looked at
     copied: bool = False  # files that its row is to name are there, and no row names them yet
 
-    def owing(self, *reasons: str) -> dict[str, Any] | None:
+    def owing(self, *reasons: str) -> ObjectRecord | None:
         """The first record owed for one of these reasons."""
-        return next((record for reason in reasons for record in self.owed if record["reason"] == reason), None)
+        return next((record for reason in reasons for record in self.owed if record.reason == reason), None)
 
     @property
     def undone(self) -> bool:
         """Whether its document was refused, and it was put back as it was before."""
         dead_letter = self.owing(Reason.REJECTED, Reason.DISCARDED)
-        return bool(dead_letter and dead_letter["undone_at"])
+        return bool(dead_letter and dead_letter.undone_at)
 
     @property
     def changed(self) -> bool:
@@ -109,7 +105,7 @@ class Facts:
                 entry.digest if entry else None,
                 entry.written if entry else 0,
                 self.changed or bool(entry and not entry.current and self.legacy.there),
-                frozenset(record["reason"] for record in self.owed),
+                frozenset(record.reason for record in self.owed),
                 self.copied,
                 self.undone,
                 self.document,
@@ -121,12 +117,13 @@ def facts_of(context: EntityContext, key: str) -> Facts:
     """Look everywhere, once. Raises UnreachableError where monolith or ledger do not answer, LegacySchemaError."""
     keys = context.origin.key.parse([key])
     root = context.origin.root.texts(keys.select(list(context.origin.root.columns)))[0].as_py()
-    values = {"entity": context.entity.name, "key": key, "root": root}
+    values = {"entity": context.entity.name, "key": key}
     legacy = _legacy(context, keys)
     unknown: dict[str, str] = {}
     with context.stores.target() as cursor:
         entry = _entry(context, cursor, keys)
-        owed, files = named(cursor, _DUE, values), named(cursor, _FILES, values)
+        owed = queue_reads.of_object(cursor, context.entity.name, key, root)
+        files = named(cursor, _FILES, values)
         (cursor_row,) = named(cursor, _CURSOR, values)
         target = context.origin.key.named(context.entity.table.key)
         cursor.execute(

@@ -93,24 +93,25 @@ def _set_aside(facts: Facts) -> _Cause | None:
     """A dead letter, or a row that waits for another one."""
     dead_letter, name = facts.owing(Reason.REJECTED), f"{facts.entity} --key {facts.key}"
     if dead_letter:
-        tries = f"{dead_letter['attempts']:,} attempts" if dead_letter["attempts"] != 1 else "1 attempt"
-        message = f"is parked at step {dead_letter['step']} since {_instant(dead_letter['first_at'])} ({tries})"
+        remedy = dead_letters.remedy(dead_letter.step, dead_letter.error)
+        tries = f"{dead_letter.attempts:,} attempts" if dead_letter.attempts != 1 else "1 attempt"
+        message = f"is parked at step {dead_letter.step} since {_instant(dead_letter.first_at)} ({tries})"
         return _Cause(
             "parked",
-            f"{message}: {dead_letter['error']}: {dead_letter['message']}{_reverted(facts)}",
-            f"{dead_letters.remedy(dead_letter)}; then sync-pipeline dead-letters replay {name}",
+            f"{message}: {dead_letter.error}: {dead_letter.message}{_reverted(facts)}",
+            f"{remedy}; then sync-pipeline dead-letters replay {name}",
         )
     if waiting := facts.owing(Reason.PARENT, Reason.CHILDREN):
-        who = f"{waiting['waits_for']} {waiting['waits_key']}"
+        who = f"{waiting.waits_for} {waiting.waits_key}"
         return _Cause(
-            "waits", f"waits since {_instant(waiting['first_at'])}: {waiting['message']}", f"sync-pipeline why {who}"
+            "waits", f"waits since {_instant(waiting.first_at)}: {waiting.message}", f"sync-pipeline why {who}"
         )
     if discarded := facts.owing(Reason.DISCARDED):
-        message = f"was discarded by {discarded['discarded_by']} on {_instant(discarded['discarded_at'])}"
+        message = f"was discarded by {discarded.discarded_by} on {_instant(discarded.discarded_at)}"
         undo = f"sync-pipeline dead-letters replay {name}"
-        if facts.changed and discarded["step"] != BatchStep.DOCUMENT:
+        if facts.changed and discarded.step != BatchStep.DOCUMENT:
             return None
-        message += f": {discarded['discarded_why']}{_reverted(facts)}"
+        message += f": {discarded.discarded_why}{_reverted(facts)}"
         return _Cause("discarded", message, f"{undo} takes it back")
     return None
 
@@ -119,9 +120,9 @@ def _owed(facts: Facts) -> _Cause | None:
     found = facts.owing(*_OWED)
     if not found:
         return None
-    message = f"is owed since {_instant(found['first_at'])}: {_OWED[found['reason']]}"
-    if found["error"]:
-        message += f" ({found['error']}: {found['message']}; next try {_instant(found['next_at'])})"
+    message = f"is owed since {_instant(found.first_at)}: {_OWED[Reason(found.reason)]}"
+    if found.error:
+        message += f" ({found.error}: {found.message}; next try {_instant(found.next_at)})"
     return _Cause("owed", message, _nobody(facts))
 
 
@@ -250,7 +251,7 @@ def _revision(facts: Facts) -> str:
 
 def _step(facts: Facts) -> str:
     dead_letter = facts.owing(Reason.REJECTED, Reason.DISCARDED)
-    return str(dead_letter["step"]) if dead_letter else ""
+    return str(dead_letter.step) if dead_letter else ""
 
 
 def _of_document(facts: Facts) -> bool:

@@ -12,7 +12,7 @@ from typing import Any
 
 from sync_pipeline.db.sql import Cursor
 from sync_pipeline.errors import OtherServerError
-from sync_pipeline.ledger import cursor_table
+from sync_pipeline.ledger import cursor_table, queue_table
 from sync_pipeline.model.faults import guarded
 
 # the ledger's own error: a batch has read from a server that the monolith has left since
@@ -266,12 +266,7 @@ def take_back_times(cursor: Cursor) -> None:
     """The new side's clock has been set back: what waits by its former time waits no longer than it was meant to."""
     if not guarded(112):
         return
-    cursor.execute(
-        "UPDATE sync.due SET not_before = CASE WHEN isfinite(not_before)"
-        " THEN now() + greatest(not_before - last_at, interval '0') ELSE not_before END, last_at = now(),"
-        " first_at = least(first_at, now()), claimed_until = NULL WHERE id IN"
-        " (SELECT id FROM sync.due WHERE last_at > now() FOR UPDATE SKIP LOCKED)"
-    )
+    queue_table.take_back_times(cursor)
     cursor_table.take_back_times(cursor)
     cursor.execute("UPDATE sync.recovery SET claimed_until = NULL, asked_at = least(asked_at, now())")
     cursor.execute(

@@ -13,10 +13,11 @@ from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
-from sync_pipeline.db.sql import named
 from sync_pipeline.entities.context import EntityContext
 from sync_pipeline.errors import StoppedError
+from sync_pipeline.ledger import queue_reads
 from sync_pipeline.ledger.bases import count_former
+from sync_pipeline.ledger.queue_reads import ParkedRecord
 from sync_pipeline.model.reasons import PARKED
 from sync_pipeline.operate.fence import Fence, Held, Holder, horizon_of, put_fence, written_since
 from sync_pipeline.operate.status import status_of
@@ -25,10 +26,6 @@ from sync_pipeline.stores.stores import Stores
 
 _LOOK_SECONDS = 0.2
 _SHOWN = 20
-_PARKED = """
-    SELECT entity, reason, coalesce(key, keys[1]) AS key, error, message FROM sync.due
-    WHERE entity = ANY(%(entities)s) AND reason = ANY(%(parked)s) ORDER BY entity, reason, first_at, id LIMIT %(shown)s
-"""
 
 
 @dataclass
@@ -40,7 +37,7 @@ class Drained:
     still_open: list[Holder] = field(default_factory=list)
     through: dt.datetime | None = None  # everything committed before is in all sinks; None: that is not known
     entities: dict[str, dict[str, Any]] = field(default_factory=dict)  # as status tells
-    parked: list[dict[str, Any]] = field(default_factory=list)  # some of the rows that are not in
+    parked: list[ParkedRecord] = field(default_factory=list)  # some of the rows that are not in
     written_since: list[str] = field(default_factory=list)  # sentences: by whoever was not fenced off
 
     @property
@@ -124,6 +121,6 @@ def _refuse(contexts: Iterable[EntityContext]) -> None:
         raise StoppedError(*reasons)
 
 
-def _parked(stores: Stores, entities: Iterable[str]) -> list[dict[str, Any]]:
+def _parked(stores: Stores, entities: Iterable[str]) -> list[ParkedRecord]:
     with stores.target() as cursor:
-        return named(cursor, _PARKED, {"entities": [*entities], "parked": list(PARKED), "shown": _SHOWN})
+        return queue_reads.parked(cursor, entities, PARKED, _SHOWN)

@@ -8,7 +8,7 @@ from sync_pipeline.db.sql import Cursor
 from sync_pipeline.entities.files import read_entity_files
 from sync_pipeline.entity import Entity
 from sync_pipeline.errors import SyncError
-from sync_pipeline.ledger import rebuilds, upkeep
+from sync_pipeline.ledger import queue_reads, rebuilds, upkeep
 from sync_pipeline.ledger.backfills import missing_partitions, unfilled
 from sync_pipeline.ledger.bases import count_former
 from sync_pipeline.ledger.ledger import table_of
@@ -33,10 +33,6 @@ _CURSOR = """
              AND s.changed_at > coalesce(cursor.swept_at, '-infinity')) AS server_changed
     FROM sync.cursor WHERE entity = %s
 """
-_OUTAGES = """
-    SELECT reason, sum(coalesce(cardinality(keys), 1))::bigint, min(first_at), max(message) FROM sync.due
-    WHERE entity = %s AND reason <> 'rejected' AND error = 'UnreachableError' GROUP BY reason
-"""
 
 
 def status_of(stores: Stores, entity: Entity) -> dict[str, Any]:
@@ -55,7 +51,7 @@ def status_of(stores: Stores, entity: Entity) -> dict[str, Any]:
         if row is None:
             return {}
         found = dict(zip([column.name for column in cursor.description], row, strict=True))
-        found["due"] = _due(cursor, entity.name)
+        found["due"] = queue_reads.keys_by_reason(cursor, entity.name)
         found["backfill"] = _backfill(cursor, entity)
         found["rebuild"] = rebuilds.shown(cursor, entity.name)
         found["sweep"] = sweep_progress(cursor, entity.name)
@@ -81,14 +77,6 @@ def _orphaned_slots(stores: Stores, entity: Entity) -> list[str]:
     if files.broken or not names:
         return []  # the slot may be that of a file that cannot be read now
     return orphan_alerts(stores, names) if entity.name == min(names) else []
-
-
-def _due(cursor: Cursor, entity: str) -> dict[str, int]:
-    cursor.execute(
-        "SELECT reason, sum(coalesce(cardinality(keys), 1))::bigint FROM sync.due WHERE entity = %s GROUP BY 1",
-        (entity,),
-    )
-    return dict(cursor.fetchall())
 
 
 def _backfill(cursor: Cursor, entity: Entity) -> dict[str, Any]:
@@ -167,18 +155,13 @@ def _hanging(worker: str | None) -> list[str]:
 
 def _not_undone(cursor: Cursor, entity: str) -> list[str]:
     """Compensations that fail."""
-    cursor.execute(
-        "SELECT count(*), min(first_at), max(message) FROM sync.due WHERE entity = %s AND error = %s",
-        (entity, NOT_UNDONE),
-    )
-    count, since, message = cursor.fetchone()
+    count, since, message = queue_reads.with_error(cursor, entity, NOT_UNDONE)
     detail = f"{count} rows whose documents were refused since {since} could not be put back: {message}"
     return [detail] if count else []
 
 
 def _outages(cursor: Cursor, entity: str) -> list[str]:
-    cursor.execute(_OUTAGES, (entity,))
     return [
-        f"{count} keys wait for a store (due: {reason}) since {since:%Y-%m-%d %H:%M:%S}: {message}"
-        for reason, count, since, message in cursor.fetchall()
+        f"{one.keys} keys wait for a store (due: {one.reason}) since {one.since:%Y-%m-%d %H:%M:%S}: {one.message}"
+        for one in queue_reads.outages(cursor, entity)
     ]

@@ -7,22 +7,23 @@ one. What the new side held before stays there, and reconciliation calls the dif
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 
 from sync_pipeline.db.columns import DIGEST
-from sync_pipeline.db.sql import Cursor, named
+from sync_pipeline.db.sql import Cursor, Values
 from sync_pipeline.entities.context import EntityContext
+from sync_pipeline.ledger import queue_reads, queue_table
 from sync_pipeline.ledger.log import TAKEN_FOR_APPLIED, record_events
+from sync_pipeline.ledger.queue_reads import DeadLetter, DeadLetterCause
 from sync_pipeline.model.reasons import DEAD_LETTERS, Reason
 from sync_pipeline.model.steps import BatchStep
-from sync_pipeline.queue.due import ASKED, next_at
+from sync_pipeline.queue.due import ASKED
 from sync_pipeline.queue.parking import NOT_UNDONE
 
 PARKED = "parked"
 # what to do, by the step that refused
-REMEDIES = {
+REMEDIES: dict[str, str] = {
     BatchStep.READ: "mend the row in the monolith, or cast the column in the entity's query",
     BatchStep.ADAPT: "mend the row in the monolith, or the adapter and raise the entity's version",
     BatchStep.MEDIA: "upload the file to the monolith's bucket",
@@ -33,7 +34,6 @@ REMEDIES = {
 HELD_FAST = "mend what keeps the former row from coming back (a constraint, a right, a row that refers to it)"
 AWAITED = "bring the row that it refers to: see why that one is not there"
 _EXAMPLES, _LONGEST = 3, 200
-_STATE = f"CASE reason WHEN '{Reason.DISCARDED}' THEN '{Reason.DISCARDED}' ELSE '{PARKED}' END"
 
 
 @dataclass(frozen=True)
@@ -57,62 +57,68 @@ class DeadLetterFilter:
         )
 
     @property
-    def values(self) -> dict[str, object]:
+    def values(self) -> Values:
         """The parameters."""
         return {**vars(self), "reasons": list(self.reasons), "keys": list(self.keys)}
 
 
-def overview(cursor: Cursor, chosen: DeadLetterFilter, limit: int) -> dict[str, Any]:
-    """How many are `parked` and `discarded`, their `causes` with examples, and `letters`, the oldest first."""
-    values = {**chosen.values, "limit": limit}
-    causes = named(
-        cursor,
-        f"SELECT {_STATE} AS state, step, error, count(*) AS letters, max(attempts) AS attempts, min(first_at)"
-        f" AS first_at, max(last_at) AS last_at, {next_at('min(not_before)')} AS next_at, min(message) AS message,"
-        f" (array_agg(key ORDER BY first_at, id))[:{_EXAMPLES}] AS keys FROM sync.due WHERE {chosen.where}"
-        " GROUP BY 1, 2, 3 ORDER BY 1 DESC, 4 DESC, 2, 3",
-        values,
+@dataclass(frozen=True)
+class DeadLetterOverview:
+    """How many dead letters are parked and discarded, their causes with examples, and the oldest of them."""
+
+    parked: int = 0
+    discarded: int = 0
+    causes: list[DeadLetterCause] = field(default_factory=list)
+    dead_letters: list[DeadLetter] = field(default_factory=list)
+
+    def as_dict(self) -> dict[str, object]:
+        """For JSON, under the names that its readers know."""
+        causes = [{"letters" if name == "rows" else name: v for name, v in vars(c).items()} for c in self.causes]
+        return {"parked": self.parked, "discarded": self.discarded, "causes": causes, "letters": self.dead_letters}
+
+
+def overview(cursor: Cursor, chosen: DeadLetterFilter, limit: int) -> DeadLetterOverview:
+    """The dead letters that are meant, with the first `limit` of them."""
+    causes = queue_reads.dead_letter_causes(cursor, chosen.where, chosen.values, _EXAMPLES)
+    oldest = queue_reads.dead_letters(cursor, chosen.where, chosen.values, limit)
+    parked, discarded = (
+        sum(cause.rows for cause in causes if cause.state == state) for state in (PARKED, Reason.DISCARDED)
     )
-    listed = named(cursor, f"{_SELECT} WHERE {chosen.where} ORDER BY first_at, id LIMIT %(limit)s", values)
-    counts = {state: sum(c["letters"] for c in causes if c["state"] == state) for state in (PARKED, Reason.DISCARDED)}
-    return {**counts, "causes": causes, "letters": listed}
+    return DeadLetterOverview(parked, discarded, causes, oldest)
 
 
-_SELECT = (
-    f"SELECT entity, key, {_STATE} AS state, step, error, message, attempts, first_at, last_at,"
-    f" {next_at('not_before')} AS next_at, waits_for, waits_key, digest, revision, discarded_at, discarded_by,"
-    " discarded_why, undone_at FROM sync.due"
-)
-
-
-def counts(cursor: Cursor, entities: Iterable[str]) -> dict[str, int]:
-    """Return how many parked dead letters each entity has."""
-    cursor.execute(
-        "SELECT e, (SELECT count(*) FROM sync.due d WHERE d.entity = e AND d.reason = 'rejected')"
-        " FROM unnest(%s::text[]) e",
-        (list(entities),),
-    )
-    return dict(cursor.fetchall())
-
-
-def find(cursor: Cursor, entity: str, key: str) -> dict[str, Any] | None:
+def find(cursor: Cursor, entity: str, key: str) -> DeadLetter | None:
     """One dead letter; a row that is parked anew after an older state was discarded is parked."""
     chosen = DeadLetterFilter(entity, [key])
-    found = named(cursor, f"{_SELECT} WHERE {chosen.where} ORDER BY reason = '{Reason.DISCARDED}'", chosen.values)
-    return found[0] if found else None
+    return queue_reads.latest_dead_letter(cursor, chosen.where, chosen.values)
 
 
-def known(context: EntityContext, found: dict[str, Any]) -> dict[str, Any]:
-    """A letter with its `remedy`, the legacy `row` now (texts; None where it is gone) and whether it has `changed`.
+@dataclass(frozen=True)
+class DeadLetterNow:
+    """A dead letter, what to do about it, and its legacy row now."""
 
-    Raises UnreachableError, LegacySchemaError.
-    """
-    rows = context.origin.by_keys(context.origin.key.parse([found["key"]]))
+    dead_letter: DeadLetter
+    remedy: str
+    row: dict[str, str] | None  # column -> value as text; None where it is gone
+    changed: bool | None  # since it was refused; None where it is not known what row that was
+    readable: bool
+
+    def as_dict(self) -> dict[str, object]:
+        """For JSON."""
+        return {
+            **vars(self.dead_letter),
+            **{name: value for name, value in vars(self).items() if name != "dead_letter"},
+        }
+
+
+def with_row_now(context: EntityContext, found: DeadLetter) -> DeadLetterNow:
+    """A dead letter together with its legacy row now. Raises UnreachableError, LegacySchemaError."""
+    rows = context.origin.by_keys(context.origin.key.parse([found.key]))
     row = next(iter(rows.table.to_pylist()), None)
     digest = row.pop(DIGEST) if row else next((reject.digest for reject in rows.rejects), None)
-    changed = None if found["digest"] is None else digest != found["digest"]
+    changed = None if found.digest is None else digest != found.digest
     shown = {name: shorten(value) for name, value in row.items()} if row else None
-    return {**found, "remedy": remedy(found), "row": shown, "changed": changed, "readable": not rows.rejects}
+    return DeadLetterNow(found, remedy(found.step, found.error), shown, changed, not rows.rejects)
 
 
 def shorten(value: object) -> str:
@@ -121,11 +127,11 @@ def shorten(value: object) -> str:
     return text if len(text) <= _LONGEST else f"{text[: _LONGEST - 1]}…"
 
 
-def remedy(found: Mapping[str, Any]) -> str:
-    """What a person can do about a cause or a letter."""
-    if found["error"] == NOT_UNDONE:
+def remedy(step: str | None, error: str | None) -> str:
+    """What a person can do about a row that was refused at a step, with an error."""
+    if error == NOT_UNDONE:
         return HELD_FAST
-    return AWAITED if found["error"] == "ParentMissing" else REMEDIES.get(found["step"], "mend the row in the monolith")
+    return AWAITED if error == "ParentMissing" else REMEDIES.get(step or "", "mend the row in the monolith")
 
 
 def replay(context: EntityContext, chosen: DeadLetterFilter) -> list[str]:
@@ -133,41 +139,15 @@ def replay(context: EntityContext, chosen: DeadLetterFilter) -> list[str]:
     with context.stores.target() as cursor:
         keys = _locked(context, cursor, chosen)
         _take_back(context, cursor, keys)
-        cursor.execute(
-            f"UPDATE sync.due SET not_before = now(), claimed_until = NULL, attempts = 0, priority = {ASKED}"
-            " WHERE entity = %s AND reason = 'rejected' AND key = ANY(%s)",
-            (context.entity.name, keys),
-        )
+        queue_table.try_refused_now(cursor, context.entity.name, keys, ASKED)
         record_events(cursor, context.entity.name, "replayed", [(key, None, None) for key in keys], 0)
     return keys
 
 
 def _take_back(context: EntityContext, cursor: Cursor, keys: Sequence[str]) -> None:
     """Those that were discarded are parked again, and the ledger takes their rows for applied no longer."""
-    values = {"entity": context.entity.name, "keys": list(keys), "reason": Reason.DISCARDED}
-    mine = "entity = %(entity)s AND reason = %(reason)s AND key = ANY(%(keys)s)"
     _set_digests(context, cursor, keys, Reason.DISCARDED, "CASE WHEN l.held = 0 THEN NULL ELSE 0 END")
-    cursor.execute(
-        f"DELETE FROM sync.due d WHERE {mine} AND EXISTS"
-        " (SELECT FROM sync.due r WHERE (r.entity, r.key, r.reason) = (d.entity, d.key, 'rejected'))",
-        values,
-    )
-    cursor.execute(
-        "UPDATE sync.due SET reason = 'rejected', discarded_at = NULL, discarded_by = NULL, discarded_why = NULL"
-        f" WHERE {mine}",
-        values,
-    )
-
-
-def to_be_tried(cursor: Cursor, entity: str, keys: Sequence[str]) -> int:
-    """How much is being done of them now, or is to be: tries, and putting back what was refused once more."""
-    cursor.execute(
-        "SELECT count(*) FROM sync.due WHERE entity = %(entity)s"
-        " AND (reason = 'rejected' AND key = ANY(%(keys)s) OR reason = 'compensation' AND keys && %(keys)s)"
-        " AND (claimed_until > now() OR not_before <= now())",
-        {"entity": entity, "keys": list(keys)},
-    )
-    return int(cursor.fetchone()[0])
+    queue_table.take_back(cursor, context.entity.name, keys)
 
 
 def discard(context: EntityContext, chosen: DeadLetterFilter, by: str, why: str) -> list[str]:
@@ -177,19 +157,10 @@ def discard(context: EntityContext, chosen: DeadLetterFilter, by: str, why: str)
     """
     with context.stores.target() as cursor:
         _locked(context, cursor, chosen)
-        steps = _refused_rows(cursor, chosen)
+        steps = queue_reads.refused_steps(cursor, chosen.where, chosen.values)
         refused = [key for key, step in steps.items() if step != BatchStep.DOCUMENT]  # the row of a document is applied
         _set_digests(context, cursor, refused, Reason.REJECTED, "d.digest")
-        values = {"entity": context.entity.name, "keys": list(steps), "by": by, "why": why, "reason": Reason.DISCARDED}
-        cursor.execute(
-            "DELETE FROM sync.due WHERE entity = %(entity)s AND reason = %(reason)s AND key = ANY(%(keys)s)", values
-        )
-        cursor.execute(
-            "UPDATE sync.due SET reason = %(reason)s, not_before = 'infinity', claimed_until = NULL, waits_for = NULL,"
-            " waits_key = NULL, discarded_at = now(), discarded_by = %(by)s, discarded_why = %(why)s"
-            " WHERE entity = %(entity)s AND reason = 'rejected' AND key = ANY(%(keys)s)",
-            values,
-        )
+        queue_table.discard(cursor, context.entity.name, [*steps], by, why)
         record_events(
             cursor,
             context.entity.name,
@@ -200,27 +171,15 @@ def discard(context: EntityContext, chosen: DeadLetterFilter, by: str, why: str)
     return sorted(steps)
 
 
-def _refused_rows(cursor: Cursor, chosen: DeadLetterFilter) -> dict[str, str]:
-    """By key, the step that refused it; only where it is known which row that was."""
-    cursor.execute(
-        f"SELECT key, step FROM sync.due WHERE {chosen.where} AND reason = 'rejected'"
-        " AND (digest IS NOT NULL OR step = 'document')",
-        chosen.values,
-    )
-    return dict(cursor.fetchall())
-
-
 def _locked(context: EntityContext, cursor: Cursor, chosen: DeadLetterFilter) -> list[str]:
     """The keys that are meant, still so once nobody else writes them: a batch locks the ledger first, too."""
-    query = f"SELECT DISTINCT key FROM sync.due WHERE {chosen.where} ORDER BY key"
-    cursor.execute(query, chosen.values)
-    keys, key = context.origin.key.parse(text for (text,) in cursor.fetchall()), context.origin.key
+    key = context.origin.key
+    keys = key.parse(queue_reads.keys(cursor, chosen.where, chosen.values))
     cursor.execute(
         f"SELECT FROM {context.ledger.table} l WHERE {key.is_in(cursor, 'l', keys)}"
         f" ORDER BY {key.plain('l')} FOR UPDATE"
     )
-    cursor.execute(query, chosen.values)
-    still = {text for (text,) in cursor.fetchall()}
+    still = {*queue_reads.keys(cursor, chosen.where, chosen.values)}
     return [text for text in key.texts(keys).to_pylist() if text in still]
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from sync_pipeline.db.sql import Cursor
+from sync_pipeline.ledger import queue_table
 from sync_pipeline.model.reasons import Reason
 from sync_pipeline.queue.due import KEYS_A_RECORD, PRIORITY
 
@@ -24,14 +25,6 @@ def queue_deleted(cursor: Cursor, entity: str, number: int, *, covers_files: boo
 
     Files are an exception where it has not listed them: what a listing has queued stays queued.
     """
-    cursor.execute(
-        "INSERT INTO sync.due (entity, reason, keys, revision, priority, walk)"
-        " SELECT entity, %s, keys, 0, %s, %s FROM sync.sweep_gone WHERE entity = %s ORDER BY n",
-        (Reason.SWEEP, PRIORITY[Reason.SWEEP], number, entity),
-    )
+    queue_table.insert_swept(cursor, entity, number, PRIORITY[Reason.SWEEP])
     cursor.execute("DELETE FROM sync.sweep_gone WHERE entity = %s", (entity,))
-    cursor.execute(
-        "DELETE FROM sync.due WHERE entity = %(entity)s AND (reason = 'sweep' AND coalesce(walk, 0) < %(number)s"
-        " OR reason = 'media' AND walk < %(number)s AND %(covers_files)s)",
-        {"entity": entity, "number": number, "covers_files": covers_files},
-    )
+    queue_table.delete_swept_before(cursor, entity, number, covers_files=covers_files)

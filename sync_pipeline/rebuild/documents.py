@@ -17,6 +17,7 @@ import pyarrow as pa
 
 from sync_pipeline.db.sql import copy_out
 from sync_pipeline.entities.context import EntityContext
+from sync_pipeline.ledger import queue_reads
 from sync_pipeline.ledger.rebuilds import Rebuild
 from sync_pipeline.model.findings import Finding, FindingKind
 from sync_pipeline.model.reasons import Reason
@@ -31,7 +32,6 @@ _LOOKS = 3
 _PAUSE_SECONDS = 0.2
 # for documents that are owed
 _PATIENCE_SECONDS = 60.0
-_OWED = "entity = %s AND (reason IN ('documents', 'overtaken') OR step = 'document')"
 _STANDING = [("written", pa.int64()), ("held", pa.bool_()), ("owed", pa.bool_())]
 
 
@@ -96,10 +96,7 @@ def doubts(context: EntityContext, rebuild: Rebuild, texts: list[str]) -> list[D
 def owed_documents(context: EntityContext) -> list[str]:
     """Keys (texts) of documents that may be on their way."""
     with context.stores.target() as cursor:
-        cursor.execute(
-            f"SELECT DISTINCT unnest(coalesce(keys, ARRAY[key])) FROM sync.due WHERE {_OWED}", _named(context)
-        )
-        return [text for (text,) in cursor.fetchall()]
+        return queue_reads.owed_documents(cursor, context.entity.name)
 
 
 def _kind(written: int, new: int | None, former: int | None, *, held: bool, owed: bool) -> FindingKind | None:
@@ -144,11 +141,10 @@ def _ledger_entries(context: EntityContext, texts: list[str]) -> dict[str, tuple
     """(revision that wrote it, whether it has a document, whether that is owed) of each key, in one snapshot."""
     key = context.origin.key
     with context.stores.target() as cursor:
-        owed = cursor.mogrify(f"SELECT unnest(coalesce(keys, ARRAY[key])) FROM sync.due WHERE {_OWED}", _named(context))
-        text = key.text_expression("l")
+        is_owed = queue_reads.owes_document(cursor, context.entity.name, key.text_expression("l"))
         found = copy_out(
             cursor,
-            f"SELECT {key.plain('l')}, l.written, l.held & 2 <> 0, {text} IN ({owed.decode()})"
+            f"SELECT {key.plain('l')}, l.written, l.held & 2 <> 0, {is_owed}"
             f" FROM {context.ledger.table} l WHERE {key.is_in(cursor, 'l', key.parse(texts))}",
             pa.schema([*key.schema, *_STANDING]),
         )
@@ -181,7 +177,7 @@ def _carry_over(context: EntityContext, rebuild: Rebuild, texts: list[str]) -> t
     result = index.write(context.stores.search, ids, versions, bodies, index.next_alias)
     with context.stores.target() as cursor:  # what was deleted meanwhile must not be back
         later = context.ledger.later_than(cursor, key.parse(ids.to_pylist()), versions)
-        due.owe(cursor, context.entity.name, Reason.DOCUMENTS, key.texts(later).to_pylist(), 0)
+        due.owe(cursor, context.entity.name, Reason.DOCUMENTS, key.texts(later).to_pylist())
     taken = len(docs) - len(result.rejected) - len(result.retriable) - len(result.conflicts)
     return taken, {ids[n].as_py(): f"{kind}: {why}" for n, (kind, why) in result.rejected.items()}
 

@@ -19,10 +19,11 @@ from sync_pipeline.db.sql import Cursor
 from sync_pipeline.entities.context import EntityContext
 from sync_pipeline.entity import Entity
 from sync_pipeline.errors import SettingError, UnreachableError
+from sync_pipeline.ledger import queue_reads, queue_table
 from sync_pipeline.ledger.rebuilds import Rebuild
 from sync_pipeline.model.faults import crash_point
 from sync_pipeline.model.findings import Finding
-from sync_pipeline.queue import due, parking
+from sync_pipeline.queue import parking
 from sync_pipeline.rebuild.documents import compare, doubts, owed_documents
 from sync_pipeline.rebuild.report import Compared, Report
 from sync_pipeline.run.live import work
@@ -76,7 +77,7 @@ class NewIndex:
         if not self.is_swapped(rebuild):
             alias_swap.let_go(stores.search)
             with stores.target() as cursor:
-                due.unclaim(cursor, name)
+                queue_table.unclaim_entity(cursor, name)
 
     def is_swapped(self, rebuild: Rebuild) -> bool:
         """Whether it was cut off between the swap and the ledger."""
@@ -85,7 +86,7 @@ class NewIndex:
     def order(self) -> Order:
         """Documents of unchanged rows go to the new index alone, but for those that the former one has refused."""
         with self.context.stores.target() as cursor:
-            refused = parking.refused_documents(cursor, self.context.entity.name)
+            refused = queue_reads.refused_documents(cursor, self.context.entity.name)
         return Order(documents=True, hand_over=partial(self._send, pa.array(refused, pa.string())))
 
     def _send(self, refused: pa.Array, operations: Operations) -> None:

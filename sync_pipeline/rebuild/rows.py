@@ -16,10 +16,10 @@ from sync_pipeline.db.equality import comparable
 from sync_pipeline.db.keys import Key
 from sync_pipeline.db.sql import Cursor, bind, quote
 from sync_pipeline.entities.context import EntityContext
+from sync_pipeline.ledger import queue_reads
 from sync_pipeline.ledger.ledger import HELD_ROW
 from sync_pipeline.ledger.rebuilds import Rebuild
 from sync_pipeline.model.findings import Finding, FindingKind
-from sync_pipeline.model.reasons import SET_ASIDE
 from sync_pipeline.pipeline import sync_keys
 from sync_pipeline.rebuild.fill import CAUSE
 from sync_pipeline.rebuild.report import COMPARED, ENOUGH, Compared, Report
@@ -80,7 +80,7 @@ def doubts(cursor: Cursor, context: EntityContext, rebuild: Rebuild, *, values: 
     target = own.named(live.key)
     first, text = f"{{}}.{quote(target.columns[0])}", target.text_expression("k")
     keys = ", ".join(f"coalesce(l.{quote(o)}, n.{quote(t)}) AS {quote(t)}" for o, t in _pairs(own, target))
-    parked = bind(cursor, list(SET_ASIDE))
+    is_set_aside = queue_reads.is_set_aside(cursor, context.entity.name, text)
     differs = " OR ".join(_differences(cursor, live, shadow)) if values else "false"
     cursor.execute(
         f"SELECT {text}, kind, kept FROM (SELECT {keys}, l.seen, CASE WHEN l.seen IS NULL THEN 'extra'"
@@ -90,9 +90,7 @@ def doubts(cursor: Cursor, context: EntityContext, rebuild: Rebuild, *, values: 
         f" FROM (SELECT * FROM {context.ledger.table} WHERE held & {HELD_ROW} <> 0) l"
         f" FULL JOIN {shadow.quoted} n ON {own.joins('l', target, 'n')}"
         f" LEFT JOIN {live.quoted} t ON {target.joins('t', target, 'n')}) k, LATERAL (SELECT coalesce("
-        f"seen < {rebuild.revision} OR EXISTS (SELECT FROM sync.due d"
-        f" WHERE d.entity = {bind(cursor, context.entity.name)}"
-        f" AND d.key = {text} AND d.reason = ANY({parked})), false) AS kept) p"
+        f"seen < {rebuild.revision} OR {is_set_aside}, false) AS kept) p"
         f" WHERE kind IS NOT NULL AND NOT (kind = 'stale' AND kept) ORDER BY 1 LIMIT {ENOUGH}"
     )
     return [Doubt(text, FindingKind(kind), is_kept) for text, kind, is_kept in cursor.fetchall()]

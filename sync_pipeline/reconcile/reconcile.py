@@ -13,12 +13,12 @@ from sync_pipeline.entities.context import EntityContext
 from sync_pipeline.entities.origin import Rows
 from sync_pipeline.entities.visibility import check_visibility
 from sync_pipeline.errors import SyncError
+from sync_pipeline.ledger import queue_reads
 from sync_pipeline.ledger.backfills import unfilled
 from sync_pipeline.ledger.bases import count_former
 from sync_pipeline.ledger.servers import recovery_of
 from sync_pipeline.model.faults import guarded
 from sync_pipeline.model.findings import Finding, FindingKind
-from sync_pipeline.model.reasons import Reason
 from sync_pipeline.model.rows import Adapted, Reject
 from sync_pipeline.reconcile.verdict import Verdict
 from sync_pipeline.run.sweep_requests import await_sweep
@@ -191,12 +191,8 @@ def _owed(context: EntityContext, keys: list[str]) -> dict[str, bool]:
     roots = context.origin.root.texts(table.select(list(context.origin.root.columns))).to_pylist()
     root = dict(zip(context.origin.key.texts(table).to_pylist(), roots, strict=True))
     with context.stores.target() as cursor:
-        cursor.execute(
-            "SELECT k, bool_or(reason <> 'parent' AND first_at < now() - %s * interval '1 s') FROM sync.due d,"
-            " unnest(coalesce(d.keys, ARRAY[d.key])) k WHERE d.entity = %s AND k = ANY(%s) AND reason <> %s GROUP BY k",
-            (context.stores.settings.due_limit_seconds, context.entity.name, [*keys, *roots], Reason.DISCARDED),
-        )
-        late = {key: bool(is_late) for key, is_late in cursor.fetchall()}
+        limit = context.stores.settings.due_limit_seconds
+        late = queue_reads.late(cursor, context.entity.name, [*keys, *roots], limit)
     owing = {key: {key, root.get(key, key)} & late.keys() for key in keys}
     return {key: any(late[name] for name in names) for key, names in owing.items() if names}
 
@@ -204,11 +200,7 @@ def _owed(context: EntityContext, keys: list[str]) -> dict[str, bool]:
 def _discarded(context: EntityContext, keys: list[str]) -> dict[str, FindingKind]:
     """Those of the keys that somebody has set aside for good, as their kind."""
     with context.stores.target() as cursor:
-        cursor.execute(
-            "SELECT key FROM sync.due WHERE entity = %s AND reason = %s AND key = ANY(%s)",
-            (context.entity.name, Reason.DISCARDED, keys),
-        )
-        return {key: FindingKind.DISCARDED for (key,) in cursor.fetchall()}
+        return dict.fromkeys(queue_reads.discarded(cursor, context.entity.name, keys), FindingKind.DISCARDED)
 
 
 def keys_of(context: EntityContext, findings: list[Finding]) -> pa.Table:

@@ -22,6 +22,7 @@ from sync_pipeline.db.keys import Key
 from sync_pipeline.db.sql import Cursor
 from sync_pipeline.entities.context import EntityContext
 from sync_pipeline.errors import CompensationError, UnreachableError
+from sync_pipeline.ledger import queue_reads, queue_table
 from sync_pipeline.ledger.ledger import KEEP, UNDO, WRITE
 from sync_pipeline.ledger.rebuilds import under_way
 from sync_pipeline.model.faults import crash_point
@@ -54,9 +55,9 @@ def _failed(context: EntityContext, record: due.Owed, error: Exception) -> None:
     name = context.entity.name
     with context.stores.target() as cursor:
         if len(record.keys) > 1:
-            due.close(cursor, [record.id])
+            queue_table.delete(cursor, [record.id])
             for text in record.keys:
-                due.owe(cursor, name, Reason.COMPENSATION, [text], 0)
+                due.owe(cursor, name, Reason.COMPENSATION, [text])
             return
         (text,) = record.keys
         due.postpone(cursor, [record.id], error)
@@ -107,7 +108,7 @@ class _Compensation:
         cursor, name = locks.cursor, self.context.entity.name
         entries = _ledger_entries(self.context.origin.key, plan, applied)
         kept = before_images.images(cursor, name, self.record.keys)
-        refused = parking.among_refused(cursor, name, self.record.keys)
+        refused = queue_reads.refused_documents_among(cursor, name, self.record.keys)
         self.former, self.over = {}, []
         self.has_shadow = _has_shadow_index(cursor, name)
         found = (self._chosen(text, kept[text], entries.get(text), text in refused) for text in kept)
@@ -117,9 +118,9 @@ class _Compensation:
         over = pa.array(self.over, pa.string())
         before_images.forget(cursor, name, over, pa.repeat(pa.scalar(revision, pa.int64()), len(over)))
         # a later batch has looked at them: again, under a higher revision
-        due.owe(cursor, name, Reason.COMPENSATION, sorted(kept.keys() - entries.keys()), 0)
+        due.owe(cursor, name, Reason.COMPENSATION, sorted(kept.keys() - entries.keys()))
         if not self.former:
-            due.close(cursor, [self.record.id])
+            queue_table.delete(cursor, [self.record.id])
         return _with_undone(plan, {entries[image.key].n: image.held for image in chosen})
 
     def _chosen(self, text: str, kept: list[Image], entry: _LedgerEntry | None, is_refused: bool) -> Image | None:
@@ -173,7 +174,7 @@ class _Compensation:
         crash_point("compensation.sent")
         with self.context.stores.target() as cursor:
             before_images.forget(cursor, name, ids, versions)
-            due.close(cursor, [self.record.id])
+            queue_table.delete(cursor, [self.record.id])
 
 
 @dataclass(frozen=True)

@@ -9,8 +9,8 @@ from sync_pipeline.batch.documents import Operations, send
 from sync_pipeline.batch.order import Outcome, Report
 from sync_pipeline.entities.context import EntityContext
 from sync_pipeline.errors import SyncError, UnreachableError
+from sync_pipeline.ledger import queue_table
 from sync_pipeline.model.unforeseen import describe
-from sync_pipeline.queue import due
 
 log = logging.getLogger(__name__)
 
@@ -46,7 +46,7 @@ class DocumentSender:
                 self._changed.notify()
                 return
         with self._context.stores.target() as cursor:
-            due.let_go(cursor, operations.owed)
+            queue_table.unclaim(cursor, operations.owed)
 
     def _has_room(self, operations: Operations) -> bool:
         """Whether what is gathered stays small with these; one batch always has room, for its memory is in use."""
@@ -88,6 +88,6 @@ class DocumentSender:
             name = self._context.entity.name
             log.error("documents left due", extra={"entity": name, "error": describe(error)}, exc_info=error)
             with self._context.stores.target() as cursor:
-                due.let_go(cursor, operations.owed)
+                queue_table.unclaim(cursor, operations.owed)
             return
         self._report(self._context.entity.name, Outcome(documents=sent, documents_owed=owed))

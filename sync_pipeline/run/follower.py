@@ -23,9 +23,9 @@ from sync_pipeline.batch.order import Outcome, Report
 from sync_pipeline.entities.context import EntityContext
 from sync_pipeline.entity import Entity
 from sync_pipeline.errors import BrakeError, LeaseLostError, SyncError, UnreachableError
+from sync_pipeline.ledger import queue_table
 from sync_pipeline.ledger.cursor import Lease
 from sync_pipeline.ledger.ledger import migrate
-from sync_pipeline.queue import due
 from sync_pipeline.run.background import in_background
 from sync_pipeline.run.capture import open_cursor, resumed
 from sync_pipeline.run.document_sender import DocumentSender
@@ -166,7 +166,7 @@ class Follower:
                 if lease.after_loss:
                     end_lost_sessions(context.stores, entity, lease.epoch)
                 with context.stores.target() as cursor:
-                    due.unclaim(cursor, entity)
+                    queue_table.unclaim_entity(cursor, entity)
                 self._poll_under(context, lease, halt)
             except LeaseLostError:
                 log.warning("lease lost", extra={"entity": entity})

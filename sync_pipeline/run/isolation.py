@@ -8,6 +8,7 @@ from sync_pipeline.batch.brake import sample_of
 from sync_pipeline.batch.order import Order
 from sync_pipeline.entities.context import EntityContext
 from sync_pipeline.errors import SharedFaultError, UnreachableError
+from sync_pipeline.ledger import queue_table
 from sync_pipeline.model.faults import guarded
 from sync_pipeline.model.reasons import PARKED, Reason
 from sync_pipeline.model.rows import Reject
@@ -31,10 +32,10 @@ def put_off(context: EntityContext, record: due.Owed, error: Exception, *, split
             return
         age = due.age_of(cursor, [record.id])
         for keys in (record.keys[:half], record.keys[half:]):
-            owed = due.owe(cursor, context.entity.name, record.reason, keys, 0)
+            owed = due.owe(cursor, context.entity.name, record.reason, keys)
             due.as_old(cursor, owed, age)
             due.postpone(cursor, owed, error)
-        due.close(cursor, [record.id])
+        queue_table.delete(cursor, [record.id])
 
 
 def isolate(context: EntityContext, record: due.Owed, error: Exception) -> None:
@@ -64,8 +65,8 @@ def _take_apart(context: EntityContext, record: due.Owed) -> None:
     with context.stores.target() as cursor:
         for part in (keys[:half], keys[half:]):
             if part:
-                due.owe(cursor, context.entity.name, reason, part, 0)
-        due.close(cursor, [record.id])
+                due.owe(cursor, context.entity.name, reason, part)
+        queue_table.delete(cursor, [record.id])
 
 
 def _park(context: EntityContext, record: due.Owed, error: Exception) -> None:
@@ -74,7 +75,7 @@ def _park(context: EntityContext, record: due.Owed, error: Exception) -> None:
     reject = Reject(key, BatchStep.BATCH, type(error).__name__, describe(error))
     with context.stores.target() as cursor:
         if record.reason not in PARKED:
-            due.close(cursor, [record.id])
+            queue_table.delete(cursor, [record.id])
         parking.park(cursor, name, [reject], 0, context.stores.settings.retry_limit, context.ledger.basis)
 
 

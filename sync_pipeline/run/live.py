@@ -19,6 +19,7 @@ from sync_pipeline.batch.versions import Expected
 from sync_pipeline.db.sql import Cursor
 from sync_pipeline.entities.context import EntityContext
 from sync_pipeline.errors import UnreachableError
+from sync_pipeline.ledger import queue_reads, queue_table
 from sync_pipeline.ledger.cursor import Lease
 from sync_pipeline.ledger.ledger import next_revision
 from sync_pipeline.ledger.servers import is_recovering
@@ -131,8 +132,8 @@ def _apply(context: EntityContext, page: Page, order: Order) -> Outcome:
     def commit(cursor: Cursor, outcome: Outcome) -> None:
         versions.wait_no_more(cursor, name, expected.ended)
         versions.defer(cursor, name, expected)
-        for record in due.owe(cursor, name, Reason.FUTURE, expected.future, 0):
-            due.later(cursor, record, versions.AGAIN_SECONDS)
+        for record in due.owe(cursor, name, Reason.FUTURE, expected.future):
+            queue_table.put_off(cursor, record, versions.AGAIN_SECONDS)
         versions.count(cursor, name, deferred=len(expected.future), dropped=len(dropped))
         if order.commit:
             order.commit(cursor, outcome)
@@ -243,9 +244,9 @@ def _again(context: EntityContext, record: due.Owed) -> Order:
         versions.wait_no_more(cursor, name, [key for key in record.keys if key not in expected.future])
         versions.count(cursor, name, unmet=len(waited) if over else 0)
         if expected.future:
-            due.keep(cursor, record.id, expected.future, versions.AGAIN_SECONDS)
+            queue_table.keep_keys(cursor, record.id, expected.future, versions.AGAIN_SECONDS)
         else:
-            due.close(cursor, [record.id])
+            queue_table.delete(cursor, [record.id])
 
     return Order(acknowledge=True, expected=expected, commit=commit, cause=f"due: {record.reason}")
 
@@ -253,7 +254,7 @@ def _again(context: EntityContext, record: due.Owed) -> Order:
 def _closing(record: due.Owed, cursor: Cursor, _: Outcome) -> None:
     """A parked row's record is released or parked anew by its batch: it is not closed under its fault."""
     if record.reason not in PARKED:
-        due.close(cursor, [record.id])
+        queue_table.delete(cursor, [record.id])
 
 
 def caught_up(context: EntityContext, since: object) -> bool:
@@ -265,8 +266,8 @@ def caught_up(context: EntityContext, since: object) -> bool:
     with context.stores.target() as cursor:
         cursor.execute(
             "SELECT greatest(applied_through, swept_from) FROM sync.cursor"
-            " WHERE entity = %(e)s AND applied_through >= %(t)s AND swept_from >= %(t)s AND NOT EXISTS"
-            f" (SELECT FROM sync.due WHERE entity = %(e)s AND {due.IS_WORK})",
+            " WHERE entity = %(e)s AND applied_through >= %(t)s AND swept_from >= %(t)s"
+            f" AND NOT {queue_reads.has_work(cursor, context.entity.name)}",
             {"t": since, "e": context.entity.name},
         )
         claim = cursor.fetchone()

@@ -27,15 +27,15 @@ import pyarrow.compute as pc
 from sync_pipeline.batch.adapt import adapt
 from sync_pipeline.db.columns import DIGEST
 from sync_pipeline.db.digest import former_expressions
-from sync_pipeline.db.sql import Cursor, bind, copy_in, copy_out, quote
+from sync_pipeline.db.sql import Cursor, copy_in, copy_out, quote
 from sync_pipeline.entities.context import EntityContext
 from sync_pipeline.entities.origin import Rows
 from sync_pipeline.entities.page_size import PageTooLargeError
 from sync_pipeline.errors import UnreachableError
+from sync_pipeline.ledger import queue_reads, queue_table
 from sync_pipeline.ledger.bases import FormerBasis, former_bases
 from sync_pipeline.ledger.ledger import BY_KEY
 from sync_pipeline.model.faults import crash_point, guarded
-from sync_pipeline.model.reasons import Reason
 from sync_pipeline.sinks.context import Span
 
 log = logging.getLogger(__name__)
@@ -142,18 +142,14 @@ def _settle_by_digest(cursor: Cursor, context: EntityContext, former: FormerDige
 
 def _keep_discarded(cursor: Cursor, context: EntityContext, former: Sequence[FormerDigest]) -> None:
     """Keep rows discarded that a person has set aside, and that are the same still. Waits for no batch."""
-    entity = bind(cursor, context.entity.name)
-    discarded = f"sync.due d WHERE (d.entity, d.reason) = ({entity}, '{Reason.DISCARDED}')"
-    cursor.execute(f"SELECT EXISTS (SELECT FROM {discarded})")
-    if not cursor.fetchone()[0]:
+    name = context.entity.name
+    if not queue_reads.has_discarded(cursor, name):
         return
+    key_text = context.origin.key.text_expression("s")
     for one in former:
-        cursor.execute(
-            f"UPDATE sync.due d SET digest = k.{DIGEST}, basis = {context.ledger.basis} FROM (SELECT d.id, s.{DIGEST}"
-            f" FROM {_staged(context)} s, {discarded} AND d.key = {context.origin.key.text_expression('s')}"
-            f" AND coalesce(d.basis, {one.basis}) = {one.basis} AND d.digest = s.{one.value} AND s.{one.count} = 0"
-            " FOR UPDATE OF d SKIP LOCKED) k WHERE d.id = k.id"
-        )
+        is_same = f"coalesce(d.basis, {one.basis}) = {one.basis} AND d.digest = s.{one.value} AND s.{one.count} = 0"
+        basis = context.ledger.basis, is_same
+        queue_table.set_digests_of_discarded(cursor, name, _staged(context), key_text, basis)
 
 
 def _entries(cursor: Cursor, context: EntityContext, former: Sequence[FormerDigest]) -> pa.Table:

@@ -119,7 +119,7 @@ def _end(context: EntityContext, place: _Place) -> None:
 def _advance(context: EntityContext, cursor: Cursor, place: _Place, page: _Page) -> None:
     """Note that a page is compared; nothing of it counts where the recovery was asked for anew meanwhile."""
     name = context.entity.name
-    due.owe(cursor, name, REASON, page.keys, 0)
+    due.owe(cursor, name, REASON, page.keys)
     is_last = page.position is None
     values = page.position or place.position, page.checked, len(page.keys) + page.copied, is_last
     cursor.execute(_ADVANCE, (*values, name, place.part, place.asked_at, place.position))
@@ -261,6 +261,6 @@ def _copy_again(cursor: Cursor, lost: list[str]) -> int:
     for entity, key in cursor.fetchall():
         naming.setdefault(entity, []).append(key)
     for entity, keys in sorted(naming.items()):
-        due.owe(cursor, entity, Reason.MEDIA, sorted(keys), 0)
+        due.owe(cursor, entity, Reason.MEDIA, sorted(keys))
     cursor.execute("DELETE FROM sync.media WHERE target_key = ANY(%s)", (lost,))
     return sum(map(len, naming.values()))

@@ -18,6 +18,7 @@ from sync_pipeline.db.columns import array_literal
 from sync_pipeline.db.sql import Cursor, copy_in, copy_out
 from sync_pipeline.entities.context import EntityContext
 from sync_pipeline.errors import UnreachableError
+from sync_pipeline.ledger import queue_reads, queue_table
 from sync_pipeline.ledger.sweeps import Walk
 from sync_pipeline.model.faults import guarded
 from sync_pipeline.model.files import Source
@@ -47,7 +48,7 @@ class ListingPage:
         """Owe rows whose file is not the one that was copied; how many. In the caller's short transaction."""
         suspects = self._suspects(cursor, context.entity.name)
         keys = _not_known(cursor, context.entity.name, suspects, walk)
-        due.owe(cursor, context.entity.name, Reason.MEDIA, keys, 0, walk=walk.number)
+        due.owe_swept(cursor, context.entity.name, Reason.MEDIA, keys, walk.number)
         return len(keys)
 
     def confirmed(self, context: EntityContext) -> ListingPage:
@@ -139,31 +140,17 @@ def _not_known(cursor: Cursor, entity: str, suspects: pa.Table, walk: Walk) -> l
     if not suspects.num_rows:
         return []
     keys, missing = suspects.column("key").to_pylist(), set(suspects.filter(suspects["missing"])["key"].to_pylist())
-    cursor.execute(
-        "SELECT id, key, reason FROM sync.due WHERE entity = %s AND key = ANY(%s::text[])"
-        " AND (reason = %s OR undone_at IS NOT NULL OR reason = 'rejected' AND step = 'media')",
-        (entity, _array(keys), Reason.DISCARDED),
-    )
-    parked = cursor.fetchall()
-    due.wake(cursor, [n for n, key, reason in parked if reason == Reason.REJECTED and key not in missing])
-    known = {key for _, key, _ in parked} | _owed(cursor, entity, keys, walk)
+    parked = queue_reads.refused_files(cursor, entity, keys)
+    ids = [row.id for row in parked if row.reason == Reason.REJECTED and row.key not in missing]
+    queue_table.wake(cursor, ids)
+    known = {row.key for row in parked} | _owed(cursor, entity, keys, walk)
     return [key for key in keys if key not in known]
 
 
 def _owed(cursor: Cursor, entity: str, keys: Sequence[str], walk: Walk) -> set[str]:
     """Those of the rows that are queued already; their records count as this walk's, which does not queue them."""
-    media = "entity = %(entity)s AND reason = 'media'"
-    values = {"entity": entity, "keys": _array(keys), "number": walk.number, "limit": _FEW_RECORDS}
-    cursor.execute(
-        f"SELECT id, k FROM (SELECT * FROM sync.due WHERE {media} LIMIT %(limit)s) d,"
-        " unnest(coalesce(d.keys, ARRAY[d.key])) k WHERE k = ANY(%(keys)s::text[])",
-        values,
-    )
-    found = cursor.fetchall()
-    cursor.execute(
-        f"UPDATE sync.due SET walk = %(number)s WHERE {media} AND walk < %(number)s AND id = ANY(%(ids)s)",
-        {**values, "ids": sorted({n for n, _ in found})},
-    )
+    found = queue_reads.owed_files(cursor, entity, keys, _FEW_RECORDS)
+    queue_table.count_to_walk(cursor, entity, sorted({n for n, _ in found}), walk.number)
     return {key for _, key in found}
 
 

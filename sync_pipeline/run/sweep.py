@@ -247,11 +247,11 @@ def _queue(cursor: Cursor, context: EntityContext, walk: Walk, differing: pa.Tab
     gone, changed = texts.filter(away).to_pylist(), texts.filter(pc.invert(away)).to_pylist()
     digests = differing.column("found").filter(pc.invert(away)).to_pylist()
     same = parking.refused_as_they_are(cursor, name, changed, digests, context.ledger.basis)
-    due.owe(cursor, name, Reason.SWEEP, [key for key in changed if key not in same], 0, walk=walk.number)
+    due.owe_swept(cursor, name, Reason.SWEEP, [key for key in changed if key not in same], walk.number)
     if guarded(78):
         swept_keys.stage_deleted(cursor, name, gone)
     else:
-        due.owe(cursor, name, Reason.SWEEP, gone, 0, walk=walk.number)
+        due.owe_swept(cursor, name, Reason.SWEEP, gone, walk.number)
     walk.found.changed += len(changed)
     walk.found.gone += len(gone)
 

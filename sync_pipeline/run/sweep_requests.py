@@ -7,9 +7,10 @@ import threading
 import time
 
 from sync_pipeline.entities.context import EntityContext
-from sync_pipeline.ledger import cursor_table, sweeps
+from sync_pipeline.ledger import cursor_table, queue_reads, sweeps
 from sync_pipeline.ledger.servers import take_back_claims
 from sync_pipeline.model.faults import guarded
+from sync_pipeline.model.reasons import Reason
 
 _LOOK_SECONDS = 0.5
 
@@ -67,9 +68,9 @@ def await_sweep(context: EntityContext, seconds: float) -> bool:
 def is_swept(context: EntityContext, since: dt.datetime) -> bool:
     """Return whether a sweep has begun after `since` (legacy time), and what it found is applied."""
     with context.stores.target() as cursor:
+        is_owed = queue_reads.has_reason(cursor, context.entity.name, (Reason.SWEEP, Reason.MEDIA))
         cursor.execute(
-            "SELECT coalesce(swept_from >= %s, false) AND NOT EXISTS (SELECT FROM sync.due d"
-            " WHERE d.entity = c.entity AND d.reason IN ('sweep', 'media')) FROM sync.cursor c WHERE entity = %s",
+            f"SELECT coalesce(swept_from >= %s, false) AND NOT {is_owed} FROM sync.cursor c WHERE entity = %s",
             (since, context.entity.name),
         )
         return bool(cursor.fetchone()[0])

@@ -42,6 +42,12 @@ class Module:
         """Its source."""
         return self.path.read_text(encoding="utf-8")
 
+    @property
+    def sql(self) -> str:
+        """The SQL file that bears its name; empty where there is none."""
+        file = self.path.with_suffix(".sql")
+        return file.read_text(encoding="utf-8") if file.exists() else ""
+
     @cached_property
     def tree(self) -> ast.Module:
         """Its syntax tree."""
@@ -146,8 +152,8 @@ def root_modules(found: list[Module]) -> list[str]:
 
 
 def writers(found: list[Module], table: str) -> list[str]:
-    """Returns the modules that write a table of the ledger."""
-    return [module.name for module in found if re.search(_WRITES.format(table), module.text)]
+    """Returns the modules that write a table of the ledger, themselves or in the SQL file beside them."""
+    return [module.name for module in found if re.search(_WRITES.format(table), module.text + module.sql)]
 
 
 def sink_kinds(found: list[Module]) -> list[str]:

@@ -5,12 +5,12 @@ import pytest
 from tests.architecture.counts import report
 
 LIMITS = {
-    "Any, object, cast and type: ignore": 338,
+    "Any, object, cast and type: ignore": 323,
     "retired words in identifiers": 0,
     "functions over 50 lines": 0,
-    "functions with six or more parameters": 17,
+    "functions with six or more parameters": 15,
     "modules in the root": 5,
-    "modules that write sync.due": 8,
+    "modules that write sync.due": 1,
     "modules that write sync.cursor": 1,
     "places outside sinks/ that ask for a kind of sink": 41,
     "packages that import each other": 1,

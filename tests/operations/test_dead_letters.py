@@ -10,12 +10,14 @@ import pytest
 from assets.observed import observed
 from checks.health import DEAD_LETTERS, health_results
 from sync_pipeline.batch.order import Order
+from sync_pipeline.db.statements import statements
 from sync_pipeline.entities.context import EntityContext
+from sync_pipeline.ledger import queue_reads, queue_table
 from sync_pipeline.ledger.ledger import Ledger
 from sync_pipeline.operate.repair import repair
 from sync_pipeline.operate.status import status_of
 from sync_pipeline.pipeline import sync_keys
-from sync_pipeline.queue import dead_letters, due, parking, refused_rows
+from sync_pipeline.queue import dead_letters, due, parking
 from sync_pipeline.queue.dead_letters import DeadLetterFilter
 from sync_pipeline.reconcile.reconcile import reconcile
 from sync_pipeline.run import live
@@ -25,6 +27,7 @@ from tests.world import wait_for
 
 SPOIL = "UPDATE content SET attrs = jsonb_build_object('duration', %s::text), updated_at = now() WHERE id = %s"
 MEND = "UPDATE content SET attrs = jsonb_build_object('duration', 7), updated_at = now() WHERE id = %s"
+WRITES, READS = statements(queue_table.__name__), statements(queue_reads.__name__)
 LETTERS = "SELECT key, reason FROM sync.due ORDER BY key, reason"
 SECONDS = "SELECT reading_seconds FROM catalog.text WHERE id = %s"
 
@@ -453,10 +456,12 @@ def test_many_make_no_look_for_work_longer(world, context):
     plans = []
     with context.stores.target() as cursor:
         cursor.execute("SET LOCAL enable_seqscan = on")
-        values = {"entity": "text", "useless": [], "limit": 1, "refused": 100}
-        cursor.execute(f"EXPLAIN (ANALYZE, FORMAT JSON) {due._CLAIM}", values)
+        values = {"entity": "text", "useless": [], "limit": 1, "refused_limit": 100, "claim_seconds": 120}
+        values |= {"asked": due.ASKED, "again": due.AGAIN}
+        cursor.execute(f"EXPLAIN (ANALYZE, FORMAT JSON) {WRITES['claim_all']}", values)
         plans += [cursor.fetchone()[0][0]["Plan"]]
-        cursor.execute(f"EXPLAIN (ANALYZE, FORMAT JSON) SELECT FROM sync.due WHERE entity = 'text' AND {due.IS_WORK}")
+        work = f"SELECT FROM sync.due WHERE entity = 'text' AND {queue_reads.IS_WORK}"
+        cursor.execute(f"EXPLAIN (ANALYZE, FORMAT JSON) {work}")
         plans += [cursor.fetchone()[0][0]["Plan"]]
     try:
         for plan in plans:
@@ -483,9 +488,9 @@ def test_what_looks_for_some_of_many_letters_reads_past_no_others(world, context
         )
     world.target("ANALYZE sync.due")
     looks = {
-        "repeating": (refused_rows._WAKE_REPEATING, ("text", 10)),
-        "untimed": (refused_rows._WAKE_UNTIMED, ("text", 10)),
-        "partners": (parking._REFUSED_BY, (["one_slug", "other"], "text", 10)),
+        "repeating": (WRITES["wake_repeating"], {"entity": "text", "limit": 10}),
+        "untimed": (WRITES["wake_untimed"], {"entity": "text", "limit": 10}),
+        "partners": (READS["refused_by"], {"constraints": ["one_slug", "other"], "entity": "text", "limit": 10}),
     }
     try:
         with context.stores.target() as cursor:
@@ -512,4 +517,4 @@ def test_whoever_asks_for_one_does_not_wait_for_all_others(world, context, keys)
         (others,) = due.claim(cursor, "text")
         assert sorted(others.keys) == sorted(keys[:2])
         assert due.claim(cursor, "text") == []
-        due.unclaim(cursor, "text")
+        queue_table.unclaim_entity(cursor, "text")

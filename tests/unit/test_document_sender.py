@@ -84,7 +84,7 @@ def test_what_gathers_during_a_request_is_the_next_one(context, monkeypatch):
 def test_what_does_not_fit_is_left_to_others(context, monkeypatch):
     let_go = []
     monkeypatch.setattr(document_sender, "_MOST_DOCUMENTS", 2)
-    monkeypatch.setattr(document_sender.due, "let_go", lambda _, ids: let_go.extend(ids))
+    monkeypatch.setattr(document_sender.queue_table, "unclaim", lambda _, ids: let_go.extend(ids))
     queue = document_sender.DocumentSender(context, lambda *_: None)
     queue.take(operations((1, 1, "a"), (2, 1, "b"), owed=1))
     queue.take(operations((3, 2, "c"), owed=2))
@@ -118,7 +118,7 @@ def test_what_nobody_foresaw_leaves_its_documents_due_and_the_next_are_sent(cont
 
     monkeypatch.setattr(document_sender, "send", send)
     monkeypatch.setattr(document_sender, "_PACE_SECONDS", 0)
-    monkeypatch.setattr(document_sender.due, "let_go", lambda _, ids: let_go.extend(ids))
+    monkeypatch.setattr(document_sender.queue_table, "unclaim", lambda _, ids: let_go.extend(ids))
     queue = document_sender.DocumentSender(context, lambda *_: None)
     with in_background(queue.run, "documents"):
         queue.take(operations((1, 1, "a"), owed=1))
