@@ -86,14 +86,12 @@ class Bench:
         seen, limit = psutil.Process(process.pid), time.monotonic() + self.options.run_seconds
         megabytes = 0
         while process.poll() is None and time.monotonic() < limit:
-            megabytes = _resident_mb(seen) or megabytes
-            phase.peak_mb = max(phase.peak_mb, megabytes)
             looked = time.monotonic()
             if is_done():
                 phase.done = True
                 break
             pause = max(_LOOK_SECONDS, _LOOK_SHARE * (time.monotonic() - looked))
-            threading.Event().wait(min(pause, max(0.0, limit - time.monotonic())))
+            megabytes = self._watch(phase, seen, min(limit, time.monotonic() + pause)) or megabytes
         if process.poll() is None:
             process.send_signal(signal.SIGTERM)
         try:
@@ -103,6 +101,15 @@ class Bench:
             phase.notes["killed"] = phase.notes.get("killed", 0) + 1
         phase.done = phase.done or is_done()
         phase.mb_at_the_end_of_runs.append(megabytes)
+
+    def _watch(self, phase: Phase, seen: psutil.Process, until: float) -> int:
+        """Note how much memory a process has until then, or until it ends; returns what it had last, in MB."""
+        megabytes = 0
+        while (now := _resident_mb(seen)) and time.monotonic() < until:
+            megabytes = now
+            phase.peak_mb = max(phase.peak_mb, megabytes)
+            threading.Event().wait(_LOOK_SECONDS)
+        return megabytes
 
     def _rows_read(self) -> float:
         self.legacy("SELECT pg_stat_clear_snapshot()")
