@@ -11,7 +11,7 @@ import dagster as dg
 from assets.automation import automation
 from assets.data_quality import data_quality
 from assets.history import history_asset
-from assets.lineage import legacy_specs, sink_keys
+from assets.lineage import legacy_specs, refuse_shared_keys, sink_keys
 from assets.live import live_asset
 from assets.resources import Engine
 from assets.source import CODE_URL, linked
@@ -31,6 +31,7 @@ def definitions() -> dg.Definitions:
     for fault in files.faults:
         log.error("entity file not used: %s", fault)
     entities = files.entities
+    refuse_shared_keys(entities.values())
     link = linked(files.modules, os.environ.get(CODE_URL, ""))
     quality, suites = data_quality(entities.values(), os.environ.get("SYNC_SUITES") or "checks.suites")
     live = live_asset(entities).map_asset_specs(link)

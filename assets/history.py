@@ -8,7 +8,7 @@ from dataclasses import asdict
 
 import dagster as dg
 
-from assets.lineage import LEGACY_BUCKET, history_key, legacy_tables, sink_keys, tags
+from assets.lineage import history_key, history_spec
 from assets.observed import observed
 from assets.resources import Engine
 from sync_pipeline.entities.context import EntityContext
@@ -16,7 +16,6 @@ from sync_pipeline.entity import Entity
 from sync_pipeline.errors import UnreachableError
 from sync_pipeline.ledger.backfills import BackfillRequest
 from sync_pipeline.run.backfill import Filled, begin_history, fill_begun
-from sync_pipeline.sinks.sink import Stage
 from sync_pipeline.stores.stores import Stores, first_line
 
 Context = dg.AssetExecutionContext | dg.OpExecutionContext
@@ -30,25 +29,12 @@ _NAMED = 3
 
 def history_asset(entity: Entity) -> dg.AssetsDefinition:
     """All chosen partitions in one run; a partition that fails is told and left, the others go on."""
-    key = history_key(entity)
-    sinks = [f"`{sink.to_user_string()}`" for sink in sink_keys(entity).values()]
-    files = any(sink.stage is Stage.BEFORE_ROWS for sink in entity.sinks)
-    deps = legacy_tables(entity) + [LEGACY_BUCKET] * files
-    spec = dg.AssetSpec(
-        key,
-        deps=deps,
-        group_name=entity.name,
-        owners=[entity.owner],
-        kinds={"postgres"},
-        tags=tags(entity, "history"),
-        description=f"History of {entity.name}: what the monolith held before, brought into {', '.join(sinks)}"
-        " by partition. Overlaps freely with the live delta; a second time it writes only what differs.",
-        partitions_def=dg.StaticPartitionsDefinition(entity.partitions.names()),
-        skippable=True,
-    )
 
     @dg.multi_asset(
-        name=f"history_{entity.name}", specs=[spec], backfill_policy=dg.BackfillPolicy.single_run(), pool=POOL
+        name=f"history_{entity.name}",
+        specs=[history_spec(entity)],
+        backfill_policy=dg.BackfillPolicy.single_run(),
+        pool=POOL,
     )
     def fill(context: dg.AssetExecutionContext, engine: Engine) -> Iterator[dg.MaterializeResult[None]]:
         with engine.stores(context.run.run_id) as stores:

@@ -9,12 +9,13 @@ import dagster as dg
 
 from assets.columns import column_lineage, legacy_schemas, table_schema
 from assets.queries import tables_read
+from assets.translator import TRANSLATOR, AssetPart, SyncAsset, translated
 from sync_pipeline.entity import Entity
+from sync_pipeline.errors import SettingError
 from sync_pipeline.sinks.sink import Sink, Stage
 
 LEGACY = "legacy"
 _NOT_IN_NAMES = re.compile(r"[^A-Za-z0-9_.-]")
-LEGACY_BUCKET = dg.AssetKey([LEGACY, "bucket"])
 
 
 def legacy_tables(entity: Entity) -> list[dg.AssetKey]:
@@ -22,13 +23,21 @@ def legacy_tables(entity: Entity) -> list[dg.AssetKey]:
 
     Raises sqlglot.errors.ParseError, which shows the place in the query.
     """
-    read = tables_read(entity.origin.sql) | {table.name for table in entity.tables}
-    return sorted(set(map(legacy_key, read)))
+    return sorted(set(map(legacy_key, _tables(entity))))
+
+
+def _tables(entity: Entity) -> set[str]:
+    return tables_read(entity.origin.sql) | {table.name for table in entity.tables}
 
 
 def legacy_key(table: str) -> dg.AssetKey:
     """The asset of a table of the monolith, given as `table` or `schema.table`."""
-    return asset_key(LEGACY, *table.removeprefix("public.").split("."))
+    return _legacy_spec(table, None).key
+
+
+def bucket_key() -> dg.AssetKey:
+    """The asset of the monolith's bucket."""
+    return _bucket_spec().key
 
 
 def asset_key(*parts: str) -> dg.AssetKey:
@@ -43,19 +52,17 @@ def legacy_specs(entities: Iterable[Entity]) -> list[dg.AssetSpec]:
     """The monolith's tables and bucket: external assets that others depend on."""
     entities = list(entities)
     schemas = {legacy_key(table): schema for table, schema in legacy_schemas(entities).items()}
-    tables = sorted({key for entity in entities for key in legacy_tables(entity)})
-    specs = [_legacy_spec(key, schemas.get(key)) for key in tables]
+    tables = {legacy_key(table): table for entity in entities for table in _tables(entity)}
+    specs = [_legacy_spec(tables[key], schemas.get(key)) for key in sorted(tables)]
     if any(sink.stage is Stage.BEFORE_ROWS for entity in entities for sink in entity.sinks):
-        description = "The monolith's bucket of files, read and never written."
-        specs.append(
-            dg.AssetSpec(LEGACY_BUCKET, group_name=LEGACY, kinds={"s3"}, description=description, tags={"side": LEGACY})
-        )
+        specs.append(_bucket_spec())
     return specs
 
 
-def _legacy_spec(key: dg.AssetKey, schema: dg.TableSchema | None) -> dg.AssetSpec:
+def _legacy_spec(table: str, schema: dg.TableSchema | None) -> dg.AssetSpec:
+    key = asset_key(LEGACY, *table.removeprefix("public.").split("."))
     name = ".".join(key.path[1:])
-    return dg.AssetSpec(
+    spec = dg.AssetSpec(
         key,
         group_name=LEGACY,
         kinds={"postgres", "table"},
@@ -63,16 +70,87 @@ def _legacy_spec(key: dg.AssetKey, schema: dg.TableSchema | None) -> dg.AssetSpe
         description=f"Table `{name}` of the monolith, read and never written.",
         metadata={"dagster/table_name": name} | ({"dagster/column_schema": schema} if schema else {}),
     )
+    return translated(SyncAsset(AssetPart.LEGACY_TABLE, spec, table=table))
+
+
+def _bucket_spec() -> dg.AssetSpec:
+    spec = dg.AssetSpec(
+        dg.AssetKey([LEGACY, "bucket"]),
+        group_name=LEGACY,
+        kinds={"s3"},
+        tags={"side": LEGACY},
+        description="The monolith's bucket of files, read and never written.",
+    )
+    return translated(SyncAsset(AssetPart.LEGACY_BUCKET, spec))
 
 
 def history_key(entity: Entity) -> dg.AssetKey:
     """The entity's history, filled by partition."""
-    return dg.AssetKey(["history", entity.name])
+    return translated(SyncAsset(AssetPart.HISTORY, _history_base(entity), entity)).key
+
+
+def history_spec(entity: Entity) -> dg.AssetSpec:
+    """The entity's history, with its partitions and what it is made of."""
+    sinks = [f"`{sink.to_user_string()}`" for sink in sink_keys(entity).values()]
+    files = any(sink.stage is Stage.BEFORE_ROWS for sink in entity.sinks)
+    spec = _history_base(entity).replace_attributes(
+        deps=legacy_tables(entity) + [bucket_key()] * files,
+        kinds={"postgres"},
+        description=f"History of {entity.name}: what the monolith held before, brought into {', '.join(sinks)}"
+        " by partition. Overlaps freely with the live delta; a second time it writes only what differs.",
+        partitions_def=dg.StaticPartitionsDefinition(entity.partitions.names()),
+        skippable=True,
+    )
+    return _as_known(SyncAsset(AssetPart.HISTORY, spec, entity), history_key(entity))
+
+
+def _history_base(entity: Entity) -> dg.AssetSpec:
+    return _base(entity, dg.AssetKey(["history", f"{entity.name}_history"]), "history")
 
 
 def sink_keys(entity: Entity) -> dict[str, dg.AssetKey]:
     """The asset of each sink the entity has, by its name in a verdict, in the order in which they are written."""
-    return {sink.kind: asset_key(*sink.asset_path(entity.name)) for sink in _in_order(entity)}
+    return {sink.kind: _sink_key(entity, sink) for sink in _in_order(entity)}
+
+
+def _sink_key(entity: Entity, sink: Sink) -> dg.AssetKey:
+    return translated(SyncAsset(AssetPart.SINK, _sink_base(entity, sink), entity, sink)).key
+
+
+def _sink_base(entity: Entity, sink: Sink) -> dg.AssetSpec:
+    return _base(entity, asset_key(*sink.asset_path(entity.name)), sink.kind)
+
+
+def refuse_shared_keys(entities: Iterable[Entity]) -> None:
+    """Raise SettingError where two sinks or histories have one key."""
+    entities = list(entities)
+    known: dict[dg.AssetKey, str] = {}
+    assets = [SyncAsset(AssetPart.SINK, _sink_base(e, sink), e, sink) for e in entities for sink in _in_order(e)]
+    assets += [SyncAsset(AssetPart.HISTORY, _history_base(entity), entity) for entity in entities]
+    for asset in assets:
+        key = translated(asset).key
+        if key in known:
+            raise SettingError(
+                f"the {known[key]} and the {asset.described} have the asset key {key.to_user_string()}: give one of"
+                f" them another one by a translator ({TRANSLATOR})"
+            )
+        known[key] = asset.described
+
+
+def _as_known(asset: SyncAsset, key: dg.AssetKey) -> dg.AssetSpec:
+    """The spec of an asset that events know by its key. Raises SettingError where it has another one."""
+    spec = translated(asset)
+    if spec.key != key:
+        raise SettingError(
+            f"{TRANSLATOR}: the {asset.described} has two keys, {key.to_user_string()} and"
+            f" {spec.key.to_user_string()}: make a key of the part, entity, sink and table alone"
+        )
+    return spec
+
+
+def _base(entity: Entity, key: dg.AssetKey, part: str) -> dg.AssetSpec:
+    """What asks for no page and no query: a key is wanted for each event."""
+    return dg.AssetSpec(key, group_name=entity.name, owners=[entity.owner], tags=tags(entity, part))
 
 
 def sink_specs(entity: Entity) -> list[dg.AssetSpec]:
@@ -108,25 +186,22 @@ def _spec(entity: Entity, sink: Sink) -> dg.AssetSpec:
     shown: dict[str, object] = {"entity version": entity.version}
     shown |= {"dagster/table_name": page.table} if page.table else {}
     shown |= {"dagster/column_schema": schema} if schema else {}
-    return dg.AssetSpec(
-        sink_keys(entity)[sink.kind],
+    spec = _sink_base(entity, sink).replace_attributes(
         deps=_deps(entity, sink),
-        group_name=entity.name,
-        owners=[entity.owner],
         kinds={*page.kinds},
-        tags=tags(entity, sink.kind),
         description=" ".join([entity.description, page.description] if sink is entity.table else [page.description]),
         metadata=shown,
         code_version=str(entity.version),
         skippable=True,
     )
+    return _as_known(SyncAsset(AssetPart.SINK, spec, entity, sink), _sink_key(entity, sink))
 
 
 def _deps(entity: Entity, sink: Sink) -> list[dg.AssetKey]:
     """What a sink's part of a batch is made of: by its stage, the monolith, or what was written before it."""
     keys, tables = sink_keys(entity), legacy_tables(entity)
     if sink.stage is Stage.BEFORE_ROWS:
-        return [*tables, LEGACY_BUCKET]
+        return [*tables, bucket_key()]
     if sink.stage is Stage.AFTER_ROWS:
         return [keys[entity.table.kind]]
     return [*tables, *(keys[other.kind] for other in entity.sinks if other.stage is Stage.BEFORE_ROWS)]

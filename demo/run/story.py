@@ -150,7 +150,7 @@ def _editing(fleet: Fleet, plan: Plan) -> Iterator[_Editing]:
 
 def _fill_history(api: DagsterApi, entities: list[Entity]) -> float:
     began = time.monotonic()
-    api.wait_backfills([api.backfill(["history", entity.name]) for entity in entities], _LONGEST_SECONDS)
+    api.wait_backfills([api.backfill(["history", f"{entity.name}_history"]) for entity in entities], _LONGEST_SECONDS)
     return time.monotonic() - began
 
 

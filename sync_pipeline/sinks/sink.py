@@ -66,7 +66,7 @@ class Sink(ABC):
 
     @abstractmethod
     def asset_path(self, entity: str) -> tuple[str, ...]:
-        """The parts of its asset's key."""
+        """The parts of its asset's key; the last one, which graphs show, is no other sink's of the entity."""
 
     @abstractmethod
     def page(self, entity: str) -> SinkPage:

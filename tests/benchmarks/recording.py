@@ -28,7 +28,9 @@ def record(fleet: Fleet) -> None:
     working = threading.Thread(target=editors.run)
     working.start()
     try:
-        api.wait_backfills([api.backfill(["history", name]) for name in load_entities("assets.entities")], 300)
+        api.wait_backfills(
+            [api.backfill(["history", f"{name}_history"]) for name in load_entities("assets.entities")], 300
+        )
         sensors = [api.start_sensor(name) for name in ("keep_live", "watch_standing")]
         for job in JOBS:
             api.wait_run(api.launch(job), 180)

@@ -37,25 +37,25 @@ def test_a_schedule_is_switched_on_and_its_tick_starts_a_run(pages):
 
 
 def test_a_year_is_filled_from_the_page_of_its_history(pages, work):
-    pages.materialize("history/audio", months=f"{YEAR}-")
-    pages.partitions("history/audio", materialized=12)
-    pages.partition("history/audio", MONTH)
+    pages.materialize("history/audio_history", months=f"{YEAR}-")
+    pages.partitions("history/audio_history", materialized=12)
+    pages.partition("history/audio_history", MONTH)
     expect(pages.row("dagster/partition_row_count")).to_contain_text(re.compile("[1-9]"))
     assert work.missing("audio", YEAR) == 0
 
 
 def test_a_partition_that_failed_is_run_again_alone(pages, work):
     with work.closed("catalog.video", MONTH):
-        pages.materialize("history/video", choice="All")
-        pages.partitions("history/video", materialized=PARTITIONS - 1, failed=1)
-        pages.partition("history/video", MONTH)
+        pages.materialize("history/video_history", choice="All")
+        pages.partitions("history/video_history", materialized=PARTITIONS - 1, failed=1)
+        pages.partition("history/video_history", MONTH)
         pages.sees("failed, and did not materialize this asset")
         pages.shot("partitions")
         pages.page.get_by_role("link", name=RUN).click()
         pages.sees(f"the books of {MONTH} are closed")
-    pages.materialize("history/video", choice="Failed", launch="Launch 1 run")
-    pages.partitions("history/video", materialized=PARTITIONS)
-    pages.partition("history/video", MONTH)
+    pages.materialize("history/video_history", choice="Failed", launch="Launch 1 run")
+    pages.partitions("history/video_history", materialized=PARTITIONS)
+    pages.partition("history/video_history", MONTH)
     pages.page.get_by_role("link", name=RUN).click()
     pages.sees(f"partition: {MONTH}")
     pages.sees(re.compile("^Success$"))
@@ -90,10 +90,10 @@ def test_a_tables_page_says_what_it_holds_and_what_is_checked(pages):
 
 
 def test_a_check_names_what_differs_and_keeps_its_trend(pages, work):
-    pages.materialize("history/audio", choice="Missing")
-    pages.materialize("history/text", choice="All")
-    pages.partitions("history/audio", materialized=PARTITIONS)
-    pages.partitions("history/text", materialized=PARTITIONS)
+    pages.materialize("history/audio_history", choice="Missing")
+    pages.materialize("history/text_history", choice="All")
+    pages.partitions("history/audio_history", materialized=PARTITIONS)
+    pages.partitions("history/text_history", materialized=PARTITIONS)
     work.editors.go_home()
     pages.launch("reconcile")
     pages.check("catalog/video", "reconciliation")
@@ -112,10 +112,10 @@ def test_a_check_names_what_differs_and_keeps_its_trend(pages, work):
     expect(pages.row("1 missing, 1 corrupt")).to_contain_text("Failed")
     expect(pages.row("no mismatch")).to_contain_text("Passed")
 
-    pages.check("search/video", "reconciliation")
+    pages.check("search/video_documents", "reconciliation")
     expect(pages.row("corrupt", str(planted.document), "header")).to_contain_text(BY_HAND)
     expect(pages.row("missing", str(planted.lost_document))).to_be_visible()
-    pages.check("media/video", "reconciliation")
+    pages.check("media/video_files", "reconciliation")
     pages.sees("1 missing")
 
 

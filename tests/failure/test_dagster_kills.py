@@ -95,7 +95,7 @@ def test_the_live_delta_flows_again(world, api, victims, act):
 
 
 def test_a_history_run_that_is_killed_begins_again(world, api):
-    backfill = api.backfill(["history", "text"])
+    backfill = api.backfill(["history", "text_history"])
     wait_for(lambda: "__ASSET_JOB" in started(api), FLOWS_AGAIN)
     (run,) = (run["runId"] for run in api.runs(tags=[{"key": "dagster/backfill", "value": backfill}]))
     wait_for(lambda: world.target(_FILLS, [run]), FLOWS_AGAIN)

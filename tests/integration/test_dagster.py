@@ -35,7 +35,7 @@ def defs():
 
 @pytest.fixture(scope="module")
 def filled(world, instance, defs):
-    history = defs.resolve_asset_graph().get(dg.AssetKey(["history", "text"]))
+    history = defs.resolve_asset_graph().get(dg.AssetKey(["history", "text_history"]))
     partitions = history.partitions_def.get_partition_keys()
     tags = {
         "dagster/asset_partition_range_start": partitions[0],
@@ -44,7 +44,7 @@ def filled(world, instance, defs):
     for name in ("text", "video", "audio"):
         job = defs.resolve_implicit_global_asset_job_def()
         assert job.execute_in_process(
-            instance=instance, asset_selection=[dg.AssetKey(["history", name])], tags=tags
+            instance=instance, asset_selection=[dg.AssetKey(["history", f"{name}_history"])], tags=tags
         ).success
     return partitions
 
@@ -60,21 +60,21 @@ def test_definitions_show_the_way_of_the_data(defs):
     assert {dg.AssetKey(["legacy", name]) for name in ("content", "authors", "media_files", "content_tags")} <= set(
         graph.external_asset_keys
     )
-    assert graph.get(dg.AssetKey(["search", "video"])).parent_keys == {dg.AssetKey(["catalog", "video"])}
-    assert dg.AssetKey(["legacy", "bucket"]) in graph.get(dg.AssetKey(["media", "video"])).parent_keys
+    assert graph.get(dg.AssetKey(["search", "video_documents"])).parent_keys == {dg.AssetKey(["catalog", "video"])}
+    assert dg.AssetKey(["legacy", "bucket"]) in graph.get(dg.AssetKey(["media", "video_files"])).parent_keys
     # of sinks, of where entities stand, of what is expected, of entity files
     assert len(graph.asset_check_keys) == 9 + 9 + 6 + 1
 
 
 def test_a_range_is_one_run_with_a_result_for_each_partition(filled, world, instance):
     stores, _ = world
-    done = instance.get_materialized_partitions(dg.AssetKey(["history", "text"]))
+    done = instance.get_materialized_partitions(dg.AssetKey(["history", "text_history"]))
     assert done == set(filled)
-    latest = instance.get_latest_materialization_event(dg.AssetKey(["history", "text"]))
+    latest = instance.get_latest_materialization_event(dg.AssetKey(["history", "text_history"]))
     assert set(latest.asset_materialization.metadata) >= {"dagster/partition_row_count", "written", "parked", "files"}
     total = sum(
         record.asset_materialization.metadata["dagster/partition_row_count"].value
-        for record in instance.fetch_materializations(dg.AssetKey(["history", "text"]), limit=500).records
+        for record in instance.fetch_materializations(dg.AssetKey(["history", "text_history"]), limit=500).records
     )
     assert total == count(stores, "SELECT count(*) FROM catalog.text")
 
@@ -84,9 +84,9 @@ def test_pages_show_what_sinks_hold(filled, world, instance, monkeypatch):
     stores, _ = world
     rows, _ = told(instance, "catalog", "text")
     assert rows == count(stores, "SELECT count(*) FROM catalog.text")
-    assert told(instance, "search", "text") > (0, 0)
+    assert told(instance, "search", "text_documents") > (0, 0)
     files = "FROM sync.media WHERE target_key LIKE 'text/%'"
-    assert told(instance, "media", "text") == (
+    assert told(instance, "media", "text_files") == (
         count(stores, f"SELECT count(*) {files}"),
         count(stores, f"SELECT coalesce(sum(size), 0) {files}"),
     )
@@ -148,7 +148,7 @@ def test_assets_come_to_be_once_they_are_followed(filled, defs, tmp_path):
     brief = dg.RunConfig(ops={"follow": {"config": {"minutes": 0.02}}})
     with dg.DagsterInstance.local_temp(str(tmp_path)) as fresh:
         assert defs.resolve_job_def("sync").execute_in_process(instance=fresh, run_config=brief).success
-        for path in (["catalog", "audio"], ["search", "text"], ["media", "video"]):
+        for path in (["catalog", "audio"], ["search", "text_documents"], ["media", "video_files"]):
             assert fresh.get_latest_materialization_event(dg.AssetKey(path))
 
 
@@ -167,7 +167,7 @@ def results(defs, instance):
 
 
 def test_backfill_takes_a_range_and_tells_each_partition(filled, world, instance, defs):
-    key = dg.AssetKey(["history", "audio"])
+    key = dg.AssetKey(["history", "audio_history"])
     config = dg.RunConfig(ops={"fill": {"config": {"entities": ["audio"], "first": filled[2], "last": filled[4]}}})
     run = defs.resolve_job_def("backfill").execute_in_process(instance=instance, run_config=config)
     told = [event.step_materialization_data.materialization for event in run.get_asset_materialization_events()]

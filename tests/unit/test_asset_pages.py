@@ -65,7 +65,7 @@ def test_constraints_are_shown_one_by_one():
 
 
 def test_an_index_shows_its_mapping(graph):
-    found = columns(graph, "search", "video")
+    found = columns(graph, "search", "video_documents")
     assert list(found) == list(video.index.fields)
     assert (found["cover"].type, list(found["cover"].constraints.other)) == ("keyword", ["index: false"])
     assert found["author"].description == "From `authors.name`."
@@ -82,14 +82,15 @@ def test_a_legacy_table_shows_what_is_read_of_it_and_what_becomes_of_it(graph):
 
 def test_assets_bear_tags_and_link_to_the_file_of_their_entity(graph, monkeypatch):
     ours = Path(__file__).resolve().parents[2] / "assets" / "entities" / "video.py"
-    for path, part in ((("catalog", "video"), "relational"), (("history", "video"), "history")):
+    for path, part in ((("catalog", "video"), "relational"), (("history", "video_history"), "history")):
         tags = graph.get(dg.AssetKey(list(path))).tags
         assert {"side": "new", "entity": "video", "part": part}.items() <= tags.items()
         (link,) = shown(graph, *path)["dagster/code_references"].code_references
         assert link.file_path == str(ours)
     assert graph.get(dg.AssetKey(["legacy", "content"])).tags["side"] == "legacy"
     monkeypatch.setenv("SYNC_CODE_URL", "https://code.example/move/blob/main/")
-    (link,) = shown(definitions().resolve_asset_graph(), "media", "audio")["dagster/code_references"].code_references
+    page = shown(definitions().resolve_asset_graph(), "media", "audio_files")
+    (link,) = page["dagster/code_references"].code_references
     assert link.url == "https://code.example/move/blob/main/assets/entities/audio.py"
 
 
@@ -98,7 +99,7 @@ def test_column_lineage_names_legacy_columns():
     table = found[dg.AssetKey(["catalog", "video"])].deps_by_column
     assert table["author"] == [dg.TableColumnDep(dg.AssetKey(["legacy", "authors"]), "name")]
     assert len(table["address"]) == 4
-    documents = found[dg.AssetKey(["search", "video"])].deps_by_column
+    documents = found[dg.AssetKey(["search", "video_documents"])].deps_by_column
     assert documents["header"] == [dg.TableColumnDep(dg.AssetKey(["catalog", "video"]), "header")]
 
 

@@ -64,9 +64,9 @@ def test_names_that_dagster_does_not_take_keep_no_location_from_loading():
     )
     keys = {name: key.path for name, key in sink_keys(entity).items()}
     assert keys == {
-        "media": ["media", "one", "2_video"],
+        "media": ["media", "one", "2_video_files"],
         "relational": ["_New_Side_", "_video__"],
-        "search": ["search", "one-video.v2_"],
+        "search": ["search", "one-video.v2__documents"],
     }
     assert legacy_key('app."Content of all"').path == ["legacy", "app", "_Content_of_all_"]
     assert (

@@ -41,7 +41,12 @@ def newcomer(tmp_path, monkeypatch):
 
 def test_entity_and_suite_are_shown(newcomer):
     graph = definitions().resolve_asset_graph()
-    for path in (["history", "gallery"], ["media", "gallery"], ["catalog", "gallery"], ["search", "gallery"]):
+    for path in (
+        ["history", "gallery_history"],
+        ["media", "gallery_files"],
+        ["catalog", "gallery"],
+        ["search", "gallery_documents"],
+    ):
         assert graph.get(dg.AssetKey(path)).group_name == "gallery"
     assert {dg.AssetKey(["legacy", "galleries"]), dg.AssetKey(["legacy", "gallery_pictures"])} <= set(
         graph.external_asset_keys

@@ -109,6 +109,6 @@ def test_a_prefix_that_names_no_place_of_its_own_is_refused(prefix):
 def test_entities_that_share_a_prefix_have_an_asset_each():
     both = [entity(name, prefix="media", shared=True) for name in ("clip", "reel")]
     assert [sink_keys(each)["media"] for each in both] == [
-        dg.AssetKey(["media", "media", "clip"]),
-        dg.AssetKey(["media", "media", "reel"]),
+        dg.AssetKey(["media", "media", "clip_files"]),
+        dg.AssetKey(["media", "media", "reel_files"]),
     ]

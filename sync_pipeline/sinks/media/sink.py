@@ -49,7 +49,8 @@ class MediaBucket(BucketDeclaration, Sink):
 
     def asset_path(self, entity: str) -> tuple[str, ...]:
         """By its prefix; entities that share one have an asset each."""
-        return "media", *self.prefix.split("/"), *([entity] if self.shared else [])
+        *above, last = (*self.prefix.split("/"), *([entity] if self.shared else []))
+        return "media", *above, f"{last}_files"
 
     def page(self, entity: str) -> SinkPage:
         """Files below a prefix."""

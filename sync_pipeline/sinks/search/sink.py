@@ -51,7 +51,7 @@ class SearchIndex(IndexDeclaration, Sink):
 
     def asset_path(self, entity: str) -> tuple[str, ...]:
         """By its alias."""
-        return "search", self.alias
+        return "search", f"{self.alias}_documents"
 
     def page(self, entity: str) -> SinkPage:
         """Documents behind an alias, with the mappings of their fields."""
