@@ -25,7 +25,7 @@ from sync_pipeline.batch.adapt import adapt
 from sync_pipeline.db.columns import DIGEST, DOCUMENT, document_columns, frame, text_of
 from sync_pipeline.entity import Entity
 from sync_pipeline.model.rows import Adapted, Reject
-from sync_pipeline.testing.legacy_rows import LegacyRow, LegacyRows
+from sync_pipeline.testing.legacy_rows import LegacyRow, LegacyRows, LegacyValue
 
 _CHILD = "from sync_pipeline.testing.entities import answer; answer()"
 _CHILD_SECONDS = 120
@@ -222,7 +222,7 @@ def _differences(one: dict[str, str], other: dict[str, str]) -> Iterator[tuple[s
             yield name, before, after
 
 
-def _text(value: object) -> str:
+def _text(value: LegacyValue) -> str:
     """A value within a list or an object as text."""
     if isinstance(value, dict):
         return "{" + ", ".join(f"{key!r}: {_text(value[key])}" for key in sorted(value)) + "}"
