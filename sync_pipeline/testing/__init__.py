@@ -1,4 +1,5 @@
-"""Contract suites that a repository's own tests inherit: what each entity must keep, whatever it means.
+"""Contract suites that a repository's own tests inherit: what each entity and each source must
+keep, whatever it means.
 
 class TestGallery(EntityContract):
     entity = entity
@@ -7,5 +8,6 @@ class TestGallery(EntityContract):
 
 from sync_pipeline.testing.entities import EntityContract
 from sync_pipeline.testing.legacy_rows import LegacyRows
+from sync_pipeline.testing.sources import Change, SourceContract
 
-__all__ = ["EntityContract", "LegacyRows"]
+__all__ = ["Change", "EntityContract", "LegacyRows", "SourceContract"]
