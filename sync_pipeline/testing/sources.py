@@ -149,7 +149,7 @@ class SourceContract:
                 self._change(change, key)
                 follower.poll_until_reported(source, [key])
 
-    def test_it_reports_what_was_committed_between_its_beginning_and_its_first_look(self) -> None:
+    def test_it_reports_what_was_committed_between_its_beginning_and_its_first_read(self) -> None:
         """History is read from the beginning on: what falls between the two is seen by neither."""
         with self._ground() as follower:
             if keys := self._update(range(1, 6)):

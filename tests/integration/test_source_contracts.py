@@ -95,7 +95,7 @@ class Stamps(Source):
 
     def begin(self):
         """At the highest stamp."""
-        return SourcePosition({} if self.fault == "begins at its first look" else {"after": self._highest()})
+        return SourcePosition({} if self.fault == "begins at its first read" else {"after": self._highest()})
 
     def pull(self, rows):
         """Rows above it, in pages."""
@@ -138,7 +138,7 @@ class CapturedByStamps:
     [
         ("forgets late commits", "test_it_reports_what_is_committed_late"),
         ("forgets late commits", "test_nothing_is_lost_under_writers_and_ends"),
-        ("begins at its first look", "test_it_reports_what_was_committed_between_its_beginning_and_its_first_look"),
+        ("begins at its first read", "test_it_reports_what_was_committed_between_its_beginning_and_its_first_read"),
         ("leaves out a full page", "test_it_goes_on_behind_a_page"),
         ("leaves out a full page", "test_a_page_is_cut_off_between_two"),
         ("moves on too early", "test_what_is_not_acknowledged_is_reported_again"),
