@@ -16,6 +16,7 @@ from sync_pipeline.db.cancellation import cancel
 from sync_pipeline.db.columns import read_copy, write_copy, write_values
 
 Cursor = Any  # psycopg2's cursor
+Connection = psycopg2.extensions.connection
 Row = TypeVar("Row")
 Value = str | int | float | bytes | dt.datetime | Sequence[str] | Sequence[int] | None
 Values = Mapping[str, Value]

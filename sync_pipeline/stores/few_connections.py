@@ -11,11 +11,13 @@ from typing import Any
 
 import psycopg2
 
+from sync_pipeline.db.sql import Connection
+
 
 class FewConnections:
     """What `Stores` needs of an engine, for one thread."""
 
-    def __init__(self, connect: Callable[[], Any]) -> None:
+    def __init__(self, connect: Callable[[], Connection]) -> None:
         self._connect = connect
         self._resting: list[FewConnection] = []
 
@@ -32,7 +34,7 @@ class FewConnections:
 class FewConnection:
     """A connection in use; `info` is what is known of it."""
 
-    def __init__(self, connection: Any, resting: list[FewConnection]) -> None:
+    def __init__(self, connection: Connection, resting: list[FewConnection]) -> None:
         self.driver_connection = connection
         self.info: dict[Any, Any] = {}
         self._resting = resting

@@ -21,6 +21,7 @@ import psycopg2.extensions
 import psycopg2.extras
 
 from sync_pipeline.db.libpq import arguments, options_of, url_faults, without_options
+from sync_pipeline.db.sql import Connection
 from sync_pipeline.errors import SettingError, UnreachableError
 from sync_pipeline.model.faults import guarded
 from sync_pipeline.settings import Settings
@@ -213,7 +214,7 @@ def settings_for(settings: Settings, purpose: Purpose) -> dict[str, str]:
     return {"statement_timeout": _milliseconds(getattr(settings, limit[1])) if limit else "0"}
 
 
-def connect(url: str, profile: Profile, name: str, factory: Any = None, **more: Any) -> Any:
+def connect(url: str, profile: Profile, name: str, factory: type[Connection] | None = None, **more: Any) -> Connection:
     """Open a session that is limited before its first statement, to be closed by the caller.
 
     Parameters of the URL hold beside ours (`libpq.arguments`). Raises psycopg2.Error, and SettingError where a pooler
@@ -221,6 +222,7 @@ def connect(url: str, profile: Profile, name: str, factory: Any = None, **more: 
     """
     ours = {**CLIENT, **more, "application_name": name}
     with_factory = {**ours, "connection_factory": factory} if factory else ours
+    connection: Connection
     try:
         connection = psycopg2.connect(**arguments(url, with_factory, profile.options))
     except psycopg2.OperationalError as error:
@@ -240,7 +242,7 @@ def connect(url: str, profile: Profile, name: str, factory: Any = None, **more: 
     return connection
 
 
-def prepare(connection: Any, profile: Profile, asked: Mapping[str, str] = MappingProxyType({})) -> bool:
+def prepare(connection: Connection, profile: Profile, asked: Mapping[str, str] = MappingProxyType({})) -> bool:
     """Limit a new connection as its profile says, leaving out what the server does not know, and check its pins.
 
     One journey. Where a pooler has dropped libpq's options, the pins and what the URL's options `asked` are set by SQL.
@@ -276,7 +278,7 @@ def _missing(profile: Profile, found: Mapping[str, str]) -> dict[str, str]:
     return {name: value for name, value in profile.pins.items() if _plain(found.get(name, value)) != _plain(value)}
 
 
-def connect_owner(url: str, setting: str = "SYNC_LEGACY_OWNER_DB") -> Any:
+def connect_owner(url: str, setting: str = "SYNC_LEGACY_OWNER_DB") -> Connection:
     """Connect as the owner of the monolith's tables; the caller closes it. Raises SettingError, psycopg2.Error."""
     for fault in url_faults(setting, url):
         raise SettingError(fault)
@@ -324,7 +326,7 @@ def is_expired(error: psycopg2.Error) -> bool:
     return error.pgcode in _EXPIRED
 
 
-def _apply(cursor: Any, profile: Profile, limits: Mapping[str, str]) -> dict[str, str]:
+def _apply(cursor: psycopg2.extensions.cursor, profile: Profile, limits: Mapping[str, str]) -> dict[str, str]:
     rows = [(name, value, False) for name, value in limits.items()]
     rows += [(name, value, True) for name, value in profile.pins.items()]
     if not rows:
@@ -332,7 +334,7 @@ def _apply(cursor: Any, profile: Profile, limits: Mapping[str, str]) -> dict[str
     return dict(psycopg2.extras.execute_values(cursor, _APPLY, rows, page_size=len(rows), fetch=True))
 
 
-def _is_taken(cursor: Any, profile: Profile, name: str, value: str) -> bool:
+def _is_taken(cursor: psycopg2.extensions.cursor, profile: Profile, name: str, value: str) -> bool:
     try:
         _apply(cursor, Profile(profile.setting, {}, {}), {name: value})
     except _REFUSED:

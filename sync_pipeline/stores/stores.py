@@ -16,7 +16,7 @@ import psycopg2.extensions
 from botocore.exceptions import BotoCoreError
 
 from sync_pipeline.db import sqlstate
-from sync_pipeline.db.sql import LEASE_LOST, Cursor, DeferringCursor
+from sync_pipeline.db.sql import LEASE_LOST, Connection, Cursor, DeferringCursor
 from sync_pipeline.errors import (
     AccessError,
     FormerReleaseError,
@@ -70,7 +70,7 @@ _REST_SECONDS = 1.0
 SEARCH_SECONDS = 30
 
 # compares a connection's server with the recorded one; what was found is kept with the connection
-Compare = Callable[[Any, dict[Any, Any]], None]
+Compare = Callable[[Connection, dict[Any, Any]], None]
 
 
 class Stores:
@@ -242,7 +242,7 @@ class Stores:
         with self.legacy() as primary:
             flush(primary, position)
 
-    def legacy_session(self, factory: Any = None) -> Any:
+    def legacy_session(self, factory: type[Connection] | None = None) -> Connection:
         """A connection to the monolith outside the pool, to be closed by the caller.
 
         Raises psycopg2.Error, SettingError where a pooler is between.
@@ -411,7 +411,7 @@ def _note_rest(_: Any, record: Any) -> None:
     record.info["rests"] = time.monotonic()
 
 
-def _check_after_rest(connection: Any, record: Any, _: Any) -> None:
+def _check_after_rest(connection: Connection, record: Any, _: Any) -> None:
     """Whether a connection that has rested still stands; one in steady use would have said."""
     rested = time.monotonic() - record.info.get("rests", time.monotonic())
     if rested < _REST_SECONDS:
@@ -429,7 +429,7 @@ def _check_after_rest(connection: Any, record: Any, _: Any) -> None:
 
 
 @contextmanager
-def _session(engine: Engine, setting: str, check: Compare | None = None) -> Iterator[Any]:
+def _session(engine: Engine, setting: str, check: Compare | None = None) -> Iterator[Connection]:
     """A pooled connection, once `look` has seen which server it leads to."""
     try:
         pooled = engine.raw_connection()
@@ -440,7 +440,7 @@ def _session(engine: Engine, setting: str, check: Compare | None = None) -> Iter
             raise UnreachableError(f"{setting}: {text}") from error
         raise
     try:
-        connection: Any = pooled.driver_connection
+        connection = cast(Connection, pooled.driver_connection)
         if check:
             check(connection, pooled.info)
         yield connection

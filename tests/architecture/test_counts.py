@@ -5,7 +5,7 @@ import pytest
 from tests.architecture.counts import report
 
 LIMITS = {
-    "Any, object, cast and type: ignore": 323,
+    "Any, object, cast and type: ignore": 286,
     "retired words in identifiers": 0,
     "functions over 50 lines": 0,
     "functions with six or more parameters": 15,

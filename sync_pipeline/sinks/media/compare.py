@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from botocore.exceptions import BotoCoreError, ClientError
 
@@ -23,6 +23,8 @@ from sync_pipeline.stores.stores import Stores
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
+
+    from sync_pipeline.sinks.media.headers import Answer
 
 _NAMED = """
     SELECT DISTINCT r.target_key, m.source_key, m.source_etag, m.size, m.target_etag, m.sha256
@@ -96,14 +98,14 @@ def _compare_copy(stores: Stores, copy: _Copy, listed: tuple[int, str]) -> Findi
     )
 
 
-def _differing(source: Any, target: Any) -> list[str]:
+def _differing(source: Answer, target: Answer) -> list[str]:
     """Names of what an object bears beside its bytes, where the two differ."""
     ours, theirs = headers_of(source), headers_of(target)
     differ = [name for name in HEADERS if ours.get(name) != theirs.get(name)]
     return differ if metadata_of(source) == metadata_of(target) else [*differ, "Metadata"]
 
 
-def _same_tags(stores: Stores, copy: _Copy, source: Any, target: Any) -> bool:
+def _same_tags(stores: Stores, copy: _Copy, source: Answer, target: Answer) -> bool:
     """Asked for only where the headers of both count as many."""
     if not source.get("TagCount"):
         return True
@@ -122,7 +124,7 @@ def _has_its_bytes(stores: Stores, copy: _Copy, size: int, etag: str) -> bool:
     return (size, etag) == (copy.size, copy.etag) or _sha256(stores, copy.key) == copy.sha256
 
 
-def _head(client: S3Client, bucket: str, key: str) -> Any:
+def _head(client: S3Client, bucket: str, key: str) -> Answer | None:
     """An object's headers; None when it is not there."""
     try:
         return client.head_object(Bucket=bucket, Key=key)

@@ -8,7 +8,7 @@ import math
 from collections.abc import Callable
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import closing
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import urlencode
 
 from botocore.exceptions import ClientError
@@ -37,8 +37,14 @@ from sync_pipeline.sinks.media.headers import etag_of, headers_of, metadata_of
 from sync_pipeline.stores.stores import Stores
 
 if TYPE_CHECKING:
+    from botocore.response import StreamingBody
     from mypy_boto3_s3 import S3Client
+    from mypy_boto3_s3.type_defs import GetObjectOutputTypeDef
 
+Item = TypeVar("Item")
+Done = TypeVar("Done")
+# what a copy is put with, as boto takes it by keyword: headers, tags, and what users noted with the object
+Extra = dict[str, Any]
 CHANGED = {"412", "PreconditionFailed"}
 _UNSUPPORTED = {"NotImplemented", "501", "AccessDenied", "403"}
 _LONGEST_KEY = 1_024
@@ -53,7 +59,7 @@ _NO_CHECKSUM = ("content-md5", "checksum")
 class _Hashing:
     """A body that is hashed as it is read."""
 
-    def __init__(self, body: Any) -> None:
+    def __init__(self, body: StreamingBody) -> None:
         self.body = body
         self.sha256 = hashlib.sha256()
         self.size = 0
@@ -73,8 +79,8 @@ def stream(stores: Stores, source: Source, target_key: str) -> Copied:
         return _carry_over(stores, source, target_key, found)
 
 
-def _carry_over(stores: Stores, source: Source, target_key: str, found: Any) -> Copied:
-    extra: dict[str, Any] = {"Metadata": metadata_of(found), **_carried(source, found)}
+def _carry_over(stores: Stores, source: Source, target_key: str, found: GetObjectOutputTypeDef) -> Copied:
+    extra: Extra = {"Metadata": metadata_of(found), **_carried(source, found)}
     if found.get("TagCount"):
         with at(LEGACY):
             tags = tags_of(stores.legacy_s3, stores.settings.legacy_bucket.name, source.key)
@@ -94,29 +100,27 @@ def _carry_over(stores: Stores, source: Source, target_key: str, found: Any) -> 
     return Copied(source, target_key, body.size, body.sha256.hexdigest(), etag)
 
 
-def _get(stores: Stores, source: Source) -> Any:
+def _get(stores: Stores, source: Source) -> GetObjectOutputTypeDef:
     """The answer to a GET of the content that was seen."""
     bucket, client = stores.settings.legacy_bucket.name, stores.legacy_s3
     try:
         with at(LEGACY):
-            return client.get_object(Bucket=bucket, Key=source.key, **_as_it_was(source))
+            if guarded(30):
+                return client.get_object(Bucket=bucket, Key=source.key, IfMatch=source.etag)
+            return client.get_object(Bucket=bucket, Key=source.key)
     except SideError as error:
         if code(error.__cause__) not in CHANGED or head(stores, source.key) != source:
             raise
     # a gateway that marks ETags as weak lets no If-Match hold: then the answer's own ETag says what it is of
     with at(LEGACY):
-        found: Any = client.get_object(Bucket=bucket, Key=source.key)
+        found = client.get_object(Bucket=bucket, Key=source.key)
     if etag_of(found) != source.etag:
         found["Body"].close()
         raise SideError(LEGACY) from ClientError({"Error": {"Code": "412"}}, "GetObject")
     return found
 
 
-def _as_it_was(source: Source) -> Any:
-    return {"IfMatch": source.etag} if guarded(30) else {}
-
-
-def _carried(source: Source, found: Any) -> dict[str, str]:
+def _carried(source: Source, found: GetObjectOutputTypeDef) -> dict[str, str]:
     """Headers for the copy. Raises MediaRefusedError for one that no request can bear."""
     headers = headers_of(found)
     for name, value in headers.items():
@@ -125,7 +129,7 @@ def _carried(source: Source, found: Any) -> dict[str, str]:
     return headers
 
 
-def _put(stores: Stores, key: str, body: _Hashing, extra: dict[str, Any]) -> tuple[int, str]:
+def _put(stores: Stores, key: str, body: _Hashing, extra: Extra) -> tuple[int, str]:
     """(size, ETag) of an object written at once: the bucket refuses what does not have the MD5 it is sent with."""
     content = body.read()
     md5 = base64.b64encode(hashlib.md5(content, usedforsecurity=False).digest()).decode()
@@ -135,7 +139,7 @@ def _put(stores: Stores, key: str, body: _Hashing, extra: dict[str, Any]) -> tup
     return len(content), there["ETag"]
 
 
-def _put_in_parts(stores: Stores, key: str, body: _Hashing, extra: dict[str, Any], length: int) -> tuple[int, str]:
+def _put_in_parts(stores: Stores, key: str, body: _Hashing, extra: Extra, length: int) -> tuple[int, str]:
     """(size, ETag) of an object written part by part, looked at afterwards."""
     from boto3.s3.transfer import TransferConfig
 
@@ -180,7 +184,7 @@ def head(stores: Stores, key: str) -> Source | RowRejectedError:
         return MediaMissingError(f"no file can be called {shown!r}: a key has 1 to {_LONGEST_KEY:,} bytes")
     try:
         with at(LEGACY):
-            found: Any = stores.legacy_s3.head_object(Bucket=stores.settings.legacy_bucket.name, Key=key)
+            found = stores.legacy_s3.head_object(Bucket=stores.settings.legacy_bucket.name, Key=key)
     except SideError as error:
         return missing(stores, key) if code(error.__cause__) in MISSING else fault_of(stores, key, error)
     except Exception as error:
@@ -200,8 +204,11 @@ def unforeseen_file(key: str, error: Exception) -> RowRejectedError:
 
 
 def each(
-    stores: Stores, items: list[Any], act: Callable[[Any], Any], note: Callable[[list[Any]], None] = lambda _: None
-) -> list[Any]:
+    stores: Stores,
+    items: list[Item],
+    act: Callable[[Item], Done],
+    note: Callable[[list[Done]], None] = lambda _: None,
+) -> list[Done]:
     """What `act` gives for each item, side by side; `note` is told of results as they come.
 
     Raises UnreachableError once those under way have ended: the others are not begun.
@@ -225,5 +232,5 @@ def each(
     return [future.result() for future in futures]
 
 
-def _error_of(future: Future[Any]) -> BaseException | None:
+def _error_of(future: Future[Done]) -> BaseException | None:
     return None if future.cancelled() else future.exception()

@@ -11,7 +11,7 @@ import hashlib
 import posixpath
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from typing import Literal, get_args
 
 from sync_pipeline.errors import (
     DeclarationError,
@@ -108,7 +108,7 @@ class BucketDeclaration:
         it is now: its copy bears another name, which is to be begun.
         """
 
-        def copied(outcomes: list[Any]) -> None:
+        def copied(outcomes: list[Copied | Source | RowRejectedError]) -> None:
             if copies := [outcome for outcome in outcomes if isinstance(outcome, Copied)]:
                 note(copies)
 

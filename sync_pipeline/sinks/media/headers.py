@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import datetime as dt
 import re
-from collections.abc import Mapping
 from email.utils import format_datetime
-from typing import Any
+from typing import TYPE_CHECKING
 from urllib.parse import quote
 
 from sync_pipeline.model.faults import guarded
+
+if TYPE_CHECKING:
+    from mypy_boto3_s3.type_defs import GetObjectOutputTypeDef, HeadObjectOutputTypeDef
+
+    # how a store tells of an object, with its bytes or without
+    Answer = GetObjectOutputTypeDef | HeadObjectOutputTypeDef
 
 HEADERS = ("ContentType", "CacheControl", "ContentDisposition", "ContentEncoding", "ContentLanguage", "Expires")
 # what a copy goes without: the new bucket's own settings decide, or the legacy keys in them would lead nowhere
@@ -32,17 +37,18 @@ _FILE_NAME = re.compile(r'filename\s*=\s*("(?:[^"\\]|\\.)*"|[^;]*)', re.IGNORECA
 _PRINTABLE = "".join(map(chr, range(0x20, 0x7F)))
 
 
-def etag_of(found: Mapping[str, Any]) -> str | None:
+def etag_of(found: Answer) -> str | None:
     """An object's ETag as its store made it: gateways that compress mark it as weak, and change nothing else."""
     etag = found.get("ETag")
     return str(etag).removeprefix("W/") if etag else None
 
 
-def headers_of(found: Mapping[str, Any]) -> dict[str, str]:
+def headers_of(found: Answer) -> dict[str, str]:
     """The headers that a copy is put with, and that are compared."""
     if not guarded(134):
         return {}
-    headers = {name: str(found[name]) for name in HEADERS if found.get(name) is not None and name != "Expires"}
+    borne = dict(found)
+    headers = {name: str(borne[name]) for name in HEADERS if borne.get(name) is not None and name != "Expires"}
     headers["ContentType"] = headers.get("ContentType") or _DEFAULT_TYPE
     if "Expires" in found or "ExpiresString" in found:
         headers["Expires"] = _http_date(found.get("Expires"))
@@ -55,7 +61,7 @@ def headers_of(found: Mapping[str, Any]) -> dict[str, str]:
     return headers
 
 
-def metadata_of(found: Mapping[str, Any]) -> dict[str, str]:
+def metadata_of(found: Answer) -> dict[str, str]:
     """An object's own metadata: HTTP knows its names in any case, and S3 keeps them in small letters."""
     return {name.lower(): value.strip() for name, value in found.get("Metadata", {}).items()}
 
