@@ -196,7 +196,7 @@ def test_a_row_that_is_parked_is_listed(world, contexts):
     ((before,),) = world.legacy("SELECT attrs::text FROM content WHERE id = %s", [key])
     world.legacy(attrs, ['{"duration": "not a number"}', key])
     found = drained(world, contexts)
-    assert (found.verdict, [(row["entity"], row["key"]) for row in found.parked]) == ("parked", [("text", str(key))])
+    assert (found.verdict, [(row.entity, row.key) for row in found.parked]) == ("parked", [("text", str(key))])
     world.legacy(attrs, [before, key])
     assert drained(world, contexts).verdict == "drained"
 
