@@ -22,7 +22,7 @@ from sync_pipeline.ledger.ledger import Ledger
 from sync_pipeline.run.backfill import backfill_all
 from sync_pipeline.settings import Settings
 from sync_pipeline.sinks.search import SearchIndex
-from sync_pipeline.sinks.table import RelationalTable
+from sync_pipeline.sinks.table.declaration import TableDeclaration
 from sync_pipeline.stores.stores import Stores
 
 # the product imports them at their first use, which a run's clock leaves out as it leaves out all other imports
@@ -35,7 +35,7 @@ PHASES = {
     "adapt": (prepare, "adapt"),
     "files": (prepare, "place"),
     "ledger": (Ledger, "append"),
-    "rows": (RelationalTable, "append"),
+    "rows": (TableDeclaration, "append"),
     "make documents": (SearchIndex, "documents"),
     "bulk": (SearchIndex, "write"),
     "close": (documents, "_close"),
