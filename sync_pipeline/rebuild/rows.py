@@ -13,7 +13,6 @@ import pyarrow as pa
 from sync_pipeline.batch.adapt import adapt
 from sync_pipeline.batch.order import Order
 from sync_pipeline.db.equality import comparable
-from sync_pipeline.db.keys import Key
 from sync_pipeline.db.sql import Cursor, bind, quote
 from sync_pipeline.entities.context import EntityContext
 from sync_pipeline.ledger import queue_reads
@@ -78,8 +77,11 @@ def doubts(cursor: Cursor, context: EntityContext, rebuild: Rebuild, *, values: 
     """
     own, live, shadow = context.origin.key, *target_tables(cursor, context.entity.name, context.entity.table)
     target = own.named(live.key)
-    first, text = f"{{}}.{quote(target.columns[0])}", target.text_expression("k")
-    keys = ", ".join(f"coalesce(l.{quote(o)}, n.{quote(t)}) AS {quote(t)}" for o, t in _pairs(own, target))
+    # a key column may have any name, `kind` and `seen` too, so within the statement they are numbered
+    numbered = target.named([f"key_{n}" for n in range(len(target.columns))])
+    first, text = f"{{}}.{quote(target.columns[0])}", numbered.text_expression("k")
+    pairs = zip(own.columns, target.columns, numbered.columns, strict=True)
+    keys = ", ".join(f"coalesce(l.{quote(o)}, n.{quote(t)}) AS {name}" for o, t, name in pairs)
     is_set_aside = queue_reads.is_set_aside(cursor, context.entity.name, text)
     differs = " OR ".join(_differences(cursor, live, shadow)) if values else "false"
     cursor.execute(
@@ -94,10 +96,6 @@ def doubts(cursor: Cursor, context: EntityContext, rebuild: Rebuild, *, values: 
         f" WHERE kind IS NOT NULL AND NOT (kind = 'stale' AND kept) ORDER BY 1 LIMIT {ENOUGH}"
     )
     return [Doubt(text, FindingKind(kind), is_kept) for text, kind, is_kept in cursor.fetchall()]
-
-
-def _pairs(own: Key, target: Key) -> list[tuple[str, str]]:
-    return list(zip(own.columns, target.columns, strict=True))
 
 
 def _differences(cursor: Cursor, live: TargetTable, shadow: TargetTable) -> list[str]:

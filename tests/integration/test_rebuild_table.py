@@ -513,6 +513,24 @@ def test_a_table_that_refers_to_itself_is_rebuilt(world):
     assert agreed(context)
 
 
+@pytest.mark.parametrize("column", ["kind", "kept", "seen", "l", "key_0"])
+def test_a_table_whose_key_bears_a_name_of_the_comparison_is_rebuilt(world, column):
+    world.legacy(ROWS)
+    name = next(_names)
+    columns = {column: "bigint", "title": "text"}
+    entity = replace(
+        note(name, COLUMNS, adapt=lambda legacy: {column: legacy["id"], "title": legacy["title"]}),
+        sinks=(RelationalTable(f"catalog.{name}", key=(column,), columns=columns),),
+    )
+    context = EntityContext.open(entity, world.stores)
+    open_cursor(context)
+    sync(context, *range(1, 61))
+    assert rebuild_table(context, Once(lambda: world.legacy("DELETE FROM note WHERE id = 7")), like=True).findings == []
+    sync(context, 7)
+    assert len(rows(world, table_of(context), f'"{column}", title')) == 59
+    assert agreed(context)
+
+
 def test_parts_are_rebuilt(world):
     entity = replace(parted.TITLE, capture=SweepOnly())
     context = EntityContext.open(entity, world.stores)
