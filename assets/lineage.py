@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
+from dataclasses import replace
 
 import dagster as dg
 
@@ -86,14 +87,15 @@ def _bucket_spec() -> dg.AssetSpec:
 
 def history_key(entity: Entity) -> dg.AssetKey:
     """The entity's history, filled by partition."""
-    return translated(SyncAsset(AssetPart.HISTORY, _history_base(entity), entity)).key
+    return translated(_history_asset(entity)).key
 
 
 def history_spec(entity: Entity) -> dg.AssetSpec:
     """The entity's history, with its partitions and what it is made of."""
     sinks = [f"`{sink.to_user_string()}`" for sink in sink_keys(entity).values()]
     files = any(sink.stage is Stage.BEFORE_ROWS for sink in entity.sinks)
-    spec = _history_base(entity).replace_attributes(
+    asset = _history_asset(entity)
+    spec = asset.spec.replace_attributes(
         deps=legacy_tables(entity) + [bucket_key()] * files,
         kinds={"postgres"},
         description=f"History of {entity.name}: what the monolith held before, brought into {', '.join(sinks)}"
@@ -101,11 +103,12 @@ def history_spec(entity: Entity) -> dg.AssetSpec:
         partitions_def=dg.StaticPartitionsDefinition(entity.partitions.names()),
         skippable=True,
     )
-    return _as_known(SyncAsset(AssetPart.HISTORY, spec, entity), history_key(entity))
+    return _as_known(replace(asset, spec=spec), history_key(entity))
 
 
-def _history_base(entity: Entity) -> dg.AssetSpec:
-    return _base(entity, dg.AssetKey(["history", f"{entity.name}_history"]), "history")
+def _history_asset(entity: Entity) -> SyncAsset:
+    spec = _base(entity, dg.AssetKey(["history", f"{entity.name}_history"]), "history")
+    return SyncAsset(AssetPart.HISTORY, spec, entity)
 
 
 def sink_keys(entity: Entity) -> dict[str, dg.AssetKey]:
@@ -114,19 +117,20 @@ def sink_keys(entity: Entity) -> dict[str, dg.AssetKey]:
 
 
 def _sink_key(entity: Entity, sink: Sink) -> dg.AssetKey:
-    return translated(SyncAsset(AssetPart.SINK, _sink_base(entity, sink), entity, sink)).key
+    return translated(_sink_asset(entity, sink)).key
 
 
-def _sink_base(entity: Entity, sink: Sink) -> dg.AssetSpec:
-    return _base(entity, asset_key(*sink.asset_path(entity.name)), sink.kind)
+def _sink_asset(entity: Entity, sink: Sink) -> SyncAsset:
+    spec = _base(entity, asset_key(*sink.asset_path(entity.name)), sink.kind)
+    return SyncAsset(AssetPart.SINK, spec, entity, sink)
 
 
 def refuse_shared_keys(entities: Iterable[Entity]) -> None:
     """Raise SettingError where two sinks or histories have one key."""
     entities = list(entities)
     known: dict[dg.AssetKey, str] = {}
-    assets = [SyncAsset(AssetPart.SINK, _sink_base(e, sink), e, sink) for e in entities for sink in _in_order(e)]
-    assets += [SyncAsset(AssetPart.HISTORY, _history_base(entity), entity) for entity in entities]
+    assets = [_sink_asset(entity, sink) for entity in entities for sink in _in_order(entity)]
+    assets += [_history_asset(entity) for entity in entities]
     for asset in assets:
         key = translated(asset).key
         if key in known:
@@ -186,7 +190,8 @@ def _spec(entity: Entity, sink: Sink) -> dg.AssetSpec:
     shown: dict[str, object] = {"entity version": entity.version}
     shown |= {"dagster/table_name": page.table} if page.table else {}
     shown |= {"dagster/column_schema": schema} if schema else {}
-    spec = _sink_base(entity, sink).replace_attributes(
+    asset = _sink_asset(entity, sink)
+    spec = asset.spec.replace_attributes(
         deps=_deps(entity, sink),
         kinds={*page.kinds},
         description=" ".join([entity.description, page.description] if sink is entity.table else [page.description]),
@@ -194,7 +199,7 @@ def _spec(entity: Entity, sink: Sink) -> dg.AssetSpec:
         code_version=str(entity.version),
         skippable=True,
     )
-    return _as_known(SyncAsset(AssetPart.SINK, spec, entity, sink), _sink_key(entity, sink))
+    return _as_known(replace(asset, spec=spec), _sink_key(entity, sink))
 
 
 def _deps(entity: Entity, sink: Sink) -> list[dg.AssetKey]:

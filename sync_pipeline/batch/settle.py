@@ -38,7 +38,7 @@ def settle_due(batch: Batch, cursor: Cursor, plan: pa.Table, applied: pa.Table, 
     parking.release(cursor, name, [text for text in through if text in kept], revision, unchanged=True)
     parking.wait(cursor, name, waits, revision, batch.context.stores.settings.parent_limit_seconds)
     if batch.order.force and parked:
-        parking.recall(cursor, name, list(parked))
+        queue_table.delete_discarded(cursor, name, [*parked])  # somebody has had them tried all the same
     retries, basis = batch.context.stores.settings.retry_limit, batch.context.ledger.basis
     parking.park(cursor, name, parked.values(), revision, retries, basis)
     _owe_files(batch, cursor, waiting)

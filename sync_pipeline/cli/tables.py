@@ -264,7 +264,7 @@ def owed(report: Mapping[str, QueueOverview]) -> None:
 
 def _waits(record: QueueCause | QueueRecord, names: Iterable[str]) -> list[object]:
     """Fields of a record; one that has no next time waits for its row to change, or for a replay."""
-    return [getattr(record, name) or ("on replay" if name == "next_at" else None) for name in names]
+    return [(record.next_at or "on replay") if name == "next_at" else getattr(record, name) for name in names]
 
 
 def notices(found: Sequence[Notice]) -> None:

@@ -77,11 +77,6 @@ def storable(message: str) -> str:
     return message.encode("utf-8", "replace").decode().replace("\0", "\\0")
 
 
-def recall(cursor: Cursor, entity: str, keys: Sequence[str]) -> None:
-    """Rows that were discarded, and that somebody has had tried all the same, are no longer."""
-    queue_table.delete_discarded(cursor, entity, keys)
-
-
 def wait(cursor: Cursor, entity: str, waits: Sequence[Wait], revision: int, limit: float) -> None:
     """Set rows aside until those they wait for are written. A child that waits longer than `limit` s is a dead letter.
 

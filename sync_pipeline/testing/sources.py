@@ -9,7 +9,7 @@ import random
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import closing, contextmanager, suppress
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import ClassVar
@@ -19,7 +19,6 @@ import psycopg2.extensions
 
 from sync_pipeline.db.keys import Key
 from sync_pipeline.db.sql import quote
-from sync_pipeline.errors import GapError
 from sync_pipeline.ledger import cursor_table
 from sync_pipeline.ledger.ledger import migrate
 from sync_pipeline.model.positions import State
@@ -280,8 +279,7 @@ class SourceContract:
             follower.begin()
             yield follower
         finally:
-            with suppress(GapError):
-                self._run(*self.uninstall(subject))
+            self._run(*self.uninstall(subject))
             self._run(f"DROP TABLE {self.table}")
 
     def _subject(self) -> Subject:
