@@ -17,6 +17,7 @@ from sync_pipeline.entities.visibility import check_visibility
 from sync_pipeline.entity import Entity
 from sync_pipeline.model.findings import FindingKind
 from sync_pipeline.operate.repair import Step, as_report, carry_out, plan, plan_keys
+from sync_pipeline.rebuild.index import index_names
 from sync_pipeline.rebuild.rebuild import Rebuilt, abandon, clear, rebuild_index, rebuild_table
 from sync_pipeline.rebuild.report import Report
 from sync_pipeline.reconcile.reconcile import reconcile
@@ -58,6 +59,7 @@ class Rebuilds(dg.Config):
     """Which indices or tables to rebuild, or what to do instead."""
 
     entities: list[str] = Field([], description="Names of entities; none: all that have an index.")
+    sink: str = Field("", description="The name of the index, where an entity has several; none: all of them.")
     tables: bool = Field(False, description="Their tables, by the tables NAME_next that are there; not their indices.")
     abandon: bool = Field(False, description="Give up what is under way instead, with what it has filled.")
     clear: bool = Field(False, description="Delete the former ones afterwards; else they are kept.")
@@ -195,12 +197,16 @@ def _rebuild(entities: dict[str, Entity]) -> dg.JobDefinition:
         """Readers move to a new index at once, or not at all; terminated, it goes on in the next run."""
         if config.tables and not config.entities:
             raise dg.Failure("tables are rebuilt of entities that are named", allow_retries=False)
-        chosen = [entity for entity in pick(entities, config.entities) if entity.index or config.entities]
+        chosen = pick(entities, config.entities)
+        if not config.tables:
+            chosen = [entity for entity in chosen if _indices(entity, config)]
         with engine.stores(context.run.run_id) as stores:
             if config.abandon:
                 _show(context, [{"entity": entity.name, "deleted": abandon(stores, entity)} for entity in chosen])
                 return
-            found = [_rebuilt(entity, stores, config, _telling(context, entity)) for entity in chosen]
+            found = [
+                rebuilt for entity in chosen for rebuilt in _rebuilt(entity, stores, config, _telling(context, entity))
+            ]
             _show(context, [_row(rebuilt, config.clear, stores, entities) for rebuilt in found])
         if wrong := [rebuilt for rebuilt in found if rebuilt.findings]:
             raise _not_swapped(wrong)
@@ -217,10 +223,16 @@ def _rebuild(entities: dict[str, Entity]) -> dg.JobDefinition:
     return rebuild
 
 
-def _rebuilt(entity: Entity, stores: Stores, config: Rebuilds, report: Report) -> Rebuilt:
+def _rebuilt(entity: Entity, stores: Stores, config: Rebuilds, report: Report) -> list[Rebuilt]:
     if config.tables:
-        return rebuild_table(EntityContext.open(entity, stores, shadow=True), report)
-    return rebuild_index(EntityContext.open(entity, stores), report)
+        return [rebuild_table(EntityContext.open(entity, stores, shadow=True), report)]
+    names = _indices(entity, config)
+    return [rebuild_index(EntityContext.open(entity, stores), report, sink=name) for name in names]
+
+
+def _indices(entity: Entity, config: Rebuilds) -> list[str]:
+    """The names of the entity's indices that are to be rebuilt."""
+    return index_names(entity, config.sink, is_named=bool(config.entities))
 
 
 def _telling(context: dg.OpExecutionContext, entity: Entity) -> Report:

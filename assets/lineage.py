@@ -113,7 +113,7 @@ def _history_asset(entity: Entity) -> SyncAsset:
 
 def sink_keys(entity: Entity) -> dict[str, dg.AssetKey]:
     """The asset of each sink the entity has, by its name in a verdict, in the order in which they are written."""
-    return {sink.kind: _sink_key(entity, sink) for sink in _in_order(entity)}
+    return {sink.id: _sink_key(entity, sink) for sink in _in_order(entity)}
 
 
 def _sink_key(entity: Entity, sink: Sink) -> dg.AssetKey:
@@ -121,7 +121,7 @@ def _sink_key(entity: Entity, sink: Sink) -> dg.AssetKey:
 
 
 def _sink_asset(entity: Entity, sink: Sink) -> SyncAsset:
-    spec = _base(entity, asset_key(*sink.asset_path(entity.name)), sink.kind)
+    spec = _base(entity, asset_key(*sink.asset_path(entity.name)), sink.id)
     return SyncAsset(AssetPart.SINK, spec, entity, sink)
 
 
@@ -165,11 +165,11 @@ def sink_specs(entity: Entity) -> list[dg.AssetSpec]:
 def column_lineages(entity: Entity) -> dict[dg.AssetKey, dg.TableColumnLineage]:
     """Column by column, where the table's rows come from, and what follows them from the table's."""
     keys = sink_keys(entity)
-    table = keys[entity.table.kind]
+    table = keys[entity.table.id]
     found = {table: column_lineage(entity, legacy_key)}
-    for sink in entity.outer_sinks:
+    for sink in entity.other_sinks:
         if shared := sink.declared & entity.table.declared:
-            found[keys[sink.kind]] = dg.TableColumnLineage(
+            found[keys[sink.id]] = dg.TableColumnLineage(
                 {name: [dg.TableColumnDep(table, name)] for name in sorted(shared)}
             )
     return found
@@ -208,5 +208,5 @@ def _deps(entity: Entity, sink: Sink) -> list[dg.AssetKey]:
     if sink.stage is Stage.BEFORE_ROWS:
         return [*tables, bucket_key()]
     if sink.stage is Stage.AFTER_ROWS:
-        return [keys[entity.table.kind]]
+        return [keys[entity.table.id]]
     return [*tables, *(keys[other.kind] for other in entity.sinks if other.stage is Stage.BEFORE_ROWS)]

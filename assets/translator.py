@@ -55,7 +55,7 @@ class SyncAsset:
     def described(self) -> str:
         """How messages name it."""
         owner = self.entity.name if self.entity else self.table
-        return " ".join(filter(None, (self.part.value, self.sink.kind if self.sink else "", owner)))
+        return " ".join(filter(None, (self.part.value, self.sink.id if self.sink else "", owner)))
 
 
 class SyncTranslator:

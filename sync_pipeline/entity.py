@@ -8,11 +8,12 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal, get_args
 
 from sync_pipeline.errors import DeclarationError
+from sync_pipeline.ledger.sinks import DeclaredSink
 from sync_pipeline.partitions import Partitions
-from sync_pipeline.sinks.media import MediaBucket
-from sync_pipeline.sinks.search import SearchIndex
+from sync_pipeline.sinks.outer import OuterSink, outer
+from sync_pipeline.sinks.placing import PlacingSink, placing
 from sync_pipeline.sinks.sink import Sink
-from sync_pipeline.sinks.table import RelationalTable
+from sync_pipeline.sinks.table import RelationalTable, tables_of
 from sync_pipeline.sources.outbox import Outbox
 from sync_pipeline.sources.source import Capture
 from sync_pipeline.sources.table import Table
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 Adapter = Callable[["pd.DataFrame"], "Mapping[str, pd.Series] | pd.DataFrame"]
-# what becomes of a row whose document the index refuses for good: it stays, or it is put back as it was before
+# what becomes of a row that an outer sink refuses for good: it stays, or it is put back as it was before
 OnRefused = Literal["forward", "compensate"]
 
 
@@ -85,25 +86,64 @@ class Entity:
             raise DeclarationError(f"entity {self.name}: version counts from 1")
         if not self.origin.key:
             raise DeclarationError(f"entity {self.name}: origin.key names no column")
-        for kind in (RelationalTable, SearchIndex, MediaBucket):
-            if sum(isinstance(sink, kind) for sink in self.sinks) > 1:
-                raise DeclarationError(f"entity {self.name}: more than one {kind.__name__}")
         if self.on_refused not in get_args(OnRefused):
             raise DeclarationError(f"entity {self.name}: on_refused is one of {', '.join(get_args(OnRefused))}")
-        if self.compensates and self.index is None:
-            raise DeclarationError(f"entity {self.name}: on_refused='compensate' needs a SearchIndex, which refuses")
+        self._check_sinks()
+        self._check_compensation()
         self._check_keys()
         self._check_facts()
         unknown = self.comments.keys() - self.declared
         if unknown:
             raise DeclarationError(f"entity {self.name}: comments name {min(unknown)!r}, which no sink declares")
 
-    def _check_facts(self) -> None:
-        for _, fact, name in self.media.facts if self.media else ():
-            if name not in self.declared:
+    def _check_sinks(self) -> None:
+        """Sinks are told apart by their names; only the first table may refer to other rows, or have an own key."""
+        names = [sink.id for sink in self.sinks]
+        for sink in self.sinks:
+            if names.count(sink.id) > 1:
                 raise DeclarationError(
-                    f"entity {self.name}: MediaBucket({fact}=…) fills {name!r}, which no sink declares"
+                    f"entity {self.name}: two sinks are named {sink.id!r}: give one of them a label, such as"
+                    f" {type(sink).__name__}(…, label='{sink.id}_2')"
                 )
+            if not re.fullmatch(r"[a-z][a-z0-9_]{0,40}", sink.id):
+                raise DeclarationError(
+                    f"entity {self.name}: the label {sink.label!r} of a sink must be lower-case letters, digits and"
+                    " underscores"
+                )
+        for table in tables_of(self.sinks)[1:]:
+            if table.references or table.primary_key:
+                raise DeclarationError(
+                    f"entity {self.name}: {table.name} is not the first table, so it has no references and no"
+                    " primary_key: declare them in the first one, or make it an entity of its own"
+                )
+            if len(table.key) != len(self.origin.key):
+                raise DeclarationError(f"entity {self.name}: {table.name} and the origin differ in key columns")
+
+    def _check_compensation(self) -> None:
+        if not self.compensates:
+            return
+        if not self.outer_sinks:
+            raise DeclarationError(f"entity {self.name}: on_refused='compensate' needs a SearchIndex, which refuses")
+        if len(self.outer_sinks) > 1 or len(self.placing_sinks) > 1:
+            raise DeclarationError(
+                f"entity {self.name}: on_refused='compensate' puts back one outer sink and one MediaBucket, and it has"
+                f" {', '.join(sink.id for sink in (*self.outer_sinks, *self.placing_sinks))}: leave it out, or leave"
+                " out sinks"
+            )
+        (sink,) = self.outer_sinks
+        if not sink.can_restore:
+            raise DeclarationError(
+                f"entity {self.name}: on_refused='compensate' puts former objects back, which {sink.id} cannot: leave"
+                " it out"
+            )
+
+    def _check_facts(self) -> None:
+        for sink in self.placing_sinks:
+            for fact, name in sink.filled:
+                if name not in self.declared:
+                    raise DeclarationError(
+                        f"entity {self.name}: {type(sink).__name__}({fact}=…) fills {name!r}, which no sink declares"
+                    )
 
     def _check_keys(self) -> None:
         for column in self.origin.key:
@@ -150,20 +190,53 @@ class Entity:
 
     @property
     def table(self) -> RelationalTable:
-        """The relational sink. Raises DeclarationError when there is none, as a declaration's first check."""
-        for sink in self.sinks:
-            if isinstance(sink, RelationalTable):
-                return sink
+        """The table that is written in the ledger's transaction: the first one.
+
+        Raises DeclarationError when there is none.
+        """
+        for table in tables_of(self.sinks):
+            return table
         raise DeclarationError(f"entity {self.name}: a RelationalTable is required; documents and media follow it")
 
     @property
-    def outer_sinks(self) -> list[Sink]:
-        """The sinks that are not written in the ledger's transaction, those that are written last first.
+    def outer_sinks(self) -> list[OuterSink]:
+        """The sinks that are owed what a batch wrote, and are sent it afterwards: all but the first table and files."""
+        return [sink for sink in outer(self.sinks) if sink is not self.table]
+
+    @property
+    def placing_sinks(self) -> list[PlacingSink]:
+        """The sinks that are written before the rows, which name what is there."""
+        return placing(self.sinks)
+
+    @property
+    def other_sinks(self) -> list[Sink]:
+        """All sinks but the first table, those that are written last first.
 
         They are opened in this order, so that where one belongs to another deployment nothing is marked before it.
         """
         others = [sink for sink in self.sinks if sink is not self.table]
         return sorted(others, key=lambda sink: sink.stage, reverse=True)
+
+    @property
+    def sinks_with_bits(self) -> list[str]:
+        """The names of its sinks that hold objects of keys, the first table before all others."""
+        return [self.table.id, *(sink.id for sink in self.outer_sinks)]
+
+    @property
+    def documented(self) -> frozenset[str]:
+        """The columns of adapted rows that outer sinks other than tables keep."""
+        tables = tables_of(self.sinks)
+        return frozenset[str]().union(*(sink.declared for sink in self.outer_sinks if sink not in tables))
+
+    @property
+    def known_sinks(self) -> list[DeclaredSink]:
+        """Its sinks as the ledger is to know them, the first table before all others."""
+        sinks, bits = [self.table, *(sink for sink in self.sinks if sink is not self.table)], self.sinks_with_bits
+        return [DeclaredSink(sink.id, sink.id in bits, sink.recovery_parts, sink.place.shown) for sink in sinks]
+
+    def sink(self, name: str) -> Sink | None:
+        """Return the sink of a name; None where the file declares it no longer."""
+        return next((sink for sink in self.sinks if sink.id == name), None)
 
     @property
     def declared(self) -> frozenset[str]:
@@ -182,15 +255,5 @@ class Entity:
 
     @property
     def compensates(self) -> bool:
-        """Whether a revision whose document is refused for good is undone."""
+        """Whether a revision that an outer sink refuses for good is undone."""
         return self.on_refused == "compensate"
-
-    @property
-    def index(self) -> SearchIndex | None:
-        """The search sink, if there is one."""
-        return next((sink for sink in self.sinks if isinstance(sink, SearchIndex)), None)
-
-    @property
-    def media(self) -> MediaBucket | None:
-        """The media sink, if there is one."""
-        return next((sink for sink in self.sinks if isinstance(sink, MediaBucket)), None)

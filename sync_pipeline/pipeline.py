@@ -12,7 +12,7 @@ from dataclasses import replace
 
 import pyarrow as pa
 
-from sync_pipeline.batch.documents import send
+from sync_pipeline.batch.delivery import send
 from sync_pipeline.batch.order import Order, Outcome
 from sync_pipeline.batch.prepare import prepare
 from sync_pipeline.batch.split import Part, SplitOrder, add_up
@@ -132,9 +132,10 @@ def _settle(
         batch.there = pa.concat_arrays([texts.cast(pa.string()), rejects])
     outcome = Outcome(keys=keys.num_rows, read=rows.table.num_rows, position=position)
     outcome.files, outcome.file_bytes = batch.placed.copied, batch.placed.copied_bytes
-    operations = write(batch, outcome)
-    if order.hand_over:
-        order.hand_over(operations)
-    else:
-        outcome.documents, outcome.documents_owed = send(context, operations)
+    for delivery in write(batch, outcome):
+        if order.hand_over:
+            order.hand_over(delivery)
+            continue
+        sent, owed = send(context, delivery)
+        outcome.documents, outcome.documents_owed = outcome.documents + sent, outcome.documents_owed + owed
     return outcome

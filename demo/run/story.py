@@ -27,6 +27,7 @@ from sync_pipeline.ledger import queue_reads
 from sync_pipeline.run.heartbeat import last_heartbeats
 from sync_pipeline.run.live import caught_up, mark
 from sync_pipeline.sinks.media.ownership import MARK_OBJECT
+from sync_pipeline.sinks.search import indices_of
 from sync_pipeline.stores.stores import Stores
 
 # editors go on while history is filled; this bounds a demo that hangs
@@ -199,8 +200,8 @@ def _moved(fleet: Fleet, stores: Stores, entities: list[Entity]) -> dict[str, in
             cursor.execute(f"SELECT count(*) FROM {entity.table.quoted}")
             moved["rows"] += cursor.fetchall()[0][0]
     for entity in entities:
-        if entity.index:
-            moved["documents"] += stores.search.count(index=entity.index.alias)["count"]
+        for index in indices_of(entity.sinks):
+            moved["documents"] += stores.search.count(index=index.alias)["count"]
     pages = fleet.objects.client().get_paginator("list_objects_v2").paginate(Bucket=TARGET_BUCKET)
     for item in (item for page in pages for item in page.get("Contents", [])):
         if item["Key"].endswith(f"/{MARK_OBJECT}"):

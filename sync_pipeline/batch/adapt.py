@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import orjson
 import pandas as pd
@@ -15,14 +16,17 @@ from sync_pipeline.db.columns import DIGEST, ELSEWISE, arrow_type, fit_texts, fr
 from sync_pipeline.db.keys import Key
 from sync_pipeline.entity import Entity
 from sync_pipeline.errors import DeclarationError, RowRejectedError
-from sync_pipeline.ledger.ledger import HELD_DOCUMENT, HELD_ROW
+from sync_pipeline.ledger.sinks import HeldBits
 from sync_pipeline.model.rows import Adapted, Reject
 from sync_pipeline.model.steps import BatchStep
+from sync_pipeline.sinks.table import tables_of
 from sync_pipeline.sinks.table.definitions import split_definition
 
 
-def adapt(entity: Entity, key: Key, legacy: pa.Table) -> tuple[Adapted, list[Reject]]:
+def adapt(entity: Entity, key: Key, legacy: pa.Table, bits: HeldBits | None = None) -> tuple[Adapted, list[Reject]]:
     """Adapt all rows; a row the adapter cannot take is rejected alone.
+
+    `bits` are those of the entity's sinks in its ledger; without them, as a new ledger would give them.
 
     Rows with a value that its column's Arrow type does not hold, such as an infinite date, are given to the adapter
     apart, with that column as the server's text. Raises DeclarationError when the adapter breaks its contract whatever
@@ -36,7 +40,7 @@ def adapt(entity: Entity, key: Key, legacy: pa.Table) -> tuple[Adapted, list[Rej
         run.pieces.append((empty.legacy, run.convert(empty).table))
     table = concatenate([adapted for _, adapted in run.pieces])
     rows = pa.concat_tables([part for part, _ in run.pieces])
-    return Adapted(rows, table, _held(entity, table)), run.rejects
+    return Adapted(rows, table, _held(entity, table, bits or HeldBits.in_order(entity.sinks_with_bits))), run.rejects
 
 
 @dataclass(frozen=True)
@@ -58,6 +62,12 @@ class _Run:
     key: Key
     pieces: list[tuple[pa.Table, pa.Table]] = field(default_factory=list)
     rejects: list[Reject] = field(default_factory=list)
+
+    @cached_property
+    def definitions(self) -> dict[str, str]:
+        """The types of columns; where several tables have one, the first table's."""
+        tables = reversed(tables_of(self.entity.sinks))
+        return {name: split_definition(kind)[0] for table in tables for name, kind in table.columns.items()}
 
     def adapt(self, part: _Given) -> None:
         count = part.legacy.num_rows
@@ -84,8 +94,7 @@ class _Run:
         given = frame(part.columns)
         returned = self.entity.adapt(given)
         _check_rows(self.entity, given, returned)
-        definitions = {name: split_definition(kind)[0] for name, kind in self.entity.table.columns.items()}
-        fitted = fit(returned, definitions, self.entity.index.fields if self.entity.index else ())
+        fitted = fit(returned, self.definitions, self.entity.documented)
         _check_key(self.entity, self.key, part.legacy, fitted.table)
         _add_facts(self.entity, fitted, part.legacy.num_rows)
         return fitted
@@ -146,10 +155,12 @@ def _typed_keys(key: Key, columns: pa.Table) -> tuple[pa.Table, dict[int, dict[s
 
 def _add_facts(entity: Entity, fitted: Fitted, rows: int) -> None:
     """Empty columns for what is known of files only once they are copied."""
-    for _, fact, name in entity.media.facts if entity.media else ():
-        if name in fitted.columns:
-            raise DeclarationError(f"entity {entity.name}: adapt returns {name!r}, which MediaBucket({fact}=…) fills")
-        fitted.columns[name] = pa.nulls(rows)
+    for sink in entity.placing_sinks:
+        for fact, name in sink.filled:
+            if name in fitted.columns:
+                kind = type(sink).__name__
+                raise DeclarationError(f"entity {entity.name}: adapt returns {name!r}, which {kind}({fact}=…) fills")
+            fitted.columns[name] = pa.nulls(rows)
 
 
 def _check_rows(entity: Entity, given: pd.DataFrame, returned: Mapping[str, pd.Series] | pd.DataFrame) -> None:
@@ -179,13 +190,14 @@ def _check_key(entity: Entity, key: Key, legacy: pa.Table, table: pa.Table) -> N
             raise RowRejectedError(f"adapt changed the key column {theirs!r}")
 
 
-def _held(entity: Entity, table: pa.Table) -> pa.Array:
-    row = _wanted(entity, table, entity.table.where)
-    document = _wanted(entity, table, entity.index.where) if entity.index else pa.repeat(False, table.num_rows)
-    both = pc.add(
-        pc.multiply(pc.cast(row, pa.int16()), HELD_ROW), pc.multiply(pc.cast(document, pa.int16()), HELD_DOCUMENT)
-    )
-    return pc.cast(both, pa.int16())
+def _held(entity: Entity, table: pa.Table, bits: HeldBits) -> pa.Array:
+    held = pa.repeat(pa.scalar(0, pa.int16()), table.num_rows)
+    for sink in (entity.table, *entity.outer_sinks):
+        wanted = pc.multiply(
+            pc.cast(_wanted(entity, table, sink.where), pa.int16()), pa.scalar(bits[sink.id], pa.int16())
+        )
+        held = pc.bit_wise_or(held, wanted)
+    return held
 
 
 def _wanted(entity: Entity, table: pa.Table, where: str | None) -> pa.Array:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
 import pyarrow as pa
@@ -12,7 +13,7 @@ from sync_pipeline.entities.context import EntityContext
 from sync_pipeline.ledger.ledger import Draw
 from sync_pipeline.model.rows import Adapted, Reject
 from sync_pipeline.queue import parking
-from sync_pipeline.sinks.media.place import Placed
+from sync_pipeline.sinks.placing import Placed
 
 
 @dataclass
@@ -44,7 +45,7 @@ class Batch:
     vanished: tuple[str, ...] = ()  # key texts of parts that only the gate has found to be gone
     moved: tuple[tuple[str, str], ...] = ()  # key texts of rows and of those that hold their ids: to be read together
     is_trial: bool = False  # it is written to be rolled back
-    without_document: frozenset[str] = frozenset()  # key texts of adapted rows that want no document
+    unwanted: Mapping[str, int] = field(default_factory=dict)  # of rows that a sink does not want: what they hold
 
     @property
     def revision(self) -> int:
@@ -72,14 +73,9 @@ class Batch:
             unchanged=others(self.unchanged),
             rejects=[reject for reject in self.rejects if reject.key not in left_out],
             left_out=self.left_out.union(left_out),
-            placed=replace(self.placed, waiting=[text for text in self.placed.waiting if text not in left_out]),
+            placed=self.placed.without(left_out),
         )
 
     def ready(self) -> Batch:
         """The batch without rows that wait for others."""
         return self.without(list(self.waits)) if self.waits else self
-
-
-def bit(held: pa.Array, which: int) -> pa.Array:
-    """Of each row, whether a sink holds something for it."""
-    return pc.not_equal(pc.bit_wise_and(held, pa.scalar(which, pa.int16())), 0)

@@ -68,7 +68,7 @@ def sample_of(context: EntityContext, besides: set[str]) -> tuple[Adapted, list[
     low = _besides(key, first.table, besides)
     tried = besides | set(key.texts(low).to_pylist())
     last = context.origin.by_keys(_besides(key, context.origin.last_keys(limit + _SAMPLE_ROWS), tried))
-    adapted, rejects = adapt(context.entity, key, pa.concat_tables([low, last.table]))
+    adapted, rejects = adapt(context.entity, key, pa.concat_tables([low, last.table]), context.bits)
     unread = [reject for reject in (*first.rejects, *last.rejects) if reject.key not in besides]
     return adapted, [*unread, *rejects]
 

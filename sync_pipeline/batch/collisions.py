@@ -14,10 +14,11 @@ from dataclasses import dataclass, field, replace
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from sync_pipeline.batch.batch import Batch, bit
+from sync_pipeline.batch.batch import Batch
 from sync_pipeline.db.columns import DIGEST
+from sync_pipeline.ledger.sinks import HELD_ROW
 from sync_pipeline.model.faults import guarded
-from sync_pipeline.model.rows import Reject
+from sync_pipeline.model.rows import Reject, has_bit
 from sync_pipeline.model.steps import BatchStep
 
 _SHOWN = 3
@@ -41,7 +42,7 @@ def without_repeats(batch: Batch) -> Batch:
     context, table = batch.context, batch.context.entity.table
     if not table.outer_key or not guarded(144) or batch.adapted.table.num_rows < 2:
         return batch
-    rows = batch.adapted.legacy.filter(pc.and_(bit(batch.adapted.held, 1), batch.rows_to_write))
+    rows = batch.adapted.legacy.filter(pc.and_(has_bit(batch.adapted.held, HELD_ROW), batch.rows_to_write))
     own = table.identity_of(context.origin.key)
     ids, texts = own.texts(rows.select(list(own.columns))), batch.texts(rows)
     counted = pc.value_counts(ids)

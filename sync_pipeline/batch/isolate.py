@@ -13,10 +13,11 @@ import psycopg2
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from sync_pipeline.batch.batch import Batch, bit
+from sync_pipeline.batch.batch import Batch
 from sync_pipeline.batch.brake import check_share
 from sync_pipeline.db.columns import DIGEST
-from sync_pipeline.model.rows import Reject
+from sync_pipeline.ledger.sinks import HELD_ROW
+from sync_pipeline.model.rows import Reject, has_bit
 from sync_pipeline.model.steps import BatchStep
 from sync_pipeline.queue import parking
 from sync_pipeline.sinks.table.present import target_tables
@@ -51,7 +52,7 @@ def without_faults(batch: Batch, error: psycopg2.Error, try_write: TryWrite) -> 
 
 def wanted(batch: Batch, table: TargetTable) -> tuple[pa.Array, list[int]]:
     """Which of the adapted rows a table is to hold (a mask), and which it does not take (by number)."""
-    has_row = bit(batch.adapted.held, 1)
+    has_row = has_bit(batch.adapted.held, HELD_ROW)
     if not table.is_shadow:
         return pc.and_(has_row, batch.rows_to_write), []
     if not batch.rejected_by_shadow:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import pyarrow as pa
 
-from sync_pipeline.batch.documents import Operations
+from sync_pipeline.batch.delivery import Delivery
 from sync_pipeline.batch.versions import Expected
 from sync_pipeline.db.sql import Cursor
 
@@ -26,7 +26,7 @@ class Order:
 
     acknowledge: bool = False  # its keys are events: every key's revision is raised, changed or not
     force: bool = False  # write rows that have not changed, too
-    documents: bool = False  # send documents of rows that have not changed, too
+    documents: bool = False  # send rows that have not changed to outer sinks, too
     again: bool = False  # of rows that were undone, too: they are written once more
     shadow: bool = False  # adapt rows that have not changed, too, because a shadow table wants them
     wait: bool = False  # rows whose files must be copied are put off into `due`
@@ -39,12 +39,19 @@ class Order:
     expected: Expected | None = None  # versions that its rows must show; keys of others are left to `commit`
     undo: Undo | None = None
     whole: bool = False  # its rows are read and written together, however large they are
-    hand_over: Callable[[Operations], None] | None = None  # takes the documents, instead of sending them at once
+    sink: str = ""  # the only outer sink that rows which have not changed are sent to; empty: all of them
+    hand_over: Callable[[Delivery], None] | None = (
+        None  # takes what outer sinks are owed, instead of sending it at once
+    )
 
     @property
     def sends_all(self) -> bool:
         """Whether documents are sent of rows that have not changed."""
         return self.force or self.documents
+
+    def sends_all_to(self, sink: str) -> bool:
+        """Return whether a sink is sent rows that have not changed."""
+        return self.sends_all and self.sink in {"", sink}
 
     @property
     def of_all(self) -> bool:

@@ -5,10 +5,14 @@ from __future__ import annotations
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from sync_pipeline.batch.batch import Batch, bit
-from sync_pipeline.batch.documents import Operations
+from sync_pipeline.batch.batch import Batch
+from sync_pipeline.batch.delivery import Delivery
 from sync_pipeline.db.columns import DIGEST
 from sync_pipeline.ledger.ledger import DOUBT, KEEP, PARK, WITHDRAW, WRITE
+from sync_pipeline.ledger.sinks import HELD_ROW
+from sync_pipeline.model.rows import has_bit
+from sync_pipeline.sinks.operations import Operations
+from sync_pipeline.sinks.outer import OuterSink
 
 
 def plan_of(batch: Batch) -> pa.Table:
@@ -29,57 +33,68 @@ def plan_of(batch: Batch) -> pa.Table:
     parked = key.parse(texts)
     doubt = batch.order.sends_all or batch.context.entity.compensates  # what is applied may be undone
     stays = pa.array(
-        [WITHDRAW if text in batch.without_document else DOUBT if doubt or text in moved else PARK for text in texts],
+        [WITHDRAW if text in batch.unwanted else DOUBT if doubt or text in moved else PARK for text in texts],
         pa.int16(),
     )
+    stays_held = pa.array([batch.unwanted.get(text, 0) | HELD_ROW for text in texts], pa.int16())
     action = pc.if_else(batch.rows_to_write, WRITE, KEEP)
+    # a row that has not changed goes to one sink alone; nothing else of it is new
+    bit = batch.context.bits[batch.order.sink] if batch.order.sink else 0
+    only = pc.bit_wise_and(batch.adapted.held, pa.scalar(bit, pa.int16()))
+    held = pc.if_else(batch.rows_to_write, batch.adapted.held, only)
     deleted, same = batch.deleted, batch.unchanged
-    parts = [part(rows, action, rows.column(DIGEST).combine_chunks(), batch.adapted.held)]
+    parts = [part(rows, action, rows.column(DIGEST).combine_chunks(), held)]
     if count := deleted.num_rows:
         parts.append(part(deleted, constant(WRITE, count), constant(None, count), constant(0, count)))
     if count := same.num_rows:
         parts.append(part(same, constant(KEEP, count), same.column(DIGEST), constant(0, count)))
     if count := parked.num_rows:
-        parts.append(part(parked, stays, constant(None, count), constant(0, count)))
+        parts.append(part(parked, stays, constant(None, count), stays_held))
     plan = pa.concat_tables(parts)
     at = len(columns)
     return plan.add_column(at, "n", pa.array(range(plan.num_rows), pa.int32())).combine_chunks()
 
 
-def operations_of(batch: Batch, plan: pa.Table, applied: pa.Table) -> Operations:
-    """The documents that the applied part of a plan asks for: written rows, and all where the order says so."""
-    context, index = batch.context, batch.context.entity.index
-    if index is None:
-        return Operations.none(context)
+def deliveries_of(batch: Batch, plan: pa.Table, applied: pa.Table) -> list[Delivery]:
+    """What the applied part of a plan asks of each outer sink: written rows, and all where the order says so."""
+    return [Delivery(sink, _operations(batch, sink, plan, applied)) for sink in batch.context.entity.outer_sinks]
+
+
+def _operations(batch: Batch, sink: OuterSink, plan: pa.Table, applied: pa.Table) -> Operations:
+    context, bit = batch.context, batch.context.bits[sink.id]
     n = applied.column("n").combine_chunks()
     versions = applied.column("written").combine_chunks()
     touched = plan.take(n)
-    action, held = (touched.column(name).combine_chunks() for name in ("action", "held"))
-    all_of_them = batch.order.sends_all
+    action = touched.column("action").combine_chunks()
+    held = pa.concat_arrays([batch.adapted.held, plan.column("held").combine_chunks().slice(len(batch.adapted.held))])
+    held = held.take(n)
+    all_of_them = pa.scalar(batch.order.sends_all_to(sink.id))
     adapted = pc.less(n, batch.adapted.table.num_rows)
-    held_before = bit(applied.column("held_before").combine_chunks(), 2)
-    written = pc.is_in(action, value_set=pa.array([WRITE, WITHDRAW], pa.int16()))
-    # its document's removal was owed, and the row is parked meanwhile
+    is_wanted, held_before = has_bit(held, bit), has_bit(applied.column("held_before").combine_chunks(), bit)
+    withdrawn = pc.and_(pc.equal(action, WITHDRAW), pc.invert(is_wanted))
+    # its removal was owed, and the row is parked meanwhile
     unsure = pc.and_(pc.equal(action, DOUBT), pc.invert(held_before))
-    considered = pc.or_(pc.or_(written, unsure), pc.and_(adapted, pa.scalar(all_of_them)))
-    wanted = pc.and_(considered, bit(held, 2))
-    may_be_there = pc.or_(held_before, pa.scalar(all_of_them))
-    deleted = pc.and_(pc.and_(considered, pc.invert(bit(held, 2))), may_be_there)
+    changed = pc.or_(pc.equal(action, WRITE), pc.or_(withdrawn, unsure))
+    considered = pc.or_(changed, pc.and_(adapted, all_of_them))
+    wanted = pc.and_(considered, is_wanted)
+    deleted = pc.and_(pc.and_(considered, pc.invert(is_wanted)), pc.or_(held_before, all_of_them))
     rows = pc.if_else(wanted, n, pa.scalar(None, pa.int32()))
-    contents = index.contents(batch.adapted.table).take(rows)
+    contents = sink.contents(batch.adapted.table).take(rows)
     keys = touched.select(list(context.origin.key.columns))
     return Operations(keys, context.origin.key.texts(keys), versions, contents, wanted).filter(pc.or_(wanted, deleted))
 
 
 def references_of(batch: Batch) -> pa.Table:
-    """What rows of the plan say of files: `n`, `source_key`, `target_key`."""
+    """What rows of the plan name: `n`, `source_key`, `target_key`, `sink`."""
     texts = batch.texts(batch.adapted.legacy)
-    names = pa.array([text for text, _, _ in batch.placed.references], pa.string())
+    references = batch.placed.references
+    names = pa.array([each.key for each in references], pa.string())
     table = pa.table(
         {
             "n": pc.index_in(names, value_set=texts).cast(pa.int32()),
-            "source_key": pa.array([source for _, source, _ in batch.placed.references], pa.string()),
-            "target_key": pa.array([target for _, _, target in batch.placed.references], pa.string()),
+            "source_key": pa.array([each.source for each in references], pa.string()),
+            "target_key": pa.array([each.target for each in references], pa.string()),
+            "sink": pa.array([each.sink for each in references], pa.string()),
         }
     )
     return table.filter(table.column("n").is_valid())

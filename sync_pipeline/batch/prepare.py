@@ -8,17 +8,17 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from sync_pipeline.batch.adapt import adapt
-from sync_pipeline.batch.batch import Batch, bit
+from sync_pipeline.batch.batch import Batch
 from sync_pipeline.batch.brake import check_share
 from sync_pipeline.batch.order import Order
 from sync_pipeline.db.columns import DIGEST, kept
 from sync_pipeline.entities.context import EntityContext
 from sync_pipeline.entities.origin import Rows
 from sync_pipeline.ledger import media, queue_reads
-from sync_pipeline.ledger.ledger import HELD_DOCUMENT, Draw
+from sync_pipeline.ledger.ledger import Draw
 from sync_pipeline.model.faults import guarded
 from sync_pipeline.model.rows import Adapted, Reject
-from sync_pipeline.sinks.media.place import Placed, place
+from sync_pipeline.sinks.placing import Placed
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ def prepare(context: EntityContext, draw: Draw, keys: pa.Table, rows: Rows, orde
     """Prepare what to do for each key of a batch. Raises as `sync_keys` does."""
     classified = _classify(context, keys, rows)
     selected = _select(context, classified, _reverted(context, keys, order), order)
-    adapted, rejects = adapt(context.entity, context.origin.key, kept(rows.table, selected.to_adapt))
+    adapted, rejects = adapt(context.entity, context.origin.key, kept(rows.table, selected.to_adapt), context.bits)
     check_share(context, [*rows.rejects, *rejects], rows.count)
     placed = _place_files(context, adapted, order)
     rejects, discarded = _parted(context, [*rows.rejects, *rejects, *placed.rejects], order)
@@ -62,7 +62,7 @@ def prepare(context: EntityContext, draw: Draw, keys: pa.Table, rows: Rows, orde
         _rows_to_write(context, classified, selected, placed, order),
         rejects,
         skipped=frozenset([*context.origin.key.texts(discarded).to_pylist(), *selected.reverted.to_pylist()]),
-        without_document=_without_document(context, adapted),
+        unwanted=_unwanted(context, adapted),
     )
     batch.fresh = _is_first_load(batch, classified)
     return batch
@@ -84,11 +84,13 @@ def _select(context: EntityContext, classified: _Classified, reverted: pa.Array,
 
 
 def _place_files(context: EntityContext, adapted: Adapted, order: Order) -> Placed:
-    media = context.entity.media
-    if media is None:
-        return Placed(adapted)
-    key = context.origin.key
-    return place(media, context.stores, key, adapted, wait=order.wait, has_tries_left=order.has_tries_left)
+    placed, key = Placed(adapted), context.origin.key
+    for sink in context.entity.placing_sinks:
+        later = sink.place_objects(
+            context.stores, key, placed.adapted, wait=order.wait, has_tries_left=order.has_tries_left
+        )
+        placed = placed.then(later)
+    return placed
 
 
 def _to_delete(classified: _Classified, selected: _Selected, order: Order) -> pa.Table:
@@ -122,10 +124,12 @@ def _rows_to_write(
     return written.take(left)
 
 
-def _without_document(context: EntityContext, adapted: Adapted) -> frozenset[str]:
-    """Keys (texts) of adapted rows that want no document."""
-    has_document = bit(adapted.held, HELD_DOCUMENT)
-    return frozenset(context.origin.key.texts(adapted.legacy).filter(pc.invert(has_document)).to_pylist())
+def _unwanted(context: EntityContext, adapted: Adapted) -> dict[str, int]:
+    """Of adapted rows (key texts) that an outer sink does not want, which sinks do."""
+    outer = sum(context.bits[sink.id] for sink in context.entity.outer_sinks)
+    lacks = pc.not_equal(pc.bit_wise_and(adapted.held, pa.scalar(outer, pa.int16())), outer)
+    texts = context.origin.key.texts(adapted.legacy).filter(lacks).to_pylist()
+    return dict(zip(texts, adapted.held.filter(lacks).to_pylist(), strict=True))
 
 
 def _is_first_load(batch: Batch, classified: _Classified) -> bool:
@@ -165,8 +169,9 @@ def _parted(context: EntityContext, rejects: list[Reject], order: Order) -> tupl
 def _renamed(context: EntityContext, placed: Placed) -> pa.Array:
     """Keys (as text) of rows whose files have new names, since their bytes have changed and nothing else has."""
     with context.stores.target() as cursor:
-        named = media.named(cursor, context.entity.name, sorted({text for text, _, _ in placed.references}))
-    return pa.array([text for text, source, new in placed.references if named.get((text, source)) != new], pa.string())
+        named = media.named(cursor, context.entity.name, sorted({each.key for each in placed.references}))
+    renamed = (each.key for each in placed.references if named.get((each.key, each.sink, each.source)) != each.target)
+    return pa.array(renamed, pa.string())
 
 
 def _classify(context: EntityContext, keys: pa.Table, rows: Rows) -> _Classified:

@@ -18,10 +18,11 @@ from sync_pipeline.db.keys import Key
 from sync_pipeline.db.sql import Cursor
 from sync_pipeline.entities.context import EntityContext
 from sync_pipeline.errors import DeclarationError
-from sync_pipeline.ledger.ledger import HELD_ROW, key_of, table_of
+from sync_pipeline.ledger.ledger import key_of, table_of
+from sync_pipeline.ledger.sinks import HELD_ROW
 from sync_pipeline.model.faults import guarded
 from sync_pipeline.model.reasons import Reason
-from sync_pipeline.model.rows import Adapted
+from sync_pipeline.model.rows import Adapted, has_bit
 from sync_pipeline.queue.parking import Wait
 from sync_pipeline.sinks.table import Reference
 from sync_pipeline.sinks.table.references import Dependent, enter
@@ -62,7 +63,7 @@ class ReferenceLocks:
         """Which rows (key texts) cannot be written or deleted yet. Raises StricterError where the locks do not do."""
         columns = list(self.context.origin.key.columns)
         wanted = adapted.legacy.select(columns)
-        has_row = pc.not_equal(pc.bit_wise_and(adapted.held, pa.scalar(HELD_ROW, pa.int16())), 0)
+        has_row = has_bit(adapted.held, HELD_ROW)
         arriving = wanted.filter(has_row)
         leaving = pa.concat_tables([deleted, wanted.filter(pc.invert(has_row))])
         if self._refers_to_itself:

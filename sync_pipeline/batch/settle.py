@@ -32,10 +32,7 @@ def settle_due(batch: Batch, cursor: Cursor, plan: pa.Table, applied: pa.Table, 
     waits = [wait for text, wait in batch.waits.items() if text in let_through]
     moved = {text for text, _ in batch.moved}
     through = sorted(let_through - parked.keys() - set(waiting) - batch.waits.keys() - moved)
-    sent = batch.order.sends_all
-    kept = set(batch.skipped) if sent else set(texts.filter(pc.equal(plan.column("action"), KEEP)).to_pylist())
-    parking.release(cursor, name, [text for text in through if text not in kept], revision)
-    parking.release(cursor, name, [text for text in through if text in kept], revision, unchanged=True)
+    _release(batch, cursor, plan, through)
     parking.wait(cursor, name, waits, revision, batch.context.stores.settings.parent_limit_seconds)
     if batch.order.force and parked:
         queue_table.delete_discarded(cursor, name, [*parked])  # somebody has had them tried all the same
@@ -46,11 +43,26 @@ def settle_due(batch: Batch, cursor: Cursor, plan: pa.Table, applied: pa.Table, 
     for keys in batch.put_off:
         due.owe(cursor, name, Reason.RELEASED, keys, revision)
     _owe_moved(batch, cursor)
-    if sent:
+    if batch.order.sends_all:
         # whoever has looked since may have found the row unchanged, and sent nothing
         refused = sorted({*texts.to_pylist(), *batch.superseded} - let_through)
-        due.owe(cursor, name, Reason.OVERTAKEN if batch.order.force else Reason.DOCUMENTS, refused, revision)
+        if batch.order.force:
+            due.owe(cursor, name, Reason.OVERTAKEN, refused, revision)
+        else:
+            due.owe_to(cursor, name, batch.order.sink or None, refused, revision)
     outcome.parked, outcome.waiting = len(parked), len(waiting) + len(waits)
+
+
+def _release(batch: Batch, cursor: Cursor, plan: pa.Table, through: list[str]) -> None:
+    """Take rows that went through (key texts) out of what is parked, as far as they did."""
+    name, revision, order = batch.context.entity.name, batch.revision, batch.order
+    unchanged = set(batch.texts(plan).filter(pc.equal(plan.column("action"), KEEP)).to_pylist())
+    kept = batch.skipped if order.sends_all else unchanged
+    sent_to_one = unchanged - kept if order.sink else set()
+    whole = [text for text in through if text not in kept and text not in sent_to_one]
+    parking.release(cursor, name, whole, revision)
+    parking.release_sent(cursor, name, [text for text in through if text in sent_to_one], revision, order.sink)
+    parking.release_unchanged(cursor, name, [text for text in through if text in kept], revision)
 
 
 def _owe_moved(batch: Batch, cursor: Cursor) -> None:

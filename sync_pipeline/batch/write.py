@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import replace
 
@@ -9,12 +10,12 @@ import psycopg2
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from sync_pipeline.batch.batch import Batch, bit
+from sync_pipeline.batch.batch import Batch
 from sync_pipeline.batch.collisions import CollisionError, without_collisions, without_repeats
-from sync_pipeline.batch.documents import Operations
+from sync_pipeline.batch.delivery import Delivery
 from sync_pipeline.batch.isolate import wanted, without_faults
 from sync_pipeline.batch.order import Outcome
-from sync_pipeline.batch.plan import operations_of, plan_of, references_of
+from sync_pipeline.batch.plan import deliveries_of, plan_of, references_of
 from sync_pipeline.batch.references import ReferenceLocks, StricterError
 from sync_pipeline.batch.settle import acknowledge, body_of, move_on, record_versions, settle_due
 from sync_pipeline.db.columns import DIGEST, kept
@@ -23,9 +24,12 @@ from sync_pipeline.errors import UnreachableError
 from sync_pipeline.ledger import media, queue_reads
 from sync_pipeline.ledger.ledger import UNDO, WRITE
 from sync_pipeline.ledger.log import BODY
+from sync_pipeline.ledger.sinks import HELD_ROW
 from sync_pipeline.model.faults import crash_point, guarded
 from sync_pipeline.model.reasons import Reason
+from sync_pipeline.model.rows import has_bit
 from sync_pipeline.queue import due, parking
+from sync_pipeline.sinks.operations import Operations
 from sync_pipeline.sinks.table import before_images
 from sync_pipeline.sinks.table.target_table import STAGED_NUMBER, TargetTable
 from sync_pipeline.sinks.table.trial import Step
@@ -35,7 +39,7 @@ _FIRST_LOAD_ROWS = 500
 _REMOVED = "a file of this batch was just removed as garbage: the next try copies it again"
 
 
-def write(batch: Batch, outcome: Outcome) -> Operations:
+def write(batch: Batch, outcome: Outcome) -> list[Delivery]:
     """The rows' transaction; rows at fault are found by halving and parked. Raises what is no row's fault."""
     if not guarded(19):
         with batch.context.stores.target() as cursor:
@@ -55,10 +59,10 @@ def write(batch: Batch, outcome: Outcome) -> Operations:
             batch = without_faults(batch, error, _try_write)  # and if the tables were swapped meanwhile, once more
 
 
-def _first_load(batch: Batch, outcome: Outcome) -> Operations:
+def _first_load(batch: Batch, outcome: Outcome) -> list[Delivery]:
     context, adapted = batch.context, batch.adapted
     keys = adapted.legacy.select(list(context.origin.key.columns))
-    rows = kept(adapted.table, bit(adapted.held, 1))
+    rows = kept(adapted.table, has_bit(adapted.held, HELD_ROW))
     texts = context.origin.key.texts(keys)
     with context.stores.target() as cursor:
         crash_point("rows.before")
@@ -70,30 +74,40 @@ def _first_load(batch: Batch, outcome: Outcome) -> Operations:
             table.append(cursor, table.rows(rows))
         if batch.placed.references and not media.refer_new(cursor, context.entity.name, batch.placed.references):
             raise UnreachableError(_REMOVED)
-        operations = Operations.none(context)
-        if context.entity.index:
-            public = bit(adapted.held, 2)
-            contents = context.entity.index.contents(adapted.table).filter(public)
-            versions = pa.repeat(pa.scalar(batch.revision, pa.int64()), contents.num_rows)
-            indexed = pa.repeat(True, contents.num_rows)
-            operations = Operations(keys.filter(public), texts.filter(public), versions, contents, indexed)
-            operations.owe(cursor, context.entity.name, batch.revision)
+        deliveries = [
+            delivery.owe(cursor, context.entity.name, batch.revision)
+            for delivery in _first_deliveries(batch, keys, texts)
+        ]
         if not locks.are_alone:
             parking.release_waiting(cursor, context.entity.name, texts.to_pylist(), batch.revision)
         outcome.written = rows.num_rows
-        acknowledge(batch, cursor, outcome, _first_body(texts, digests, adapted.held), len(operations.ids))
+        acknowledge(batch, cursor, outcome, _first_body(texts, digests, adapted.held), _count(deliveries))
     crash_point("rows.after")
-    return operations
+    return deliveries
 
 
-def _guarded_write(batch: Batch, outcome: Outcome) -> Operations:
+def _first_deliveries(batch: Batch, keys: pa.Table, texts: pa.Array) -> Iterator[Delivery]:
+    """All rows that an outer sink wants."""
+    for sink in batch.context.entity.outer_sinks:
+        is_wanted = has_bit(batch.adapted.held, batch.context.bits[sink.id])
+        contents = sink.contents(batch.adapted.table).filter(is_wanted)
+        versions = pa.repeat(pa.scalar(batch.revision, pa.int64()), contents.num_rows)
+        written = pa.repeat(True, contents.num_rows)
+        yield Delivery(sink, Operations(keys.filter(is_wanted), texts.filter(is_wanted), versions, contents, written))
+
+
+def _count(deliveries: list[Delivery]) -> int:
+    return sum(len(delivery) for delivery in deliveries)
+
+
+def _guarded_write(batch: Batch, outcome: Outcome) -> list[Delivery]:
     try:
         return _write_under(batch, outcome, strict=batch.order.undo is not None)
     except StricterError:
         return _write_under(batch, outcome, strict=True)
 
 
-def _write_under(batch: Batch, outcome: Outcome, *, strict: bool) -> Operations:
+def _write_under(batch: Batch, outcome: Outcome, *, strict: bool) -> list[Delivery]:
     context = batch.context
     with context.stores.target() as cursor:
         crash_point("rows.before")
@@ -107,7 +121,7 @@ def _write_under(batch: Batch, outcome: Outcome, *, strict: bool) -> Operations:
         applied, outrun = context.ledger.apply(cursor, plan, batch.draw)
         reverted = _reverted(ready, cursor, locks.tables)
         ready = replace(ready, skipped=ready.skipped.union(reverted))
-        operations = _write_rows(ready, cursor, plan, applied, locks.tables, reverted)
+        deliveries = _write_rows(ready, cursor, plan, applied, locks.tables, reverted)
         texts = context.origin.key.texts(plan)
         settle_due(ready, cursor, plan, applied, outcome)
         if not batch.order.force:  # which owes all that the ledger did not let through
@@ -123,13 +137,13 @@ def _write_under(batch: Batch, outcome: Outcome, *, strict: bool) -> Operations:
             written = texts.take(n.filter(pc.or_(writes, pc.equal(action, UNDO)))).to_pylist()
             parking.release_waiting(cursor, context.entity.name, written, batch.revision)
         held = plan.column("held").combine_chunks().take(n)
-        outcome.written = pc.sum(pc.and_(writes, bit(held, 1))).as_py() or 0
+        outcome.written = pc.sum(pc.and_(writes, has_bit(held, HELD_ROW))).as_py() or 0
         outcome.deleted = (pc.sum(writes).as_py() or 0) - outcome.written
-        acknowledge(batch, cursor, outcome, body_of(texts, plan, applied), len(operations.ids))
+        acknowledge(batch, cursor, outcome, body_of(texts, plan, applied), _count(deliveries))
         if batch.is_trial:
             raise _TriedError
     crash_point("rows.after")
-    return operations
+    return deliveries
 
 
 def _first_body(texts: pa.Array, digests: pa.Array, held: pa.Array) -> pa.Table:
@@ -180,15 +194,14 @@ def _write_rows(
     applied: pa.Table,
     tables: list[TargetTable],
     reverted: list[str],
-) -> Operations:
-    """What the ledger has let through: rows, what they say of files, and documents, which are owed."""
+) -> list[Delivery]:
+    """What the ledger has let through: rows, what they say of files, and what outer sinks are owed."""
     context, key = batch.context, batch.context.origin.key
-    operations = operations_of(batch, plan, applied)
     skipped = pa.array(reverted, pa.string())
-    if reverted:
-        operations = operations.filter(pc.invert(pc.is_in(operations.ids, value_set=skipped)))
+    deliveries = [delivery.without(skipped) for delivery in deliveries_of(batch, plan, applied)]
     if context.entity.compensates:
-        before_images.save(cursor, context.entity.name, tables, key, batch.revision, operations.ids)
+        (delivery,) = deliveries
+        before_images.save(cursor, context.entity.name, tables, key, batch.revision, delivery.operations.ids)
     rows = context.entity.table.rows(batch.adapted.table)
     rows = rows.append_column(STAGED_NUMBER, pa.array(range(rows.num_rows), pa.int32()))
     for table in tables:
@@ -200,12 +213,13 @@ def _write_rows(
         if held and not batch.is_trial:
             texts = batch.texts(batch.adapted.legacy)
             raise CollisionError({texts[number].as_py(): holder for number, holder in held}, batch)
-    if context.entity.media and not media.refer(cursor, context.entity.name, key, references_of(batch)):
+    if context.entity.placing_sinks and not media.refer(cursor, context.entity.name, key, references_of(batch)):
         raise UnreachableError(_REMOVED)
-    operations.owe(cursor, context.entity.name, batch.revision)
+    deliveries = [delivery.owe(cursor, context.entity.name, batch.revision) for delivery in deliveries]
     if batch.order.after:
-        due.as_old(cursor, operations.owed, due.age_of(cursor, [batch.order.after]))
-    return operations
+        owed = [record for delivery in deliveries for record in delivery.owed]
+        due.as_old(cursor, owed, due.age_of(cursor, [batch.order.after]))
+    return deliveries
 
 
 def _steps(batch: Batch) -> list[Step]:

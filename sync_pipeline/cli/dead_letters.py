@@ -109,7 +109,8 @@ def showing(name: Name, key: Annotated[str, typer.Argument(help="The key.")], ou
 
 def _shown(found: DeadLetterNow) -> None:
     row = found.dead_letter
-    tables.say(f"{row.entity} {row.key} is {row.state}: refused at step {row.step}, {row.error}")
+    by = f" by {row.sink}" if row.sink else ""
+    tables.say(f"{row.entity} {row.key} is {row.state}: refused at step {row.step}{by}, {row.error}")
     tables.say(f"  {row.message}")
     times = f"first {row.first_at:%Y-%m-%d %H:%M:%S}, last {row.last_at:%Y-%m-%d %H:%M:%S}"
     tables.say(f"Attempts: {row.attempts:,}; {times}; next: {row.next_at or 'when its row changes, or on replay'}.")

@@ -17,8 +17,6 @@ from sync_pipeline.explain.why import why as ask
 Name = Annotated[str, typer.Argument(help="The entity.")]
 Key = Annotated[str, typer.Argument(help="The key.")]
 
-_SINKS = {"relational": "row", "search": "document", "media": "files"}
-
 
 def why(name: Name, key: Key, output: Format = Output.TEXT) -> None:
     """Why an object is, or is not, in each sink."""
@@ -32,7 +30,7 @@ def why(name: Name, key: Key, output: Format = Output.TEXT) -> None:
 def _print(answer: Answer) -> None:
     tables.say(answer.verdict)
     for sink, message in answer.sinks.items():
-        tables.say(f"  {_SINKS[sink]}: {message}")
+        tables.say(f"  {answer.nouns[sink]}: {message}")
     tables.say(f"  state: {answer.facts.state}")
     if answer.to_do:
         tables.say(f"To do: {answer.to_do}")

@@ -12,7 +12,9 @@ from sync_pipeline.cli import tables
 from sync_pipeline.cli.common import All, Format, Name, Output, opened, show
 from sync_pipeline.cli.progress import Bars, bars
 from sync_pipeline.entities.context import EntityContext
-from sync_pipeline.ledger.ledger import HELD_DOCUMENT, HELD_ROW, migrate
+from sync_pipeline.ledger.ledger import migrate
+from sync_pipeline.ledger.sinks import HELD_ROW
+from sync_pipeline.rebuild.index import index_names
 from sync_pipeline.rebuild.rebuild import Rebuilt, abandon, clear, rebuild_index, rebuild_table
 from sync_pipeline.rebuild.report import COMPARED, FILLED, Report
 
@@ -22,11 +24,19 @@ Entity = Annotated[str, typer.Argument(help="The entity.")]
 
 
 @app.command()
-def index(name: Name = None, everything: All = False, output: Format = Output.TEXT) -> None:
+def index(
+    name: Name = None,
+    everything: All = False,
+    sink: Annotated[str, typer.Option("--sink", help="The index's name, where an entity has several.")] = "",
+    output: Format = Output.TEXT,
+) -> None:
     """Fill a new index beside the live one, compare it, swap the alias. Cut off, it goes on. Exit 1: not swapped."""
     with opened(name, everything) as (stores, entities), bars() as shown:
-        contexts = [EntityContext.open(entity, stores) for entity in entities if entity.index or name]
-        found = [rebuild_index(context, _progress(context, shown, HELD_DOCUMENT)) for context in contexts]
+        chosen = [(entity, each) for entity in entities for each in index_names(entity, sink, is_named=bool(name))]
+        found = []
+        for entity, each in chosen:
+            context = EntityContext.open(entity, stores)
+            found.append(rebuild_index(context, _progress(context, shown, context.bits[each]), sink=each))
     _end(found, output)
 
 

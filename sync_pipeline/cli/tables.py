@@ -16,7 +16,7 @@ from rich.text import Text
 from sync_pipeline.model.findings import KNOWN, FindingKind
 from sync_pipeline.model.notices import Notice, worst
 from sync_pipeline.model.reasons import Reason
-from sync_pipeline.reconcile.verdict import SINKS, Verdict
+from sync_pipeline.reconcile.verdict import Verdict
 
 # reports that hold none of these do not wait for them
 if TYPE_CHECKING:
@@ -90,7 +90,9 @@ def verdicts(found: Sequence[Verdict], status: str) -> None:
     rows = []
     for verdict in found:
         report = verdict.as_dict()
-        rows += [(verdict.entity, sink, verdict.compared, *(report[sink][k] for k in FindingKind)) for sink in SINKS]
+        rows += [
+            (verdict.entity, sink, verdict.compared, *(report[sink][k] for k in FindingKind)) for sink in verdict.sinks
+        ]
     table(("entity", "sink", "rows compared", *FindingKind), rows, left=2)
     samples = [(verdict.entity, f) for verdict in found for f in sorted(verdict.findings)]
     if samples:
@@ -99,6 +101,8 @@ def verdicts(found: Sequence[Verdict], status: str) -> None:
         if len(samples) > _SAMPLES:
             say(f"… and {len(samples) - _SAMPLES:,} more; --format json gives up to 100 an entity.")
     for verdict in found:
+        for sink in verdict.not_verifiable:
+            say(f"{verdict.entity}: {sink} cannot be asked what it holds, and is not covered.", "yellow")
         history(verdict.entity, verdict.unfilled)
         former_digests(verdict.entity, verdict.former_digests)
         if verdict.overdue:

@@ -11,11 +11,12 @@ from sync_pipeline.entity import Entity
 from sync_pipeline.errors import DeclarationError, UnreachableError
 from sync_pipeline.ledger.gate import Gate
 from sync_pipeline.ledger.ledger import Ledger, migrate
+from sync_pipeline.ledger.sinks import HeldBits, register
 from sync_pipeline.model.rows import Adapted
 from sync_pipeline.sinks.context import SinkContext
 from sync_pipeline.sinks.table.before_images import forget_all
 from sync_pipeline.sinks.table.present import target_tables
-from sync_pipeline.sinks.table.references import register
+from sync_pipeline.sinks.table.references import register as register_references
 from sync_pipeline.stores.stores import Stores
 
 
@@ -27,12 +28,14 @@ class EntityContext:
     stores: Stores
     origin: Origin
     ledger: Ledger
+    bits: HeldBits
     gate: Gate | None = None  # where rows are parts of roots
 
     @property
     def of_sinks(self) -> SinkContext:
         """What its sinks are given of it."""
-        return SinkContext(self.entity.name, self.origin.key, self.stores, self.ledger, self.entity.table.quoted)
+        table = self.entity.table.quoted
+        return SinkContext(self.entity.name, self.origin.key, self.stores, self.ledger, table, self.bits)
 
     def as_written(self, adapted: Adapted) -> Adapted:
         """Adapted rows as the sinks have them written: with files named by their new keys, for example."""
@@ -67,9 +70,10 @@ class EntityContext:
             target_tables(cursor, entity.name, entity.table, shadow=shadow)
             if not entity.compensates:
                 forget_all(cursor, entity.name)
-            register(cursor, entity.name, entity.table)
-        context = cls(entity, stores, origin, ledger, gate)
-        for sink in entity.outer_sinks:  # rows do not wait for their stores; what goes there looks again
+            register_references(cursor, entity.name, entity.table)
+            bits = register(cursor, entity.name, ledger.table, entity.known_sinks)
+        context = cls(entity, stores, origin, ledger, bits, gate)
+        for sink in entity.other_sinks:  # rows do not wait for their stores; what goes there looks again
             with suppress(UnreachableError):
                 sink.open(stores, entity.name)
         return context

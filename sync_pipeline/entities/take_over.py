@@ -21,7 +21,7 @@ def take_over(stores: Stores, entity: Entity) -> list[Mark]:
     with stores.target() as cursor:
         claimed = [
             Mark(sink.place.shown, former)
-            for sink in (entity.table, *entity.outer_sinks)
+            for sink in (entity.table, *entity.other_sinks)
             for former in claims.take_over(cursor, entity.name, sink.place)
         ]
-    return [mark for sink in entity.outer_sinks for mark in sink.take_over(stores, entity.name)] + claimed
+    return [mark for sink in entity.other_sinks for mark in sink.take_over(stores, entity.name)] + claimed

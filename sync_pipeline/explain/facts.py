@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,18 +16,17 @@ from sync_pipeline.db.sql import Cursor, named
 from sync_pipeline.entities.context import EntityContext
 from sync_pipeline.errors import UnreachableError
 from sync_pipeline.ledger import queue_reads
-from sync_pipeline.ledger.ledger import HELD_DOCUMENT, HELD_ROW
 from sync_pipeline.ledger.log import time_of
 from sync_pipeline.ledger.queue_reads import ObjectRecord
 from sync_pipeline.ledger.states import Signs, State, state_of
 from sync_pipeline.model.reasons import Reason
 from sync_pipeline.model.rows import Adapted, Reject
 from sync_pipeline.sinks.media.faults import MISSING, code
-from sync_pipeline.sinks.media.place import are_copied
-from sync_pipeline.sinks.search.requests import look_up
+from sync_pipeline.sinks.outer import Seen
+from sync_pipeline.sinks.sink import Sink
 
 _FILES = """
-    SELECT r.source_key, r.target_key, m.size, m.copied_at
+    SELECT r.source_key, r.target_key, m.size, m.copied_at, r.sink
     FROM sync.media_ref r LEFT JOIN sync.media m USING (target_key)
     WHERE (r.entity, r.key) = (%(entity)s, %(key)s) AND r.target_key <> '' ORDER BY 1
 """
@@ -73,12 +73,17 @@ class Facts:
     entry: Entry | None
     owed: list[ObjectRecord]
     row: bool
-    document: int | None  # its version; None where there is none
-    files: list[dict[str, Any]]  # source_key, target_key, size, copied_at, there
+    objects: Mapping[str, Seen]  # what outer sinks hold, by their names
+    files: list[dict[str, Any]]  # source_key, target_key, size, copied_at, sink, there
     cursor: dict[str, Any]
     written_at: dt.datetime | None  # when the revision that wrote it last did; None where the log does not tell
     unknown: dict[str, str]  # sink -> why it could not be looked at
     copied: bool = False  # files that its row is to name are there, and no row names them yet
+
+    @property
+    def document(self) -> int | None:
+        """The lowest version that an outer sink holds; None where none holds anything."""
+        return min((seen.version for seen in self.objects.values() if seen.version), default=None)
 
     def owing(self, *reasons: str) -> ObjectRecord | None:
         """The first record owed for one of these reasons."""
@@ -131,15 +136,17 @@ def facts_of(context: EntityContext, key: str) -> Facts:
         )
         row = bool(cursor.fetchone()[0])
         written_at = time_of(cursor, context.entity.name, entry.written) if entry else None
-    document = None
-    try:
-        document = _document(context, key)
-    except UnreachableError as error:
-        unknown["search"] = str(error)
+    objects: dict[str, Seen] = {}
+    for sink in context.entity.outer_sinks:
+        try:
+            if (seen := sink.read(context.of_sinks, [key]).get(key)) is not None:
+                objects[sink.id] = seen
+        except UnreachableError as error:
+            unknown[sink.id] = str(error)
     try:
         files = [{**file, "there": _is_there(context, file["target_key"])} for file in files]
     except UnreachableError as error:
-        unknown["media"] = str(error)
+        unknown |= dict.fromkeys((sink.id for sink in context.entity.placing_sinks), str(error))
     return Facts(
         context.entity.name,
         key,
@@ -147,7 +154,7 @@ def facts_of(context: EntityContext, key: str) -> Facts:
         entry,
         owed,
         row,
-        document,
+        objects,
         files,
         cursor_row,
         written_at,
@@ -163,15 +170,16 @@ def _legacy(context: EntityContext, keys: pa.Table) -> Legacy:
     if not rows.table.num_rows:
         return Legacy()
     digest = rows.table.column(DIGEST)[0].as_py()
-    adapted, rejects = adapt(context.entity, context.origin.key, rows.table)
+    adapted, rejects = adapt(context.entity, context.origin.key, rows.table, context.bits)
     return Legacy(digest, None, rejects[0]) if rejects else Legacy(digest, adapted.held[0].as_py(), None, adapted)
 
 
 def _is_copied(context: EntityContext, legacy: Legacy, files: list[dict[str, Any]]) -> bool:
-    if context.entity.media is None or legacy.adapted is None:
+    sinks, adapted = context.entity.placing_sinks, legacy.adapted
+    if not sinks or adapted is None:
         return False
-    known = {file["source_key"] for file in files}
-    return are_copied(context.entity.media, context.stores, context.origin.key, legacy.adapted, known)
+    known = {sink.id: {file["source_key"] for file in files if file["sink"] == sink.id} for sink in sinks}
+    return all(sink.are_placed(context.stores, context.origin.key, adapted, known[sink.id]) for sink in sinks)
 
 
 def _entry(context: EntityContext, cursor: Cursor, keys: pa.Table) -> Entry | None:
@@ -182,14 +190,6 @@ def _entry(context: EntityContext, cursor: Cursor, keys: pa.Table) -> Entry | No
     )
     found = cursor.fetchone()
     return Entry(*found) if found else None
-
-
-def _document(context: EntityContext, key: str) -> int | None:
-    """The version of its document, by a realtime look."""
-    if context.entity.index is None:
-        return None
-    (found,) = look_up(context.stores.search, context.entity.index.alias, [key], source=False)
-    return int(found["_version"]) if found["found"] else None
 
 
 def _is_there(context: EntityContext, target_key: str) -> bool:
@@ -204,7 +204,6 @@ def _is_there(context: EntityContext, target_key: str) -> bool:
     return True
 
 
-def wants(facts: Facts, sink: str) -> bool:
+def wants(context: EntityContext, facts: Facts, sink: Sink) -> bool:
     """Whether a sink is to hold something of the monolith's row as it is now."""
-    bit = {"relational": HELD_ROW, "search": HELD_DOCUMENT}[sink]
-    return bool((facts.legacy.held or 0) & bit)
+    return bool((facts.legacy.held or 0) & context.bits[sink.id])

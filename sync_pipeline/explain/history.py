@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any
@@ -11,8 +11,9 @@ from typing import Any
 from sync_pipeline.db.sql import Cursor, named
 from sync_pipeline.entities.context import EntityContext
 from sync_pipeline.explain.facts import Facts, facts_of
-from sync_pipeline.ledger.ledger import DOUBT, HELD_DOCUMENT, HELD_ROW, KEEP, PARK, UNDO, WITHDRAW, WRITE
+from sync_pipeline.ledger.ledger import DOUBT, KEEP, PARK, UNDO, WITHDRAW, WRITE
 from sync_pipeline.ledger.log import TAKEN_FOR_APPLIED, chain
+from sync_pipeline.ledger.sinks import HeldBits
 
 _EVENTS = """
     SELECT id, at, kind, step, said, revision FROM sync.event
@@ -75,7 +76,12 @@ def history(context: EntityContext, key: str, limit: int) -> Story:
         batches = list(islice(chain(cursor, name, key, seen), limit))
         values = {"entity": name, "key": key, "limit": limit, "silent": TAKEN_FOR_APPLIED}
         events = named(cursor, _EVENTS, values)
-        found = [*map(_of_batch, batches), *map(_of_event, events), *_requests(cursor, name, batches)]
+        nouns = {sink.id: sink.label or sink.noun for sink in context.entity.sinks}
+        found = [
+            *(_of_batch(row, context.bits, nouns) for row in batches),
+            *map(_of_event, events),
+            *_requests(cursor, name, batches),
+        ]
         found += [_of_file(file) for file in named(cursor, _FILES, values)]
     # what a batch found is written down before the batch itself, and told after it
     began = {row["revision"]: row["at"] for row in batches}
@@ -84,17 +90,18 @@ def history(context: EntityContext, key: str, limit: int) -> Story:
     return Story(facts, found[-limit:], whole)
 
 
-def _of_batch(row: dict[str, Any]) -> Happening:
-    return Happening(row["at"], _became(row), row["revision"], row["cause"], row["worker"], row["position"])
+def _of_batch(row: dict[str, Any], bits: HeldBits, nouns: Mapping[str, str]) -> Happening:
+    return Happening(
+        row["at"], _became(row, bits, nouns), row["revision"], row["cause"], row["worker"], row["position"]
+    )
 
 
-def _became(row: dict[str, Any]) -> str:
+def _became(row: dict[str, Any], bits: HeldBits, nouns: Mapping[str, str]) -> str:
     if row["action"] != WRITE:
         return _SAID[row["action"]]
     if row["digest"] is None:
         return "deleted: gone from the monolith"
-    sinks = {HELD_ROW: "row", HELD_DOCUMENT: "document"}
-    wanted = [sink for bit, sink in sinks.items() if row["held"] & bit]
+    wanted = [nouns[name] for name in bits.names(row["held"]) if name in nouns]
     return f"written: {' and '.join(wanted)}" if wanted else "taken note of: no sink wants it"
 
 

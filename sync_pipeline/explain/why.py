@@ -12,6 +12,8 @@ from sync_pipeline.explain.facts import Facts, facts_of, wants
 from sync_pipeline.model.reasons import Reason
 from sync_pipeline.model.steps import BatchStep
 from sync_pipeline.queue import dead_letters
+from sync_pipeline.sinks.outer import OuterSink
+from sync_pipeline.sinks.placing import PlacingSink
 
 _OWED = {
     Reason.DOCUMENTS: "its document is owed: the cluster has not taken it yet",
@@ -36,6 +38,7 @@ class Answer:
     label: str
     verdict: str
     sinks: Mapping[str, str]
+    nouns: Mapping[str, str]  # what each sink holds, for people
     to_do: str = ""
 
     def as_dict(self) -> dict[str, Any]:
@@ -75,12 +78,12 @@ def why(context: EntityContext, key: str) -> Answer:
 def explain(context: EntityContext, facts: Facts) -> Answer:
     """The answer that follows from what is known."""
     cause = _cause(context, facts)
-    sinks = {"relational": _of_table(context, facts, cause)}
-    if context.entity.index:
-        sinks["search"] = _of_index(context, facts, cause)
-    if context.entity.media:
-        sinks["media"] = _of_files(facts, cause)
-    return Answer(facts, cause.label, f"{facts.entity} {facts.key} {cause.message}.", sinks, cause.to_do)
+    entity = context.entity
+    sinks = {entity.table.id: _of_table(context, facts, cause)}
+    sinks |= {sink.id: _of_outer(context, facts, cause, sink) for sink in entity.outer_sinks}
+    sinks |= {sink.id: _of_files(facts, cause, sink) for sink in entity.placing_sinks}
+    nouns = {sink.id: sink.label or sink.noun for sink in entity.sinks}
+    return Answer(facts, cause.label, f"{facts.entity} {facts.key} {cause.message}.", sinks, nouns, cause.to_do)
 
 
 def _cause(context: EntityContext, facts: Facts) -> _Cause:
@@ -129,13 +132,13 @@ def _owed(facts: Facts) -> _Cause | None:
 def _gone(context: EntityContext, facts: Facts) -> _Cause:
     entry = facts.entry
     if entry is None or (entry.digest is None and not entry.written):
-        there = facts.row or facts.document is not None
+        there = facts.row or facts.objects
         if there:
             return _Cause("drift", "is not in the monolith, and we never wrote it: somebody else did", _repair(facts))
         return _Cause("never existed", "never existed, as far as we know: it is in neither side, nor in the ledger")
     if entry.digest is None:
         message = f"is gone from the monolith; {_revision(facts)} deleted it"
-        if facts.row or facts.document is not None:
+        if facts.row or facts.objects:
             return _Cause("drift", f"{message}, and somebody has put it back", _repair(facts))
         return _Cause("gone", message)
     return _Cause(
@@ -168,23 +171,23 @@ def _applied(context: EntityContext, facts: Facts) -> _Cause:
         return _Cause(
             "drift", f"{since} for the ledger, but {wrong}: somebody else changed the new side", _repair(facts)
         )
-    if not wants(facts, "relational"):
+    if not wants(context, facts, context.entity.table):
         return _Cause("filtered", f"{since}, and has no row: {_filter(context.entity.table.where)}")
-    if context.entity.index and not wants(facts, "search"):
-        return _Cause("filtered", f"{since}, and is not in search: {_filter(context.entity.index.where)}")
+    for sink in context.entity.outer_sinks:
+        if not wants(context, facts, sink):
+            return _Cause("filtered", f"{since}, and is not in {sink.id}: {_filter(sink.where)}")
     return _Cause("up to date", since)
 
 
 def _drift(context: EntityContext, facts: Facts) -> str:
     """What is, or is not, in a sink against what the ledger believes."""
-    if facts.row != wants(facts, "relational"):
+    if facts.row != wants(context, facts, context.entity.table):
         return "its row is gone" if not facts.row else "there is a row"
-    if (
-        context.entity.index
-        and "search" not in facts.unknown
-        and (facts.document is not None) != wants(facts, "search")
-    ):
-        return "its document is gone" if facts.document is None else "there is a document"
+    for sink in context.entity.outer_sinks:
+        is_there = sink.id in facts.objects
+        if sink.can_read and sink.id not in facts.unknown and is_there != wants(context, facts, sink):
+            where = f" in {sink.id}" if sink.label else ""
+            return f"there is a {sink.noun}{where}" if is_there else f"its {sink.noun} is gone{where}"
     if lost := [file["target_key"] for file in facts.files if file.get("there") is False]:
         return f"the file {lost[0]} is gone"
     return ""
@@ -194,7 +197,7 @@ def _of_table(context: EntityContext, facts: Facts, cause: _Cause) -> str:
     name = context.entity.table.name
     written = f"as revision {facts.entry.written} wrote it" if facts.entry and facts.entry.written else ""
     if not facts.row:
-        return f"not in {name}: {_absence(facts, cause, context.entity.table.where, 'relational')}"
+        return f"not in {name}: {_absence(context, facts, cause, context.entity.table)}"
     behind = (
         cause.label in _BEHIND
         and not (cause.label == "owed" and facts.owing(Reason.DOCUMENTS))
@@ -205,37 +208,43 @@ def _of_table(context: EntityContext, facts: Facts, cause: _Cause) -> str:
     )
 
 
-def _of_index(context: EntityContext, facts: Facts, cause: _Cause) -> str:
-    index = context.entity.index
-    assert index is not None
-    if "search" in facts.unknown:
-        return f"unknown: {facts.unknown['search']}"
-    if facts.document is None:
-        return f"not in {index.alias}: {_absence(facts, cause, index.where, 'search')}"
-    behind = cause.label in _BEHIND
-    return f"in {index.alias}, of revision {facts.document}" + (f", and behind: it {cause.message}" if behind else "")
+def _of_outer(context: EntityContext, facts: Facts, cause: _Cause, sink: OuterSink) -> str:
+    place, seen = sink.place.name, facts.objects.get(sink.id)
+    if not sink.can_read:
+        return f"{place} cannot be asked what it holds"
+    if sink.id in facts.unknown:
+        return f"unknown: {facts.unknown[sink.id]}"
+    if seen is None:
+        return f"not in {place}: {_absence(context, facts, cause, sink)}"
+    behind = f", and behind: it {cause.message}" if cause.label in _BEHIND else ""
+    return f"in {place}{f', of revision {seen.version}' if seen.version else ''}{behind}"
 
 
-def _of_files(facts: Facts, cause: _Cause) -> str:
-    if "media" in facts.unknown:
-        return f"unknown: {facts.unknown['media']}"
+def _of_files(facts: Facts, cause: _Cause, sink: PlacingSink) -> str:
+    if sink.id in facts.unknown:
+        return f"unknown: {facts.unknown[sink.id]}"
+    files = [file for file in facts.files if file["sink"] == sink.id]
     behind = (
         f"; it {cause.message}"
         if cause.label in _BEHIND and (facts.owing(Reason.MEDIA) or _step(facts) == BatchStep.MEDIA)
         else ""
     )
-    if not facts.files:
+    if not files:
         return f"names no file on the new side{behind}"
-    lost = [file["target_key"] for file in facts.files if not file["there"]]
+    lost = [file["target_key"] for file in files if not file["there"]]
     if lost:
-        return f"{len(lost)} of {len(facts.files)} files are not there, such as {lost[0]}{behind}"
-    return f"{len(facts.files)} files, all there{behind}"
+        return f"{len(lost)} of {len(files)} files are not there, such as {lost[0]}{behind}"
+    return f"{len(files)} files, all there{behind}"
 
 
-def _absence(facts: Facts, cause: _Cause, where: str | None, sink: str) -> str:
+def _absence(context: EntityContext, facts: Facts, cause: _Cause, sink: OuterSink) -> str:
     """Why a sink holds nothing."""
-    if facts.legacy.held is not None and not wants(facts, sink) and cause.label not in {"on its way", "parked"}:
-        return _filter(where) if where else "it has no row"
+    if (
+        facts.legacy.held is not None
+        and not wants(context, facts, sink)
+        and cause.label not in {"on its way", "parked"}
+    ):
+        return _filter(sink.where) if sink.where else "it has no row"
     return f"it {cause.message}"
 
 

@@ -1,7 +1,7 @@
 """The ledger of one entity: which revision saw and wrote each key, under which digest.
 
 `seen` is the last revision that looked at a key, `written` the last that wrote it; documents carry the
-latter. A NULL digest is a tombstone. `held` says which sinks may hold something for the key.
+latter. A NULL digest is a tombstone. `held` says which sinks may hold something for the key, a bit a sink (sinks.py).
 """
 
 from __future__ import annotations
@@ -25,16 +25,13 @@ from sync_pipeline.ledger.release import migrations, refuse_if_former
 from sync_pipeline.model.faults import guarded
 from sync_pipeline.stores.stores import Stores
 
-HELD_ROW = 1
-HELD_DOCUMENT = 2
-
 # actions of a plan
 PARK = -1
 KEEP = 0
 WRITE = 1
-# the row stays as it is, and its document goes: it is private now, and cannot be written yet
+# the row stays as it is, and goes from outer sinks that want it no more: it is private now, and cannot be written yet
 WITHDRAW = 2
-# the row stays as it is and its document was owed, which cannot be made: whatever comes next is written
+# the row stays as it is and was owed to an outer sink, which cannot be done: whatever comes next is written
 DOUBT = 3
 # a revision's writes are undone: the row is as it was before, and the refused one is taken for applied
 UNDO = 4
@@ -183,8 +180,8 @@ class Ledger:
                     digest = CASE WHEN p.action = {WRITE} THEN p.{DIGEST}
                         WHEN p.action IN ({WITHDRAW}, {DOUBT}) AND l.digest IS NOT NULL THEN 0 ELSE l.digest END,
                     basis = CASE p.action WHEN {WRITE} THEN %(basis)s ELSE l.basis END,
-                    held = CASE p.action WHEN {WRITE} THEN p.held WHEN {WITHDRAW} THEN l.held & {HELD_ROW}
-                        ELSE l.held END
+                    held = CASE p.action WHEN {WRITE} THEN p.held WHEN {WITHDRAW} THEN l.held & p.held
+                        WHEN {KEEP} THEN l.held | p.held ELSE l.held END
                 FROM locked p WHERE {self.key.joins("l", self.key, "p")} AND NOT p.is_outrun
                 RETURNING p.n, p.held_before, l.written, p.action = {KEEP} AND
                     (p.{DIGEST} IS DISTINCT FROM p.digest_before
@@ -236,6 +233,18 @@ class Ledger:
         """Put keys and `_digest` into `pg_temp.plan_ENTITY` until the transaction ends."""
         zero = pa.repeat(pa.scalar(0, pa.int16()), digests.num_rows)
         self._stage(cursor, digests.append_column("n", zero).append_column("action", zero).append_column("held", zero))
+
+    def where(self, cursor: Cursor, staged: pa.Table, condition: str) -> list[str]:
+        """Return those of some keys (as texts) for which a condition (SQL) holds; no row may be in the ledger for one.
+
+        `staged` has the key columns and `_digest`, which the condition reads as `p`, and the ledger's row as `l`.
+        """
+        self.stage_digests(cursor, staged)
+        cursor.execute(
+            f"SELECT {self.key.text_expression('p')} FROM {self._plan} p"
+            f" LEFT JOIN {self.table} l ON {self.key.joins('l', self.key, 'p')} WHERE {condition}"
+        )
+        return [text for (text,) in cursor.fetchall()]
 
     @property
     def _plan(self) -> str:

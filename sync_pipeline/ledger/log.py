@@ -16,6 +16,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from sync_pipeline.db.sql import Cursor, named
+from sync_pipeline.ledger.ledger import KEEP
 
 # key as text; action of the plan; digest, NULL where the row is gone or was refused; what sinks hold; revision before
 BODY = pa.schema(
@@ -23,12 +24,16 @@ BODY = pa.schema(
         ("key", pa.string()),
         ("action", pa.int8()),
         ("digest", pa.int64()),
-        ("held", pa.int8()),
+        ("held", pa.int16()),
         ("before", pa.int64()),
     ]
 )
+# by the form that a batch's row names: bodies of releases before there was a registry of sinks have fewer bits
+_FORM = 2
+_BODIES = {1: BODY.set(3, pa.field("held", pa.int8())), _FORM: BODY}
 _COLUMNS = (
-    "entity, revision, basis, cause, worker, position, written, deleted, parked, documents, files, rows, size, body"
+    "entity, revision, basis, cause, worker, position, written, deleted, parked, documents, files, form, rows, size,"
+    " body"
 )
 # the kind of an event that is none of people's: from then on the ledger takes its `digest` for applied
 TAKEN_FOR_APPLIED = "digest"
@@ -54,7 +59,7 @@ class Entry:
     def write(self, cursor: Cursor, body: pa.Table) -> None:
         """Send it along with whatever comes next; `body` is of BODY."""
         packed, size = pack(body)
-        values = (*vars(self).values(), body.num_rows, size, psycopg2.Binary(packed))
+        values = (*vars(self).values(), _FORM, body.num_rows, size, psycopg2.Binary(packed))
         cursor.defer(f"INSERT INTO sync.batch ({_COLUMNS}) VALUES %s", (values,))
 
 
@@ -69,6 +74,16 @@ def unpack(body: bytes | memoryview, size: int, schema: pa.Schema) -> pa.Table:
     """The table again."""
     plain = _CODEC.decompress(pa.py_buffer(body), decompressed_size=size)
     return pa.Table.from_batches([pa.ipc.read_record_batch(plain, schema)])
+
+
+def body_of(body: bytes | memoryview, size: int, form: int) -> pa.Table:
+    """What became of each key of a batch (BODY), from the columns of its row in the log."""
+    found = unpack(body, size, _BODIES[form]).cast(BODY)
+    if form == _FORM:
+        return found
+    # of a row that was not written they tell what sinks want, and not what is new there
+    held = pc.if_else(pc.equal(found.column("action"), KEEP), pa.scalar(0, pa.int16()), found.column("held"))
+    return found.set_column(found.column_names.index("held"), "held", held)
 
 
 def record_events(
@@ -96,7 +111,7 @@ def chain(cursor: Cursor, entity: str, key: str, revision: int) -> Iterator[dict
         if not found:
             return
         row = found[0]
-        body = unpack(row.pop("body"), row.pop("size"), BODY)
+        body = body_of(row.pop("body"), row.pop("size"), row.pop("form"))
         (became,) = body.filter(pc.equal(body.column("key"), key)).to_pylist()
         yield {**row, **became}
         revision = became["before"]

@@ -16,13 +16,13 @@ from sync_pipeline.model.files import Copied
 _NAMED_SECONDS = 600
 # of a name whose file was not there, in the place of the object's key
 NO_OBJECT = ""
-REFERENCES = pa.schema([("n", pa.int32()), ("source_key", pa.string()), ("target_key", pa.string())])
 # what was unused, and has a name again, is looked at once more
 _UNMARK = "INSERT INTO sync.garbage (target_key) SELECT target_key FROM {} WHERE unused_since IS NOT NULL"
 
 _ROWS_NAMING = """
     SELECT coalesce(nullif(target_key, ''), source_key), key FROM sync.media_ref
-    WHERE entity = %(entity)s AND (target_key = ANY(%(names)s) OR target_key = '' AND source_key = ANY(%(names)s))
+    WHERE entity = %(entity)s AND sink = %(sink)s
+        AND (target_key = ANY(%(names)s) OR target_key = '' AND source_key = ANY(%(names)s))
 """
 # all keys that begin with `prefix/`: the keys' order is that of bytes, in which "0" follows "/"
 _OBJECTS = "sync.media WHERE NOT deleting AND target_key >= %s AND target_key < %s"
@@ -103,6 +103,8 @@ def record(cursor: Cursor, copies: Sequence[Copied]) -> None:
 def refer(cursor: Cursor, entity: str, key: Key, references: pa.Table) -> bool:
     """Replace what the applied rows refer to; False when an object among them is being deleted.
 
+    `references` has `n` (of the plan), `source_key`, `target_key` and `sink`.
+
     A trigger queues what loses a name (sync.garbage). So names that stay are not removed and made again.
     """
     staged, plan, applied = (f"pg_temp.{quote(f'{part}_{entity}')}" for part in ("refs", "plan", "applied"))
@@ -110,10 +112,10 @@ def refer(cursor: Cursor, entity: str, key: Key, references: pa.Table) -> bool:
     if references.num_rows:
         cursor.defer(
             f"CREATE TEMP TABLE IF NOT EXISTS {quote(f'refs_{entity}')}"
-            " (n integer, source_key text, target_key text) ON COMMIT DELETE ROWS"
+            " (n integer, source_key text, target_key text, sink text) ON COMMIT DELETE ROWS"
         )
-        stage(cursor, staged, "n, source_key, target_key", references)
-        same = "(s.n, s.source_key, s.target_key) = (p.n, r.source_key, r.target_key)"
+        stage(cursor, staged, "n, source_key, target_key, sink", references)
+        same = "(s.n, s.sink, s.source_key, s.target_key) = (p.n, r.sink, r.source_key, r.target_key)"
         stays = f" AND NOT EXISTS (SELECT FROM {staged} s WHERE {same})"
     cursor.defer(
         f"DELETE FROM sync.media_ref r USING {plan} p JOIN {applied} a USING (n)"
@@ -123,27 +125,28 @@ def refer(cursor: Cursor, entity: str, key: Key, references: pa.Table) -> bool:
     if not references.num_rows:
         return True
     cursor.execute(
-        f"WITH named AS (SELECT DISTINCT s.n, s.source_key, s.target_key FROM {staged} s JOIN {applied} a USING (n)),"
+        "WITH named AS (SELECT DISTINCT s.n, s.source_key, s.target_key, s.sink"
+        f"   FROM {staged} s JOIN {applied} a USING (n)),"
         " alive AS MATERIALIZED (SELECT m.target_key, m.unused_since FROM sync.media m WHERE NOT m.deleting"
         "   AND m.target_key IN (SELECT target_key FROM named) ORDER BY 1 FOR SHARE),"
         f" marked AS ({_UNMARK.format('alive')})"
-        " INSERT INTO sync.media_ref (entity, key, source_key, target_key)"
-        f" SELECT %s, {key.text_expression('p')}, source_key, named.target_key FROM named JOIN {plan} p USING (n)"
+        " INSERT INTO sync.media_ref (entity, key, source_key, target_key, sink)"
+        f" SELECT %s, {key.text_expression('p')}, source_key, named.target_key, sink FROM named JOIN {plan} p USING (n)"
         "   LEFT JOIN alive ON alive.target_key = named.target_key"
         f"   WHERE alive.target_key IS NOT NULL OR named.target_key = '{NO_OBJECT}'"
-        " ON CONFLICT (entity, key, source_key) DO UPDATE SET target_key = excluded.target_key",
+        " ON CONFLICT (entity, key, sink, source_key) DO UPDATE SET target_key = excluded.target_key",
         (entity,),
     )
     inserted = cursor.rowcount
     cursor.execute(
-        f"SELECT count(*) FROM (SELECT DISTINCT s.n, s.source_key FROM {staged} s JOIN {applied} a USING (n)) d"
+        f"SELECT count(*) FROM (SELECT DISTINCT s.n, s.sink, s.source_key FROM {staged} s JOIN {applied} a USING (n)) d"
     )
     return bool(inserted == cursor.fetchone()[0])
 
 
-def refer_new(cursor: Cursor, entity: str, references: Sequence[tuple[str, str, str]]) -> bool:
-    """First load: what new rows (key text, source key, target key) refer to; False as with `refer`."""
-    objects = sorted({target for _, _, target in references} - {NO_OBJECT})
+def refer_new(cursor: Cursor, entity: str, references: Sequence[tuple[str, str, str, str]]) -> bool:
+    """First load: what new rows (key text, source key, target key, sink) refer to; False as with `refer`."""
+    objects = sorted({target for _, _, target, _ in references} - {NO_OBJECT})
     cursor.execute(
         "WITH alive AS MATERIALIZED (SELECT target_key, unused_since FROM sync.media"
         "   WHERE target_key = ANY(%s) AND NOT deleting ORDER BY target_key FOR SHARE),"
@@ -154,20 +157,20 @@ def refer_new(cursor: Cursor, entity: str, references: Sequence[tuple[str, str, 
         return False
     execute_values(
         cursor,
-        "INSERT INTO sync.media_ref (entity, key, source_key, target_key) VALUES %s",
+        "INSERT INTO sync.media_ref (entity, key, source_key, target_key, sink) VALUES %s",
         [(entity, *reference) for reference in references],
         page_size=1000,
     )
     return True
 
 
-def named(cursor: Cursor, entity: str, keys: Sequence[str]) -> dict[tuple[str, str], str]:
-    """(row's key text, legacy file key) to the new key, for these rows: two rows may name two states of one file."""
+def named(cursor: Cursor, entity: str, keys: Sequence[str]) -> dict[tuple[str, str, str], str]:
+    """(row's key text, sink, legacy file key) to the new key: two rows may name two states of one file."""
     cursor.execute(
-        "SELECT key, source_key, target_key FROM sync.media_ref WHERE entity = %s AND key = ANY(%s)",
+        "SELECT key, sink, source_key, target_key FROM sync.media_ref WHERE entity = %s AND key = ANY(%s)",
         (entity, list(keys)),
     )
-    return {(key, source): target for key, source, target in cursor.fetchall()}
+    return {(key, sink, source): target for key, sink, source, target in cursor.fetchall()}
 
 
 def count_files(cursor: Cursor, prefix: str) -> tuple[int, int] | None:
@@ -187,10 +190,10 @@ def count_files(cursor: Cursor, prefix: str) -> tuple[int, int] | None:
     return files, round(files * cursor.fetchone()[0])
 
 
-def rows_naming(cursor: Cursor, entity: str, objects: Sequence[str]) -> dict[str, set[str]]:
-    """Which rows (key texts) of an entity name each of these objects."""
+def rows_naming(cursor: Cursor, entity: str, sink: str, objects: Sequence[str]) -> dict[str, set[str]]:
+    """Which rows (key texts) of an entity name each of these objects of a sink."""
     found: dict[str, set[str]] = {}
-    cursor.execute(_ROWS_NAMING, {"entity": entity, "names": list(objects)})
+    cursor.execute(_ROWS_NAMING, {"entity": entity, "sink": sink, "names": list(objects)})
     for target_key, key in cursor.fetchall():
         found.setdefault(target_key, set()).add(key)
     return found

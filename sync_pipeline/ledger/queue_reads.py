@@ -20,7 +20,10 @@ from sync_pipeline.model.reasons import DEAD_LETTERS, SET_ASIDE, Reason
 _SQL = statements(__name__)
 # documents that may be on their way, or that were refused
 _OWED_DOCUMENTS = "(reason IN ('documents', 'overtaken') OR step = 'document')"
-_KEYS_OF_DOCUMENTS = f"SELECT unnest(coalesce(keys, ARRAY[key])) FROM sync.due WHERE entity = %s AND {_OWED_DOCUMENTS}"
+_KEYS_OF_DOCUMENTS = (
+    "SELECT unnest(coalesce(keys, ARRAY[key])) FROM sync.due WHERE entity = %s"
+    f" AND {_OWED_DOCUMENTS} AND coalesce(sink, %s) = %s"
+)
 # what a follower works on: all but rows that are set aside; the condition of the index due_order, word for word
 IS_WORK = "reason <> ALL (ARRAY['rejected', 'parent', 'children', 'discarded'])"
 
@@ -124,6 +127,7 @@ class DeadLetter:
     discarded_by: str | None
     discarded_why: str | None
     undone_at: dt.datetime | None
+    sink: str | None  # the outer sink that refused it, at the step `document`
 
 
 class Outage(NamedTuple):
@@ -211,6 +215,16 @@ def keys_owed(cursor: Cursor, entity: str) -> int:
     cursor.execute(
         "SELECT coalesce(sum(coalesce(cardinality(keys), 1)), 0) FROM sync.due WHERE entity = %s AND reason <> ALL(%s)",
         (entity, list(SET_ASIDE)),
+    )
+    return int(cursor.fetchone()[0])
+
+
+def keys_owed_to(cursor: Cursor, entity: str, sink: str) -> int:
+    """How many keys are owed to an outer sink."""
+    cursor.execute(
+        "SELECT coalesce(sum(cardinality(keys)), 0)::bigint FROM sync.due"
+        " WHERE entity = %s AND reason = 'documents' AND sink = %s",
+        (entity, sink),
     )
     return int(cursor.fetchone()[0])
 
@@ -304,10 +318,11 @@ def undone(cursor: Cursor, entity: str, keys: Sequence[str]) -> list[str]:
     return _first_column(cursor)
 
 
-def refused_documents(cursor: Cursor, entity: str) -> list[str]:
-    """Keys that are parked since the index refused their document."""
+def refused_documents(cursor: Cursor, entity: str, sink: str) -> list[str]:
+    """Keys that are parked since an outer sink refused them."""
     cursor.execute(
-        "SELECT key FROM sync.due WHERE entity = %s AND reason = 'rejected' AND step = 'document'", (entity,)
+        "SELECT key FROM sync.due WHERE entity = %s AND reason = 'rejected' AND step = 'document' AND sink = %s",
+        (entity, sink),
     )
     return _first_column(cursor)
 
@@ -386,9 +401,9 @@ def keys(cursor: Cursor, condition: str, values: Values) -> list[str]:
     return _first_column(cursor)
 
 
-def owed_documents(cursor: Cursor, entity: str) -> list[str]:
-    """Keys whose documents may be on their way, or were refused."""
-    cursor.execute(f"SELECT DISTINCT k FROM ({_KEYS_OF_DOCUMENTS}) d (k)", (entity,))
+def owed_documents(cursor: Cursor, entity: str, sink: str) -> list[str]:
+    """Keys that may be on their way to an outer sink, or that it has refused."""
+    cursor.execute(f"SELECT DISTINCT k FROM ({_KEYS_OF_DOCUMENTS}) d (k)", (entity, sink, sink))
     return _first_column(cursor)
 
 
@@ -412,9 +427,9 @@ def owed_files(cursor: Cursor, entity: str, keys: Sequence[str], limit: int) -> 
     return list(cursor.fetchall())
 
 
-def owes_document(cursor: Cursor, entity: str, key_text: str) -> str:
-    """SQL: whether the document of a row may be on its way, or was refused; `key_text` is SQL for the row's key."""
-    return f"{key_text} IN ({cursor.mogrify(_KEYS_OF_DOCUMENTS, (entity,)).decode()})"
+def owes_document(cursor: Cursor, entity: str, sink: str, key_text: str) -> str:
+    """SQL: whether a row may be on its way to an outer sink, or was refused; `key_text` is SQL for the row's key."""
+    return f"{key_text} IN ({cursor.mogrify(_KEYS_OF_DOCUMENTS, (entity, sink, sink)).decode()})"
 
 
 def is_set_aside(cursor: Cursor, entity: str, key_text: str) -> str:

@@ -78,7 +78,7 @@ GROUP BY 1, 2, 3 ORDER BY 1 DESC, 4 DESC, 2, 3
 -- name: dead_letters
 SELECT entity, key, CASE reason WHEN 'discarded' THEN 'discarded' ELSE 'parked' END AS state, step, error, message,
     attempts, first_at, last_at, nullif(not_before, 'infinity') AS next_at, waits_for, waits_key, digest, revision,
-    discarded_at, discarded_by, discarded_why, undone_at
+    discarded_at, discarded_by, discarded_why, undone_at, sink
 FROM sync.due
 WHERE {condition}
 

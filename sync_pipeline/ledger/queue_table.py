@@ -22,17 +22,21 @@ _WAKE_ROWS = "UPDATE sync.due SET not_before = now(), claimed_until = NULL, atte
 
 
 class Claimed(NamedTuple):
-    """A claimed record: its keys, how often it was tried, and for how many seconds it has been in the queue."""
+    """A claimed record: its keys, how often it was tried, and for how many seconds it has been in the queue.
+
+    `sink` is the outer sink that it is owed to; None: all of them.
+    """
 
     id: int
     reason: str
     keys: list[str]
     attempts: int
     age: float
+    sink: str | None
 
 
 class ParkedRow(NamedTuple):
-    """A row that was refused at a step, under a basis, maybe by a constraint."""
+    """A row that was refused at a step, under a basis, maybe by a constraint, or by an outer sink."""
 
     key: str
     revision: int
@@ -43,6 +47,7 @@ class ParkedRow(NamedTuple):
     digest: int | None
     basis: int | None
     refused_by: str | None
+    sink: str | None
 
 
 class WaitingRow(NamedTuple):
@@ -73,17 +78,17 @@ def insert(
     entity: str,
     reason: Reason,
     keys: pa.Array,
-    values: Mapping[str, int | float | None],
-) -> tuple[int, bool]:
-    """Queue a record of keys (string); returns its id, and whether a rebuild fills a shadow index of the entity.
+    values: Values,
+) -> tuple[int, str]:
+    """Queue a record of keys (string); returns its id, and the name of what a rebuild fills to follow its sink's own.
 
-    `values` are `revision`, `priority`, `walk` (the number of the sweep that found them) and `claim_seconds`, for
-    which the record is the caller's; None: whoever comes first has it.
+    `values` are `revision`, `priority`, `walk` (the number of the sweep that found them), `sink` (the one it is owed
+    to) and `claim_seconds`, for which the record is the caller's; None: whoever comes first has it.
     """
     named = {"entity": entity, "reason": reason, "keys": array_literal(keys), **values}
     cursor.execute(_SQL["insert_keys"], named)
-    identity, has_shadow = cursor.fetchone()
-    return int(identity), bool(has_shadow)
+    identity, shadow = cursor.fetchone()
+    return int(identity), shadow or ""
 
 
 def insert_swept(cursor: Cursor, entity: str, walk: int, priority: int) -> None:
@@ -108,8 +113,8 @@ def count_to_walk(cursor: Cursor, entity: str, ids: Sequence[int], walk: int) ->
 def claim(cursor: Cursor, entity: str, values: Values, *, set_aside: bool) -> list[Claimed]:
     """Claim the most urgent records; without `set_aside`, none of rows that were refused or wait for others.
 
-    `values` are `useless` (reasons that are left), `limit`, `refused_limit`, `claim_seconds`, and the priorities of
-    dead letters: `asked` and `again`.
+    `values` are `useless` (reasons that are left), `useless_sinks`, `limit`, `refused_limit`, `claim_seconds`, and the
+    priorities of dead letters: `asked` and `again`.
     """
     cursor.execute(_SQL["claim_all" if set_aside else "claim_work"], {"entity": entity, **values})
     return [Claimed(*row) for row in cursor.fetchall()]
@@ -205,7 +210,8 @@ def park(cursor: Cursor, entity: str, rows: Sequence[ParkedRow]) -> None:
         cursor,
         _SQL["park"],
         [(entity, *row) for row in sorted(rows, key=lambda row: row.key)],
-        template="(%s, 'rejected', %s, %s, %s, 'infinity'::timestamptz, 1, %s, %s, %s, %s::bigint, %s::integer, %s)",
+        template="(%s, 'rejected', %s, %s, %s, 'infinity'::timestamptz, 1,"
+        " %s, %s, %s, %s::bigint, %s::integer, %s, %s)",
     )
 
 
@@ -245,14 +251,14 @@ def time_waits(cursor: Cursor, entity: str, keys: Sequence[str], values: Values)
     return [TimedWait(*row) for row in cursor.fetchall()]
 
 
-def release(cursor: Cursor, entity: str, keys: Sequence[str], revision: int, *, unchanged: bool) -> None:
+def release(cursor: Cursor, entity: str, keys: Sequence[str], values: Values) -> None:
     """Drop what is parked of rows that went through, or was discarded.
 
-    Of `unchanged` rows what was refused at the document stays, and what was discarded.
+    `values` are `revision`, `unchanged` and `sink`. Of unchanged rows what was refused at the document stays, and what
+    was discarded. Where rows went to one sink alone (None: to all), what another one has refused stays.
     """
-    reasons = PARKED if unchanged else SET_ASIDE
-    values = {"entity": entity, "keys": list(keys), "revision": revision}
-    cursor.defer(_SQL["release"], {**values, "reasons": list(reasons), "unchanged": unchanged})
+    reasons = PARKED if values["unchanged"] else SET_ASIDE
+    cursor.defer(_SQL["release"], {"entity": entity, "keys": list(keys), "reasons": list(reasons), **values})
 
 
 def queue_waiting(cursor: Cursor, entity: str, keys: Sequence[str], values: Mapping[str, int]) -> None:

@@ -3,12 +3,11 @@
 -- them, every look would read past all rows that are set aside.
 
 -- name: insert_keys
--- Whether a rebuild fills a shadow index is asked along: a batch has no moment to spare for it.
-INSERT INTO sync.due (entity, reason, keys, revision, priority, walk, claimed_until)
+-- What a rebuild fills to follow the sink's own is asked along: a batch has no moment to spare for it.
+INSERT INTO sync.due (entity, reason, keys, revision, priority, walk, claimed_until, sink)
 VALUES (%(entity)s, %(reason)s, %(keys)s::text[], %(revision)s, %(priority)s, %(walk)s,
-    now() + %(claim_seconds)s::float8 * interval '1 s')
-RETURNING id, EXISTS (
-    SELECT FROM sync.rebuild r WHERE (r.entity, r.kind, r.state) = (due.entity, 'index', 'filling'))
+    now() + %(claim_seconds)s::float8 * interval '1 s', %(sink)s)
+RETURNING id, (SELECT r.name FROM sync.rebuild r WHERE (r.entity, r.sink, r.state) = (due.entity, due.sink, 'filling'))
 
 -- name: insert_swept
 -- What a sweep found deleted, in the order in which it found it.
@@ -25,12 +24,12 @@ UPDATE sync.due SET claimed_until = now() + %(claim_seconds)s * interval '1 s' W
     SELECT id FROM (
         SELECT id, priority, not_before FROM sync.due
         WHERE entity = %(entity)s AND not_before <= now() AND (claimed_until IS NULL OR claimed_until < now())
-            AND reason <> ALL(%(useless)s::text[])
+            AND reason <> ALL(%(useless)s::text[]) AND (sink IS NULL OR sink <> ALL(%(useless_sinks)s::text[]))
             AND reason <> ALL (ARRAY['rejected', 'parent', 'children', 'discarded'])
         ORDER BY priority, not_before LIMIT %(limit)s FOR UPDATE SKIP LOCKED
     ) w
 )
-RETURNING id, reason, coalesce(keys, ARRAY[key]), attempts, extract(epoch FROM now() - first_at)::float8
+RETURNING id, reason, coalesce(keys, ARRAY[key]), attempts, extract(epoch FROM now() - first_at)::float8, sink
 
 -- name: claim_all
 -- Work, rows that wait for other rows, and dead letters: those that a person asked for before what is less urgent,
@@ -38,7 +37,8 @@ RETURNING id, reason, coalesce(keys, ARRAY[key]), attempts, extract(epoch FROM n
 WITH work AS (
     SELECT id, priority, not_before FROM sync.due
     WHERE entity = %(entity)s AND not_before <= now() AND (claimed_until IS NULL OR claimed_until < now())
-        AND reason <> ALL(%(useless)s::text[]) AND reason <> ALL (ARRAY['rejected', 'parent', 'children', 'discarded'])
+        AND reason <> ALL(%(useless)s::text[]) AND (sink IS NULL OR sink <> ALL(%(useless_sinks)s::text[]))
+        AND reason <> ALL (ARRAY['rejected', 'parent', 'children', 'discarded'])
     ORDER BY priority, not_before LIMIT %(limit)s FOR UPDATE SKIP LOCKED
 ), waiting AS (
     SELECT id, priority, not_before FROM sync.due
@@ -63,29 +63,29 @@ WITH work AS (
     SELECT id FROM best WHERE NOT EXISTS (SELECT FROM asked) UNION ALL TABLE asked UNION ALL TABLE again
 )
 UPDATE sync.due SET claimed_until = now() + %(claim_seconds)s * interval '1 s' WHERE id IN (SELECT id FROM chosen)
-RETURNING id, reason, coalesce(keys, ARRAY[key]), attempts, extract(epoch FROM now() - first_at)::float8
+RETURNING id, reason, coalesce(keys, ARRAY[key]), attempts, extract(epoch FROM now() - first_at)::float8, sink
 
 -- name: delete_sent
--- Documents were sent to the alias alone: done, unless a rebuild fills a shadow index, which wants them as well.
+-- Sent to what readers use alone: done, unless a rebuild fills a shadow of it, which wants it as well.
 DELETE FROM sync.due WHERE id = ANY(%(ids)s) AND NOT EXISTS (
-    SELECT FROM sync.rebuild r WHERE (r.entity, r.kind, r.state) = (due.entity, 'index', 'filling'))
+    SELECT FROM sync.rebuild r WHERE (r.entity, r.sink, r.state) = (due.entity, due.sink, 'filling'))
 
 -- name: put_together
--- Many small records become few full ones.
+-- Many small records become few full ones, each of one sink.
 WITH taken AS (
     DELETE FROM sync.due WHERE entity = %(entity)s AND reason = %(reason)s
         AND (claimed_until IS NULL OR claimed_until < now()) RETURNING *
 ), named AS (
-    SELECT key, row_number() OVER (ORDER BY key) - 1 AS n
-    FROM (SELECT DISTINCT k AS key FROM taken, unnest(coalesce(keys, ARRAY[key])) k) k
+    SELECT sink, key, row_number() OVER (PARTITION BY sink ORDER BY key) - 1 AS n
+    FROM (SELECT DISTINCT sink, k AS key FROM taken, unnest(coalesce(keys, ARRAY[key])) k) k
 )
-INSERT INTO sync.due (entity, reason, keys, revision, priority, attempts, error, message, first_at)
-SELECT entity, reason, array_agg(named.key), revision, priority, attempts, error, message, first_at
-FROM named, (
-    SELECT entity, reason, priority, max(revision) AS revision, max(attempts) AS attempts, max(error) AS error,
-        max(message) AS message, min(first_at) AS first_at FROM taken GROUP BY 1, 2, 3
-) t
-GROUP BY n / %(keys_a_record)s, entity, reason, revision, priority, attempts, error, message, first_at
+INSERT INTO sync.due (entity, reason, keys, sink, revision, priority, attempts, error, message, first_at)
+SELECT entity, reason, array_agg(named.key), t.sink, revision, priority, attempts, error, message, first_at
+FROM (
+    SELECT entity, reason, sink, priority, max(revision) AS revision, max(attempts) AS attempts, max(error) AS error,
+        max(message) AS message, min(first_at) AS first_at FROM taken GROUP BY 1, 2, 3, 4
+) t JOIN named ON named.sink IS NOT DISTINCT FROM t.sink
+GROUP BY n / %(keys_a_record)s, entity, reason, t.sink, revision, priority, attempts, error, message, first_at
 
 -- name: keep_keys
 UPDATE sync.due SET keys = %(keys)s::text[], attempts = attempts + 1, claimed_until = NULL, last_at = now(),
@@ -101,16 +101,16 @@ WHERE id = ANY(%(ids)s)
 -- name: park
 -- A row that was discarded stays so while it is the same.
 INSERT INTO sync.due (entity, reason, key, revision, priority, not_before, attempts, step, error, message, digest,
-    basis, refused_by)
+    basis, refused_by, sink)
 SELECT r.* FROM (VALUES %s) r (entity, reason, key, revision, priority, not_before, attempts, step, error, message,
-    digest, basis, refused_by)
+    digest, basis, refused_by, sink)
 WHERE NOT EXISTS (SELECT FROM sync.due d
     WHERE (d.entity, d.key, d.reason) = (r.entity, r.key, 'discarded') AND d.digest = r.digest)
 ON CONFLICT (entity, key, reason) WHERE key IS NOT NULL DO UPDATE SET revision = excluded.revision,
     attempts = CASE WHEN due.message = excluded.message THEN due.attempts + 1 ELSE 1 END, step = excluded.step,
     error = excluded.error, message = excluded.message, digest = excluded.digest, last_at = now(),
     claimed_until = NULL, not_before = 'infinity', waits_for = NULL, waits_key = NULL, undone_at = NULL,
-    refused = NULL, basis = excluded.basis, priority = excluded.priority, refused_by = excluded.refused_by
+    refused = NULL, basis = excluded.basis, priority = excluded.priority, refused_by = excluded.refused_by, sink = excluded.sink
 
 -- name: time_tries
 -- When parked rows are tried again, by what refused them and how often.
@@ -164,7 +164,8 @@ RETURNING key, step, message, attempts = 1, late AND NOT was_late
 -- name: release
 WITH gone AS (
     DELETE FROM sync.due WHERE entity = %(entity)s AND reason = ANY(%(reasons)s) AND key = ANY(%(keys)s)
-        AND (NOT %(unchanged)s OR step IS DISTINCT FROM 'document') RETURNING key, step
+        AND (NOT %(unchanged)s OR step IS DISTINCT FROM 'document')
+        AND (%(sink)s::text IS NULL OR step IS DISTINCT FROM 'document' OR sink = %(sink)s) RETURNING key, step
 )
 INSERT INTO sync.event (entity, key, kind, step, revision)
 SELECT %(entity)s, key, 'went through', step, %(revision)s FROM gone

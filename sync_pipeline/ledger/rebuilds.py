@@ -1,6 +1,6 @@
 """The ledger of rebuilds: which index or table is filled beside the one that readers use, and how far it is.
 
-Every batch that owes documents asks by the way whether an index is filled (`due.owe_documents`). It asks after it has
+Every batch that owes documents asks by the way whether an index is filled (`due.owe_delivery`). It asks after it has
 read its legacy rows; so whoever is told of none has read less than the fill will, under a lower revision. Whether a
 table is filled is seen under the lock of the rows' transaction (`sinks/table/present.py`).
 """
@@ -24,7 +24,7 @@ _LOCKS = 0x53594E49
 # for the session of one that was just killed to be noticed
 _PATIENCE = "1s"
 _STAY = "SELECT set_config(name, '0', false) FROM pg_settings WHERE name = 'idle_session_timeout'"
-_ROW = "kind, name, former, declared, state, position, filled, rows, revision, started_at"
+_ROW = "kind, name, former, declared, state, position, filled, rows, revision, started_at, sink"
 # whether somebody holds the lock: an advisory lock of two keys shows as classid and objid
 _AT_WORK = (
     "EXISTS (SELECT FROM pg_locks l JOIN pg_database d ON d.oid = l.database WHERE d.datname = current_database()"
@@ -47,14 +47,15 @@ class Rebuild:
     rows: int = 0
     revision: int = 0  # of a table: whoever has looked at a key since it is filled has a higher one
     started_at: object = None
+    sink: str | None = None  # whose index it is; of a table None
 
     def begin(self, cursor: Cursor) -> None:
         """Take note of it before anything is made, so that nothing is left that nobody knows of."""
         self.forget(cursor)  # one of this name, that somebody has deleted since
         cursor.execute(
-            "INSERT INTO sync.rebuild (entity, kind, name, former, declared, state)"
-            " VALUES (%s, %s, %s, %s, %s, 'making')",
-            (self.entity, self.kind, self.name, self.former, Json(self.declared)),
+            "INSERT INTO sync.rebuild (entity, kind, name, former, declared, sink, state)"
+            " VALUES (%s, %s, %s, %s, %s, %s, 'making')",
+            (self.entity, self.kind, self.name, self.former, Json(self.declared), self.sink),
         )
 
     def open(self, cursor: Cursor) -> None:

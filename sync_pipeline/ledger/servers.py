@@ -22,7 +22,6 @@ _LOCK = "1398362707, 1"
 _REVISION_LEAP = 1_000_000_000
 # clocks are compared with a look that is a little older
 _CLOCK_SECONDS = 1.0
-_PARTS = "VALUES ('index'), ('filling index'), ('ledger'), ('files')"
 
 
 class Side(StrEnum):
@@ -211,8 +210,9 @@ def ask_for_recovery(cursor: Cursor, cause: str) -> None:
     cursor.execute("SELECT setval('sync.revision', nextval('sync.revision') + %s)", (_REVISION_LEAP,))
     cursor_table.forget_sweeps(cursor)
     cursor.execute(
-        f"INSERT INTO sync.recovery (entity, part, cause) SELECT entity, part, %s FROM sync.cursor, ({_PARTS}) p (part)"
-        " ON CONFLICT (entity, part) DO UPDATE SET asked_at = clock_timestamp(), cause = excluded.cause,"
+        "INSERT INTO sync.recovery (entity, sink, part, cause)"
+        " SELECT entity, name, part, %s FROM sync.sink, unnest(parts) part"
+        " ON CONFLICT (entity, sink, part) DO UPDATE SET asked_at = clock_timestamp(), cause = excluded.cause,"
         " position = NULL, checked = 0, queued = 0, claimed_until = NULL, done_at = NULL",
         (cause,),
     )
@@ -233,7 +233,8 @@ def any_recovering(cursor: Cursor) -> bool:
 def recovery_of(cursor: Cursor, entity: str) -> dict[str, Any] | None:
     """Return what is left of an entity's recovery, for people; None where there is none."""
     cursor.execute(
-        "SELECT min(asked_at), min(cause), array_agg(part ORDER BY part), sum(checked)::bigint, sum(queued)::bigint"
+        "SELECT min(asked_at), min(cause), array_agg(DISTINCT part ORDER BY part), sum(checked)::bigint,"
+        " sum(queued)::bigint"
         " FROM sync.recovery WHERE entity = %s AND done_at IS NULL",
         (entity,),
     )

@@ -21,6 +21,7 @@ class Reject:
     message: str
     digest: int | None = None  # of the row that was refused
     constraint: str | None = None  # by which other rows refuse it
+    sink: str | None = None  # the outer sink that refused it
 
 
 @dataclass(frozen=True)
@@ -35,9 +36,18 @@ class Adapted:
         """Some of the rows."""
         return Adapted(self.legacy.take(keep), self.table.take(keep), self.held.take(keep))
 
+    def held_by(self, bit: int) -> Adapted:
+        """Return the rows that a sink wants, by its bit."""
+        return self.take(pc.indices_nonzero(has_bit(self.held, bit)))
+
     def without(self, texts: Callable[[pa.Table], pa.Array], out: Sequence[str]) -> Adapted:
         """The rows whose key texts are not among `out`; `texts` gives those of legacy rows, row by row."""
         if not out:
             return self
         gone = pc.is_in(texts(self.legacy), value_set=pa.array(out, pa.string()))
         return self.take(pc.indices_nonzero(pc.invert(gone)))
+
+
+def has_bit(held: pa.Array, bit: int) -> pa.Array:
+    """Return of each row whether a sink holds something for it, by the sink's bit."""
+    return pc.not_equal(pc.bit_wise_and(held, pa.scalar(bit, pa.int16())), 0)

@@ -23,7 +23,7 @@ from sync_pipeline.ledger.media import abandon, rows_naming
 from sync_pipeline.model.findings import KNOWN, Finding, FindingKind
 from sync_pipeline.pipeline import sync_keys
 from sync_pipeline.run.garbage import collect
-from sync_pipeline.sinks.search.requests import delete_documents
+from sync_pipeline.sinks.table import tables_of
 
 # the cause of its batches, in the log
 CAUSE = "repair"
@@ -67,10 +67,11 @@ def plan_keys(context: EntityContext, keys: pa.Table) -> list[Step]:
     """What repair would do about keys that a person names, drifting or not."""
     there = set(context.origin.key.texts(context.origin.by_keys(keys).table).to_pylist())
     texts = context.origin.key.texts(keys).to_pylist()
-    absent = [Finding("relational", FindingKind.EXTRA, text) for text in texts if text not in there]
+    table = context.entity.table.id
+    absent = [Finding(table, FindingKind.EXTRA, text) for text in texts if text not in there]
     left = _not_ours(context, absent)
     named = "asked for by its key"
-    steps = [Step(_place(context, "relational"), text, Action.WRITE, named, "relational") for text in texts]
+    steps = [Step(_place(context, table), text, Action.WRITE, named, table) for text in texts]
     return [_left(context, step, left) if (step.sink, step.key) in left else step for step in steps]
 
 
@@ -86,12 +87,16 @@ def repair(context: EntityContext, findings: Iterable[Finding]) -> list[Outcome]
 def carry_out(context: EntityContext, steps: Iterable[Step]) -> list[Outcome]:
     """Do what a plan says. Raises as `sync_keys` does."""
     todo = [step for step in steps if step.action is not Action.LEAVE]
-    _remove_files(context, [step.key for step in todo if step.sink == "media" and step.action is Action.DELETE])
-    objects = [step for step in todo if step.sink != "media"]
-    foreign = [step.key for step in objects if step.sink == "search" and not context.origin.key.is_text(step.key)]
-    if foreign and context.entity.index:
-        delete_documents(context.stores.search, context.entity.index.alias, foreign)
-    keys = context.origin.key.parse({step.key for step in objects} - {*foreign})
+    files = {sink.id for sink in context.entity.placing_sinks}
+    _remove_files(context, [step.key for step in todo if step.sink in files and step.action is Action.DELETE])
+    objects = [step for step in todo if step.sink not in files]
+    foreign: set[str] = set()
+    for sink in context.entity.outer_sinks:
+        own = [step.key for step in objects if step.sink == sink.id and not context.origin.key.is_text(step.key)]
+        if own:
+            sink.delete_foreign(context.of_sinks, own)
+        foreign.update(own)
+    keys = context.origin.key.parse({step.key for step in objects} - foreign)
     keys = pa.concat_tables([keys, _renewed(context, [step for step in todo if step.action is Action.COPY])])
     keys = keys.group_by(keys.column_names).aggregate([])
     chunks = (keys.slice(first, _CHUNK) for first in range(0, keys.num_rows, _CHUNK))
@@ -112,10 +117,10 @@ def as_report(steps: list[Step]) -> dict[str, Any]:
 
 def _step(context: EntityContext, finding: Finding, left: Mapping[tuple[str, str], str]) -> Step:
     message = f"{finding.kind}: {finding.message}" if finding.message else finding.kind
-    action = (
-        Action.DELETE if finding.kind == FindingKind.EXTRA else Action.COPY if finding.sink == "media" else Action.WRITE
-    )
-    if finding.kind in KNOWN or (finding.sink == "relational" and not context.origin.key.is_text(finding.key)):
+    is_file = finding.sink in {sink.id for sink in context.entity.placing_sinks}
+    action = Action.DELETE if finding.kind == FindingKind.EXTRA else Action.COPY if is_file else Action.WRITE
+    tables = {table.id for table in tables_of(context.entity.sinks)}
+    if finding.kind in KNOWN or (finding.sink in tables and not context.origin.key.is_text(finding.key)):
         action = Action.LEAVE  # a row that cannot be named cannot be written either
     step = Step(_place(context, finding.sink), finding.key, action, message, finding.sink, finding.kind)
     return _left(context, step, left) if (finding.sink, finding.key) in left else step
@@ -132,22 +137,23 @@ def _not_ours(context: EntityContext, extra: list[Finding]) -> dict[tuple[str, s
     A row's document and the row itself are deleted together, so that one that is left keeps the other.
     """
     alone = _alone(context)
-    keys = {f.key for f in extra if f.sink != "media" and context.origin.key.is_text(f.key)}
+    files, table = {sink.id for sink in context.entity.placing_sinks}, context.entity.table.id
+    keys = {f.key for f in extra if f.sink not in files and context.origin.key.is_text(f.key)}
     known = _known(context, keys)
     left = {
         (finding.sink, finding.key): _place(context, finding.sink)
         for finding in extra
         if not alone[finding.sink] and finding.key not in known
     }
-    kept = {key: place for (sink, key), place in left.items() if sink == "relational"}
-    documents = {("search", f.key): kept[f.key] for f in extra if f.sink == "search" and f.key in kept}
+    kept = {key: place for (sink, key), place in left.items() if sink == table}
+    documents = {(f.sink, f.key): kept[f.key] for f in extra if f.sink not in files and f.key in kept}
     return documents | left
 
 
 def _alone(context: EntityContext) -> dict[str, bool]:
     """By sink, whether all that lies there is the entity's."""
     with context.stores.target() as cursor:
-        return {sink.kind: is_ours_alone(cursor, context.entity.name, sink.place) for sink in context.entity.sinks}
+        return {sink.id: is_ours_alone(cursor, context.entity.name, sink.place) for sink in context.entity.sinks}
 
 
 def _known(context: EntityContext, texts: Iterable[str]) -> set[str]:
@@ -160,7 +166,7 @@ def _known(context: EntityContext, texts: Iterable[str]) -> set[str]:
 
 
 def _place(context: EntityContext, sink: str) -> str:
-    return next(each.place.shown for each in context.entity.sinks if each.kind == sink)
+    return next(each.place.shown for each in context.entity.sinks if each.id == sink)
 
 
 def _renewed(context: EntityContext, copies: list[Step]) -> pa.Table:
@@ -169,10 +175,15 @@ def _renewed(context: EntityContext, copies: list[Step]) -> pa.Table:
     A stale one is whole: rows may go back to it until it is garbage.
     """
     with context.stores.target() as cursor:
-        rows = rows_naming(cursor, context.entity.name, [step.key for step in copies])
+        sinks = {step.sink for step in copies}
+        named = [rows_naming(cursor, context.entity.name, sink, _keys(copies, sink)) for sink in sinks]
         damaged = [step.key for step in copies if step.kind != FindingKind.STALE]
         cursor.execute("DELETE FROM sync.media WHERE target_key = ANY(%s)", (damaged,))
-    return context.origin.key.parse(sorted(set().union(*rows.values())))
+    return context.origin.key.parse(sorted(set().union(*(rows for naming in named for rows in naming.values()))))
+
+
+def _keys(steps: list[Step], sink: str) -> list[str]:
+    return [step.key for step in steps if step.sink == sink]
 
 
 def _remove_files(context: EntityContext, extra: list[str]) -> None:

@@ -9,5 +9,5 @@ from sync_pipeline.stores.stores import Stores
 
 def sink_sizes(stores: Stores, entity: Entity) -> dict[str, SinkSize]:
     """What each sink holds, by its name in a verdict; what is not made yet is absent. Raises UnreachableError."""
-    found = {sink.kind: sink.measure(stores) for sink in entity.sinks}
+    found = {sink.id: sink.measure(stores) for sink in entity.sinks}
     return {name: size for name, size in found.items() if size}

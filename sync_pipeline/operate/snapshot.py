@@ -19,9 +19,10 @@ from sync_pipeline.db.sql import Cursor, copy_in, copy_out, named
 from sync_pipeline.entities.context import EntityContext
 from sync_pipeline.errors import LogError
 from sync_pipeline.ledger import bases, upkeep
-from sync_pipeline.ledger.ledger import DOUBT, HELD_ROW, UNDO, WITHDRAW, WRITE, key_of, table_of
-from sync_pipeline.ledger.log import BODY, TAKEN_FOR_APPLIED, pack, unpack
+from sync_pipeline.ledger.ledger import DOUBT, KEEP, UNDO, WITHDRAW, WRITE, key_of, table_of
+from sync_pipeline.ledger.log import TAKEN_FOR_APPLIED, body_of, pack, unpack
 from sync_pipeline.ledger.log_partitions import days_before, drop
+from sync_pipeline.ledger.sinks import HELD_ROW
 from sync_pipeline.stores.stores import Stores
 
 _ROWS = 50_000
@@ -146,10 +147,10 @@ def _log_entries(context: EntityContext, cursor: Cursor) -> Iterator[tuple[pa.Ta
         columns = {name: table.column(name) for name in _PART.names}
         yield parse(table.column("key").to_pylist()), _lines(columns | {"_n": 0, "_action": WRITE})
     values = {"entity": entity, "seen": seen, "after": 0, "limit": _BATCHES}
-    while batches := named(cursor, f"SELECT id, revision, basis, size, body {_SINCE}", values):
+    while batches := named(cursor, f"SELECT id, revision, basis, form, size, body {_SINCE}", values):
         values["after"] = batches[-1]["id"]
         for row in batches:
-            body = unpack(row["body"], row["size"], BODY)
+            body = body_of(row["body"], row["size"], row["form"])
             yield parse(body.column("key").to_pylist()), _of_batch(row, body)
     cursor.execute(
         "SELECT id, key, digest, basis FROM sync.event b WHERE entity = %(entity)s AND kind = %(kind)s"
@@ -226,12 +227,15 @@ def _replay(context: EntityContext) -> str:
         INSERT INTO {context.ledger.table} ({key}, seen, written, digest, basis, held)
         SELECT {key}, seen, coalesce(written, 0),
             CASE WHEN digest IS NOT NULL AND _doubted > _set THEN 0 ELSE digest END, coalesce(basis, 0),
-            CASE WHEN _withdrawn > _wrote THEN held & {HELD_ROW} ELSE coalesce(held, 0) END
+            CASE WHEN _withdrawn > _wrote THEN held & ({HELD_ROW} | coalesce(_stays, 0)) ELSE coalesce(held, 0) END
+                | coalesce(_kept, 0)
         FROM (
             SELECT {key}, {last("seen", "seen IS NOT NULL")}, {last("written", "written IS NOT NULL")},
                 {last("digest", sets)}, {last("basis", sets)}, {last("held", holds)},
                 {number(WRITE, _TAKE)} AS _set, {number(WRITE, UNDO)} AS _wrote,
-                {number(WITHDRAW, DOUBT)} AS _doubted, {number(WITHDRAW)} AS _withdrawn
+                {number(WITHDRAW, DOUBT)} AS _doubted, {number(WITHDRAW)} AS _withdrawn,
+                (array_agg(held ORDER BY _n DESC) FILTER (WHERE _action = {WITHDRAW}))[1] AS _stays,
+                bit_or(held) FILTER (WHERE _action = {KEEP}) AS _kept
             FROM pg_temp.told GROUP BY {key}
         ) k
     """

@@ -8,7 +8,7 @@ from sync_pipeline.db.sql import Cursor
 from sync_pipeline.entities.files import read_entity_files
 from sync_pipeline.entity import Entity
 from sync_pipeline.errors import SyncError
-from sync_pipeline.ledger import queue_reads, rebuilds, upkeep
+from sync_pipeline.ledger import queue_reads, rebuilds, sinks, upkeep
 from sync_pipeline.ledger.backfills import missing_partitions, unfilled
 from sync_pipeline.ledger.bases import count_former
 from sync_pipeline.ledger.ledger import table_of
@@ -55,10 +55,11 @@ def status_of(stores: Stores, entity: Entity) -> dict[str, Any]:
         found["backfill"] = _backfill(cursor, entity)
         found["rebuild"] = rebuilds.shown(cursor, entity.name)
         found["sweep"] = sweep_progress(cursor, entity.name)
-        found["listing"] = listing_progress(cursor, entity.name, stores.settings) if entity.media else None
+        found["listing"] = listing_progress(cursor, entity.name, stores.settings) if entity.placing_sinks else None
         found["former_digests"] = count_former(cursor, entity.name, table_of(entity.name))
         found["recovery"] = recovery_of(cursor, entity.name)
-        alerts = [*_hanging(found.pop("hangs_in")), *_alerts(found, stores.settings)]
+        found["filling"] = [sink.name for sink in sinks.filling(cursor, entity.name)]
+        alerts = [*_hanging(found.pop("hangs_in")), *_alerts(found, stores.settings), *_filling(found["filling"])]
         alerts += sweep_alerts(cursor, entity.name, found["sweep"], found["listing"], stores.settings)
         alerts += upkeep.alerts(cursor, stores.settings.history_days)
         found["alerts"] = [*alerts, *_outages(cursor, entity.name), *_not_undone(cursor, entity.name)]
@@ -144,6 +145,11 @@ def _alerts(found: dict[str, Any], settings: Settings) -> list[str]:
     if found["sweep_error"]:
         alerts.append(f"the last sweep stopped: {found['sweep_error']}")
     return alerts
+
+
+def _filling(names: list[str]) -> list[str]:
+    """Sinks that lack rows."""
+    return [f"{', '.join(names)}: new, or at another place, and filled now with the rows that are there"] * bool(names)
 
 
 def _hanging(worker: str | None) -> list[str]:

@@ -11,6 +11,7 @@ from sync_pipeline.entity import Entity
 from sync_pipeline.errors import UnreachableError
 from sync_pipeline.ledger.claims import not_alone
 from sync_pipeline.ledger.identity import read_ledger_id
+from sync_pipeline.ledger.sinks import left_behind
 from sync_pipeline.model.notices import Notice
 from sync_pipeline.sinks.ownership import ABOUT, Mark, refusal
 from sync_pipeline.sinks.sink import Sink
@@ -23,6 +24,7 @@ def check_ownership(stores: Stores, entities: Iterable[Entity]) -> Iterator[Noti
     entities = list(entities)
     if opened:
         yield from _not_alone(stores, {entity.name for entity in entities})
+        yield from _left_behind(stores, {entity.name for entity in entities})
     for entity in entities:
         started = entity.name in opened
         for sink, marks in _marks(stores, entity):
@@ -47,9 +49,20 @@ def _not_alone(stores: Stores, names: set[str]) -> Iterator[Notice]:
             yield Notice("warning", ABOUT, what, remedy)
 
 
+def _left_behind(stores: Stores, names: set[str]) -> Iterator[Notice]:
+    """Places of sinks that an entity's file declares no longer: what is there stays, and nobody writes it any more."""
+    with stores.target() as cursor:
+        cursor.execute("SELECT to_regclass('sync.sink') IS NOT NULL")
+        found = left_behind(cursor) if cursor.fetchone()[0] else []
+    for entity, sink, place in found:
+        if entity in names:
+            what = f"entity {entity} declares its sink {sink} no longer: {place} stays as it is, and is not written"
+            yield Notice("warning", ABOUT, what, "take it away once no reader needs it")
+
+
 def _marks(stores: Stores, entity: Entity) -> Iterator[tuple[Sink, list[Mark]]]:
     """Those of each sink, in the order in which they are put; that a store does not answer, another look says."""
-    for sink in entity.outer_sinks:
+    for sink in entity.other_sinks:
         with suppress(UnreachableError):
             yield sink, sink.marks(stores)
 

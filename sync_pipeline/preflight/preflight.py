@@ -40,7 +40,7 @@ def preflight(stores: Stores, entities: list[Entity], *, whole: bool = True) -> 
     others = [
         run_check(replica.ABOUT, partial(replica.check_replica, stores, entities)),
         run_check(search.ABOUT, partial(search.check_cluster, stores)),
-        *(run_check(sink.kind, partial(sink.preflight, stores, e.name)) for e in entities for sink in e.sinks),
+        *(run_check(sink.id, partial(sink.preflight, stores, e.name)) for e in entities for sink in e.sinks),
         run_check(buckets.LEGACY, partial(buckets.check_legacy_bucket, stores)),
         run_check(buckets.TARGET, partial(buckets.check_target_bucket, stores)),
     ]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import pyarrow as pa
@@ -46,6 +46,7 @@ class Owed:
     keys: list[str]
     attempts: int
     age: float = 0.0  # seconds since it was first owed
+    sink: str | None = None  # the outer sink that it is owed to; None: all of them
     others: tuple[int, ...] = ()  # further records, where it stands for several dead letters
 
     def one_by_one(self) -> list[Owed]:
@@ -54,9 +55,33 @@ class Owed:
         return [replace(self, id=n, keys=[key], others=()) for n, key in zip(ids, self.keys, strict=True)]
 
 
+@dataclass(frozen=True)
+class Useless:
+    """What cannot be done now, because a store does not answer: reasons, and names of outer sinks."""
+
+    reasons: Sequence[Reason] = ()
+    sinks: Sequence[str] = ()
+
+
+_NOTHING_USELESS = Useless()
+
+
 def owe(cursor: Cursor, entity: str, reason: Reason, keys: Sequence[str], revision: int = 0) -> list[int]:
     """Queue keys for a reason, in the caller's transaction; returns the records."""
     records = _queue(cursor, entity, reason, pa.array(keys, pa.string()), {"revision": revision})
+    return [identity for identity, _ in records]
+
+
+def owe_to(cursor: Cursor, entity: str, sink: str | None, keys: Sequence[str], revision: int = 0) -> list[int]:
+    """Queue keys for an outer sink (None: for all of them); returns the records."""
+    values: Values = {"revision": revision, "sink": sink}
+    records = _queue(cursor, entity, Reason.DOCUMENTS, pa.array(keys, pa.string()), values)
+    return [identity for identity, _ in records]
+
+
+def owe_part(cursor: Cursor, entity: str, record: Owed, keys: Sequence[str]) -> list[int]:
+    """Queue some keys of a record for what it is owed; returns the records."""
+    records = _queue(cursor, entity, record.reason, pa.array(keys, pa.string()), {"sink": record.sink})
     return [identity for identity, _ in records]
 
 
@@ -65,11 +90,14 @@ def owe_swept(cursor: Cursor, entity: str, reason: Reason, keys: Sequence[str], 
     _queue(cursor, entity, reason, pa.array(keys, pa.string()), {"walk": walk})
 
 
-def owe_documents(cursor: Cursor, entity: str, keys: pa.Array, revision: int) -> tuple[list[int], bool]:
-    """Queue documents, claimed by the caller; returns the records, and whether a rebuild fills a shadow index."""
-    values = {"revision": revision, "claim_seconds": CLAIM_SECONDS}
+def owe_delivery(cursor: Cursor, entity: str, sink: str, keys: pa.Array, revision: int) -> tuple[list[int], str]:
+    """Queue what an outer sink is to be sent, claimed by the caller.
+
+    Returns the records, and the name of what a rebuild fills to follow the sink's own; empty where none is under way.
+    """
+    values: Values = {"revision": revision, "claim_seconds": CLAIM_SECONDS, "sink": sink}
     records = _queue(cursor, entity, Reason.DOCUMENTS, keys, values)
-    return [identity for identity, _ in records], any(has_shadow for _, has_shadow in records)
+    return [identity for identity, _ in records], next((shadow for _, shadow in records if shadow), "")
 
 
 @dataclass(frozen=True)
@@ -92,11 +120,10 @@ def as_old(cursor: Cursor, ids: Sequence[int], age: Age | None) -> None:
         queue_table.set_age(cursor, ids, age.first_at, age.attempts)
 
 
-def _queue(
-    cursor: Cursor, entity: str, reason: Reason, keys: pa.Array, values: Mapping[str, int]
-) -> list[tuple[int, bool]]:
-    """Returns (id, whether a rebuild fills a shadow index) for each record."""
-    named = {"revision": 0, "priority": PRIORITY[reason], "walk": None, "claim_seconds": None, **values}
+def _queue(cursor: Cursor, entity: str, reason: Reason, keys: pa.Array, values: Values) -> list[tuple[int, str]]:
+    """Returns (id, name of the shadow that a rebuild fills of its sink) for each record."""
+    defaults: Values = {"revision": 0, "priority": PRIORITY[reason], "walk": None, "claim_seconds": None, "sink": None}
+    named = {**defaults, **values}
     parts = (keys.slice(first, KEYS_A_RECORD) for first in range(0, len(keys), KEYS_A_RECORD))
     return [queue_table.insert(cursor, entity, reason, part, named) for part in parts]
 
@@ -109,15 +136,16 @@ def gather(cursor: Cursor, entity: str, reason: Reason) -> None:
 
 
 def claim(
-    cursor: Cursor, entity: str, useless: Sequence[str] = (), limit: int = 1, *, set_aside: bool = True
+    cursor: Cursor, entity: str, useless: Useless = _NOTHING_USELESS, limit: int = 1, *, set_aside: bool = True
 ) -> list[Owed]:
     """Claim the most urgent records by lease, so that no lock is held while they are worked on.
 
-    Those of `useless` reasons are left. Without `set_aside`, rows that wait for something else or were refused are
+    Those that are `useless` now are left. Without `set_aside`, rows that wait for something else or were refused are
     left as well: to look for them takes four times as long.
     """
     values: Values = {
-        "useless": list(useless),
+        "useless": list(useless.reasons),
+        "useless_sinks": list(useless.sinks),
         "limit": limit,
         "refused_limit": _REFUSED_A_CLAIM,
         "claim_seconds": CLAIM_SECONDS,
@@ -125,7 +153,7 @@ def claim(
         "again": AGAIN,
     }
     claimed = queue_table.claim(cursor, entity, values, set_aside=set_aside)
-    rows = [Owed(row.id, Reason(row.reason), row.keys, row.attempts, row.age) for row in claimed]
+    rows = [Owed(row.id, Reason(row.reason), row.keys, row.attempts, row.age, row.sink) for row in claimed]
     refused = [row for row in rows if row.reason == Reason.REJECTED]
     if len(refused) > 1:  # one batch, and one line in the log: what is still refused is parked again key by key
         keys = [key for row in refused for key in row.keys]

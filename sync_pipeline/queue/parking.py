@@ -54,7 +54,11 @@ def park(
     times for the same fault, and then by sweeps. A row that was discarded stays so while it is the same.
     """
     rows = [
-        ParkedRow(r.key, revision, AGAIN, r.step, r.error, storable(r.message)[:2000], r.digest, basis, r.constraint)
+        ParkedRow(
+            *(r.key, revision, AGAIN, r.step, r.error, storable(r.message)[:2000], r.digest, basis),
+            r.constraint,
+            r.sink,
+        )
         for r in rejects
     ]
     if not rows:
@@ -97,14 +101,22 @@ def wait(cursor: Cursor, entity: str, waits: Sequence[Wait], revision: int, limi
     record_events(cursor, entity, "parked", ran_out, revision)
 
 
-def release(cursor: Cursor, entity: str, keys: Sequence[str], revision: int, *, unchanged: bool = False) -> None:
-    """Rows that went through are parked no longer.
+def release(cursor: Cursor, entity: str, keys: Sequence[str], revision: int) -> None:
+    """Rows that were written are parked no longer."""
+    if keys:
+        queue_table.release(cursor, entity, keys, {"revision": revision, "unchanged": False, "sink": None})
 
-    An `unchanged` one still is where its document was not taken, and stays discarded where it was.
-    """
-    if not keys:
-        return
-    queue_table.release(cursor, entity, keys, revision, unchanged=unchanged)
+
+def release_unchanged(cursor: Cursor, entity: str, keys: Sequence[str], revision: int) -> None:
+    """Rows that have not changed are parked no longer, but for what an outer sink has refused or was discarded."""
+    if keys:
+        queue_table.release(cursor, entity, keys, {"revision": revision, "unchanged": True, "sink": None})
+
+
+def release_sent(cursor: Cursor, entity: str, keys: Sequence[str], revision: int, sink: str) -> None:
+    """Rows that were sent to one outer sink are parked no longer, but for what another one has refused."""
+    if keys:
+        queue_table.release(cursor, entity, keys, {"revision": revision, "unchanged": False, "sink": sink})
 
 
 def release_waiting(cursor: Cursor, entity: str, keys: Sequence[str], revision: int) -> None:

@@ -20,10 +20,10 @@ from sync_pipeline.entities.context import EntityContext
 from sync_pipeline.ledger import queue_reads
 from sync_pipeline.ledger.rebuilds import Rebuild
 from sync_pipeline.model.findings import Finding, FindingKind
-from sync_pipeline.model.reasons import Reason
 from sync_pipeline.queue import due
 from sync_pipeline.rebuild.report import COMPARED, ENOUGH, Compared, Report
 from sync_pipeline.run.live import work
+from sync_pipeline.sinks.search import SearchIndex
 from sync_pipeline.sinks.search.requests import has_fit_id, look_up
 from sync_pipeline.sinks.search.walk import all_ids
 
@@ -44,46 +44,48 @@ class Doubt:
     owed: bool = False
 
 
-def compare(context: EntityContext, rebuild: Rebuild, report: Report) -> Compared:
+def compare(context: EntityContext, index: SearchIndex, rebuild: Rebuild, report: Report) -> Compared:
     """Compare all documents, those that nobody wants as well; not on and on where many differ.
 
     Raises UnreachableError.
     """
     compared = Compared()
-    for texts in _wanted(context):
-        _compare_wanted(context, rebuild, texts, compared)
+    for texts in _wanted(context, index):
+        _compare_wanted(context, index, rebuild, texts, compared)
         compared.compared += len(texts)
         report(COMPARED, len(texts))
         if len(compared.findings) >= ENOUGH:
             return compared
     for ids in all_ids(context.stores.search, rebuild.name):
         _, foreign = context.origin.key.parse_known(ids)
-        unwanted = _unwanted(context, [text for text in ids if text not in foreign])
-        left = _settled(context, rebuild, doubts(context, rebuild, unwanted))
-        compared.findings += [Finding("search", doubt.kind, doubt.key) for doubt in left]
-        compared.findings += [Finding("search", FindingKind.EXTRA, text) for text in sorted(foreign)]
+        unwanted = _unwanted(context, index, [text for text in ids if text not in foreign])
+        left = _settled(context, index, rebuild, doubts(context, index, rebuild, unwanted))
+        compared.findings += [Finding(index.id, doubt.kind, doubt.key) for doubt in left]
+        compared.findings += [Finding(index.id, FindingKind.EXTRA, text) for text in sorted(foreign)]
         if len(compared.findings) >= ENOUGH:
             return compared
     return compared
 
 
-def _compare_wanted(context: EntityContext, rebuild: Rebuild, texts: list[str], compared: Compared) -> None:
+def _compare_wanted(
+    context: EntityContext, index: SearchIndex, rebuild: Rebuild, texts: list[str], compared: Compared
+) -> None:
     """Documents that there have to be; those that the fill did not make are carried over."""
-    found = doubts(context, rebuild, texts)
+    found = doubts(context, index, rebuild, texts)
     if not found:
         return
     lacking = [doubt.key for doubt in found if doubt.kind in {FindingKind.MISSING, FindingKind.STALE}]
-    taken, refused = _carry_over(context, rebuild, lacking)
+    taken, refused = _carry_over(context, index, rebuild, lacking)
     compared.carried_over += taken
-    left = _settled(context, rebuild, found)
-    compared.findings += [Finding("search", doubt.kind, doubt.key, refused.get(doubt.key, "")) for doubt in left]
+    left = _settled(context, index, rebuild, found)
+    compared.findings += [Finding(index.id, doubt.kind, doubt.key, refused.get(doubt.key, "")) for doubt in left]
 
 
-def doubts(context: EntityContext, rebuild: Rebuild, texts: list[str]) -> list[Doubt]:
+def doubts(context: EntityContext, index: SearchIndex, rebuild: Rebuild, texts: list[str]) -> list[Doubt]:
     """Which documents of these keys (texts) keep the new index from taking the former one's place."""
     found: list[Doubt] = []
     for first in range(0, len(texts), _PAGE):
-        entries = _ledger_entries(context, texts[first : first + _PAGE])
+        entries = _ledger_entries(context, index, texts[first : first + _PAGE])
         # the new index is written first, and so read last
         former = _versions(context, rebuild.former, [text for text, (_, _, owed) in entries.items() if owed])
         new = _versions(context, rebuild.name, list(entries))
@@ -93,10 +95,10 @@ def doubts(context: EntityContext, rebuild: Rebuild, texts: list[str]) -> list[D
     return found
 
 
-def owed_documents(context: EntityContext) -> list[str]:
+def owed_documents(context: EntityContext, index: SearchIndex) -> list[str]:
     """Keys (texts) of documents that may be on their way."""
     with context.stores.target() as cursor:
-        return queue_reads.owed_documents(cursor, context.entity.name)
+        return queue_reads.owed_documents(cursor, context.entity.name, index.id)
 
 
 def _kind(written: int, new: int | None, former: int | None, *, held: bool, owed: bool) -> FindingKind | None:
@@ -114,14 +116,15 @@ def _kind(written: int, new: int | None, former: int | None, *, held: bool, owed
     return FindingKind.MISSING if new is None else FindingKind.STALE
 
 
-def _wanted(context: EntityContext) -> Iterator[list[str]]:
+def _wanted(context: EntityContext, index: SearchIndex) -> Iterator[list[str]]:
     """Keys (texts) that have a document, by the ledger."""
     key, after = context.origin.key, None
+    is_held = f"l.held & {context.bits[index.id]} <> 0"
     while True:
         with context.stores.target() as cursor:
             page = copy_out(
                 cursor,
-                f"SELECT {key.plain('l')} FROM {context.ledger.table} l WHERE l.held & 2 <> 0 AND"
+                f"SELECT {key.plain('l')} FROM {context.ledger.table} l WHERE {is_held} AND"
                 f" {key.after(cursor, 'l', after)} ORDER BY {key.ordered('l')} LIMIT {_PAGE}",
                 key.schema,
             )
@@ -132,19 +135,19 @@ def _wanted(context: EntityContext) -> Iterator[list[str]]:
         after = key.position(page)
 
 
-def _unwanted(context: EntityContext, texts: list[str]) -> list[str]:
+def _unwanted(context: EntityContext, index: SearchIndex, texts: list[str]) -> list[str]:
     """Those that have no document, by the ledger."""
-    return [text for text, (_, held, _) in _ledger_entries(context, texts).items() if not held]
+    return [text for text, (_, held, _) in _ledger_entries(context, index, texts).items() if not held]
 
 
-def _ledger_entries(context: EntityContext, texts: list[str]) -> dict[str, tuple[int, bool, bool]]:
+def _ledger_entries(context: EntityContext, index: SearchIndex, texts: list[str]) -> dict[str, tuple[int, bool, bool]]:
     """(revision that wrote it, whether it has a document, whether that is owed) of each key, in one snapshot."""
     key = context.origin.key
     with context.stores.target() as cursor:
-        is_owed = queue_reads.owes_document(cursor, context.entity.name, key.text_expression("l"))
+        is_owed = queue_reads.owes_document(cursor, context.entity.name, index.id, key.text_expression("l"))
         found = copy_out(
             cursor,
-            f"SELECT {key.plain('l')}, l.written, l.held & 2 <> 0, {is_owed}"
+            f"SELECT {key.plain('l')}, l.written, l.held & {context.bits[index.id]} <> 0, {is_owed}"
             f" FROM {context.ledger.table} l WHERE {key.is_in(cursor, 'l', key.parse(texts))}",
             pa.schema([*key.schema, *_STANDING]),
         )
@@ -162,14 +165,16 @@ def _documents(context: EntityContext, index: str, ids: list[str], *, source: bo
     return [doc for doc in look_up(context.stores.search, index, ids, source=source) if doc["found"]]
 
 
-def _carry_over(context: EntityContext, rebuild: Rebuild, texts: list[str]) -> tuple[int, dict[str, str]]:
+def _carry_over(
+    context: EntityContext, index: SearchIndex, rebuild: Rebuild, texts: list[str]
+) -> tuple[int, dict[str, str]]:
     """Take over what the fill does not make, as the former index has it: readers keep it until a sweep takes it away.
 
     Its row is parked, or gone from the monolith and not yet swept. Gives how many were taken, and why others were not.
     """
-    index, key = context.entity.index, context.origin.key
+    key = context.origin.key
     docs = _documents(context, rebuild.former, texts, source=True)
-    if index is None or not docs:
+    if not docs:
         return 0, {}
     ids = pa.array([doc["_id"] for doc in docs], pa.string())
     versions = pa.array([doc["_version"] for doc in docs], pa.int64())
@@ -177,21 +182,17 @@ def _carry_over(context: EntityContext, rebuild: Rebuild, texts: list[str]) -> t
     result = index.write(context.stores.search, ids, versions, bodies, index.next_alias)
     with context.stores.target() as cursor:  # what was deleted meanwhile must not be back
         later = context.ledger.later_than(cursor, key.parse(ids.to_pylist()), versions)
-        due.owe(cursor, context.entity.name, Reason.DOCUMENTS, key.texts(later).to_pylist())
+        due.owe_to(cursor, context.entity.name, index.id, key.texts(later).to_pylist())
     taken = len(docs) - len(result.rejected) - len(result.retriable) - len(result.conflicts)
     return taken, {ids[n].as_py(): f"{kind}: {why}" for n, (kind, why) in result.rejected.items()}
 
 
-def _settled(context: EntityContext, rebuild: Rebuild, found: list[Doubt]) -> list[Doubt]:
+def _settled(context: EntityContext, index: SearchIndex, rebuild: Rebuild, found: list[Doubt]) -> list[Doubt]:
     """What is still in doubt when nothing of it is owed any more, or nobody has done it in time."""
     limit, tries = time.monotonic() + _PATIENCE_SECONDS, 0
     while found and (tries < _LOOKS or any(doubt.owed for doubt in found)) and time.monotonic() < limit:
         if tries and not work(context, lambda *_: None):
             threading.Event().wait(_PAUSE_SECONDS)
-        found = doubts(context, rebuild, [doubt.key for doubt in found])
+        found = doubts(context, index, rebuild, [doubt.key for doubt in found])
         tries += 1
     return found
-
-
-def _named(context: EntityContext) -> tuple[str]:
-    return (context.entity.name,)

@@ -13,7 +13,7 @@ from functools import partial
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from sync_pipeline.batch.documents import Operations, send
+from sync_pipeline.batch.delivery import Delivery, send
 from sync_pipeline.batch.order import Order
 from sync_pipeline.db.sql import Cursor
 from sync_pipeline.entities.context import EntityContext
@@ -27,7 +27,7 @@ from sync_pipeline.queue import parking
 from sync_pipeline.rebuild.documents import compare, doubts, owed_documents
 from sync_pipeline.rebuild.report import Compared, Report
 from sync_pipeline.run.live import work
-from sync_pipeline.sinks.search import SearchIndex
+from sync_pipeline.sinks.search import SearchIndex, indices_of
 from sync_pipeline.sinks.search.swap import AliasSwap, behind, next_name, remove
 from sync_pipeline.sinks.table import before_images
 from sync_pipeline.stores.stores import Stores
@@ -42,18 +42,22 @@ class _BehindError(Exception):
 
 @dataclass(frozen=True)
 class NewIndex:
-    """An entity's index beside the one behind the alias. Raises SettingError where it has none."""
+    """An entity's index beside the one behind the alias."""
 
     context: EntityContext
+    index: SearchIndex
     kind: str = "index"
+
+    @property
+    def sink(self) -> str:
+        """The index's sink."""
+        return self.index.id
 
     def begin(self) -> Rebuild:
         """Named, and known; not made yet."""
-        stores, index = self.context.stores, index_of(self.context.entity)
-        former = _former(stores, index)
-        rebuild = Rebuild(
-            self.context.entity.name, self.kind, next_name(stores.search, index.alias), former, self._declared
-        )
+        stores, index = self.context.stores, self.index
+        former, name = _former(stores, index), next_name(stores.search, index.alias)
+        rebuild = Rebuild(self.context.entity.name, self.kind, name, former, self._declared, sink=self.sink)
         with stores.target() as cursor:
             rebuild.begin(cursor)
         return rebuild
@@ -61,14 +65,14 @@ class NewIndex:
     def go_on(self, rebuild: Rebuild) -> None:
         """Its index is there, every batch knows of it, and nothing is left of whoever was cut off."""
         stores, name = self.context.stores, self.context.entity.name
-        alias = index_of(self.context.entity).alias
+        alias = self.index.alias
         if behind(stores.search, alias) not in ([rebuild.former], [rebuild.name]):
             raise SettingError(
                 f"alias {alias} has been moved since the rebuild of {rebuild.name} was begun:"
                 f" sync-pipeline rebuild abandon {name}"
             )
         rebuild.must_declare(self._declared)
-        alias_swap = _alias_swap(self.context.entity, rebuild)
+        alias_swap = AliasSwap(self.index, rebuild.name, rebuild.former)
         if rebuild.state == "making":
             alias_swap.make(stores.search)
             crash_point("rebuild.made")
@@ -81,24 +85,29 @@ class NewIndex:
 
     def is_swapped(self, rebuild: Rebuild) -> bool:
         """Whether it was cut off between the swap and the ledger."""
-        return _alias_swap(self.context.entity, rebuild).follows(self.context.stores.search)
+        return AliasSwap(self.index, rebuild.name, rebuild.former).follows(self.context.stores.search)
 
     def order(self) -> Order:
         """Documents of unchanged rows go to the new index alone, but for those that the former one has refused."""
         with self.context.stores.target() as cursor:
-            refused = queue_reads.refused_documents(cursor, self.context.entity.name)
-        return Order(documents=True, hand_over=partial(self._send, pa.array(refused, pa.string())))
+            refused = queue_reads.refused_documents(cursor, self.context.entity.name, self.sink)
+        hand_over = partial(self._send, pa.array(refused, pa.string()))
+        return Order(documents=True, sink=self.sink, hand_over=hand_over)
 
-    def _send(self, refused: pa.Array, operations: Operations) -> None:
-        changed = pc.equal(operations.versions, operations.revision)
+    def _send(self, refused: pa.Array, delivery: Delivery) -> None:
+        if delivery.sink.id != self.sink:
+            send(self.context, delivery)
+            return
+        operations = delivery.operations
+        changed = pc.equal(operations.versions, delivery.revision)
         shown = operations.filter(pc.or_(changed, pc.is_in(operations.ids, value_set=refused)))
-        _, owed = send(self.context, operations, shown=shown)
-        if 0 < owed == len(operations.ids):  # else all documents would end up in `due`
+        _, owed = send(self.context, delivery, shown=shown)
+        if 0 < owed == len(delivery):  # else all documents would end up in `due`
             raise UnreachableError("SYNC_SEARCH_URL: the cluster takes no documents; the rebuild goes on here later")
 
     def compare(self, rebuild: Rebuild, report: Report) -> Compared:
         """All documents with the ledger."""
-        return compare(self.context, rebuild, report)
+        return compare(self.context, self.index, rebuild, report)
 
     def swap(self, rebuild: Rebuild) -> list[Finding]:
         """Move the aliases at a moment when nothing that readers have seen is missing from the new index.
@@ -107,12 +116,13 @@ class NewIndex:
         sent again, and reach the new one.
         """
         context, client = self.context, self.context.stores.search
-        alias_swap = _alias_swap(context.entity, rebuild)
+        alias_swap = AliasSwap(self.index, rebuild.name, rebuild.former)
         for _ in range(_TRIES):
             try:
                 with alias_swap.standstill(client):
                     crash_point("rebuild.standstill")
-                    if doubts(context, rebuild, owed_documents(context)) or _half_undone(context):
+                    owed = owed_documents(context, self.index)
+                    if doubts(context, self.index, rebuild, owed) or _half_undone(context):
                         raise _BehindError
                     alias_swap.swap(client)
                     return []
@@ -128,8 +138,8 @@ class NewIndex:
     @property
     def _declared(self) -> dict[str, object]:
         """What must not change on its way."""
-        index = index_of(self.context.entity)
-        return {"mappings": index.mappings, "settings": dict(index.settings), "basis": self.context.ledger.basis}
+        index, basis = self.index, self.context.ledger.basis
+        return {"mappings": index.mappings, "settings": dict(index.settings), "basis": basis}
 
 
 def _half_undone(context: EntityContext) -> bool:
@@ -164,15 +174,26 @@ def _left(rebuild: Rebuild) -> AliasSwap:
     return AliasSwap(SearchIndex(alias, fields={}), rebuild.name, rebuild.former)
 
 
-def index_of(entity: Entity) -> SearchIndex:
-    """Raises SettingError where it has none."""
-    if entity.index is None:
+def index_of(entity: Entity, sink: str = "") -> SearchIndex:
+    """Return the entity's index, or that of a name. Raises SettingError where it has none, or several and no name."""
+    found = {index.id: index for index in indices_of(entity.sinks)}
+    if not found:
         raise SettingError(f"entity {entity.name} has no search index")
-    return entity.index
+    if sink and sink not in found:
+        raise SettingError(f"entity {entity.name} has no search index {sink!r}: it has {', '.join(sorted(found))}")
+    if not sink and len(found) > 1:
+        names = ", ".join(sorted(found))
+        raise SettingError(f"entity {entity.name} has several search indices ({names}): say which, with --sink")
+    return found[sink] if sink else next(iter(found.values()))
 
 
-def _alias_swap(entity: Entity, rebuild: Rebuild) -> AliasSwap:
-    return AliasSwap(index_of(entity), rebuild.name, rebuild.former)
+def index_names(entity: Entity, sink: str = "", *, is_named: bool = False) -> list[str]:
+    """Return the names of the indices to rebuild: the one of that name, or else all that the entity has.
+
+    Raises SettingError where there is none, if the entity `is_named` or the index is.
+    """
+    names = [index.id for index in indices_of(entity.sinks)]
+    return [index_of(entity, sink).id] if sink or (is_named and not names) else names
 
 
 def _former(stores: Stores, index: SearchIndex) -> str:

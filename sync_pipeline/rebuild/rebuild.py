@@ -47,6 +47,10 @@ class RebuildTarget(Protocol):
     def kind(self) -> str:
         """index, table."""
 
+    @property
+    def sink(self) -> str | None:
+        """The name of the index's sink; of a table None."""
+
     def begin(self) -> Rebuild:
         """Known to the ledger. Raises SettingError for what is in its way."""
 
@@ -69,13 +73,17 @@ class RebuildTarget(Protocol):
         """What comes after the swap."""
 
 
-def rebuild_index(context: EntityContext, report: Report = silent) -> Rebuilt:
+def rebuild_index(context: EntityContext, report: Report = silent, *, sink: str = "") -> Rebuilt:
     """Fill a new index beside the one behind the alias, and swap them unless it differs from the ledger.
+
+    `sink` names the index where the entity has several.
 
     Goes on with one that was cut off. Raises SettingError, DeclarationError where the entity's file has changed since
     it was begun, UnreachableError.
     """
-    return _rebuild(context, index.NewIndex(context), report)
+    with context.stores.target() as cursor:
+        _refuse_another(rebuilds.under_way(cursor, context.entity.name), "index", sink or None)
+    return _rebuild(context, index.NewIndex(context, index.index_of(context.entity, sink)), report)
 
 
 def rebuild_table(context: EntityContext, report: Report = silent, *, like: bool = False) -> Rebuilt:
@@ -115,16 +123,25 @@ def _begun(context: EntityContext, target: RebuildTarget) -> Rebuild:
     if rebuild and rebuild.state == "removing":
         _remove(context.stores, context.entity, rebuild)
         rebuild = None
-    if rebuild and rebuild.kind != target.kind:
-        raise SettingError(
-            f"entity {context.entity.name}: the rebuild of {rebuild.name} comes first: sync-pipeline rebuild"
-            f" {rebuild.kind} goes on with it, rebuild abandon gives it up"
-        )
+    _refuse_another(rebuild, target.kind, target.sink)
     if rebuild is None:
         rebuild = target.begin()
         crash_point("rebuild.begun")
     target.go_on(rebuild)
     return rebuild
+
+
+def _refuse_another(rebuild: Rebuild | None, kind: str, sink: str | None) -> None:
+    """Raises SettingError where another rebuild than this one is under way; `sink` is None where any will do."""
+    if rebuild is None or rebuild.state == "removing":
+        return
+    if rebuild.kind == kind and (sink is None or rebuild.sink in {None, sink}):
+        return
+    named = f"{rebuild.kind} {rebuild.entity}" + (f" --sink {rebuild.sink}" if rebuild.kind == kind else "")
+    raise SettingError(
+        f"entity {rebuild.entity}: the rebuild of {rebuild.name} comes first: sync-pipeline rebuild {named} goes on"
+        " with it, rebuild abandon gives it up"
+    )
 
 
 def abandon(stores: Stores, entity: Entity) -> str | None:

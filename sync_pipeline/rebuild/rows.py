@@ -16,8 +16,8 @@ from sync_pipeline.db.equality import comparable
 from sync_pipeline.db.sql import Cursor, bind, quote
 from sync_pipeline.entities.context import EntityContext
 from sync_pipeline.ledger import queue_reads
-from sync_pipeline.ledger.ledger import HELD_ROW
 from sync_pipeline.ledger.rebuilds import Rebuild
+from sync_pipeline.ledger.sinks import HELD_ROW
 from sync_pipeline.model.findings import Finding, FindingKind
 from sync_pipeline.pipeline import sync_keys
 from sync_pipeline.rebuild.fill import CAUSE
@@ -167,7 +167,7 @@ def _refused(context: EntityContext, texts: list[str]) -> dict[str, str]:
     if not texts:
         return {}
     key = context.origin.key
-    adapted, _ = adapt(context.entity, key, context.origin.by_keys(key.parse(texts)).table)
+    adapted, _ = adapt(context.entity, key, context.origin.by_keys(key.parse(texts)).table, context.bits)
     adapted = context.as_written(adapted)
     with context.stores.target() as cursor:
         shadow = target_tables(cursor, context.entity.name, context.entity.table)[1]

@@ -55,6 +55,7 @@ class NewTable:
     context: EntityContext
     like: bool = False
     kind: str = "table"
+    sink: str | None = None
 
     def begin(self) -> Rebuild:
         """Looked at, the swap rehearsed, and known to every batch: all of it at once, or nothing."""

@@ -59,7 +59,7 @@ def _by_row(context: EntityContext, findings: list[Finding]) -> dict[str, Counte
     """Mismatches by sink, for each row (key text); those of an object for each row that names it."""
     keys = set(context.origin.key.texts(keys_of(context, findings)).to_pylist())
     naming = {
-        sink.kind: sink.rows_of(context.of_sinks, [finding.key for finding in findings if finding.sink == sink.kind])
+        sink.id: sink.rows_of(context.of_sinks, [finding.key for finding in findings if finding.sink == sink.id])
         for sink in context.entity.sinks
         if not sink.names_rows
     }

@@ -13,7 +13,7 @@ from sync_pipeline.entities.context import EntityContext
 from sync_pipeline.entities.origin import Rows
 from sync_pipeline.entities.visibility import check_visibility
 from sync_pipeline.errors import SyncError
-from sync_pipeline.ledger import queue_reads
+from sync_pipeline.ledger import queue_reads, sinks
 from sync_pipeline.ledger.backfills import unfilled
 from sync_pipeline.ledger.bases import count_former
 from sync_pipeline.ledger.servers import recovery_of
@@ -35,7 +35,13 @@ def reconcile(context: EntityContext, report: Callable[[int], None] = lambda _: 
 
     Writes nothing, but asks whoever follows for a sweep. What could not be looked at is unknown, never clean.
     """
-    verdict = Verdict(context.entity.name, findings=_recovering(context))
+    entity = context.entity
+    verdict = Verdict(
+        entity.name,
+        tuple(sink.id for sink in entity.sinks),
+        tuple(sink.id for sink in entity.outer_sinks if not sink.can_read),
+        findings=_recovering(context),
+    )
     suspects: list[Finding] = []
     try:
         check_visibility(context.entity, context.stores, record=False)
@@ -45,7 +51,7 @@ def reconcile(context: EntityContext, report: Callable[[int], None] = lambda _: 
             if sink.names_rows:
                 suspects += sink.compare_rest(context.of_sinks)
     except SyncError as error:
-        verdict.findings += _unknown("relational", error)
+        verdict.findings += _unknown(entity.table.id, error)
     if suspects:
         verdict.findings += _settled(context, suspects, verdict)
     for sink in context.entity.sinks:
@@ -54,7 +60,7 @@ def reconcile(context: EntityContext, report: Callable[[int], None] = lambda _: 
         try:
             verdict.findings += _objects(context, sink, verdict)
         except SyncError as error:
-            verdict.findings += _unknown(sink.kind, error)
+            verdict.findings += _unknown(sink.id, error)
     verdict.findings += _recovering(context)
     verdict.findings = list(dict.fromkeys(verdict.findings))
     with context.stores.target() as cursor:
@@ -64,18 +70,22 @@ def reconcile(context: EntityContext, report: Callable[[int], None] = lambda _: 
 
 
 def _recovering(context: EntityContext) -> list[Finding]:
-    """Nothing is certain while the new side is compared with a ledger that has lost commits."""
+    """Nothing is certain while a sink lacks rows, or the new side is compared with a ledger that has lost commits."""
     with context.stores.target() as cursor:
         left = recovery_of(cursor, context.entity.name)
+        lacking = sinks.filling(cursor, context.entity.name)
+    why = "it is new, or has moved, and not all rows have been queued for it yet"
+    found = [Finding(sink.name, FindingKind.UNKNOWN, "", why) for sink in lacking]
     if left is None:
-        return []
+        return found
     return [
         Finding(
-            "relational",
+            context.entity.table.id,
             FindingKind.UNKNOWN,
             "",
             f"{left['cause']}: its {', '.join(left['parts'])} are not compared yet",
-        )
+        ),
+        *found,
     ]
 
 
@@ -87,7 +97,7 @@ def _unnamed(context: EntityContext) -> list[Finding]:
     columns = ", ".join(context.origin.key.columns)
     return [
         Finding(
-            "relational",
+            context.entity.table.id,
             FindingKind.MISSING,
             "NULL",
             f"{count} rows of the monolith have a NULL in their key ({columns}) and cannot be named: give them one, or"
@@ -149,9 +159,10 @@ def _compare_again(context: EntityContext, suspects: list[Finding], verdict: Ver
 def _compare(context: EntityContext, expected: Adapted, refused: list[Reject], span: Span) -> list[Finding]:
     """What differs in a span. Rows that no adapter takes are missing; as a rule they are parked, and so pending."""
     found = [finding for sink in context.entity.sinks for finding in sink.compare(context.of_sinks, expected, span)]
-    there = {finding.key for finding in found if finding.sink == "relational"}
+    table = context.entity.table.id
+    there = {finding.key for finding in found if finding.sink == table}
     missing = [reject for reject in refused if reject.key not in there]
-    return found + [Finding("relational", FindingKind.MISSING, r.key, f"{r.error}: {r.message}") for r in missing]
+    return found + [Finding(table, FindingKind.MISSING, r.key, f"{r.error}: {r.message}") for r in missing]
 
 
 def _objects(context: EntityContext, sink: Sink, verdict: Verdict) -> list[Finding]:
@@ -181,7 +192,7 @@ def _still(context: EntityContext, sink: Sink, found: list[Finding]) -> list[Fin
 
 def _expected(context: EntityContext, rows: Rows) -> tuple[Adapted, list[Reject]]:
     """Legacy rows as the new side must hold them, and those that no adapter takes."""
-    adapted, rejects = adapt(context.entity, context.origin.key, rows.table)
+    adapted, rejects = adapt(context.entity, context.origin.key, rows.table, context.bits)
     return context.as_written(adapted), [*rows.rejects, *rejects]
 
 
@@ -205,6 +216,6 @@ def _discarded(context: EntityContext, keys: list[str]) -> dict[str, FindingKind
 
 def keys_of(context: EntityContext, findings: list[Finding]) -> pa.Table:
     """The keys of row and document findings, once each."""
-    others = {sink.kind for sink in context.entity.sinks if not sink.names_rows}
+    others = {sink.id for sink in context.entity.sinks if not sink.names_rows}
     texts = {f.key for f in findings if f.sink not in others and f.kind != FindingKind.UNKNOWN}
     return context.origin.key.parse(sorted(text for text in texts if context.origin.key.is_text(text)))

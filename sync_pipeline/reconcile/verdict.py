@@ -8,7 +8,6 @@ from typing import Any
 
 from sync_pipeline.model.findings import KNOWN, Finding, FindingKind, VerdictStatus
 
-SINKS = ("relational", "search", "media")
 _SAMPLES = 100
 
 
@@ -17,6 +16,8 @@ class Verdict:
     """What a whole comparison of one entity found."""
 
     entity: str
+    sinks: tuple[str, ...] = ()  # their names, as the entity declares them
+    not_verifiable: tuple[str, ...] = ()  # sinks that cannot be asked what they hold: the verdict does not cover them
     compared: int = 0
     findings: list[Finding] = field(default_factory=list)
     overdue: int = 0  # pending for longer than the limit: that is drift
@@ -35,11 +36,12 @@ class Verdict:
         """For JSON: counts by sink and kind, and samples."""
         counts = Counter((finding.sink, finding.kind) for finding in self.findings)
         report: dict[str, Any] = {"compared": self.compared}
-        for sink in SINKS:
+        for sink in self.sinks:
             report[sink] = {kind: counts[sink, kind] for kind in FindingKind}
         report["overdue"] = self.overdue
         report["history_missing"] = self.unfilled
         report["former_digests"] = self.former_digests
+        report["not_verifiable"] = list(self.not_verifiable)
         report["samples"] = [finding.as_dict() for finding in sorted(self.findings)[:_SAMPLES]]
         return report
 

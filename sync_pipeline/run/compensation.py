@@ -10,9 +10,9 @@ be on its way, the former document is sent under the new revision; until then th
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-import orjson
 import psycopg2
 import pyarrow as pa
 
@@ -29,7 +29,7 @@ from sync_pipeline.model.faults import crash_point
 from sync_pipeline.model.reasons import Reason
 from sync_pipeline.pipeline import sync_keys
 from sync_pipeline.queue import due, parking
-from sync_pipeline.sinks.search.requests import look_up
+from sync_pipeline.sinks.outer import Seen
 from sync_pipeline.sinks.table import before_images
 from sync_pipeline.sinks.table.before_images import Image
 from sync_pipeline.stores.stores import first_line
@@ -65,21 +65,12 @@ def _failed(context: EntityContext, record: due.Owed, error: Exception) -> None:
     log.error("compensation failed", extra={"entity": name, "action": "compensation", "error": first_line(error)})
 
 
-@dataclass(frozen=True)
-class _Seen:
-    """A document that readers see."""
-
-    version: int
-    body: str  # JSON
-
-
-def _seen_by_readers(context: EntityContext, texts: list[str]) -> dict[str, _Seen]:
-    """The documents behind the alias, in real time."""
-    if context.entity.index is None:
-        return {}
-    with context.stores.search_breaker:
-        found = look_up(context.stores.search, context.entity.index.alias, texts)
-    return {doc["_id"]: _Seen(doc["_version"], orjson.dumps(doc["_source"]).decode()) for doc in found if doc["found"]}
+def _seen_by_readers(context: EntityContext, texts: list[str]) -> Mapping[str, Seen]:
+    """The objects that readers see, in real time."""
+    for sink in context.entity.outer_sinks:
+        with sink.breaker(context.stores):
+            return sink.read(context.of_sinks, texts)
+    return {}
 
 
 @dataclass
@@ -88,7 +79,7 @@ class _Compensation:
 
     context: EntityContext
     record: due.Owed
-    seen: dict[str, _Seen]
+    seen: Mapping[str, Seen]
     former: dict[str, tuple[int, str | None]] = field(default_factory=dict)  # to be sent: version and document
     over: list[str] = field(default_factory=list)  # whose images are of no use any more
     has_shadow: bool = False  # a rebuild fills a shadow index
@@ -141,7 +132,8 @@ class _Compensation:
             raise CompensationError(f"{text} has changed, and is refused before its row could be written")
         if not is_refused:
             return None  # written since, and its document is still to be sent
-        return before_images.last_whole(kept, version)
+        bits = [self.context.bits[sink.id] for sink in self.context.entity.outer_sinks]
+        return before_images.last_whole(kept, version, sum(bits))
 
     def _revert(self, locks: ReferenceLocks, revision: int, chosen: list[Image], late: set[str]) -> None:
         """Rows, references, ledger and letters; `late` are keys of which older documents may be on their way."""
@@ -160,17 +152,12 @@ class _Compensation:
 
     def _send_former(self) -> None:
         """Documents as readers have them, under the revision that has put their rows back."""
-        index, name = self.context.entity.index, self.context.entity.name
-        assert index is not None
+        name = self.context.entity.name
         ids = pa.array(self.former, pa.string())
         versions = pa.array([version for version, _ in self.former.values()], pa.int64())
-        documents = pa.array([document for _, document in self.former.values()], pa.string())
-        with self.context.stores.search_breaker:
-            self.context.stores.aliases.check(self.context.stores.search, index.alias, list(self.former))
-            for alias in (index.next_alias, index.alias) if self.has_shadow else (index.alias,):
-                result = index.write(self.context.stores.search, ids, versions, documents, alias)
-                if result.retriable:
-                    raise UnreachableError("SYNC_SEARCH_URL: the cluster is busy")
+        for sink in self.context.entity.outer_sinks:
+            with sink.breaker(self.context.stores):
+                sink.restore(self.context.of_sinks, self.former, has_shadow=self.has_shadow)
         crash_point("compensation.sent")
         with self.context.stores.target() as cursor:
             before_images.forget(cursor, name, ids, versions)

@@ -28,10 +28,11 @@ from sync_pipeline.ledger.cursor import Lease
 from sync_pipeline.ledger.ledger import migrate
 from sync_pipeline.run.background import in_background
 from sync_pipeline.run.capture import open_cursor, resumed
-from sync_pipeline.run.document_sender import DocumentSender
+from sync_pipeline.run.document_sender import DocumentSenders
 from sync_pipeline.run.garbage import keep_collecting
 from sync_pipeline.run.heartbeat import BEAT_SECONDS, beat, free_leases_of_the_gone, leave, quietly
 from sync_pipeline.run.live import poll, work
+from sync_pipeline.run.new_sinks import fill_new_sinks
 from sync_pipeline.run.pace import Pace
 from sync_pipeline.run.recover import recover
 from sync_pipeline.run.sweep import go_on
@@ -181,11 +182,11 @@ class Follower:
     def _poll_under(self, context: EntityContext, lease: Lease, halt: threading.Event) -> None:
         entity = context.entity.name
         kept, pace = 0.0, self._pace(context)
-        sender = DocumentSender(context, self.report)
-        with closing(resumed(context)) as source, in_background(sender.run, "documents"):
+        senders = DocumentSenders(context, self.report)
+        with closing(resumed(context)) as source, senders.sending():
             while not halt.is_set():
                 idle_write = time.monotonic() - kept >= _IDLE_WRITE_SECONDS
-                came = poll(context, lease, source, self._moving, keep_idle=idle_write, sender=sender, halt=halt)
+                came = poll(context, lease, source, self._moving, keep_idle=idle_write, senders=senders, halt=halt)
                 pace.note(came)
                 self._moved[entity] = time.monotonic()
                 kept = self._moved[entity] if idle_write else kept
@@ -223,6 +224,7 @@ class Follower:
                     ended = not sweep_is_due(context) or go_on(context, halt)
                 finally:
                     recover(context, halt)  # it needs no monolith, and what stops a sweep may last for days
+                    fill_new_sinks(context, halt)
                 halt.wait(max(_LOOK_SECONDS, pace.seconds()) if ended else _PLACE_SECONDS)
             except (UnreachableError, BrakeError) as error:
                 log.warning("sweep stopped", extra={"entity": context.entity.name, "error": str(error)})

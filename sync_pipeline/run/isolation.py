@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from dataclasses import replace
 
 from sync_pipeline.batch.brake import sample_of
 from sync_pipeline.batch.order import Order
@@ -32,7 +33,7 @@ def put_off(context: EntityContext, record: due.Owed, error: Exception, *, split
             return
         age = due.age_of(cursor, [record.id])
         for keys in (record.keys[:half], record.keys[half:]):
-            owed = due.owe(cursor, context.entity.name, record.reason, keys)
+            owed = due.owe_part(cursor, context.entity.name, record, keys)
             due.as_old(cursor, owed, age)
             due.postpone(cursor, owed, error)
         queue_table.delete(cursor, [record.id])
@@ -65,7 +66,7 @@ def _take_apart(context: EntityContext, record: due.Owed) -> None:
     with context.stores.target() as cursor:
         for part in (keys[:half], keys[half:]):
             if part:
-                due.owe(cursor, context.entity.name, reason, part)
+                due.owe_part(cursor, context.entity.name, replace(record, reason=reason), part)
         queue_table.delete(cursor, [record.id])
 
 

@@ -19,7 +19,7 @@ from sync_pipeline.batch.versions import Expected
 from sync_pipeline.db.sql import Cursor
 from sync_pipeline.entities.context import EntityContext
 from sync_pipeline.errors import UnreachableError
-from sync_pipeline.ledger import queue_reads, queue_table
+from sync_pipeline.ledger import queue_reads, queue_table, sinks
 from sync_pipeline.ledger.cursor import Lease
 from sync_pipeline.ledger.ledger import next_revision
 from sync_pipeline.ledger.servers import is_recovering
@@ -30,11 +30,10 @@ from sync_pipeline.model.unforeseen import describe, is_of_cluster, is_unforesee
 from sync_pipeline.pipeline import sync_keys, sync_roots
 from sync_pipeline.queue import due
 from sync_pipeline.run.compensation import compensate
-from sync_pipeline.run.document_sender import DocumentSender
+from sync_pipeline.run.document_sender import DocumentSenders
 from sync_pipeline.run.isolation import TRIES, isolate, put_off
 from sync_pipeline.run.sweep_requests import ask_for_sweep
 from sync_pipeline.sources.source import EventVersions, Page, Source
-from sync_pipeline.stores.breaker import Breaker
 
 log = logging.getLogger(__name__)
 
@@ -54,13 +53,13 @@ def poll(
     report: Report,
     *,
     keep_idle: bool,
-    sender: DocumentSender | None = None,
+    senders: DocumentSenders | None = None,
     halt: threading.Event | None = None,
 ) -> bool:
     """One look at the monolith: everything it shows is applied, or due, before the cursor moves past it.
 
     The cursor moves with each page. Once `halt` is set the poll ends with the page it is at, and another process goes
-    on behind that. Documents are sent by `sender`, or before the next page. Returns whether there was a page.
+    on behind that. Outer sinks are sent theirs by `senders`, or before the next page. Returns whether there was a page.
     """
     is_halted = halt.is_set if halt else bool
     crash_point("claim.before")
@@ -80,7 +79,7 @@ def poll(
         following = None if is_halted() else next(pages, None)
         ends = following is None and not is_halted()
         position = source.position() if ends else position
-        _apply_page(context, page, partial(_move, lease, position), report, sender)
+        _apply_page(context, page, partial(_move, lease, position), report, senders)
         source.acknowledge_page(page)
         if not ends and is_halted():
             return True
@@ -94,13 +93,13 @@ def _apply_page(
     page: Page,
     move: Callable[[Cursor, Outcome], None],
     report: Report,
-    sender: DocumentSender | None,
+    senders: DocumentSenders | None,
 ) -> None:
     if page.fanout and page.keys.num_rows > _FEW:
         _put_behind(context, page.keys, move)
         report(context.entity.name, Outcome())
         return
-    hand_over = sender.take if sender else None
+    hand_over = senders.take if senders else None
     order = Order(acknowledge=True, wait=True, commit=move, hand_over=hand_over, cause=POLL, position=page.position)
     _apply_or_owe(context, page, order, report)
 
@@ -164,9 +163,10 @@ def work(context: EntityContext, report: Report, *, set_aside: bool = True) -> b
     `set_aside` says whether to look for rows that wait for something else or were refused, too.
     """
     crash_point("due.before")
-    useless = [reason for reason, breaker in _needs(context).items() if breaker.is_open]
+    useless = _useless(context)
+    gathered = {*useless.reasons, *([Reason.DOCUMENTS] if useless.sinks else [])}
     with context.stores.target() as cursor:
-        for reason in useless:
+        for reason in sorted(gathered):
             due.gather(cursor, context.entity.name, reason)
         owed = due.claim(cursor, context.entity.name, useless, set_aside=set_aside)
     if owed:
@@ -218,15 +218,20 @@ def _order_of(record: due.Owed) -> Order:
         record=record.id,
         has_tries_left=record.attempts < TRIES,
         after=record.id if record.reason == Reason.DOCUMENTS else None,
+        sink=record.sink or "" if record.reason == Reason.DOCUMENTS else "",
         whole=record.reason == Reason.MOVED,  # only a read of both roots tells which of them has the row
         cause=f"due: {record.reason}",
     )
 
 
-def _needs(context: EntityContext) -> dict[Reason, Breaker]:
-    """What is owed to a store, and that store's breaker."""
-    search = context.stores.search_breaker
-    return {Reason.DOCUMENTS: search, Reason.COMPENSATION: search, Reason.MEDIA: context.stores.media_breaker}
+def _useless(context: EntityContext) -> due.Useless:
+    """What is owed to stores that are left alone now."""
+    entity, stores = context.entity, context.stores
+    sinks = [sink.id for sink in entity.outer_sinks if sink.breaker(stores).is_open]
+    reasons = [Reason.COMPENSATION] if sinks else []
+    if any(sink.breaker(stores).is_open for sink in entity.placing_sinks):
+        reasons.append(Reason.MEDIA)
+    return due.Useless(reasons, sinks)
 
 
 def _again(context: EntityContext, record: due.Owed) -> Order:
@@ -260,8 +265,8 @@ def _closing(record: due.Owed, cursor: Cursor, _: Outcome) -> None:
 def caught_up(context: EntityContext, since: object) -> bool:
     """Whether everything committed before `since` (legacy time) is applied, swept, and nothing but parked is owed.
 
-    Nothing is certified while the new side's indices and files are checked against a ledger that has lost commits, nor
-    by a claim that lies in the monolith's future: its clock has been set back since.
+    Nothing is certified while a sink lacks rows, or the new side's indices and files are checked against a ledger that
+    has lost commits, nor by a claim that lies in the monolith's future: its clock has been set back since.
     """
     with context.stores.target() as cursor:
         cursor.execute(
@@ -271,7 +276,7 @@ def caught_up(context: EntityContext, since: object) -> bool:
             {"t": since, "e": context.entity.name},
         )
         claim = cursor.fetchone()
-        if claim is None or is_recovering(cursor, context.entity.name):
+        if claim is None or is_recovering(cursor, context.entity.name) or sinks.filling(cursor, context.entity.name):
             return False
     with suppress(UnreachableError):
         return not guarded(108) or bool(claim[0] <= context.stores.legacy_now())

@@ -211,10 +211,10 @@ def _compare(context: EntityContext, rows: Rows, keys: pa.Table) -> tuple[pa.Tab
     """Keys and digests of the rows that were read, and which of them (key texts) the new side does not hold as such."""
     key = context.origin.key
     those = pc.is_in(key.texts(rows.table), value_set=key.texts(keys))  # and not the other parts of their roots
-    expected, rejects = adapt(context.entity, key, rows.table.filter(those))
+    expected, rejects = adapt(context.entity, key, rows.table.filter(those), context.bits)
     expected, span = context.as_written(expected), Span(keys)
     findings = context.entity.table.compare(context.of_sinks, expected, span)
-    for sink in (sink for sink in context.entity.outer_sinks if sink.names_rows):
+    for sink in context.entity.outer_sinks:
         try:
             with sink.breaker(context.stores):
                 findings += sink.compare(context.of_sinks, expected, span)

@@ -15,13 +15,12 @@ import pyarrow.compute as pc
 from botocore.exceptions import BotoCoreError, ClientError
 
 from sync_pipeline.db.columns import array_literal
-from sync_pipeline.db.sql import Cursor, copy_in, copy_out
+from sync_pipeline.db.sql import Cursor, bind, copy_in, copy_out
 from sync_pipeline.entities.context import EntityContext
 from sync_pipeline.errors import UnreachableError
 from sync_pipeline.ledger import queue_reads, queue_table
 from sync_pipeline.ledger.sweeps import Walk
 from sync_pipeline.model.faults import guarded
-from sync_pipeline.model.files import Source
 from sync_pipeline.model.reasons import Reason
 from sync_pipeline.queue import due
 
@@ -56,14 +55,16 @@ class ListingPage:
 
         A store may list a file under another spelling of its name, or with another ETag than it answers with.
         """
-        if context.entity.media is None or not guarded(133):
+        if not guarded(133):
             return self
-        with context.stores.target() as cursor:
-            self._stage(cursor)
-            cursor.execute(f"SELECT DISTINCT r.source_key {self._differing(cursor, context.entity.name)}")
-            names = [name for (name,) in cursor.fetchall()]
-        found = context.entity.media.sources(context.stores, names)
-        answered = {name: source.etag for name, source in found.items() if isinstance(source, Source)}
+        answered: dict[str, str] = {}
+        for sink in context.entity.placing_sinks:
+            with context.stores.target() as cursor:
+                self._stage(cursor)
+                differing = self._differing(cursor, context.entity.name)
+                cursor.execute(f"SELECT DISTINCT r.source_key {differing} AND r.sink = {bind(cursor, sink.id)}")
+                names = [name for (name,) in cursor.fetchall() if name not in answered]
+            answered |= sink.identities(context.stores, names)
         if not answered:
             return self
         others = pc.invert(pc.is_in(self.listed["source_key"], value_set=pa.array([*answered], pa.string())))

@@ -187,7 +187,7 @@ def _read_page(context: EntityContext, walk: Walk, former: Sequence[rebase.Forme
 
 def _leave_keys(cursor: Cursor, context: EntityContext, walk: Walk) -> None:
     """Decide whether the walk lists the files. One that leaves them out answers no request, not even a later one."""
-    has_files, share = context.entity.media is not None, context.stores.settings.listing_share
+    has_files, share = bool(context.entity.placing_sinks), context.stores.settings.listing_share
     walk.covers_files = not has_files or walk.must_list or sweeps.listing_is_due(cursor, walk.entity, share)
     walk.phase = "files" if has_files and walk.covers_files else "refused"
 

@@ -9,6 +9,7 @@ import pyarrow as pa
 from sync_pipeline.db.keys import Key
 from sync_pipeline.db.sql import Cursor
 from sync_pipeline.ledger.ledger import Ledger
+from sync_pipeline.ledger.sinks import HeldBits
 from sync_pipeline.stores.stores import Stores
 
 
@@ -17,7 +18,7 @@ class SinkContext:
     """An entity as its sinks see it.
 
     `table` is the name, quoted, of the table that is written with the ledger: the types of its columns say which texts
-    are one value.
+    are one value. `bits` say by a sink's name which bit of `held` is its own.
     """
 
     entity: str
@@ -25,6 +26,7 @@ class SinkContext:
     stores: Stores
     ledger: Ledger
     table: str
+    bits: HeldBits
 
 
 @dataclass(frozen=True)

@@ -21,6 +21,7 @@ from sync_pipeline.model.notices import Notice
 from sync_pipeline.model.places import Place
 from sync_pipeline.model.rows import Adapted
 from sync_pipeline.sinks.context import SinkContext, Span
+from sync_pipeline.sinks.named import Named
 from sync_pipeline.sinks.ownership import Mark
 from sync_pipeline.sinks.pages import SinkPage
 from sync_pipeline.stores.stores import Stores
@@ -42,11 +43,26 @@ class SinkSize:
     size: int
 
 
-class Sink(ABC):
+@dataclass(frozen=True)
+class PartPage:
+    """What a page of a recovery found: where the next one begins (None: it was the last), and the keys that differ.
+
+    `lost` are keys of files that the ledger knows and that are not there: rows that name them copy them again.
+    """
+
+    position: list[str] | None
+    checked: int
+    keys: Sequence[str] = ()
+    lost: Sequence[str] = ()
+
+
+class Sink(Named, ABC):
     """Where objects of an entity go. A sink is declared in the entity's file: it does nothing when it is made."""
 
-    kind: ClassVar[str]  # its name in verdicts and reports
+    noun: ClassVar[str] = "object"  # what it holds, for people: `row`, `document`
     stage: ClassVar[Stage] = Stage.AFTER_ROWS
+    # what is compared of it after the new side has lost commits; see `compare_part`
+    recovery_parts: ClassVar[tuple[str, ...]] = ()
     names_rows: ClassVar[bool] = True  # its findings name rows by their keys; False: objects of its own
 
     @property
@@ -117,6 +133,13 @@ class Sink(ABC):
     def compare_rest(self, context: SinkContext) -> list[Finding]:
         """How what it holds differs, as far as no span of rows shows it. Raises UnreachableError."""
         return []
+
+    def compare_part(self, context: SinkContext, part: str, position: list[str] | None) -> PartPage:
+        """Compare the next page of a part of `recovery_parts` with the ledger, after the new side has lost commits.
+
+        Raises UnreachableError.
+        """
+        return PartPage(None, 0)
 
     def rows_of(self, context: SinkContext, objects: Sequence[str]) -> dict[str, set[str]]:
         """The rows (key texts) to which each of its objects belongs, where its findings do not name rows."""

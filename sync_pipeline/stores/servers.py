@@ -19,6 +19,7 @@ import psycopg2.errors
 from sync_pipeline.db.sql import Cursor
 from sync_pipeline.errors import UnreachableError
 from sync_pipeline.ledger import servers as ledger
+from sync_pipeline.ledger.release import writer_settings
 from sync_pipeline.ledger.servers import Change, Recorded, Server, Side
 from sync_pipeline.model.faults import guarded
 
@@ -213,7 +214,10 @@ def _words(side: Side) -> str:
 
 @contextmanager
 def _transaction(cursor: Any) -> Iterator[None]:
+    """A transaction on a connection that is checked before its use; the ledger knows the release that writes it."""
     cursor.execute("BEGIN")
+    for name, value in writer_settings().items():
+        cursor.execute("SELECT set_config(%s, %s, true)", (name, value))
     try:
         yield
     except BaseException:

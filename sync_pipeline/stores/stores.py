@@ -5,11 +5,12 @@ from __future__ import annotations
 import datetime as dt
 import os
 import socket
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cached_property, partial
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar, cast
 
 import psycopg2
 import psycopg2.extensions
@@ -69,6 +70,15 @@ _REST_SECONDS = 1.0
 # shorter than any index.gc_deletes, so that no write outlives the tombstone that refuses it
 SEARCH_SECONDS = 30
 
+
+class Closing(Protocol):
+    """A client of a store."""
+
+    def close(self) -> object:
+        """Close its connections."""
+
+
+ClientOf = TypeVar("ClientOf", bound=Closing)
 # compares a connection's server with the recorded one; what was found is kept with the connection
 Compare = Callable[[Connection, dict[Any, Any]], None]
 
@@ -82,6 +92,9 @@ class Stores:
         self.worker = f"{socket.gethostname()}/{os.getpid()}"  # who works with them: a run, a follower, a process
         self.search_breaker = Breaker("search")
         self.media_breaker = Breaker("media")
+        self._breakers: dict[str, Breaker] = {}
+        self._clients: dict[str, Closing] = {}
+        self._lock = threading.Lock()
         self.media_answers = MediaAnswers()
         self.aliases = AliasWatch()
         self.ensured: set[str] = set()  # aliases that were there when they were looked for
@@ -119,6 +132,18 @@ class Stores:
     @cached_property
     def _target_profile(self) -> Profile:
         return target_profile()
+
+    def breaker(self, store: str) -> Breaker:
+        """Return the breaker of a store, by a name of its own."""
+        with self._lock:
+            return self._breakers.setdefault(store, Breaker(store))
+
+    def client(self, store: str, make: Callable[[], ClientOf]) -> ClientOf:
+        """Return the client of a store, by a name of its own; made the first time, and closed with the stores."""
+        with self._lock:
+            if store not in self._clients:
+                self._clients[store] = make()
+            return cast(ClientOf, self._clients[store])
 
     def of_entity(self, entity: str, *, filtered: bool = False) -> EntityStores:
         """These stores, for the work on one entity: its sessions bear its name.
@@ -359,6 +384,8 @@ class Stores:
         for name in ("search", "legacy_s3", "target_s3"):
             if name in self.__dict__:
                 self.__dict__[name].close()
+        for client in self._clients.values():
+            client.close()
 
     def _engine(self, url: str, profile: Profile) -> Engine:
         if not self.pooled:

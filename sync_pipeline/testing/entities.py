@@ -161,7 +161,7 @@ class EntityContract:
     def _check_columns(self, table: pa.Table) -> None:
         for sink in self.entity.sinks:
             faults = list(sink.column_faults(table))
-            assert not faults, f"entity {self.entity.name}, sink {sink.kind}: {faults[0]}"
+            assert not faults, f"entity {self.entity.name}, sink {sink.id}: {faults[0]}"
 
     def _check_same(self, expected: list[dict[str, str]], found: list[dict[str, str]], how: str) -> None:
         assert len(found) == len(expected), f"a row {how}: {len(expected)} rows come out as {len(found)}"
@@ -179,9 +179,9 @@ def values_of(entity: Entity, adapted: Adapted) -> list[dict[str, str]]:
     adapted = adapted.take(in_order)
     own = [name for name in adapted.table.column_names if not name.startswith(DOCUMENT)]
     columns = {name: _texts(adapted.table.column(name)) for name in own}
-    for sink in entity.outer_sinks:
+    for sink in entity.other_sinks:
         borne = document_columns(adapted.table, sorted(sink.declared.intersection(own)))
-        columns |= {f"{sink.kind} {name}": _texts(borne.column(name)) for name in borne.column_names}
+        columns |= {f"{sink.id} {name}": _texts(borne.column(name)) for name in borne.column_names}
     columns["held"] = _texts(adapted.held)
     return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
 

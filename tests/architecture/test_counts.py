@@ -5,14 +5,14 @@ import pytest
 from tests.architecture.counts import report
 
 LIMITS = {
-    "Any, object, cast and type: ignore": 286,
+    "Any, object, cast and type: ignore": 280,
     "retired words in identifiers": 0,
     "functions over 50 lines": 0,
-    "functions with six or more parameters": 15,
+    "functions with six or more parameters": 14,
     "modules in the root": 5,
     "modules that write sync.due": 1,
     "modules that write sync.cursor": 1,
-    "places outside sinks/ that ask for a kind of sink": 41,
+    "places outside sinks/ that ask for a kind of sink": 0,
     "packages that import each other": 1,
 }
 

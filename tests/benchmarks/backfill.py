@@ -22,6 +22,7 @@ from sync_pipeline.entity import Entity
 from tests.benchmarks.bulk import documents_a_second
 from tests.benchmarks.ground import Ground, brought_up
 from tests.benchmarks.piped import copy_all
+from tests.sinks import index_of
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 LEAST_RATIO, MOST_MB = 0.25, 500
@@ -127,7 +128,7 @@ def documents(ground: Ground, entities: list[Entity]) -> int:
     """How many documents there are."""
     count = 0
     for entity in entities:
-        base = f"{ground.fleet.search.url}/{entity.index.alias}"
+        base = f"{ground.fleet.search.url}/{index_of(entity).alias}"
         for path in ("_refresh", "_count"):
             with urllib.request.urlopen(f"{base}/{path}?ignore_unavailable=true") as answer:
                 found = json.load(answer)

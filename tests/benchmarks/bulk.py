@@ -15,6 +15,7 @@ from sync_pipeline.entity import Entity
 from sync_pipeline.settings import Settings
 from sync_pipeline.sinks.search import bulk
 from sync_pipeline.stores.stores import Stores
+from tests.sinks import index_of
 
 _ROWS_AN_ENTITY = 50_000
 
@@ -36,7 +37,7 @@ def documents_a_second(entities: list[Entity], environment: dict[str, str]) -> f
 
 
 def _bodies(context: EntityContext) -> list[tuple[str, bytes, int]]:
-    index, position, made = context.entity.index, None, []
+    index, position, made = index_of(context.entity), None, []
     for _ in range(0, _ROWS_AN_ENTITY, context.stores.settings.chunk_rows):
         rows = context.origin.page(position, None, "true", context.stores.settings.chunk_rows)
         adapted, _ = adapt(context.entity, context.origin.key, rows.table)

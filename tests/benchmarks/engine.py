@@ -13,7 +13,7 @@ from dataclasses import replace
 from functools import wraps
 from pathlib import Path
 
-from sync_pipeline.batch import documents, prepare
+from sync_pipeline.batch import delivery, prepare
 from sync_pipeline.entities import origin
 from sync_pipeline.entities.context import EntityContext
 from sync_pipeline.entities.files import load_entities
@@ -21,6 +21,7 @@ from sync_pipeline.entity import Entity
 from sync_pipeline.ledger.ledger import Ledger
 from sync_pipeline.run.backfill import backfill_all
 from sync_pipeline.settings import Settings
+from sync_pipeline.sinks.media import place
 from sync_pipeline.sinks.search import SearchIndex
 from sync_pipeline.sinks.table.declaration import TableDeclaration
 from sync_pipeline.stores.stores import Stores
@@ -33,12 +34,12 @@ PHASES = {
     "parse": (origin, "read_copy"),
     "look": (Ledger, "prior"),
     "adapt": (prepare, "adapt"),
-    "files": (prepare, "place"),
+    "files": (place, "place"),
     "ledger": (Ledger, "append"),
     "rows": (TableDeclaration, "append"),
     "make documents": (SearchIndex, "documents"),
     "bulk": (SearchIndex, "write"),
-    "close": (documents, "_close"),
+    "close": (delivery, "_close"),
 }
 
 

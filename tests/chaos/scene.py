@@ -18,6 +18,7 @@ from tests.chaos.plan import Plan
 from tests.chaos.steps import Steps
 from tests.failover import Pair
 from tests.observer import Observer, Setback
+from tests.sinks import index_of
 from tests.world import World, wait_for
 
 _PATIENCE = 90
@@ -48,7 +49,7 @@ class Scene:
     @property
     def indices(self) -> list[str]:
         """Aliases of all entities that have one."""
-        return [context.entity.index.alias for context in self.world.contexts.values() if context.entity.index]
+        return [index_of(context.entity).alias for context in self.world.contexts.values() if index_of(context.entity)]
 
     def contents(self, dice: Random, count: int) -> list[int]:
         """Some that are there now, and that an adapter takes."""

@@ -15,6 +15,7 @@ from sync_pipeline.run.capture import open_cursor
 from sync_pipeline.run.sweep import sweep
 from tests.command import Command
 from tests.refusing._notes import MONOLITH
+from tests.sinks import index_of
 from tests.world import opened, wait_for
 
 PUT = (
@@ -107,7 +108,7 @@ def test_a_new_mapping_takes_what_was_put_back(world):
     work(context)
     assert held(world, 99) == ("first", "first")
 
-    index = context.entity.index
+    index = index_of(context.entity)
     wide = replace(index, fields=index.fields | {"weight": {"type": "keyword"}})
     sinks = tuple(wide if sink is index else sink for sink in context.entity.sinks)
     context = replace(context, entity=replace(context.entity, sinks=sinks))

@@ -10,7 +10,7 @@ from dataclasses import replace
 import psycopg2
 import pytest
 
-from sync_pipeline.batch.documents import send
+from sync_pipeline.batch.delivery import send
 from sync_pipeline.batch.order import Order
 from sync_pipeline.errors import BrakeError
 from sync_pipeline.ledger.cursor import Lease

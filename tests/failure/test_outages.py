@@ -19,6 +19,7 @@ from sync_pipeline.explain.why import why
 from sync_pipeline.pipeline import sync_keys
 from sync_pipeline.run.live import work
 from tests.newsroom import UNSTAMPED, edited, end, follow, leave_out_the_sweep, settle
+from tests.sinks import index_of
 from tests.world import opened, wait_for
 
 CONTENTS, FILES = 600, 60
@@ -72,8 +73,8 @@ def test_away_for_long(world, tmp_path, away):
 def test_what_begins_while_the_cluster_is_away_brings_rows_and_makes_its_index_later(world):
     """As a follower does that is started meanwhile, or a run that replaces another."""
     text = world.contexts["text"].entity
-    assert text.index
-    sinks = (replace(text.table, name="catalog.late"), replace(text.index, alias="late"))
+    assert index_of(text)
+    sinks = (replace(text.table, name="catalog.late"), replace(index_of(text), alias="late"))
     world.fleet.search.kill()
     context = EntityContext.open(replace(text, name="late", sinks=sinks), world.stores)
     keys = [key for (key,) in world.legacy("SELECT id::text FROM content WHERE kind = 'text' AND deleted_at IS NULL")]

@@ -15,6 +15,7 @@ from sync_pipeline.pipeline import sync_keys
 from sync_pipeline.queue import dead_letters, due
 from sync_pipeline.queue.dead_letters import DeadLetterFilter
 from sync_pipeline.run import live
+from tests.sinks import index_of
 from tests.stalled import stalled
 from tests.world import wait_for
 
@@ -216,7 +217,7 @@ def test_a_missing_alias_parks_no_row(world, context, key):
 @pytest.mark.hazard(25)
 def test_a_document_that_the_index_refuses_is_parked_until_a_replay(world, context, key):
     refused = {"updated_at": {"type": "date", "format": "epoch_second"}}  # all else is mapped as declared
-    mapping = {"properties": {**context.entity.index.fields, **refused}}
+    mapping = {"properties": {**index_of(context.entity).fields, **refused}}
     world.document("PUT", "text-refuses", {"mappings": {"dynamic": False, **mapping}})
     swap = [{"remove": {"index": "text-000001", "alias": "text"}}, {"add": {"index": "text-refuses", "alias": "text"}}]
     world.document("POST", "_aliases", {"actions": swap})

@@ -124,7 +124,7 @@ def test_a_lease_that_could_not_be_given_back_is_taken_again(context):
 def test_what_a_killed_worker_had_claimed_is_done_at_once(world, context):
     ((key,),) = world.legacy("SELECT min(id) FROM content WHERE kind = 'text'")
     with context.stores.target() as cursor:
-        due.owe_documents(cursor, "text", pa.array([str(key)]), 0)
+        due.owe_delivery(cursor, "text", "search", pa.array([str(key)]), 0)
     with world.following([context]):
         wait_for(lambda: world.target("SELECT 1 FROM sync.due") == [], NOT_FOR_LONG)
 

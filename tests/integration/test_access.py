@@ -18,6 +18,7 @@ from sync_pipeline.settings import Settings
 from sync_pipeline.sinks.media import MediaBucket
 from sync_pipeline.stores.stores import Stores
 from tests.gate import gated
+from tests.sinks import index_of
 from tests.world import opened
 
 FILES = MediaBucket(columns=("files",), prefix="files")
@@ -87,7 +88,7 @@ def test_who_is_not_let_in_is_told_and_tries_again_later(world, own, tmp_path, s
         right = {"SYNC_SEARCH_URL": f"https://{gate.address}", "SYNC_SEARCH_API_KEY": KEY}
         stores = own(**right | {"SYNC_SEARCH_CA_FILE": str(gate.certificate)} | settings)
         with pytest.raises(UnreachableError) as told:
-            world.context("text").entity.index.open(stores, "text")
+            index_of(world.context("text").entity).open(stores, "text")
         (notice,) = [n for n in preflight(stores, []) if n.about == "search"]
     for said in (str(told.value), notice.what):
         assert said.startswith("SYNC_SEARCH_")

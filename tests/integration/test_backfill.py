@@ -140,7 +140,9 @@ def test_a_sweep_for_lost_commits_that_came_before_the_history_was_in_is_made_ag
     *first, last = context.entity.partitions.names()
     list(backfill_all(context, first))
     if lost:
-        world.target("INSERT INTO sync.recovery (entity, part, cause) VALUES (%s, 'index', 'a test')", (name,))
+        world.target(
+            "INSERT INTO sync.recovery (entity, sink, part, cause) VALUES (%s, 'search', 'index', 'a test')", (name,)
+        )
     sweeping.sweep(context)
     assert not sweep_requests.sweep_is_due(context)
     list(backfill_all(context, [last]))

@@ -4,7 +4,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from sync_pipeline.sinks.search.fields import Fields
+from sync_pipeline.sinks.fields import Fields
 from sync_pipeline.sinks.table import RelationalTable
 
 COLUMNS = {

@@ -23,6 +23,7 @@ from sync_pipeline.sinks.search import SearchIndex
 from sync_pipeline.sinks.search.ownership import index_meta
 from sync_pipeline.stores.stores import Stores
 from tests.command import Command
+from tests.sinks import bucket_of
 from tests.world import opened
 
 INDEX, PREFIX = "index video-000001", "prefix video/"
@@ -137,7 +138,7 @@ def test_without_its_guard_files_are_put_there(world, other, video, monkeypatch)
     monkeypatch.setenv("SYNC_TEST_GUARDS_OFF", "100")
     context = EntityContext.open(renamed(video, "video_b"), other)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(context.entity.media.__class__, "target_key", lambda _, source: f"video/{source.key}.other")
+        patch.setattr(bucket_of(context.entity).__class__, "target_key", lambda _, source: f"video/{source.key}.other")
         assert fill(world, context).files > 0
     extra = [finding for finding in reconcile(world.context("video")).findings if finding.kind == "extra"]
     assert extra  # which a repair of the first one would delete

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from sync_pipeline.batch.documents import send
+from sync_pipeline.batch.delivery import send
 from sync_pipeline.batch.order import Order
 from sync_pipeline.cli import tables
 from sync_pipeline.entity import Entity
@@ -20,6 +20,7 @@ from sync_pipeline.run import live
 from sync_pipeline.sinks.search import SearchIndex
 from sync_pipeline.sinks.search.swap import AliasSwap
 from tests.rebuilt import Once
+from tests.sinks import index_of
 from tests.stalled import stalled
 from tests.world import opened
 
@@ -68,7 +69,7 @@ def sync(context, *keys, **order):
 
 def altered(context, **changes):
     """The context with another search index."""
-    index = replace(context.entity.index, **changes)
+    index = replace(index_of(context.entity), **changes)
     sinks = tuple(index if isinstance(sink, SearchIndex) else sink for sink in context.entity.sinks)
     return replace(context, entity=replace(context.entity, sinks=sinks))
 
@@ -92,7 +93,7 @@ def test_a_changed_mapping_is_served_after_a_rebuild(world, context, keys):
     (former,) = behind(world)
     world.document("PUT", f"{former}/_settings", {"index": {"max_result_window": 20_000}})
     world.document("PUT", f"{former}/_alias/long-ones", {"filter": {"range": {"reading_seconds": {"gte": 60}}}})
-    fields = {**context.entity.index.fields, "header": {"type": "keyword"}, "price": {"type": "double"}}
+    fields = {**index_of(context.entity).fields, "header": {"type": "keyword"}, "price": {"type": "double"}}
     settings = {"refresh_interval": "2s", "analysis": {"analyzer": {"ours": {"type": "standard"}}}}
     changed = altered(context, fields=fields, settings=settings)
     faults = search_faults(world, changed.entity)
@@ -221,7 +222,7 @@ def test_a_planted_document_refuses_the_swap(world, context, keys, capsys):
 
 
 def test_what_the_new_mapping_refuses_is_named_with_its_reason(world, context, keys):
-    changed = altered(context, fields={**context.entity.index.fields, "header": {"type": "long"}})
+    changed = altered(context, fields={**index_of(context.entity).fields, "header": {"type": "long"}})
     made = rebuild_index(changed)
     assert {finding.kind for finding in made.findings} == {"missing"}
     assert len(made.findings) > len(keys) / 2
@@ -242,8 +243,8 @@ def test_what_the_former_index_refused_is_taken_by_the_new_one_or_stays_owed(wor
     )
     (former,) = behind(world)
     world.document("PUT", f"{former}/_mapping", {"properties": {"body": {"type": "text"}, "version": {"type": "ip"}}})
-    changed = altered(context, fields={**context.entity.index.fields, "version": {"type": "integer"}})
-    refusing = altered(context, fields={**context.entity.index.fields, "version": {"type": "ip"}})
+    changed = altered(context, fields={**index_of(context.entity).fields, "version": {"type": "integer"}})
+    refusing = altered(context, fields={**index_of(context.entity).fields, "version": {"type": "ip"}})
     world.legacy(EDIT, ("refused", keys[0]))
     sync(refusing, keys[0])
     assert world.target(parked, [str(keys[0])]) == [(1,)]

@@ -2,6 +2,7 @@
 
 import threading
 from contextlib import closing
+from dataclasses import replace
 
 import pytest
 
@@ -11,7 +12,9 @@ from sync_pipeline.run import recover as recovery
 from sync_pipeline.run.live import work
 from sync_pipeline.run.recover import recover
 from sync_pipeline.settings import Settings
+from sync_pipeline.sinks.media import recovery as of_files
 from sync_pipeline.sinks.media.ownership import MARK_OBJECT
+from sync_pipeline.sinks.search import recovery as of_index
 from sync_pipeline.stores.stores import Stores
 from tests.newsroom import leave_out_the_sweep
 from tests.world import opened
@@ -30,8 +33,10 @@ def world(fleet):
 
 @pytest.fixture(autouse=True)
 def small_pages(monkeypatch):
-    for name, size in {"SETTLE_SECONDS": 0.0, "_HITS": 7, "_IDS": 5, "_FILES": 3}.items():
-        monkeypatch.setattr(recovery, name, size)
+    monkeypatch.setattr(recovery, "SETTLE_SECONDS", 0.0)
+    monkeypatch.setattr(of_index, "_HITS", 7)
+    monkeypatch.setattr(of_index, "_IDS", 5)
+    monkeypatch.setattr(of_files, "_FILES", 3)
 
 
 def do_all_due(context):
@@ -118,7 +123,7 @@ def test_another_host_goes_on_from_the_last_page(world, monkeypatch):
         halt.clear()
         with closing(Stores(Settings.from_env())) as stores:
             stores.confirm_servers()
-            other = type(context)(context.entity, stores, context.origin, context.ledger, context.gate)
+            other = replace(context, stores=stores)
             recover(other, halt)
     taken = [(place.part, tuple(place.position or ())) for place in pages]
     assert len(taken) == len(set(taken)) > 6

@@ -381,3 +381,22 @@ def test_a_look_at_a_server_is_not_repeated_within_seconds(world, monkeypatch):
         next_revision(world.stores)
     assert first >= 2
     assert len(looks) - first <= 2  # other connections of the pools
+
+
+@pytest.mark.hazard(150)
+@pytest.mark.parametrize(
+    ("before", "noted"),
+    [
+        ("timeline = 0", "SELECT count(*) > 0 FROM sync.recovery"),
+        ("seen_at = now() + interval '1 hour'", "SELECT seen_at < now() FROM sync.server WHERE side = 'new-side'"),
+    ],
+)
+def test_what_a_connection_notes_before_its_use_bears_the_release(world, before, noted):
+    """The ledger refuses former releases, and takes a session that says none for one of them."""
+    ((oldest,),) = world.target("SELECT oldest_writer FROM sync.ledger_identity")
+    assert oldest > 0
+    world.target(f"UPDATE sync.server SET {before} WHERE side = 'new-side'")
+    world.stores.target_engine.dispose()  # a session that was in use before bears the release already
+    with world.stores.target() as cursor:
+        cursor.execute("SELECT 1")
+    assert world.target(noted) == [(True,)]

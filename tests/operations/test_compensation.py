@@ -14,7 +14,7 @@ import pytest
 
 from checks.health import DEAD_LETTERS, health_results
 from sync_pipeline.batch import prepare
-from sync_pipeline.batch.documents import send
+from sync_pipeline.batch.delivery import send
 from sync_pipeline.batch.order import Order
 from sync_pipeline.entities.context import EntityContext
 from sync_pipeline.errors import SettingError
@@ -32,8 +32,10 @@ from sync_pipeline.reconcile.reconcile import reconcile
 from sync_pipeline.run import live
 from sync_pipeline.run.garbage import collect
 from sync_pipeline.run.sweep import sweep
+from sync_pipeline.sinks.search.send import make
 from sync_pipeline.stores.stores import Stores
 from tests.refusing._notes import AWKWARD, MONOLITH
+from tests.sinks import index_of
 from tests.world import opened, wait_for
 
 PUT = (
@@ -275,9 +277,9 @@ def test_one_whose_document_came_late_was_whole(world, context, key, noted):
     if noted:
         send(context, sent[0])
     else:  # whoever sent it was killed before it noted that it was taken
-        context.entity.index.write(
-            context.stores.search, sent[0].ids, sent[0].versions, sent[0].documents(context.entity.index)
-        )
+        operations, index = sent[0].operations, index_of(context.entity)
+        documents = make(operations, index).documents
+        index.write(context.stores.search, operations.ids, operations.versions, documents)
     work(world, context)
     assert held(world, context, key) == ("second", "second", 0)
     send(context, sent[0])

@@ -23,6 +23,7 @@ from sync_pipeline.reconcile.reconcile import reconcile
 from sync_pipeline.run import live
 from sync_pipeline.run.backfill import backfill
 from sync_pipeline.run.sweep import sweep
+from tests.sinks import index_of
 from tests.world import wait_for
 
 SPOIL = "UPDATE content SET attrs = jsonb_build_object('duration', %s::text), updated_at = now() WHERE id = %s"
@@ -306,7 +307,7 @@ def test_a_file_that_is_gone_does_not_bring_a_discarded_one_back(world, context,
 
 def test_a_document_that_the_index_refuses_can_be_discarded(world, context, keys, command):
     refused = {"updated_at": {"type": "date", "format": "epoch_second"}}  # all else is mapped as declared
-    mapping = {"properties": {**context.entity.index.fields, **refused}}
+    mapping = {"properties": {**index_of(context.entity).fields, **refused}}
     world.document("PUT", "text-refuses", {"mappings": {"dynamic": False, **mapping}})
     swap = [{"remove": {"index": "text-000001", "alias": "text"}}, {"add": {"index": "text-refuses", "alias": "text"}}]
     world.document("POST", "_aliases", {"actions": swap})
@@ -456,7 +457,14 @@ def test_many_make_no_look_for_work_longer(world, context):
     plans = []
     with context.stores.target() as cursor:
         cursor.execute("SET LOCAL enable_seqscan = on")
-        values = {"entity": "text", "useless": [], "limit": 1, "refused_limit": 100, "claim_seconds": 120}
+        values = {
+            "entity": "text",
+            "useless": [],
+            "useless_sinks": [],
+            "limit": 1,
+            "refused_limit": 100,
+            "claim_seconds": 120,
+        }
         values |= {"asked": due.ASKED, "again": due.AGAIN}
         cursor.execute(f"EXPLAIN (ANALYZE, FORMAT JSON) {WRITES['claim_all']}", values)
         plans += [cursor.fetchone()[0][0]["Plan"]]

@@ -15,6 +15,7 @@ from sync_pipeline.run import live
 from sync_pipeline.run.sweep import sweep
 from sync_pipeline.sinks.media import MediaBucket
 from tests import clips
+from tests.sinks import bucket_of, index_of
 
 BODY = {"p/a.jpg": b"one", "p/b.jpg": b"two two", "p/empty.jpg": b""}
 FACTS = {"file_bytes": "bigint", "file_sha256": "text"}
@@ -31,7 +32,7 @@ def described(name, *, lists=False):
     kinds = {"file": "text[]", "file_bytes": "bigint[]", "file_sha256": "text[]"} if lists else FACTS
     media = MediaBucket(columns=("file",), prefix=name, size="file_bytes", sha256="file_sha256")
     table = replace(whole.table, name=f"catalog.{name}", columns={**whole.table.columns, **FACTS, **kinds})
-    index = replace(whole.index, alias=name, fields={**whole.index.fields, **FIELDS})
+    index = replace(index_of(whole), alias=name, fields={**index_of(whole).fields, **FIELDS})
     query = "SELECT id, title, slug, body, string_to_array(file, '|') AS file FROM clips" if lists else whole.origin.sql
     origin = replace(whole.origin, sql=query)
     return replace(whole, name=name, origin=origin, sinks=(table, index, media))
@@ -108,8 +109,8 @@ def test_a_whole_first_load_has_them(world):
 def test_an_entity_that_comes_to_name_them_gets_them_with_its_next_version(world):
     """The files are there already, and are not copied again."""
     later = described("later")
-    plain = replace(later.media, size="", sha256="")
-    synced(world, replace(later, sinks=(later.table, later.index, plain), adapt=without_facts), "p/a.jpg")
+    plain = replace(bucket_of(later), size="", sha256="")
+    synced(world, replace(later, sinks=(later.table, index_of(later), plain), adapt=without_facts), "p/a.jpg")
     assert facts(world, "later") == [(None, None)]
     context = EntityContext.open(replace(later, version=2), world.stores)
     assert sync_keys(context, context.origin.key.parse(["1"]), Order()).files == 0
@@ -124,7 +125,7 @@ def without_facts(legacy):
 def lenient(name, *, lists=False):
     """The same, whose rows are written without files that are not there."""
     whole = described(name, lists=lists)
-    return replace(whole, sinks=(whole.table, whole.index, replace(whole.media, missing="null")))
+    return replace(whole, sinks=(whole.table, index_of(whole), replace(bucket_of(whole), missing="null")))
 
 
 def row(world, name, key=1):

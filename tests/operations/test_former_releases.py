@@ -43,6 +43,7 @@ def song(world, command, monkeypatch, tmp_path):
     tables = "(Table('songs', key=('id',), stamp='updated_at'),)"
     use_package(monkeypatch, tmp_path, song=entity_file("song", "SELECT id, title FROM songs", tables, COLUMNS))
     assert command("backfill", "song")[0] == 0
+    world.target("UPDATE sync.ledger_identity SET oldest_writer = 0")
     yield world
     world.target("UPDATE sync.ledger_identity SET oldest_writer = 0")
 

@@ -225,7 +225,7 @@ def test_a_row_that_placed_its_file_before_the_mark_is_written_again(world, cont
         assert collect(context.stores) == 1
         return done
 
-    monkeypatch.setattr("sync_pipeline.batch.prepare.place", placed_then_collected)
+    monkeypatch.setattr("sync_pipeline.sinks.media.place.place", placed_then_collected)
     with pytest.raises(UnreachableError, match="garbage"):
         take_name(world, context, key)
     assert world.target("SELECT count(*) FROM sync.media_ref WHERE target_key = %s", (target,)) == [(0,)]
@@ -239,7 +239,7 @@ def test_a_first_load_finds_out_too(world, context, file):
     drop_name(world, context, key)
     world.target("UPDATE sync.media SET deleting = true WHERE target_key = %s", (target,))
     with context.stores.target() as cursor:
-        assert not media.refer_new(cursor, "text", [("1", "mine.jpg", target)])
+        assert not media.refer_new(cursor, "text", [("1", "mine.jpg", target, "media")])
 
 
 def test_an_object_named_before_it_is_locked_is_not_condemned(world, context, file):

@@ -28,6 +28,7 @@ from sync_pipeline.sinks.search.swap import AliasSwap
 from tests import clips
 from tests.chaos.interposer import Answer
 from tests.index_states import states
+from tests.sinks import index_of
 from tests.stores_at_fault import search_behind
 from tests.world import wait_for
 
@@ -45,7 +46,7 @@ STATES = states(INDEX, "clip", "clip-000002")
 
 def notices_of(world, entity):
     """What `check` says of the cluster and of the entity's alias."""
-    return [*check_cluster(world.stores), *entity.index.preflight(world.stores, entity.name)]
+    return [*check_cluster(world.stores), *index_of(entity).preflight(world.stores, entity.name)]
 
 
 @pytest.fixture(scope="module")
@@ -489,7 +490,7 @@ def test_a_rebuild_names_a_template_that_makes_data_streams(world, plain):
     template = {"index_patterns": ["clip-0*"], "data_stream": {}, "priority": 500}
     world.document("PUT", "_index_template/media-streams", template)
     try:
-        successor = AliasSwap(plain.entity.index, "clip-000002", INDEX)
+        successor = AliasSwap(index_of(plain.entity), "clip-000002", INDEX)
         with pytest.raises(DeclarationError, match=r"clip-000002 cannot be made: template media-streams .*: narrow"):
             successor.make(world.stores.search)
     finally:

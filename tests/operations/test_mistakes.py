@@ -155,7 +155,18 @@ MISTAKES = {
     "a table without a schema": option("RelationalTable('work'): say schema.table", target="'work'"),
     "a column's name that is too long": Mistake("must have 1 to 63 bytes", columns={**COLUMNS, "x" * 64: "text"}),
     "a key that is no column": option("key column 'code' is not in columns", target_key="('code',)"),
-    "two search indices": option("more than one SearchIndex", more_sinks=f"{index({})}, {index({})}"),
+    "two search indices without a label": option(
+        "two sinks are named 'search': give one of them a label", more_sinks=f"{index({})}, {index({})}"
+    ),
+    "a second table that refers to others": option(
+        "is not the first table, so it has no references and no primary_key",
+        more_sinks="RelationalTable('catalog.second', ('id',), {'id': 'bigint'}, label='second', primary_key=('id',))",
+    ),
+    "an endpoint without a key in its URL": option(
+        "url names no {key}: say https://host/items/{key}",
+        head="from sync_pipeline.sinks.http import HttpEndpoint\n",
+        more_sinks="HttpEndpoint('https://catalog.example/items', ('title',))",
+    ),
     "a month that is none": option(
         "Monthly(start='2015'): a month reads 2015-01", partitions="Monthly('updated_at', start='2015')"
     ),

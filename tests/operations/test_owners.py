@@ -14,6 +14,7 @@ from sync_pipeline.preflight.ownership import check_ownership
 from sync_pipeline.reconcile.reconcile import reconcile
 from sync_pipeline.run import garbage
 from tests import clips
+from tests.sinks import bucket_of, index_of
 
 ROWS = 6
 FOREIGN = 900
@@ -51,7 +52,7 @@ def clip(world):
 def populated(world, clip):
     """Table, index and prefix held something of another program before the entity came."""
     world.target(CREATE, [FOREIGN])
-    world.document("PUT", "clip-000001", {"aliases": {"clip": {}}, "mappings": replace(clip.index).mappings})
+    world.document("PUT", "clip-000001", {"aliases": {"clip": {}}, "mappings": replace(index_of(clip)).mappings})
     world.document("PUT", f"clip/_doc/{FOREIGN}?refresh=true", {"id": FOREIGN, "title": "another's"})
     world.document("PUT", "clip/_doc/logo?refresh=true", {"title": "another's"})
     world.client.put_object(Bucket=world.target_bucket, Key="clip/logo.png", Body=b"another's")
@@ -201,8 +202,8 @@ def reel(clip, *, table="catalog.reel", alias="reel", prefix="reel", shared=Fals
     """A copy of the clip's file under another name, with another condition."""
     sinks = (
         replace(clip.table, name=table),
-        replace(clip.index, alias=alias),
-        replace(clip.media, prefix=prefix, shared=shared),
+        replace(index_of(clip), alias=alias),
+        replace(bucket_of(clip), prefix=prefix, shared=shared),
     )
     return replace(clip, name="reel", sinks=sinks)
 
@@ -226,7 +227,7 @@ def test_without_its_guard_two_entities_have_one_table(world, clip, monkeypatch)
 
 def test_a_shared_prefix_holds_one_copy_of_a_file_for_both(world, clip):
     """It is kept until no row of either names it, whichever entity's collector comes by."""
-    ours = replace(clip, sinks=(clip.table, clip.index, replace(clip.media, prefix="media", shared=True)))
+    ours = replace(clip, sinks=(clip.table, index_of(clip), replace(bucket_of(clip), prefix="media", shared=True)))
     contexts = [filled(world, ours), filled(world, reel(clip, prefix="media", shared=True))]
     assert len(objects(world, "media/")) == ROWS
     files = [world.target(f"SELECT file FROM catalog.{name} ORDER BY id") for name in ("clip", "reel")]
@@ -250,7 +251,7 @@ def test_a_shared_prefix_holds_one_copy_of_a_file_for_both(world, clip):
 
 
 def test_a_damaged_file_of_a_shared_prefix_is_mended_by_either(world, clip):
-    ours = replace(clip, sinks=(clip.table, clip.index, replace(clip.media, prefix="media", shared=True)))
+    ours = replace(clip, sinks=(clip.table, index_of(clip), replace(bucket_of(clip), prefix="media", shared=True)))
     contexts = [filled(world, ours), filled(world, reel(clip, prefix="media", shared=True))]
     damaged, stray = objects(world, "media/")[0], "media/stray.jpg"
     world.client.put_object(Bucket=world.target_bucket, Key=damaged, Body=b"other bytes")

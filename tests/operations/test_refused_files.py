@@ -18,6 +18,7 @@ from sync_pipeline.run import live
 from sync_pipeline.run.sweep import sweep
 from tests import clips
 from tests.chaos.interposer import Answer
+from tests.sinks import bucket_of
 from tests.stores_at_fault import ByKey, behind
 from tests.wrong_answers import AFTER_TRIES, AT_ONCE, altered, status, worded
 
@@ -374,8 +375,8 @@ def test_what_a_new_bucket_refuses_for_one_file_parks_its_row_alone(world, clip)
     rule = ByKey()
     with behind(world.stores, target=rule) as stores:
         context = EntityContext.open(clips.clip(), stores)
-        bad = context.entity.media.sources(stores, [BAD])[BAD]
-        rule.faults[context.entity.media.target_key(bad)] = worded(403, "AccessDenied", "PUT")
+        bad = bucket_of(context.entity).sources(stores, [BAD])[BAD]
+        rule.faults[bucket_of(context.entity).target_key(bad)] = worded(403, "AccessDenied", "PUT")
         assert (sync(context).written, [row[:3] for row in world.target(LETTER)]) == (
             11,
             [(5, "media", "MediaRefused")],

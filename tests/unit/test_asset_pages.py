@@ -16,6 +16,7 @@ from assets.lineage import column_lineages
 from assets.queries import ColumnOrigin, column_origins, columns_read
 from sync_pipeline.errors import DeclarationError
 from sync_pipeline.sinks.table import RelationalTable
+from tests.sinks import index_of
 
 KEPT = ["title", "body"]
 
@@ -66,7 +67,7 @@ def test_constraints_are_shown_one_by_one():
 
 def test_an_index_shows_its_mapping(graph):
     found = columns(graph, "search", "video_documents")
-    assert list(found) == list(video.index.fields)
+    assert list(found) == list(index_of(video).fields)
     assert (found["cover"].type, list(found["cover"].constraints.other)) == ("keyword", ["index: false"])
     assert found["author"].description == "From `authors.name`."
 

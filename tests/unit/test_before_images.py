@@ -40,4 +40,4 @@ def image(revision, written, held=ROW | DOCUMENT):
     ],
 )
 def test_a_row_goes_back_to_what_readers_last_saw_whole(kept, version, revision):
-    assert last_whole(kept, version).revision == revision
+    assert last_whole(kept, version, DOCUMENT).revision == revision

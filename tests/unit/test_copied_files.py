@@ -85,7 +85,7 @@ def test_other_tags_are_another_file(there, said):
     bucket = SimpleNamespace(name="bucket")
     settings = SimpleNamespace(legacy_bucket=bucket, target_bucket=bucket)
     stores = SimpleNamespace(settings=settings, legacy_s3=Tagged(TAGS), target_s3=Tagged(there))
-    found = files._compare_copy(stores, files._Copy("new/a", "a", "e", 3, "e", ""), (3, "e"))
+    found = files._compare_copy(stores, "media", files._Copy("new/a", "a", "e", 3, "e", ""), (3, "e"))
     assert (found and found.detail) == (said and f"{said} of the source differ")
 
 

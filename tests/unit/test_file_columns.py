@@ -9,6 +9,7 @@ from sync_pipeline.db.columns import DIGEST, ELSEWISE
 from sync_pipeline.errors import DeclarationError
 from sync_pipeline.sinks.media import MediaBucket
 from tests import clips
+from tests.sinks import bucket_of, index_of
 
 TWO = ("cover", "files")
 
@@ -38,7 +39,7 @@ def test_what_cannot_be_filled_is_refused(columns, said, message):
 def test_a_column_that_no_sink_declares_is_refused():
     whole = clips.clip()
     with pytest.raises(DeclarationError, match=r"fills 'bytes', which no sink declares"):
-        replace(whole, sinks=(whole.table, whole.index, replace(whole.media, size="bytes")))
+        replace(whole, sinks=(whole.table, index_of(whole), replace(bucket_of(whole), size="bytes")))
 
 
 def test_a_column_that_adapt_returns_too_is_refused():
@@ -46,7 +47,7 @@ def test_a_column_that_adapt_returns_too_is_refused():
     from sync_pipeline.db.keys import Key
 
     whole = clips.clip()
-    entity = replace(whole, sinks=(whole.table, whole.index, replace(whole.media, size="slug")))
+    entity = replace(whole, sinks=(whole.table, index_of(whole), replace(bucket_of(whole), size="slug")))
     legacy = pa.table({**dict.fromkeys(clips.COLUMNS, pa.array([], pa.string())), "id": pa.array([], pa.int64())})
     legacy = legacy.append_column(DIGEST, pa.array([], pa.int64())).append_column(ELSEWISE, pa.array([], pa.string()))
     key = Key(("id",), ("bigint",))

@@ -14,6 +14,7 @@ from sync_pipeline.errors import DeclarationError
 from sync_pipeline.sinks.media import MediaBucket
 from sync_pipeline.sources.outbox import Outbox
 from tests import clips
+from tests.sinks import bucket_of, index_of
 
 
 def entity(name, *, table="", alias="", prefix="", shared=False, capture=None):
@@ -21,8 +22,8 @@ def entity(name, *, table="", alias="", prefix="", shared=False, capture=None):
     whole = clips.clip()
     sinks = (
         replace(whole.table, name=table or f"catalog.{name}"),
-        replace(whole.index, alias=alias or name),
-        replace(whole.media, prefix=prefix or name, shared=shared),
+        replace(index_of(whole), alias=alias or name),
+        replace(bucket_of(whole), prefix=prefix or name, shared=shared),
     )
     return replace(whole, name=name, sinks=sinks, capture=capture or whole.capture)
 

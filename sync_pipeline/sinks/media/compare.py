@@ -29,9 +29,11 @@ if TYPE_CHECKING:
 _NAMED = """
     SELECT DISTINCT r.target_key, m.source_key, m.source_etag, m.size, m.target_etag, m.sha256
     FROM sync.media_ref r LEFT JOIN sync.media m USING (target_key)
-    WHERE r.entity = %s AND r.target_key <> ''
+    WHERE (r.entity, r.sink) = (%s, %s) AND r.target_key <> ''
 """
-_WITHOUT_OBJECT = "SELECT DISTINCT source_key FROM sync.media_ref WHERE entity = %s AND target_key = '' ORDER BY 1"
+_WITHOUT_OBJECT = """
+    SELECT DISTINCT source_key FROM sync.media_ref WHERE (entity, sink) = (%s, %s) AND target_key = '' ORDER BY 1
+"""
 # those that a killed copier left will be removed as garbage
 _OURS = """
     SELECT target_key FROM (TABLE sync.copying UNION ALL SELECT target_key, NULL FROM sync.media) o
@@ -53,49 +55,48 @@ class _Copy:
     sha256: str
 
 
-def compare_files(context: SinkContext, sink: BucketDeclaration) -> list[Finding]:
+def compare_files(context: SinkContext, bucket: BucketDeclaration) -> list[Finding]:
     """Mismatches of the objects that the entity's rows name, and objects we never put there.
 
     An object whose size and ETag are those of our copy has its bytes; any other is read and hashed. Raises
     UnreachableError when a bucket could not be looked at to its end.
     """
-    listed = without_marks(_listing(context.stores, f"{sink.prefix}/"), sink.prefix)
+    sink = bucket.id
+    listed = without_marks(_listing(context.stores, f"{bucket.prefix}/"), bucket.prefix)
     with context.stores.target() as cursor:
-        cursor.execute(_NAMED, (context.entity,))
+        cursor.execute(_NAMED, (context.entity, bucket.id))
         rows = cursor.fetchall()
         named = {row[0]: _Copy(*row) for row in rows if row[1] is not None}
         forgotten = {key for key, source, *_ in rows if source is None}  # by a repair that was cut off
-        cursor.execute(_WITHOUT_OBJECT, (context.entity,))
+        cursor.execute(_WITHOUT_OBJECT, (context.entity, bucket.id))
         without = [name for (name,) in cursor.fetchall()]
         cursor.execute(_OURS, (list(listed),))
         ours = {key for (key,) in cursor.fetchall()}
     wanted = named.keys() | forgotten
-    found = [Finding("media", FindingKind.MISSING, key) for key in wanted - listed.keys()]
-    found += [Finding("media", FindingKind.EXTRA, key) for key in listed.keys() - ours - wanted]
-    found += [Finding("media", FindingKind.CORRUPT, key, _FORGOTTEN) for key in forgotten & listed.keys()]
-    come = [name for name, source in sink.sources(context.stores, without).items() if isinstance(source, Source)]
-    found += [Finding("media", FindingKind.STALE, name, _COME) for name in come]
+    found = [Finding(sink, FindingKind.MISSING, key) for key in wanted - listed.keys()]
+    found += [Finding(sink, FindingKind.EXTRA, key) for key in listed.keys() - ours - wanted]
+    found += [Finding(sink, FindingKind.CORRUPT, key, _FORGOTTEN) for key in forgotten & listed.keys()]
+    come = [name for name, source in bucket.sources(context.stores, without).items() if isinstance(source, Source)]
+    found += [Finding(sink, FindingKind.STALE, name, _COME) for name in come]
     there = [named[key] for key in sorted(named.keys() & listed.keys())]
     with ThreadPoolExecutor(context.stores.settings.media_workers, "compare") as pool:
-        compared = pool.map(lambda copy: _compare_copy(context.stores, copy, listed[copy.key]), there)
+        compared = pool.map(lambda copy: _compare_copy(context.stores, sink, copy, listed[copy.key]), there)
         return found + [finding for finding in compared if finding]
 
 
-def _compare_copy(stores: Stores, copy: _Copy, listed: tuple[int, str]) -> Finding | None:
+def _compare_copy(stores: Stores, sink: str, copy: _Copy, listed: tuple[int, str]) -> Finding | None:
     source = _head(stores.legacy_s3, stores.settings.legacy_bucket.name, copy.source_key)
     if source and etag_of(source) != copy.source_etag.removeprefix("W/"):
-        return Finding("media", FindingKind.STALE, copy.key, f"{copy.source_key} has been overwritten since")
+        return Finding(sink, FindingKind.STALE, copy.key, f"{copy.source_key} has been overwritten since")
     if not _has_its_bytes(stores, copy, *listed):
-        return Finding("media", FindingKind.CORRUPT, copy.key, f"{copy.size} bytes were copied, other bytes are there")
+        return Finding(sink, FindingKind.CORRUPT, copy.key, f"{copy.size} bytes were copied, other bytes are there")
     target = _head(stores.target_s3, stores.settings.target_bucket.name, copy.key)
     if target is None:
-        return Finding("media", FindingKind.MISSING, copy.key)
+        return Finding(sink, FindingKind.MISSING, copy.key)
     differ = _differing(source, target) if source else []
     if source and not _same_tags(stores, copy, source, target):
         differ.append("tags")
-    return (
-        Finding("media", FindingKind.CORRUPT, copy.key, f"{', '.join(differ)} of the source differ") if differ else None
-    )
+    return Finding(sink, FindingKind.CORRUPT, copy.key, f"{', '.join(differ)} of the source differ") if differ else None
 
 
 def _differing(source: Answer, target: Answer) -> list[str]:

@@ -11,7 +11,7 @@ import hashlib
 import posixpath
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import ClassVar, Literal, get_args
 
 from sync_pipeline.errors import (
     DeclarationError,
@@ -29,6 +29,7 @@ from sync_pipeline.sinks.media.faults import (
     code,
     fault_of,
 )
+from sync_pipeline.sinks.named import Named
 from sync_pipeline.stores.stores import Stores
 
 # what becomes of a row that names a file that is not there
@@ -36,15 +37,17 @@ Missing = Literal["park", "null"]
 
 
 @dataclass(frozen=True)
-class BucketDeclaration:
+class BucketDeclaration(Named):
     """What a `MediaBucket` says: its fields are explained there."""
 
+    kind: ClassVar[str] = "media"
     columns: tuple[str, ...]
     prefix: str
     shared: bool = False
     size: str | Mapping[str, str] = ""
     sha256: str | Mapping[str, str] = ""
     missing: Missing = "park"
+    label: str = ""
 
     @property
     def facts(self) -> list[tuple[str, str, str]]:

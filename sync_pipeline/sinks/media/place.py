@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -26,24 +26,12 @@ from sync_pipeline.model.rows import Adapted, Reject
 from sync_pipeline.model.steps import BatchStep
 from sync_pipeline.sinks.media.declaration import BucketDeclaration
 from sync_pipeline.sinks.media.ownership import claim_prefix
+from sync_pipeline.sinks.placing import Placed, Reference
 from sync_pipeline.stores.stores import Stores
 
 _TRIES = 5
 # (key texts, legacy file keys) side by side to new keys
 Rename = Callable[[pa.Array, pa.Array], pa.Array]
-
-
-@dataclass
-class Placed:
-    """Rows whose files are in the new bucket, what they refer to, and what must wait or was rejected."""
-
-    adapted: Adapted
-    references: list[tuple[str, str, str]] = field(default_factory=list)  # (key text, source key, target key)
-    waiting: list[str] = field(default_factory=list)  # key texts
-    delayed: dict[str, MediaDelayedError] = field(default_factory=dict)  # of those that wait: whose file fails, and how
-    rejects: list[Reject] = field(default_factory=list)
-    copied: int = 0
-    copied_bytes: int = 0
 
 
 def place(
@@ -83,7 +71,9 @@ def place(
     placed.adapted = _with_facts(sink, stores, placed.adapted)
     left = set(gone)
     placed.rejects = _of_rows(key, adapted, placed.rejects)
-    placed.references = sorted({(text, name, targets[name]) for text, name in names if text not in left})
+    placed.references = sorted(
+        {Reference(text, name, targets[name], sink.id) for text, name in names if text not in left}
+    )
     return placed
 
 
@@ -138,7 +128,7 @@ def _named(sink: BucketDeclaration, key: Key, adapted: Adapted) -> list[tuple[st
     found: list[tuple[str, str]] = []
     for name in sink.columns:
         if name not in adapted.table.column_names:
-            raise DeclarationError(f"MediaBucket names {name!r}, which adapt does not return")
+            raise DeclarationError(f"BucketDeclaration names {name!r}, which adapt does not return")
         rows, values = _flat(adapted.table.column(name))
         keep = values.is_valid()
         found += zip(texts.take(rows.filter(keep)).to_pylist(), values.filter(keep).to_pylist(), strict=True)
@@ -265,6 +255,6 @@ def name_known(sink: BucketDeclaration, stores: Stores, entity: str, key: Key, a
 
     def rename(rows: pa.Array, values: pa.Array) -> pa.Array:
         pairs = zip(rows.to_pylist(), values.to_pylist(), strict=True)
-        return pa.array([known.get(pair, pair[1]) or None for pair in pairs], pa.string())
+        return pa.array([known.get((row, sink.id, name), name) or None for row, name in pairs], pa.string())
 
     return _with_facts(sink, stores, _renamed(sink, key, adapted, rename))

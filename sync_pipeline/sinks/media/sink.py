@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import ClassVar
 
 import pyarrow as pa
 
+from sync_pipeline.db.keys import Key
+from sync_pipeline.model.files import Source
 from sync_pipeline.model.findings import Finding
 from sync_pipeline.model.notices import Notice
 from sync_pipeline.model.rows import Adapted
@@ -16,12 +17,14 @@ from sync_pipeline.sinks.context import SinkContext
 from sync_pipeline.sinks.media.declaration import BucketDeclaration
 from sync_pipeline.sinks.ownership import Mark
 from sync_pipeline.sinks.pages import SinkPage
-from sync_pipeline.sinks.sink import Sink, SinkSize, Stage
+from sync_pipeline.sinks.placing import Placed, PlacingSink
+from sync_pipeline.sinks.sink import PartPage, SinkSize
+from sync_pipeline.stores.breaker import Breaker
 from sync_pipeline.stores.stores import Stores
 
 
 @dataclass(frozen=True)
-class MediaBucket(BucketDeclaration, Sink):
+class MediaBucket(BucketDeclaration, PlacingSink):
     """Files named by the adapted frame's `columns` (a key, or a list of keys, in the legacy bucket).
 
     Each is copied to `{prefix}/{identity}{extension}` in the new bucket, never overwritten; rows and
@@ -36,10 +39,12 @@ class MediaBucket(BucketDeclaration, Sink):
 
     A row that names a file that is not there is parked until the file is. With `missing="null"` the row is written with
     NULL in the file's place, and written again when a sweep finds the file.
+
+    `label` names it among several of an entity, each of which has columns and a prefix of its own.
     """
 
-    kind: ClassVar[str] = "media"
-    stage: ClassVar[Stage] = Stage.BEFORE_ROWS
+    noun: ClassVar[str] = "files"
+    recovery_parts: ClassVar[tuple[str, ...]] = ("files",)
     names_rows: ClassVar[bool] = False
 
     @property
@@ -90,9 +95,39 @@ class MediaBucket(BucketDeclaration, Sink):
 
         return ownership.take_over_prefix(stores, self.prefix)
 
-    def breaker(self, stores: Stores) -> AbstractContextManager[None]:
+    def breaker(self, stores: Stores) -> Breaker:
         """The buckets'."""
         return stores.media_breaker
+
+    @property
+    def filled(self) -> Sequence[tuple[str, str]]:
+        """The columns that it fills, each with what it fills them with: `size` or `sha256`."""
+        return [(fact, name) for _, fact, name in self.facts]
+
+    def place_objects(
+        self, stores: Stores, key: Key, adapted: Adapted, *, wait: bool, has_tries_left: bool = True
+    ) -> Placed:
+        """Copy the files that rows name. Raises as `PlacingSink.place_objects` does."""
+        from sync_pipeline.sinks.media.place import place
+
+        return place(self, stores, key, adapted, wait=wait, has_tries_left=has_tries_left)
+
+    def are_placed(self, stores: Stores, key: Key, adapted: Adapted, known: set[str]) -> bool:
+        """Whether rows name files besides the `known` ones, and all of these are copied."""
+        from sync_pipeline.sinks.media.place import are_copied
+
+        return are_copied(self, stores, key, adapted, known)
+
+    def identities(self, stores: Stores, names: Sequence[str]) -> dict[str, str]:
+        """The ETags of files in the legacy bucket, of those that are there."""
+        found = self.sources(stores, names)
+        return {name: source.etag for name, source in found.items() if isinstance(source, Source)}
+
+    def compare_part(self, context: SinkContext, part: str, position: list[str] | None) -> PartPage:
+        """Compare the next page of the prefix's listing with the ledger."""
+        from sync_pipeline.sinks.media.recovery import compare_listing
+
+        return compare_listing(context, self.prefix, position)
 
     def as_written(self, context: SinkContext, adapted: Adapted) -> Adapted:
         """Rows whose files are named by the keys that the ledger gives them."""
@@ -111,7 +146,7 @@ class MediaBucket(BucketDeclaration, Sink):
         from sync_pipeline.ledger.media import rows_naming
 
         with context.stores.target() as cursor:
-            return rows_naming(cursor, context.entity, objects)
+            return rows_naming(cursor, context.entity, self.id, objects)
 
     def measure(self, stores: Stores) -> SinkSize | None:
         """Its files and their bytes, by the ledger."""

@@ -3,22 +3,18 @@
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from sync_pipeline.db.columns import DIGEST
 from sync_pipeline.model.findings import Difference, Finding, FindingKind
 from sync_pipeline.model.rows import Adapted
 from sync_pipeline.sinks.context import SinkContext
+from sync_pipeline.sinks.fields import Fields
 from sync_pipeline.sinks.search.declaration import IndexDeclaration
-from sync_pipeline.sinks.search.fields import Fields
 from sync_pipeline.sinks.search.requests import look_up
 from sync_pipeline.sinks.search.walk import all_ids
-
-if TYPE_CHECKING:
-    pass
 
 _MGET = 1_000
 _SHOWN = 80
@@ -28,8 +24,7 @@ def compare_documents(
     context: SinkContext, index: IndexDeclaration, expected: Adapted, asked: pa.Table
 ) -> list[Finding]:
     """Mismatches of the documents of expected rows, and of all `asked` keys, which may want none."""
-    wanted = pc.not_equal(pc.bit_wise_and(expected.held, pa.scalar(2, pa.int16())), 0)
-    public = expected.take(pc.indices_nonzero(wanted))
+    public = expected.held_by(context.bits[index.id])
     texts = context.key.texts(public.legacy).to_pylist()
     digests = dict(zip(texts, public.legacy.column(DIGEST).to_pylist(), strict=True))
     # as the client reads those that are there: whole numbers of any length stay exact
@@ -46,7 +41,7 @@ def compare_documents(
             kind = _kind(doc, wanted, differing, digests.get(doc["_id"]), *ledger.get(doc["_id"], (None, 0, 0)))
             if kind:
                 differs = tuple(Difference(name, _short(wanted, name), _short(there, name)) for name in differing)
-                found.append(Finding("search", kind, doc["_id"], differs=differs))
+                found.append(Finding(index.id, kind, doc["_id"], differs=differs))
     return found
 
 
@@ -58,10 +53,10 @@ def extra_documents(context: SinkContext, index: IndexDeclaration) -> list[Findi
         with context.stores.target() as cursor:
             cursor.execute(
                 f"SELECT {context.key.text_expression('l')} FROM {context.ledger.table} l"
-                f" WHERE {context.key.is_in(cursor, 'l', known)} AND l.held & 2 <> 0"
+                f" WHERE {context.key.is_in(cursor, 'l', known)} AND l.held & {context.bits[index.id]} <> 0"
             )
             held = {text for (text,) in cursor.fetchall()}
-        found += [Finding("search", FindingKind.EXTRA, text) for text in ids if text in bad or text not in held]
+        found += [Finding(index.id, FindingKind.EXTRA, text) for text in ids if text in bad or text not in held]
     return found
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -17,6 +17,7 @@ import pyarrow.compute as pc
 from sync_pipeline.db.columns import document_columns, json_objects
 from sync_pipeline.errors import DeclarationError, IndexFaultError
 from sync_pipeline.model.faults import guarded
+from sync_pipeline.sinks.named import Named
 from sync_pipeline.sinks.search.bulk import DEFAULT_BRAKE, Brake, Bulk, BulkResult, blame_mapping, decide
 from sync_pipeline.sinks.search.requests import UNFIT, has_fit_id, innermost, is_single_node, reaching
 from sync_pipeline.sinks.sink import select
@@ -35,14 +36,16 @@ FieldMapping = Mapping[str, Any]
 
 
 @dataclass(frozen=True)
-class IndexDeclaration:
+class IndexDeclaration(Named):
     """What a `SearchIndex` says: its fields are explained there."""
 
+    kind: ClassVar[str] = "search"
     alias: str
     fields: Mapping[str, FieldMapping]
     json_fields: frozenset[str] = frozenset()
     where: str | None = None
     settings: Mapping[str, Any] = field(default_factory=dict)
+    label: str = ""
 
     @property
     def first_index(self) -> str:

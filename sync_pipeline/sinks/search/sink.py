@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import AbstractContextManager
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
@@ -15,24 +14,29 @@ from sync_pipeline.model.notices import Notice
 from sync_pipeline.model.places import Place
 from sync_pipeline.model.rows import Adapted
 from sync_pipeline.sinks.context import SinkContext, Span
+from sync_pipeline.sinks.operations import Operations, Sent
+from sync_pipeline.sinks.outer import OuterSink, Seen
 from sync_pipeline.sinks.ownership import Mark
 from sync_pipeline.sinks.pages import ColumnPage, SinkPage
 from sync_pipeline.sinks.search.declaration import FieldMapping, IndexDeclaration
 from sync_pipeline.sinks.search.requests import reaching
-from sync_pipeline.sinks.sink import Sink, SinkSize
+from sync_pipeline.sinks.sink import PartPage, Sink, SinkSize
+from sync_pipeline.stores.breaker import Breaker
 from sync_pipeline.stores.stores import Stores
 
 
 @dataclass(frozen=True)
-class SearchIndex(IndexDeclaration, Sink):
+class SearchIndex(IndexDeclaration, OuterSink):
     """Documents behind `alias`: `fields` maps each field (a column of the adapted frame) to its mapping.
 
     `json_fields` are text columns that hold JSON already. `where` names a boolean column of the adapted
     frame: only rows that have it true have a document. `settings` are the index's, where we make it; what they leave
-    out, a rebuilt index takes from the one before it.
+    out, a rebuilt index takes from the one before it. `label` names the index among several of the entity.
     """
 
-    kind: ClassVar[str] = "search"
+    noun: ClassVar[str] = "document"
+    recovery_parts: ClassVar[tuple[str, ...]] = ("index", "filling index", "ledger")
+    can_restore: ClassVar[bool] = True
 
     @property
     def place(self) -> Place:
@@ -104,9 +108,48 @@ class SearchIndex(IndexDeclaration, Sink):
 
         return ownership.take_over_index(stores, entity, self.alias)
 
-    def breaker(self, stores: Stores) -> AbstractContextManager[None]:
+    def breaker(self, stores: Stores) -> Breaker:
         """The cluster's."""
         return stores.search_breaker
+
+    def send(self, context: SinkContext, operations: Operations) -> Sent:
+        """Send documents to the alias, in bulk requests. Raises as `OuterSink.send` does."""
+        return self.send_with_shadow(context, operations, operations, "")
+
+    def send_with_shadow(self, context: SinkContext, operations: Operations, shown: Operations, shadow: str) -> Sent:
+        """Send documents to the shadow index first, then those that are shown to the alias."""
+        from sync_pipeline.sinks.search.send import send
+
+        if self.alias not in context.stores.ensured:
+            self.open(context.stores, context.entity)
+        return send(context, self, operations, shown, shadow)
+
+    def read(self, context: SinkContext, ids: Sequence[str]) -> Mapping[str, Seen]:
+        """The documents behind the alias, in real time."""
+        from sync_pipeline.sinks.search.restore import documents_of
+
+        return documents_of(context, self, ids)
+
+    def delete_foreign(self, context: SinkContext, ids: Sequence[str]) -> None:
+        """Delete documents that are no rows of the entity."""
+        from sync_pipeline.sinks.search.requests import delete_documents
+
+        delete_documents(context.stores.search, self.alias, ids)
+
+    def restore(self, context: SinkContext, former: Mapping[str, tuple[int, str | None]], *, has_shadow: bool) -> None:
+        """Write former documents to the alias, and to the shadow index before it."""
+        from sync_pipeline.sinks.search.restore import restore
+
+        restore(context, self, former, has_shadow=has_shadow)
+
+    def compare_part(self, context: SinkContext, part: str, position: list[str] | None) -> PartPage:
+        """Compare versions of documents with the ledger: of the index, of the shadow index, or of the ledger's rows."""
+        from sync_pipeline.sinks.search.recovery import compare_index, compare_ledger
+
+        if part == "ledger":
+            self.open(context.stores, context.entity)
+            return compare_ledger(context, self, position)
+        return compare_index(context, self, position, self.alias if part == "index" else self.next_alias)
 
     def compare(self, context: SinkContext, expected: Adapted, span: Span) -> list[Finding]:
         """Documents that are missing, stale or corrupt, and those of rows that want none."""
@@ -133,3 +176,8 @@ class SearchIndex(IndexDeclaration, Sink):
 def _field(name: str, mapping: FieldMapping) -> ColumnPage:
     notes = (f"{key}: {value}".lower() for key, value in mapping.items() if key not in {"type", "properties"})
     return ColumnPage(name, str(mapping.get("type", "object")), notes=tuple(notes))
+
+
+def indices_of(sinks: Iterable[Sink]) -> list[SearchIndex]:
+    """Return the search indices among some sinks."""
+    return [sink for sink in sinks if isinstance(sink, SearchIndex)]

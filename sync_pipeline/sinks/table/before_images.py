@@ -17,7 +17,7 @@ from sync_pipeline.db.columns import array_literal
 from sync_pipeline.db.keys import Key
 from sync_pipeline.db.sql import Cursor, bind, named, quote
 from sync_pipeline.errors import CompensationError
-from sync_pipeline.ledger.ledger import HELD_DOCUMENT, WRITE
+from sync_pipeline.ledger.ledger import WRITE
 from sync_pipeline.sinks.table.target_table import TargetTable, image_of
 
 
@@ -33,9 +33,12 @@ class Image:
     restored: int | None = None
     document: str | None = None
 
-    def shows(self, version: int | None) -> bool:
-        """Whether readers who see a document of this version (None: no document) see the image's."""
-        return version == (self.written if self.held & HELD_DOCUMENT else None)
+    def shows(self, version: int | None, bit: int) -> bool:
+        """Whether readers who see a document of this version (None: no document) see the image's.
+
+        `bit` is the sink's that the document is in.
+        """
+        return version == (self.written if self.held & bit else None)
 
 
 def save(cursor: Cursor, entity: str, tables: Sequence[TargetTable], key: Key, revision: int, texts: pa.Array) -> None:
@@ -93,13 +96,16 @@ def images(cursor: Cursor, entity: str, keys: Sequence[str]) -> dict[str, list[I
     return by_key
 
 
-def last_whole(kept: Sequence[Image], version: int | None) -> Image:
+def last_whole(kept: Sequence[Image], version: int | None, bit: int) -> Image:
     """The image that goes with the document which readers see; else the oldest: none of the later ones was whole."""
-    return next((image for image in reversed(kept) if image.shows(version)), kept[0])
+    return next((image for image in reversed(kept) if image.shows(version, bit)), kept[0])
 
 
 def revert(cursor: Cursor, entity: str, tables: Sequence[TargetTable], key: Key, chosen: Sequence[Image]) -> None:
-    """Rows and references as the images have them. Raises what the database says where it does not take them.
+    """Rows and references to files, as the images have them. Raises what the database says against them.
+
+    An entity that compensates has one sink of files at most, which the registry of sinks names.
+
 
     What only a table beside the live one does not take is taken out of it: a rebuild finds it missing, and says so.
     """
@@ -116,8 +122,10 @@ def revert(cursor: Cursor, entity: str, tables: Sequence[TargetTable], key: Key,
                 raise CompensationError("another row holds the id of a row that is to be put back: it has moved")
     cursor.execute("DELETE FROM sync.media_ref WHERE entity = %s AND key = ANY(%s)", (entity, keys))
     cursor.execute(
-        "INSERT INTO sync.media_ref (entity, key, source_key, target_key)"
-        f" SELECT b.entity, b.key, f.key, f.value FROM sync.before b, json_each_text(b.files) f WHERE {chosen_ones}"
+        "INSERT INTO sync.media_ref (entity, key, source_key, target_key, sink)"
+        " SELECT b.entity, b.key, f.key, f.value,"
+        " (SELECT s.name FROM sync.sink s WHERE s.entity = b.entity AND s.bit IS NULL AND s.declared LIMIT 1)"
+        f" FROM sync.before b, json_each_text(b.files) f WHERE {chosen_ones}"
     )
 
 

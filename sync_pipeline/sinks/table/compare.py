@@ -8,14 +8,13 @@ from __future__ import annotations
 
 import psycopg2
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from sync_pipeline.db.columns import DIGEST
 from sync_pipeline.db.equality import comparable
 from sync_pipeline.db.keys import Key
 from sync_pipeline.db.sql import Cursor, copy_in, literal, quote
 from sync_pipeline.model.findings import Difference, Finding, FindingKind
-from sync_pipeline.model.rows import Adapted
+from sync_pipeline.model.rows import Adapted, has_bit
 from sync_pipeline.sinks.context import SinkContext, Span
 from sync_pipeline.sinks.table.declaration import TableDeclaration
 from sync_pipeline.sinks.table.present import target_tables
@@ -26,7 +25,7 @@ from sync_pipeline.stores.stores import first_line
 def compare_rows(context: SinkContext, declared: TableDeclaration, expected: Adapted, span: Span) -> list[Finding]:
     """Mismatches of the table's rows whose key lies in the span."""
     target = context.key.named(declared.key)
-    wanted = pc.not_equal(pc.bit_wise_and(expected.held, pa.scalar(1, pa.int16())), 0)
+    wanted = has_bit(expected.held, context.bits[declared.id])
     with context.stores.target() as cursor:
         table = target_tables(cursor, context.entity, declared)[0]
         rows = table.rows(expected.table).append_column(DIGEST, expected.legacy.column(DIGEST)).filter(wanted)
@@ -37,7 +36,7 @@ def compare_rows(context: SinkContext, declared: TableDeclaration, expected: Ada
         cursor.execute(_query(context, table, stage, span.within(cursor, "t", target), target))
         found = [
             Finding(
-                "relational",
+                declared.id,
                 FindingKind(kind),
                 text,
                 differs=tuple(Difference(*difference) for difference in differs or ()),
@@ -47,7 +46,7 @@ def compare_rows(context: SinkContext, declared: TableDeclaration, expected: Ada
     texts, there = context.key.texts(expected.legacy.filter(wanted)), {finding.key for finding in found}
     refused = {texts[n].as_py(): why for n, why in misfits.items()}
     return found + [
-        Finding("relational", FindingKind.MISSING, text, why) for text, why in refused.items() if text not in there
+        Finding(declared.id, FindingKind.MISSING, text, why) for text, why in refused.items() if text not in there
     ]
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import partial
+from typing import ClassVar
 
 import psycopg2
 import pyarrow as pa
@@ -14,6 +15,7 @@ from sync_pipeline.db.keys import Key
 from sync_pipeline.db.sql import Cursor, copy_in, ensure_schema, quote
 from sync_pipeline.errors import DeclarationError
 from sync_pipeline.model.faults import guarded
+from sync_pipeline.sinks.named import Named
 from sync_pipeline.sinks.sink import select
 from sync_pipeline.sinks.table.definitions import is_exact
 from sync_pipeline.sinks.table.trial import Trial
@@ -52,15 +54,17 @@ class Reference:
 
 
 @dataclass(frozen=True)
-class TableDeclaration:
+class TableDeclaration(Named):
     """What a `RelationalTable` says: its fields are explained there."""
 
+    kind: ClassVar[str] = "relational"
     name: str  # schema.table
     key: tuple[str, ...]
     columns: Mapping[str, str]
     where: str | None = None
     references: tuple[Reference, ...] = ()
     primary_key: tuple[str, ...] = ()
+    label: str = ""
 
     def __post_init__(self) -> None:
         if self.name.count(".") != 1:
@@ -144,7 +148,7 @@ class TableDeclaration:
 
     def append(self, cursor: Cursor, rows: pa.Table) -> None:
         """First load: plain COPY. Raises UniqueViolation where the table has a key already."""
-        copy_in(cursor, self.quoted, self._list(), rows)
+        copy_in(cursor, self.quoted, self.column_list, rows)
 
     def try_rows(self, stores: Stores, rows: pa.Table, deleted: Deleted | None = None) -> Trial:
         """Try rows for real once the keys `deleted` have no rows any more, and roll back.
@@ -173,12 +177,12 @@ class TableDeclaration:
 
     def _write_probe(self, cursor: Cursor, rows: pa.Table) -> None:
         cursor.execute("TRUNCATE pg_temp.probe")
-        copy_in(cursor, "pg_temp.probe", self._list(), rows)
-        cursor.execute(self._upsert("pg_temp.probe s"))
+        copy_in(cursor, "pg_temp.probe", self.column_list, rows)
+        cursor.execute(self.upsert("pg_temp.probe s"))
 
     def _displace_probe(self, cursor: Cursor, rows: pa.Table) -> None:
         cursor.execute("TRUNCATE pg_temp.probe")
-        copy_in(cursor, "pg_temp.probe", self._list(), rows)
+        copy_in(cursor, "pg_temp.probe", self.column_list, rows)
         cursor.execute(self._displace("pg_temp.probe s"))
 
     def _displace(self, source: str) -> str:
@@ -206,7 +210,7 @@ class TableDeclaration:
         cursor.execute(_DISPLACEABLE, {"table": self.quoted, "columns": list(self.columns)})
         return bool(cursor.fetchone()[0])
 
-    def _upsert(self, source: str, is_free: str = "false") -> str:
+    def upsert(self, source: str, is_free: str = "false") -> str:
         """A statement that writes rows.
 
         Where the table has a key of its own, it leaves the rows of other keys as they are, but for those that
@@ -218,7 +222,7 @@ class TableDeclaration:
         written = [name for name, kind in self.columns.items() if name not in self.identity or not is_exact(kind)]
         updates = ", ".join(f"{name} = excluded.{name}" for name in map(quote, written))
         statement = (
-            f"INSERT INTO {self.quoted} AS t ({self._list()}) SELECT {', '.join(f's.{name}' for name in names)}"
+            f"INSERT INTO {self.quoted} AS t ({self.column_list}) SELECT {', '.join(f's.{name}' for name in names)}"
             f" FROM {source}"
         )
         conflict = f"ON CONFLICT ({', '.join(keys)}) DO {f'UPDATE SET {updates}' if updates else 'NOTHING'}"
@@ -240,7 +244,9 @@ class TableDeclaration:
 
     def shape(self, more: str = "") -> str:
         """A query for a table made to stage rows: these columns with the types they have now, and no constraint."""
-        return f"SELECT {self._list()}{more} FROM {self.quoted} WITH NO DATA"
+        return f"SELECT {self.column_list}{more} FROM {self.quoted} WITH NO DATA"
 
-    def _list(self) -> str:
+    @property
+    def column_list(self) -> str:
+        """Its columns, quoted, for a statement."""
         return ", ".join(quote(name) for name in self.columns)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
@@ -18,17 +18,20 @@ from sync_pipeline.model.notices import Notice
 from sync_pipeline.model.places import Place
 from sync_pipeline.model.rows import Adapted
 from sync_pipeline.sinks.context import SinkContext, Span
+from sync_pipeline.sinks.operations import Operations, Sent
+from sync_pipeline.sinks.outer import OuterSink, Seen
 from sync_pipeline.sinks.pages import ColumnPage, SinkPage
 from sync_pipeline.sinks.sink import Sink, SinkSize, Stage
 from sync_pipeline.sinks.table.declaration import TableDeclaration
 from sync_pipeline.sinks.table.definitions import split_definition
+from sync_pipeline.stores.breaker import Breaker
 from sync_pipeline.stores.stores import Stores
 
 _SHOWN_OTHERWISE = re.compile(r"\b(?:not\s+)?null\b|\bunique\b", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
-class RelationalTable(TableDeclaration, Sink):
+class RelationalTable(TableDeclaration, OuterSink):
     """A table of the new side: `columns` maps each column to its PostgreSQL type and constraints.
 
     The table is made if it is not there. `where` names a boolean column of the adapted frame: only rows
@@ -36,9 +39,12 @@ class RelationalTable(TableDeclaration, Sink):
 
     `key` names the columns that hold the entity's key. `primary_key` names those of them that identify a row in this
     table, where these are fewer: a part's own id without its root. A row never takes the place of another key's row.
+
+    The first table of an entity is written in the ledger's transaction. Any other one is owed by it and written next,
+    like an index; `label` names it.
     """
 
-    kind: ClassVar[str] = "relational"
+    noun: ClassVar[str] = "row"
     stage: ClassVar[Stage] = Stage.ROWS
 
     @property
@@ -100,6 +106,30 @@ class RelationalTable(TableDeclaration, Sink):
         with stores.target() as cursor:
             yield from check_table(cursor, self)
 
+    def breaker(self, stores: Stores) -> Breaker:
+        """The new side's database's, for tables that are not the first one."""
+        return stores.breaker(self.kind)
+
+    def contents(self, adapted: pa.Table) -> pa.Table:
+        """Its columns of adapted rows."""
+        return self.rows(adapted)
+
+    def send(self, context: SinkContext, operations: Operations) -> Sent:
+        """Write and delete rows, under the locks of the ledger. Raises as `OuterSink.send` does."""
+        from sync_pipeline.sinks.table.send import send
+
+        return send(context, self, operations)
+
+    def read(self, context: SinkContext, ids: Sequence[str]) -> Mapping[str, Seen]:
+        """The rows that are there; they bear no version."""
+        key = context.key.named(self.key)
+        with context.stores.target() as cursor:
+            cursor.execute(
+                f"SELECT {key.text_expression('t')} FROM {self.quoted} t"
+                f" WHERE {key.is_in(cursor, 't', context.key.parse(ids))}"
+            )
+            return {text: Seen() for (text,) in cursor.fetchall()}
+
     def compare(self, context: SinkContext, expected: Adapted, span: Span) -> list[Finding]:
         """Rows that are missing, stale, extra or corrupt."""
         from sync_pipeline.sinks.table.compare import compare_rows
@@ -123,3 +153,8 @@ def _column(name: str, kind: str, constraints: str, key: tuple[str, ...]) -> Col
         unique=bool(re.search(r"\bunique\b", constraints, re.IGNORECASE)),
         notes=(*["primary key"] * ((name,) == key), *[rest] * bool(rest)),
     )
+
+
+def tables_of(sinks: Iterable[Sink]) -> list[RelationalTable]:
+    """Return the tables among some sinks; the first one is written in the ledger's transaction."""
+    return [sink for sink in sinks if isinstance(sink, RelationalTable)]

@@ -69,7 +69,10 @@ class TargetTable(TableDeclaration):
             f"{self.shape(f', NULL::integer AS {STAGED_NUMBER}')}"
         )
         stage(
-            cursor, f"pg_temp.{staged}", f"{self._list()}, {STAGED_NUMBER}", rows.select([*self.columns, STAGED_NUMBER])
+            cursor,
+            f"pg_temp.{staged}",
+            f"{self.column_list}, {STAGED_NUMBER}",
+            rows.select([*self.columns, STAGED_NUMBER]),
         )
         deleted = f"(p.held & 1 = 0{''.join(f' OR p.n = {each}' for each in rejected)})"
         changed = "true" if self.is_shadow else "p.action = 1"
@@ -112,14 +115,14 @@ class TargetTable(TableDeclaration):
 
     def _statements(self, applied_rows: str, steps: Sequence[Step], is_free: str) -> Iterator[str]:
         if not steps:
-            yield self._upsert(f"{applied_rows} s", is_free)
+            yield self.upsert(f"{applied_rows} s", is_free)
         for step in steps:
             rows = (
                 f"(SELECT * FROM {applied_rows} a WHERE {STAGED_NUMBER} = ANY('{{{','.join(map(str, step.rows))}}}'))"
             )
             if step.displace:
                 yield self._displace(f"{rows} s")
-            yield self._upsert(f"{rows} s", is_free)
+            yield self.upsert(f"{rows} s", is_free)
 
     def revert(self, cursor: Cursor, images: str) -> int:
         """Write rows as their images have them, as far as it has the columns; `images` is SQL after FROM, with `image`.
@@ -129,7 +132,7 @@ class TargetTable(TableDeclaration):
         values = ", ".join(
             f"(image ->> {literal(name)})::{uncut(self.types[name])} AS {quote(name)}" for name in self.columns
         )
-        cursor.execute(self._upsert(f"(SELECT {values} FROM {images}) s"))
+        cursor.execute(self.upsert(f"(SELECT {values} FROM {images}) s"))
         return int(cursor.rowcount)
 
 

@@ -6,6 +6,7 @@ from random import Random
 from sync_pipeline.model.faults import REBUILD_CRASH_POINTS, TABLE_CRASH_POINTS
 from tests.chaos.faults.fault import fault
 from tests.chaos.scene import Scene
+from tests.sinks import index_of
 
 _PATIENCE = 15  # seconds
 _IN_A_BATCH = ("rows.after:2", "documents.after:2", "close.before:2")
@@ -14,7 +15,7 @@ _IN_A_BATCH = ("rows.after:2", "documents.after:2", "close.before:2")
 @fault(weight=0)
 def index_rebuilt(scene: Scene, dice: Random) -> Iterator[None]:
     """It dies up to two times, and goes on."""
-    entity = dice.choice([context.entity.name for context in scene.world.contexts.values() if context.entity.index])
+    entity = dice.choice([context.entity.name for context in scene.world.contexts.values() if index_of(context.entity)])
     return _rebuilt(scene, dice, REBUILD_CRASH_POINTS, "index", entity)
 
 

@@ -10,12 +10,12 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
 
 import psycopg2
 
 from sync_pipeline.db.equality import comparable_number
 from sync_pipeline.db.sql import quote
+from sync_pipeline.model.json_values import JsonValue
 from sync_pipeline.sinks.context import SinkContext
 
 # numbers, times, intervals and ranges, alone and in arrays; texts differ by their bytes, JSON by its own texts
@@ -24,7 +24,6 @@ _SEVERAL_FORMS = """
     FROM pg_attribute a JOIN pg_type t ON t.oid = a.atttypid LEFT JOIN pg_type e ON e.typarray = t.oid
     WHERE a.attrelid = %s::regclass AND a.attnum > 0 AND coalesce(e.typcategory, t.typcategory) IN ('N', 'D', 'T', 'R')
 """
-_ABSENT = object()
 
 
 @dataclass
@@ -33,20 +32,20 @@ class Fields:
 
     context: SinkContext
 
-    def differing(self, wanted: Mapping[str, Any], there: Mapping[str, Any]) -> list[str]:
+    def differing(self, wanted: Mapping[str, JsonValue], there: Mapping[str, JsonValue]) -> list[str]:
         """Names of fields whose values differ, or that only one of the documents has."""
         return [
             name
             for name in sorted({*wanted, *there})
-            if not self._same(name, wanted.get(name, _ABSENT), there.get(name, _ABSENT))
+            if (name in wanted) is not (name in there) or not self._same(name, wanted[name], there[name])
         ]
 
-    def _same(self, name: str, one: Any, other: Any) -> bool:
+    def _same(self, name: str, one: JsonValue, other: JsonValue) -> bool:
         return same(one, other) or (
             same(one, other, texts=False) and name in self._typed and self._equal(name, one, other)
         )
 
-    def _equal(self, name: str, one: Any, other: Any) -> bool:
+    def _equal(self, name: str, one: JsonValue, other: JsonValue) -> bool:
         """Whether PostgreSQL takes both for one value of the column's type."""
         column = f"(jsonb_populate_record(NULL::{self.context.table}, %s)).{quote(name)}"
         value = comparable_number(column, self._typed[name])
@@ -66,7 +65,7 @@ class Fields:
             return dict(cursor.fetchall())
 
 
-def same(one: Any, other: Any, *, texts: bool = True) -> bool:
+def same(one: JsonValue, other: JsonValue, *, texts: bool = True) -> bool:
     """Whether two values of JSON are one: 1 is 1.0, and true is not 1. Without `texts`, any two texts count as one."""
     if isinstance(one, dict) and isinstance(other, dict):
         return one.keys() == other.keys() and all(same(value, other[name], texts=texts) for name, value in one.items())
