@@ -1,12 +1,15 @@
-"""All ways between the engine and its five endpoints, and the settings that lead over them."""
+"""All ways between the engine and its six endpoints, and the settings that lead over them."""
 
 import re
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 from demo.fleet import Fleet
 from tests.chaos.interposer import Interposer, Rule, passed_on
 from tests.chaos.proxy import Link, Loop
+from tests.receivers import SETTING, ReceiverProcess
 
 # the setting that names each, and its server
 ENDPOINTS = {
@@ -16,7 +19,7 @@ ENDPOINTS = {
     "SYNC_LEGACY_S3_ENDPOINT": "objects",
     "SYNC_TARGET_S3_ENDPOINT": "objects",
 }
-_OVER_HTTP = ("SYNC_SEARCH_URL", "SYNC_LEGACY_S3_ENDPOINT")
+_OVER_HTTP = ("SYNC_SEARCH_URL", "SYNC_LEGACY_S3_ENDPOINT", SETTING)
 
 
 class Network:
@@ -24,8 +27,16 @@ class Network:
 
     def __init__(self, fleet: Fleet) -> None:
         self._loop = Loop()
-        self.links = {setting: Link(self._loop, getattr(fleet, name).port) for setting, name in ENDPOINTS.items()}
+        self._folder = tempfile.TemporaryDirectory(prefix="receiver-")
+        self.receiver = ReceiverProcess(Path(self._folder.name))
+        ports = {setting: getattr(fleet, name).port for setting, name in ENDPOINTS.items()}
+        ports[SETTING] = self.receiver.port
+        self.links = {setting: Link(self._loop, port) for setting, port in ports.items()}
         self._interposers = {name: Interposer(self.links[name].upstream) for name in _OVER_HTTP}
+
+    def renew(self) -> None:
+        """Empty the receiver: revisions of another round are none of this one's."""
+        self.receiver.renew()
 
     def settings(self, direct: dict[str, str]) -> dict[str, str]:
         """As `direct`, over the links."""
@@ -71,3 +82,5 @@ class Network:
         for link in self.links.values():
             link.refuse()
         self._loop.close()
+        self.receiver.kill()
+        self._folder.cleanup()

@@ -27,6 +27,7 @@ from tests.chaos.scene import Scene
 from tests.installed import made, unmade
 from tests.observer import Observer
 from tests.oracle import KINDS
+from tests.receivers import SETTING
 from tests.world import World, wait_for
 
 _PATIENCE = 90
@@ -67,7 +68,8 @@ def staged(fleet: Fleet, network: Network, plan: Plan, folder: Path) -> Iterator
     _forget(ground.entities, "tests.caught")
     with ExitStack() as stack:
         own = stack.enter_context(paired_fleet(fleet, network, plan))
-        world = stack.enter_context(ground.opened(own, plan, settings(plan)))
+        network.renew()
+        world = stack.enter_context(ground.opened(own, plan, settings(plan) | {SETTING: network.receiver.url}))
         stack.enter_context(_prepared(world, plan))
         stack.callback(network.heal)
         crew = stack.enter_context(Crew(folder, network.settings(dict(os.environ))))

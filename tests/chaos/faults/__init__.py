@@ -12,6 +12,7 @@ from tests.chaos.faults import (
     hosts,
     kills,
     rebuilds,
+    receivers,
     restarts,
     rows,
     schema,
@@ -24,6 +25,6 @@ from tests.chaos.faults.fault import FAULTS, Fault
 
 FAMILIES = (
     *(clocks, connections, deployments, disks, failovers, files, followers, hidden, hosts, kills),
-    *(rebuilds, restarts, rows, schema, search, slots, stamps, transactions),
+    *(rebuilds, receivers, restarts, rows, schema, search, slots, stamps, transactions),
 )
 __all__ = ["FAMILIES", "FAULTS", "Fault"]

@@ -1,7 +1,10 @@
 """The demo's monolith and its editors. The ledger is the log that editors write in their transactions."""
 
+import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
+
+import psycopg2
 
 from demo.databases import connected
 from demo.edit import Editors
@@ -10,8 +13,9 @@ from tests.chaos import ledger
 from tests.chaos.guarded import Guarded
 from tests.chaos.plan import RATE, WRITERS, Plan
 from tests.observer import Observer
-from tests.oracle import Difference
-from tests.world import World, opened
+from tests.oracle import Difference, expected
+from tests.receivers import SETTING
+from tests.world import World, http, opened
 
 
 class Demo:
@@ -59,10 +63,22 @@ class Demo:
         return ledger.commits(world)
 
     def differences(self, world: World) -> list[Difference]:
-        return world.differences()
+        return world.differences() + _item_differences(world)
 
     def noted(self, world: World) -> list[str]:
         return ledger.violations(world)
+
+
+def _item_differences(world: World) -> list[Difference]:
+    """What the receiver holds that it should not, or lacks."""
+    with closing(psycopg2.connect(world.monolith.admin_url)) as legacy:
+        wanted, poisoned = expected(legacy)
+    public = {key: row for key, row in wanted["video"].items() if row["is_public"]}
+    sent = {str(key): {"header": row["header"], "version": row["version"]} for key, row in public.items()}
+    there = http(os.environ[SETTING], "GET", "items")
+    wrong = [key for key in sent.keys() | there.keys() if sent.get(key) != there.get(key)]
+    found = [(key, f"{there.get(key)} for {sent.get(key)}") for key in wrong if key not in poisoned["video"]]
+    return [Difference("item", "video", key, "", detail) for key, detail in found]
 
 
 def _run(editors: Editors) -> None:
