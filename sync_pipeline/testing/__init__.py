@@ -8,6 +8,7 @@ class TestGallery(EntityContract):
 
 from sync_pipeline.testing.entities import EntityContract
 from sync_pipeline.testing.legacy_rows import LegacyRows
+from sync_pipeline.testing.sinks import SinkContract
 from sync_pipeline.testing.sources import Change, SourceContract
 
-__all__ = ["Change", "EntityContract", "LegacyRows", "SourceContract"]
+__all__ = ["Change", "EntityContract", "LegacyRows", "SinkContract", "SourceContract"]
