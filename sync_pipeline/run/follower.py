@@ -47,7 +47,7 @@ HANG_SECONDS = 180.0
 _IDLE_WRITE_SECONDS = 1.0
 _RETRY_SECONDS = 5.0
 _LOOK_SECONDS = 0.5
-# so often rows are looked for that wait for something else or were refused, while none of them is ready
+# so often rows that wait for something else or were refused, and sinks that lack rows, are looked for in vain
 _SET_ASIDE_SECONDS = 1.0
 # a sweep that waits for a place looks again
 _PLACE_SECONDS = 2.0
@@ -202,11 +202,13 @@ class Follower:
         self.report(entity, outcome)
 
     def _work_on(self, context: EntityContext, halt: threading.Event) -> None:
-        pace, checked_at = self._pace(context), 0.0
+        pace, checked_at, fills, asked_at = self._pace(context), 0.0, False, 0.0
         while not halt.is_set():
             self._any_moved = time.monotonic()
             set_aside = self._any_moved - checked_at >= _SET_ASIDE_SECONDS
             try:
+                if fills or self._any_moved - asked_at >= _SET_ASIDE_SECONDS:
+                    fills, asked_at = fill_new_sinks(context, halt), self._any_moved
                 busy = work(context, self.report, set_aside=set_aside)
                 checked_at = time.monotonic() if set_aside and not busy else checked_at
             except UnreachableError as error:
@@ -224,7 +226,6 @@ class Follower:
                     ended = not sweep_is_due(context) or go_on(context, halt)
                 finally:
                     recover(context, halt)  # it needs no monolith, and what stops a sweep may last for days
-                    fill_new_sinks(context, halt)
                 halt.wait(max(_LOOK_SECONDS, pace.seconds()) if ended else _PLACE_SECONDS)
             except (UnreachableError, BrakeError) as error:
                 log.warning("sweep stopped", extra={"entity": context.entity.name, "error": str(error)})

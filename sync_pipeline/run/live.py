@@ -184,6 +184,10 @@ def _do(context: EntityContext, record: due.Owed, report: Report) -> None:
     if record.reason == Reason.COMPENSATION:
         compensate(context, record, report)
         return
+    if record.sink and context.entity.sink(record.sink) is None and record.reason == Reason.DOCUMENTS:
+        with context.stores.target() as cursor:
+            queue_table.delete(cursor, [record.id])  # should the sink come back, all rows are queued for it
+        return
     try:
         report(context.entity.name, _carry_out(context, record))
     except UnreachableError as error:

@@ -163,3 +163,15 @@ def test_a_ledger_that_is_made_again_from_the_log_knows_what_a_new_sink_holds(wo
     world.target("UPDATE sync.ledger_text SET held = 0")
     snapshot.rebuild(context)
     assert world.target(query) == held
+
+
+def test_what_is_owed_to_one_that_was_left_out_is_dropped(world):
+    context = declared(world, SUGGEST)
+    fill_new_sinks(context, threading.Event())
+    assert world.target("SELECT count(*) FROM sync.due WHERE sink = 'suggest'") != [(0,)]
+    without = declared(world)
+    while work(without, lambda *_: None):
+        pass
+    assert world.target("SELECT count(*) FROM sync.due WHERE entity = 'text'") == [(0,)]
+    fill(declared(world, SUGGEST))
+    assert refreshed(world) == public(world)

@@ -81,7 +81,6 @@ def test_a_sweep_that_cannot_go_on_does_not_keep_the_recovery_from_its_turn(two,
     monkeypatch.setattr(follower, "sweep_is_due", lambda _: True)
     monkeypatch.setattr(follower, "go_on", stopped)
     monkeypatch.setattr(follower, "recover", lambda context, halt: turns.append(context) or halt.set())
-    monkeypatch.setattr(follower, "fill_new_sinks", lambda *_: None)
     context = SimpleNamespace(entity=two.entities[0], stores=SimpleNamespace(settings=SETTINGS))
     two._sweep_on(context, halt)
     assert turns == [context]
@@ -91,7 +90,6 @@ def test_whether_a_sweep_is_due_is_asked_at_the_pace_of_an_idle_entity(two, monk
     """Fifty idle entities would ask the ledger a hundred times a second."""
     monkeypatch.setattr(follower, "sweep_is_due", lambda _: False)
     monkeypatch.setattr(follower, "recover", lambda context, halt: None)
-    monkeypatch.setattr(follower, "fill_new_sinks", lambda *_: None)
     two._paces["text"] = pace = Pace(0.2, 5.0)
     waits, context = [], SimpleNamespace(entity=two.entities[0], stores=SimpleNamespace(settings=SETTINGS))
 
