@@ -22,6 +22,7 @@ URL = "https://catalog.example/items/{key}"
         ({"connections": 0}, "connections at least 1"),
         ({"headers": {"X Y": "1"}}, "header 'X Y' is no header of HTTP"),
         ({"headers": {"X": "1\r\nY: 2"}}, "header 'X' is no header of HTTP"),
+        ({"headers": {"X": "žluťoučký"}}, "header 'X' is no header of HTTP"),
     ],
 )
 def test_what_cannot_be_is_refused_by_name(declared, fault):

@@ -24,6 +24,10 @@ _KEY = "{key}"
 _MOST_A_REQUEST = 10_000
 
 
+def _is_header_value(value: str) -> bool:
+    return value.isprintable() and all(ord(character) < 256 for character in value)
+
+
 @dataclass(frozen=True)
 class EndpointDeclaration(Named):
     """What an `HttpEndpoint` says: its fields are explained there."""
@@ -59,7 +63,7 @@ class EndpointDeclaration(Named):
         if self.timeout_seconds <= 0 or self.connections < 1:
             raise self._fault("timeout_seconds is above 0, and connections at least 1")
         for name, value in self.headers.items():
-            if not re.fullmatch(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+", name) or "\n" in value or "\r" in value:
+            if not re.fullmatch(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+", name) or not _is_header_value(value):
                 raise self._fault(f"header {name!r} is no header of HTTP")
 
     def _fault(self, what: str) -> DeclarationError:

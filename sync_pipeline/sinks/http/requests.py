@@ -50,6 +50,17 @@ class Answer(NamedTuple):
 
 
 @dataclass(frozen=True)
+class _Connections:
+    """What stays open between requests."""
+
+    pool: PoolManager
+
+    def close(self) -> None:
+        """Close all of it."""
+        self.pool.clear()
+
+
+@dataclass(frozen=True)
 class Client:
     """Connections to one endpoint."""
 
@@ -59,7 +70,8 @@ class Client:
     @classmethod
     def of(cls, endpoint: EndpointDeclaration, stores: Stores) -> Client:
         """Return the process's client of an endpoint. Raises SettingError."""
-        return stores.client(f"http {endpoint.url}", lambda: cls(endpoint, _pool(endpoint)))
+        name = f"http {endpoint.url} {endpoint.ca_file} {endpoint.connections}"
+        return cls(endpoint, stores.client(name, lambda: _Connections(_pool(endpoint))).pool)
 
     def ask(self, method: str, url: str, body: bytes | None = None, headers: Mapping[str, str] | None = None) -> Answer:
         """Send a request. Raises UnreachableError where no answer comes, or not in time."""
@@ -80,10 +92,6 @@ class Client:
             reason = getattr(error, "reason", None) or error
             raise UnreachableError(f"{self.endpoint.url}: no answer: {reason}") from error
         return _answer(answer.status, answer.headers.get(REVISION, ""), answer.data)
-
-    def close(self) -> None:
-        """Close the connections."""
-        self.pool.clear()
 
 
 def _pool(endpoint: EndpointDeclaration) -> PoolManager:
