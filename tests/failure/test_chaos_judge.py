@@ -14,16 +14,24 @@ from tests.chaos.judge import violations
 from tests.chaos.rounds import settings
 from tests.chaos.scene import Scene
 from tests.oracle import KINDS
+from tests.receivers import SETTING, ReceiverProcess
 from tests.world import wait_for
 
 DEMO = GROUNDS["demo"]
 
 
 @pytest.fixture(scope="module")
-def scene(fleet):
+def receiver(tmp_path_factory):
+    receiver = ReceiverProcess(tmp_path_factory.mktemp("receiver"))
+    yield receiver
+    receiver.kill()
+
+
+@pytest.fixture(scope="module")
+def scene(fleet, receiver):
     """A world in which everything has gone well."""
     plan = draw("judge", 0, source="watermark", ground="demo")
-    with DEMO.opened(fleet, plan, settings(plan)) as world:
+    with DEMO.opened(fleet, plan, settings(plan) | {SETTING: receiver.url}) as world:
         with closing(psycopg2.connect(world.monolith.admin_url)) as connection:
             made = create(connection.cursor(), "new", 30)
             edit(connection.cursor(), "edited", made[:10])
@@ -127,3 +135,13 @@ def test_a_row_that_is_parked_and_no_poison(scene, observer, key):
     )
     found(scene, observer, "oracle: due text", str(key), "owed")
     scene.world.target("DELETE FROM sync.due")
+
+
+@pytest.mark.parametrize("body", [None, {"header": "spoiled", "version": 1}])
+def test_an_item_that_is_lost_or_spoiled(scene, observer, receiver, body):
+    key, item = next(iter(receiver.items().items()))
+    receiver.spoil(key, body)
+    try:
+        assert found(scene, observer, "item", key) is None
+    finally:
+        receiver.spoil(key, item)
