@@ -223,6 +223,11 @@ class Entity:
         return [self.table.id, *(sink.id for sink in self.outer_sinks)]
 
     @property
+    def sink_names(self) -> list[str]:
+        """The names of all its sinks."""
+        return [sink.id for sink in self.sinks]
+
+    @property
     def documented(self) -> frozenset[str]:
         """The columns of adapted rows that outer sinks other than tables keep."""
         tables = tables_of(self.sinks)

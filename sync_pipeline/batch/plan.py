@@ -38,9 +38,9 @@ def plan_of(batch: Batch) -> pa.Table:
     )
     stays_held = pa.array([batch.unwanted.get(text, 0) | HELD_ROW for text in texts], pa.int16())
     action = pc.if_else(batch.rows_to_write, WRITE, KEEP)
-    # a row that has not changed goes to one sink alone; nothing else of it is new
-    bit = batch.context.bits[batch.order.sink] if batch.order.sink else 0
-    only = pc.bit_wise_and(batch.adapted.held, pa.scalar(bit, pa.int16()))
+    # a row that has not changed is new to those sinks alone that are sent it all the same
+    sent = [sink.id for sink in batch.context.entity.outer_sinks if batch.order.sends_all_to(sink.id)]
+    only = pc.bit_wise_and(batch.adapted.held, pa.scalar(sum(batch.context.bits[name] for name in sent), pa.int16()))
     held = pc.if_else(batch.rows_to_write, batch.adapted.held, only)
     deleted, same = batch.deleted, batch.unchanged
     parts = [part(rows, action, rows.column(DIGEST).combine_chunks(), held)]

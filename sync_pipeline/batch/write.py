@@ -118,7 +118,7 @@ def _write_under(batch: Batch, outcome: Outcome, *, strict: bool) -> list[Delive
             batch.waits = passed.waits = locks.waits(passed.adapted, passed.deleted, batch.revision)
         ready = passed.ready()
         plan = plan_of(ready)
-        applied, outrun = context.ledger.apply(cursor, plan, batch.draw)
+        applied, outrun = context.ledger.apply(cursor, plan, batch.draw, context.bits.all)
         reverted = _reverted(ready, cursor, locks.tables)
         ready = replace(ready, skipped=ready.skipped.union(reverted))
         deliveries = _write_rows(ready, cursor, plan, applied, locks.tables, reverted)

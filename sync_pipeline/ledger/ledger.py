@@ -145,12 +145,13 @@ class Ledger:
         table = table.append_column("held", held)
         copy_in(cursor, self.table, f"{self.key.plain()}, seen, written, digest, basis, held", table)
 
-    def apply(self, cursor: Cursor, plan: pa.Table, draw: Draw) -> tuple[pa.Table, pa.Array]:
+    def apply(self, cursor: Cursor, plan: pa.Table, draw: Draw, own: int) -> tuple[pa.Table, pa.Array]:
         """Upsert a plan's keys in key order, and give back the part this revision may write (APPLIED).
 
-        `plan` has the key columns, then n, action, _digest (NULL: gone) and held. Keys that a higher
-        revision has looked at are left alone; `overtaken` marks keys believed unchanged that are not.
-        It stays in `pg_temp.plan` and `pg_temp.applied` for the sinks until the transaction ends.
+        `plan` has the key columns, then n, action, _digest (NULL: gone) and held; `own` are the bits of the sinks that
+        the caller knows, so that it leaves others as they are. Keys that a higher revision has looked at are left
+        alone; `overtaken` marks keys believed unchanged that are not. It stays in `pg_temp.plan` and `pg_temp.applied`
+        for the sinks until the transaction ends.
 
         Left alone as well, and given back by their `n`, are keys whose digest a lower revision has changed since this
         one was drawn: that one may have read its rows later than this one, so that they are newer.
@@ -180,7 +181,8 @@ class Ledger:
                     digest = CASE WHEN p.action = {WRITE} THEN p.{DIGEST}
                         WHEN p.action IN ({WITHDRAW}, {DOUBT}) AND l.digest IS NOT NULL THEN 0 ELSE l.digest END,
                     basis = CASE p.action WHEN {WRITE} THEN %(basis)s ELSE l.basis END,
-                    held = CASE p.action WHEN {WRITE} THEN p.held WHEN {WITHDRAW} THEN l.held & p.held
+                    held = CASE p.action WHEN {WRITE} THEN p.held | (l.held & %(others)s::smallint)
+                        WHEN {WITHDRAW} THEN l.held & (p.held | %(others)s::smallint)
                         WHEN {KEEP} THEN l.held | p.held ELSE l.held END
                 FROM locked p WHERE {self.key.joins("l", self.key, "p")} AND NOT p.is_outrun
                 RETURNING p.n, p.held_before, l.written, p.action = {KEEP} AND
@@ -191,7 +193,12 @@ class Ledger:
                 UNION ALL SELECT -1 - n, held_before, 0, false, seen_before, written_before FROM locked WHERE is_outrun;
             {_AS_EVER}
             """,
-            {"revision": draw.revision, "basis": self.basis, "since": max(0, draw.revision - _UNDER_WAY)},
+            {
+                "revision": draw.revision,
+                "others": ~own,
+                "basis": self.basis,
+                "since": max(0, draw.revision - _UNDER_WAY),
+            },
         )
         query = f"SELECT n, held_before, written, overtaken, seen_before FROM {self._applied}"
         found = copy_out(cursor, query, APPLIED)

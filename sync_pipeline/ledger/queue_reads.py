@@ -321,8 +321,9 @@ def undone(cursor: Cursor, entity: str, keys: Sequence[str]) -> list[str]:
 def refused_documents(cursor: Cursor, entity: str, sink: str) -> list[str]:
     """Keys that are parked since an outer sink refused them."""
     cursor.execute(
-        "SELECT key FROM sync.due WHERE entity = %s AND reason = 'rejected' AND step = 'document' AND sink = %s",
-        (entity, sink),
+        "SELECT key FROM sync.due WHERE entity = %s AND reason = 'rejected' AND step = 'document'"
+        " AND coalesce(sink, %s) = %s",
+        (entity, sink, sink),
     )
     return _first_column(cursor)
 

@@ -76,16 +76,16 @@ WITH taken AS (
     DELETE FROM sync.due WHERE entity = %(entity)s AND reason = %(reason)s
         AND (claimed_until IS NULL OR claimed_until < now()) RETURNING *
 ), named AS (
-    SELECT sink, key, row_number() OVER (PARTITION BY sink ORDER BY key) - 1 AS n
-    FROM (SELECT DISTINCT sink, k AS key FROM taken, unnest(coalesce(keys, ARRAY[key])) k) k
+    SELECT sink, priority, key, row_number() OVER (PARTITION BY sink, priority ORDER BY key) - 1 AS n
+    FROM (SELECT DISTINCT sink, priority, k AS key FROM taken, unnest(coalesce(keys, ARRAY[key])) k) k
 )
 INSERT INTO sync.due (entity, reason, keys, sink, revision, priority, attempts, error, message, first_at)
-SELECT entity, reason, array_agg(named.key), t.sink, revision, priority, attempts, error, message, first_at
+SELECT entity, reason, array_agg(named.key), t.sink, revision, t.priority, attempts, error, message, first_at
 FROM (
     SELECT entity, reason, sink, priority, max(revision) AS revision, max(attempts) AS attempts, max(error) AS error,
         max(message) AS message, min(first_at) AS first_at FROM taken GROUP BY 1, 2, 3, 4
-) t JOIN named ON named.sink IS NOT DISTINCT FROM t.sink
-GROUP BY n / %(keys_a_record)s, entity, reason, t.sink, revision, priority, attempts, error, message, first_at
+) t JOIN named ON named.sink IS NOT DISTINCT FROM t.sink AND named.priority = t.priority
+GROUP BY n / %(keys_a_record)s, entity, reason, t.sink, revision, t.priority, attempts, error, message, first_at
 
 -- name: keep_keys
 UPDATE sync.due SET keys = %(keys)s::text[], attempts = attempts + 1, claimed_until = NULL, last_at = now(),
@@ -110,7 +110,10 @@ ON CONFLICT (entity, key, reason) WHERE key IS NOT NULL DO UPDATE SET revision =
     attempts = CASE WHEN due.message = excluded.message THEN due.attempts + 1 ELSE 1 END, step = excluded.step,
     error = excluded.error, message = excluded.message, digest = excluded.digest, last_at = now(),
     claimed_until = NULL, not_before = 'infinity', waits_for = NULL, waits_key = NULL, undone_at = NULL,
-    refused = NULL, basis = excluded.basis, priority = excluded.priority, refused_by = excluded.refused_by, sink = excluded.sink
+    refused = NULL, basis = excluded.basis, priority = excluded.priority, refused_by = excluded.refused_by,
+    -- refused by two outer sinks: it waits until both take it
+    sink = CASE WHEN due.step = 'document' AND excluded.step = 'document' AND due.sink IS DISTINCT FROM excluded.sink
+        THEN NULL ELSE excluded.sink END
 
 -- name: time_tries
 -- When parked rows are tried again, by what refused them and how often.

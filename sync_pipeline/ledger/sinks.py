@@ -40,6 +40,11 @@ class HeldBits:
     def __getitem__(self, sink: str) -> int:
         return self.bits[sink]
 
+    @property
+    def all(self) -> int:
+        """All of them in one number."""
+        return sum(self.bits.values())
+
     def names(self, held: int) -> list[str]:
         """Return the sinks that hold something, in the order of their bits."""
         return [name for name, bit in sorted(self.bits.items(), key=lambda each: each[1]) if held & bit]
@@ -61,10 +66,14 @@ class _Known(NamedTuple):
 
 
 class Filling(NamedTuple):
-    """A sink that lacks rows, and the last key that was queued for it."""
+    """A sink that lacks rows, and the last key that was queued for it.
+
+    It is not `declared` where a program with another file of the entity has left it out since.
+    """
 
     name: str
     position: list[str] | None
+    declared: bool = True
 
 
 def register(cursor: Cursor, entity: str, table: str, sinks: Sequence[DeclaredSink]) -> HeldBits:
@@ -74,6 +83,7 @@ def register(cursor: Cursor, entity: str, table: str, sinks: Sequence[DeclaredSi
     DeclarationError where no bit is left.
     """
     known = _known(cursor, entity)
+    _check_first(entity, sinks[0], known)
     names = {sink.name for sink in sinks}
     if any(_differs(sink, known.get(sink.name)) for sink in sinks) or any(
         sink.declared for name, sink in known.items() if name not in names
@@ -86,6 +96,16 @@ def register(cursor: Cursor, entity: str, table: str, sinks: Sequence[DeclaredSi
         cursor.execute(_SQL["leave_out"], {"entity": entity, "names": sorted(names)})
         known = _known(cursor, entity)
     return HeldBits({sink.name: int(known[sink.name].bit or 0) for sink in sinks if sink.has_bit})
+
+
+def _check_first(entity: str, first: DeclaredSink, known: Mapping[str, _Known]) -> None:
+    """The bit of rows is the first table's for good: another one in its place would have no rows."""
+    owner = next((each.name for each in known.values() if each.bit == HELD_ROW), first.name)
+    if owner != first.name:
+        raise DeclarationError(
+            f"entity {entity}: its first table is {first.name!r} now, and its ledger knows {owner!r} as the one that is"
+            " written with it: put that one first, under that label, or give the entity another name"
+        )
 
 
 def _known(cursor: Cursor, entity: str) -> dict[str, _Known]:
@@ -113,14 +133,18 @@ def _add(cursor: Cursor, entity: str, table: str, sink: DeclaredSink, known: Map
         "parts": [*sink.parts],
         "place": sink.place,
         # the first table is written with the ledger, and files with their rows
-        "has_rows": cursor.fetchone()[0] and sink.has_bit and bool(known),
+        "has_rows": cursor.fetchone()[0] and sink.has_bit and free != HELD_ROW and not _is_first(sink, known),
     }
     cursor.execute(_SQL["add"], values)
 
 
-def filling(cursor: Cursor, entity: str) -> list[Filling]:
-    """Return the sinks that lack rows which the ledger holds."""
-    cursor.execute(_SQL["filling"], {"entity": entity})
+def _is_first(sink: DeclaredSink, known: Mapping[str, _Known]) -> bool:
+    return sink.name in known and known[sink.name].bit == HELD_ROW
+
+
+def filling(cursor: Cursor, entity: str, names: Sequence[str]) -> list[Filling]:
+    """Return those of the sinks that lack rows which the ledger holds."""
+    cursor.execute(_SQL["filling"], {"entity": entity, "names": list(names)})
     return [Filling(*row) for row in cursor.fetchall()]
 
 
@@ -129,6 +153,13 @@ def advance(cursor: Cursor, entity: str, sink: Filling, after: list[str] | None)
     values: Values = {"entity": entity, "name": sink.name, "before": sink.position, "after": after}
     cursor.execute(_SQL["advance"], values)
     return bool(cursor.rowcount)
+
+
+def is_left_out(cursor: Cursor, entity: str, sink: str) -> bool:
+    """Return whether no program declares a sink now, as far as the ledger has been told."""
+    cursor.execute(_SQL["is_declared"], {"entity": entity, "name": sink})
+    found = cursor.fetchone()
+    return found is None or not found[0]
 
 
 def left_behind(cursor: Cursor) -> list[tuple[str, str, str]]:

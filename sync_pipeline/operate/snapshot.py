@@ -227,16 +227,20 @@ def _replay(context: EntityContext) -> str:
         INSERT INTO {context.ledger.table} ({key}, seen, written, digest, basis, held)
         SELECT {key}, seen, coalesce(written, 0),
             CASE WHEN digest IS NOT NULL AND _doubted > _set THEN 0 ELSE digest END, coalesce(basis, 0),
-            CASE WHEN _withdrawn > _wrote THEN held & ({HELD_ROW} | coalesce(_stays, 0)) ELSE coalesce(held, 0) END
-                | coalesce(_kept, 0)
+            (coalesce(held, 0) | coalesce(_kept, 0))
+                & CASE WHEN _withdrawn > _wrote THEN {HELD_ROW} | coalesce(_stays, 0) ELSE ~0 END
         FROM (
             SELECT {key}, {last("seen", "seen IS NOT NULL")}, {last("written", "written IS NOT NULL")},
                 {last("digest", sets)}, {last("basis", sets)}, {last("held", holds)},
                 {number(WRITE, _TAKE)} AS _set, {number(WRITE, UNDO)} AS _wrote,
                 {number(WITHDRAW, DOUBT)} AS _doubted, {number(WITHDRAW)} AS _withdrawn,
-                (array_agg(held ORDER BY _n DESC) FILTER (WHERE _action = {WITHDRAW}))[1] AS _stays,
-                bit_or(held) FILTER (WHERE _action = {KEEP}) AS _kept
-            FROM pg_temp.told GROUP BY {key}
+                bit_and(held) FILTER (WHERE _action = {WITHDRAW} AND _n > _last) AS _stays,
+                bit_or(held) FILTER (WHERE _action = {KEEP} AND _n > _last) AS _kept
+            FROM (
+                SELECT *, coalesce(max(_n) FILTER (WHERE {holds}) OVER (PARTITION BY {key}), -1) AS _last
+                FROM pg_temp.told
+            ) t
+            GROUP BY {key}
         ) k
     """
 

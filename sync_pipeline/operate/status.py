@@ -58,7 +58,7 @@ def status_of(stores: Stores, entity: Entity) -> dict[str, Any]:
         found["listing"] = listing_progress(cursor, entity.name, stores.settings) if entity.placing_sinks else None
         found["former_digests"] = count_former(cursor, entity.name, table_of(entity.name))
         found["recovery"] = recovery_of(cursor, entity.name)
-        found["filling"] = [sink.name for sink in sinks.filling(cursor, entity.name)]
+        found["filling"] = [sink.name for sink in sinks.filling(cursor, entity.name, entity.sink_names)]
         alerts = [*_hanging(found.pop("hangs_in")), *_alerts(found, stores.settings), *_filling(found["filling"])]
         alerts += sweep_alerts(cursor, entity.name, found["sweep"], found["listing"], stores.settings)
         alerts += upkeep.alerts(cursor, stores.settings.history_days)

@@ -34,6 +34,8 @@ KEYS_A_RECORD = 500
 _MANY_RECORDS = 50
 # dead letters: those that a person has asked for, and those whose time has come, which are behind everything else
 ASKED, AGAIN = 5, 9
+# rows for a sink that is new
+FILL = 8
 _REFUSED_A_CLAIM = 100
 
 
@@ -77,6 +79,11 @@ def owe_to(cursor: Cursor, entity: str, sink: str | None, keys: Sequence[str], r
     values: Values = {"revision": revision, "sink": sink}
     records = _queue(cursor, entity, Reason.DOCUMENTS, pa.array(keys, pa.string()), values)
     return [identity for identity, _ in records]
+
+
+def owe_fill(cursor: Cursor, entity: str, sink: str, keys: Sequence[str]) -> None:
+    """Queue keys for an outer sink that lacks them, behind all that is fresh."""
+    _queue(cursor, entity, Reason.DOCUMENTS, pa.array(keys, pa.string()), {"sink": sink, "priority": FILL})
 
 
 def owe_part(cursor: Cursor, entity: str, record: Owed, keys: Sequence[str]) -> list[int]:

@@ -73,7 +73,7 @@ def _recovering(context: EntityContext) -> list[Finding]:
     """Nothing is certain while a sink lacks rows, or the new side is compared with a ledger that has lost commits."""
     with context.stores.target() as cursor:
         left = recovery_of(cursor, context.entity.name)
-        lacking = sinks.filling(cursor, context.entity.name)
+        lacking = sinks.filling(cursor, context.entity.name, context.entity.sink_names)
     why = "it is new, or has moved, and not all rows have been queued for it yet"
     found = [Finding(sink.name, FindingKind.UNKNOWN, "", why) for sink in lacking]
     if left is None:

@@ -185,8 +185,7 @@ def _do(context: EntityContext, record: due.Owed, report: Report) -> None:
         compensate(context, record, report)
         return
     if record.sink and context.entity.sink(record.sink) is None and record.reason == Reason.DOCUMENTS:
-        with context.stores.target() as cursor:
-            queue_table.delete(cursor, [record.id])  # should the sink come back, all rows are queued for it
+        _leave(context, record, record.sink)
         return
     try:
         report(context.entity.name, _carry_out(context, record))
@@ -202,6 +201,18 @@ def _do(context: EntityContext, record: due.Owed, report: Report) -> None:
             isolate(context, record, error)
         else:
             raise
+
+
+def _leave(context: EntityContext, record: due.Owed, sink: str) -> None:
+    """Drop what is owed to a sink that nobody declares: should it come back, all rows are queued for it.
+
+    Another program may have a newer file of the entity, which declares it.
+    """
+    with context.stores.target() as cursor:
+        if sinks.is_left_out(cursor, context.entity.name, sink):
+            queue_table.delete(cursor, [record.id])
+        else:
+            due.postpone(cursor, [record.id], UnreachableError(f"another program's file declares the sink {sink}"))
 
 
 def _carry_out(context: EntityContext, record: due.Owed) -> Outcome:
@@ -280,7 +291,11 @@ def caught_up(context: EntityContext, since: object) -> bool:
             {"t": since, "e": context.entity.name},
         )
         claim = cursor.fetchone()
-        if claim is None or is_recovering(cursor, context.entity.name) or sinks.filling(cursor, context.entity.name):
+        if (
+            claim is None
+            or is_recovering(cursor, context.entity.name)
+            or sinks.filling(cursor, context.entity.name, context.entity.sink_names)
+        ):
             return False
     with suppress(UnreachableError):
         return not guarded(108) or bool(claim[0] <= context.stores.legacy_now())

@@ -25,7 +25,10 @@ def fill_new_sinks(context: EntityContext, halt: threading.Event) -> bool:
     Each page is one worker's. Raises UnreachableError.
     """
     with context.stores.target() as cursor:
-        lacking = sinks.filling(cursor, context.entity.name)
+        lacking = sinks.filling(cursor, context.entity.name, context.entity.sink_names)
+        if not all(sink.declared for sink in lacking):  # a program with another file of the entity came between
+            sinks.register(cursor, context.entity.name, context.ledger.table, context.entity.known_sinks)
+            lacking = sinks.filling(cursor, context.entity.name, context.entity.sink_names)
     return any([_queue_rows(context, sink, halt) for sink in lacking])
 
 
@@ -49,10 +52,12 @@ def _queue_page(context: EntityContext, sink: Filling) -> Filling | None:
         page = copy_out(
             cursor,
             f"SELECT {key.plain('l')} FROM {context.ledger.table} l WHERE {key.after(cursor, 'l', sink.position)}"
-            f" AND l.digest IS NOT NULL ORDER BY {key.ordered('l')} LIMIT {_PAGE}",
+            # what is gone, too, where it may be there: it was deleted while the sink was left out
+            f" AND (l.digest IS NOT NULL OR l.held & {context.bits[sink.name]} <> 0)"
+            f" ORDER BY {key.ordered('l')} LIMIT {_PAGE}",
             key.schema,
         )
         after = key.position(page) if page.num_rows == _PAGE else None
         if sinks.advance(cursor, name, sink, after):
-            due.owe_to(cursor, name, sink.name, key.texts(page).to_pylist())
+            due.owe_fill(cursor, name, sink.name, key.texts(page).to_pylist())
     return None if after is None else Filling(sink.name, after)

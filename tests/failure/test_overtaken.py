@@ -120,7 +120,7 @@ def test_one_that_waits_for_the_other_leaves_its_row(world, context, key):
 
     def apply():
         with context.stores.target() as cursor:
-            found.extend(context.ledger.apply(cursor, plan, draw))
+            found.extend(context.ledger.apply(cursor, plan, draw, context.bits.all))
             cursor.execute("ROLLBACK; BEGIN")
 
     with closing(psycopg2.connect(world.target_url)) as other:

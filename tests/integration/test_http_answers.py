@@ -193,7 +193,7 @@ def test_one_that_nobody_listens_for_is_given_up_after_a_few_requests(world, ser
     context = opened_with(world, server, timeout_seconds=0.2, connections=1)
     server.rule = lambda *_: None
     sync(world, context, *range(1, 21))
-    assert len(server.asked) == 3
+    assert len(server.asked) == 3  # one connection; each of them is in vain
     assert len(world.target("SELECT unnest(keys) FROM sync.due WHERE reason = 'documents'")) == 20
 
 
@@ -285,3 +285,50 @@ def test_two_entities_cannot_have_one_endpoint(world, server):
     )
     with pytest.raises(OwnershipError, match="items/"):
         EntityContext.open(entity, world.stores)
+
+
+def test_a_conflict_of_another_kind_is_a_dead_letter(world, server):
+    """The receiver keeps no order, so a 409 of its is about the object."""
+    context = opened_with(world, server, ordering="none")
+    server.rule = lambda *_: (409, {"message": "the slug is taken"})
+    sync(world, context, 1)
+    ((key, error, message),) = owed(world, Reason.REJECTED)
+    assert (key, error) == ("1", "Http409")
+    assert "the slug is taken" in message
+
+
+def test_a_service_that_falls_silent_is_given_up_for_now(world, server):
+    context = opened_with(world, server, timeout_seconds=0.2, connections=1)
+    server.rule = lambda _, path, __: (200,) if path.endswith("/1") else None
+    outcome = sync(world, context, *range(1, 21))
+    assert len(server.asked) == 1 + 3
+    assert (outcome.documents, outcome.documents_owed) == (1, 19)
+
+
+def test_a_token_that_no_header_may_hold_is_named_and_not_shown(world, server, monkeypatch):
+    monkeypatch.setenv("SYNC_CATALOG_TOKEN", "secret\x07more")
+    context = opened_with(world, server, headers={"Authorization": "Bearer $SYNC_CATALOG_TOKEN"})
+    sync(world, context, 1)
+    ((_, _, message),) = owed(world, Reason.DOCUMENTS)
+    assert "SYNC_CATALOG_TOKEN holds a character" in message
+    assert "secret" not in message
+    monkeypatch.setenv("SYNC_CATALOG_TOKEN", "secret\n")
+    try_again(world, context)
+    assert server.asked[-1][2]["Authorization"] == "Bearer secret"
+
+
+def test_a_setting_that_is_missing_holds_up_this_sink_alone(world, server, monkeypatch):
+    monkeypatch.delenv("SYNC_CATALOG_TOKEN", raising=False)
+    context = opened_with(world, server, headers={"Authorization": "Bearer $SYNC_CATALOG_TOKEN"})
+    sync(world, context, 1)
+    assert world.target("SELECT title FROM catalog.clip") == [("title 1",)]
+    ((_, _, message),) = owed(world, Reason.DOCUMENTS)
+    assert "SYNC_CATALOG_TOKEN is not set" in message
+
+
+def test_an_answer_without_end_is_cut_off(world, server):
+    context = opened_with(world, server, timeout_seconds=5.0)
+    server.rule = lambda *_: (500, {"message": "x" * (17 << 20)})
+    sync(world, context, 1)
+    ((_, _, message),) = owed(world, Reason.DOCUMENTS)
+    assert "the answer has more than 16,777,216 bytes" in message

@@ -16,6 +16,7 @@ from sync_pipeline.operate import snapshot
 from sync_pipeline.operate.status import status_of
 from sync_pipeline.pipeline import sync_keys
 from sync_pipeline.preflight.ownership import check_ownership
+from sync_pipeline.queue import due
 from sync_pipeline.reconcile.reconcile import reconcile
 from sync_pipeline.run import new_sinks
 from sync_pipeline.run.live import caught_up, work
@@ -98,7 +99,7 @@ def test_until_it_is_filled_nothing_is_certified(world):
     ]
     with world.stores.target() as cursor:
         world.target("UPDATE sync.cursor SET applied_through = now(), swept_from = now(), filled_at = now()")
-        assert sinks.filling(cursor, "text") != []
+        assert sinks.filling(cursor, "text", ["suggest"]) != []
     assert not caught_up(context, context.stores.legacy_now() - dt.timedelta(hours=1))
     assert "suggest: new, or at another place" in " ".join(status_of(context.stores, context.entity)["alerts"])
     fill(context)
@@ -133,8 +134,10 @@ def test_one_that_was_left_out_for_a_while_catches_up(world):
     (notice,) = [n for n in check_ownership(world.stores, [without.entity]) if "declares its sink" in n.what]
     assert "entity text declares its sink suggest no longer: alias text-suggest stays as it is" in notice.what
     ((key,),) = world.target("SELECT min(id) FROM catalog.text WHERE is_public")
+    ((gone,),) = world.target("SELECT max(id) FROM catalog.text WHERE is_public")
     world.legacy("UPDATE content SET title = 'changed meanwhile', updated_at = now() WHERE id = %s", [key])
-    sync_keys(without, without.origin.key.parse([str(key)]), Order(acknowledge=True))
+    world.legacy("UPDATE content SET deleted_at = now(), updated_at = now() WHERE id = %s", [gone])
+    sync_keys(without, without.origin.key.parse([str(key), str(gone)]), Order(acknowledge=True))
     context = declared(world, SUGGEST)
     fill(context)
     assert refreshed(world) == public(world)
@@ -175,3 +178,42 @@ def test_what_is_owed_to_one_that_was_left_out_is_dropped(world):
     assert world.target("SELECT count(*) FROM sync.due WHERE entity = 'text'") == [(0,)]
     fill(declared(world, SUGGEST))
     assert refreshed(world) == public(world)
+
+
+def test_a_ledger_from_before_there_was_a_registry_is_opened_as_it_is(world):
+    """The migration knows no places; rows are there, and no sink lacks any."""
+    world.target("UPDATE sync.sink SET place = NULL")
+    context = declared(world)
+    with world.stores.target() as cursor:
+        assert sinks.filling(cursor, "text", context.entity.sink_names) == []
+    assert world.target("SELECT count(*) FROM sync.sink WHERE place IS NULL AND entity = 'text'") == [(0,)]
+    assert declared(world, SUGGEST).bits["relational"] == 1
+
+
+def test_a_program_with_an_older_file_takes_nothing_from_a_newer_one(world):
+    """Both run while a release is rolled out: the older one leaves records and bits of a sink that it does not know."""
+    older = declared(world)
+    newer = declared(world, SUGGEST)
+    fill(newer)
+    ((key,),) = world.target("SELECT min(id) FROM catalog.text WHERE is_public")
+    with world.stores.target() as cursor:
+        due.owe_to(cursor, "text", "suggest", [str(key)])
+    work(older, lambda *_: None)
+    assert world.target("SELECT sink FROM sync.due WHERE entity = 'text'") == [("suggest",)]
+    world.legacy("UPDATE content SET title = 'by the older one', updated_at = now() WHERE id = %s", [key])
+    sync_keys(older, older.origin.key.parse([str(key)]), Order(acknowledge=True))
+    bit = newer.bits["suggest"]
+    assert world.target(f"SELECT held & {bit} FROM sync.ledger_text WHERE id = %s", [key]) == [(bit,)]
+    declared(world)  # and it begins once more, which leaves the sink out
+    world.hurry()
+    fill(newer)
+    assert refreshed(world) == public(world)
+    assert refreshed(world)[key] == "by the older one"
+
+
+def test_the_bit_of_rows_is_the_first_tables_for_good(world):
+    entity = world.contexts["text"].entity
+    labelled = dataclasses.replace(entity.table, label="texts")
+    changed = tuple(labelled if sink is entity.table else sink for sink in entity.sinks)
+    with pytest.raises(DeclarationError, match="first table is 'texts' now, and its ledger knows 'relational'"):
+        EntityContext.open(dataclasses.replace(entity, sinks=changed), world.stores)

@@ -242,7 +242,7 @@ def test_a_batch_that_waits_for_a_key_holds_none_above_it(world, context, new):
 
     def apply():
         with context.stores.target() as cursor:
-            context.ledger.apply(cursor, plan, next_draw(context.stores))
+            context.ledger.apply(cursor, plan, next_draw(context.stores), context.bits.all)
             cursor.execute("ROLLBACK; BEGIN")
 
     with closing(psycopg2.connect(world.target_url)) as first, closing(psycopg2.connect(world.target_url)) as second:

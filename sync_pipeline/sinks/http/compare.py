@@ -19,7 +19,7 @@ from sync_pipeline.model.rows import Adapted
 from sync_pipeline.sinks.context import SinkContext
 from sync_pipeline.sinks.fields import Fields
 from sync_pipeline.sinks.http.declaration import EndpointDeclaration
-from sync_pipeline.sinks.http.requests import Answer, Client, Verdict, reason_of, verdict_of
+from sync_pipeline.sinks.http.requests import NAMELESS, Answer, Client, Verdict, reason_of, verdict_of
 from sync_pipeline.sinks.sink import PartPage
 
 _PAGE = 1_000
@@ -47,6 +47,9 @@ def read_objects(context: SinkContext, endpoint: EndpointDeclaration, ids: Seque
     if not ids:
         return {}
     client = Client.of(endpoint, context.stores)
+    ids = [key for key in ids if key not in NAMELESS]
+    if not ids:
+        return {}
     with ThreadPoolExecutor(min(endpoint.connections, len(ids)), "http") as pool:
         answers = list(pool.map(lambda key: client.ask("GET", endpoint.read_address(key)), ids))
     found = ((key, _held(endpoint, answer)) for key, answer in zip(ids, answers, strict=True))

@@ -84,7 +84,12 @@ class EndpointDeclaration(Named):
 
     def filled_headers(self) -> dict[str, str]:
         """Return the headers with the values of their settings. Raises SettingError."""
-        return {name: self.setting(value) for name, value in self.headers.items()}
+        filled = {name: self.setting(value).strip() for name, value in self.headers.items()}
+        for name, value in filled.items():
+            if not _is_header_value(value):
+                named = ", ".join(_SETTING.findall(self.headers[name]))
+                raise SettingError(f"{named} holds a character that no header of HTTP may have: {name}")
+        return filled
 
     def _filled(self, template: str, key: str) -> str:
         url = self.setting(template)

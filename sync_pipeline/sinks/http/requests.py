@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import Enum
@@ -15,18 +16,22 @@ from sync_pipeline.model.json_values import JsonValue
 
 # whoever only reads declarations does without
 if TYPE_CHECKING:
-    from urllib3 import PoolManager
+    from urllib3 import BaseHTTPResponse, PoolManager
 
     from sync_pipeline.sinks.http.declaration import EndpointDeclaration
     from sync_pipeline.stores.stores import Stores
 
 REVISION = "Sync-Revision"
 IDEMPOTENCY = "Idempotency-Key"
+# no URL names an object under such a key: it would name what is above it
+NAMELESS = frozenset({"", ".", ".."})
 _LATER = {408, 425, 429}
 _OURS = {401, 403, 407}
 _SUPERSEDED = {409, 412}
 _GONE = {404, 410}
 _SHOWN = 500
+_READ_BYTES = 64 * 1024
+_MOST_BYTES = 16 * 1024 * 1024
 _NAMES = ("message", "detail", "title", "error")
 
 
@@ -77,6 +82,7 @@ class Client:
         """Send a request. Raises UnreachableError where no answer comes, or not in time."""
         from urllib3.exceptions import HTTPError
 
+        limit = self.endpoint.timeout_seconds
         own = {"Content-Type": "application/json", **self.endpoint.filled_headers(), **(headers or {})}
         try:
             answer = self.pool.request(
@@ -86,12 +92,33 @@ class Client:
                 headers=own,
                 redirect=False,
                 retries=False,
-                timeout=self.endpoint.timeout_seconds,
+                timeout=limit,
+                pool_timeout=limit,
+                preload_content=False,
             )
+            data = _read(answer, limit)
         except (HTTPError, OSError) as error:
             reason = getattr(error, "reason", None) or error
             raise UnreachableError(f"{self.endpoint.url}: no answer: {reason}") from error
-        return _answer(answer.status, answer.headers.get(REVISION, ""), answer.data)
+        return _answer(answer.status, answer.headers.get(REVISION, ""), data)
+
+
+def _read(answer: BaseHTTPResponse, seconds: float) -> bytes:
+    """The body of an answer. Raises OSError where it is too large, or does not come in time."""
+    ends_at, parts, size = time.monotonic() + seconds, [], 0
+    try:
+        while part := answer.read1(_READ_BYTES):
+            parts.append(part)
+            size += len(part)
+            if size > _MOST_BYTES:
+                raise OSError(f"the answer has more than {_MOST_BYTES:,} bytes")
+            if time.monotonic() > ends_at:
+                raise TimeoutError(f"the answer does not end within {seconds:g} s")
+    except BaseException:
+        answer.close()
+        raise
+    answer.release_conn()
+    return b"".join(parts)
 
 
 def _pool(endpoint: EndpointDeclaration) -> PoolManager:

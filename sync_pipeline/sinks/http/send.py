@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -13,15 +14,28 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from sync_pipeline.db.columns import json_objects
-from sync_pipeline.errors import IndexFaultError, UnreachableError
+from sync_pipeline.errors import IndexFaultError, SettingError, UnreachableError
 from sync_pipeline.sinks.context import SinkContext
 from sync_pipeline.sinks.http.declaration import EndpointDeclaration
-from sync_pipeline.sinks.http.requests import IDEMPOTENCY, REVISION, Answer, Client, Verdict, reason_of, verdict_of
+from sync_pipeline.sinks.http.requests import (
+    IDEMPOTENCY,
+    NAMELESS,
+    REVISION,
+    Answer,
+    Client,
+    Verdict,
+    reason_of,
+    verdict_of,
+)
 from sync_pipeline.sinks.operations import Operations, Sent
 from sync_pipeline.sinks.overwritten import overwritten
 
-# so many requests without an answer, and none with one: the others are not tried now
+# so many requests in a row without an answer, or so long: the others are not tried now, since their records are claimed
+# for two minutes
 _GIVES_UP = 3
+_BUDGET_SECONDS = 60.0
+# of a request of several, whose answer may be about one of them
+_ABOUT_ONE = {400, 413, 422}
 
 
 @dataclass(frozen=True)
@@ -45,16 +59,20 @@ class _Answers:
     later: dict[int, str] = field(default_factory=dict)
     refused: dict[int, tuple[str, str]] = field(default_factory=dict)
     ours: list[str] = field(default_factory=list)
-    answered: int = 0
-    silent: list[str] = field(default_factory=list)
+    keeps_order: bool = True
+    silences: int = 0  # in a row
+    reason: str = ""  # of the last one
+    ends_at: float = field(default_factory=lambda: time.monotonic() + _BUDGET_SECONDS)
     lock: threading.Lock = field(default_factory=threading.Lock)
 
     def note(self, each: _Object, status: int, revision: int | None, text: str) -> None:
         """Take note of an answer about an object."""
         verdict = verdict_of(status, is_delete=each.body is None)
+        if verdict is Verdict.SUPERSEDED and not (self.keeps_order and (revision is None or revision >= each.revision)):
+            verdict = Verdict.REFUSED  # a conflict of another kind
         reason = reason_of(status, text)
         with self.lock:
-            self.answered += 1
+            self.silences = 0
             if verdict is Verdict.SUPERSEDED:
                 self.superseded[each.position] = revision
             elif verdict is Verdict.LATER:
@@ -68,18 +86,30 @@ class _Answers:
     def note_silence(self, objects: Sequence[_Object], reason: str) -> None:
         """Take note that a request had no answer."""
         with self.lock:
-            self.silent.append(reason)
+            self.silences, self.reason = self.silences + 1, reason
+            self.later |= {each.position: reason for each in objects}
+
+    def put_off(self, objects: Sequence[_Object]) -> None:
+        """Take note that objects were not tried now."""
+        reason = self.reason or f"not sent within {_BUDGET_SECONDS:g} s"
+        with self.lock:
             self.later |= {each.position: reason for each in objects}
 
     @property
     def gives_up(self) -> bool:
-        """Whether nothing answers."""
-        return len(self.silent) >= _GIVES_UP and not self.answered
+        """Whether nothing answers, or what is left takes too long."""
+        return self.silences >= _GIVES_UP or time.monotonic() > self.ends_at
 
 
 def send(context: SinkContext, endpoint: EndpointDeclaration, operations: Operations) -> Sent:
     """Send objects. Raises UnreachableError where none is taken or refused, IndexFaultError where most are refused."""
-    client, answers = Client.of(endpoint, context.stores), _Answers()
+    try:
+        client = Client.of(endpoint, context.stores)
+        endpoint.address()
+        endpoint.filled_headers()
+    except SettingError as error:  # its own: no other sink waits for it
+        raise UnreachableError(str(error)) from error
+    answers = _Answers(keeps_order=endpoint.ordering == "revision")
     requests = list(_requests(operations, endpoint))
     with ThreadPoolExecutor(min(endpoint.connections, len(requests)), "http") as pool:
         for _ in pool.map(lambda objects: _send(context.entity, client, objects, answers), requests):
@@ -117,7 +147,7 @@ def _requests(operations: Operations, endpoint: EndpointDeclaration) -> Iterator
 
 def _send(entity: str, client: Client, objects: list[_Object], answers: _Answers) -> None:
     if answers.gives_up:
-        answers.note_silence(objects, answers.silent[0])
+        answers.put_off(objects)
         return
     try:
         if client.endpoint.batch == 1:
@@ -129,6 +159,9 @@ def _send(entity: str, client: Client, objects: list[_Object], answers: _Answers
 
 
 def _send_one(entity: str, client: Client, each: _Object, answers: _Answers) -> None:
+    if each.key in NAMELESS:
+        answers.note(each, 400, None, f"no URL names an object under the key {each.key!r}")
+        return
     headers = {REVISION: str(each.revision), IDEMPOTENCY: each.idempotency_key(entity)}
     method = "DELETE" if each.body is None else client.endpoint.method
     body = None if each.body is None else each.body.encode()
@@ -149,11 +182,11 @@ def _send_several(entity: str, client: Client, objects: list[_Object], answers: 
         for each in objects
     )
     answer = client.ask(client.endpoint.method, client.endpoint.address(), b'{"operations":[%b]}' % operations)
-    if verdict_of(answer.status, is_delete=False) is Verdict.REFUSED and len(objects) > 1:
+    if answer.status in _ABOUT_ONE and len(objects) > 1:
         # the receiver answers for all of them alike: which one is at fault is found by halving
         half = len(objects) // 2
         for part in (objects[:half], objects[half:]):
-            _send_several(entity, client, part, answers)
+            _send(entity, client, part, answers)
         return
     results = _results(answer)
     for each in objects:

@@ -6,6 +6,8 @@ nothing, although the table keeps no versions.
 
 from __future__ import annotations
 
+import zlib
+
 import psycopg2
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -29,6 +31,12 @@ def send(context: SinkContext, table: TableDeclaration, operations: Operations) 
     """
     rejected: dict[int, tuple[str, str]] = {}
     superseded = _write_part(context, table, operations, [*range(len(operations))], rejected)
+    while rejected:  # a row may have waited for another's unique value
+        again, before = [*rejected], len(rejected)
+        rejected.clear()
+        superseded += _write_part(context, table, operations, again, rejected)
+        if len(rejected) == before:
+            break
     settings = context.stores.settings
     if len(rejected) > settings.fault_rows and len(rejected) > settings.fault_fraction * len(operations):
         _, message = next(iter(rejected.values()))
@@ -50,8 +58,10 @@ def _write_part(
     try:
         return _write(context, table, operations.take(positions), positions)
     except psycopg2.Error as error:
-        if sqlstate.is_of_store(error) or not isinstance(error, sqlstate.ROW_FAULTS):
+        if sqlstate.is_of_store(error):
             raise
+        if not isinstance(error, sqlstate.ROW_FAULTS):  # a right, or a table that is gone: no other sink waits for it
+            raise IndexFaultError(f"SYNC_TARGET_DB: {table.name}: {first_line(error)}") from error
         if len(positions) == 1:
             rejected[positions[0]] = type(error).__name__, first_line(error)
             return []
@@ -80,7 +90,7 @@ def _apply(context: SinkContext, cursor: Cursor, table: TableDeclaration, operat
     rows = operations.contents.filter(operations.written)
     if rows.num_rows:
         # a session keeps its stages: another form has another one, or values would be cut to types of the past
-        staged = quote(f"further_{context.entity}_{table.id}_{target.form}")
+        staged = quote(f"further_{zlib.crc32(f'{context.entity} {table.id}'.encode()):08x}_{target.form}")
         cursor.defer(f"CREATE TEMP TABLE IF NOT EXISTS {staged} ON COMMIT DELETE ROWS AS {target.shape()}")
         stage(cursor, f"pg_temp.{staged}", target.column_list, rows.select(list(target.columns)))
         cursor.execute(target.upsert(f"pg_temp.{staged} s"))
