@@ -87,7 +87,7 @@ class MediaDelayedError(RowRejectedError):
 
 
 class IndexFaultError(UnreachableError):
-    """The cluster answers, and the index behind an alias takes no documents. They stay in `due`.
+    """A store answers, and an index, table or endpoint in it takes nothing. What it is sent stays in `due`.
 
     `suspects` are ids of documents that may have gone to another index before this was noticed.
     """

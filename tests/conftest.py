@@ -8,6 +8,7 @@ from hypothesis import settings
 
 from demo.fleet import down, up
 from demo.home import JARS_SETTING, Home
+from tests.receivers import ReceiverProcess
 from tests.world import opened
 
 # for properties that are to be tried at length: pytest --hypothesis-profile=long
@@ -38,3 +39,10 @@ def fresh_world(fleet, request):
     """An empty monolith and an empty new side, with the settings that lead to them in the environment."""
     with opened(fleet, request.module.__name__.rpartition(".")[2]) as world:
         yield world
+
+
+@pytest.fixture(scope="module")
+def receiver(tmp_path_factory):
+    receiver = ReceiverProcess(tmp_path_factory.mktemp("receiver"))
+    yield receiver
+    receiver.kill()

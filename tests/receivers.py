@@ -5,6 +5,7 @@ import subprocess
 import sys
 import urllib.error
 import urllib.request
+from contextlib import closing
 from pathlib import Path
 
 from demo.receiver import Items
@@ -51,19 +52,13 @@ class ReceiverProcess:
 
     def items(self) -> dict[str, dict]:
         """All objects by key, as its file has them."""
-        held = Items(self.file)
-        try:
+        with closing(Items(self.file)) as held:
             return {key: held.read(key)[1] for key in held.all_keys()}
-        finally:
-            held.close()
 
     def spoil(self, key: str, body: dict | None) -> None:
         """Write an object behind the pipeline's back, under the revision that is there."""
-        held = Items(self.file)
-        try:
+        with closing(Items(self.file)) as held:
             held.write(key, max(1, held.read(key)[0]), body)
-        finally:
-            held.close()
 
     def _answers(self) -> bool:
         assert self._process.poll() is None, self._log.read_text()

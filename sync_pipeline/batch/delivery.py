@@ -167,5 +167,5 @@ def _again(
     if texts := delivery.operations.ids.to_pylist():
         owed = due.owe_to(cursor, context.entity.name, delivery.sink.id, texts)
         due.as_old(cursor, owed, age)
-        why = f"{delivery.sink.place.name}: {'; '.join(reasons)}" if reasons else "the cluster is busy"
+        why = f"{delivery.sink.place.name}: {'; '.join(reasons) or 'busy'}"
         due.postpone(cursor, owed, UnreachableError(why))

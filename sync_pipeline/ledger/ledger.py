@@ -79,6 +79,16 @@ class Draw(NamedTuple):
         return f"(({number} - {since} + {_XIDS}) %% {_XIDS} < {_XIDS // 2} OR {number} = ANY('{{{ids}}}'::bigint[]))"
 
 
+class KeyPage(NamedTuple):
+    """Keys of the ledger with the revision that wrote each (`written`), and where the next page begins.
+
+    `following` is None where this is the last page.
+    """
+
+    rows: pa.Table
+    following: list[str] | None
+
+
 @dataclass(frozen=True)
 class Ledger:
     """One entity's keys in the ledger."""
@@ -240,6 +250,17 @@ class Ledger:
         """Put keys and `_digest` into `pg_temp.plan_ENTITY` until the transaction ends."""
         zero = pa.repeat(pa.scalar(0, pa.int16()), digests.num_rows)
         self._stage(cursor, digests.append_column("n", zero).append_column("action", zero).append_column("held", zero))
+
+    def page(self, cursor: Cursor, condition: str, after: list[str] | None, limit: int) -> KeyPage:
+        """Return the next keys behind `after`, in their order, for whose ledger row `l` a condition (SQL) holds."""
+        rows = copy_out(
+            cursor,
+            f"SELECT {self.key.plain('l')}, l.written FROM {self.table} l WHERE {condition} AND"
+            f" {self.key.after(cursor, 'l', after)} ORDER BY {self.key.ordered('l')} LIMIT {limit}",
+            self.key.schema.append(pa.field("written", pa.int64())),
+        )
+        is_last = rows.num_rows < limit
+        return KeyPage(rows, None if is_last else self.key.position(rows.select(list(self.key.columns))))
 
     def where(self, cursor: Cursor, staged: pa.Table, condition: str) -> list[str]:
         """Return those of some keys (as texts) for which a condition (SQL) holds; no row may be in the ledger for one.

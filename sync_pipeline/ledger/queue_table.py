@@ -83,7 +83,7 @@ def insert(
     """Queue a record of keys (string); returns its id, and the name of what a rebuild fills to follow its sink's own.
 
     `values` are `revision`, `priority`, `walk` (the number of the sweep that found them), `sink` (the one it is owed
-    to) and `claim_seconds`, for which the record is the caller's; None: whoever comes first has it.
+    to) and `claim_seconds`, for which the record is the caller's; None: the first worker that claims it has it.
     """
     named = {"entity": entity, "reason": reason, "keys": array_literal(keys), **values}
     cursor.execute(_SQL["insert_keys"], named)

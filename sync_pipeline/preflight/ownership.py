@@ -50,7 +50,7 @@ def _not_alone(stores: Stores, names: set[str]) -> Iterator[Notice]:
 
 
 def _left_behind(stores: Stores, names: set[str]) -> Iterator[Notice]:
-    """Places of sinks that an entity's file declares no longer: what is there stays, and nobody writes it any more."""
+    """Places of sinks that no entity file declares any more: what is there stays, and no batch writes it."""
     with stores.target() as cursor:
         cursor.execute("SELECT to_regclass('sync.sink') IS NOT NULL")
         found = left_behind(cursor) if cursor.fetchone()[0] else []

@@ -118,21 +118,15 @@ def _kind(written: int, new: int | None, former: int | None, *, held: bool, owed
 
 def _wanted(context: EntityContext, index: SearchIndex) -> Iterator[list[str]]:
     """Keys (texts) that have a document, by the ledger."""
-    key, after = context.origin.key, None
     is_held = f"l.held & {context.bits[index.id]} <> 0"
+    after: list[str] | None = None
     while True:
         with context.stores.target() as cursor:
-            page = copy_out(
-                cursor,
-                f"SELECT {key.plain('l')} FROM {context.ledger.table} l WHERE {is_held} AND"
-                f" {key.after(cursor, 'l', after)} ORDER BY {key.ordered('l')} LIMIT {_PAGE}",
-                key.schema,
-            )
-        if page.num_rows == 0:
-            return
-        texts = key.texts(page)
+            rows, after = context.ledger.page(cursor, is_held, after, _PAGE)
+        texts = context.origin.key.texts(rows)
         yield texts.filter(has_fit_id(texts)).to_pylist()
-        after = key.position(page)
+        if after is None:
+            return
 
 
 def _unwanted(context: EntityContext, index: SearchIndex, texts: list[str]) -> list[str]:

@@ -204,7 +204,7 @@ def _do(context: EntityContext, record: due.Owed, report: Report) -> None:
 
 
 def _leave(context: EntityContext, record: due.Owed, sink: str) -> None:
-    """Drop what is owed to a sink that nobody declares: should it come back, all rows are queued for it.
+    """Drop a record of a sink that no file declares: should the sink come back, all rows are queued for it.
 
     Another program may have a newer file of the entity, which declares it.
     """

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import threading
 
-from sync_pipeline.db.sql import copy_out
 from sync_pipeline.entities.context import EntityContext
 from sync_pipeline.ledger import queue_reads, sinks
 from sync_pipeline.ledger.sinks import Filling
@@ -47,17 +46,12 @@ def _has_room(context: EntityContext, sink: Filling) -> bool:
 
 def _queue_page(context: EntityContext, sink: Filling) -> Filling | None:
     """Queue the next page; returns where the one after it begins, or None after the last one."""
-    key, name = context.origin.key, context.entity.name
+    name = context.entity.name
+    # what is gone, too, where it may be there: it was deleted while the sink was left out
+    is_wanted = f"(l.digest IS NOT NULL OR l.held & {context.bits[sink.name]} <> 0)"
     with context.stores.target() as cursor:
-        page = copy_out(
-            cursor,
-            f"SELECT {key.plain('l')} FROM {context.ledger.table} l WHERE {key.after(cursor, 'l', sink.position)}"
-            # what is gone, too, where it may be there: it was deleted while the sink was left out
-            f" AND (l.digest IS NOT NULL OR l.held & {context.bits[sink.name]} <> 0)"
-            f" ORDER BY {key.ordered('l')} LIMIT {_PAGE}",
-            key.schema,
-        )
-        after = key.position(page) if page.num_rows == _PAGE else None
-        if sinks.advance(cursor, name, sink, after):
-            due.owe_fill(cursor, name, sink.name, key.texts(page).to_pylist())
-    return None if after is None else Filling(sink.name, after)
+        rows, following = context.ledger.page(cursor, is_wanted, sink.position, _PAGE)
+        if not sinks.advance(cursor, name, sink, following):
+            return None  # another worker was quicker, and goes on
+        due.owe_fill(cursor, name, sink.name, context.origin.key.texts(rows).to_pylist())
+    return None if following is None else Filling(sink.name, following)

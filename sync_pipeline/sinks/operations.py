@@ -22,12 +22,6 @@ class Operations:
     contents: pa.Table  # the sink's columns of adapted rows; NULL where an object is deleted
     written: pa.Array  # bool: true to write, false to delete
 
-    @classmethod
-    def none(cls, keys: pa.Schema) -> Operations:
-        """Return no operations."""
-        ids = pa.array([], pa.string())
-        return cls(keys.empty_table(), ids, pa.array([], pa.int64()), pa.table({}), pa.array([], pa.bool_()))
-
     def __len__(self) -> int:
         return len(self.ids)
 
@@ -102,6 +96,6 @@ class Sent:
     retriable: Sequence[int] = ()  # not taken now; sent again later
     rejected: Mapping[int, tuple[str, str]] = field(default_factory=dict)  # (name of the error, message), for good
     superseded: Sequence[int] = ()  # the sink holds a later version
-    overwritten: Sequence[str] = ()  # ids that somebody else has written or deleted since: read and written again
+    overwritten: Sequence[str] = ()  # ids that another program has written or deleted since: read and written again
     missed: Sequence[int] = ()  # taken, but not by the shadow that a rebuild fills
     reasons: Sequence[str] = ()  # why some are retriable

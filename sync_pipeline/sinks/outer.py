@@ -73,7 +73,10 @@ class OuterSink(Sink):
         """Delete objects that `compare_rest` found and whose ids are no keys of the entity. Raises UnreachableError."""
 
     def restore(self, context: SinkContext, former: Mapping[str, tuple[int, str | None]], *, has_shadow: bool) -> None:
-        """Put objects back under a version, by id: its body, or None to delete. Raises UnreachableError."""
+        """Put objects back under a version, by id: its body, or None to delete. Raises UnreachableError.
+
+        Only a sink with `can_restore` is asked: the load refuses a saga of compensation over any other.
+        """
         raise NotImplementedError
 
 

@@ -1,8 +1,10 @@
-"""Finds objects that somebody else has written above the ledger's version."""
+"""Finds objects that another program has written above the ledger's version."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+
+import pyarrow as pa
 
 from sync_pipeline.ledger.ledger import raise_revision
 from sync_pipeline.sinks.context import SinkContext
@@ -19,11 +21,20 @@ def overwritten(context: SinkContext, operations: Operations, there: Mapping[int
     if not known:
         return []
     asked = operations.take([*known])
+    versions = dict(zip(asked.ids.to_pylist(), known.values(), strict=True))
+    return sorted(above_ledger(context, versions_of(context, asked.keys), versions))
+
+
+def versions_of(context: SinkContext, keys: pa.Table) -> dict[str, int]:
+    """Return by key text the revision that wrote each key last; keys that the ledger does not know are absent."""
     with context.stores.target() as cursor:
-        prior = context.ledger.prior(cursor, asked.keys)
-    written = dict(zip(context.key.texts(prior).to_pylist(), prior.column("written").to_pylist(), strict=True))
-    versions = zip(asked.ids.to_pylist(), known.values(), strict=True)
-    above = {text: version for text, version in versions if version > written.get(text, 0)}
+        prior = context.ledger.prior(cursor, keys)
+    return dict(zip(context.key.texts(prior).to_pylist(), prior.column("written").to_pylist(), strict=True))
+
+
+def above_ledger(context: SinkContext, written: Mapping[str, int], there: Mapping[str, int]) -> set[str]:
+    """Return ids of which a sink holds a version above the ledger's `written`, and have the ledger go on above it."""
+    above = {text: version for text, version in there.items() if version > written.get(text, 0)}
     if above:
         raise_revision(context.stores, max(above.values()))
-    return sorted(above)
+    return {*above}

@@ -14,17 +14,10 @@ from tests.chaos.judge import violations
 from tests.chaos.rounds import settings
 from tests.chaos.scene import Scene
 from tests.oracle import KINDS
-from tests.receivers import SETTING, ReceiverProcess
+from tests.receivers import SETTING
 from tests.world import wait_for
 
 DEMO = GROUNDS["demo"]
-
-
-@pytest.fixture(scope="module")
-def receiver(tmp_path_factory):
-    receiver = ReceiverProcess(tmp_path_factory.mktemp("receiver"))
-    yield receiver
-    receiver.kill()
 
 
 @pytest.fixture(scope="module")

@@ -10,20 +10,12 @@ import pytest
 from tests.command import Command
 from tests.newsroom import edited, end, follow, leave_out_the_sweep, settle
 from tests.oracle import Buckets, documents_of, expected, file_that_differs, rows_of
-from tests.receivers import ReceiverProcess
 from tests.several.video import POSTERS, SUGGEST
 from tests.world import opened, wait_for
 
 CONTENTS, FILES = 500, 40
 KILLS = 5
 NAMES = {"media", "relational", "search", "posters", "titles", "suggest", "http"}
-
-
-@pytest.fixture(scope="module")
-def receiver(tmp_path_factory):
-    receiver = ReceiverProcess(tmp_path_factory.mktemp("receiver"))
-    yield receiver
-    receiver.kill()
 
 
 @pytest.fixture(scope="module")

@@ -17,6 +17,7 @@ from sync_pipeline.pipeline import sync_keys
 from sync_pipeline.queue import due
 from sync_pipeline.run.live import work
 from sync_pipeline.sinks.http import HttpEndpoint
+from sync_pipeline.sinks.http.compare import read_objects
 from tests.clips import MONOLITH, clip
 from tests.world import opened
 
@@ -271,6 +272,14 @@ def test_check_says_who_turns_us_away(world, server):
     context = opened_with(world, server, read_url=f"{server.url}/{{key}}")
     server.rule = lambda *_: (403, {"message": "no token"})
     assert "turns us away: 403 Forbidden: no token" in notices(context, world)["error"].what
+
+
+def test_a_whole_number_is_read_with_all_its_digits(world, server):
+    """One of more than 64 bits, which would equal its neighbours as a float."""
+    context = opened_with(world, server, read_url=f"{server.url}/{{key}}")
+    server.rule = lambda *_: (200, {"title": 2**70 + 1})
+    held = read_objects(context.of_sinks, context.entity.outer_sinks[0], ["1"])
+    assert held["1"].fields == {"title": 2**70 + 1}
 
 
 def test_two_entities_cannot_have_one_endpoint(world, server):

@@ -11,7 +11,7 @@ from urllib.parse import quote, urlsplit
 
 import pyarrow as pa
 
-from sync_pipeline.db.columns import document_columns
+from sync_pipeline.db.columns import document_columns, json_objects
 from sync_pipeline.errors import DeclarationError, SettingError
 from sync_pipeline.sinks.named import Named
 from sync_pipeline.sinks.sink import select
@@ -70,9 +70,13 @@ class EndpointDeclaration(Named):
         return DeclarationError(f"HttpEndpoint({self.url!r}): {what}")
 
     def contents(self, adapted: pa.Table) -> pa.Table:
-        """What of adapted rows goes into objects."""
+        """What of adapted rows goes into objects. Raises DeclarationError naming a column adapt does not return."""
         select(adapted, list(self.fields), f"HttpEndpoint {self.url}")
         return document_columns(adapted, list(self.fields))
+
+    def texts(self, adapted: pa.Table) -> pa.Array:
+        """Each adapted row's object, as JSON text. Raises as `contents` does."""
+        return json_objects(self.contents(adapted), self.json_fields)
 
     def address(self, key: str = "") -> str:
         """Return the URL that an object (key text) is written to. Raises SettingError."""

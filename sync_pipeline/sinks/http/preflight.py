@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
 
 from sync_pipeline.errors import SettingError
 from sync_pipeline.model.notices import Notice
 from sync_pipeline.sinks.http.declaration import EndpointDeclaration
 from sync_pipeline.sinks.http.requests import Client, Verdict, reason_of, verdict_of
-
-if TYPE_CHECKING:
-    from sync_pipeline.stores.stores import Stores
+from sync_pipeline.stores.stores import Stores
 
 ABOUT = "http"
 _NO_KEY = "sync-pipeline-check"
@@ -46,5 +43,5 @@ def check_endpoint(stores: Stores, entity: str, endpoint: EndpointDeclaration) -
             "warning",
             ABOUT,
             f"{named} names no read_url: reconciliation does not cover it",
-            "give EndpointDeclaration a read_url, if the service has one",
+            "give HttpEndpoint a read_url, if the service has one",
         )

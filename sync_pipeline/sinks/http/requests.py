@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -9,17 +10,14 @@ from enum import Enum
 from http import HTTPStatus
 from typing import TYPE_CHECKING, NamedTuple
 
-import orjson
-
 from sync_pipeline.errors import UnreachableError
 from sync_pipeline.model.json_values import JsonValue
+from sync_pipeline.sinks.http.declaration import EndpointDeclaration
+from sync_pipeline.stores.stores import Stores
 
-# whoever only reads declarations does without
+# the client takes a moment to import, and a report of declarations does not need it
 if TYPE_CHECKING:
     from urllib3 import BaseHTTPResponse, PoolManager
-
-    from sync_pipeline.sinks.http.declaration import EndpointDeclaration
-    from sync_pipeline.stores.stores import Stores
 
 REVISION = "Sync-Revision"
 IDEMPOTENCY = "Idempotency-Key"
@@ -28,7 +26,7 @@ NAMELESS = frozenset({"", ".", ".."})
 _LATER = {408, 425, 429}
 _OURS = {401, 403, 407}
 _SUPERSEDED = {409, 412}
-_GONE = {404, 410}
+GONE = {404, 410}
 _SHOWN = 500
 _READ_BYTES = 64 * 1024
 _MOST_BYTES = 16 * 1024 * 1024
@@ -131,8 +129,8 @@ def _pool(endpoint: EndpointDeclaration) -> PoolManager:
 def _answer(status: int, revision: str, data: bytes) -> Answer:
     text = data.decode("utf-8", "replace")[:_SHOWN]
     try:
-        body = orjson.loads(data) if data else None
-    except orjson.JSONDecodeError:
+        body = json.loads(data) if data else None  # keeps whole numbers of any length
+    except (ValueError, RecursionError):
         body = None
     if isinstance(body, dict):
         reason = next((str(body[name]) for name in _NAMES if body.get(name)), "")
@@ -143,7 +141,7 @@ def _answer(status: int, revision: str, data: bytes) -> Answer:
 
 def verdict_of(status: int, *, is_delete: bool) -> Verdict:
     """Return what a status says of an object that is written or deleted."""
-    if HTTPStatus.OK <= status < HTTPStatus.MULTIPLE_CHOICES or (is_delete and status in _GONE):
+    if HTTPStatus.OK <= status < HTTPStatus.MULTIPLE_CHOICES or (is_delete and status in GONE):
         return Verdict.TAKEN
     if status in _SUPERSEDED:
         return Verdict.SUPERSEDED

@@ -108,7 +108,7 @@ class HttpEndpoint(EndpointDeclaration, OuterSink):
         if not self.read_url:
             return {}
         held = read_objects(context, self, ids)
-        return {key: Seen(each.revision or 0) for key, each in held.items()}
+        return {key: Seen(each.version or 0) for key, each in held.items()}
 
     def compare(self, context: SinkContext, expected: Adapted, span: Span) -> list[Finding]:
         """Objects that are missing, stale or corrupt, and those of rows that want none; nothing without a read_url."""

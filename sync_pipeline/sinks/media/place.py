@@ -128,7 +128,7 @@ def _named(sink: BucketDeclaration, key: Key, adapted: Adapted) -> list[tuple[st
     found: list[tuple[str, str]] = []
     for name in sink.columns:
         if name not in adapted.table.column_names:
-            raise DeclarationError(f"BucketDeclaration names {name!r}, which adapt does not return")
+            raise DeclarationError(f"MediaBucket names {name!r}, which adapt does not return")
         rows, values = _flat(adapted.table.column(name))
         keep = values.is_valid()
         found += zip(texts.take(rows.filter(keep)).to_pylist(), values.filter(keep).to_pylist(), strict=True)

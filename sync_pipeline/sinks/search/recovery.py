@@ -10,7 +10,6 @@ from typing import Any
 import pyarrow as pa
 
 from sync_pipeline.db.columns import DIGEST
-from sync_pipeline.db.sql import copy_out
 from sync_pipeline.errors import UnreachableError
 from sync_pipeline.ledger.ledger import raise_revision
 from sync_pipeline.sinks.context import SinkContext
@@ -69,18 +68,12 @@ def compare_ledger(context: SinkContext, index: IndexDeclaration, position: list
     """Find documents that the ledger counts on and the index does not hold, or holds as they were before."""
     key, ledger = context.key, context.ledger
     with context.stores.target() as cursor:
-        held = copy_out(
-            cursor,
-            f"SELECT {key.plain('l')}, l.written FROM {ledger.table} l WHERE {key.after(cursor, 'l', position)}"
-            f" AND l.held & {context.bits[index.id]} <> 0 ORDER BY {key.ordered('l')} LIMIT {_IDS}",
-            key.schema.append(pa.field(DIGEST, pa.int64())),
-        )
-    texts = key.texts(held).to_pylist()
+        held, following = ledger.page(cursor, f"l.held & {context.bits[index.id]} <> 0", position, _IDS)
+    texts, written = key.texts(held).to_pylist(), held.column("written").to_pylist()
     found = look_up(context.stores.search, index.alias, texts, source=False)
     there = {doc["_id"]: doc.get("_version") for doc in found}
-    written = held.column(DIGEST).to_pylist()
     lacking = [there.get(text) != version for text, version in zip(texts, written, strict=True)]
-    following = key.position(held.select(list(key.columns))) if held.num_rows == _IDS else None
+    staged = held.rename_columns([*key.columns, DIGEST]).filter(pa.array(lacking, pa.bool_()))
     with context.stores.target() as cursor:
-        keys = ledger.where(cursor, held.filter(pa.array(lacking, pa.bool_())), f"l.written = p.{DIGEST}")
+        keys = ledger.where(cursor, staged, f"l.written = p.{DIGEST}")
     return PartPage(following, held.num_rows, keys)

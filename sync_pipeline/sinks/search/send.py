@@ -10,11 +10,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from sync_pipeline.errors import IndexFaultError, UnreachableError
-from sync_pipeline.ledger.ledger import raise_revision
 from sync_pipeline.model.faults import guarded
 from sync_pipeline.model.unforeseen import describe, is_unforeseen
 from sync_pipeline.sinks.context import SinkContext
 from sync_pipeline.sinks.operations import Operations, Sent
+from sync_pipeline.sinks.overwritten import above_ledger, versions_of
 from sync_pipeline.sinks.search.bulk import Brake, BulkResult
 from sync_pipeline.sinks.search.declaration import IndexDeclaration
 from sync_pipeline.sinks.search.requests import look_up, reaching
@@ -41,7 +41,7 @@ class Made:
 
 
 def make(operations: Operations, index: IndexDeclaration) -> Made:
-    """Make documents; what nobody foresaw is found by halving, and is the fault of one."""
+    """Make documents; an unforeseen error is found by halving, and is the fault of one."""
     try:
         texts = index.documents(operations.contents)
         return Made(pc.if_else(operations.written, texts, pa.scalar(None, pa.string())))
@@ -61,7 +61,7 @@ def make(operations: Operations, index: IndexDeclaration) -> Made:
 def send(context: SinkContext, index: IndexDeclaration, operations: Operations, shown: Operations, shadow: str) -> Sent:
     """Send `shown` to the alias; before that, all operations to the shadow index, where there is one.
 
-    So whoever reads the alias never sees what its next index does not have yet.
+    So readers of the alias never see what its next index does not have yet.
     """
     stores = context.stores
     brake = stores.settings.fault_rows, stores.settings.fault_fraction
@@ -116,19 +116,14 @@ def _write_shadow(search: Elasticsearch, index: IndexDeclaration, operations: Op
 def _overwritten(
     context: SinkContext, index: IndexDeclaration, operations: Operations, conflicts: list[int]
 ) -> list[str]:
-    """Documents that somebody else has written above the ledger's version, or deleted. Our sequence is raised."""
+    """Documents that another program has written above the ledger's version, or deleted. Our sequence is raised."""
     if not conflicts:
         return []
     refused = operations.take(conflicts)
-    with context.stores.target() as cursor:
-        prior = context.ledger.prior(cursor, refused.keys)
-    texts = context.key.texts(prior).to_pylist()
-    written = dict(zip(texts, prior.column("written").to_pylist(), strict=True))
+    written = versions_of(context, refused.keys)
     found = look_up(context.stores.search, index.alias, list(written), source=False)
-    above = {doc["_id"]: doc["_version"] for doc in found if doc.get("_version", 0) > written[doc["_id"]]}
-    if above:
-        raise_revision(context.stores, max(above.values()))
+    above = above_ledger(context, written, {doc["_id"]: doc.get("_version", 0) for doc in found})
     sent = zip(refused.ids.to_pylist(), refused.versions.to_pylist(), refused.written.to_pylist(), strict=True)
     ours = {text for text, version, is_written in sent if is_written and written.get(text) == version}
     gone = {doc["_id"] for doc in found if not doc.get("found")}
-    return sorted(above.keys() | (gone & ours))
+    return sorted(above | (gone & ours))
